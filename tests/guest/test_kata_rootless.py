@@ -76,7 +76,9 @@ class User:
             shutil.copy(path, self.folder / name)
             (self.folder / name).chmod(0o644)
         settings = write_settings(self.folder / "kata.toml")
-        settings.write_text(f'kernel = "{self.folder}/vmlinux"\nimage = "{self.folder}/kata.erofs"\n')
+        settings.write_text(
+            f'kernel = "{self.folder}/vmlinux"\nimage = "{self.folder}/kata.erofs"\nannotations = ["network"]\n'
+        )
         runtime = self.folder / "pyvmm-oci"
         runtime.write_text(f'#!/bin/sh\nexec {BIN}/pyvmm-oci --config {settings} "$@"\n')
         runtime.chmod(0o755)

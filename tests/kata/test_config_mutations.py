@@ -132,7 +132,7 @@ def go_all_the_way(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
     bundle = Bundle.load(str(folder))
     hooks.check(bundle.spec)
-    chosen = Settings("/k/kernel", "/k/image", annotations=ANNOTATIONS).with_annotations(bundle.annotations)
+    chosen = Settings("/k/kernel", "/k/image", annotations=tuple(ANNOTATIONS)).with_annotations(bundle.annotations)
     chosen.size(bundle.spec.get("linux", {}).get("resources", {}))
     cgroups.place(bundle.spec.get("linux", {}).get("cgroupsPath", ""), "c1", systemd=True)
     check(bundle)

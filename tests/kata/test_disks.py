@@ -26,10 +26,10 @@ from pyvmm_kata.bundle.guest_share import Nowhere
 from pyvmm_kata.bundle.guest_spec import place
 from pyvmm_kata.bundle.images import open_image
 from pyvmm_kata.bundle.root_disks import RootDisk, open_disk
+from pyvmm_kata.bundle.settings import NETWORK, PUBLISH
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import enter_namespace, mounts_below
 from pyvmm_kata.host.namespaces import Member
-from pyvmm_kata.oci.monitor import NETWORK, PUBLISH
 from pyvmm_kata.pod import sandbox
 from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio

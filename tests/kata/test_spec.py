@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -127,7 +128,7 @@ def test_a_bundle_without_its_root(tmp_path: Path) -> None:
 
 
 def test_annotations_and_limits_size_the_machine() -> None:
-    chosen = settings.Settings(annotations=settings.ANNOTATIONS)
+    chosen = settings.Settings(annotations=tuple(settings.ANNOTATIONS))
     assert chosen.size({}) == (512 * MIB, 1)
     memory, vcpus = chosen.size({"memory": {"limit": 300 * MIB}, "cpu": {"quota": 250_000, "period": 100_000}})
     assert memory >= 300 * MIB + settings.GUEST_OVERHEAD
@@ -177,8 +178,16 @@ def test_no_annotation_is_taken_that_the_administrator_does_not_name(name: str) 
     for chosen in (settings.Settings(), settings.Settings(annotations=others)):
         assert chosen.with_annotations({"io.kubernetes.cri.container-type": "sandbox"}) == chosen
         with pytest.raises(ConfigError, match=f"{name} is not for containers") as caught:
-            chosen.with_annotations({settings.annotation(name): "1"})
+            chosen.with_annotations({settings.ANNOTATIONS[name].key: "1"})
         assert name in caught.value.hint
+
+
+def test_the_users_guide_names_each_annotation_and_setting() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "containers.md").read_text()
+    for each in settings.ANNOTATIONS.values():
+        assert f"| `{each.name}` | `{each.key}" in text
+    for name in settings.Settings._fields:
+        assert name in settings.OF_CONTAINERS or re.search(rf"[`\n]{name}\b", text), name
 
 
 def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
@@ -202,7 +211,7 @@ def test_annotations_do_not_ask_for_more_memory_than_there_is() -> None:
         ("annotations = 1", "no list of"),
         ("max_memory = 'all'", "is no size"),
         ("more_memory = '100M'", "in steps of 128 MiB"),
-        ("more_memory = '1T'", "is no size"),
+        ("more_memory = '1T'", "not 0 to 256 GiB"),
         ("more_cpus = -1", "is not 0 to 31"),
         ("more_cpus = 32", "is not 0 to 31"),
         ("more_cpus = '2'", "wrong kind"),
@@ -286,7 +295,7 @@ def test_a_settings_file(tmp_path: Path) -> None:
     path.write_text('annotations = ["default_vcpus"]\nmax_memory = "2G"\n')
     assert settings.load(str(path)) == settings.Settings(annotations=("default_vcpus",), max_memory=2 << 30)
     path.write_text("annotations = true\n")
-    assert settings.load(str(path)).annotations == settings.ANNOTATIONS
+    assert settings.load(str(path)).annotations == tuple(settings.ANNOTATIONS)
     with pytest.raises(ConfigError, match="No such file"):
         settings.load(str(tmp_path / "none"))
 

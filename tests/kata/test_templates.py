@@ -553,7 +553,7 @@ def test_a_pool_without_descriptors_goes_on_when_there_are_some(pool: Pool) -> N
         ('pool = -1\ntemplate = "auto"', (), "pool = -1 is not 0 to 64"),
         ('pool = "2"\ntemplate = "auto"', (), "pool = '2' is of the wrong kind"),
         ("pool = true", (), "pool = True is of the wrong kind"),
-        ("pool = 2", (), 'it needs template = "auto"'),
+        ('pool = 2\ntemplate = "off"', (), 'it needs template = "auto"'),
         ("pool = 0", (), "there is nothing to do"),
         ("", ("--number", "2"), 'a pool needs template = "auto"'),
         ('template = "auto"', ("--number", "0"), "--number '0' is not 1 to 64"),

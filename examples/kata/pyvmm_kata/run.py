@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
             json.dump(spec, file)
         blank: dict[str, Any] = dict.fromkeys(create.OPTIONS, "")
         blank.update({"bundle": folder, "preserve-fds": 0, "detach": False, "keep": False})
-        context = Context(default_root(), config=options.config)
+        context = Context(default_root(), config=options.config, annotations=("network", "publish"))
         if not options.interactive and not options.tty:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)

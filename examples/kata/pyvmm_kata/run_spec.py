@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.bundle.settings import NETWORK, PUBLISH
+from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.oci import monitor
 from pyvmm_kata.pod import network
 from vmm import Publish
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 PERIOD = 100_000
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
 def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str) -> Json:
@@ -77,11 +77,10 @@ def _volume(text: str) -> Json:
 def _limits(options: argparse.Namespace) -> Json:
     limits: Json = {}
     if options.memory:
-        unit = options.memory[-1].upper() if options.memory[-1].isalpha() else ""
-        digits = options.memory[: len(options.memory) - len(unit)]
-        if unit not in _UNITS or not digits.isascii() or not digits.isdigit() or not int(digits):
-            raise ConfigError(f"--memory {options.memory!r} is no size", code="run-memory", hint="for example 256M")
-        limits["memory"] = {"limit": int(digits) << _UNITS[unit]}
+        limit = parse_size(options.memory, "--memory", "run-memory")
+        if not limit:
+            raise ConfigError("--memory 0 is no limit", code="run-memory", hint="for example 256M")
+        limits["memory"] = {"limit": limit}
     if options.cpus:
         if not 0.01 <= options.cpus <= 1024:
             raise ConfigError(f"--cpus {options.cpus:g} is not 0.01 to 1024", code="run-cpus")
@@ -96,7 +95,7 @@ def _set_network(spec: Json, options: argparse.Namespace, folder: str) -> None:
     if options.network == "user":
         for text in options.publish:
             Publish.parse(text)
-        spec["annotations"] = {monitor.NETWORK: "user", monitor.PUBLISH: " ".join(options.publish)}
+        spec["annotations"] = {NETWORK: "user", PUBLISH: " ".join(options.publish)}
     elif options.network != "none":
         if not options.network.startswith("/"):
             raise ConfigError(

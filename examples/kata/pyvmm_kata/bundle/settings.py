@@ -7,12 +7,12 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     memory = "512M"             # of a pod without a memory limit
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
-    template = "off"            # "auto": machines are clones of one that has booted, where they can be
+    template = "off"            # "auto", which a pool implies: machines are clones of one that has booted
     isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
     policy = ""                 # a file that says which requests the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
-                                # "kernel", "image", "template", "policy"; or true: all of it
-    pool = 0                    # how many machines pyvmm-poold keeps ready for containers without limits
+                                # "kernel", "image", "template", "policy", "network", "publish"; or true: all of it
+    pool = 0                    # how many machines pyvmm-poold keeps ready
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
     more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
     more_cpus = 0               # and how many more CPUs
@@ -21,7 +21,9 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
                                 # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
 
-The annotations are Kata's, and one like them for ``template``; none is taken that is not named here.  A kernel or an
+The annotations are Kata's, one like them for ``template``, and ``io.pyvmm.network`` (``user``: a network that needs no
+rights, instead of the namespace's) and ``io.pyvmm.publish`` (ports of the host that lead into it, ``8080:80
+127.0.0.1:5353:53/udp``).  None is taken that is not named here.  A kernel or an
 image that they name must be in the folder of the one named here.  The policy of an annotation is base64, and takes the
 place of the file's (:mod:`pyvmm_kata.bundle.policy`).
 """
@@ -31,19 +33,19 @@ from __future__ import annotations
 import json
 import os
 from _blake2 import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pyvmm_kata.bundle.policy import Policy
     from pyvmm_kata.state import Json
 
 FILE = "/etc/pyvmm/kata.toml"
 VARIABLE = "PYVMM_KATA_CONFIG"
-PREFIX = "io.katacontainers.config.hypervisor."
 MIB = 1 << 20
 GUEST_OVERHEAD = 96 * MIB
 """What the guest's kernel, its agent and crun need beside what a container may use."""
@@ -54,8 +56,6 @@ MORE_STEP, MORE_MOST = 128 * MIB, 256 << 30
 MAX_POOL = 64
 TEMPLATES = ("auto", "off")
 ISOLATIONS = ("process", "thread")
-ANNOTATIONS = ("kernel", "image", "kernel_params", "default_memory", "default_vcpus", "template", "policy")
-POLICY = "io.katacontainers.config.agent.policy"
 
 
 class Settings(NamedTuple):
@@ -76,43 +76,30 @@ class Settings(NamedTuple):
     more_cpus: int = 0
     more_disks: bool = False
     traces: str = ""
+    network: str = ""
+    publish: str = ""
+
+    def allow(self, names: Iterable[str]) -> Settings:
+        """With these annotations allowed, too."""
+        return self._replace(annotations=(*self.annotations, *names)) if names else self
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
         """As the annotations of a container want it.
 
         :raises ConfigError: one of them is invalid, or containers may not set it
         """
-        for name in ANNOTATIONS:
-            full = annotation(name)
-            if full in annotations and name not in self.annotations:
+        found: dict[str, Any] = {}
+        for each in ANNOTATIONS.values():
+            if each.key not in annotations:
+                continue
+            if each.name not in self.annotations:
                 raise ConfigError(
-                    f"annotation {full} is not for containers to say",
+                    f"annotation {each.key} is not for containers to say",
                     code="oci-annotation",
-                    hint=f'annotations = ["{name}"] in {FILE} lets them, and with it whoever may make a container',
+                    hint=f'annotations = ["{each.name}"] in {FILE} lets them, and with it whoever may make a container',
                 )
-        values: dict[str, str | int | Policy] = {}
-        if POLICY in annotations:
-            from pyvmm_kata.bundle import policy
-
-            values["policy"] = policy.decode(annotations[POLICY], POLICY)
-        for name in ("kernel", "image"):
-            if PREFIX + name in annotations:
-                values[name] = _beside(annotations[PREFIX + name], getattr(self, name), PREFIX + name)
-        if PREFIX + "kernel_params" in annotations:
-            values["kernel_params"] = annotations[PREFIX + "kernel_params"]
-        if (name := f"{PREFIX}template") in annotations:
-            values["template"] = _template(annotations[name], f"annotation {name}: ", "oci-annotation")
-        for name, field, unit in (("default_memory", "memory", MIB), ("default_vcpus", "vcpus", 1)):
-            if PREFIX + name in annotations:
-                values[field] = _number(annotations[PREFIX + name], PREFIX + name) * unit
-        most = self.max_memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if values.get("memory", 0) > most:  # type: ignore[operator]
-            raise ConfigError(
-                f"annotation {PREFIX}default_memory: {values['memory']} bytes are more than {most}",
-                code="oci-annotation",
-                hint=f"max_memory in {FILE} says how many it may be",
-            )
-        return self._replace(**values)  # type: ignore[arg-type]
+            found[each.setting] = each.parse(annotations[each.key], self, f"annotation {each.key}")
+        return self._replace(**found)
 
     def size(self, resources: Mapping[str, Json], *, clone: bool = True) -> tuple[int, int]:
         """Bytes of memory and number of CPUs of the machine that is made for a pod with such limits.
@@ -153,16 +140,14 @@ def most_cpus(vcpus: int, more: int) -> int:
     return min(vcpus + more, MAX_VCPUS)
 
 
-def annotation(name: str) -> str:
-    """The whole name of one of :data:`ANNOTATIONS`."""
-    return POLICY if name == "policy" else PREFIX + name
+# -- annotations -----------------------------------------------------------------------------------------------------
 
 
 def _beside(path: str, own: str, what: str) -> str:
     """Refuse other folders: the user of a container could read any file of the host as a kernel or an image."""
     if os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(own)):
         raise ConfigError(
-            f"annotation {what}: {path} is not in the folder of {own}",
+            f"{what}: {path} is not in the folder of {own}",
             code="oci-annotation",
             hint="kernels and images to choose from are beside those of the settings",
         )
@@ -172,8 +157,76 @@ def _beside(path: str, own: str, what: str) -> str:
 def _number(text: str, what: str) -> int:
     digits = text.partition(".")[0]
     if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits) > 0):
-        raise ConfigError(f"annotation {what}: {text!r} is not a number above 0", code="oci-annotation")
+        raise ConfigError(f"{what}: {text!r} is not a number above 0", code="oci-annotation")
     return int(digits)
+
+
+def _memory(text: str, chosen: Settings, what: str) -> int:
+    memory = _number(text, what) * MIB
+    most = chosen.max_memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if memory > most:
+        raise ConfigError(
+            f"{what}: {memory} bytes are more than {most}",
+            code="oci-annotation",
+            hint=f"max_memory in {FILE} says how many it may be",
+        )
+    return memory
+
+
+def _policy(text: str, _chosen: Settings, what: str) -> Policy:
+    from pyvmm_kata.bundle import policy
+
+    return policy.decode(text, what.partition(" ")[2])
+
+
+def _network(text: str, _chosen: Settings, what: str) -> str:
+    if text not in ("", "user"):
+        raise ConfigError(f"{what}: {text!r:.60} is not user", code="oci-annotation")
+    return text
+
+
+class Annotation(NamedTuple):
+    """What a container may ask for, if ``annotations`` of the file names it.
+
+    :ivar name: by which the file names it
+    :ivar key: of config.json
+    :ivar setting: the field of :class:`Settings` that it changes
+    :ivar parse: makes the field's value of the text, the settings and the beginning of an error
+    """
+
+    name: str
+    key: str
+    setting: str
+    parse: Callable[[str, Settings, str], object]
+
+
+PREFIX = "io.katacontainers.config.hypervisor."
+POLICY, NETWORK, PUBLISH = "io.katacontainers.config.agent.policy", "io.pyvmm.network", "io.pyvmm.publish"
+ANNOTATIONS = {
+    each.name: each
+    for each in (
+        Annotation("kernel", f"{PREFIX}kernel", "kernel", lambda text, own, what: _beside(text, own.kernel, what)),
+        Annotation("image", f"{PREFIX}image", "image", lambda text, own, what: _beside(text, own.image, what)),
+        Annotation("kernel_params", f"{PREFIX}kernel_params", "kernel_params", lambda text, own, what: text),
+        Annotation("default_memory", f"{PREFIX}default_memory", "memory", _memory),
+        Annotation("default_vcpus", f"{PREFIX}default_vcpus", "vcpus", lambda text, own, what: _number(text, what)),
+        Annotation(
+            "template",
+            f"{PREFIX}template",
+            "template",
+            lambda text, own, what: _template(text, f"{what}: ", "oci-annotation"),
+        ),
+        Annotation("policy", POLICY, "policy", _policy),
+        Annotation("network", NETWORK, "network", _network),
+        Annotation("publish", PUBLISH, "publish", lambda text, own, what: text),
+    )
+}
+"""All of them; a new one is a line here, and what uses its setting."""
+OF_CONTAINERS = ("network", "publish")
+"""Settings that only annotations have: the file has none for all containers."""
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
 
 
 def load(path: str = "") -> Settings:
@@ -263,12 +316,11 @@ def _keep(path: str, found: Json) -> None:
 def _check(values: Json, path: str) -> Settings:
     defaults = Settings()
     for key, value in values.items():
-        if key not in Settings._fields:
-            raise ConfigError(
-                f"{path}: {key} is not known", code="kata-config", hint=f"there are {', '.join(Settings._fields)}"
-            )
+        if key not in Settings._fields or key in OF_CONTAINERS:
+            known = ", ".join(name for name in Settings._fields if name not in OF_CONTAINERS)
+            raise ConfigError(f"{path}: {key} is not known", code="kata-config", hint=f"there are {known}")
         if key in ("memory", "max_memory", "more_memory") and isinstance(value, str):
-            values[key] = size_of(value, f"{path}: {key} =")
+            values[key] = parse_size(value, f"{path}: {key} =", "kata-config")
         elif key == "annotations":
             values[key] = _names(value, path)
         elif key == "policy" and isinstance(value, str):
@@ -279,6 +331,8 @@ def _check(values: Json, path: str) -> Settings:
                 values[key] = policy.read(os.path.join(os.path.dirname(path), value))
         elif type(value) is not type(getattr(defaults, key)):
             raise ConfigError(f"{path}: {key} = {value!r} is of the wrong kind", code="kata-config")
+    if values.get("pool"):
+        values = {"template": "auto", **values}  # the machines of a pool are clones
     made = defaults._replace(**values)
     _template(made.template, f"{path}: template = ", "kata-config")
     if made.isolation not in ISOLATIONS:
@@ -315,20 +369,7 @@ def _template(value: str, what: str, code: str) -> str:
 
 
 def _names(value: object, path: str) -> tuple[str, ...]:
-    names = ANNOTATIONS if value is True else () if value is False else value
+    names = tuple(ANNOTATIONS) if value is True else () if value is False else value
     if not isinstance(names, list | tuple) or any(name not in ANNOTATIONS for name in names):
         raise ConfigError(f"{path}: annotations = {value!r} is no list of {', '.join(ANNOTATIONS)}", code="kata-config")
     return tuple(names)
-
-
-def size_of(text: str, what: str) -> int:
-    """Bytes, of a number and its unit.
-
-    :param what: begins the message
-    :raises ConfigError: it is no size
-    """
-    units = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
-    digits, unit = text[:-1], text[-1:].upper()
-    if not digits.isascii() or not digits.isdigit() or unit not in units:
-        raise ConfigError(f"{what} {text!r} is no size", code="kata-config", hint='for example "512M"')
-    return int(digits) * units[unit]

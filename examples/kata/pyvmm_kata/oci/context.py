@@ -34,7 +34,10 @@ def default_root() -> str:
 
 
 class Context(NamedTuple):
-    """The global options."""
+    """The global options.
+
+    :ivar annotations: those of config.json that the caller has written itself, so that the settings need not allow them
+    """
 
     root: str
     log: str = ""
@@ -42,6 +45,7 @@ class Context(NamedTuple):
     debug: bool = False
     systemd_cgroup: bool = False
     config: str = ""
+    annotations: tuple[str, ...] = ()
 
     def folder(self, container_id: str) -> str:
         """Where the state of a container is."""

@@ -83,7 +83,7 @@ def create(
         raise ConfigError("create: process.terminal needs --console-socket", code="oci-console")
     if options["console-socket"] and not terminal:
         raise ConfigError("create: --console-socket needs process.terminal in config.json", code="oci-console")
-    chosen = settings.load(context.config).with_annotations(bundle.annotations)
+    chosen = settings.load(context.config).allow(context.annotations).with_annotations(bundle.annotations)
     if kept is not None:
         kept.sort(bundle)
         kept.check(bundle, chosen, shared=bool(machine.holder))

@@ -27,10 +27,10 @@ from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.main import OPTIONS as GLOBAL_OPTIONS
 from pyvmm_kata.oci.main import context_of
 from pyvmm_kata.oci.options import one_id, parse
-from pyvmm_kata.oci.pool_machine import Elsewhere, is_for_pool
+from pyvmm_kata.oci.pool_machine import Elsewhere
 from pyvmm_kata.oci.run import ALIASES as RUN_ALIASES
 from pyvmm_kata.oci.run import OPTIONS as RUN_OPTIONS
-from pyvmm_kata.pod.pool_client import kind_of, name_of
+from pyvmm_kata.pod.pool_client import is_for_pool, kind_of, name_of
 from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from pyvmm_kata.bundle.bundle import Bundle
 from pyvmm_kata.bundle.checks import namespace
 from pyvmm_kata.bundle.guest_settings import machine_name
 from pyvmm_kata.bundle.mount_plan import Placed
+from pyvmm_kata.bundle.settings import NETWORK
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.host.cgroups import ROOT, Cgroup
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.templates import Kind
     from pyvmm_kata.state import Json
 
-NETWORK, PUBLISH = "io.pyvmm.network", "io.pyvmm.publish"
-"""Annotations: ``user``, for a network that needs no rights, instead of the namespace's; and the ports of the host that
-are forwarded into it, ``8080:80 127.0.0.1:5353:53/udp``."""
 MANAGER = "io.container.manager"
 SPARES = 4
 """Network devices for podman's networks of a container with a user namespace, each a virtio device at the start."""
@@ -117,7 +115,7 @@ class Monitor:
             self._home = ""
             self._first.save(cgroup="")
         entry = namespace(plan.bundle.spec, "network")
-        user = plan.bundle.annotations.get(NETWORK) == "user"
+        user = plan.settings.network == "user"
         if entry is None and not user:
             raise ConfigError(
                 "config.json: linux.namespaces: without a network namespace of its own, the container would have the "
@@ -259,14 +257,11 @@ class Monitor:
 
     def _network(self) -> network.Network | None:
         annotations = self._plan.bundle.annotations
-        kind = annotations.get(NETWORK, "")
-        kept = self._plan.kept
-        if kind == "user":
+        chosen, kept = self._plan.settings, self._plan.kept
+        if chosen.network == "user":
             if kept is not None and [net.mac for net in kept.nets] != [network.USER_MAC]:
                 raise ConfigError(f"annotation {NETWORK}: the container that was checkpointed had another network")
-            return network.user_network([Publish.parse(text) for text in annotations.get(PUBLISH, "").split()])
-        if kind:
-            raise ConfigError(f"annotation {NETWORK}: {kind!r} is not user", code="oci-annotation")
+            return network.user_network([Publish.parse(text) for text in chosen.publish.split()])
         if kept is not None:
             return network.take_again(kept.nets)
         if not self._has_network:

@@ -42,19 +42,12 @@ MAX_WORD = 4096
 
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
     """A spare for a container in a machine of its own; None: none is fit for it, or there is no pool."""
-    if not is_for_pool(bundle, chosen):
+    if not pool_client.is_for_pool(bundle, chosen):
         return None
     try:
         return pool_client.take(context.root, chosen, (bundle.spec.get("linux") or {}).get("resources") or {})
     except HostError:
         return None
-
-
-def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
-    """Whether a container can have a machine that was made before it, see :func:`spares.is_for_pool`."""
-    from pyvmm_kata.oci.monitor import NETWORK
-
-    return pool_client.is_for_pool(bundle, chosen) and not bundle.annotations.get(NETWORK)
 
 
 # -- the process -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pyvmm_kata import privileges
 from pyvmm_kata.bundle import settings
 from pyvmm_kata.bundle.bundle import Bundle
 from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
@@ -79,7 +80,7 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
     """That of a container without limits, but for what the options say."""
     chosen = settings.load(context.config)
     if options["memory"]:
-        chosen = chosen._replace(memory=settings.size_of(options["memory"], "template build: --memory"))
+        chosen = chosen._replace(memory=parse_size(options["memory"], "template build: --memory", "oci-usage"))
     if options["vcpus"]:
         chosen = chosen._replace(vcpus=options["vcpus"])
     memory, vcpus = chosen.size({})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_kata import state
 from pyvmm_kata.bundle.bundle import parse_json, read_json
 from pyvmm_kata.bundle.checks import check_resources
+from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.oci.options import VALUE, one_id, parse
 from pyvmm_kata.protocol import control
@@ -37,7 +38,6 @@ FIELDS = {
     "blkio-weight": ("blockIO", "weight"),
 }
 _TEXT = ("cpuset-cpus", "cpuset-mems")
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
@@ -74,8 +74,5 @@ def _from_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(option: str, text: str) -> int:
-    digits, unit = (text[:-1], text[-1].upper()) if text[-1].isalpha() else (text, "")
-    try:
-        return int(digits) << (_UNITS[unit] if unit else 0)
-    except (KeyError, ValueError):
-        raise ConfigError(f"update: --{option} {text!r} is not a number", code="oci-usage") from None
+    sign = -1 if text.startswith("-") else 1  # -1: no limit
+    return sign * parse_size(text.removeprefix("-"), f"update: --{option}", "oci-usage")

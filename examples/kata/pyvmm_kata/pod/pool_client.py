@@ -68,6 +68,7 @@ def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
         and not bundle.volumes
         and namespace(spec, "network") is not None
         and namespace(spec, "user") is None
+        and not chosen.network
     )
 
 

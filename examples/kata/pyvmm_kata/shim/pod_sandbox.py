@@ -87,6 +87,9 @@ def start_sandbox(
             hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
         )
 
+    if wanted.network:
+        raise ConfigError(f"annotation {settings.NETWORK}: pods have the network that CNI gives", code="oci-annotation")
+
     def seal(kind: templates.Kind | None) -> None:
         if kind is not None:
             # Now or never, and not in the pod's network namespace
