@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from pyvmm_kata.bundle.root_disks import RootDisk
 from pyvmm_kata.host.mounts import GUEST_SHARED
-from pyvmm_kata.pod.sandbox import SandboxConfig
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.protocol import protobuf, ttrpc
 from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.saving import memory_file

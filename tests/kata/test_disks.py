@@ -31,7 +31,8 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import enter_namespace, mounts_below
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.pod import sandbox
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.pod.sandbox import Sandbox
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
 from pyvmm_kata.protocol import protobuf, ttrpc
 from pyvmm_kata.protocol.protobuf import Message

@@ -25,7 +25,8 @@ from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import agent_client as agent_module
 from pyvmm_kata.pod import sandbox
 from pyvmm_kata.pod.process import LOST
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig, SandboxEvent
+from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
 from pyvmm_kata.pod.virtual_machine import PyvmmVm
 from pyvmm_kata.protocol import control, protobuf, ttrpc

@@ -137,7 +137,8 @@ class Spare:
         from pyvmm_kata.host import mounts
         from pyvmm_kata.host.cgroups import Cgroup
         from pyvmm_kata.pod import network
-        from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+        from pyvmm_kata.pod.sandbox import Sandbox
+        from pyvmm_kata.pod.sandbox_config import SandboxConfig
 
         memory, vcpus = self._settings.size({})
         os.mkdir(self.folder, 0o700)

@@ -19,7 +19,8 @@ from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
 from pyvmm_kata.pod import network, templates, virtual_machine
 from pyvmm_kata.pod.agent_client import AgentClient
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.pod.sandbox import Sandbox
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
 
 if TYPE_CHECKING:

@@ -22,18 +22,17 @@ from pyvmm_kata.pod import templates
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.pod.container import Container
 from pyvmm_kata.pod.network import in_namespace
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pyvmm_kata.bundle.bundle import Bundle
-    from pyvmm_kata.bundle.guest_devices import Volume
     from pyvmm_kata.bundle.mount_plan import Placed
-    from pyvmm_kata.bundle.policy import Policy
     from pyvmm_kata.host.proxy_process import Shown
     from pyvmm_kata.pod.loopback import Loopback
-    from pyvmm_kata.pod.network import KeptNet, Network
+    from pyvmm_kata.pod.network import KeptNet
     from pyvmm_kata.pod.process import ExitStatus, Process
     from pyvmm_kata.pod.stdio import Stdio
     from pyvmm_kata.pod.virtual_machine import Vm
@@ -51,56 +50,6 @@ _PERIOD = 100_000
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
-
-
-class SandboxConfig(NamedTuple):
-    """What a sandbox is made of.
-
-    :ivar sandbox_id: its name
-    :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
-    :ivar kernel: path of the guest kernel
-    :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
-    :ivar memory: bytes of guest RAM
-    :ivar more_memory: bytes of RAM that it may get while it runs, see :meth:`Sandbox.update`
-    :ivar vcpus: number of CPUs
-    :ivar more_cpus: how many more it may get while it runs
-    :ivar hostname: of the guest
-    :ivar cmdline: appended to the kernel's command line
-    :ivar network: what the guest is connected to; None: nothing
-    :ivar loopback: the guest answers connections to loopback addresses in the caller's network namespace
-    :ivar shared_pids: all containers see each other's processes
-    :ivar root: the disk with the root of its one container, or None
-    :ivar volumes: the block devices of its one container
-    :ivar more_disks: containers with disks may come while it runs, and go
-    :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
-        one, if any: what makes other machines has to be started there
-    :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.pod.templates`
-    :ivar policy: which requests the agent serves; None: all
-    :ivar checkpoint: the folder of a snapshot that the machine goes on from, see :meth:`Sandbox.restore`; empty: none
-    :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
-    """
-
-    sandbox_id: str
-    state_dir: str
-    kernel: str
-    image: str
-    memory: int = 512 * MIB
-    vcpus: int = 1
-    hostname: str = ""
-    cmdline: str = ""
-    network: Network | None = None
-    shared_pids: bool = False
-    loopback: bool = False
-    root: RootDisk | None = None
-    volumes: tuple[Volume, ...] = ()
-    more_disks: bool = False
-    seal: Callable[[templates.Kind | None], None] | None = None
-    template: bool = False
-    policy: Policy | None = None
-    isolation: str = "process"
-    checkpoint: str = ""
-    more_memory: int = 0
-    more_cpus: int = 0
 
 
 def _cpus_of(share: Json) -> float:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.bundle.settings import Settings
-    from pyvmm_kata.pod.sandbox import SandboxConfig
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from vmm import AnyMachine, EndEvent, Event, NetConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
@@ -430,7 +430,7 @@ def kind_of(
     more_memory: int = 0,
     more_cpus: int = 0,
 ) -> templates.Kind:
-    """The template of machines that are so made, see :class:`pyvmm_kata.pod.sandbox.SandboxConfig`.  All of its
+    """The template of machines that are so made, see :class:`pyvmm_kata.pod.sandbox_config.SandboxConfig`.  All of its
     network devices are spare ones."""
     spares = _spare(templates.mac_of(number) for number in range(nets))
     words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()

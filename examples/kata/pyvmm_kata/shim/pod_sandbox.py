@@ -16,7 +16,8 @@ from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.namespaces import owner
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.pod import network, templates
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxConfig
+from pyvmm_kata.pod.sandbox import Sandbox
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.protocol import protobuf
 from pyvmm_kata.shim.stream_paths import open_stdio
 
