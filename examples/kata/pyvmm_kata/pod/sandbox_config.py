@@ -21,6 +21,7 @@ class SandboxConfig(NamedTuple):
 
     :ivar sandbox_id: its name
     :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
+    :ivar guest: the name of the guest's kind, see :mod:`pyvmm_kata.pod.guest_kind`
     :ivar kernel: path of the guest kernel
     :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
     :ivar memory: bytes of guest RAM
@@ -65,3 +66,4 @@ class SandboxConfig(NamedTuple):
     checkpoint: str = ""
     more_memory: int = 0
     more_cpus: int = 0
+    guest: str = "linux"

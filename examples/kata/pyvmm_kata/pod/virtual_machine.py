@@ -11,43 +11,23 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.bundle.guest_devices import serial_of
-from pyvmm_kata.bundle.root_disks import SERIAL
-from pyvmm_kata.bundle.settings import FILE, most_cpus
 from pyvmm_kata.errors import ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import TAG, VSOCK
 from pyvmm_kata.pod import templates
 from pyvmm_kata.pod.console_log import ConsoleLog
-from vmm import (
-    BootConfig,
-    ConsoleConfig,
-    DiskConfig,
-    HotplugMemoryConfig,
-    MachineConfig,
-    MemoryConfig,
-    PmemConfig,
-    RngConfig,
-    ShareConfig,
-    VsockConfig,
-    create_machine,
-    restore_machine,
-)
+from pyvmm_kata.pod.guest_kind import AGENT_PORT, FORWARD_PORT, Wiring
+from pyvmm_kata.pod.linux_guest import LINUX, share_config
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
+from vmm import ConsoleConfig, DiskConfig, RngConfig, VsockConfig, create_machine, restore_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.bundle.settings import Settings
-    from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_kata.pod.guest_kind import GuestKind
     from vmm import AnyMachine, EndEvent, Event, NetConfig
 
-AGENT_PORT, FORWARD_PORT = 1024, 1026
-CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
-"""A kernel that continues after an oops may have processes that nothing can kill: their container never ends."""
-DEBUG = "agent.log=debug "
-"""The agent logs how long its start took, at its end."""
-SPARE = "agent.spare="
-"""The agent hides the network devices with these MAC addresses, separated by commas, until they are configured."""
 CID = 3
 CONNECTIONS = 1024
 """Of the socket device, in both directions: each takes a descriptor of this process, and the guest opens them."""
@@ -171,42 +151,36 @@ class PyvmmVm:
         self.template = self.why = ""
         self.wanted: templates.Kind | None = None
         self._plugged: dict[str, Any] = {}
-        vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=CONNECTIONS)
-        console = ConsoleConfig("fd", self._console.fileno())
+        self._guest = kind_named(config.guest)
+        # What notes with the template what it touches is in no jail
+        wiring = wiring_of(
+            f"/proc/self/fd/{self._folder}",
+            shared,
+            config.network.nets if config.network is not None else (),
+            self._console.fileno(),
+            "thread" if template else _isolation(config),
+        )
         try:
             if config.checkpoint:
-                self._machine = self._restored(config, shared, vsock, console)
+                self._machine = self._restored(config, wiring)
             elif template:
-                # It notes with the template what it touches, which a machine in a jail cannot
-                self._machine = self._clone(template, config, shared, vsock, console, "thread")
+                self._machine = self._clone(template, config, wiring)
             else:
-                self._machine = self._cloned(config, shared, vsock, console) or _booted(config, shared, vsock, console)
+                self._machine = self._cloned(config, wiring) or self._booted(config, wiring)
             seal = config.seal
             self._machine.start(None if seal is None else lambda: seal(self.wanted), confined=True)
         except BaseException:
             self.close()
             raise
 
-    def _cloned(
-        self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig
-    ) -> AnyMachine | None:
+    def _cloned(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine | None:
         """A machine that goes on from a template, not yet started; None: it has to boot."""
-        if not config.template:
+        if not config.template or not self._guest.can.templates:
             return None
         if config.root is not None or config.volumes:
             self._note_boot("it has disks that are there from the start")
             return None
-        kind = kind_of(
-            config.kernel,
-            config.image,
-            config.cmdline,
-            config.memory,
-            config.vcpus,
-            len(config.network.nets) if config.network is not None else 0,
-            more_disks=config.more_disks,
-            more_memory=config.more_memory,
-            more_cpus=config.more_cpus,
-        )
+        kind = self._guest.template(config)
         try:
             key = kind.key()
             found = templates.find(key)
@@ -218,7 +192,7 @@ class PyvmmVm:
             self._note_boot(str(error) if self.wanted is not None else f"{error}, and none could be made lately")
             return None
         try:
-            return self._clone(found, config, shared, vsock, console, _isolation(config))
+            return self._clone(found, config, wiring)
         except VmmError as error:
             templates.forget(found)
             self.wanted = kind
@@ -229,58 +203,58 @@ class PyvmmVm:
         timeline.note(f"boots: {why}")
         self.why = why
 
-    def _clone(
-        self,
-        template: str,
-        config: SandboxConfig,
-        shared: str,
-        vsock: VsockConfig,
-        console: ConsoleConfig,
-        isolation: str,
-    ) -> AnyMachine:
+    def _clone(self, template: str, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
         machine = restore_machine(
             template,
             start=False,
             clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
             prefetch=True,
-            shares=(_share(shared),),
-            vsock=vsock,
-            nets=config.network.nets if config.network is not None else (),
-            pmems=(PmemConfig(config.image, read_only=True),),
-            console=console,
-            isolation=isolation,
+            shares=(share_config(wiring.share),),
+            vsock=wiring.vsock,
+            nets=wiring.nets,
+            pmems=self._guest.files(config),
+            console=wiring.console,
+            isolation=wiring.isolation,
         )
         timeline.note(f"clone of {template}")
         self.template = template
         return machine
 
-    def _restored(self, config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
+    def _restored(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
         """A machine that goes on from a checkpoint, not yet started.  All of its configuration is ours: who made the
         checkpoint could have named any file of the host."""
-        network = config.network
+        own = self._guest.machine(config, wiring)
         return restore_machine(
             config.checkpoint,
             start=False,
             clock="resume",
-            memory=MemoryConfig(config.memory),
-            cpus=config.vcpus,
-            max_cpus=most_cpus(config.vcpus, config.more_cpus),
+            memory=own.memory,
+            cpus=own.cpus,
+            max_cpus=own.max_cpus,
             rootfs=None,
             disks=(),
-            shares=(_share(shared),),
-            vsock=vsock,
-            nets=network.nets if network is not None else (),
-            pmems=(PmemConfig(config.image, read_only=True),),
+            shares=own.shares,
+            vsock=own.vsock,
+            nets=own.nets,
+            pmems=own.pmems,
             balloon=None,
             more_devices=(),
             rng=RngConfig(),
             cpu="guest",
             transport="mmio",
             virtqueues="split",
-            console=console,
-            isolation=_isolation(config),
-            hotplug_memory=_more(config.more_memory),
+            console=own.console,
+            isolation=own.isolation,
+            hotplug_memory=own.hotplug_memory,
         )
+
+    def _booted(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
+        """A machine that is to boot, not yet started.
+
+        :raises ConfigError: what the guest boots from is not where the settings say
+        """
+        self._guest.check(config)
+        return create_machine(self._guest.machine(config, wiring))
 
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
@@ -399,116 +373,55 @@ def _isolation(config: SandboxConfig) -> str:
     return "thread" if config.isolation == "thread" else "fork"
 
 
-def _more(size: int) -> HotplugMemoryConfig | None:
-    return HotplugMemoryConfig(size) if size else None
+def kind_named(name: str) -> GuestKind:
+    """The kind of guest of that name.
 
-
-def _words() -> str:
-    return DEBUG if timeline.is_told() else ""
-
-
-def _spare(macs: Iterable[str]) -> str:
-    named = ",".join(macs)
-    return f"{SPARE}{named} " if named else ""
-
-
-def _share(path: str) -> ShareConfig:
-    # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
-    # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
-    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole="rootfs")
-
-
-def kind_of(
-    kernel: str,
-    image: str,
-    cmdline: str,
-    memory: int,
-    vcpus: int,
-    nets: int,
-    *,
-    more_disks: bool,
-    more_memory: int = 0,
-    more_cpus: int = 0,
-) -> templates.Kind:
-    """The template of machines that are so made, see :class:`pyvmm_kata.pod.sandbox_config.SandboxConfig`.  All of its
-    network devices are spare ones."""
-    spares = _spare(templates.mac_of(number) for number in range(nets))
-    words = f"{CMDLINE} {_words()}{spares}{cmdline}".rstrip()
-    transport = "pci" if more_disks else "mmio"
-    return templates.Kind(kernel, image, words, memory, vcpus, transport, nets, more_memory, more_cpus)
+    :raises ConfigError: there is none
+    """
+    if name == LINUX.name:
+        return LINUX
+    raise ConfigError(f"there is no kind of guest {name!r:.60}", code="guest-kind")
 
 
 def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
-    """The same of what the settings say."""
-    return kind_of(
-        chosen.kernel,
-        chosen.image,
-        chosen.kernel_params,
-        memory,
-        vcpus,
+    """The template of machines that are made as the settings say, with so many network devices, all spare ones."""
+    return LINUX.kind(
+        SandboxConfig(
+            "template",
+            "",
+            chosen.kernel,
+            chosen.image,
+            memory,
+            vcpus,
+            cmdline=chosen.kernel_params,
+            more_memory=chosen.more_memory,
+            more_cpus=chosen.more_cpus,
+            more_disks=more_disks,
+        ),
         nets,
-        more_disks=more_disks,
-        more_memory=chosen.more_memory,
-        more_cpus=chosen.more_cpus,
     )
 
 
-def _booted(config: SandboxConfig, shared: str, vsock: VsockConfig, console: ConsoleConfig) -> AnyMachine:
-    """A machine that is to boot, not yet started.
+def wiring_of(folder: str, shared: str, nets: Sequence[NetConfig], console: int, isolation: str = "thread") -> Wiring:
+    """What a machine is connected to.
 
-    :raises ConfigError: there is no kernel, or no image of the guest, where the settings say
+    :param folder: where its socket is made
+    :param console: a descriptor for what it prints
     """
-    for what, path in (("kernel", config.kernel), ("image", config.image)):
-        if not os.path.exists(path):
-            hint = f"`make guest-kernel kata-image` prints the paths of both: name them in {FILE}"
-            raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
-    network, root = config.network, config.root
-    spares = _spare(network.spares) if network is not None else ""
-    disks = [] if root is None else [DiskConfig(root.path, root.read_only, SERIAL)]
-    disks += [DiskConfig(each.path, each.read_only, serial_of(n)) for n, each in enumerate(config.volumes)]
-    return create_machine(
-        MachineConfig(
-            boot=BootConfig(config.kernel, None, f"{CMDLINE} {_words()}{spares}{config.cmdline}".rstrip()),
-            memory=MemoryConfig(config.memory),
-            cpus=config.vcpus,
-            max_cpus=most_cpus(config.vcpus, config.more_cpus),
-            shares=(_share(shared),),
-            vsock=vsock,
-            nets=network.nets if network is not None else (),
-            pmems=(PmemConfig(config.image, read_only=True),),
-            disks=tuple(disks),
-            console=console,
-            transport="pci" if config.more_disks else "mmio",
-            isolation=_isolation(config),
-            hotplug_memory=_more(config.more_memory),
-        )
-    )
+    vsock = VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS)
+    return Wiring(shared, vsock, tuple(nets), ConsoleConfig("fd", console), isolation)
 
 
 def machine_of_template(
     kind: templates.Kind, folder: str, shared: str, nets: Sequence[NetConfig], console: int
 ) -> AnyMachine:
-    """The machine that becomes a template, not yet started: all that a guest sees of it is what :func:`_booted` has.
+    """The machine that becomes a template, not yet started.
 
     :param folder: where its socket is made
     :param shared: an empty directory
     :param console: a descriptor for what it prints
     """
-    return create_machine(
-        MachineConfig(
-            boot=BootConfig(kind.kernel, None, kind.cmdline),
-            memory=MemoryConfig(kind.memory),
-            cpus=kind.vcpus,
-            max_cpus=most_cpus(kind.vcpus, kind.more_cpus),
-            shares=(_share(shared),),
-            vsock=VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS),
-            nets=tuple(nets),
-            pmems=(PmemConfig(kind.image, read_only=True),),
-            console=ConsoleConfig("fd", console),
-            transport=kind.transport,
-            hotplug_memory=_more(kind.more_memory),
-        )
-    )
+    return create_machine(LINUX.template_machine(kind, wiring_of(folder, shared, nets, console)))
 
 
 def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
@@ -557,5 +470,10 @@ def _allow_files() -> None:
 
 def _note_phases(machine: AnyMachine) -> None:
     """Note the times of the machine's start."""
-    for name, at in machine.phases_within():
+    if machine.config.isolation == "thread":
+        phases = [*machine.phases, ("first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)]
+    else:
+        isolated: Any = machine
+        phases = isolated.phases_within()
+    for name, at in phases:
         timeline.note(f"machine: {name}", at)

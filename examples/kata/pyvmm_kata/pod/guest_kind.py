@@ -1,0 +1,85 @@
+"""Kinds of guests: what runs in the machine of a pod.
+
+Every kind has an agent that speaks the protocol of ``proto/agent.proto`` (Kata's) over ttrpc, on port
+:data:`AGENT_PORT` of the guest's vsock device, and sees the files of its containers in the share
+:data:`pyvmm_kata.host.mounts.TAG`.  A sandbox needs no more than that of it: what it boots, which devices it has and
+what its machine can do is the kind's to say.  :mod:`pyvmm_kata.pod.linux_guest` is one.
+
+A new kind is a class with the methods of :class:`GuestKind` and a line in
+:func:`pyvmm_kata.pod.virtual_machine.kind_named`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_kata.pod.templates import Kind
+    from vmm import ConsoleConfig, MachineConfig, NetConfig, PmemConfig, VsockConfig
+
+AGENT_PORT, FORWARD_PORT = 1024, 1026
+"""Of the agent's requests, and for connections from the host (``linux-guest/agent/relay.h``)."""
+
+
+class Capabilities(NamedTuple):
+    """What a machine with such a guest can do after its start.
+
+    :ivar memory: get more memory, and give it back (``more_memory``)
+    :ivar cpus: get more CPUs, and give them back (``more_cpus``)
+    :ivar disks: have disks: the root of a container, block devices as volumes
+    :ivar templates: be a clone of a machine that has booted
+    :ivar checkpoints: be saved with its containers, and go on from there
+    """
+
+    memory: bool
+    cpus: bool
+    disks: bool
+    templates: bool
+    checkpoints: bool
+
+
+class Wiring(NamedTuple):
+    """What a machine is connected to on the host, whatever its guest is.
+
+    :ivar share: the directory that the guest sees
+    :ivar isolation: of the machine, as :class:`vmm.MachineConfig` has it
+    """
+
+    share: str
+    vsock: VsockConfig
+    nets: Sequence[NetConfig]
+    console: ConsoleConfig
+    isolation: str
+
+
+class GuestKind(Protocol):
+    """A kind of guest.  It has no state: one object serves all machines.
+
+    :ivar name: by which :class:`~pyvmm_kata.pod.sandbox_config.SandboxConfig` names it
+    :ivar can: what its machines can do
+    """
+
+    name: str
+    can: Capabilities
+
+    def check(self, config: SandboxConfig) -> None:
+        """
+        :raises ConfigError: what it boots from is not there; or it cannot have what *config* asks for
+        """
+
+    def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
+        """The machine that boots: which kernel with which command line, and which devices."""
+
+    def template(self, config: SandboxConfig) -> Kind:
+        """What a template for such a machine is made of: two configurations that a clone of one template can serve
+        have the same."""
+
+    def template_machine(self, kind: Kind, wiring: Wiring) -> MachineConfig:
+        """The machine that becomes that template: all that its guest sees is what :meth:`machine` has."""
+
+    def files(self, config: SandboxConfig) -> Sequence[PmemConfig]:
+        """The devices with files of the host that a machine which goes on from a template or a checkpoint opens anew:
+        what is saved could name any file."""
