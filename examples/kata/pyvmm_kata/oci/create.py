@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import socket
 from errno import EACCES, EPERM
 from typing import TYPE_CHECKING
 
-from pyvmm_kata import state, timeline
+from pyvmm_kata import state
 from pyvmm_kata.bundle import guest_spec, settings
 from pyvmm_kata.bundle.bundle import Bundle
-from pyvmm_kata.bundle.mount_plan import Placed
-from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci import shared_machine
+from pyvmm_kata.oci.machine_providers import Begun, Wanted, providers
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
-from pyvmm_kata.oci.pool_machine import Elsewhere, take
-from pyvmm_kata.pod.pool_client import Taken, see
-from pyvmm_kata.pod.stdio import Stdio
-from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from pyvmm_kata.oci.container_service import Plan
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.oci.launcher_server import Front
     from pyvmm_kata.oci.shared_machine import Machine
@@ -43,7 +36,6 @@ OPTIONS = {
     "preserve-fds": NUMBER,
 }
 ALIASES = {"b": "bundle"}
-CREATE_S = 150.0
 
 
 def main(context: Context, arguments: Sequence[str]) -> int:
@@ -70,6 +62,48 @@ def create(
     :raises Elsewhere: another process can make it, and this one cannot
     :raises VmmError: it cannot be made; nothing of it is left
     """
+    wanted = _checked(context, container_id, options, foreground=foreground, kept=kept, front=front)
+    folder = _make_folder(context, container_id)
+    face: Face | None = None
+    console = -1
+    ways = providers(wanted)
+    try:
+        chain = iter(ways)
+        provider = next(each for each in chain if each.claim())
+        face = _launch_face(wanted, provider.machine, folder, front)
+        known = _write_first_state(wanted, folder, face)
+        if options["console-socket"]:
+            from pyvmm_kata.oci.console import open_console
+
+            console = open_console(options["console-socket"])
+        while not provider.create(Begun(known, folder, face, console)):
+            provider = next(each for each in chain if each.claim())
+        if options["pid-file"]:
+            state.write_pid(options["pid-file"], face.pid)
+    except BaseException:
+        from pyvmm_kata.oci.delete import delete
+
+        delete(folder, force=True)
+        if face is not None:
+            face.close()
+            face.reap()
+        raise
+    finally:
+        for way in ways:
+            way.close()
+        if console >= 0:
+            os.close(console)
+    face.close()
+    return face.pid
+
+
+def _checked(
+    context: Context, container_id: str, options: Json, *, foreground: bool, kept: Kept | None, front: Front | None
+) -> Wanted:
+    """What is to be made.
+
+    :raises VmmError: it cannot be; nothing has been made
+    """
     if options["preserve-fds"]:
         raise ConfigError(
             "create: --preserve-fds: a descriptor of the host cannot be given to a virtual machine", code="oci-usage"
@@ -91,118 +125,27 @@ def create(
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     if front is not None:
         front.check(bundle, machine, chosen)
-    folder = _make_folder(context, container_id)
-    face: Face | None = None
-    taken: Taken | None = None
-    console = -1
-    try:
-        if kept is None and not machine.holder and (taken := take(context, bundle, chosen)) is not None:
-            machine = machine.prefer_network(taken.network)
-        if front is not None and taken is None:
-            raise Elsewhere
-        state.write_cgroup(folder, cgroup)
-        entered = cgroup if Cgroup(cgroup).make() else ""
-        face = Face.launch(
-            machine.face_namespaces(bundle.spec),
-            bundle.spec.get("hostname") or "",
-            entered,
-            front.spawn if front is not None else None,
-        )
-        known = first_state(container_id, bundle, cgroup, face.pid)
-        state.write(folder, known)
-        for kind in ("prestart", "createRuntime"):
-            # They see the container as created, as with crun
-            hooks.run(known["hooks"], kind, {**state.public(known), "status": "created"})
-        if options["console-socket"]:
-            from pyvmm_kata.oci.console import open_console
-
-            console = open_console(options["console-socket"])
-        if machine.holder:
-            _join(machine, known, bundle, face, folder, console)
-        elif taken is None or not _give(taken, known, bundle, face, folder, console, front):
-            if front is not None:
-                raise Elsewhere
-            pid = face.pid, face.fileno()
-            _start_monitor(lambda: _plan(container_id, folder, bundle, chosen, cgroup, console, terminal, pid, kept))
-        if options["pid-file"]:
-            state.write_pid(options["pid-file"], face.pid)
-    except BaseException:
-        from pyvmm_kata.oci.delete import delete
-
-        delete(folder, force=True)
-        if face is not None:
-            face.close()
-            face.reap()
-        raise
-    finally:
-        if taken is not None:
-            taken.close()
-        if console >= 0:
-            os.close(console)
-    face.close()
-    return face.pid
+    wishes = front.wishes if front is not None else {}
+    return Wanted(context, container_id, bundle, chosen, machine, cgroup, kept, wishes, front is not None)
 
 
-def _join(machine: Machine, known: Json, bundle: Bundle, face: Face, folder: str, console: int) -> None:
-    """Have the monitor of another container make this one in its machine, with the files that this process sees."""
-    placed = Placed.of(bundle, known["id"], machine.members)
-    try:
-        request, fds = _request(known, folder, face, console)
-        channel = control.connect(machine.holder)
-        try:
-            channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
-            channel.answer(CREATE_S)
-        finally:
-            channel.close()
-    finally:
-        placed.close()
+def _launch_face(wanted: Wanted, machine: Machine, folder: str, front: Front | None) -> Face:
+    """Launch the face in the namespaces of that machine."""
+    state.write_cgroup(folder, wanted.cgroup)
+    entered = wanted.cgroup if Cgroup(wanted.cgroup).make() else ""
+    spec = wanted.bundle.spec
+    spawn = front.spawn if front is not None else None
+    return Face.launch(machine.face_namespaces(spec), spec.get("hostname") or "", entered, spawn)
 
 
-def _give(
-    taken: Taken, known: Json, bundle: Bundle, face: Face, folder: str, console: int, front: Front | None
-) -> bool:
-    """Have a machine of the pool be this container's; False: it cannot be."""
-    placed = Placed.of(bundle, known["id"], ())
-    try:
-        request, fds = _request(known, folder, face, console)
-        request |= {"op": "create", "same": see([folder]), "cgroup": known["cgroup"]}
-        if front is not None:
-            request |= front.wishes
-        request |= {"bundle": bundle.path, "spec": bundle.spec, "placed": placed.to_json()}
-        return not taken.become(request, [*fds, *placed.trees])
-    finally:
-        placed.close()
-
-
-def _request(known: Json, folder: str, face: Face, console: int) -> tuple[Json, list[int]]:
-    """The part of a request that all processes with a machine understand, and its descriptors."""
-    terminal = bool(known["process"].get("terminal"))
-    streams = [console] if console >= 0 else [0, 1] if terminal else [0, 1, 2]
-    request = {"id": known["id"], "folder": folder, "face": face.pid, "streams": len(streams)}
-    return request, [face.fileno(), *streams]
-
-
-def _plan(
-    container_id: str,
-    folder: str,
-    bundle: Bundle,
-    chosen: settings.Settings,
-    cgroup: str,
-    console: int,
-    terminal: bool,
-    face: tuple[int, int],
-    kept: Kept | None,
-) -> Plan:
-    """In the monitor: take over the caller's standard input, output and error."""
-    from pyvmm_kata.oci.container_service import Plan
-
-    if console >= 0:
-        stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
-    elif terminal:
-        stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
-    else:
-        stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
-    return Plan(container_id, folder, bundle, chosen, cgroup, stdio, Face.adopt(*face), console, kept)
+def _write_first_state(wanted: Wanted, folder: str, face: Face) -> Json:
+    """Write it, and run the hooks that come before the container is made."""
+    known = first_state(wanted.container_id, wanted.bundle, wanted.cgroup, face.pid)
+    state.write(folder, known)
+    for kind in ("prestart", "createRuntime"):
+        # They see the container as created, as with crun
+        hooks.run(known["hooks"], kind, {**state.public(known), "status": "created"})
+    return known
 
 
 def _make_folder(context: Context, container_id: str) -> str:
@@ -246,46 +189,3 @@ def first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Jso
         "hooks": bundle.spec.get("hooks") or {},
         "process": bundle.spec["process"],
     }
-
-
-def _start_monitor(make_plan: Callable[[], Plan]) -> None:
-    """Fork it, and wait until the container is made."""
-
-    def agree(channel: control.Channel, _pid: int) -> None:
-        wanted = channel.answer(CREATE_S).get("wanted")
-        if wanted:
-            from pyvmm_kata.pod import templates
-
-            templates.request(templates.Kind(*wanted))
-
-    control.fork("the new monitor", lambda sock: _be_monitor(make_plan, sock), agree)
-
-
-def _be_monitor(make_plan: Callable[[], Plan], sock: socket.socket) -> int:
-    """Be the monitor, in the child; returns its exit status."""
-    channel = control.Channel(sock, "create")
-    try:
-        timeline.note("monitor")
-        plan = make_plan()
-        streams = (end for end in plan.stdio[:3] if isinstance(end, int))
-        control.leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
-        from pyvmm_kata.oci.monitor import Monitor
-
-        monitor = Monitor(plan)
-        try:
-            monitor.prepare()
-            monitor.create()
-        except BaseException:
-            monitor.close()
-            raise
-    except VmmError as error:
-        channel.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
-        return 255
-    except Exception as error:
-        channel.send({"error": f"{type(error).__name__}: {error}"})
-        return 255
-    channel.send({"wanted": monitor.wanted})
-    channel.close()
-    gc.freeze()
-    gc.enable()
-    return monitor.wait()

@@ -1,0 +1,255 @@
+"""The ways in which a new container gets a machine: that of another container, one of the pool, one that is made.
+
+``create`` asks them in this order: the first that claims the container decides on its network namespace, and makes it
+once its face is there.  One that turns out not to be able to leaves the container to the next.  (A machine that is made
+is a clone of a template or boots, which :mod:`pyvmm_kata.pod.virtual_machine` decides.)
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pyvmm_kata import timeline
+from pyvmm_kata.bundle.mount_plan import Placed
+from pyvmm_kata.errors import VmmError
+from pyvmm_kata.host.proxy_process import Face
+from pyvmm_kata.oci.pool_machine import Elsewhere, take
+from pyvmm_kata.pod.pool_client import see
+from pyvmm_kata.pod.stdio import Stdio
+from pyvmm_kata.protocol import control
+
+if TYPE_CHECKING:
+    from pyvmm_kata.bundle.bundle import Bundle
+    from pyvmm_kata.bundle.settings import Settings
+    from pyvmm_kata.oci.container_service import Plan
+    from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.oci.shared_machine import Machine
+    from pyvmm_kata.pod.checkpoint_folder import Kept
+    from pyvmm_kata.pod.pool_client import Taken
+    from pyvmm_kata.state import Json
+
+CREATE_S = 150.0
+
+
+class Wanted(NamedTuple):
+    """A container that is to be made, and checked.
+
+    :ivar machine: that of the containers whose namespaces it enters, if any
+    :ivar cgroup: where its processes on the host are to be
+    :ivar kept: a checkpoint from which it goes on; None: it is new
+    :ivar wishes: what a monitor that was ready before is to do when the container is made
+    :ivar only_ready: this process makes no machine: another one does if none is ready
+    """
+
+    context: Context
+    container_id: str
+    bundle: Bundle
+    chosen: Settings
+    machine: Machine
+    cgroup: str
+    kept: Kept | None
+    wishes: Json
+    only_ready: bool
+
+
+class Begun(NamedTuple):
+    """What there is of it when it gets its machine.
+
+    :ivar known: its state
+    :ivar folder: that of its state
+    :ivar console: the terminal's descriptor, or -1
+    """
+
+    known: Json
+    folder: str
+    face: Face
+    console: int
+
+    def request(self) -> tuple[Json, list[int]]:
+        """The part of a request that all processes with a machine understand, and its descriptors."""
+        terminal = bool(self.known["process"].get("terminal"))
+        streams = [self.console] if self.console >= 0 else [0, 1] if terminal else [0, 1, 2]
+        request = {"id": self.known["id"], "folder": self.folder, "face": self.face.pid, "streams": len(streams)}
+        return request, [self.face.fileno(), *streams]
+
+
+class Provider(Protocol):
+    """A way to get a machine.  The methods are called in this order, each once; :meth:`close` in any case.
+
+    :ivar machine: the containers that share it and, for the namespaces of the face, its network
+    """
+
+    machine: Machine
+
+    def claim(self) -> bool:
+        """Whether there is a machine for the container here; nothing of it has been made.
+
+        :raises Elsewhere: another process makes it
+        """
+
+    def create(self, begun: Begun) -> bool:
+        """Make the container; False: this machine is not fit for it, and has ended.
+
+        :raises VmmError: it cannot be made
+        """
+
+    def close(self) -> None:
+        """Give back what was claimed and not used."""
+
+
+def providers(wanted: Wanted) -> list[Provider]:
+    """All of them, in their order."""
+    return [OfOthers(wanted), OfPool(wanted), Own(wanted)]
+
+
+class OfOthers:
+    """The machine of the containers whose namespaces this one enters."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.machine = wanted.machine
+        self._wanted = wanted
+
+    def claim(self) -> bool:
+        """See :class:`Provider`."""
+        return bool(self.machine.holder)
+
+    def create(self, begun: Begun) -> bool:
+        """See :class:`Provider`: its monitor makes it, with the files that this process sees."""
+        placed = Placed.of(self._wanted.bundle, self._wanted.container_id, self.machine.members)
+        try:
+            request, fds = begun.request()
+            channel = control.connect(self.machine.holder)
+            try:
+                channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
+                channel.answer(CREATE_S)
+            finally:
+                channel.close()
+        finally:
+            placed.close()
+        return True
+
+    def close(self) -> None:
+        """See :class:`Provider`."""
+
+
+class OfPool:
+    """A machine that was ready before."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.machine = wanted.machine
+        self._wanted = wanted
+        self._taken: Taken | None = None
+
+    def claim(self) -> bool:
+        """See :class:`Provider`."""
+        wanted = self._wanted
+        if wanted.kept is None:
+            self._taken = take(wanted.context, wanted.bundle, wanted.chosen)
+        if self._taken is None:
+            return False
+        self.machine = wanted.machine.prefer_network(self._taken.network)
+        return True
+
+    def create(self, begun: Begun) -> bool:
+        """See :class:`Provider`: it becomes the monitor."""
+        wanted, taken = self._wanted, self._taken
+        assert taken is not None
+        placed = Placed.of(wanted.bundle, wanted.container_id, ())
+        try:
+            request, fds = begun.request()
+            request |= {"op": "create", "same": see([begun.folder]), "cgroup": wanted.cgroup, **wanted.wishes}
+            request |= {"bundle": wanted.bundle.path, "spec": wanted.bundle.spec, "placed": placed.to_json()}
+            return not taken.become(request, [*fds, *placed.trees])
+        finally:
+            placed.close()
+
+    def close(self) -> None:
+        """See :class:`Provider`."""
+        if self._taken is not None:
+            self._taken.close()
+
+
+class Own:
+    """A machine that a monitor of the container's own makes."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.machine = wanted.machine
+        self._wanted = wanted
+
+    def claim(self) -> bool:
+        """See :class:`Provider`."""
+        if self._wanted.only_ready:
+            raise Elsewhere
+        return True
+
+    def create(self, begun: Begun) -> bool:
+        """See :class:`Provider`: fork the monitor, and wait until the container is made."""
+
+        def agree(channel: control.Channel, _pid: int) -> None:
+            missing = channel.answer(CREATE_S).get("wanted")
+            if missing:
+                from pyvmm_kata.pod import templates
+
+                templates.request(templates.Kind(*missing))
+
+        face = begun.face.pid, begun.face.fileno()
+        control.fork("the new monitor", lambda sock: self._be_monitor(begun, face, sock), agree)
+        return True
+
+    def close(self) -> None:
+        """See :class:`Provider`."""
+
+    def _plan(self, begun: Begun, face: tuple[int, int]) -> Plan:
+        """In the monitor: take over the caller's standard input, output and error."""
+        from pyvmm_kata.oci.container_service import Plan
+
+        wanted, console = self._wanted, begun.console
+        if console >= 0:
+            stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
+        elif wanted.bundle.spec["process"].get("terminal"):
+            stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
+        else:
+            stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
+        return Plan(
+            wanted.container_id,
+            begun.folder,
+            wanted.bundle,
+            wanted.chosen,
+            wanted.cgroup,
+            stdio,
+            Face.adopt(*face),
+            console,
+            wanted.kept,
+        )
+
+    def _be_monitor(self, begun: Begun, face: tuple[int, int], sock: socket.socket) -> int:
+        """Be the monitor, in the child; returns its exit status."""
+        channel = control.Channel(sock, "create")
+        try:
+            timeline.note("monitor")
+            plan = self._plan(begun, face)
+            streams = (end for end in plan.stdio[:3] if isinstance(end, int))
+            control.leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
+            from pyvmm_kata.oci.monitor import Monitor
+
+            monitor = Monitor(plan)
+            try:
+                monitor.prepare()
+                monitor.create()
+            except BaseException:
+                monitor.close()
+                raise
+        except VmmError as error:
+            channel.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
+            return 255
+        except Exception as error:
+            channel.send({"error": f"{type(error).__name__}: {error}"})
+            return 255
+        channel.send({"wanted": monitor.wanted})
+        channel.close()
+        gc.freeze()
+        gc.enable()
+        return monitor.wait()
