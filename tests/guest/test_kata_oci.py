@@ -21,6 +21,7 @@ from pyvmm_kata.host.mounts import TAG
 from tests.guest.kata_tools import (
     BIN,
     PATIENCE,
+    ROOT,
     VICTIMS,
     Oci,
     check_jail,
@@ -304,6 +305,37 @@ def test_a_machine_and_a_clone_get_cpus_with_a_quota(oci: Oci, templates: Templa
         templates.call("delete", "--force", "c1")
         templates.wait_for_one()
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_a_clone_grows_to_limits_above_its_size(oci: Oci, templates: Templates) -> None:
+    templates.settings.write_text(f'{templates.settings.read_text()}more_memory = "512M"\nmore_cpus = 1\n')
+    limits = {"memory": {"limit": 640 << 20}, "cpu": {"quota": 200_000, "period": 100_000}}
+    for wanted in ("boots: there is no template", "clone of"):
+        assert wanted in templates.create("sleep 600", linux__resources=limits)
+        memory = templates.call("exec", "c1", "sh", "-c", "grep MemTotal /proc/meminfo").split()
+        assert int(memory[1]) > 640 << 10, "MemTotal, in KiB"
+        assert templates.call("exec", "c1", "nproc") == "2\n"
+        assert templates.call("exec", "c1", "cat", "/sys/fs/cgroup/memory.max") == f"{640 << 20}\n"
+        templates.call("delete", "--force", "c1")
+        templates.wait_for_one()
+    assert len(templates.call("template", "list").splitlines()) == 1, "one serves containers without limits, too"
+
+
+def test_the_library(oci: Oci) -> None:
+    program = ROOT / "examples" / "kata" / "use_container.py"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/examples/kata", "TMPDIR": str(oci.folder)}
+    done = subprocess.run(
+        [BIN / "python", program, oci.rootfs, oci.settings, oci.root],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["hello world", " ended with 3"]
+    assert lines[3:] == ["a copy is running", "ended with 137"]
 
 
 @pytest.mark.long  # three templates are made; tests/kata has the rest of what is refused

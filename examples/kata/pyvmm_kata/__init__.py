@@ -1,5 +1,25 @@
 """Containers, each pod in a virtual machine of its own: an OCI runtime and a containerd shim on pyvmm's public API.
 
-:class:`pyvmm_kata.pod.sandbox.Sandbox` is a virtual machine with its containers; ``pyvmm-oci``, ``pyvmm run`` and
-``containerd-shim-pyvmm-v2`` are front ends of it.
+:class:`Container` is a container for programs; ``pyvmm-oci``, ``pyvmm run`` and ``containerd-shim-pyvmm-v2`` are for
+people and other runtimes.  :class:`pyvmm_kata.pod.sandbox.Sandbox` is a virtual machine with its containers.
+
+The public names are here; they are imported when they are first used.
 """
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm_kata.containers import PIPE as PIPE
+    from pyvmm_kata.containers import Container as Container
+    from pyvmm_kata.containers import Process as Process
+
+__all__ = ["PIPE", "Container", "Process"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pyvmm_kata import containers
+
+    return getattr(containers, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.bundle.settings import NETWORK, PUBLISH
@@ -14,13 +14,34 @@ from vmm import Publish
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from pyvmm_kata.state import Json
 
 PERIOD = 100_000
 
 
-def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str) -> Json:
+class Options(NamedTuple):
+    """What a container is made of, see ``pyvmm run --help`` for each."""
+
+    image: str
+    command: list[str]
+    tty: bool = False
+    volume: Sequence[str] = ()
+    publish: Sequence[str] = ()
+    env: Sequence[str] = ()
+    memory: str = ""
+    cpus: float = 0.0
+    network: str = "none"
+    hostname: str = ""
+    workdir: str = ""
+    user: str = ""
+    read_only: bool = False
+
+
+def make_spec(
+    options: Options | argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str
+) -> Json:
     """config.json of what the user wants.
 
     :raises ConfigError: it cannot be
@@ -44,7 +65,7 @@ def make_spec(options: argparse.Namespace, rootfs: str, process: Json, folder: s
     return spec
 
 
-def merge_env(base: list[str], changes: list[str]) -> list[str]:
+def merge_env(base: list[str], changes: Sequence[str]) -> list[str]:
     """Variables as ``NAME=VALUE``; of the changes, a ``NAME`` alone has the value that it has here, if any."""
     found = dict(entry.partition("=")[::2] for entry in base)
     for entry in changes:
@@ -74,7 +95,7 @@ def _volume(text: str) -> Json:
     return {"destination": target, "type": "bind", "source": os.path.abspath(source), "options": options}
 
 
-def _limits(options: argparse.Namespace) -> Json:
+def _limits(options: Options | argparse.Namespace) -> Json:
     limits: Json = {}
     if options.memory:
         limit = parse_size(options.memory, "--memory", "run-memory")
@@ -88,7 +109,7 @@ def _limits(options: argparse.Namespace) -> Json:
     return limits
 
 
-def _set_network(spec: Json, options: argparse.Namespace, folder: str) -> None:
+def _set_network(spec: Json, options: Options | argparse.Namespace, folder: str) -> None:
     if options.publish and options.network != "user":
         raise ConfigError("--publish is of --network user", code="run-network")
     resolver = network.USER_DNS

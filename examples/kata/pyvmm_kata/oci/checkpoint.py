@@ -125,7 +125,7 @@ def checkpoint(context: Context, arguments: Sequence[str]) -> int:
     end = not options["leave-running"]
     began = time.monotonic()
     place = os.path.abspath(options["image-path"] or DEFAULT)
-    _save(folder, place, end=end)
+    save(folder, place, end=end)
     if options["work-path"]:
         us = _microseconds_since(began)
         memory = os.stat(os.path.join(checkpoint_folder.read(place, verified=True).machine, "memory"))
@@ -159,9 +159,6 @@ def restore(context: Context, arguments: Sequence[str]) -> int:
 
 def fork(context: Context, arguments: Sequence[str]) -> int:
     """Run ``fork``; returns the exit status."""
-    from pyvmm_kata.bundle.bundle import Bundle
-    from pyvmm_kata.oci.create import create
-
     options = _options(arguments, FORK, "fork")
     if options is None:
         return 0
@@ -172,42 +169,7 @@ def fork(context: Context, arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"fork: {'two copies have one id' if names else 'the ids of the copies are missing'}", code="oci-usage"
         )
-    folder = context.folder(container_id)
-    known = state.read(folder)
-    if known["process"].get("terminal"):
-        raise ConfigError(
-            f"fork: the container {container_id} has a terminal, and its copies would have none",
-            code="checkpoint-terminal",
-            hint="checkpoint --leave-running, then restore with a --console-socket for each",
-        )
-    for name in names:
-        if os.path.lexists(context.folder(name)):
-            raise ConfigError(f"container with id {name} exists already", code="container-exists")
-    bundles = os.path.abspath(options["bundles"] or os.path.dirname(known["bundle"]))
-    made: list[str] = []
-    forked: list[str] = []
-    place = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=options["image-path"] or _roomy())
-    try:
-        # Its files are copied while its processes stand still
-        _save(folder, place, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, bundles, names, made))
-        found = checkpoint_folder.read(place, verified=True)
-        for name in names:
-            bundle = Bundle.load(os.path.join(bundles, name))
-            create(
-                context,
-                name,
-                {"bundle": bundle.path, "preserve-fds": 0, "console-socket": "", "pid-file": ""},
-                kept=found,
-            )
-            forked.append(name)
-    except BaseException:
-        for name in forked:
-            delete(context.folder(name), force=True)
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    fork_container(context, container_id, names, options["bundles"], options["image-path"])
     return 0
 
 
@@ -253,10 +215,63 @@ def _varint(value: int) -> bytes:
     return encoded + bytes([value])
 
 
+# -- copying ----------------------------------------------------------------------------------------------------------
+
+
+def fork_container(
+    context: Context, container_id: str, names: Sequence[str], bundles: str = "", place: str = ""
+) -> dict[str, int]:
+    """Make running copies of a container; the pid of each, a child of this process, by its id.
+
+    :param bundles: where their bundles are made; empty: beside the container's
+    :param place: where its memory is saved meanwhile; empty: a folder with room
+    :raises VmmError: there are no copies
+    """
+    from pyvmm_kata.bundle.bundle import Bundle
+    from pyvmm_kata.oci.create import create
+
+    folder = context.folder(container_id)
+    known = state.read(folder)
+    if known["process"].get("terminal"):
+        raise ConfigError(
+            f"fork: the container {container_id} has a terminal, and its copies would have none",
+            code="checkpoint-terminal",
+            hint="checkpoint --leave-running, then restore with a --console-socket for each",
+        )
+    for name in names:
+        if os.path.lexists(context.folder(name)):
+            raise ConfigError(f"container with id {name} exists already", code="container-exists")
+    place_of_bundles = os.path.abspath(bundles or os.path.dirname(known["bundle"]))
+    made: list[str] = []
+    forked: dict[str, int] = {}
+    saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
+    try:
+        # Its files are copied while its processes stand still
+        save(folder, saved, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, place_of_bundles, names, made))
+        found = checkpoint_folder.read(saved, verified=True)
+        for name in names:
+            bundle = Bundle.load(os.path.join(place_of_bundles, name))
+            forked[name] = create(
+                context,
+                name,
+                {"bundle": bundle.path, "preserve-fds": 0, "console-socket": "", "pid-file": ""},
+                kept=found,
+            )
+    except BaseException:
+        for name in forked:
+            delete(context.folder(name), force=True)
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(saved, ignore_errors=True)
+    return forked
+
+
 # -- saving ----------------------------------------------------------------------------------------------------------
 
 
-def _save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], None] = lambda spec: None) -> None:
+def save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], None] = lambda spec: None) -> None:
     """Save the container whose state is in *folder* as a checkpoint in the folder *place*.
 
     :param end: it ends with that; else it goes on

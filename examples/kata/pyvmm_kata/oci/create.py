@@ -53,16 +53,19 @@ def create(
     foreground: bool = False,
     kept: Kept | None = None,
     front: Front | None = None,
+    streams: tuple[int, int, int] = (0, 1, 2),
 ) -> int:
     """Make a container; returns the pid of its face, a child of this process, or of the front's caller.
 
     :param kept: a checkpoint from which it goes on; None: it is made anew, and not yet started
     :param foreground: the container may use this process's terminal, without a console socket
     :param front: this process is one
+    :param streams: descriptors of its standard input, output and error, unless it has a console
     :raises Elsewhere: another process can make it, and this one cannot
     :raises VmmError: it cannot be made; nothing of it is left
     """
     wanted = _checked(context, container_id, options, foreground=foreground, kept=kept, front=front)
+    wanted = wanted._replace(streams=streams)
     folder = _make_folder(context, container_id)
     face: Face | None = None
     console = -1

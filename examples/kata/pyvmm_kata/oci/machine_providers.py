@@ -41,6 +41,7 @@ class Wanted(NamedTuple):
     :ivar cgroup: where its processes on the host are to be
     :ivar kept: a checkpoint from which it goes on; None: it is new
     :ivar wishes: what a monitor that was ready before is to do when the container is made
+    :ivar streams: its standard input, output and error
     :ivar only_ready: this process makes no machine: another one does if none is ready
     """
 
@@ -53,6 +54,7 @@ class Wanted(NamedTuple):
     kept: Kept | None
     wishes: Json
     only_ready: bool
+    streams: tuple[int, int, int] = (0, 1, 2)
 
 
 class Begun(NamedTuple):
@@ -68,10 +70,13 @@ class Begun(NamedTuple):
     face: Face
     console: int
 
-    def request(self) -> tuple[Json, list[int]]:
-        """The part of a request that all processes with a machine understand, and its descriptors."""
+    def request(self, own: tuple[int, int, int]) -> tuple[Json, list[int]]:
+        """The part of a request that all processes with a machine understand, and its descriptors.
+
+        :param own: the streams where there is no console
+        """
         terminal = bool(self.known["process"].get("terminal"))
-        streams = [self.console] if self.console >= 0 else [0, 1] if terminal else [0, 1, 2]
+        streams = [self.console] if self.console >= 0 else list(own[:2] if terminal else own)
         request = {"id": self.known["id"], "folder": self.folder, "face": self.face.pid, "streams": len(streams)}
         return request, [self.face.fileno(), *streams]
 
@@ -120,7 +125,7 @@ class OfOthers:
         """See :class:`Provider`: its monitor makes it, with the files that this process sees."""
         placed = Placed.of(self._wanted.bundle, self._wanted.container_id, self.machine.members)
         try:
-            request, fds = begun.request()
+            request, fds = begun.request(self._wanted.streams)
             channel = control.connect(self.machine.holder)
             try:
                 channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
@@ -159,7 +164,7 @@ class OfPool:
         assert taken is not None
         placed = Placed.of(wanted.bundle, wanted.container_id, ())
         try:
-            request, fds = begun.request()
+            request, fds = begun.request(wanted.streams)
             request |= {"op": "create", "same": see([begun.folder]), "cgroup": wanted.cgroup, **wanted.wishes}
             request |= {"bundle": wanted.bundle.path, "spec": wanted.bundle.spec, "placed": placed.to_json()}
             return not taken.become(request, [*fds, *placed.trees])
@@ -207,12 +212,13 @@ class Own:
         from pyvmm_kata.oci.container_service import Plan
 
         wanted, console = self._wanted, begun.console
+        streams = wanted.streams
         if console >= 0:
             stdio = Stdio(os.dup(console), os.dup(console), None, terminal=True)
         elif wanted.bundle.spec["process"].get("terminal"):
-            stdio = Stdio(os.dup(0), os.dup(1), None, terminal=True)
+            stdio = Stdio(os.dup(streams[0]), os.dup(streams[1]), None, terminal=True)
         else:
-            stdio = Stdio(os.dup(0), os.dup(1), os.dup(2))
+            stdio = Stdio(os.dup(streams[0]), os.dup(streams[1]), os.dup(streams[2]))
         return Plan(
             wanted.container_id,
             begun.folder,

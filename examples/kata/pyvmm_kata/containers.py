@@ -1,0 +1,390 @@
+"""Containers as a library: each in a virtual machine of its own, without a command line in between.
+
+>>> from pyvmm_kata import PIPE, Container
+>>> with Container.create("./rootfs", ["sleep", "600"]) as container:    # doctest: +SKIP
+...     container.start()
+...     with container.exec(["uname", "-r"], stdout=PIPE) as process:
+...         print(process.stdout.read())
+
+A container is the same as one of ``pyvmm-oci``: its state is below the same root, its machine comes from the pool if
+there is one, and ``pyvmm-oci list``, ``exec`` and ``delete`` see it.  It outlives this process unless it is removed.
+
+The first process of a container is a child of the process that made it, which is a fork of a process with threads only
+where no pool gives the machine: a program with many threads is better off with a pool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import signal
+import tempfile
+from typing import IO, TYPE_CHECKING, Any
+
+from pyvmm_kata import state
+from pyvmm_kata.bundle import images
+from pyvmm_kata.bundle.checks import check_id
+from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.oci import checkpoint as checkpoints
+from pyvmm_kata.oci import kill
+from pyvmm_kata.oci.context import Context, default_root
+from pyvmm_kata.oci.create import create
+from pyvmm_kata.oci.delete import delete
+from pyvmm_kata.oci.exec_process import OPTIONS as PROCESS_OPTIONS
+from pyvmm_kata.oci.exec_process import process_from
+from pyvmm_kata.pod import checkpoint_folder
+from pyvmm_kata.protocol import control
+from pyvmm_kata.run_spec import Options, make_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from pyvmm_kata.state import Json
+
+    Stream = int | IO[bytes] | None
+    """A descriptor, a file, :data:`PIPE`, or None for ``/dev/null``."""
+
+PIPE = -1
+"""A stream of :meth:`Container.exec` that is an attribute of the process: a new pipe."""
+_READS = (True, False, False)
+
+
+class Process:
+    """A program that was started in a container beside its first one.
+
+    :ivar stdin: to write to, where that was :data:`PIPE`
+    :ivar stdout: to read from, likewise
+    :ivar stderr: to read from, likewise
+    """
+
+    def __init__(self, channel: control.Channel, pipes: Sequence[IO[bytes] | None]) -> None:
+        self._channel = channel
+        self.stdin, self.stdout, self.stderr = pipes
+        self._status: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; its exit status, or 128 and the number of the signal that ended it.
+
+        :param timeout: seconds
+        :raises HostError: it has not ended in time, or the container has without it
+        """
+        if self._status is None:
+            end = self._channel.receive(timeout)
+            if end is None:
+                raise HostError("the container ended before the process did", code="oci-gone")
+            self._status = int(end["exit"])
+        return self._status
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal; one that has ended does not mind."""
+        try:
+            self._channel.send({"signal": number})
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close its pipes and the connection.  A process that runs goes on."""
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._channel.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+class Container:
+    """A container that there is.
+
+    :param container_id: its id
+    :param root: where states are, as ``pyvmm-oci --root``; empty: where they usually are
+    :param config: the administrator's settings (``kata.toml``); empty: the usual file
+    :ivar id: its id
+    :ivar bundle: the folder with its config.json
+    :raises ConfigError: there is no such container
+    """
+
+    def __init__(self, container_id: str, *, root: str = "", config: str = "") -> None:
+        context = _context(root, config)
+        self._take(context, check_id(container_id))
+
+    def _take(self, context: Context, container_id: str, pid: int = 0, folder: str = "") -> None:
+        """
+        :param pid: of its face, which is a child of this process; 0: it is not
+        :param folder: is removed with it
+        """
+        self._context = context
+        self._folder = context.folder(container_id)
+        self._own = folder
+        self._status: int | None = None
+        self._child = pid
+        self.id = container_id
+        known = state.read(self._folder)
+        self.bundle = str(known["bundle"])
+        self._pid = int(known["pid"])
+        self._process = os.pidfd_open(self._pid)
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        image: str,
+        command: Sequence[str] = (),
+        *,
+        name: str = "",
+        root: str = "",
+        config: str = "",
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        **options: Any,
+    ) -> Container:
+        """Make a container, not yet started.
+
+        :param image: a folder with a root file system, a disk with one, an OCI layout or archive, or what skopeo takes;
+            all but folders and disks are unpacked, and removed with the container
+        :param command: what it runs; empty: what the image says
+        :param name: its id; empty: a new one
+        :param options: the other fields of :class:`pyvmm_kata.run_spec.Options`: ``memory="64M"``, ``cpus=1.5``,
+            ``volume=["./site:/srv:ro"]``, ``env=["A=1"]``, ``network="user"``, ``publish=["8080:80"]``, ...
+        :raises VmmError: it cannot be made; nothing of it is left
+        """
+        wanted = Options(image, list(command), **options)
+        container_id = check_id(name or f"run-{secrets.token_hex(6)}")
+        folder = tempfile.mkdtemp(prefix="pyvmm-container-")
+        try:
+            rootfs, process = images.open_image(image, folder)
+            spec = make_spec(wanted, os.path.abspath(rootfs), process, folder, container_id)
+            with open(os.path.join(folder, "config.json"), "w") as file:
+                json.dump(spec, file)
+            return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
+        except BaseException:
+            images.remove(folder)
+            raise
+
+    @classmethod
+    def restore(
+        cls,
+        checkpoint: str,
+        bundle: str,
+        *,
+        name: str = "",
+        root: str = "",
+        config: str = "",
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+    ) -> Container:
+        """Let a copy of a container go on where a checkpoint was made.
+
+        :param bundle: with config.json: the same program, the same mounts; :attr:`bundle` of the container is one
+        :raises VmmError: it cannot go on; nothing of it is left
+        """
+        container_id = check_id(name or f"run-{secrets.token_hex(6)}")
+        kept = checkpoint_folder.read(os.path.abspath(checkpoint))
+        return cls._create(_context(root, config), container_id, bundle, (stdin, stdout, stderr), kept=kept)
+
+    @classmethod
+    def _create(
+        cls,
+        context: Context,
+        container_id: str,
+        bundle: str,
+        streams: Sequence[Stream],
+        *,
+        owned: str = "",
+        kept: checkpoint_folder.Kept | None = None,
+    ) -> Container:
+        options = {"bundle": bundle, "preserve-fds": 0, "console-socket": "", "pid-file": ""}
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            ends = [_descriptor(stream, null) for stream in streams]
+            pid = create(context, container_id, options, kept=kept, streams=(ends[0], ends[1], ends[2]))
+        finally:
+            os.close(null)
+        made = cls.__new__(cls)
+        made._take(context, container_id, pid, owned)
+        return made
+
+    def fork(self, *names: str, bundles: str = "") -> list[Container]:
+        """Make running copies, each in a machine of its own with a copy of the root file system; this one goes on.
+
+        :param names: an id for each copy
+        :param bundles: where folders of these names are made, which are the caller's to remove; empty: beside its own
+        :raises VmmError: there are no copies
+        """
+        made = []
+        for name, pid in checkpoints.fork_container(self._context, self.id, names, bundles).items():
+            copy = Container.__new__(Container)
+            copy._take(self._context, name, pid)
+            made.append(copy)
+        return made
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run its program.
+
+        :raises VmmError: it cannot be run, or has been started before
+        """
+        kill.start(self._folder)
+
+    def exec(
+        self,
+        command: Sequence[str],
+        *,
+        env: Iterable[str] = (),
+        cwd: str = "",
+        user: str = "",
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+    ) -> Process:
+        """Run one more program in it.
+
+        :param env: ``NAME=VALUE``, in addition to its first program's
+        :param cwd: where it starts; empty: where the first one did
+        :param user: ``UID[:GID]``; empty: as the first one
+        :raises VmmError: it cannot be run
+        """
+        options: Json = {key: [] if kind == "list" else "" for key, kind in PROCESS_OPTIONS.items()}
+        options |= {"env": list(env), "cwd": cwd, "user": user, "tty": False, "no-new-privs": False}
+        options |= {"additional-gids": [], "cap": []}
+        process = process_from(state.read(self._folder)["process"], options, list(command))
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        theirs: list[int] = []
+        pipes: list[IO[bytes] | None] = []
+        channel: control.Channel | None = None
+        try:
+            for stream, reads in zip((stdin, stdout, stderr), _READS, strict=True):
+                if stream == PIPE:
+                    reader, writer = os.pipe2(os.O_CLOEXEC)
+                    theirs.append(reader if reads else writer)
+                    pipes.append(os.fdopen(writer if reads else reader, "wb" if reads else "rb", buffering=0))
+                else:
+                    theirs.append(os.dup(_descriptor(stream, null)))
+                    pipes.append(None)
+            channel = control.connect(self._folder)
+            channel.request({"op": "exec", "process": process}, theirs)
+            channel.answer()
+        except BaseException:
+            for pipe in filter(None, pipes):
+                pipe.close()
+            if channel is not None:
+                channel.close()
+            raise
+        finally:
+            for fd in (null, *theirs):
+                os.close(fd)
+        return Process(channel, pipes)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send its first process a signal.
+
+        :raises VmmError: it does not run
+        """
+        control.call(self._folder, "kill", signal=number, all=False)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of its first process; its exit status, or 128 and the number of the signal that ended it.
+
+        :param timeout: seconds
+        :raises HostError: it has not ended in time, or is not a child of this process, which cannot know its status
+        """
+        if self._status is not None:
+            return self._status
+        ended = select.poll()
+        ended.register(self._process, select.POLLIN)
+        if not ended.poll(None if timeout is None else timeout * 1000):
+            raise HostError(f"container {self.id} has not ended in {timeout:g} s", code="timeout")
+        if not self._child:
+            raise HostError(f"container {self.id} has ended, and was made by another process", code="container-state")
+        code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+        self._status = code if code >= 0 else 128 - code
+        return self._status
+
+    def pause(self) -> None:
+        """Freeze its processes.
+
+        :raises VmmError: they cannot be frozen
+        """
+        control.call(self._folder, "pause")
+
+    def resume(self) -> None:
+        """Let them go on.
+
+        :raises VmmError: they cannot go on
+        """
+        control.call(self._folder, "resume")
+
+    @property
+    def status(self) -> str:
+        """``created``, ``running``, ``paused`` or ``stopped``.
+
+        :raises ConfigError: it has been removed
+        """
+        return str(state.read(self._folder)["status"])
+
+    def stats(self) -> Json:
+        """What it uses, with the field names of ``runc events --stats``: bytes, nanoseconds.
+
+        :raises VmmError: it does not run
+        """
+        found: Json = control.call(self._folder, "stats")["data"]
+        return found
+
+    def checkpoint(self, folder: str, *, end: bool = False) -> None:
+        """Save it with all of its memory.
+
+        :param folder: replaces the checkpoint that is there
+        :param end: it ends with that; else it goes on
+        :raises VmmError: it cannot be saved, and goes on
+        """
+        checkpoints.save(self._folder, os.path.abspath(folder), end=end)
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """End it, in whatever state it is, and remove what belongs to it.  A second call does nothing.
+
+        :raises VmmError: something cannot be removed
+        """
+        if self._process < 0:
+            return
+        if os.path.isdir(self._folder):
+            delete(self._folder, force=True)
+        if self._child and self._status is None:
+            self.wait(REMOVE_S)
+        os.close(self._process)
+        self._process = -1
+        if self._own:
+            images.remove(self._own)
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.remove()
+
+
+REMOVE_S = 30.0
+
+
+def _context(root: str, config: str) -> Context:
+    return Context(os.path.abspath(root or default_root()), config=config, annotations=("network", "publish"))
+
+
+def _descriptor(stream: Stream, null: int) -> int:
+    if stream is None:
+        return null
+    fd = stream if isinstance(stream, int) else stream.fileno()
+    if fd < 0:
+        raise ConfigError("PIPE is for exec: a container outlives whoever reads", code="container-stream")
+    return fd
