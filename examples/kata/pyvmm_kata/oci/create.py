@@ -18,13 +18,25 @@ from pyvmm_kata.oci.machine_providers import Begun, Wanted, providers
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
+    from typing import Protocol
 
     from pyvmm_kata.oci.context import Context
-    from pyvmm_kata.oci.launcher_server import Front
     from pyvmm_kata.oci.shared_machine import Machine
     from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.state import Json
+
+    class Front(Protocol):
+        """Who creates the container for another process: :class:`pyvmm_kata.oci.launcher_server.Front`."""
+
+        @property
+        def wishes(self) -> Json: ...
+
+        def check(self, bundle: Bundle, machine: Machine, chosen: settings.Settings) -> None: ...
+
+        def spawn(self, words: list[str]) -> socket.socket: ...
+
 
 OPTIONS = {
     "bundle": VALUE,

@@ -470,10 +470,5 @@ def _allow_files() -> None:
 
 def _note_phases(machine: AnyMachine) -> None:
     """Note the times of the machine's start."""
-    if machine.config.isolation == "thread":
-        phases = [*machine.phases, ("first-run", machine.vcpus[0].exit_counts()["first_run_ns"] / 1e9)]
-    else:
-        isolated: Any = machine
-        phases = isolated.phases_within()
-    for name, at in phases:
+    for name, at in machine.phases_within():
         timeline.note(f"machine: {name}", at)
