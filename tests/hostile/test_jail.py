@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -1035,6 +1036,55 @@ def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
                 assert process.wait(60) == 20, process.communicate()[1]
             finally:
                 process.kill()
+
+
+@contextlib.contextmanager
+def in_pipes(folder: Path, uid: int, *options: str) -> Iterator[int]:
+    """The process id of a machine of user *uid* with a control socket "c"; its stdout and stderr are pipes."""
+    node = folder / "kvm"
+    os.mknod(node, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+    os.chmod(node, 0o666)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, uid, uid)
+    boot = [sys.executable, str(PYVMM), "boot", "--memory", "32M", "--control", f"{folder}/c", "--jail", "on", *options]
+    command = ["unshare", "--mount", "sh", "-e", "-c", AS_USER.replace("1000", str(uid)), "sh", str(node), *boot]
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, cwd=folder, stdin=null, stdout=pipe, stderr=pipe) as process:
+        try:
+            while process.poll() is None and not serves(f"{folder}/c"):
+                time.sleep(0.01)
+            assert process.poll() is None, process.communicate()
+            yield process.pid
+            ask(f"{folder}/c", "stop")
+            assert process.wait(60) == 20, process.communicate()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("uid", [0, 1000], ids=["root", "user"])
+def test_disks_that_come_make_no_file_larger_than_they_are(uid: int) -> None:
+    """Who takes a machine over fills no file system by a disk; the server of the control socket raises the limit to
+    what a disk has that is plugged in or grows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, disks = Path(name), f"{name}/disks"
+        os.mkdir(disks)
+        for which, size in (("small", 1 << 20), ("large", 100 << 20), ("unwritten", 200 << 20)):
+            Path(disks, which).touch()
+            os.truncate(f"{disks}/{which}", size)
+        options = ["--kernel", tiny.make(folder, OBEDIENT), "--transport", "pci", "--disks-from", disks]
+        with in_pipes(folder, uid, *options) as pid:
+
+            def most() -> str:
+                limits = Path(f"/proc/{pid}/limits").read_text()
+                return next(line.split()[3] for line in limits.splitlines() if line.startswith("Max file size"))
+
+            assert most() == str(64 << 20), "as without the option: what a snapshot may need"
+            for disk, size in (("small", 64), ("unwritten,ro", 64), ("large", 100)):
+                ask(f"{folder}/c", "add-disk", disk=f"{disks}/{disk}")
+                assert most() == str(size << 20)
+            os.truncate(f"{disks}/small", 120 << 20)
+            ask(f"{folder}/c", "resize-disk", path=f"{disks}/small")
+            assert most() == str(120 << 20)
 
 
 def check_users_starter(machine: int, control: str, share: str) -> None:

@@ -119,6 +119,7 @@ class Disks(Plugged):
                 code="disk-size",
                 hint="start it on PCI and with --disks-from DIR, or with --jail=off",
             )
+        machine.allow_file(path)
         machine.resize_disk(paths.index(path))
 
 

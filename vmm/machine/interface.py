@@ -204,6 +204,9 @@ class MachineInterface:
     def _forward(self, row: Call, arguments: dict[str, Any]) -> Any:
         raise NotImplementedError(row.name)
 
+    def allow_file(self, path: str) -> None:
+        """Let the machine's process write a file that is as large as this one."""
+
     @property
     def state(self) -> str:
         """``made``, ``running``, ``paused``, ``ended`` or ``closed``."""

@@ -557,7 +557,7 @@ struct jail_config {
 	uint32_t uid;       /* user and group to change to; 0: do not change */
 	uint32_t files;     /* RLIMIT_NOFILE; 0: do not change */
 	uint32_t threads;   /* RLIMIT_NPROC; only with a uid */
-	uint32_t pad;
+	uint32_t grows;     /* file_size is only the soft limit: jail_raise_file_size() can raise it */
 	uint64_t file_size; /* RLIMIT_FSIZE; 0: do not change */
 };
 
@@ -578,6 +578,11 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls);
  * 0 even if the host refused walls: see *walls.
  */
 int jail_reduce(uint64_t capabilities, struct jail_walls *walls);
+/*
+ * Let a jailed process, whose user and group *uid* is (0: the caller's own), write files of *size* bytes. Its filter does not
+ * let it change the limit itself. 0 or -errno.
+ */
+int jail_raise_file_size(int pid, uint32_t uid, uint64_t size);
 /* Open a file to read as one without capabilities: a descriptor or -errno. */
 int jail_open_unprivileged(const char *path);
 /*

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 import select
+import struct
 
 from vmm.errors import HostError
 from vmm.faststart.builtin import socket
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _CAPABILITIES = ("dac_override", "dac_read_search", "fowner", "kill")
 """Capabilities of the process: it writes snapshots in any directory, and kills a machine that does not answer."""
-_GO = b"g"
+_GO = struct.Struct("=I")
+"""The message with which the server begins: the user of the machine's process, or 0."""
 _END_S = 10
 """Seconds that a machine has to end when who started it has."""
 
@@ -79,10 +81,13 @@ class ControlProcess(Requests):
                 each.close()
 
     def hand_over(self, machine: Machine) -> None:
-        """Set the machine, and tell the other process to restrict itself and to serve."""
+        """Set the machine."""
         super().hand_over(machine)
-        self._sock.send(_GO)
         machine.loop.add(self._pidfd, lambda _events: self._on_end(machine))
+
+    def go(self, user: int) -> None:
+        """Tell the other process to restrict itself and to serve."""
+        self._sock.sendmsg([_GO.pack(user)])
 
     def _on_end(self, machine: Machine) -> None:
         machine.loop.remove(self._pidfd)
@@ -115,7 +120,12 @@ def _serve_outside(
         leave_others({*ends, machine, listening.sock.fileno(), *folders}, b"pyvmm-control")
         starter = None if shares is None else Starter()
         forks = Forks(sock, machine, config, listening, jail)
-        if sock.recv(1) == _GO:
+        if told := sock.recv(_GO.size):
+            (user,) = _GO.unpack(told)
+            if user and below is not None:
+                # By its real ids it may raise the machine's limit on the size of files; nothing else goes by these
+                posix.setresgid(user, -1, -1)
+                posix.setresuid(user, -1, -1)
             from vmm.processes.jail.restrict import keep_calls, restrict_process, seal_process
 
             restrict_process(_CAPABILITIES)
@@ -133,7 +143,7 @@ def _serve_outside(
                 import_the_rest(disks=below is not None, shares=shares is not None)
                 keep_calls()  # before anything that a client sent is read
                 starts = None if starter is None else starter.start
-                jailed = Jailed(sock, machine, config, starts)
+                jailed = Jailed(sock, machine, config, starts, has_ids=True)
                 poll.unregister(listening.sock)
                 with ControlServer(jailed, listening, below, shares, forks.fork):
                     poll.poll()  # the machine's process sends nothing: this waits for its end

@@ -454,28 +454,8 @@ class IsolatedMachine(AnyMachine):
         self._life.check("resize_disk")
         disks = self.config.disk_configs()
         if 0 <= index < len(disks) and self._life.stage != MADE:
-            self._allow_file(disks[index].path)
+            self._jailed.allow_file(disks[index].path)
         self._jailed.resize_disk(index)
-
-    def _allow_file(self, path: str) -> None:
-        """Let its process write a file that is as large as this one."""
-        import resource
-
-        try:
-            size = os.stat(path).st_size
-            with open(f"/proc/{self.pid}/limits") as limits:  # prlimit(2) tells not even root of another user's
-                most = next(line.split()[3] for line in limits if line.startswith("Max file size"))
-            if most != "unlimited" and size > int(most):
-                resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, size))
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # what is not there is told by whoever looks next
-        except OSError as error:
-            raise HostError(
-                f"disk {path}: the machine's process may not write a file of that size: {error.strerror}",
-                code="disk-size",
-                errno=error.errno or 0,
-                hint='who has CAP_SYS_RESOURCE can allow it; with transport="pci" there is no limit',
-            ) from error
 
     def console_input(self, data: bytes) -> int:
         """As :meth:`Machine.console_input`."""

@@ -55,6 +55,12 @@ class Requests:
         machine.open_for_saving()
         self._machine = machine
 
+    def go(self, user: int) -> None:
+        """The machine is in its jail.
+
+        :param user: whose it is there; 0: whose it was before
+        """
+
     def start(self) -> None:
         """Begin to serve; each request gets a thread of its own."""
         Thread(self._take, "control").start()

@@ -50,6 +50,7 @@ class Jailed(MachineInterface):
         the files that it is to write
     :param process: a pidfd
     :param starter: instead of :func:`start_server`: has it done by a process that may start programs
+    :param has_ids: the real user and group of this process are those of the machine's process
     :ivar config: of the machine, as the user gave it
     """
 
@@ -61,11 +62,14 @@ class Jailed(MachineInterface):
         process: int,
         config: MachineConfig,
         starter: Callable[..., Any] | None = None,
+        *,
+        has_ids: bool = False,
     ) -> None:
         self._sock = sock
         self._process = process
         self._starter = starter
         self._base = -1
+        self._has_ids = has_ids
         self.config = config
 
     @property
@@ -177,6 +181,8 @@ class Jailed(MachineInterface):
             files = DiskFiles.open(config)
         has_them = False
         try:
+            if not config.read_only:
+                self._allow_size(files.fds[-1], config.path)
             answer = self.ask("plug", files.fds, disk=plain(config), about=files.about)
             plugged.number, plugged.jailed, has_them = number(answer.get("number")), self, True
             plugged.is_gone = False
@@ -221,6 +227,32 @@ class Jailed(MachineInterface):
         if answer.get("gone") is True:
             plugged.set_gone()
         return plugged.is_gone
+
+    def allow_file(self, path: str) -> None:
+        """Let its process write a file that is as large as this one.
+
+        :raises HostError: it has a limit that this process may not raise
+        """
+        self._allow_size(path, path)
+
+    def _allow_size(self, file: str | int, path: str) -> None:
+        from vmm.processes.jail.enter import raise_file_size
+
+        try:
+            info = os.stat(file)
+            pid = _row(f"/proc/self/fdinfo/{self._process}", "Pid:")[0]
+            user = 0 if self._has_ids else _row(f"/proc/{pid}/status", "Uid:")[0]
+            if stat.S_ISREG(info.st_mode):
+                raise_file_size(pid, info.st_size, user)
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # what is not there is told by whoever looks next
+        except OSError as error:
+            raise HostError(
+                f"disk {path}: the machine's process may not write a file of that size: {error.strerror}",
+                code="disk-size",
+                errno=error.errno or 0,
+                hint="who has CAP_SYS_RESOURCE can allow it; a machine on PCI has a limit that its user may raise",
+            ) from error
 
     def fork_point(self, n: int, isolation: str = PROCESS) -> OpenPoint:
         """As :meth:`Machine.fork_point`, for children with this *isolation*."""
@@ -294,6 +326,12 @@ def start_server(config: ShareConfig, directory: int, *, cpus: int, ram: int, ma
     if directory >= 0:
         config = replace(config, path=f"/proc/self/fd/{directory}")
     return FsProcess(config, cpus=cpus, node_bytes=node_bytes(ram), machine=machine)
+
+
+def _row(path: str, name: str) -> list[int]:
+    """The numbers behind a name in a file of /proc."""
+    with open(path) as file:
+        return next(list(map(int, line.split()[1:])) for line in file if line.startswith(name))
 
 
 def _silent(error: OSError) -> HostError:
@@ -504,6 +542,7 @@ class Plugged:
         """As :meth:`vmm.board.slots.Attached.resize`."""
         if self.jailed is None:
             raise ConfigError("it is not attached to a machine", code="not-attached")
+        self.jailed.allow_file(self.config.path)
         self.jailed.ask("resize-plugged", number=self.number)
 
     def wait_gone(self, timeout: float) -> bool:

@@ -250,6 +250,9 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
         from vmm.virtio.blk.device import keep_rings
 
         keep_rings(_RINGS)
-    most = 0 if disks else _file_size(machine, control=control)
-    limits = JailLimits(files=_files(machine.config), file_size=most, calls=calls)
-    return go_in(limits, must=values["jail"] == ON)
+    most = _file_size(machine, control=control)
+    limits = JailLimits(files=_files(machine.config), file_size=most, file_size_grows=disks, calls=calls)
+    walls = go_in(limits, must=values["jail"] == ON)
+    if outside.control is not None:
+        outside.control.go(walls.user)
+    return walls

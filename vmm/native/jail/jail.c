@@ -193,12 +193,23 @@ static int limit_lower(int what, uint64_t most)
 	return setrlimit(what, &now) < 0 ? -errno : 0;
 }
 
+static int limit_lower_soft(int what, uint64_t most)
+{
+	struct rlimit now;
+
+	if (getrlimit(what, &now) < 0)
+		return -errno;
+	if (now.rlim_cur > most)
+		now.rlim_cur = most;
+	return setrlimit(what, &now) < 0 ? -errno : 0;
+}
+
 static int limits_set(const struct jail_config *config)
 {
 	int err = limit_lower(RLIMIT_CORE, 0);
 
 	if (!err && config->file_size)
-		err = limit_lower(RLIMIT_FSIZE, config->file_size);
+		err = (config->grows ? limit_lower_soft : limit_lower)(RLIMIT_FSIZE, config->file_size);
 	if (!err && config->files)
 		err = limit_lower(RLIMIT_NOFILE, config->files);
 	/* The kernel counts all threads of the user, so this needs a user that no other process has. */
@@ -253,6 +264,41 @@ static void wall_note(struct jail_walls *walls, uint32_t wall, int err)
 static void leave_namespace(struct jail_walls *walls, uint32_t wall, int flag)
 {
 	wall_note(walls, wall, unshare(flag) < 0 ? -errno : 0);
+}
+
+static int raise_file_size(int pid, uint64_t size)
+{
+	struct rlimit now;
+
+	if (prlimit(pid, RLIMIT_FSIZE, NULL, &now) < 0)
+		return -errno;
+	if (now.rlim_cur >= size)
+		return 0;
+	now.rlim_cur = size;
+	if (now.rlim_max < size)
+		now.rlim_max = size;
+	return prlimit(pid, RLIMIT_FSIZE, &now, NULL) < 0 ? -errno : 0;
+}
+
+/*
+ * Without CAP_SYS_RESOURCE, prlimit(2) compares the ids of the process with the caller's real ones. This thread takes these
+ * for the call, by system calls and not by the C library, which would change all threads.
+ */
+int jail_raise_file_size(int pid, uint32_t uid, uint64_t size)
+{
+	unsigned int user, group, other, another;
+	int err;
+
+	if (!uid)
+		return raise_file_size(pid, size);
+	if (syscall(SYS_getresuid, &user, &other, &another) < 0 || syscall(SYS_getresgid, &group, &other, &another) < 0)
+		return -errno;
+	(void)!syscall(SYS_setresgid, uid, -1, -1);
+	(void)!syscall(SYS_setresuid, uid, -1, -1);
+	err = raise_file_size(pid, size);
+	(void)!syscall(SYS_setresuid, user, -1, -1);
+	(void)!syscall(SYS_setresgid, group, -1, -1);
+	return err;
 }
 
 /*

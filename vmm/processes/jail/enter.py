@@ -40,6 +40,7 @@ class JailLimits:
     :ivar files: most open descriptors (RLIMIT_NOFILE); 0: unchanged
     :ivar threads: most threads of its user (RLIMIT_NPROC); only if it gets a user of its own
     :ivar file_size: largest offset that it may write a file at, in bytes (RLIMIT_FSIZE); 0: unchanged
+    :ivar file_size_grows: another process can raise that later: :func:`raise_file_size`
     :ivar calls: the kinds of threads that it will have (``SECCOMP_*`` bits): their system calls stay allowed; 0: no
         filter, all system calls stay allowed
     """
@@ -47,6 +48,7 @@ class JailLimits:
     files: int = 1024
     threads: int = 1024
     file_size: int = 0
+    file_size_grows: bool = False
     calls: int = 0
 
 
@@ -117,6 +119,7 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
             problem = f"a user of its own: {error}"
     config = ffi.new("struct jail_config *")
     config.uid, config.files, config.threads, config.file_size = user, limits.files, limits.threads, limits.file_size
+    config.grows = limits.file_size_grows
     walls = ffi.new("struct jail_walls *")
     failed = -lib.jail_enter(config, walls)
     if failed:
@@ -143,3 +146,14 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
             f"jail: {problem}", code="jail", errno=int(walls.first_errno), hint="--jail=auto continues without it"
         )
     return Walls(standing, problem, user if standing & lib.JAIL_USER else 0)
+
+
+def raise_file_size(pid: int, size: int, user: int = 0) -> None:
+    """Let a process in a jail write files of *size* bytes.  Its filter does not let it do so itself.
+
+    :param user: its user, whose real ids this thread takes for the call; 0: this process has them, or CAP_SYS_RESOURCE
+    :raises OSError: the kernel refuses
+    """
+    failed = -lib.jail_raise_file_size(pid, user, size)
+    if failed:
+        raise OSError(failed, posix.strerror(failed))
