@@ -61,6 +61,36 @@ def one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def files_of(pid: int) -> set[tuple[str, int]]:
+    """Paths of the host's files that a process has open, each with its access mode (O_RDONLY, O_WRONLY, O_RDWR)."""
+    found = set()
+    for fd, link in links_of(pid).items():
+        if link.startswith("/") and not link.startswith("/memfd:"):
+            text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+            (flags,) = re.findall(r"^flags:\s*(\d+)", text, re.MULTILINE)
+            found.add((link, int(flags, 8) & os.O_ACCMODE))
+    return found
+
+
+def not_for_a_jail(pid: int, folder: Path, writable: set[str]) -> list[tuple[str, int]]:
+    """Files that a jailed machine has open, or as it should not: docs/security.md lists those that it may have.
+
+    :param folder: files below it are the user's: they may be read
+    :param writable: files that may be written
+    """
+    proc, read, both = f"/proc/{pid}", os.O_RDONLY, os.O_RDWR
+    may = {f"{proc}/maps": read, f"{proc}/pagemap": read, "/run/pyvmm/users": read, "/dev/null": both}
+    may |= {"/dev/zero": read, "/dev/urandom": read, "/dev/random": read, "/dev/kvm": both, "/dev/net/tun": both}
+    may |= {"/dev/vhost-net": both, "/dev/vhost-vsock": both, "/dev/userfaultfd": both}
+    wrong = []
+    for link, mode in files_of(pid):
+        mine = link in writable or link.startswith(f"{folder}/")
+        own = link in writable or "/stderr-" in link or link.endswith("(deleted)")
+        if mode != may.get(link) and not (mine and (mode == read or own)):
+            wrong.append((link, mode))
+    return wrong
+
+
 class Command:
     """`pyvmm boot ARGUMENTS...`, or another *verb*, in *folder*, in a session of its own.
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.command import Command
+from tests.command import Command, not_for_a_jail
 from tests.driver import RAM, Buffer
 from tests.guest.conftest import Boot
 from tests.guest.vmfixture import PROMPT, Guest
@@ -273,6 +273,7 @@ def test_queues_in_the_jail(guest_kernel: str, fresh_disk: Path, tmp_path: Path)
         command = Command(tmp_path, *arguments, "--jail", "on", "--net", net, *more)
         try:
             command.expect(PROMPT)
+            assert not_for_a_jail(command.process.pid, tmp_path, {str(fresh_disk)}) == []
             command.type(
                 b"for k in 1 2 3; do for name in virtio_net vmw_vsock_virtio_transport; do\n"
                 b"cd /sys/bus/virtio/drivers/$name || continue\n"
