@@ -25,6 +25,8 @@ _WHAT_TO_DO = {
     errno.EADDRINUSE: "remove the file or stop who listens there, or choose another place",
     errno.ENOENT: "make its directory first, or choose another place",
 }
+_UNREAD_S = 10
+"""Seconds that a debugger may leave a reply unread."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,7 @@ class GdbServer:
             self._see_to_reset()
         if self._socket.fileno() not in ready or self._stopping:
             return None
-        connection, _ = self._socket.accept()
-        connection.settimeout(10)  # for a debugger that reads nothing
-        return connection
+        return self._socket.accept()[0]
 
     def _see_to_reset(self) -> None:
         if self._reset:
@@ -139,20 +139,25 @@ class GdbServer:
                 self._target.after_reset()
 
     def _session(self, connection: socket.socket) -> None:
-        stub, reader = Stub(self._target), Reader()
+        stub, reader, silent = Stub(self._target), Reader(), True
         try:
             while not (stub.over or self._stopping):
-                ready = _wait(connection.fileno(), self._wake.fd)
+                # Whoever has sent no packet yet gives way to the next connection, and locks no debugger out
+                others = (self._socket.fileno(),) if silent else ()
+                ready = _wait(connection.fileno(), self._wake.fd, *others)
                 if self._wake.fd in ready:
                     self._wake.clear()
                     self._see_to_reset()
                     _send(connection, self._news(stub))
                 if connection.fileno() in ready:
-                    data = connection.recvmsg(1 << 16)[0]
+                    data = connection.recvmsg(1 << 16, 0, socket.MSG_DONTWAIT)[0]
                     if not data:
                         break
                     for item in reader.feed(data):
+                        silent = False
                         self._take(connection, stub, item)
+                elif ready.intersection(others):
+                    break
             if self._stopping:
                 _send(connection, self._news(stub))
         except OSError as error:
@@ -221,10 +226,19 @@ def _send(connection: socket.socket, reply: bytes | None) -> None:
 
 
 def _send_all(connection: socket.socket, data: bytes) -> None:
-    """As its sendall(), by a call that others need, too."""
+    """As its sendall(), by calls that others need, too: no ioctl, since FIONBIO would set the flags of any file.
+
+    :raises TimeoutError: the debugger reads nothing
+    """
     rest = memoryview(data)
     while rest:
-        rest = rest[connection.sendmsg([rest]) :]
+        try:
+            rest = rest[connection.sendmsg([rest], (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            writable = select.poll()
+            writable.register(connection, select.POLLOUT)
+            if not writable.poll(_UNREAD_S * 1000):
+                raise TimeoutError("the debugger reads nothing") from None
 
 
 def _listen(target: GdbTarget) -> socket.socket:

@@ -152,6 +152,23 @@ def test_a_debugger_that_is_killed_leaves_a_guest_that_runs(gdb: Gdb) -> None:
     wait_until(lambda: gdb.machine.memory.read_int(VALUE, 4) > 10)
 
 
+def test_who_connects_and_says_nothing_gives_way(gdb: Gdb) -> None:
+    """Also whoever sends noise and the beginning of a packet; but no debugger does."""
+    silent = []
+    for sent in (b"", b"+", b"noise", b"$g"):
+        silent.append(socket.socket(socket.AF_UNIX))
+        silent[-1].connect(str(gdb.server.address))
+        silent[-1].sendall(sent)
+    assert "0x1" in gdb("p/x 1", "p/x $rip")
+    assert [each.recv(1) for each in silent] == [b""] * 4
+    debugger, late = Client(str(gdb.server.address)), socket.socket(socket.AF_UNIX)
+    assert debugger.ask(b"qAttached") == b"1"
+    late.connect(str(gdb.server.address))
+    assert debugger.ask(b"qAttached") == b"1", "whoever comes meanwhile waits"
+    for each in (debugger.socket, late, *silent):
+        each.close()
+
+
 def test_ctrl_c(tmp_path: Path) -> None:
     machine, gdb = make(tmp_path, tiny.SPIN, wait=False)
     try:

@@ -20,8 +20,8 @@ CALL(ioctl, CONTROL, IN(1, KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_GET_XCRS, KVM_GET_
 	KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS, KVM_GET_IRQCHIP, KVM_GET_CLOCK, KVM_GET_DEVICE_ATTR, KVM_CHECK_EXTENSION, FICLONE,
 	PAGEMAP_SCAN), "read the state of a machine for a snapshot; copy a disk by sharing its blocks; find the pages that a guest has touched")
 CALL(ioctl, CONTROL, IN(1, KVM_SET_MP_STATE), "have a vCPU that is added wait for its start-up")
-CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_MSRS, FIONBIO),
-	"set breakpoints; read and write registers for a debugger; its connection")
+CALL(ioctl, GDB, IN(1, KVM_SET_GUEST_DEBUG, KVM_SET_REGS, KVM_SET_SREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_MSRS),
+	"set breakpoints; read and write registers for a debugger")
 CALL(ioctl, VSOCK, IN(1, SIOCOUTQ), "how much of the guest's data the reader has not taken")
 CALL(ioctl, SERVER | HOST, IN(1, FIONBIO, TCGETS), "Python: make a socket block; is a file a terminal")
 CALL(ioctl, SERVER, IN(1, PAGEMAP_SCAN), "merge the memory of snapshots: which pages have data")
