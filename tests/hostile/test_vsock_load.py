@@ -90,6 +90,23 @@ def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
             program.close()
 
 
+def test_clients_that_say_nothing_give_way(tmp_path: Path) -> None:
+    """To other clients, and to connections of the guest, when there may be no more."""
+    device = Vsock(VsockConfig(3, str(tmp_path / "v.sock"), connections=4))
+    with VsockGuest(tmp_path, device=device) as guest, guest.listen(1000) as listener:
+        silent = [guest.client() for _ in range(4)]
+        guest.wait_for("all are there", lambda: guest.vsock.stats()["connections"] == 4)
+        client, _, _ = guest.from_host()
+        assert silent.pop(0).recv(1) == b"", "the oldest"
+        silent.append(guest.client(b"CONN"))
+        guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 77)
+        while guest.receive()[0].op != vsock_spec.VSOCK_OP_RESPONSE:  # the next one has not been there for a second
+            guest.send(vsock_spec.VSOCK_OP_REQUEST, 1000, 77)
+        assert silent.pop(0).recv(1) == b""
+        for each in (listener.accept()[0], client, *silent):
+            each.close()
+
+
 @pytest.mark.parametrize("number", [0, -1, 16385])
 def test_a_number_of_connections_that_cannot_be(tmp_path: Path, number: int) -> None:
     with pytest.raises(ConfigError, match=f"connections={number} is not 1 to 16384"):

@@ -222,7 +222,7 @@ static int vsock_run(struct worker *w)
 static void vsock_sleep(struct worker *w)
 {
 	struct vsock *v = (struct vsock *)w;
-	int timeout = v->listening || v->nconns >= v->config.max_conns ? -1 : LISTEN_AGAIN_MS;
+	int timeout = v->listening || (v->nconns >= v->config.max_conns && !v->greeting.n) ? -1 : LISTEN_AGAIN_MS;
 
 	if (v->nlinger)
 		timeout = timeout < 0 ? LINGER_MS : timeout;

@@ -128,6 +128,8 @@ enum { VSOCK_BURST_MIN = 16 };
 enum { VSOCK_REPLIES = 64 };
 /* The most clients of the host that have not sent CONNECT; beyond that the oldest is closed. */
 enum { VSOCK_GREETING_MAX = 1024 };
+/* How long such a client keeps its place, in milliseconds, when there is room for no other connection. */
+enum { VSOCK_GREETING_MS = 1000 };
 enum { VSOCK_BUCKETS_MIN = 64 };
 /* Ports of the host's clients are from VSOCK_FIRST_PORT on; the first one is anywhere in the VSOCK_PORTS after that. */
 enum { VSOCK_FIRST_PORT = 1 << 30, VSOCK_PORTS = 1 << 30 };
@@ -271,6 +273,8 @@ void vsock_prepare(struct vsock *v, const struct vsock_queues *queues);
 /* vsock_conn.c */
 
 struct vsock_conn *vsock_conn_find(const struct vsock *v, uint32_t host_port, uint32_t guest_port);
+/* Whether there may be one more connection: if there are as many as allowed, the oldest client without CONNECT gives way. */
+bool vsock_conn_room(struct vsock *v);
 /* A connection that is not in the table yet, with its buf_alloc. NULL: too many, or no memory. On success it owns fd. */
 struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum vsock_state state);
 /* Add it to the table, by its two ports. 0, or -ENOMEM and it is not added. */

@@ -149,6 +149,18 @@ static void conn_promise(struct vsock *v, struct vsock_conn *c)
 	v->promised = others + c->promised;
 }
 
+bool vsock_conn_room(struct vsock *v)
+{
+	struct vsock_conn *oldest = v->greeting.first;
+
+	if (v->nconns < v->config.max_conns)
+		return true;
+	if (!oldest || clock_ns() - oldest->since_ns < VSOCK_GREETING_MS * 1000000ull)
+		return false;
+	vsock_conn_kill(v, oldest);
+	return true;
+}
+
 struct vsock_conn *vsock_conn_new(struct vsock *v, int fd, uint16_t type, enum vsock_state state)
 {
 	struct vsock_conn *c;

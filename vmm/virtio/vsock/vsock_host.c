@@ -49,8 +49,8 @@ void vsock_host_accept(struct vsock *v, int listen_fd, uint16_t type)
 	for (int i = 0; i < ACCEPTS; i++) {
 		int fd;
 
-		/* Clients wait in the backlog until a connection ends. */
-		if (v->nconns >= v->config.max_conns) {
+		/* Clients wait in the backlog until a connection ends, or gives way. */
+		if (!vsock_conn_room(v)) {
 			vsock_conn_listen(v, false);
 			return;
 		}

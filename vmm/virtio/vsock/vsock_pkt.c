@@ -66,7 +66,7 @@ static void pkt_request(struct vsock *v, const struct vsock_hdr *h)
 {
 	uint64_t start = clock_ns();
 	struct vsock_conn *c = NULL;
-	int fd = v->nconns < v->config.max_conns ? vsock_host_connect(v, h->dst_port, h->type) : -EMFILE;
+	int fd = vsock_conn_room(v) ? vsock_host_connect(v, h->dst_port, h->type) : -EMFILE;
 
 	if (fd < 0) {
 		pkt_refuse(v, h);
