@@ -27,6 +27,7 @@ from pyvmm_kata.protocol.ttrpc import (
     ANSWER_DATA,
     ANSWER_ELEMENTS,
     MAX_DATA,
+    MAX_SILENT,
     Call,
     CallTimeout,
     Client,
@@ -262,6 +263,38 @@ def test_server_close_ends_its_clients_and_its_listener(tmp_path) -> None:  # ty
     assert not serving.is_alive()
     with pytest.raises(ConnectionLost):
         client.call(TASK, "State", make("StateRequest"), PATIENCE)
+
+
+def test_connections_without_a_call_give_way(tmp_path: Path) -> None:
+    """Each takes a thread and a descriptor of the shim; a client that has called keeps its connection."""
+    path = str(tmp_path / "s")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    pair = Pair()
+    serving = threading.Thread(target=pair.server.serve, args=(listener,), daemon=True)
+    serving.start()
+
+    def connected() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)  # which waits while the backlog is full
+        sock.settimeout(PATIENCE)
+        return sock
+
+    client = Client(connected(), "the shim")
+    assert client.call(TASK, "State", make("StateRequest", id="a"), PATIENCE).id == "a"
+    silent = [connected() for _ in range(10 * MAX_SILENT)]
+    for sock in silent[: 9 * MAX_SILENT]:
+        assert sock.recv(1) == b""
+    last = Client(connected(), "the shim")
+    for each in (client, last):
+        assert each.call(TASK, "State", make("StateRequest", id="b"), PATIENCE).id == "b"
+    assert pair.server.connections <= MAX_SILENT + 2
+    pair.server.close()
+    serving.join(PATIENCE)
+    assert [sock.recv(1) for sock in silent[9 * MAX_SILENT :]] == [b""] * MAX_SILENT
+    for sock in silent:
+        sock.close()
 
 
 # A server's peer: what it answers, and that it goes on.

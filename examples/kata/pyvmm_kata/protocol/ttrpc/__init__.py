@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 MAX_CALLS = 1024  # under way on one connection of a server; each has a thread and up to MAX_DATA of memory
+MAX_SILENT = 64  # connections of a server that have sent no call yet; beyond that the oldest is closed
 ANSWER_DATA = 64 << 10
 """Bytes of an answer, unless the caller has room for more."""
 ANSWER_ELEMENTS = 1 << 14
@@ -219,7 +220,8 @@ class Server:
         self._services = services
         self._on_error = on_error or (lambda method, error: None)
         self._lock = threading.Lock()
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}
+        """In the order of their coming."""
         self._listener: socket.socket | None = None
         self._closed = False
 
@@ -248,12 +250,16 @@ class Server:
             if self._closed:
                 sock.close()
                 return
-            self._connections.add(connection)
+            silent = [each for each in self._connections if each.is_silent]
+            if len(silent) >= MAX_SILENT:  # whoever connects and sends nothing locks nobody out
+                del self._connections[silent[0]]
+                silent[0].end()
+            self._connections[connection] = None
         try:
             threading.Thread(target=self._run, args=(connection,), name="ttrpc connection", daemon=True).start()
         except RuntimeError:  # no thread left
             with self._lock:
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
             sock.close()
 
     def _run(self, connection: _Connection) -> None:
@@ -261,7 +267,7 @@ class Server:
             connection.run()
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
 
     @property
     def connections(self) -> int:
@@ -309,9 +315,13 @@ class Server:
 
 
 class _Connection:
-    """One client of a server."""
+    """One client of a server.
+
+    :ivar is_silent: it has sent no call yet
+    """
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.is_silent = True
         self._server = server
         self._frames = Frames(sock)
         self._gone = threading.Event()
@@ -326,6 +336,7 @@ class _Connection:
         newest = 0
         try:
             while (frame := self._frames.receive()) is not None:
+                self.is_silent = False
                 stream, kind, flags, data = frame
                 if kind != REQUEST:
                     continue  # data of a stream that was refused
