@@ -29,6 +29,7 @@ static const char locale_names[WARM_LOCALES][10] = {"LC_ALL=", "LC_CTYPE=", "LAN
 
 enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053, LOCK_FD = 3, LOWEST_NICE = 19 };
 enum { DELAY_NS = 100 * 1000 * 1000 }; /* as long as a boot takes */
+enum { HURRY_S = 5 }; /* so long an image is made only when nothing else wants the CPU */
 #define LATER "-later" /* as the first argument: see wait_and_make() */
 #ifndef MAP_DROPPABLE /* Linux 6.11 */
 #define MAP_DROPPABLE 0x08
@@ -382,8 +383,62 @@ static bool is_possible(const char *path)
 	       CALL3(SYS_clock_gettime, CLOCK_REALTIME, &now, 0) || now.tv_sec - status.st_mtim.tv_sec >= WARM_MAX_AGE;
 }
 
+static void set_autogroup(const char *path, const char *nice, long size)
+{
+	long fd = CALL3(SYS_open, path, O_WRONLY | O_CLOEXEC, 0);
+
+	if (fd < 0)
+		return;
+	CALL3(SYS_write, fd, nice, size);
+	CALL3(SYS_close, fd, 0, 0);
+}
+
+/* In a child of the process that makes an image: see to it that this comes to its end on a host that is never idle. */
+_Noreturn static void promote_later(long maker)
+{
+	struct sched_param none = {0};
+	struct timespec delay = {.tv_sec = HURRY_S};
+
+	CALL3(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0);
+	CALL3(SYS_close_range, 0, ~0u, 0);
+	if (CALL3(SYS_getppid, 0, 0, 0) == maker)
+		CALL3(SYS_nanosleep, &delay, 0, 0);
+	if (CALL3(SYS_getppid, 0, 0, 0) == maker) {
+		CALL3(SYS_sched_setscheduler, maker, SCHED_OTHER, &none);
+		CALL3(SYS_setpriority, PRIO_PROCESS, maker, 0);
+		set_autogroup("/proc/self/autogroup", "0", 1); /* their session's */
+	}
+	CALL3(SYS_exit_group, 0, 0, 0);
+	__builtin_unreachable();
+}
+
 /*
- * In a child of a child, which nobody waits for: have Python make an image, when nothing else wants the CPU. It has nothing
+ * Leave the CPUs to others. Without CAP_SYS_NICE no process leaves SCHED_IDLE again: there it is only as nice as can be, which
+ * is a little of a CPU.
+ */
+static void become_idle(void)
+{
+	struct sched_param none = {0};
+	long maker = CALL3(SYS_getpid, 0, 0, 0), child;
+
+	/*
+	 * Where the scheduler groups processes by sessions (CONFIG_SCHED_AUTOGROUP) this one would have as much of a CPU as
+	 * any other, however idle its processes are: the group is to be nice, too (sched(7)).
+	 */
+	set_autogroup("/proc/self/autogroup", "19", 2);
+	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
+	if (CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE - 1))
+		return;
+	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
+	child = CALL3(SYS_fork, 0, 0, 0);
+	if (!child)
+		promote_later(maker);
+	if (child > 0)
+		CALL3(SYS_sched_setscheduler, 0, SCHED_IDLE, &none);
+}
+
+/*
+ * In a child of a child, which nobody waits for: have Python make an image, at first only when nothing else wants the CPU. It has nothing
  * of this process: no arguments, no environment but the locale, no folder, no terminal, no descriptor but the lock.
  *
  * Later: even a process that is idle gets the CPU for a few slices at its beginning, and they would come out of the boot of
@@ -394,7 +449,6 @@ _Noreturn static void be_maker(char *option, long lock, bool later, char **argv,
 	char *words[] = {argv[1], option, argv[2], NULL}, *environment[WARM_LOCALES + 1];
 	/* This program once more, which has the environment no longer */
 	char *waiting[] = {(char *)name_of(argv[0]), LATER, words[0], words[1], words[2], NULL};
-	struct sched_param none = {0};
 	long fd;
 	int n = 0;
 
@@ -406,17 +460,7 @@ _Noreturn static void be_maker(char *option, long lock, bool later, char **argv,
 			}
 	environment[n] = NULL;
 	CALL3(SYS_setsid, 0, 0, 0);
-	/*
-	 * Where the scheduler groups processes by sessions (CONFIG_SCHED_AUTOGROUP) this one would have as much of a CPU as
-	 * any other, however idle its processes are: the group is to be nice, too (sched(7)).
-	 */
-	fd = CALL3(SYS_open, "/proc/self/autogroup", O_WRONLY, 0);
-	if (fd >= 0) {
-		CALL3(SYS_write, fd, "19", 2);
-		CALL3(SYS_close, fd, 0, 0);
-	}
-	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
-	CALL3(SYS_sched_setscheduler, 0, SCHED_IDLE, &none);
+	become_idle();
 	if (words[0][0] == '/' && words[2][0] == '/')
 		CALL3(SYS_chdir, "/", 0, 0);
 	if (lock != LOCK_FD)
