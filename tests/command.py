@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import termios
 import time
 import uuid
@@ -245,3 +246,9 @@ class Terminal:
 
 
 SIGNAL_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+
+def python_is_for_all() -> bool:
+    """Whether other users can run this Python: one in root's home directory they cannot."""
+    paths = {Path(sys.executable).resolve(), Path(os.__file__).resolve()}
+    return all(folder.stat().st_mode & 0o005 == 0o005 for path in paths for folder in path.parents)

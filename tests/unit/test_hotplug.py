@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -258,7 +259,9 @@ def test_a_jailed_machine_gets_shares_and_leaves_nothing_behind(tmp_path: Path, 
             assert os.readlink(f"/proc/{server}/exe").endswith("pyvmm-fsd")
             assert machine.unplug(attached) and machine.devices == []
             assert not Path(f"/proc/{server}").exists()
-        assert descriptors() <= before and soon_has(machine, there)
+        # Before Python 3.13 a map has a descriptor of its own until it is collected
+        maps = 0 if sys.version_info >= (3, 13) else 2 * 12
+        assert descriptors() <= before and soon_has(machine, there + maps)
         with pytest.raises(ConfigError, match="No such file"):
             machine.plug(ShareConfig(str(tmp_path / "none")))
         for wrong in (replace(share, isolation="thread"), replace(share, dax=2 * MIB)):

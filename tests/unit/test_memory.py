@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import descriptors
+from tests.command import descriptors, python_is_for_all
 from tools.where import ROOT
 from vmm.errors import ConfigError, GuestError, HostError
 from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
@@ -478,7 +478,15 @@ def test_after_a_reset_the_template_is_gone(template: Path) -> None:
     memory.close()
 
 
-@pytest.mark.parametrize("how", ["whole", "cut", "no memory", "nobody"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "whole",
+        "cut",
+        "no memory",
+        pytest.param("nobody", marks=pytest.mark.skipif(not python_is_for_all(), reason="no Python for others")),
+    ],
+)
 def test_templates_that_are_cut_hosts_without_memory_and_users_without_the_right(how: str) -> None:
     """The first two end the process, as they do where a file is mapped; for the others memory is copied."""
     if how == "nobody" and os.geteuid():

@@ -690,7 +690,8 @@ class Copy:
             "from vmm.faststart import bundle; bundle.install()\n"
             "from vmm.cli.main import main\n"
             f"status = main(['boot', '--kernel', {self.kernel!r}])\n"
-            "sys.stderr.write(' '.join(n for n, m in sys.modules.items() if getattr(m, '__loader__', 0) is bundle._Finder))\n"
+            "loader = lambda module: getattr(module, '__loader__', None)\n"
+            "sys.stderr.write(' '.join(n for n, m in sys.modules.items() if loader(m) is bundle._Finder))\n"
             "sys.exit(status)"
         )
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

@@ -35,13 +35,14 @@ else:
         return found
 
 
+_SHA256 = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
+
+
 def sha256(data: bytes) -> str:
     """In hexadecimal digits.  `hashlib` would load OpenSSL for it."""
-    try:
-        from _sha2 import sha256 as digest  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:  # Python 3.11
-        from hashlib import sha256 as digest
-    return str(digest(data).hexdigest())
+    # Not by an import that fails: in a jail no file can be looked for, and Python looks again each time
+    module = sys.modules.get(_SHA256) or __import__(_SHA256)
+    return str(module.sha256(data).hexdigest())
 
 
 def variable(name: str) -> str:

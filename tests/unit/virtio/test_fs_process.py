@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import fs_driver as f
-from tests.command import links_of, one_cpu
+from tests.command import links_of, one_cpu, python_is_for_all
 from tests.driver import RAM, Buffer
 from tests.fs_driver import FsGuest
 from vmm.errors import ConfigError
@@ -331,6 +331,7 @@ def serve_as(directory: Path, prefix: list[str], **options: object) -> set[str]:
 
 
 @as_root
+@pytest.mark.skipif(not python_is_for_all(), reason="other users cannot run this Python")
 def test_without_privileges(tmp_path: Path) -> None:
     """A user namespace, or Landlock where there are none."""
     (tmp_path / "file").write_text("content")

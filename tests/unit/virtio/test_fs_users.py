@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import fs_driver as f
+from tests.command import python_is_for_all
 from tests.fs_driver import ROOT, FsGuest, cstr
 from tests.unit.virtio.test_fs_files import getxattr, setxattr
 
@@ -251,14 +252,13 @@ def without_privileges(code: str, folder: Path) -> None:
 
 
 @root_only
+@pytest.mark.skipif(not python_is_for_all(), reason="other users cannot run this Python")
 def test_a_server_without_privileges(tmp_path: Path) -> None:
     """It can do what its own user can; what is made is that user's."""
     folder = tmp_path / "share"
     folder.mkdir()
     (folder / "roots").write_text("not for you")
     os.chmod(folder / "roots", 0o600)
-    if not os.access(sys.executable, os.X_OK):
-        pytest.skip("no Python for others")
     without_privileges(
         """
 import os, sys, struct, errno
