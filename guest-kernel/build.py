@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from compact import compact
 
@@ -43,9 +44,48 @@ TOOLS = {
     "tar": "tar",
     "xz": "xz-utils",
 }
-# Faults of virtio-fs that nothing but the kernel can mend. A tree of the user's own stays as it is. The variants are
-# named after the first version that they fit; the newest that fits is taken.
-PATCHES = HERE / "virtiofs"
+
+
+class Patch(NamedTuple):
+    """A change of ours to Linux, for what nothing but the kernel can do. A tree of the user's own stays as it is.
+
+    Its folder in patches/ has variants, named after the first version that they fit; the newest that fits is taken.
+    """
+
+    name: str
+    mark: tuple[str, str]
+    """A file, and a text in it where the change is there already."""
+    lack: str
+    """What a kernel without it is like."""
+
+    def variants(self, version: Sequence[int] = ()) -> list[Path]:
+        """The variants, for the newest version first; without those for later series than that of `version`, if it is
+        known."""
+        found = ((archive.version_key(path.stem), path) for path in (HERE / "patches" / self.name).glob("*.patch"))
+        series = list(version[:2])
+        return [path for since, path in sorted(found, reverse=True) if not series or since[:2] <= series]
+
+    def is_in(self, tree: Path) -> bool:
+        """Whether the source in `tree` has the change."""
+        file, text = self.mark
+        try:
+            return text in (tree / file).read_text(errors="replace")
+        except OSError:
+            return False
+
+
+PATCHES = (
+    Patch(
+        "virtiofs",
+        ("fs/fuse/fuse_i.h", "FUSE_ATTR_SOLE"),
+        "shares are slower, and unmounting one under I/O can panic",
+    ),
+    Patch(
+        "vmgenid",
+        ("drivers/virt/vmgenid.c", "NEW_VMGENID"),
+        "programs of a clone are not notified that it is one",
+    ),
+)
 # How many lines of make's output a build has, for "n of about m"; nothing depends on it.
 STEPS = 2120
 REPORT_SECONDS = 5.0
@@ -92,7 +132,7 @@ class Source:
             return archive.version_key(self.package[1].partition("-")[0])
         return archive.version_key(source_version(self.path)) if self.path.is_dir() else []
 
-    def provide(self, work: Path, progress: Progress, *, patched: bool) -> Path:
+    def provide(self, work: Path, progress: Progress, patches: Sequence[Patch]) -> Path:
         """The directory of the unpacked source; inside `work` unless the user gave a tree. Raises RecipeError."""
         if self.path is not None and self.path.is_dir():
             if (self.path / ".config").exists() or (self.path / "include/config").exists():
@@ -111,34 +151,36 @@ class Source:
         recipe.run([*command, "--anchored", "--wildcards", *excluded])
         if not (tree / "Kconfig").exists():
             raise RecipeError(f"{tarball} does not hold a kernel source tree")
-        if patched:
-            apply_patch(tree, progress)
+        apply_patches(tree, patches, progress)
         return tree
 
 
-def patch_variants(version: Sequence[int] = ()) -> list[Path]:
-    """The variants of the patch, for the newest version first; without those for later series than that of `version`,
-    if it is known."""
-    found = ((archive.version_key(path.stem), path) for path in PATCHES.glob("*.patch"))
-    series = list(version[:2])
-    return [path for since, path in sorted(found, reverse=True) if not series or since[:2] <= series]
-
-
-def apply_patch(tree: Path, progress: Progress) -> None:
-    """Apply the newest variant that fits the source in `tree` exactly. Raises RecipeError when there is none.
+def apply_patches(tree: Path, patches: Sequence[Patch], progress: Progress) -> None:
+    """Apply of each patch the newest variant that fits the source in `tree` exactly. Raises RecipeError when there is
+    none, unless the source has the change already.
 
     No fuzz: with it, patch puts the lines of one variant into the parameter list of another version's function.
     """
-    for patch in patch_variants(archive.version_key(source_version(tree))):
-        command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree), "-i", str(patch)]
-        if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode == 0:
-            recipe.run(command)
-            progress.say(f"applied {patch.parent.name}/{patch.name}")
-            return
-    raise RecipeError(
-        f"no patch in {PATCHES} fits Linux {source_version(tree)}",
-        "--without-patches builds the kernel without them: shares are slower, and unmounting one under I/O can panic",
-    )
+    version, unfit = source_version(tree), list[Patch]()
+    for patch in patches:
+        if patch.is_in(tree):
+            progress.say(f"Linux {version} has the change of patches/{patch.name}")
+            continue
+        for variant in patch.variants(archive.version_key(version)):
+            command = ["patch", "-p1", "--force", "--fuzz=0", "--no-backup-if-mismatch", "-d", str(tree)]
+            command += ["-i", str(variant)]
+            if subprocess.run([*command, "--dry-run"], capture_output=True, check=False).returncode == 0:
+                recipe.run(command)
+                progress.say(f"applied {patch.name}/{variant.name}")
+                break
+        else:
+            unfit.append(patch)
+    if unfit:
+        names = ",".join(patch.name for patch in unfit)
+        raise RecipeError(
+            f"no variant of {' or '.join(f'patches/{patch.name}' for patch in unfit)} fits Linux {version}",
+            f"--without-patches={names} builds the kernel without: {'; '.join(patch.lack for patch in unfit)}",
+        )
 
 
 def source_version(tree: Path) -> str:
@@ -286,12 +328,12 @@ def make_environment(allconfig: Path) -> dict[str, str]:
     return {**kept, **STAMP, "KCONFIG_ALLCONFIG": str(allconfig), "LC_ALL": "C"}
 
 
-def build(source: Source, more: Options, jobs: int, entry: Path, progress: Progress, *, patched: bool) -> Path:
+def build(source: Source, more: Options, jobs: int, entry: Path, progress: Progress, patches: Sequence[Patch]) -> Path:
     """Build vmlinux and publish it as the cache entry `entry`, with System.map, the configuration and the symbols."""
     check_tools()
     log = entry.parent / "build.log"
     with recipe.workspace(entry.parent) as work:
-        tree = source.provide(work, progress, patched=patched)
+        tree = source.provide(work, progress, patches)
         options = all_options(archive.version_key(source_version(tree)), more)
         output, made, fragment = work / "build", work / "made", work / "pyvmm.config"
         output.mkdir()
@@ -327,7 +369,7 @@ def all_options(version: Sequence[int], more: Options) -> Options:
     return {**options, **more}
 
 
-def kernel_entry(more: Options, source: Source, *, patched: bool) -> Path:
+def kernel_entry(more: Options, source: Source, patches: Sequence[Patch]) -> Path:
     """Where the cache has the kernel that these options and this source make."""
     version = source.version
     parts = {
@@ -337,8 +379,9 @@ def kernel_entry(more: Options, source: Source, *, patched: bool) -> Path:
     }
     if not version:  # what its version changes of the options is known only when it is unpacked
         parts |= {f"since {since}": kconfig.render(made) for since, made in kconfig.read_changes(HERE / "config")}
-    if patched and (source.path is None or not source.path.is_dir()):
-        parts |= {patch.name: recipe.file_digest(patch) for patch in patch_variants(version)}
+    if source.path is None or not source.path.is_dir():
+        variants = [variant for patch in patches for variant in patch.variants(version)]
+        parts |= {f"{path.parent.name}/{path.name}": recipe.file_digest(path) for path in variants}
     return recipe.cache_root() / "kernel" / recipe.digest(parts)
 
 
@@ -359,7 +402,12 @@ def main() -> Path:
     jobs = (os.cpu_count() or 1) + 1
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"of make (default: {jobs})")
     parser.add_argument(
-        "--without-patches", action="store_true", help="build the source as it is; a tree of your own is never patched"
+        "--without-patches",
+        nargs="?",
+        const=",".join(patch.name for patch in PATCHES),
+        default="",
+        metavar="NAME,...",
+        help="build the source without these patches (default: without any); a tree of your own is never patched",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="also copy the result there")
     parser.add_argument("--cached", action="store_true", help="do not build: an error when the cache does not have it")
@@ -372,18 +420,20 @@ def main() -> Path:
             more |= kconfig.parse_config(file.read_text(), str(file), strict=True)
         except OSError as error:
             raise RecipeError(f"--config {file}: {error.strerror}") from None
-    patched = not arguments.without_patches
+    without = set(filter(None, arguments.without_patches.split(",")))
+    if unknown := without - {patch.name for patch in PATCHES}:
+        known = ", ".join(patch.name for patch in PATCHES)
+        raise RecipeError(f"--without-patches: there is no patch {', '.join(sorted(unknown))}", f"there are {known}")
+    patches = [patch for patch in PATCHES if patch.name not in without]
     progress = Progress()
     chosen = find_source(arguments.source, arguments.version, progress, backports=arguments.backports)
-    entry = kernel_entry(more, chosen, patched=patched)
+    entry = kernel_entry(more, chosen, patches)
     result = recipe.cached(entry, "vmlinux")
     if arguments.cached and result is None:
         raise RecipeError("this kernel is not in the cache", "leave out --cached to build it")
     if result is None:
         with recipe.lock(entry.parent, progress):
-            result = recipe.cached(entry, "vmlinux") or build(
-                chosen, more, arguments.jobs, entry, progress, patched=patched
-            )
+            result = recipe.cached(entry, "vmlinux") or build(chosen, more, arguments.jobs, entry, progress, patches)
     return recipe.deliver(result, arguments.output)
 
 

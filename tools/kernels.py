@@ -19,7 +19,7 @@ from tools import guest
 from tools.distribution import DistributionError
 from tools.run_tests import LAB_ENDED
 from tools.step import say, step
-from tools.versions import is_patched, kernel_version
+from tools.versions import kernel_version, patches
 from tools.where import ROOT, with_kvm
 
 OLDER = "6.12.107-1"
@@ -70,11 +70,11 @@ class Made(NamedTuple):
 
 
 def of_backports() -> Made:
-    """The newest source of Debian's backports; without our patch where none of its variants fits."""
+    """The newest source of Debian's backports; without the virtio-fs patch where none of its variants fits."""
     try:
         return Made(guest.make("build.py", "--backports"))
     except SystemExit:
-        return Made(guest.make("build.py", "--backports", "--without-patches"))
+        return Made(guest.make("build.py", "--backports", "--without-patches=virtiofs"))
 
 
 KERNELS: dict[str, tuple[str, Callable[[], Made], tuple[str, ...]]] = {
@@ -100,8 +100,7 @@ def test(name: str, arguments: list[str]) -> bool:
     except (SystemExit, DistributionError) as error:
         say(f"{name}: not tested, since it cannot be made: {error}")
         return False
-    patched = "with" if is_patched(made.kernel) else "without"
-    say(f"{name}: Linux {kernel_version(made.kernel)} {patched} the virtio-fs patch")
+    say(f"{name}: Linux {kernel_version(made.kernel)} {patches(made.kernel)}")
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest", *tests, *arguments]
     environment = {**os.environ, "PYVMM_GUEST_KERNEL": made.kernel}
     if made.initrd is not None:

@@ -16,8 +16,9 @@ from tools.step import say
 
 PROGRAMS = ("containerd", "podman", "crun", "runc", "passt")
 SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-# A symbol that guest-kernel's patch adds.
-PATCHED = re.compile(r" fuse_file_tell$", re.MULTILINE)
+# A symbol that guest-kernel's patch virtiofs adds, and a string that vmgenid adds.
+SYMBOL = re.compile(r" fuse_file_tell$", re.MULTILINE)
+EVENT = b"NEW_VMGENID=1"
 
 
 def program_version(program: str) -> str:
@@ -43,11 +44,25 @@ def package_version(program: str) -> str:
 
 
 def is_patched(kernel: str | Path) -> bool:
-    """Whether a guest kernel has guest-kernel's patch, by the symbols that lie beside it."""
+    """Whether a guest kernel has guest-kernel's patch virtiofs, by the symbols that lie beside it."""
     try:
-        return bool(PATCHED.search(Path(kernel).with_name("System.map").read_text()))
+        return bool(SYMBOL.search(Path(kernel).with_name("System.map").read_text()))
     except OSError:
         return False
+
+
+def has_event(kernel: str | Path) -> bool:
+    """Whether a guest kernel notifies the programs of a clone; False for one that cannot be read, or is compressed."""
+    try:
+        return EVENT in Path(kernel).read_bytes()
+    except OSError:
+        return False
+
+
+def patches(kernel: str | Path) -> str:
+    """In words: which of guest-kernel's patches a kernel has."""
+    found = [name for name, there in (("virtiofs", is_patched(kernel)), ("vmgenid", has_event(kernel))) if there]
+    return f"with patches: {', '.join(found)}" if found else "without patches"
 
 
 def kernel_version(kernel: str | Path) -> str:
@@ -79,7 +94,7 @@ def guest_kernel(path: str | None) -> str:
         text = f"Linux {newest or 'unknown'}, to be built"
     else:
         version = kernel_version(path)
-        text = f"Linux {version} {'with' if is_patched(path) else 'without'} the virtio-fs patch"
+        text = f"Linux {version} {patches(path)}"
         if newest and version != newest:
             text += f": NOT the newest of the package index, {newest}"
     return f"{text} ({trouble})" if trouble else text

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -204,44 +204,77 @@ def before_patch(patch: Path, tree: Path) -> list[Path]:
     return list(made)
 
 
-VARIANTS = sorted(path.name for path in (RECIPES / "virtiofs").glob("*.patch"))
+OF_VIRTIOFS, OF_VMGENID = (
+    sorted(path.name for path in (RECIPES / "patches" / name).glob("*.patch")) for name in ("virtiofs", "vmgenid")
+)
 
 
-def packed_tree(tmp_path: Path, seen: Path, *, variant: str | None) -> Path:
-    """A tarball of a tree that `variant` of the patch fits; None: a tree of another version, that none fits."""
-    tree = kernel_tree(tmp_path / "linux", compile=f"cat fs/fuse/* > {seen}")
+def packed_tree(tmp_path: Path, seen: Path, *, virtiofs: str = OF_VIRTIOFS[-1], spoilt: Sequence[str] = ()) -> Path:
+    """A tarball of a tree that `virtiofs`, a variant of that patch, fits; and where each file in `spoilt`, by name, is
+    of another version, that none fits."""
+    tree = kernel_tree(tmp_path / "linux", compile=f"cat fs/fuse/* drivers/virt/* > {seen}")
     with (tree / "Makefile").open("a") as makefile:
         makefile.write("VERSION = 9\nPATCHLEVEL = 1\nSUBLEVEL = 2\n")
-    files = before_patch(RECIPES / "virtiofs" / (variant or VARIANTS[0]), tree)
-    if variant is None:
-        files[-1].write_text("another version\n")
+    files = before_patch(RECIPES / "patches/virtiofs" / virtiofs, tree)
+    files += before_patch(RECIPES / "patches/vmgenid" / OF_VMGENID[-1], tree)
+    for file in files:
+        if file.name in spoilt:
+            file.write_text("another version\n")
     subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "linux.tar", "linux"], check=True)
     return tmp_path / "linux.tar"
 
 
 @can_build
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", OF_VIRTIOFS)
 def test_the_variant_that_fits_the_source_is_applied(tmp_path: Path, run: Recipe, variant: str) -> None:
     seen = tmp_path / "seen"
-    done = run("build.py", "--source", packed_tree(tmp_path, seen, variant=variant))
+    done = run("build.py", "--source", packed_tree(tmp_path, seen, virtiofs=variant))
     assert done.returncode == 0, done.stderr
-    assert f"applied virtiofs/{variant}" in done.stderr
+    assert f"applied virtiofs/{variant}" in done.stderr and "applied vmgenid/" in done.stderr
     assert "atomic_read(&fm->requests)" in seen.read_text()
+    assert "NEW_VMGENID=1" in seen.read_text()
 
 
 @can_build
 def test_a_source_that_no_variant_fits_is_not_built(tmp_path: Path, run: Recipe) -> None:
     """Nothing is left out silently: the error names the version and the option that builds it all the same."""
     seen = tmp_path / "seen"
-    tarball = packed_tree(tmp_path, seen, variant=None)
-    before = b"".join(path.read_bytes() for path in sorted((tmp_path / "linux" / "fs" / "fuse").iterdir()))
+    tarball = packed_tree(tmp_path, seen, spoilt=("xattr.c", "vmgenid.c"))
+    folders = [tmp_path / "linux" / name for name in ("fs/fuse", "drivers/virt")]
+    before = b"".join(path.read_bytes() for folder in folders for path in sorted(folder.iterdir()))
     done = run("build.py", "--source", tarball)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "fits Linux 9.1.2" in done.stderr and "--without-patches" in done.stderr
+    assert "fits Linux 9.1.2" in done.stderr and "--without-patches=virtiofs,vmgenid" in done.stderr
     assert not seen.exists()
     done = run("build.py", "--source", tarball, "--without-patches")
     assert done.returncode == 0, done.stderr
     assert seen.read_bytes() == before
+
+
+@can_build
+def test_one_patch_may_be_left_out_and_the_other_is_applied(tmp_path: Path, run: Recipe) -> None:
+    seen = tmp_path / "seen"
+    tarball = packed_tree(tmp_path, seen, spoilt=("xattr.c",))
+    done = run("build.py", "--source", tarball)
+    assert "--without-patches=virtiofs builds" in done.stderr
+    done = run("build.py", "--source", tarball, "--without-patches=virtiofs")
+    assert done.returncode == 0, done.stderr
+    assert "NEW_VMGENID=1" in seen.read_text() and "fm->requests" not in seen.read_text()
+    done = run("build.py", "--source", tarball, "--without-patches=virtio")
+    assert "there is no patch virtio" in done.stderr and "virtiofs, vmgenid" in done.stderr
+
+
+@can_build
+def test_a_source_that_has_a_change_already_is_not_patched(tmp_path: Path, run: Recipe) -> None:
+    """Linux 6.8 sends that event itself, from another place."""
+    seen = tmp_path / "seen"
+    packed_tree(tmp_path, seen)
+    (tmp_path / "linux/drivers/virt/vmgenid.c").write_text('char *envp[] = { "NEW_VMGENID=1", NULL };\n')
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "linux.tar", "linux"], check=True)
+    done = run("build.py", "--source", tmp_path / "linux.tar")
+    assert done.returncode == 0, done.stderr
+    assert "Linux 9.1.2 has the change of patches/vmgenid" in done.stderr
+    assert 'char *envp[] = { "NEW_VMGENID=1", NULL };' in seen.read_text()
 
 
 # -- versions of the archive ------------------------------------------------------------------------------------------
@@ -317,8 +350,8 @@ def test_what_no_run_used_for_a_month_leaves_the_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version,names", [("6.12.118", {"6.12", "6.12.111"}), ("6.1.2", set()), ("", None)])
 def test_a_patch_for_a_later_series_makes_no_other_kernel(version: str, names: set[str] | None) -> None:
-    found = {patch.stem for patch in patch_variants(archive.version_key(version))}
-    assert found == ({path.removesuffix(".patch") for path in VARIANTS} if names is None else names)
+    found = {patch.stem for patch in PATCHES[0].variants(archive.version_key(version))}
+    assert found == ({path.removesuffix(".patch") for path in OF_VIRTIOFS} if names is None else names)
 
 
 def test_a_later_version_changes_options_and_the_users_win() -> None:
@@ -354,11 +387,11 @@ def test_a_tested_kernel_that_is_not_the_newest_is_named(tmp_path: Path) -> None
     kernel = tmp_path / "vmlinux"
     kernel.write_bytes(b"\x7fELF\0Linux version 6.12.1 (pyvmm@pyvmm) (gcc) #1\n\0")
     newest = versions.newest_source()
-    expected = f"Linux 6.12.1 without the virtio-fs patch: NOT the newest of the package index, {newest}"
+    expected = f"Linux 6.12.1 without patches: NOT the newest of the package index, {newest}"
     assert versions.guest_kernel(str(kernel)).startswith(expected)
     (tmp_path / "System.map").write_text("ffffffff81000000 T fuse_file_tell\nffffffff81000010 T fuse_file_open\n")
     kernel.write_bytes(kernel.read_bytes().replace(b"6.12.1 ", newest.encode() + b" "))
-    assert versions.guest_kernel(str(kernel)).startswith(f"Linux {newest} with the virtio-fs patch")
+    assert versions.guest_kernel(str(kernel)).startswith(f"Linux {newest} with patches: virtiofs")
     assert "NOT" not in versions.guest_kernel(str(kernel))
 
 
@@ -514,7 +547,7 @@ from rootfs import parse_size, parse_with  # noqa: E402
 
 import archive  # noqa: E402
 import kconfig  # noqa: E402
-from build import all_options, patch_variants  # noqa: E402
+from build import PATCHES, all_options  # noqa: E402
 from cpio import write_cpio  # noqa: E402
 from recipe import Progress, RecipeError, mark_used, sweep  # noqa: E402
 
