@@ -20,7 +20,7 @@ from recipe import EPOCH, Progress, RecipeError
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = "bin dev etc home mnt proc root run sbin sys tmp usr/bin usr/sbin usr/local/bin usr/local/sbin var"
-SCRIPTS = {"init": "sbin/init", "dhcp": "etc/udhcpc/default.script"}
+SCRIPTS = {"init": "sbin/init", "dhcp": "etc/udhcpc/default.script", "clone": "usr/sbin/pyvmm-clone"}
 """Where the files of rootfs/ go."""
 SETTINGS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

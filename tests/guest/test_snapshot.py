@@ -19,6 +19,8 @@ from tests.command import Command, of_threads
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
+from tools import guest as recipes
+from tools.versions import has_event
 from tools.where import PYVMM
 from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
 from vmm.control.client import ask
@@ -158,6 +160,54 @@ def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path
     assert len({line for text in drawn for line in text.splitlines()}) == 6
     for each in clones:
         assert "virtual machine fork" in each.check("dmesg")
+
+
+HOOK = """#!/bin/sh
+echo "$PYVMM_GENERATION" >>/run/hooks
+echo "a hook of $PYVMM_GENERATION"
+"""
+
+
+@pytest.mark.parametrize("way", ["restore", "fork"])
+def test_hooks_run_once_in_each_copy(boot: Boot, guest_kernel: str, clone: MakeClone, tmp_path: Path, way: str) -> None:
+    """By themselves, before anything is asked of the copy: the kernel notifies init."""
+    if not has_event(guest_kernel):
+        pytest.skip("this kernel does not notify programs (guest-kernel/patches/vmgenid)")
+    hook, disk = tmp_path / "hook", tmp_path / "hooked.ext4"
+    hook.write_text(HOOK)
+    hook.chmod(0o755)
+    folder = "/etc/pyvmm/clone.d"
+    (tmp_path / "note").write_text("not a program\n")
+    added = [word for name in ("hook", "note") for word in ("--with", f"{tmp_path / name}:{folder}/{name}")]
+    recipes.make("rootfs.py", *added, "--output", str(disk))
+    guest = boot(rootfs=DiskConfig(str(disk), cow="overlay"))
+    children: list[Child] = []
+    if way == "restore":
+        guest.machine.snapshot(str(tmp_path / "warm"))
+
+    def copy(of: Guest) -> Guest:
+        if way == "restore":
+            return clone(tmp_path / "warm", of)
+        children.append(Child(of))
+        return children[-1]
+
+    try:
+        copies = [copy(guest) for _ in range(3)]
+        for each in copies:
+            each.expect("^a hook of [0-9a-f-]{36}$")
+        everybody = [guest, *copies]
+        words = [each.check("cat /run/pyvmm/generation") for each in everybody]
+        assert len(set(words)) == len(words), "each has one of its own"
+        assert guest.run("cat /run/hooks")[0] == 1, "the source is what it was"
+        assert [each.check("cat /run/hooks") for each in copies] == words[1:]
+        if way == "fork":
+            second = copy(copies[0])
+            second.expect("^a hook of [0-9a-f-]{36}$")
+            assert second.check("cat /run/hooks") == words[1] + second.check("cat /run/pyvmm/generation")
+            assert copies[0].check("cat /run/hooks") == words[1]
+    finally:
+        for child in children:
+            child.close()
 
 
 def test_a_diff_needs_its_base_until_it_is_merged(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
