@@ -215,6 +215,28 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+def test_a_program_in_a_copy_is_notified(oci: Oci, tmp_path: Path) -> None:
+    """It waits in inotify: the file has another line before the copy goes on, and nobody has to look at the time."""
+    seen = oci.rootfs / "bin" / "seen"
+    seen.write_text("#!/bin/sh\necho became $(cat /run/pyvmm/generation)\n")
+    seen.chmod(0o755)
+    script = "echo is $(cat /run/pyvmm/generation); exec inotifyd /bin/seen /run/pyvmm/generation:w"
+    oci.start("c1", script, annotations={"io.pyvmm.generation": "/run/pyvmm/generation"})
+    eventually(lambda: oci.output("c1").startswith("is "), "it does not run")
+    assert oci.run("exec", "c1", "sh", "-c", "echo mine >/run/pyvmm/generation").returncode != 0
+    outs = tmp_path / "outs"
+    with open(outs, "wb") as file:
+        command = oci.command("fork", "--bundles", str(tmp_path), "c1", "c2", "c3")
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE, check=True)
+    eventually(lambda: outs.read_text().count("became") == 2, "the copies are not notified")
+    words = [line.split()[1] for line in [*oci.output("c1").splitlines(), *outs.read_text().splitlines()]]
+    assert len(set(words)) == 3, words
+    assert "became" not in oci.output("c1"), "the source is what it was"
+    for name in ("c1", "c2", "c3"):
+        oci.check("delete", "--force", name)
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
 def test_copies_are_others(oci: Oci, tmp_path: Path) -> None:
     script = "n=0; while :; do n=$((n + 1)); echo $n $(head -c 8 /dev/urandom | od -An -tx8); sleep 0.2; done"
     oci.start("c1", script)

@@ -432,6 +432,22 @@ def test_a_folder_that_only_looks_so(tmp_path: Path) -> None:
         assert mount(tmp_path, "/dev/shm")["source"] == "c1/0-x", "a tmpfs of the host's with files of the user's"
 
 
+def test_the_file_that_is_another_in_each_copy(tmp_path: Path) -> None:
+    bundle = bundle_with(tmp_path)
+    assert not [each for each in guest(bundle)["mounts"] if each["source"].endswith("/generation")]
+    bundle.spec["annotations"] = {"io.pyvmm.generation": "/run/app/generation"}
+    last = guest(bundle)["mounts"][-1]
+    assert (last["destination"], last["type"]) == ("/run/app/generation", "bind") and "ro" in last["options"]
+
+
+@pytest.mark.parametrize("path", ["generation", "/", "/run/../x", "/run/", "//run/x"])
+def test_a_file_that_is_another_in_each_copy_has_an_absolute_path(tmp_path: Path, path: str) -> None:
+    bundle = bundle_with(tmp_path)
+    bundle.spec["annotations"] = {"io.pyvmm.generation": path}
+    with pytest.raises(ConfigError, match=r"annotation io\.pyvmm\.generation: .* is no absolute path"):
+        guest(bundle)
+
+
 def test_sysfs_in_a_user_namespace(tmp_path: Path) -> None:
     sysfs = {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}
     own, mapped = (

@@ -110,7 +110,10 @@ def names_of_tests(name: str) -> list[str]:
 AGENT_SRC = HERE.parent / "kata" / "src"
 AGENT_BUILD = HERE.parents[1] / "build" / "tests-kata"
 # Relative: each test has a directory of its own.
-PLACES = ('-DAGENT_DIR="agent"', '-DCGROUP_DIR="cgroup"', '-DCRUN="./crun"', '-DPROC_SYS="sysctl"')
+PLACES = (
+    *('-DAGENT_DIR="agent"', '-DCGROUP_DIR="cgroup"', '-DCRUN="./crun"', '-DPROC_SYS="sysctl"'),
+    '-DGENERATION_FILE="generation"',
+)
 PARSER = ("call.c", "json.c", "loop.c", "oci.c", "oci_linux.c", "oci_guest.c", "policy.c", "ttrpc.c", "util.c")
 
 

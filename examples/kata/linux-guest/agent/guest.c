@@ -80,6 +80,19 @@ void rpc_online_cpu_mem(struct call *call)
 		call_done(call);
 }
 
+int generation_renew(void)
+{
+	char text[64];
+	ssize_t length = file_read("/proc/sys/kernel/random/uuid", text, sizeof(text));
+	int error;
+
+	if (length < 0)
+		return length;
+	/* Not emptied before: whoever reads it at any time has one line, as long as the last. */
+	error = file_write(GENERATION_FILE, text, length);
+	return error == -ENOENT ? file_create(GENERATION_FILE, text, length, 0444) : error;
+}
+
 void rpc_reseed_random_dev(struct call *call)
 {
 	union {
@@ -102,6 +115,8 @@ void rpc_reseed_random_dev(struct call *call)
 	explicit_bzero(&pool, sizeof(pool));
 	if (fd >= 0)
 		close(fd);
+	if (!error)
+		error = generation_renew();
 	if (error)
 		call_fail(call, STATUS_INTERNAL, "seed: %s", strerror(-error));
 	else

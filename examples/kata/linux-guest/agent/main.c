@@ -137,6 +137,7 @@ int main(void)
 	compaction_on_demand();
 	loopback_up();
 	net_spares_hide();
+	generation_renew();
 	setrlimit(RLIMIT_NOFILE, &files);
 	error = loop_init();
 	if (!error) {

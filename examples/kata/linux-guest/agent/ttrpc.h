@@ -148,6 +148,11 @@ bool policy_allows(const struct policy *policy, const char *request, bool otherw
 /* The name of the sandbox's policy where that refuses a request, NULL: it does not, or there is none. */
 const char *sandbox_refuses(const char *request, bool otherwise);
 
+/* ---- guest.c ---- */
+
+/* Write another line into the file by which programs of containers notice that their machine is a copy; 0 or -errno. */
+int generation_renew(void);
+
 /* ---- the methods, in the files of their subjects ---- */
 
 /* The methods: each takes a call whose request has the type that its name says, and sees to its answer. */

@@ -22,6 +22,8 @@
 #define CGROUP_DIR "/sys/fs/cgroup"
 #define CRUN "/usr/bin/crun"
 #define PROC_SYS "/proc/sys"
+/* What containers may be given, by a name that is the host's to know, too: GUEST_GENERATION of pyvmm_kata. */
+#define GENERATION_FILE "/run/kata-containers/sandbox/generation"
 #endif
 
 /* A line for the log of the machine: to the host's vsock port 1025 if it has a listener, else to the console. */

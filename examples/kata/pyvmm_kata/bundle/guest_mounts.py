@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.guest_devices import DEVICES, device_in_guest
 from pyvmm_kata.bundle.storage import Storage
-from pyvmm_kata.errors import bad
+from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.host import namespaces
-from pyvmm_kata.host.mounts import file_system
+from pyvmm_kata.host.mounts import GUEST_GENERATION, file_system
 from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _KERNEL_FILE_SYSTEMS = {
 }  # fmt: skip
 _KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 SHM, GUEST_SHM = "/dev/shm", "/run/kata-containers/sandbox/shm"
+GENERATION = "io.pyvmm.generation"
+"""Annotation: the path in the container of the file whose content is another one in each copy of the machine."""
 _NAME_LENGTH = 60
 _OVERLAY_WORDS = ("private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable")
 _FOLLOWING = {"slave", "rslave"}
@@ -81,6 +83,20 @@ def place_mount(mount: Json, index: int, bundle: Bundle, container_id: str, shar
     follow = not _FOLLOWING.isdisjoint(options)
     guest = shared.bind(source, name, recursive="bind" not in options, read_only=read_only, follow=follow)
     return {**mount, "type": "bind", "source": guest, "options": options}
+
+
+def generation_mounts(bundle: Bundle) -> list[Json]:
+    """The mount of the file of the annotation, if there is one.
+
+    :raises ConfigError: it names no absolute path
+    """
+    path = bundle.annotations.get(GENERATION, "")
+    if not path:
+        return []
+    if path == "/" or path != "/" + os.path.normpath(path).lstrip("/"):
+        raise ConfigError(f"annotation {GENERATION}: {path!r:.200} is no absolute path", code="oci-annotation")
+    options = ["bind", "ro", "nosuid", "nodev", "noexec"]
+    return [{"destination": path, "type": "bind", "source": GUEST_GENERATION, "options": options}]
 
 
 def destination_of(mount: Json) -> str:

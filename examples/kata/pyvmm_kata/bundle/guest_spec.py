@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.guest_devices import device_rule, devices_of, has_all_rights, is_privileged, serial_of
-from pyvmm_kata.bundle.guest_mounts import destination_of, is_device_of_host, place_mount
+from pyvmm_kata.bundle.guest_mounts import destination_of, generation_mounts, is_device_of_host, place_mount
 from pyvmm_kata.bundle.guest_settings import check_limits, sysctls_of
 from pyvmm_kata.bundle.guest_share import Nowhere
 from pyvmm_kata.errors import bad
@@ -83,6 +83,7 @@ def place(
         for index, mount in enumerate(spec.get("mounts", ()))
         if not (has_all_rights(bundle.spec) and is_device_of_host(mount))
     ]
+    spec["mounts"] += generation_mounts(bundle)
     if not any(destination_of(mount) == "/dev" for mount in spec["mounts"]):
         # Without one crun makes the devices in the root, which is the host's file system
         below = (n for n, mount in enumerate(spec["mounts"]) if destination_of(mount).startswith("/dev/"))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TAG = "kataShared"
 GUEST_SHARED = "/run/kata-containers/shared/containers"
 """Where the agent mounts the share (as Kata does)."""
+GUEST_GENERATION = "/run/kata-containers/sandbox/generation"
+"""Where the agent writes another line in each copy of the machine, before the containers go on."""
 GUEST_SOCKETS = "/run/kata-containers/sandbox/sockets"
 """Where the agent listens in the place of sockets of the host's."""
 VSOCK = "vm"
