@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "guest-kernel"))
 import archive as archive
 from recipe import Progress, candidate_version
 from recipe import RecipeError as RecipeError
+from recipe import digest as digest
 from recipe import mark_used as mark_used
 from recipe import sweep as sweep
 
@@ -268,7 +269,8 @@ def write_modules(kernel: Kernel, names: Iterable[str], folder: Path) -> Path:
 
     It is made inside of `folder` when it is not there. Raises DistributionError when there is no such module.
     """
-    made = folder / f"modules-{kernel.directory.name}"
+    names = list(names)
+    made = folder / f"modules-{kernel.directory.name}-{digest({'names': ' '.join(names)})[:8]}"
     if (made / "order").exists():
         return made
     made.mkdir(parents=True, exist_ok=True)

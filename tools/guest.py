@@ -30,6 +30,7 @@ PROGRAMS = ROOT / "tests" / "guest" / "programs"
 MODULES = (
     *("virtio_pci", "virtio_mmio", "virtio_blk", "ext4", "virtio_net", "virtio_rng", "virtio_balloon", "virtio_mem"),
     *("virtio_console", "virtio_pmem", "virtiofs", "vmw_vsock_virtio_transport", "overlay", "af_packet"),
+    "pvpanic_mmio",  # without it a kernel that panics restarts the machine, and nobody hears why
 )
 """Of a distribution's kernel: what guests of the tests use."""
 _running: set[subprocess.Popen[str]] = set()

@@ -31,6 +31,7 @@ LABS = 3
 
 DISK_ROOT = (
     "tests/guest/test_boot.py::test_every_cpu_takes_load[3]",
+    "tests/guest/test_boot.py::test_panic",
     "tests/guest/test_fs.py::test_a_file_is_read_and_written_on_both_sides",
     "tests/guest/test_fs.py::test_a_mode_and_an_owner_that_a_file_has_already",
     "tests/guest/test_fs.py::test_many_files_by_two_cpus",
@@ -41,6 +42,7 @@ DISK_ROOT = (
     "tests/guest/test_snapshot.py::test_a_vsock_listener_stays_and_connections_end",
     "tests/guest/test_snapshot.py::test_clones_have_the_vcpus_that_there_were_and_get_more",
     "tests/guest/test_snapshot.py::test_forks_go_on_alone",
+    "tests/guest/test_snapshot.py::test_hooks_run_once_in_each_copy",
     "tests/guest/test_vsock.py",
 )
 """Tests whose guests have a disk as their root, so that a distribution's kernel can run them with an initrd."""
@@ -58,6 +60,7 @@ ALL = (
     "tests/guest/test_kata_oci.py::test_a_machine_and_a_clone_get_cpus_with_a_quota",
     "tests/guest/test_kata_oci.py::test_clones_of_a_template_have_all_that_is_theirs",
     "tests/guest/test_kata_oci.py::test_what_a_container_sees",
+    "tests/guest/test_kata_spec.py::test_a_program_in_a_copy_is_notified",
 )
 DEBIAN = (*DISK_ROOT, "tests/guest/test_debian.py::test_its_kernel_by_itself")
 

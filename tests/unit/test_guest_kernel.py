@@ -785,6 +785,8 @@ def test_an_initrd_gets_unpacked_files_and_their_order(kernel: Kernel, tmp_path:
     assert names[-1] == "ext4.ko" and {path.name for path in made.iterdir()} == {*names, "order"}
     assert (made / "ext4.ko").read_bytes().startswith(b"\x7fELF")
     assert write_modules(kernel, ["ext4"], tmp_path) == made, "it is made once"
+    more = write_modules(kernel, ["virtio_blk", "ext4"], tmp_path)
+    assert "virtio_blk.ko" in (more / "order").read_text(), "who asks for others does not get those"
 
 
 def test_a_signature_is_cut_off() -> None:
