@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -389,6 +390,27 @@ def test_what_crun_says_is_what_the_host_reads(pod: Agent) -> None:
     assert os.listdir(pod.folder / "agent" / "containers") == []
     pod.run("c1", "true")
     assert pod.wait("c1") == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may add to the kernel's random numbers")
+def test_a_copy_gets_another_line_and_readers_see_whole_ones(agent: Agent) -> None:
+    """The file stays the same one, which containers have mounted and whose changes they wait for."""
+    file, seen = agent.folder / "generation", list[str]()
+    agent.call("ReseedRandomDev", data=os.urandom(64))
+    stopped = threading.Event()
+
+    def read() -> None:
+        while not stopped.is_set():
+            seen.append(file.read_text())
+
+    before, reader = file.stat().st_ino, threading.Thread(target=read)
+    reader.start()
+    for _ in range(100):
+        agent.call("ReseedRandomDev", data=os.urandom(64))
+    stopped.set()
+    reader.join()
+    assert all(re.fullmatch(r"[0-9a-f-]{36}\n", text) for text in seen) and len(set(seen)) > 1
+    assert (file.stat().st_ino, file.stat().st_mode & 0o777) == (before, 0o444)
 
 
 @pytest.mark.parametrize("count", [130, pytest.param(640, marks=pytest.mark.long)])
