@@ -28,6 +28,8 @@ power-off."""
 
 LABS = 3
 """How many are started for one kernel before it is given up."""
+LIMIT = "faulthandler_timeout=1200"
+"""Seconds for one test: a distribution's kernel boots several times as long as ours, and this may run beside other work."""
 
 DISK_ROOT = (
     "tests/guest/test_boot.py::test_every_cpu_takes_load[3]",
@@ -104,7 +106,7 @@ def test(name: str, arguments: list[str]) -> bool:
         say(f"{name}: not tested, since it cannot be made: {error}")
         return False
     say(f"{name}: Linux {kernel_version(made.kernel)} {patches(made.kernel)}")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest", *tests, *arguments]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest", "-o", LIMIT, *tests, *arguments]
     environment = {**os.environ, "PYVMM_GUEST_KERNEL": made.kernel}
     if made.initrd is not None:
         environment["PYVMM_GUEST_INITRD"] = made.initrd
