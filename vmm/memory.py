@@ -220,6 +220,17 @@ def _say_why(result: int) -> None:
         )
 
 
+class FirstTouched:
+    """The pages that were missing when they were touched, the first ``FILL_FIRST`` of them."""
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    def pages(self) -> list[int]:
+        """Their numbers, in the order in which they were touched.  Any thread, at any time."""
+        return [int(page) for page in self._native.page[0 : self._native.count]]
+
+
 class GuestMemory:
     """Guest RAM of *size* bytes (a multiple of 4 KiB, at least one page), zeroed.
 
@@ -290,6 +301,9 @@ class GuestMemory:
         self._native: Any = None
         self._fill: Any = None
         self._ready_fill: Any = None
+        self._first: Any = None
+        self._early_bits: list[bytes] = []
+        """Those of the layers whose pages :meth:`fill_early` has filled."""
         self._layers_lock = allocate_lock()
         """While other layers come in the place of some, and while all go."""
         self._merges = False
@@ -421,6 +435,8 @@ class GuestMemory:
         result = 0
         if fill != ffi.NULL:
             if ready is not None:
+                if self._early_bits:
+                    lib.fill_renew(fill, self._same_as_early(layers))
                 result = int(lib.fill_again(fill, False))
                 self._ready_fill = None
             elif len(layers) == 1 and not exactly:
@@ -443,6 +459,7 @@ class GuestMemory:
             for index, (file, pieces, bits) in enumerate(layers)
         ]
         self._fill, self.on_demand = fill, True
+        self._early_bits = []
         return True
 
     def _new_fill(self, layers: Sequence[Layer], around: int = _AROUND) -> Any:
@@ -465,14 +482,67 @@ class GuestMemory:
             return ffi.NULL
         return fill
 
-    def get_ready_to_fill(self) -> None:
-        """Do what can be done now of a :meth:`fill_from` that may come: shared memory that nobody has touched."""
-        fill = self._new_fill(())
+    def get_ready_to_fill(self, *, exactly: bool = False) -> None:
+        """Do what can be done now of a :meth:`fill_from` that may come: shared memory that nobody has touched.
+
+        :param exactly: see there
+        """
+        fill = self._new_fill((), 1 if exactly else _AROUND)
         if fill != ffi.NULL:
             if lib.fill_start(fill):
                 lib.fill_free(fill)
             else:
                 self._ready_fill = fill
+
+    def fill_early(self, layers: Sequence[Layer], bits: bytes) -> bool:
+        """After :meth:`get_ready_to_fill`: fill the pages with a bit in *bits* now, before it is known what all of RAM
+        is filled from.  :meth:`fill_from` copies those that differ by then; who does not call it calls :meth:`empty`.
+
+        :param layers: what it would be filled from now, see :meth:`fill_from`
+        :returns: False: nothing was done
+        :raises OSError: the host has not enough memory; this one must be closed
+        """
+        if self._ready_fill is None:
+            return False
+        fill = self._new_fill(layers)
+        if fill == ffi.NULL:
+            return False
+        self._early_bits = [each for _, _, each in layers]
+        result = int(lib.fill_early(fill, ffi.from_buffer(bits)))
+        for _ in layers:
+            lib.fill_layer_drop(fill)
+        if result < 0:
+            raise OSError(-result, posix.strerror(-result))
+        return True
+
+    def _same_as_early(self, layers: Sequence[Layer]) -> int:
+        """How many of the *layers* are those of :meth:`fill_early`: all of these, or none.  They have the same object
+        for their bits then."""
+        early = self._early_bits
+        same = [bits is seen for (_, _, bits), seen in zip(layers, early, strict=False)]
+        return len(early) if len(same) == len(early) and all(same) else 0
+
+    def record_first(self) -> FirstTouched:
+        """After :meth:`get_ready_to_fill`: which pages are missing when they are touched, from now on."""
+        first = ffi.new("struct fill_first *")
+        if self._ready_fill is not None:
+            self._first = first  # it lives as long as what writes to it
+            lib.fill_record(self._ready_fill, first)
+        return FirstTouched(first)
+
+    def empty(self) -> None:
+        """Have memory that nobody has touched be zero, also what :meth:`fill_early` has filled.
+
+        :raises OSError: the host does not take it
+        """
+        if self._early_bits:
+            self._map.madvise(_MADV_REMOVE, self._start, self.size)
+            self._early_bits = []
+
+    def layers(self) -> list[Layer]:
+        """What it is filled from, with descriptors of the caller's; empty: nothing, or what may still be written."""
+        with self._layers_lock:
+            return [] if self._unsealed else _duplicates(self._layers)
 
     def _bits(self, fill: Any, index: int) -> bytes:
         bits = bytearray(-(-self.size // PAGE // 8))

@@ -160,6 +160,23 @@ int fill_together(struct fill *f);
  */
 int fill_ahead(struct fill *f, const uint8_t *bits, bool huge);
 /*
+ * After fill_start() without layers, when layers were added and nobody touches RAM: fill the pages whose bits are set, and map them.
+ * fill_layer_drop() may follow. 0, or -errno: a page may be half full, and this RAM must not be used.
+ */
+int fill_early(struct fill *f, const uint8_t *bits);
+/*
+ * After fill_early(), with the layers that count, before fill_again(): the pages that were filled become what those have. same: the
+ * first `same` layers, all that fill_early() saw, are those it saw, so pages that no other layer has are not compared; 0: all are.
+ */
+void fill_renew(struct fill *f, uint32_t same);
+/* Record from now on which pages are missing when they are touched, the first FILL_FIRST of them. first: lives as long as f. */
+enum { FILL_FIRST = 2048 };
+struct fill_first {
+	uint32_t count;
+	uint32_t page[2048]; /* numbers of pages, in the order in which they were touched */
+};
+void fill_record(struct fill *f, struct fill_first *first);
+/*
  * Start the thread that answers page faults. Called again after fill_rest() if something else was mapped at ram meanwhile.
  * 0 or -errno.
  */

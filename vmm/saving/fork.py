@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmm.board.pc import Platform
     from vmm.board.slots import Slots
     from vmm.config import MachineConfig, MemoryConfig
+    from vmm.memory import FirstTouched
     from vmm.saving.machine_state import MachineState
     from vmm.saving.memory_base import Ahead
     from vmm.virtio.blk import DiskConfig
@@ -295,6 +296,8 @@ class GivenChild(Child):
 
 
 MOST_SHELLS = 64
+_MOST_TOUCHED = 2048
+"""Pages that are filled and mapped ahead in each shell."""
 _PAUSE = 0.05
 """Seconds before some are made: children that were made just now begin to run meanwhile."""
 
@@ -316,6 +319,9 @@ class Shells:
         self._kind: tuple[MachineConfig, bool] | None = None
         self._wanted = 0
         self._making: Task | None = None
+        self._taken: list[FirstTouched] = []
+        self._touched: set[int] = set()
+        """Pages that children have touched soon after their forks."""
         self._closed = False
         # Held until then
         self._open = allocate_lock()
@@ -342,6 +348,7 @@ class Shells:
             for shell in self._ready:
                 if shell.fits(config, shared=shared):
                     self._ready.remove(shell)
+                    self._taken.append(shell.first)
                     return shell
         return None
 
@@ -361,17 +368,57 @@ class Shells:
             merge_layers(self._memory, soon=True)
         except OSError as error:
             report.debug(__name__, f"memory of forks could not be put together ahead: {error}")
-        while (kind := self._missing()) is not None:
-            try:
-                shell = Shell(kind[0], self._core, tuple(self._slots.attached), shared=kind[1])
-            except (VmmError, OSError, RuntimeError) as error:
-                # Children do without, and say what the host refuses if it still does
-                report.debug(__name__, f"no machine for a fork could be made ahead: {error}")
-                with self._lock:
-                    self._making = None
-                return
+        self._learn()
+        try:
+            self._fill_ready()
+            while (kind := self._missing()) is not None:
+                attached = tuple(self._slots.attached)
+                shell = Shell(kind[0], self._core, attached, shared=kind[1], exactly=not self._touched)
+                self._fill_and_put(shell)
+        except (VmmError, OSError, RuntimeError) as error:
+            # Children do without, and say what the host refuses if it still does
+            report.debug(__name__, f"no machine for a fork could be made ahead: {error}")
             with self._lock:
+                self._making = None
+
+    def _fill_ready(self) -> None:
+        """Fill those that were made before it was known which pages children touch."""
+        for shell in tuple(self._ready):
+            with self._lock:
+                if shell.filled or not self._touched or shell not in self._ready:
+                    continue
+                self._ready.remove(shell)
+            self._fill_and_put(shell)
+
+    def _fill_and_put(self, shell: Shell) -> None:
+        """Have *shell* ready for a child, unless it is not wanted any more."""
+        try:
+            layers = self._memory.layers() if self._touched else []
+            try:
+                if layers:
+                    shell.fill_early(layers, self._touched)
+            finally:
+                for file, _, _ in layers:
+                    posix.close(file)
+        except BaseException:
+            shell.close()
+            raise
+        with self._lock:
+            wanted = len(self._ready) < self._wanted
+            if wanted:
                 self._ready.append(shell)
+        if not wanted:
+            shell.close()
+
+    def _learn(self) -> None:
+        """What children have touched since their forks will be there in those that come."""
+        with self._lock:
+            taken, self._taken = self._taken, []
+        for first in taken:
+            for page in first.pages():
+                if len(self._touched) == _MOST_TOUCHED:
+                    return
+                self._touched.add(page)
 
     def _missing(self) -> tuple[MachineConfig, bool] | None:
         """What one more is to be for; None: there are enough, and the thread ends."""

@@ -96,6 +96,7 @@ class Base:
         try:
             if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
                 return memory
+            memory.empty()
             layers = self._layers
             if memory.fd < 0 and layers and layers[0][1]:
                 memory.lay_over(layers[0][0], layers[0][1])

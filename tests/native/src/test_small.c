@@ -829,6 +829,76 @@ static void memory_is_there_ahead(void)
 	}
 }
 
+/* Pages that are filled before it is known what they will be, as those of a machine that waits for a fork. */
+static void pages_filled_early_become_what_they_must_be(void)
+{
+	struct fill_first *first = calloc(1, sizeof(*first));
+	struct clone c;
+
+	CHECK(first);
+	/* The layers are the same and one has come; or there is another, and pages that it has not are zero. */
+	for (int same = 0; same < 2 && clone_open(&c, RAM_SIZE); same++) {
+		const int later = sparse_file(RAM_SIZE);
+		uint8_t *bits = calloc(1, RAM_SIZE / PAGE / 8);
+
+		CHECK(bits);
+		CHECK_EQ(fill_start(c.fill), 0);
+		first->count = 0;
+		fill_record(c.fill, first);
+		clone_layers(&c);
+		c.bits[0] = 0xfe;               /* 1 to 7; page 4 is zero in the template */
+		c.bits[600 / 8] = 1 << 600 % 8; /* which it has not */
+		c.bits[700 / 8] |= 1 << 700 % 8;
+		CHECK_EQ(fill_early(c.fill, c.bits), 0);
+		CHECK(c.ram[PAGE] == 2 && c.ram[3 * PAGE] == 103 && c.ram[4 * PAGE] == 0 && c.ram[700 * PAGE] == 70);
+		fill_layer_drop(c.fill);
+		fill_layer_drop(c.fill);
+		memset(c.bits, 0, RAM_SIZE / PAGE / 8);
+		put_page(later, 2, 202);
+		put_page(later, 4, 204);
+		put_page(later, 600, 60);
+		/* Page 5 is zero in it. */
+		bits[0] = 1 << 2 | 1 << 4 | 1 << 5;
+		bits[600 / 8] = 1 << 600 % 8;
+		if (same)
+			clone_layers(&c);
+		CHECK_EQ(fill_layer(c.fill, later, bits), 0);
+		fill_renew(c.fill, same ? 2 : 0);
+		CHECK_EQ(fill_again(c.fill, false), 0);
+		CHECK(ram_at(c.ram, 2) == 202 && ram_at(c.ram, 4) == 204 && ram_at(c.ram, 5) == 0 && ram_at(c.ram, 600) == 60);
+		CHECK(ram_at(c.ram, 1) == (same ? 2 : 0) && ram_at(c.ram, 3) == (same ? 103 : 0));
+		CHECK_EQ(ram_at(c.ram, 700), same ? 70 : 0);
+		CHECK_EQ(__atomic_load_n(&first->count, __ATOMIC_ACQUIRE), 0);
+		CHECK_EQ(ram_at(c.ram, 30), same ? 31 : 0);
+		if (same)
+			CHECK(__atomic_load_n(&first->count, __ATOMIC_ACQUIRE) == 1 && first->page[0] == 30);
+		clone_close(&c);
+		close(later);
+		free(bits);
+	}
+	free(first);
+}
+
+/* A host without room. */
+static void pages_that_cannot_be_filled_early(void)
+{
+	struct rlimit limit, none;
+	struct clone c;
+
+	if (clone_open(&c, RAM_SIZE)) {
+		CHECK_EQ(fill_start(c.fill), 0);
+		clone_layers(&c);
+		c.bits[0] = 0xfe;
+		signal(SIGXFSZ, SIG_IGN);
+		CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+		none = (struct rlimit){ 3 * PAGE / 2, limit.rlim_max };
+		CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
+		CHECK_EQ(fill_early(c.fill, c.bits), -EFBIG);
+		CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+	}
+	clone_close(&c);
+}
+
 /* The template may be in so many places that each has no userfaultfd of its own. */
 static void memory_in_many_places(void)
 {
@@ -919,7 +989,8 @@ static const struct test tests[] = {
 	T(lines_of_a_call_may_lie_apart), T(uart_output_has_readers_of_all_kinds),
 	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),
 	T(uart_waits_for_a_moment_for_who_reads_nothing), T(pages_in_runs),
-	T(clones_have_their_template_s_memory), T(memory_is_there_ahead), T(memory_in_many_places),
+	T(clones_have_their_template_s_memory), T(memory_is_there_ahead),
+	T(pages_filled_early_become_what_they_must_be), T(pages_that_cannot_be_filled_early), T(memory_in_many_places),
 	T(layers_become_one), T(some_of_it_lies_over_the_template),
 	T(memory_that_others_map), T(memory_that_a_template_has_lost), { NULL, NULL },
 };

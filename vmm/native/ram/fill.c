@@ -49,6 +49,9 @@ enum { TRIES = 200, TRY_MS = 20 };
 /* epoll data: the own userfaultfd; SOURCE_CLIENT + i: that of client i. */
 enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
@@ -87,6 +90,7 @@ struct fill {
 	pthread_mutex_t lock;
 	uint8_t *done;
 	struct client client[CLIENTS];
+	struct fill_first *first; /* NULL, or where faults are recorded */
 	uint64_t faults, filled;
 };
 
@@ -121,6 +125,15 @@ static const uint8_t *template_page(const struct fill *f, uint64_t at)
 		if (has_page(f->layer[i].bits, at))
 			return f->layer[i].bytes + at;
 	return NULL;
+}
+
+/* Whether a layer has the page that is not one of the first `below`. */
+static bool is_above(const struct fill *f, uint32_t below, uint64_t at)
+{
+	for (uint32_t i = below; i < f->layers; i++)
+		if (has_page(f->layer[i].bits, at))
+			return true;
+	return false;
 }
 
 /* Whether RAM lies over the template's file there. *end becomes where that changes, if that is before it. */
@@ -516,6 +529,14 @@ static int laid_copy(const struct fill *f, int uffd, uint64_t page, uint64_t at)
 	return err;
 }
 
+static void first_add(struct fill_first *first, uint64_t at)
+{
+	if (first && first->count < FILL_FIRST) {
+		first->page[first->count] = (uint32_t)(at / PAGE);
+		__atomic_store_n(&first->count, first->count + 1, __ATOMIC_RELEASE);
+	}
+}
+
 static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t address)
 {
 	const uint64_t page = address & ~(uint64_t)(PAGE - 1), at = page - base;
@@ -523,6 +544,7 @@ static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t addre
 
 	if (at < f->size) {
 		f->faults++;
+		first_add(f->first, at);
 		if (is_laid_page(f, at)) {
 			fill_must(laid_copy(f, uffd, page, at), at);
 		} else if (has_page(f->done, at) || !template_page(f, at)) {
@@ -705,6 +727,47 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 	memset(f->done, 0, bitmap_size(f));
 	f->filled = 0;
 	return madvise(f->ram, f->size, MADV_REMOVE) < 0 ? -errno : 0;
+}
+
+int fill_early(struct fill *f, const uint8_t *bits)
+{
+	uint64_t start, end = 0;
+	int err;
+
+	pthread_mutex_lock(&f->lock);
+	err = write_pages(f, bits, 0, f->size);
+	/* Where this fails (before Linux 5.14), a page is mapped when it is touched. */
+	while (!err && mem_run(bits, f->size, &start, &end))
+		(void)madvise(f->ram + start, end - start, MADV_POPULATE_WRITE);
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+void fill_renew(struct fill *f, uint32_t same)
+{
+	uint64_t start, end = 0;
+
+	pthread_mutex_lock(&f->lock);
+	while (mem_run(f->done, f->size, &start, &end))
+		for (uint64_t at = start; at < end; at += PAGE) {
+			const uint8_t *from;
+
+			if (same && !is_above(f, same, at))
+				continue;
+			from = template_page(f, at);
+			if (!from)
+				from = zero_page;
+			if (memcmp(f->ram + at, from, PAGE) != 0)
+				memcpy(f->ram + at, from, PAGE);
+		}
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fill_record(struct fill *f, struct fill_first *first)
+{
+	pthread_mutex_lock(&f->lock);
+	f->first = first;
+	pthread_mutex_unlock(&f->lock);
 }
 
 static void pieces_make(struct fill *f)
