@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
+from tools import guest as recipes
 
 MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
@@ -217,17 +219,17 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path)
 
 def test_a_program_in_a_copy_is_notified(oci: Oci, tmp_path: Path) -> None:
     """It waits in inotify: the file has another line before the copy goes on, and nobody has to look at the time."""
-    seen = oci.rootfs / "bin" / "seen"
-    seen.write_text("#!/bin/sh\necho became $(cat /run/pyvmm/generation)\n")
-    seen.chmod(0o755)
-    script = "echo is $(cat /run/pyvmm/generation); exec inotifyd /bin/seen /run/pyvmm/generation:w"
+    with tarfile.open(recipes.programs()) as archive:
+        archive.extract("usr/local/bin/watchfile", oci.rootfs, filter="fully_trusted")
+    script = "exec /usr/local/bin/watchfile /run/pyvmm/generation"
     oci.start("c1", script, annotations={"io.pyvmm.generation": "/run/pyvmm/generation"})
     eventually(lambda: oci.output("c1").startswith("is "), "it does not run")
     assert oci.run("exec", "c1", "sh", "-c", "echo mine >/run/pyvmm/generation").returncode != 0
     outs = tmp_path / "outs"
     with open(outs, "wb") as file:
         command = oci.command("fork", "--bundles", str(tmp_path), "c1", "c2", "c3")
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE, check=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
+    assert done.returncode == 0, outs.read_text() + oci.console()
     eventually(lambda: outs.read_text().count("became") == 2, "the copies are not notified")
     words = [line.split()[1] for line in [*oci.output("c1").splitlines(), *outs.read_text().splitlines()]]
     assert len(set(words)) == 3, words
