@@ -464,7 +464,7 @@ def test_a_container_with_limits_that_fit_gets_a_machine_of_the_pool(pool: Pool)
     pool.start()
     limited = json.loads(Path(pool.runtime.bundle("echo runs"), "config.json").read_text())["linux"]
     limited["resources"] = {"memory": {"limit": 64 << 20}, "cpu": {"quota": 100_000, "period": 100_000}}
-    pool.runtime.check("run", "--detach", "--bundle", pool.runtime.bundle("exec sleep 600", linux=limited), "c1")
+    pool.runtime.started("c1", "exec sleep 600", linux=limited)
     assert pool.figures()["given"] == 1
     group = json.loads((pool.runtime.root / "c1" / "state.json").read_text())["cgroup"]
     if Path(group, "memory.max").exists():
