@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,12 @@ from vmm import (
     Publish,
     VsockConfig,
 )
+from vmm.control import broker
 from vmm.control.client import ask
 from vmm.control.requests import REQUESTS, Request
 from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
+from vmm.memory import open_memory
 
 if TYPE_CHECKING:
     from vmm.control.requests import Server, Tell
@@ -196,6 +199,27 @@ def test_what_is_no_request_ends_the_connection(path: str, line: bytes) -> None:
     assert all(answer.get("code") == "control-request" for answer in answers)
     assert len(answers) <= 1
     assert ask(path, "status")["state"] == "running"
+
+
+def test_no_request_of_a_jailed_machine_outlives_its_server(machine: Machine) -> None:
+    """A thread that the interpreter finds at its end opens a file (Python before 3.14), which ends a jailed process."""
+    for _ in range(5):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        requests = broker.Requests(theirs)
+        requests.hand_over(machine)
+        requests.start()
+        answers, mine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        files = [open_memory("memory", machine.config.all_memory()), open_memory("state", 0)]
+        socket.send_fds(ours, [b'{"command": "save", "stop": false, "diff": false}'], [mine.fileno(), *files])
+        assert b"progress" in answers.recv(1000)
+        requests.close()
+        running = [frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident()]
+        for frame, _ in (each for lowest in running for each in traceback.walk_stack(lowest)):
+            assert frame.f_code.co_filename != broker.__file__
+        for each in (ours, answers, mine):
+            each.close()
+        for fd in files:
+            os.close(fd)
 
 
 def test_an_unknown_command_is_told_what_there_is(path: str) -> None:

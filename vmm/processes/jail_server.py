@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import posix
+import time
 
 from vmm.errors import ConfigError, HostError, VmmError
 from vmm.faststart.builtin import socket
-from vmm.faststart.thread import Thread
+from vmm.faststart.thread import LockType, Thread, allocate_lock
 from vmm.machine.interface import CALLS, INSIDE
-from vmm.processes.helpers import REQUEST_MAX, receive
+from vmm.processes.helpers import PATIENCE_S, REQUEST_MAX, receive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from vmm.board.slots import Attached
@@ -34,6 +35,8 @@ class Requests:
         self.takes_disks = self.takes_shares = False
         self._plugged: dict[int, Attached] = {}
         self._numbers = 0
+        self._threads: list[tuple[Thread, LockType]] = []
+        """Each with a lock that is free when it has done its work.  The first one adds the others."""
 
     def hand_over(self, machine: Machine) -> None:
         """Set the machine; :meth:`start` may be called afterwards."""
@@ -63,7 +66,25 @@ class Requests:
 
     def start(self) -> None:
         """Begin to serve; each request gets a thread of its own."""
-        Thread(self._take, "control").start()
+        self._begin(self._take)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        done = allocate_lock()
+        done.acquire()
+
+        def main() -> None:
+            try:
+                work()
+            finally:
+                done.release()
+
+        for thread, its in self._threads:
+            if not its.locked():
+                thread.join()
+        self._threads = [each for each in self._threads if each[1].locked()]
+        thread = Thread(main, "control")
+        thread.start()
+        self._threads.append((thread, done))
 
     def take(self, most: int = REQUEST_MAX) -> tuple[bytes, list[int]] | None:
         """Wait for the next request: up to *most* bytes, and its descriptors; None: the other end is closed."""
@@ -75,7 +96,7 @@ class Requests:
 
     def _take(self) -> None:
         while taken := self.take():
-            Thread(self._worker(*taken), "control").start()
+            self._begin(self._worker(*taken))
 
     def _worker(self, data: bytes, fds: list[int]) -> Callable[[], None]:
         return lambda: self._do(data, fds)
@@ -131,12 +152,23 @@ class Requests:
         return {"gone": machine.unplug(found, request["timeout"], force=request["force"])}
 
     def close(self) -> None:
-        """Accept no more requests.  May be called again."""
+        """Accept no more requests, and wait for those under way, for a while.  May be called again.
+
+        The threads must not outlive the interpreter, see :meth:`vmm.faststart.thread.Thread.join`.
+        """
         try:
             self._sock.shutdown(socket.SHUT_RDWR)  # a thread may be waiting there
         except OSError:
             pass
+        deadline = time.monotonic() + PATIENCE_S
+        for thread, done in (*self._threads[:1], *self._others()):
+            if done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                thread.join()
+        self._threads = []
         self._sock.close()
+
+    def _others(self) -> Iterator[tuple[Thread, LockType]]:
+        yield from self._threads[1:]  # by now the first one has ended, and adds no more
 
 
 def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
