@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pytest
 
@@ -17,6 +17,9 @@ from tests.filesystems import sparse_copy
 from tests.guest.vmfixture import Guest, boot_guest
 from tools import guest as recipes
 from vmm import DiskConfig, MemoryConfig, NetConfig, ShareConfig, VirtioDevice, VsockConfig
+
+if TYPE_CHECKING:
+    from tests.guest.kata_podman import Podman
 
 HERE = Path(__file__).parent
 GUESTS = pytest.StashKey["list[Guest]"]()
@@ -94,6 +97,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             guest.drain()
             report.sections.append((f"console of guest {number}", guest.console or "(it printed nothing)"))
     return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """podman, for a file's tests; files whose storage is special have one of their own."""
+    from tests.guest.kata_podman import Podman
+
+    made = Podman(tmp_path_factory.mktemp("podman"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,6 @@ MARK = "pyvmm-face-test"
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("face"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def container(podman: Podman) -> Iterator[str]:
     """One for all tests, which leave it running."""
     (podman.folder / "data").mkdir(exist_ok=True)

@@ -16,13 +16,6 @@ pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman i
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("podman"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
     made = Oci(tmp_path_factory.mktemp("oci"))
     yield made

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from tests.guest.kata_podman import Podman
 from tests.guest.kata_tools import PATIENCE, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("podman"))
-    yield made
-    made.close()
 
 
 def test_the_storage_is_what_podman_takes_by_itself(podman: Podman) -> None:

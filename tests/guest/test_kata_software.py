@@ -25,13 +25,6 @@ NO_NETWORK = ("--network", "none")
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    made = Podman(tmp_path_factory.mktemp("software"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The image, mounted: containers have layers upon it."""
     target = tmp_path_factory.mktemp("servers")
