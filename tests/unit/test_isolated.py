@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,6 @@ PATIENCE = 60.0
 def config(kernel: str, console: tiny.Console | None = None, **more: Any) -> MachineConfig:
     base = tiny.config(kernel, console=None if console is None else console.config)
     return replace(base, **{"isolation": "process", **more})
-
-
-@pytest.fixture
-def console() -> Iterator[tiny.Console]:
-    made = tiny.Console()
-    yield made
-    made.close()
 
 
 def children() -> set[int]:

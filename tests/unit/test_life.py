@@ -7,7 +7,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,6 @@ PATIENCE = 60.0
 COUNTER = tiny.BASE + 0x1000
 # inc dword [COUNTER]; jmp to it
 COUNT = b"\xff\x05" + COUNTER.to_bytes(4, "little") + b"\xeb\xf8"
-
-
-@pytest.fixture
-def console() -> Iterator[Console]:
-    console = Console()
-    yield console
-    console.close()
 
 
 def counter(machine: Machine) -> int:

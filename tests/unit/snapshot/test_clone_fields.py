@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ from vmm.faststart.record import replace
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 MIB = 1 << 20
-
-
-@pytest.fixture
-def console() -> Iterator[Console]:
-    made = Console()
-    yield made
-    made.close()
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

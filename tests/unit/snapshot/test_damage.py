@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cbor2
@@ -27,13 +26,6 @@ from vmm.saving.manifest import decode_state, read_manifest
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 MIB = 1 << 20
-
-
-@pytest.fixture
-def console() -> Iterator[Console]:
-    made = Console()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -33,13 +33,6 @@ MARK = 0x20_0000
 
 
 @pytest.fixture
-def console() -> Iterator[Console]:
-    made = Console()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def machine(tmp_path: Path, console: Console) -> Iterator[Machine]:
     with echo(tmp_path, console) as made:
         made.start()
