@@ -127,15 +127,6 @@ static const uint8_t *template_page(const struct fill *f, uint64_t at)
 	return NULL;
 }
 
-/* Whether a layer has the page that is not one of the first `below`. */
-static bool is_above(const struct fill *f, uint32_t below, uint64_t at)
-{
-	for (uint32_t i = below; i < f->layers; i++)
-		if (has_page(f->layer[i].bits, at))
-			return true;
-	return false;
-}
-
 /* Whether RAM lies over the template's file there. *end becomes where that changes, if that is before it. */
 static bool is_laid(const struct fill *f, uint64_t at, uint64_t *end)
 {
@@ -743,23 +734,40 @@ int fill_early(struct fill *f, const uint8_t *bits)
 	return err;
 }
 
+static void page_renew(const struct fill *f, uint64_t at)
+{
+	const uint8_t *from = template_page(f, at);
+
+	if (!from)
+		from = zero_page;
+	if (memcmp(f->ram + at, from, PAGE) != 0)
+		memcpy(f->ram + at, from, PAGE);
+}
+
+/* The pages that begin with `page` which are done, and which a layer has that is not one of the first `same`: those of a word at most. */
+static uint64_t done_above(const struct fill *f, uint32_t same, uint64_t page, size_t bytes)
+{
+	uint64_t done = 0, above = same ? 0 : UINT64_MAX, word = 0;
+
+	memcpy(&done, f->done + page / 8, bytes);
+	for (uint32_t i = same; same && i < f->layers; i++) {
+		memcpy(&word, f->layer[i].bits + page / 8, bytes);
+		above |= word;
+	}
+	return done & above;
+}
+
 void fill_renew(struct fill *f, uint32_t same)
 {
-	uint64_t start, end = 0;
+	const size_t size = bitmap_size(f);
 
 	pthread_mutex_lock(&f->lock);
-	while (mem_run(f->done, f->size, &start, &end))
-		for (uint64_t at = start; at < end; at += PAGE) {
-			const uint8_t *from;
+	for (size_t at = 0; at < size; at += WORD_PAGES / 8) {
+		uint64_t left = done_above(f, same, 8 * at, size - at < WORD_PAGES / 8 ? size - at : WORD_PAGES / 8);
 
-			if (same && !is_above(f, same, at))
-				continue;
-			from = template_page(f, at);
-			if (!from)
-				from = zero_page;
-			if (memcmp(f->ram + at, from, PAGE) != 0)
-				memcpy(f->ram + at, from, PAGE);
-		}
+		for (; left; left &= left - 1)
+			page_renew(f, (8 * at + (uint64_t)__builtin_ctzll(left)) * PAGE);
+	}
 	pthread_mutex_unlock(&f->lock);
 }
 
