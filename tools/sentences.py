@@ -33,6 +33,14 @@ GENERATED = {
 """Pages that repeat what is elsewhere, or that are made of names."""
 
 
+PARTS = re.compile(r"\n\s*\n|\n\s*(?=:\w+(?: [\w, *.]+)?: )|\n\s*(?=[-*] )|\n(?=``[^\n]+\n {4})")
+"""Between the parts of a docstring: paragraphs, fields, items, terms of a list of definitions."""
+
+
+TABLE = re.compile(r"\S {3,}\S| \.\. ")
+"""In a part of a docstring that is a table of addresses or fields."""
+
+
 class Sentence(NamedTuple):
     """A sentence, and where it is.
 
@@ -123,9 +131,10 @@ def of_code() -> Iterator[Sentence]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                     line = getattr(node, "lineno", 1)
-                    for part in re.split(r"\n\s*\n|\n\s*(?=:\w+)|\n\s*(?=- )", ast.get_docstring(node) or ""):
-                        text = re.sub(r"^:\w+(?: [\w, *.]+)?: ", "", part.strip())
-                        for sentence in split(text) if "::" not in part else []:
+                    for part in PARTS.split(ast.get_docstring(node) or ""):
+                        text = re.sub(r"^:(?:param|ivar) ([\w, *.]+): ", r"\1: ", part.strip())  # as readers see it
+                        text = re.sub(r"^:(\w+)(?: [\w, *.]+)?: ", r"\1: ", text)
+                        for sentence in split(text) if "::" not in part and not TABLE.search(part) else []:
                             yield Sentence("docstring", f"{name}:{line}", sentence)
                 elif isinstance(node, ast.Call):
                     kind, texts = of_call(node)
