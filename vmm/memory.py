@@ -187,7 +187,7 @@ def _check(size: int, huge_pages: str) -> None:
         raise ConfigError(
             f"memory size {size} is not a multiple of {PAGE} bytes, 4096 or more",
             code="memory-size",
-            hint="give it as for example 256M or 4G",
+            hint="use for example 256M or 4G",
         )
     if huge_pages not in HUGE_PAGES:
         raise ConfigError(f"huge pages {huge_pages!r}: not one of {', '.join(HUGE_PAGES)}", code="memory-huge-pages")

@@ -612,7 +612,7 @@ def test_a_guest_resets_its_devices_in_a_jail(
         command.close()
         for each in (*everybody.values(), *unread):
             each.close()
-    assert "which it has no use for" not in command.errors
+    assert "which is not on its list" not in command.errors
     assert not command.leftovers()
 
 

@@ -874,7 +874,7 @@ def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
     try:
         ask(control, "add-disk", disk=path)
         done = subprocess.run(tool, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 1 and "has not let it go" in done.stderr and "--force" in done.stderr
+        assert done.returncode == 1 and "has not released it" in done.stderr and "--force" in done.stderr
         assert ask(control, "remove-disk", path=path, seconds=0, force=True) == {"removed": True}
         ask(control, "add-disk", disk=path)
         with pytest.raises(ConfigError, match="seconds is not 0 to"):
@@ -1142,7 +1142,7 @@ def test_a_clone_of_a_machine_that_took_no_shares_gets_one(tmp_path: Path) -> No
 
 
 def test_a_machine_that_was_told_nothing_takes_no_disk(controlled: Command, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes no disks") as caught:
+    with pytest.raises(ConfigError, match="accepts no disks") as caught:
         ask(f"{tmp_path}/c", "add-disk", disk=f"{tmp_path}/disk.img")
     assert "--disks-from" in caught.value.hint
     assert ask(f"{tmp_path}/c", "status")["state"] == "running"
@@ -1401,7 +1401,7 @@ def test_a_request_for_a_child_says_what_differs(tmp_path: Path) -> None:
     assert copy.config == parent.config and copy.serves(7) == {"control": f"{tmp_path}/c.7", "jail": "on"}
     assert copy.child(REQUEST, fds)["config"] == plain(parent.config)
     for index, wrong in ((0, os.memfd_create("ram")), (3, os.open(tmp_path / "other", os.O_RDWR)), (3, os.dup(0))):
-        with pytest.raises(ConfigError, match=r"that is none: .* (write to|without a name)$"):
+        with pytest.raises(ConfigError, match=r"an invalid request for a child: .* (write to|without a name)$"):
             copy.child(REQUEST, [*fds[:index], wrong, *fds[index + 1 :]])
         os.close(wrong)
     for fd in fds:
@@ -1424,7 +1424,7 @@ def test_who_has_taken_over_the_maker_of_forks_gets_no_other_machine(tmp_path: P
         socket.send_fds(ours, [json.dumps(NO_REQUESTS[what]).encode()], [answer.fileno(), answer.fileno(), *fds])
         answer.close()
         told = json.loads(answers.recv(4096))
-        assert told["config"] is True and told["error"].startswith("a request for a child that is none: ")
+        assert told["config"] is True and told["error"].startswith("an invalid request for a child: ")
         assert process.wait(60) == 0
     runner._sock.close()
     os.wait()

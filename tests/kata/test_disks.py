@@ -521,7 +521,7 @@ def test_what_cannot_be(tmp_path: Path, arguments: list[str], words: str) -> Non
 
 
 def test_what_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder, disk, OCI layout or archive"):
+    with pytest.raises(ConfigError, match="not a folder, disk, OCI layout or archive"):
         open_image(str(tmp_path / "none"), str(tmp_path))
     (tmp_path / "text").write_text("no archive")
     with pytest.raises(ConfigError, match="no archive of an image"):

@@ -443,7 +443,7 @@ def test_restore_waits_for_the_end(keeping: Runtime, tmp_path: Path, monkeypatch
     assert (done.returncode, done.stdout) == (7, "typed\n"), done.stderr
     monkeypatch.setenv("PYVMM_FAKE_NO_SEED", "1")
     message = refused(keeping, "restore", "--image-path", str(tmp_path / "i"), "--bundle", bundle, "c2")
-    assert "did not take an identity of its own: ReseedRandomDev: no entropy taken" in message
+    assert "did not accept its new identity: ReseedRandomDev: no entropy taken" in message
     keeping.check("delete", "--force", "c1")
     assert os.listdir(keeping.root) == []
 

@@ -584,7 +584,7 @@ def test_a_clone_that_takes_no_identity_of_its_own_is_no_sandbox(bench: Make, tm
     taken: dict[str, ttrpc.Handler] = {"ReseedRandomDev": _take, method: refuse}
     made = bench(start=False, **taken)
     made.vm.template = str(template)
-    with pytest.raises(GuestError, match=f"did not take an identity of its own: {method}: no"):
+    with pytest.raises(GuestError, match=f"did not accept its new identity: {method}: no"):
         made.sandbox.start()
     assert made.vm.closed
     assert not template.exists(), "it would be used again"

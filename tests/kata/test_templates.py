@@ -174,7 +174,7 @@ def test_what_settings_and_annotations_say(tmp_path: Path) -> None:
     assert chosen.with_annotations({f"{settings.PREFIX}template": "off"}).template == "off"
     with pytest.raises(ConfigError, match=r"template: 'yes' is not one of auto, off"):
         chosen.with_annotations({f"{settings.PREFIX}template": "yes"})
-    with pytest.raises(ConfigError, match="not for containers to say"):
+    with pytest.raises(ConfigError, match="may not be set by containers"):
         settings.Settings().with_annotations({f"{settings.PREFIX}template": "auto"})
     path.write_text('template = "always"\n')
     with pytest.raises(ConfigError, match="template = 'always' is not one of"):

@@ -183,9 +183,9 @@ class VcpuThreads(Saveable):
             self.release(_SPARE, indexes)
             pause.acquire(timeout=_LOOK_S)
         raise ConfigError(
-            f"the guest uses vCPU {used[0]}: it cannot be taken away",
+            f"the guest uses vCPU {used[0]}: it cannot be removed",
             code="cpu-in-use",
-            hint=f"have the guest let it go before: echo 0 >/sys/devices/system/cpu/cpu{used[0]}/online",
+            hint=f"take it offline in the guest first: echo 0 >/sys/devices/system/cpu/cpu{used[0]}/online",
         )
 
     def save(self) -> State:

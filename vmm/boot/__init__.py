@@ -91,7 +91,7 @@ def check(config: Machine) -> BootPlan:
         posix.close(fd)
         if not state[2]:
             raise ConfigError(
-                f"initrd {boot.initrd} is empty", code="initrd-file", hint="leave --initrd out, or make it again"
+                f"initrd {boot.initrd} is empty", code="initrd-file", hint="omit --initrd, or build it again"
             )
         initrd = (boot.initrd, state, initrd_address(boot.initrd, state[2], image, ram))
     return BootPlan(image, entry, cmdline, initrd, memory_map, pci)
@@ -101,7 +101,7 @@ def _entry(image: KernelImage, wanted: str) -> str:
     if wanted == LINUX64 or (wanted == "auto" and image.pvh_entry is None):
         if image.entry64 is None:
             raise ConfigError(
-                f"kernel {image.path}: its ELF entry is outside of what is loaded, so it has no 64-bit entry",
+                f"kernel {image.path}: its ELF entry is outside the loaded segments, so it has no 64-bit entry",
                 code="kernel-entry",
                 hint="use --entry pvh",
             )
@@ -114,7 +114,7 @@ def _entry(image: KernelImage, wanted: str) -> str:
         )
     if image.pvh_entry >= 1 << 32:
         raise ConfigError(
-            f"kernel {image.path}: its PVH entry {image.pvh_entry:#x} is above 4 GiB, where a 32-bit CPU cannot go",
+            f"kernel {image.path}: its PVH entry {image.pvh_entry:#x} is above 4 GiB, which a 32-bit CPU cannot reach",
             code="kernel-entry",
             hint="link it lower, or use --entry linux64",
         )

@@ -116,7 +116,7 @@ def check_image(image: KernelImage) -> None:
     for entry, what in ((image.pvh_entry, "PVH"), (image.entry64, "64-bit")):
         if entry is not None and not any(s.paddr <= entry < s.end for s in image.segments):
             raise ConfigError(
-                f"{where}: its {what} entry {entry:#x} is outside of what is loaded",
+                f"{where}: its {what} entry {entry:#x} is outside the loaded segments",
                 code="kernel-entry",
                 hint="the ELF file is damaged: build it again",
             )

@@ -44,26 +44,26 @@ The guest mounts a share with: mount -t virtiofs TAG /mnt
 With --vsock, programs of the host connect to the unix socket PATH, write "CONNECT <port>\\n" and read "OK ...\\n"
 when the guest has accepted; the guest's connections to port P of CID 2 arrive at the unix socket PATH_P.
 
-With --pmem the guest has the pages of the host's cache as its memory; guests that use one image ,ro share them.  To
-have it as the root: --cmdline "root=/dev/pmem0 rootflags=dax ro".
+With --pmem the guest maps the pages of the host's cache as memory; guests that use one image ,ro share them. To use it
+as the root: --cmdline "root=/dev/pmem0 rootflags=dax ro".
 
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
 exit status:
     0  the guest powered off
     1  the host failed: no usable KVM, no memory, an I/O error
-    2  the command line or a file it names is not right
+    2  the command line, or a file that it names, is wrong
    16  the guest asked for a reboot
    17  the guest's kernel panicked
    18  triple fault: the guest crashed the (virtual) CPU
-   19  the guest did what KVM cannot go on with
+   19  the guest did something after which KVM cannot continue
    20  ended from the console with Ctrl-A x
-  124  the time given with --timeout is over
+  124  the time of --timeout is over
   130  interrupted by Ctrl-C     143  ended by SIGTERM     129  by SIGHUP
   141  nobody reads the console's output any more (pyvmm boot ... | head)
 
 environment:
-  PYVMM_WARM=0  start Python anew, not from the image of a started one that is made beforehand in ~/.cache/pyvmm
+  PYVMM_WARM=0  start a new Python, not from a process image in ~/.cache/pyvmm
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 512M --cpus 2
@@ -73,25 +73,23 @@ DEVICE_OPTIONS = tuple([DeviceOption(device) for device in BUILT_IN])
 JAIL = Option(
     "--jail",
     "HOW",
-    "give up user, files and networks before the start: auto, on, off (default: auto)",
+    "drop user, files and networks before the start: auto, on, off (default: auto)",
     default="auto",
 )
-CGROUP = Option(
-    "--cgroup", "DIR", "be in this control group, with all that belongs to the machine", complete="directory"
-)
+CGROUP = Option("--cgroup", "DIR", "run the machine and its helper processes in this cgroup", complete="directory")
 CONTROL = (
     Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork, resize"),
     Option(
         "--disks-from",
         "DIR",
-        "let pyvmm disk add files and devices below DIR, on PCI; may be repeated",
+        "allow pyvmm disk add for files and devices below DIR, on PCI; may be repeated",
         many=True,
         complete="directory",
     ),
     Option(
         "--shares-from",
         "DIR",
-        "let pyvmm share add directories below DIR, on PCI; may be repeated",
+        "allow pyvmm share add for directories below DIR, on PCI; may be repeated",
         many=True,
         complete="directory",
     ),
@@ -103,22 +101,22 @@ OPTIONS = (
     *DEVICE_OPTIONS,
     Option("--memory", "SIZE", "guest memory (default: 256M)", default="256M"),
     Option("--cpus", "N", "number of vCPUs, 1 to 32 (default: 1)", default="1"),
-    Option("--max-cpus", "N", "how many there may be while it runs, see pyvmm resize (default: those of --cpus)"),
+    Option("--max-cpus", "N", "largest number of vCPUs while it runs, see pyvmm resize (default: that of --cpus)"),
     Option(
         "--cpu",
         "WHAT",
-        "guest; host: with performance counters, VMX, SVM; or template:FILE (default: guest)",
+        "processor: guest; host: also performance counters, VMX, SVM; or template:FILE (default: guest)",
         default="guest",
     ),
     Option("--cmdline", "TEXT", "added to the kernel command line", default=""),
     Option("--console", "WHERE", "stdio, pty, file:PATH or none (default: stdio)", default="stdio"),
     Option("--entry", "HOW", "kernel entry: auto, pvh, linux64 (default: auto)", default="auto"),
     Option("--transport", "HOW", "how devices are found: mmio (faster), pci (default: mmio)", default="mmio"),
-    Option("--virtqueues", "FORMAT", "of devices' queues: split, packed (default: split)", default="split"),
+    Option("--virtqueues", "FORMAT", "format of the devices' queues: split, packed (default: split)", default="split"),
     Option("--huge-pages", "HOW", "back guest memory with: auto, none, thp, hugetlb (default: auto)", default="auto"),
     Option("--prefault", "", "touch all guest memory before the start"),
-    Option("--timeout", "SECONDS", "end the machine after so long"),
-    Option("--gdb", "WHERE", "let gdb attach at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
+    Option("--timeout", "SECONDS", "end the machine after this time"),
+    Option("--gdb", "WHERE", "accept gdb at unix:PATH or tcp:[HOST:]PORT; with ,wait the guest waits for it"),
     JAIL,
     CGROUP,
     *CONTROL,

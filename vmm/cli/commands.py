@@ -7,9 +7,9 @@ from vmm.errors import ConfigError, GuestError, VmmError
 COMMANDS = {
     "boot": "boot a Linux kernel in a virtual machine",
     "snapshot": "save a running machine",
-    "restore": "start a machine where a snapshot was taken",
-    "disk": "add disks to a running machine, remove and resize them",
-    "share": "add directories to a running machine, and remove them",
+    "restore": "start a machine from a snapshot",
+    "disk": "add, remove or resize disks of a running machine",
+    "share": "add or remove shared directories of a running machine",
     "fork": "make running copies of a machine",
     "resize": "change the memory or the number of vCPUs of a running machine",
     "control": "send any other request to a running machine",

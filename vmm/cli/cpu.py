@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 PROG = "pyvmm cpu"
 DESCRIPTION = "Print the processor that guests of this host see, as a template; or what templates have in common."
 EPILOG = """\
-A machine that was started with --cpu template:FILE can be saved on one host and restored on another whose KVM has what
-the template says.
+A machine that was started with --cpu template:FILE can be saved on one host and restored on another whose KVM supports
+the template.
 
 example, with two hosts a and b:
   ssh a pyvmm cpu >a.json; ssh b pyvmm cpu >b.json

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import argparse
 
 PROG = "pyvmm debug"
-DESCRIPTION = "Look into the kernel of a running guest with drgn: its tasks, mounts, log, by the kernel's own types."
+DESCRIPTION = "Inspect the kernel of a running guest with drgn: tasks, mounts, log, by the kernel's own types."
 EPILOG = """\
-The machine was started with --gdb WHERE; it goes on running.  FILE is the kernel's debug information: vmlinux.debug
+The machine was started with --gdb WHERE; it continues to run.  FILE is the kernel's debug information: vmlinux.debug
 beside the vmlinux of a guest kernel that was built with guest-kernel/debug.config.
 
 example:
@@ -20,9 +20,9 @@ example:
   pyvmm debug --vm unix:/tmp/vm.gdb --vmlinux vmlinux.debug --script examples/guest_processes.py
 """
 OPTIONS = (
-    Option("--vm", "WHERE", "the machine: what it was given as --gdb", required=True),
+    Option("--vm", "WHERE", "the machine: its value of --gdb", required=True),
     Option("--vmlinux", "FILE", "its kernel's debug information", required=True, complete="file"),
-    Option("--script", "FILE", "run this with `prog`, instead of asking for commands", complete="file"),
+    Option("--script", "FILE", "run this with `prog`, instead of a prompt", complete="file"),
 )
 
 

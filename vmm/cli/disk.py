@@ -1,4 +1,4 @@
-"""``pyvmm disk``: disks that come, go and grow while a machine runs."""
+"""``pyvmm disk``: add, remove and resize disks while a machine runs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from vmm.cli.plug import Plug
 
 DESCRIPTION = "Add a disk to a running machine, remove one that was added, or tell the guest that one has another size."
 EPILOG = """\
-VM is the control socket of the machine, which is on PCI and was told where its disks may come from.  FILE is a disk
-image or a block device below that directory, without links in its path, and may have the options of --disk but cow and
-overlay.  remove asks the guest to let the disk go, and waits for it.  resize is for a file that was made larger, or
-smaller, on the host; it may also be a disk that the machine was started with.
+VM is the control socket of the machine, which is on PCI and was started with --disks-from. FILE is a disk image or a
+block device below that directory, without links in its path, and may have the options of --disk except cow and overlay.
+remove requests that the guest release the disk, and waits for it. resize is for a file whose size has changed on the
+host; it may also be an initial disk of the machine.
 
 exit status:
-  0  it is done
+  0  done
   1  the guest still has the disk
-  2  it cannot be done
+  2  impossible
 
 example:
   pyvmm boot --kernel vmlinuz --rootfs debian.img --transport pci --control /tmp/vm.sock --disks-from /srv/disks

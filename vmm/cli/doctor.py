@@ -26,7 +26,7 @@ exit status:
 """
 OPTIONS = (
     Option("--json", "", "print one JSON object instead of text"),
-    Option("--quiet", "", "print nothing: the exit status says whether KVM is usable"),
+    Option("--quiet", "", "print nothing: the exit status is 0 if KVM is usable"),
 )
 
 USABLE, UNUSABLE, ABSENT = "usable", "unusable", "absent"
@@ -105,7 +105,7 @@ def kvm_verdict(path: str = "/dev/kvm") -> KvmVerdict:
         from vmm.kvm.probe import EMULATED, NATIVE, probe
     except ImportError as error:
         raise HostError(
-            f"the C extension is not there: {error}", code="native", hint="install the package, or run: make deps"
+            f"the C extension is missing: {error}", code="native", hint="install the package, or run: make deps"
         ) from error
     try:
         with System(path) as system:

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import argparse
 
 PROG = "pyvmm resize"
-DESCRIPTION = "Ask the guest of a running machine to have more or less memory, or let it have more or fewer vCPUs."
+DESCRIPTION = "Change the memory or the number of vCPUs of a running machine."
 EPILOG = """\
-VM is the control socket of the machine.  SIZE is all of its memory, that of its start included: from --memory up to so
-much more as --hotplug-memory says.  The guest takes it, or gives it back as far as it can, in its own time.
+VM is the control socket of the machine. SIZE is its total memory: from --memory up to --hotplug-memory more. The guest
+takes it, or returns it as far as possible, in its own time.
 
-N is the number of its vCPUs, from --cpus up to --max-cpus.  The guest brings those that come online itself, and has to
-take those that go offline before, by /sys/devices/system/cpu/cpuN/online.
+N is the number of its vCPUs, from --cpus up to --max-cpus. The guest brings new ones online itself. It must take those
+that are removed offline first, by /sys/devices/system/cpu/cpuN/online.
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --memory 256M --hotplug-memory size=1G --max-cpus 4 \\
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     add_vm(made)
-    made.add_argument("size", metavar="SIZE", nargs="?", help="how much memory the guest is to have")
+    made.add_argument("size", metavar="SIZE", nargs="?", help="how much memory the guest should have")
     made.add_argument("--cpus", metavar="N", type=int, help="how many vCPUs the guest may have")
     return made
 

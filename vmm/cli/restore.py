@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROG = "pyvmm restore"
-DESCRIPTION = "Start a machine where a snapshot was taken, with its console on this terminal."
+DESCRIPTION = "Start a machine from a snapshot, with its console on this terminal."
 EPILOG = """\
 The machine has the devices of the one that was saved.  Its disks are copies of its own, which end with it; what is
 given here takes the place of all devices of that kind: the same number, in the same order.  Networks and sockets are
@@ -49,16 +49,16 @@ OPTIONS = (
     Option(
         "--cow",
         "HOW",
-        "make its disks by auto, reflink, copy or overlay (default: as the disk's cow= says)",
+        "how to make its disks: auto, reflink, copy or overlay (default: that of the disk's cow=)",
         default="",
     ),
-    Option("--prefetch", "", "read the memory that the first machine with this option needed, while this one starts"),
-    Option("--verify", "", "read all of the snapshot before, and compare checksums"),
-    Option("--force", "", "although the processor or a disk is another than it was"),
+    Option("--prefetch", "", "prefetch the memory that the first machine with this option needed"),
+    Option("--verify", "", "read the whole snapshot first, and compare checksums"),
+    Option("--force", "", "restore even if the processor or a disk has changed"),
     JAIL,
     CGROUP,
     *CONTROL,
-    Option("--timeout", "SECONDS", "end the machine after so long"),
+    Option("--timeout", "SECONDS", "end the machine after this time"),
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes"),
 )

@@ -1,4 +1,4 @@
-"""``pyvmm share``: shared directories that come and go while a machine runs."""
+"""``pyvmm share``: add and remove shared directories while a machine runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from vmm.cli.plug import Plug
 
 DESCRIPTION = "Share a directory with the guest of a running machine, or take back one that was added."
 EPILOG = """\
-VM is the control socket of the machine, which is on PCI and was told where directories may come from.  DIR is one below
-that, without links in its path, and may have the options of --share but dax and isolation.  add prints the tag by which
-the guest mounts it: mount -t virtiofs TAG /mnt.  remove asks the guest to let it go, and waits for that.
+VM is the control socket of the machine, which is on PCI and was started with --shares-from. DIR is a directory below
+that one, without links in its path, and may have the options of --share except dax and isolation. add prints the tag
+that the guest mounts: mount -t virtiofs TAG /mnt. remove requests that the guest release it, and waits for that.
 
 exit status:
-  0  it is done
+  0  done
   1  the guest still has the directory
-  2  it cannot be done
+  2  impossible
 
 example:
   pyvmm boot --kernel vmlinuz --rootfs debian.img --transport pci --control /tmp/vm.sock --shares-from /srv/data

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 PROG = "pyvmm snapshot"
 DESCRIPTION = "Save a running machine as a directory that pyvmm restore starts clones from."
 EPILOG = """\
-VM is the control socket of the machine.  It stands still while its memory and its disks are copied, and goes on.  A
-snapshot that is there already is replaced when the new one is complete, unless there are diffs of it.
+VM is the control socket of the machine. It is paused while its memory and its disks are copied, and then continues. An
+existing snapshot is replaced when the new one is complete, unless it has diffs.
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock
@@ -26,7 +26,10 @@ example:
 """
 OPTIONS = (
     Option(
-        "--diff", "BASE", "write only memory that is not as in the snapshot BASE, and need it", complete="directory"
+        "--diff",
+        "BASE",
+        "write only memory that differs from the snapshot BASE, which is needed later",
+        complete="directory",
     ),
     Option("--stop", "", "end the machine when it is saved"),
 )
@@ -37,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     """For help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
     add_vm(made)
-    made.add_argument("directory", metavar="DIR", help="where the snapshot is to be").complete = "directory"  # type: ignore[attr-defined]
+    made.add_argument("directory", metavar="DIR", help="the directory of the snapshot").complete = "directory"  # type: ignore[attr-defined]
     return made
 
 

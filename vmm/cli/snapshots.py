@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from vmm.saving.manifest import Device, Manifest
 
 PROG = "pyvmm snapshots"
-DESCRIPTION = "Look at saved machines: what is in one, whether it is whole, and make a diff independent of its base."
+DESCRIPTION = "Inspect or verify saved machines, or make a diff independent of its base."
 EPILOG = """\
-    inspect  tell what was saved, and when
-    verify   read all of it, and of what it is a diff of, and compare checksums
-    merge    compare checksums, and put the memory of its bases into a diff, which needs them no more then
+    inspect  print what was saved, and when
+    verify   read all of it and of its bases, and compare checksums
+    merge    compare checksums, and copy the memory of its bases into a diff, which then needs no base
 
 example:
   pyvmm snapshots verify warm

@@ -48,7 +48,7 @@ def open_program(read: Callable[[int, int], bytes], regions: Iterable[tuple[int,
         banner = b""
     if not banner.startswith(b"Linux version "):
         raise ConfigError(
-            f"the guest does not run the kernel of {vmlinux}, or has not come far enough",
+            f"the guest does not run the kernel of {vmlinux}, or has not booted far enough",
             code="debug-kernel",
             hint="vmlinux.debug must be of the very same build, and the kernel must run where it is linked (nokaslr)",
         )

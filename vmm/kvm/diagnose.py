@@ -76,7 +76,7 @@ def internal_error(vcpu: Vcpu, memory: GuestMemory) -> GuestError:
         f"{what}: {describe(vcpu, memory)}",
         code="kvm-internal-error",
         hint="the guest jumped into data, used an instruction on device memory, or this host's KVM only emulates: "
-        "pyvmm doctor tells",
+        "run: pyvmm doctor",
     )
 
 

@@ -142,7 +142,7 @@ class Vcpu:
             self.leaving()
         if self.busy or self.fd < 0:
             raise ConfigError(
-                f"the registers of vCPU {self.index} cannot be had: it {'runs' if self.busy else 'is closed'}",
+                f"the registers of vCPU {self.index} cannot be read: it {'runs' if self.busy else 'is closed'}",
                 code="machine-state",
                 hint="pause the machine first",
             )

@@ -637,7 +637,7 @@ class Machine(AnyMachine):
         :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each has it
             in its :class:`~vmm.virtio.blk.DiskConfig`
         :param force: whatever says that this host, or an image, is not the same
-        :param verify: read all of the snapshot before, and compare checksums; else those of small files are compared
+        :param verify: read the whole snapshot first, and compare checksums; else those of small files are compared
         :param start: let it run; else :meth:`start` does
         :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
         :raises HostError: the host refuses
@@ -819,7 +819,7 @@ class Machine(AnyMachine):
                 raise ConfigError(
                     f"{count} vCPUs: not {least} to {most}",
                     code="max-cpus",
-                    hint="say how many when the machine is made: --max-cpus, MachineConfig(max_cpus=...)",
+                    hint="set the number when the machine is made: --max-cpus, MachineConfig(max_cpus=...)",
                 )
             self._threads.resize(count)
 

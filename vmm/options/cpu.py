@@ -148,7 +148,7 @@ class CpuConfig:
             if there is None:
                 continue
             if any(_differ(leaf, there, name) for name in leaf.must_be_the_same()):
-                raise ConfigError(f"cpu template: {leaf.name} is another on each", code="cpu-xsave")
+                raise ConfigError(f"cpu template: {leaf.name} differs between them", code="cpu-xsave")
             changes = {name: getattr(leaf, name) & getattr(there, name) for name in leaf.features()}
             if leaf.place in ((BASIC, 0), (EXTENDED, 0)):  # the highest leaf
                 changes["eax"] = min(leaf.eax, there.eax)

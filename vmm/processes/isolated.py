@@ -545,9 +545,9 @@ ELSEWHERE = (
 
 def _cannot(what: str) -> ConfigError:
     return ConfigError(
-        f"{what} cannot be had of a machine in a process of its own",
+        f"{what} is not available in a machine in a process of its own",
         code="isolation",
-        hint='isolation="thread" has it in this process',
+        hint='use isolation="thread"',
     )
 
 

@@ -494,7 +494,7 @@ def _check_image(disk: DiskConfig, length: int, changed: int) -> None:
     except OSError as error:
         raise ConfigError(f"disk {disk.path}: {error.strerror}", code="fork-disk") from error
     if now.st_mtime_ns != changed or (now.st_size != length and stat.S_ISREG(now.st_mode)):
-        raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
+        raise ConfigError(f"disk {disk.path}: its path names another file than the machine has open", code="fork-disk")
 
 
 def _no_room(error: OSError) -> HostError:

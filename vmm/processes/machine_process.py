@@ -66,7 +66,7 @@ class _Asked(Requests):
         except (ValueError, RecursionError):
             request = None
         if not isinstance(request, dict) or len(taken[1]) < 2:
-            raise ConfigError("a request for a machine that is none", code="isolation")
+            raise ConfigError("an invalid request for a machine", code="isolation")
         return request, taken[1]
 
     def until_start(self, machine: Machine) -> int:
@@ -184,7 +184,7 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
     if origin.records:
         origin.close()
         raise ConfigError(
-            "prefetch: the first clone writes into the snapshot, which a machine in a jail cannot",
+            "prefetch: the first clone writes into the snapshot, which a jailed machine cannot",
             code="isolation",
             hint='restore it once with isolation="thread" and prefetch',
         )

@@ -126,4 +126,4 @@ def _check_disk(fd: int) -> None:
 
 
 def _refused(why: str) -> ConfigError:
-    return ConfigError(f"a request for a child that is none: {why}", code="fork-request")
+    return ConfigError(f"an invalid request for a child: {why}", code="fork-request")

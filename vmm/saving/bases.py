@@ -76,7 +76,7 @@ class Entry:
             if error.errno == errno.EROFS:
                 return  # nobody replaces it there, either
             raise HostError(
-                f"cannot note in {base.folder} that {place} will be a diff of it: {error.strerror}",
+                f"cannot record in {base.folder} that {place} will be a diff of it: {error.strerror}",
                 code="snapshot-write",
                 hint=_hint(error),
                 errno=error.errno or 0,

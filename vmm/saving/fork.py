@@ -88,7 +88,9 @@ class ForkPoint:
                 path = self._copies.make(f"/proc/self/fd/{blk.image_fd}", beside=blk.path, cow=disk.cow)
                 disk = replace(disk, path=path)
             elif not _is_open(disk.path, blk):
-                raise ConfigError(f"disk {disk.path}: it is another file than the machine has open", code="fork-disk")
+                raise ConfigError(
+                    f"disk {disk.path}: its path names another file than the machine has open", code="fork-disk"
+                )
             disks.append(disk)
         return tuple(disks)
 

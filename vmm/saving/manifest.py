@@ -225,11 +225,11 @@ def _read_manifest(directory: Directory) -> Manifest:
     manifest: Manifest = made(value, "Manifest", _KINDS, path)
     for disk in manifest.disks:
         if disk.file and (os.path.basename(disk.file) != disk.file or disk.file in (".", "..") or "\0" in disk.file):
-            raise ConfigError(f"{path}: {disk.file!r:.60} is no name of a file", code="snapshot-format")
+            raise ConfigError(f"{path}: {disk.file!r:.60} is not a file name", code="snapshot-format")
     if "\0" in manifest.base:
         raise ConfigError(f"{path}: {manifest.base!r:.60} is no path", code="snapshot-format")
     if not manifest.has_constant():
-        raise ConfigError(f"{path}: its constant memory is none of RAM", code="snapshot-format")
+        raise ConfigError(f"{path}: its constant memory is not in RAM", code="snapshot-format")
     return manifest
 
 

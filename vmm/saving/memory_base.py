@@ -63,10 +63,10 @@ class Base:
         at = 0
         for start, end in areas:
             if not at <= start < end <= size or start % PAGE or end % PAGE:
-                raise ConfigError("areas of memory that are none", code="snapshot-format")
+                raise ConfigError("invalid areas of memory", code="snapshot-format")
             at = end
         if len(bits) != -(-size // PAGE // 8):
-            raise ConfigError("bits of another size of memory", code="snapshot-format")
+            raise ConfigError("the bits are for another size of memory", code="snapshot-format")
         return cls(size, [(posix.dup(below), areas, b""), (posix.dup(file), (), bits)])
 
     def handed(self) -> tuple[list[Range], bytes] | None:

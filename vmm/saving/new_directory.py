@@ -29,7 +29,7 @@ class NewDirectory:
     """A context manager; :attr:`path` is where files are made.  Left without an error the directory is in place, else
     it is gone.
 
-    :param place: where the snapshot is to be: a new name, or a snapshot that is replaced
+    :param place: the directory of the snapshot: a new name, or a snapshot that is replaced
     :param same: the one that is replaced, if the new one is the same in another form: diffs of it may need it
     :ivar place: the same, without links in it
     :raises ConfigError: there is something that is no snapshot, or one that others need
@@ -125,7 +125,7 @@ def real_place(path: str) -> str:
     :raises ConfigError: it is no path
     """
     if "\0" in path:
-        raise ConfigError(f"{path!r:.80} is no path: it has a NUL byte", code="snapshot-place")
+        raise ConfigError(f"{path!r:.80} is not a path: it has a NUL byte", code="snapshot-place")
     if os.path.isdir(path):
         return os.path.realpath(path)
     parent, name = os.path.split(os.path.abspath(path))
@@ -147,7 +147,7 @@ def _check_place(place: str, same: Directory | None) -> None:
         raise ConfigError(f"{place}: exists and is no snapshot", code="snapshot-place", hint="name a new directory")
     if others := sorted(name for name in os.listdir(place) if not _is_file(name)):
         raise ConfigError(
-            f"{place}: the snapshot there cannot be replaced: {others[0]!r:.60} is no file of a snapshot",
+            f"{place}: the snapshot there cannot be replaced: {others[0]!r:.60} is not a file of a snapshot",
             code="snapshot-place",
             hint="move it away, or name a new directory",
         )

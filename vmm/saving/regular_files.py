@@ -62,7 +62,7 @@ _HINTS = {
     errno.ENOTDIR: "make the directory first that it is to be in",
     errno.EINVAL: "name a new directory: this file system may be unable to replace one in one step",
     errno.EBUSY: "a file system is mounted there: name a directory in it",
-    errno.EIO: "look into the host's kernel log: the disk may be failing",
+    errno.EIO: "check the host's kernel log: the disk may be failing",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 

@@ -48,7 +48,7 @@ def verify(found: Layers) -> None:
             raise HostError(
                 f"cannot read the snapshot {each.folder}: {error.strerror}",
                 code="snapshot-read",
-                hint="look into the host's kernel log: the disk may be failing",
+                hint="check the host's kernel log: the disk may be failing",
                 errno=error.errno or 0,
             ) from error
 

@@ -292,7 +292,7 @@ class Overlay:
         if found[:8] != _OVERLAY_MAGIC:
             raise self._error("it is not an overlay", hint="a new one is made where there is no file, or an empty one")
         if len(found) < len(wanted) or found[-4:] != struct.pack("<I", crc32(found[:-4])):
-            raise self._error("damaged: the checksum of its header is another")
+            raise self._error("damaged: the checksum of its header is wrong")
         if found == wanted:
             return
         _, version, block, size, _, bits_at, data_at = struct.unpack_from(_OVERLAY_HEADER, found)

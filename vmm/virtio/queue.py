@@ -109,7 +109,7 @@ class Chain:
 
     def _live(self) -> GuestMemory:
         if self._queue is None:
-            raise ValueError(f"chain {self.head} was given back to the driver already")
+            raise ValueError(f"chain {self.head} was already returned to the driver")
         if self._queue.closed:
             raise GuestError(f"chain {self.head}: the driver has taken its queue away", code="queue-closed")
         return self._queue.memory

@@ -35,8 +35,8 @@ def call_name(number: int) -> str:
 def forbidden_call(device: str, thread: str, number: int) -> ForbiddenCallError:
     """A thread tried a system call that is not in its list."""
     return ForbiddenCallError(
-        f"{device}: its thread {thread} tried the system call {call_name(number)}, which it has no use for",
-        hint="a guest may have taken the thread over; keep its disks for whoever looks into it",
+        f"{device}: its thread {thread} tried the system call {call_name(number)}, which is not on its list",
+        hint="a guest may have taken over the thread; keep its disks for an analysis",
     )
 
 

@@ -32,20 +32,34 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--rm", action="store_true", help="remove the container at its end; it always is")
+    add("--rm", action="store_true", help="accepted for compatibility: the container is always removed at its end")
     add("-i", "--interactive", action="store_true", help="pass standard input on")
     add("-t", "--tty", action="store_true", help="give it a terminal")
-    add("-v", "--volume", action="append", default=[], metavar="DIR:PATH[:ro]", help="let it see a file or directory")
-    add("-p", "--publish", action="append", default=[], metavar="[ADDR:]HOST:GUEST", help="a port that leads into it")
+    add(
+        "-v",
+        "--volume",
+        action="append",
+        default=[],
+        metavar="DIR:PATH[:ro]",
+        help="mount a file or directory of the host",
+    )
+    add(
+        "-p",
+        "--publish",
+        action="append",
+        default=[],
+        metavar="[ADDR:]HOST:GUEST",
+        help="forward a port of the host to it",
+    )
     add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="an environment variable")
     add("-m", "--memory", default="", metavar="SIZE", help="limit: 256M, 2G")
     add("--cpus", type=float, default=0.0, metavar="N", help="limit: 1.5")
     add("--network", default="user", metavar="user|none|PATH", help="user; none; or a network namespace")
     add("--name", default="", help="the container's id")
-    add("--hostname", default="", help="its name in its own eyes")
+    add("--hostname", default="", help="the host name inside it")
     add("-w", "--workdir", default="", metavar="PATH", help="where the program starts")
-    add("-u", "--user", default="", metavar="UID[:GID]", help="as whom it runs, by number")
-    add("--read-only", action="store_true", help="its root file system cannot be written to")
+    add("-u", "--user", default="", metavar="UID[:GID]", help="user and group of the program, by number")
+    add("--read-only", action="store_true", help="mount its root file system read-only")
     add("--config", default="", metavar="FILE", help="the administrator's settings")
     add("image", metavar="IMAGE", help="see below")
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")

@@ -161,7 +161,7 @@ def test_entries_of_diffs_are_not_written_through_a_link(machine: Machine, tmp_p
     save(machine, tmp_path / "a", b"full")
     (tmp_path / "there").mkdir()
     (tmp_path / "a" / "diffs").symlink_to("../there")
-    with pytest.raises(HostError, match=f"cannot note in {tmp_path}/a that {tmp_path}/b will be a diff of it"):
+    with pytest.raises(HostError, match=f"cannot record in {tmp_path}/a that {tmp_path}/b will be a diff of it"):
         save(machine, tmp_path / "b", b"diff", tmp_path / "a")
     assert os.listdir(tmp_path / "there") == []
     assert not (tmp_path / "b").exists()
@@ -223,7 +223,7 @@ def test_the_same_directory_or_the_same_files_elsewhere(machine: Machine, consol
 def test_files_of_others_are_kept(machine: Machine, tmp_path: Path) -> None:
     save(machine, tmp_path / "a", b"full")
     (tmp_path / "a" / "notes").write_text("mine")
-    with pytest.raises(ConfigError, match="'notes' is no file of a snapshot"):
+    with pytest.raises(ConfigError, match="'notes' is not a file of a snapshot"):
         save(machine, tmp_path / "a", b"lost")
     assert (tmp_path / "a" / "notes").read_text() == "mine"
     with pytest.raises(ConfigError, match="lies in the snapshot"):

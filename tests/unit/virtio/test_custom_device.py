@@ -220,5 +220,5 @@ def test_what_users_may_not_type(text: str) -> None:
 
 @pytest.mark.parametrize("limit", [LimitConfig(), LimitConfig(ops=1), LimitConfig(1, ops=1)])
 def test_a_limit_of_requests_is_refused(limit: LimitConfig) -> None:
-    with pytest.raises(ConfigError, match="bytes alone"):
+    with pytest.raises(ConfigError, match="only bytes can be limited"):
         RngConfig(limit=limit)

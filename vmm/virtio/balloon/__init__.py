@@ -17,10 +17,10 @@ SYNTAX = Syntax(
     "balloon",
     "a memory balloon: on, or size=SIZE,free-page-reporting=on (see below)",
     (
-        Key("on", "", "with nothing else: a balloon that is empty"),
-        Key("size", "SIZE", "memory that the guest is to do without from the start", convert=size),
-        Key("free-page-reporting", "on|off", "give back whatever the guest does not use", convert=switch),
-        Key("deflate-on-oom", "on|off", "off: a guest that is short of memory gets nothing back", convert=switch),
+        Key("on", "", "alone: an empty balloon"),
+        Key("size", "SIZE", "memory that the guest gives up from the start", convert=size),
+        Key("free-page-reporting", "on|off", "return memory that the guest does not use", convert=switch),
+        Key("deflate-on-oom", "on|off", "off: a guest that is short of memory gets none back", convert=switch),
     ),
 )
 
@@ -55,7 +55,7 @@ class BalloonConfig(DeviceConfig):
     def check(self, machine: Machine) -> None:
         if machine.memory.huge_pages == "hugetlb":
             raise ConfigError(
-                "a balloon gives nothing back of hugetlb pages, which are reserved",
+                "a balloon cannot return hugetlb pages, which are reserved",
                 code="balloon-hugetlb",
                 hint="use huge pages auto or thp",
             )

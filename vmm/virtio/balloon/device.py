@@ -205,4 +205,4 @@ class Balloon(VirtioDevice):
                     context.run(self._give_back)
                 left = deadline - time.monotonic()
                 if left <= 0 or (self._answers == before and not self._answered.acquire(timeout=left)):
-                    raise TimeoutError(f"the guest's balloon driver gave no figures in {timeout:g} s")
+                    raise TimeoutError(f"the guest's balloon driver sent no statistics within {timeout:g} s")

@@ -22,7 +22,7 @@ SYNTAX = Syntax(
     "a further disk image or block device; may be repeated",
     (
         Key("ro", "", "the guest cannot write", "read_only"),
-        Key("serial", "TEXT", "what the guest has in /sys/block/vda/serial"),
+        Key("serial", "TEXT", "serial number, in the guest's /sys/block/vda/serial"),
         Key("direct", "", "bypass the host's page cache"),
         Key("cache", "|".join(CACHE_MODES), "writethrough: a write is on the disk before it completes", convert=word),
         Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
@@ -31,11 +31,11 @@ SYNTAX = Syntax(
         Key(
             "cow",
             "|".join(COW_MODES),
-            "how clones and snapshots get the disk: shared blocks (reflink), a copy, or whatever the file system has "
-            "(auto); overlay: the image is not written, what the guest writes is kept apart",
+            "how clones and snapshots copy the disk: shared blocks (reflink), a copy, or what the file system supports "
+            "(auto); overlay: the image is never written, the guest's writes go to another file",
             convert=word,
         ),
-        Key("overlay", "FILE", "with cow=overlay: where that is kept, and stays (default: it ends with the machine)"),
+        Key("overlay", "FILE", "with cow=overlay: that file, which is kept (default: it ends with the machine)"),
     ),
     first="FILE",
     of="file",

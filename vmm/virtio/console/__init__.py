@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CONSOLE_DEVICES = ("serial", "virtio")
 SYNTAX = Syntax(
     "console-device",
-    "what the guest has for its console: serial (ttyS0), virtio (hvc0, faster)",
+    "the guest's console device: serial (ttyS0), virtio (hvc0, faster)",
     (
         Key("serial", "", "a 16550A serial port (the default)"),
         Key("virtio", "", "a virtio-console; the kernel's log goes there too"),

@@ -31,10 +31,10 @@ class ShareConfig(DeviceConfig):
     """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
 
     :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
-    :ivar cache: what the guest may keep without asking: ``none``; ``auto``: names and attributes for a second, and
+    :ivar cache: what the guest may cache: ``none``; ``auto``: names and attributes for a second, and
         programs that have not changed since it ran them; ``always``: everything, for directories that nobody else
         changes
-    :ivar writeback: the guest may hold written data back and write it in larger pieces; not with ``cache=none``
+    :ivar writeback: the guest may delay writes and write it in larger pieces; not with ``cache=none``
     :ivar acl: POSIX access control lists
     :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
@@ -82,7 +82,7 @@ class ShareConfig(DeviceConfig):
             raise ConfigError(
                 f"share {self.path}: writeback needs a cache, which cache=none forbids",
                 code="share-cache",
-                hint="leave one of the two out",
+                hint="omit one of the two",
             )
         if not self.tag.isprintable() or " " in self.tag or len(self.tag.encode()) > MAX_TAG:
             raise ConfigError(
@@ -184,17 +184,22 @@ SYNTAX = Syntax(
     (
         Key("tag", "TAG", "what the guest mounts (default: share, share1, ...)", convert=word),
         Key("ro", "", "the guest cannot write", "read_only"),
-        Key("cache", "|".join(SHARE_CACHES), "what the guest may keep without asking", convert=word),
-        Key("writeback", "", "the guest may hold written data back"),
+        Key("cache", "|".join(SHARE_CACHES), "what the guest may cache", convert=word),
+        Key("writeback", "", "the guest may delay writes"),
         Key("acl", "", "POSIX access control lists"),
-        Key("map", "GUEST:HOST:COUNT", "user and group ids that are others on the host", "maps", _id_map, many=True),
+        Key("map", "GUEST:HOST:COUNT", "maps user and group ids to others on the host", "maps", _id_map, many=True),
         Key("queues", "N", "request queues, each with a thread (default: one per vCPU, at most 4)", convert=number),
-        Key("isolation", "process|thread", "who serves: a process with nothing else, or this one", convert=word),
-        Key("dax", "SIZE", "a window in which mount -o dax sees the host's page cache itself", convert=size),
-        Key("locks", "host|guest", "guest: only this guest sees them; who waits for one can be killed", convert=word),
-        Key("permissions", "host|guest", "guest: this kernel does not check again, for user namespaces", convert=word),
-        Key("sole", "NAME", "mounts of this name are the guest's alone: what it has read stays read", convert=word),
-        Key("handles", "", "open files by handle: renames of the host are followed; a weaker wall"),
+        Key("isolation", "process|thread", "the server: an isolated process, or threads of this one", convert=word),
+        Key("dax", "SIZE", "a window for mount -o dax, which maps the host's page cache", convert=size),
+        Key(
+            "locks",
+            "host|guest",
+            "guest: only this guest sees them; a process that waits for one can be killed",
+            convert=word,
+        ),
+        Key("permissions", "host|guest", "guest: the host does not check again, for user namespaces", convert=word),
+        Key("sole", "NAME", "only the guest writes to mounts of this name, so it may cache more", convert=word),
+        Key("handles", "", "open files by handle: follows renames of the host; weaker isolation"),
     ),
     first="DIR",
     of="directory",

@@ -346,7 +346,7 @@ class FsProcess(Fs):
 
     def _memory_error(self, error: OSError) -> HostError:
         return HostError(
-            f"{self.name}: its server cannot have guest memory: {error.strerror}",
+            f"{self.name}: its server cannot map guest memory: {error.strerror}",
             code="share-memory",
             errno=error.errno or 0,
         )
@@ -457,7 +457,7 @@ class FsProcess(Fs):
             state = ffi.cast("struct ring_state *", self._books + queue.index * lib.RING_STATE_STRIDE)
             pending = lib.ring_adopt(queue.ring, state)
             if pending < 0:
-                raise GuestError(f"queue {queue.index}: its server left it broken", code="share-server")
+                raise GuestError(f"queue {queue.index}: its server left it in an invalid state", code="share-server")
             left.append((queue, pending))
         return left
 

@@ -19,10 +19,10 @@ PIECE = 128 << 20
 BLOCK_MOST = PIECE
 SYNTAX = Syntax(
     "hotplug-memory",
-    "memory that may be added later, with pyvmm resize: size=SIZE (see below)",
+    "memory that may be added later by pyvmm resize: size=SIZE (see below)",
     (
-        Key("size", "SIZE", "how much at most, a multiple of 128 MiB", convert=size),
-        Key("block", "SIZE", "the guest takes it in blocks of 2M (which is the default) to 128M", convert=size),
+        Key("size", "SIZE", "the largest amount, a multiple of 128 MiB", convert=size),
+        Key("block", "SIZE", "size of the blocks, 2M (default) to 128M", convert=size),
     ),
 )
 
@@ -68,9 +68,9 @@ class HotplugMemoryConfig(DeviceConfig):
         ram = machine.memory
         if machine.hotplug_memory is not self:
             raise ConfigError(
-                "memory to add is none of the devices that are plugged in, or one of more_devices",
+                "memory to add cannot be plugged in, or be one of more_devices",
                 code="hotplug-memory-place",
-                hint="say it when the machine is made: --hotplug-memory, MachineConfig(hotplug_memory=...)",
+                hint="set it when the machine is made: --hotplug-memory, MachineConfig(hotplug_memory=...)",
             )
         if ram.huge_pages == "hugetlb":
             raise ConfigError(
@@ -80,7 +80,7 @@ class HotplugMemoryConfig(DeviceConfig):
             )
         if ram.size % HUGE_2M:
             raise ConfigError(
-                f"memory size {ram.size} is not a multiple of 2 MiB, which it has to be where memory is added",
+                f"memory size {ram.size} is not a multiple of 2 MiB, which added memory requires",
                 code="memory-size",
             )
         if hotplug_base(ram.size) + self.size > ADDRESSES_END:

@@ -183,7 +183,7 @@ class Passt(Backend):
                 raise HostError(
                     f"passt does not answer after {START_TIMEOUT:g} s",
                     code="net-passt",
-                    hint="the host is too busy, or passt hangs: `passt --foreground` by itself says more",
+                    hint="the host is too busy, or passt hangs: run `passt --foreground` to see more",
                 )
             try:
                 piece = sock.recv(count - len(data))

@@ -18,7 +18,7 @@ SYNTAX = Syntax(
     "rng",
     "an entropy device (/dev/hwrng): on, off, or source=FILE,bps=BYTES (default: on)",
     (
-        Key("on", "", "with nothing else: bytes of the host's kernel, no limit"),
+        Key("on", "", "alone: bytes of the host's kernel, no limit"),
         Key("off", "", "alone: none"),
         Key("source", "FILE", "a character device to read instead of getrandom(2)", convert=word),
         Key("bps", "BYTES[:BURST]", "no more a second", convert=word),
@@ -41,7 +41,7 @@ class RngConfig(DeviceConfig):
 
     def __post_init__(self) -> None:
         if self.limit is not None and (self.limit.ops or not self.limit.bytes):
-            raise ConfigError("rng: its limit is one of bytes alone", code="rng-limit", hint="for example bps=64K")
+            raise ConfigError("rng: only bytes can be limited", code="rng-limit", hint="for example bps=64K")
 
     @classmethod
     def parse(cls, text: str, flag: str = "--rng") -> RngConfig:

@@ -20,7 +20,7 @@ SYNTAX = Syntax(
         Key("cid", "N", "the guest's context id, 3 to 4294967294", convert=number),
         Key("uds", "PATH", "the unix socket through which the host reaches the guest"),
         Key("backend", "|".join(VSOCK_BACKENDS), "vhost: the host's own AF_VSOCK"),
-        Key("connections", "N", "at most so many at a time (default: 16384)", convert=number),
+        Key("connections", "N", "largest number at a time (default: 16384)", convert=number),
     ),
 )
 

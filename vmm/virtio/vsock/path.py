@@ -135,7 +135,7 @@ def _remove_stale(path: str, kind: int) -> None:
     found = os.lstat(path)
     if found.st_mode & _S_IFMT != _S_IFSOCK:
         raise ConfigError(
-            f"vsock: {path} exists and is no socket", code="vsock-uds-exists", hint="name another path, or remove it"
+            f"vsock: {path} exists and is not a socket", code="vsock-uds-exists", hint="name another path, or remove it"
         )
     if found.st_uid != os.geteuid():
         raise ConfigError(

@@ -67,7 +67,7 @@ def open_image(name: str, folder: str) -> tuple[str, Json]:
     if not scheme and os.path.isdir(name):
         return os.path.abspath(name), {}
     raise ConfigError(
-        f"{name}: no folder, disk, OCI layout or archive",
+        f"{name}: not a folder, disk, OCI layout or archive",
         code="image",
         hint="an image of a registry is docker://docker.io/library/debian",
     )

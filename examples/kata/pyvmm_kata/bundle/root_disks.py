@@ -85,9 +85,9 @@ def open_disk(path: str, *, read_only: bool = False, options: Sequence[str] = ()
     read_only = read_only or found in READ_ONLY
     if read_only and found == "ext4" and int.from_bytes(head[0x460:0x464], "little") & _EXT4_RECOVER:
         raise ConfigError(
-            f"{path}: it was not unmounted, so its journal has to be replayed, which read-only it cannot be",
+            f"{path}: it was not unmounted, so its journal cannot be replayed read-only",
             code="root-disk-journal",
-            hint="run a container from it once that may write",
+            hint="run a writable container from it once",
         )
     return RootDisk(os.path.abspath(path), found, read_only, tuple(options))
 

@@ -36,7 +36,7 @@ def place(path: str, container_id: str, *, systemd: bool) -> str:
         path = f"{_slice_path(slices or 'system.slice')}/{prefix}-{name}.scope" if prefix else f"{slices}/{name}"
     path = (path or f"/pyvmm/{container_id}").strip("/")
     if not path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ConfigError(f"config.json: linux.cgroupsPath: {path!r} is no path of a group", code="oci-config")
+        raise ConfigError(f"config.json: linux.cgroupsPath: {path!r} is not the path of a cgroup", code="oci-config")
     return f"{ROOT}/{path}"
 
 

@@ -92,7 +92,7 @@ def read_listing(text: bytes) -> Listing:
 
 
 def _nonsense(what: str) -> GuestError:
-    return GuestError(f"the agent's list of processes makes no sense: {what}", code="agent-answer")
+    return GuestError(f"the agent's list of processes is invalid: {what}", code="agent-answer")
 
 
 def _translate_status(text: bytes, number: bytes, numbers: Mapping[bytes, bytes], level: int) -> bytes:

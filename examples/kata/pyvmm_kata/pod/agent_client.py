@@ -86,7 +86,9 @@ class AgentClient:
         """
         answer = self._call("Check", protobuf.message("grpc.CheckRequest")(), timeout, HEALTH)
         if answer.status != SERVING:
-            raise GuestError(f"the agent of sandbox {self._sandbox} says that it does not serve", code="agent-health")
+            raise GuestError(
+                f"the agent of sandbox {self._sandbox} reports that it does not serve", code="agent-health"
+            )
 
     def create_sandbox(self, sandbox_id: str, hostname: str, storages: Sequence[Storage], *, shared_pids: bool) -> None:
         """The first call: the agent mounts what all containers use."""
@@ -200,7 +202,7 @@ class AgentClient:
         request = protobuf.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
         status = self._call("WaitProcess", request, None).status
         if not 0 <= status <= 255:
-            raise GuestError(f"the agent says that a process ended with status {status}", code="agent-answer")
+            raise GuestError(f"the agent reports a process that ended with status {status}", code="agent-answer")
         return int(status)
 
     def list_pids(self, container_id: str) -> list[int]:
@@ -212,7 +214,7 @@ class AgentClient:
         except (ValueError, RecursionError) as error:
             raise GuestError(f"the agent's list of processes is no JSON: {error}", code="agent-answer") from error
         if not isinstance(pids, list) or len(pids) > MAX_PIDS or not all(type(pid) is int for pid in pids):
-            raise GuestError("the agent's list of processes is no list of numbers", code="agent-answer")
+            raise GuestError("the agent's list of processes is not a list of numbers", code="agent-answer")
         return pids
 
     def list_files(self, container_id: str) -> bytes:
@@ -232,7 +234,7 @@ class AgentClient:
         request = protobuf.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
         taken = self._call("WriteStdin", request, None).len
         if not 0 < taken <= len(data):
-            raise GuestError(f"the agent says that it took {taken} of {len(data)} bytes", code="agent-answer")
+            raise GuestError(f"the agent reports that it accepted {taken} of {len(data)} bytes", code="agent-answer")
         return int(taken)
 
     def read_stdout(self, container_id: str, exec_id: str, length: int) -> bytes:

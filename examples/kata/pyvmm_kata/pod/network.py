@@ -296,7 +296,7 @@ def _default_address() -> tuple[Address, str]:
     defaults = sorted((int(row[6]), row[0], row[2]) for row in routes if row[1] == row[7] == "00000000")
     if not defaults:
         raise HostError(
-            "user networking needs a default route of the host's", code="oci-network", hint="or --network none"
+            "user networking needs a default route of the host", code="oci-network", hint="or --network none"
         )
     _, name, gateway = defaults[0]
     request = struct.pack("16s24x", name.encode())

@@ -301,12 +301,12 @@ class Sandbox:
                 agent.close()
             if self.config.checkpoint:
                 raise GuestError(
-                    f"sandbox {name}: the machine of the checkpoint did not take an identity of its own: {error}",
+                    f"sandbox {name}: the machine of the checkpoint did not accept its new identity: {error}",
                     code="checkpoint-identity",
                 ) from error
             templates.forget(vm.template)
             raise GuestError(
-                f"sandbox {name}: a clone of the template {vm.template} did not take an identity of its own: {error}",
+                f"sandbox {name}: a clone of the template {vm.template} did not accept its new identity: {error}",
                 code="template-identity",
                 hint="the template is removed: another start boots",
             ) from error

@@ -229,7 +229,8 @@ class Pod:
             self._expect_open()
             if self._sandbox is not None:
                 raise ConfigError(
-                    "a checkpoint goes on in a machine of its own, and this pod has one", code="checkpoint-shared"
+                    "a checkpoint continues in a machine of its own, but this pod has one already",
+                    code="checkpoint-shared",
                 )
             sandbox = self._boot(bundle, face, options, self._on_event, Resumed(found, stdio))
             self._sandbox = sandbox

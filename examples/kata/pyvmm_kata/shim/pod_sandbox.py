@@ -67,7 +67,7 @@ def start_sandbox(
     :raises VmmError: it cannot be booted; nothing of it is left
     """
     if sealed.is_set():
-        raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
+        raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
     wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
     resources = pod_resources(bundle)
     kept = resumed.kept if resumed is not None else None
@@ -214,7 +214,7 @@ class Adopted:
         :raises VmmError: this process has had its machine, which is none that goes on from a checkpoint
         """
         if self._started.is_set() or resumed is not None:
-            raise HostError("this shim has had its virtual machine, and makes no other one", code="shim-closed")
+            raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
         self._started.set()
         if self._target.path:
             self._target.enter(face.pid)
