@@ -1,10 +1,9 @@
 """From a kernel file to a CPU that is about to run it.
 
-:func:`check` finds everything that is wrong with what the user gave, before anything is made; :func:`load_files` copies
-kernel and initrd; :func:`place_tables` writes the rest and says what the boot CPU's registers must hold;
-:func:`prepare` does all three.
+:func:`check` validates what the user gave, before anything is made; :func:`load_files` copies kernel and initrd;
+:func:`place_tables` writes the rest and returns the registers of the boot CPU; :func:`prepare` does all three.
 
-A guest that reboots needs fresh RAM: nothing here is zeroed twice.
+A guest that reboots needs fresh RAM: nothing here clears it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class BootPlan:
 
     :ivar entry: :data:`PVH` or :data:`LINUX64`
     :ivar cmdline: the whole command line
-    :ivar initrd: path, state of the file, and where it goes
+    :ivar initrd: path, state of the file, and the address that it is loaded at
     :ivar memory_map: ``(address, size, type)``
     :ivar pci: there is a PCI bus
     """
@@ -64,8 +63,8 @@ class BootPlan:
 def check(config: Machine) -> BootPlan:
     """Everything that can be wrong with *config* as far as booting goes, found without touching anything.
 
-    :raises ConfigError: a kernel or initrd that cannot be read, is no such thing or does not fit; a command line
-        that is too long; too little memory
+    :raises ConfigError: a kernel or initrd that cannot be read, is invalid or does not fit; a command line that is too
+        long; too little memory
     """
     boot = config.boot
     ram = regions(config.memory.size)
@@ -142,11 +141,11 @@ def place_tables(
     slots: Sequence[int] = (),
     windows: Sequence[tuple[int, int]] = (),
 ) -> CpuState:
-    """Write all that tells the kernel about its machine, and return the state of the boot CPU.
+    """Write the tables that describe the machine to the kernel, and return the state of the boot CPU.
 
     :param cpus: how many; their APIC ids are 0, 1, 2, ...
-    :param slots: numbers of the virtio-mmio devices that are there
-    :param windows: address and size of what a PCI host bridge forwards to 64-bit BARs
+    :param slots: numbers of the virtio-mmio devices that exist
+    :param windows: address and size of the window that a PCI host bridge forwards to 64-bit BARs
     :raises ConfigError: there are too many devices
     """
     layout.check_slots(slots)

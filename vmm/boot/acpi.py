@@ -1,7 +1,7 @@
 """The ACPI tables: RSDP, XSDT, FADT, MADT and DSDT of a machine with hardware-reduced ACPI.
 
-Hardware-reduced (ACPI 6.5, 3.11.1) means: no PM timer, no SCI, no fixed event registers, no PIC and no PIT.
-Power-off and reset are one port each.  What else there is, the DSDT says: a UART, the virtio-mmio devices, pvpanic.
+Hardware-reduced (ACPI 6.5, 3.11.1) means: no PM timer, no SCI, no fixed event registers, no PIC and no PIT. Power-off
+and reset are one port each. The DSDT describes the rest: a UART, the virtio-mmio devices, pvpanic.
 
 Interrupts are pins of one IO-APIC, edge-triggered and active high.  ISA interrupts keep their number and polarity, so
 the MADT needs no override.
@@ -112,8 +112,8 @@ def _fixed_terms() -> tuple[bytes, bytes]:
 
 
 def _generation() -> bytes:
-    """The VM generation ID ("Virtual Machine Generation ID", Microsoft, 2012): where it is, and the event that tells
-    of another one, by which Linux seeds its random numbers anew (drivers/virt/vmgenid.c)."""
+    """The VM generation ID ("Virtual Machine Generation ID", Microsoft, 2012): its address, and the event that reports
+    a new one, at which Linux reseeds its random numbers (drivers/virt/vmgenid.c)."""
     low, high = layout.VM_GENERATION_ID & 0xFFFF_FFFF, layout.VM_GENERATION_ID >> 32
     place = aml.device(
         b"VGEN",
@@ -147,7 +147,7 @@ def virtio_device(slot: int) -> bytes:
 
 
 def dsdt(slots: Sequence[int], terms: bytes = b"") -> bytes:
-    """Differentiated system description table (5.2.11.1): what the machine has beside CPUs and memory.
+    """Differentiated system description table (5.2.11.1): everything in the machine besides CPUs and memory.
 
     :param terms: more AML for ``\\_SB``, a PCI host bridge for example
     """
@@ -168,10 +168,10 @@ def tables(
     """All tables, to be placed at *base*; the RSDP comes first.
 
     :param apic_ids: of the CPUs, the boot CPU's first
-    :param slots: numbers of the virtio-mmio devices that are there
+    :param slots: numbers of the virtio-mmio devices that exist
     :param room: bytes that are free at *base*
     :param terms: more AML for ``\\_SB``
-    :param more: more whole tables, an MCFG for example
+    :param more: further complete tables, an MCFG for example
     :raises ConfigError: they do not fit
     """
     definitions = dsdt(slots, terms)

@@ -1,4 +1,4 @@
-"""What ACPI says of a PCI bus: the MCFG table, and the host bridge in the DSDT.
+"""The ACPI description of a PCI bus: the MCFG table, and the host bridge in the DSDT.
 
 Sections of the PCI Firmware Specification 3.3, and of ACPI 6.5 for the methods.
 """
@@ -34,8 +34,8 @@ def _routing() -> bytes:
 
 
 def _slots() -> bytes:
-    """A device for each device number (ACPI 6.5, 6.3.3: what has _EJ0 can go while the machine runs), and the method
-    that looks what came and what should go."""
+    """A device for each device number (ACPI 6.5, 6.3.3: one with _EJ0 can be removed while the machine runs), and the
+    method that checks which devices came and which should go."""
     devices, looks = [], []
     for slot in range(1, SLOTS):
         name = b"S%02X_" % slot
@@ -55,9 +55,9 @@ def _slots() -> bytes:
 
 
 def terms(windows: Sequence[tuple[int, int]] = ()) -> bytes:
-    """AML for ``\\_SB``: the host bridge, whose the ECAM window is, and the event of hot-plug (5.6.9).
+    """AML for ``\\_SB``: the host bridge, the reservation of the ECAM window, and the hot-plug event (5.6.9).
 
-    :param windows: address and size of what the bridge forwards to 64-bit BARs
+    :param windows: address and size of the window that the bridge forwards to 64-bit BARs
     """
     forwarded = [aml.memory_window(layout.PCI_WINDOW, layout.PCI_WINDOW_SIZE)]
     forwarded += [aml.memory_window64(base, size) for base, size in windows]

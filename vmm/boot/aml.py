@@ -88,7 +88,7 @@ def method(path: bytes, arguments: int, *terms: bytes) -> bytes:
 
 
 def notify(path: bytes, value: int) -> bytes:
-    """DefNotify (20.2.5.3): tell the driver of the object *path* that *value* happened."""
+    """DefNotify (20.2.5.3): notify the driver of the object *path* with *value*."""
     return b"\x86" + path + integer(value)
 
 
@@ -118,7 +118,8 @@ def bus_numbers(first: int, last: int) -> bytes:
 
 
 def memory_window(base: int, size: int) -> bytes:
-    """DWord address space descriptor (6.4.3.5.2) of a host bridge: what it forwards; not cacheable, read and write."""
+    """DWord address space descriptor (6.4.3.5.2) of a host bridge: the forwarded window; not cacheable, read and
+    write."""
     return struct.pack("<BHBBBIIIII", 0x87, 23, 0, 0b1100, 1, 0, base, base + size - 1, 0, size)
 
 

@@ -1,8 +1,8 @@
 """bzImage: a compressed Linux kernel as distributions ship it, and its setup header.
 
-Source: ``Documentation/arch/x86/boot.rst``.  The file is not trusted: every number of the header is checked before it
-is used.  A kernel is entered at its 64-bit entry, 0x200 behind where its protected-mode part is loaded.  There it
-unpacks itself, in the ``init_size`` bytes from its preferred address on.
+Source: ``Documentation/arch/x86/boot.rst``. The file is not trusted: every number of the header is checked before it is
+used. A kernel is entered at its 64-bit entry, 0x200 after the load address of its protected-mode part. There it unpacks
+itself, into the ``init_size`` bytes from its preferred address on.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _AGAIN = "copy or install the kernel file again"
 
 
 class Setup:
-    """What is in a setup header, checked.
+    """The fields of a setup header, validated.
 
     :ivar raw: its bytes, from :data:`HEADER` on
     :ivar kernel: offset and size of the protected-mode part in the file
-    :ivar payload: offset and size of the compressed kernel in the file; size 0: the header does not say
-    :ivar address: where it wants to be loaded
-    :ivar init_size: bytes that it needs from there on
+    :ivar payload: offset and size of the compressed kernel in the file; size 0: the header does not contain it
+    :ivar address: its preferred load address
+    :ivar init_size: bytes that it needs from that address on
     :ivar initrd_max: the highest address that a byte of the initrd may have
     """
 
@@ -54,14 +54,14 @@ class Setup:
 
 
 def is_bzimage(head: bytes) -> bool:
-    """Whether a file that begins with *head* is one."""
+    """Whether a file that begins with *head* is a bzImage."""
     return head[MAGIC_AT : MAGIC_AT + 4] == b"HdrS"
 
 
 def read_setup(path: str, fd: int, size: int) -> Setup:
     """The setup header of the open file *fd* of *size* bytes.
 
-    :raises ConfigError: it is damaged, or of a kernel that has no 64-bit entry
+    :raises ConfigError: it is damaged, or its kernel has no 64-bit entry
     """
     from vmm.boot.linux import SETUP_HEADER
 
@@ -103,7 +103,7 @@ def read_setup(path: str, fd: int, size: int) -> Setup:
 
 def _check(where: str, fields: Any, size: int) -> None:
     """
-    :raises ConfigError: a number of the header cannot be, or the kernel has no 64-bit entry
+    :raises ConfigError: a number of the header is invalid, or the kernel has no 64-bit entry
     """
     if not fields.loadflags & _LOADED_HIGH:
         raise ConfigError(
@@ -152,7 +152,8 @@ def _check(where: str, fields: Any, size: int) -> None:
 
 
 def parse(path: str, fd: int, identity: Identity) -> KernelImage:
-    """What to load of the open bzImage *fd*: its protected-mode part as it is, to unpack itself in the guest.
+    """Return what to load of the open bzImage *fd*: its protected-mode part unchanged, which unpacks itself in the
+    guest.
 
     :raises ConfigError: see :func:`read_setup`
     """

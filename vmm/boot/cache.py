@@ -1,9 +1,9 @@
-"""A cache of what was parsed of kernels: importing pyelftools costs more than the rest of a start.
+"""A cache of parsed kernels: importing pyelftools costs more than the rest of a start.
 
 One small file for each kernel file, named after its device and inode, in ``$XDG_CACHE_HOME/pyvmm/kernels`` (or below
-``~/.cache``), the newest of them.  An entry counts only when it is ours and the kernel's path, device, inode, size and
-both times are the ones in it.  What it says is checked as if it had just been parsed.  Nothing that goes wrong here is
-an error: the kernel is parsed instead.
+``~/.cache``). Only the newest are kept. An entry is valid only if this user owns it and it contains the kernel's path,
+device, inode, size and both times. Its content is checked as if it had just been parsed. No failure here is an error:
+the kernel is parsed instead.
 
 Layout, little-endian::
 
@@ -40,7 +40,7 @@ KEPT = 64
 
 
 def folder() -> str | None:
-    """Where entries are kept; None: there is no such place."""
+    """The directory of the entries; None if there is none."""
     base = variable("XDG_CACHE_HOME")
     if not base.startswith("/"):
         home = variable("HOME")
@@ -69,7 +69,8 @@ def encode(image: KernelImage, real: bytes) -> bytes:
 
 
 def decode(data: bytes, path: str, real: bytes, identity: Identity) -> KernelImage | None:
-    """What :func:`encode` made, for a kernel called *path*; None when it is damaged or of another file."""
+    """Decode the output of :func:`encode` for a kernel called *path*; None if it is damaged or belongs to another
+    file."""
     body = data[_SUM.size :]
     if len(body) < _HEADER.size or int.from_bytes(body, "little") % _PRIME != _SUM.unpack_from(data)[0]:
         return None
@@ -111,7 +112,7 @@ def load(path: str, real: bytes, identity: Identity) -> KernelImage | None:
 
 
 def is_ours(path: str) -> bool:
-    """Whether *path* is a regular file that no other user can have written."""
+    """Whether *path* is a regular file that no other user can write."""
     try:
         status = posix.lstat(path)
     except (OSError, ValueError):
@@ -120,14 +121,14 @@ def is_ours(path: str) -> bool:
 
 
 def is_settled(state: Identity) -> bool:
-    """Whether a change from now on would surely change the times."""
+    """Whether any later change is certain to change the file's times."""
     # Whole seconds: a file system that counts in those, or in two of them
     tick = SETTLED_NS if state[4] % _SECOND else 3 * _SECOND
     return time.time_ns() - max(state[3:]) >= tick
 
 
 def store(image: KernelImage, real: bytes) -> None:
-    """Keep *image*, if that can be done."""
+    """Store *image*, if possible."""
     where = folder()
     if where is None or not is_settled(image.identity):
         return
@@ -160,7 +161,7 @@ def store(image: KernelImage, real: bytes) -> None:
 
 
 def _drop_oldest(where: str) -> None:
-    """Kernels that are built again and again leave an entry each: keep the :data:`KEPT` newest."""
+    """Each build of a kernel leaves an entry: keep the :data:`KEPT` newest."""
     with posix.scandir(where) as entries:
         found = sorted([(entry.stat(follow_symlinks=False).st_mtime_ns, entry.path) for entry in entries])
     for _, path in found[:-KEPT]:

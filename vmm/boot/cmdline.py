@@ -25,35 +25,33 @@ def default_cmdline(
     hotplug: bool = False,
     cpus: int = 0,
 ) -> str:
-    """What a guest is told unless the user says otherwise.
+    """The default kernel command line.
 
     ``console=ttyS0``
-        kernel messages and ``/dev/console`` are the UART; ``console=hvc0``: they are the virtio console
+        kernel messages and ``/dev/console`` use the UART; ``console=hvc0``: the virtio console
     ``quiet``
-        errors only: every character costs two exits; ``--cmdline loglevel=7`` brings all messages back
+        print errors only: every character costs two exits; ``--cmdline loglevel=7`` enables all messages
     ``panic=-1``
-        after a panic, which pvpanic reports, reset at once
+        reset at once after a panic, which pvpanic reports
     ``reboot=a``
-        reset through the FADT's reset register, then by the i8042. A kernel that has EFI built in takes a
-        hardware-reduced machine for one with EFI, and would reset through the BIOS (:data:`layout.RESET_VECTOR`)
+        reset through the FADT's reset register, then by the i8042. A kernel with EFI built in assumes EFI on a
+        hardware-reduced machine, and would reset through the BIOS (:data:`layout.RESET_VECTOR`)
     ``8250.nr_uarts=1``
-        a generic kernel does not look for three more UARTs
+        a generic kernel does not probe three more UARTs
     ``tsc=nowatchdog``
-        where the host's TSC may stand still, as that of most hosts that are guests themselves, the guest's clock is
-        kvm-clock, and an idle kernel wakes up twice a second to see how good a clock the TSC would be
+        for hosts whose TSC may stop, as in most hosts that are guests themselves. The guest's clock is kvm-clock
+        there, and an idle kernel would wake up twice a second to check the TSC
     ``thp_anon=64K-1M:always;2M:inherit``
-        memory of programs comes in blocks of up to 1 MiB where such a block fits (Linux 6.12 and newer): one fault for
-        each, and a buffer is a few segments of a disk's request, not a page each to pin and to describe. Pages of
-        2 MiB stay what they are by default, as ``transparent_hugepage`` says
+        anonymous memory uses blocks of up to 1 MiB where they fit (Linux 6.12 and newer): one fault for each, and a
+        buffer is a few segments of a disk's request. Pages of 2 MiB follow ``transparent_hugepage``, the default
     ``pci=off``
-        a generic kernel does not look for a PCI bus where there is none
+        a generic kernel does not probe a PCI bus that does not exist
     ``memhp_default_state=online``, ``memory_hotplug.online_policy=auto-movable``
-        where memory may be added: it is used at once, and most of it for what the kernel can move, so that it can be
-        taken away again
+        where memory may be added: it is used at once, mostly for movable data, so that it can be removed again
     ``maxcpus=N``
         where vCPUs may be added: the kernel starts the first ones, and leaves the others offline
     ``root=/dev/vda``, and ``rw`` or ``ro``
-        when there is a root disk; ``root=TAG rootfstype=virtiofs`` when it is a directory of the host
+        for a root disk; ``root=TAG rootfstype=virtiofs`` for a directory of the host
 
     :param rootfs: there is a root file system: the first disk, or
     :param share: the tag of a shared directory
@@ -61,7 +59,7 @@ def default_cmdline(
     :param pci: the machine has a PCI bus
     :param hvc: the console is the virtio console
     :param hotplug: memory may be added
-    :param cpus: with how many CPUs the kernel starts; 0: all that there are
+    :param cpus: with how many CPUs the kernel starts; 0: all
     """
     words = [_VIRTIO if hvc else _SERIAL, _QUIET, _PANIC, _REBOOT, _ONE_UART, _NO_WATCHDOG, _LARGE_FOLIOS]
     if not pci:
@@ -76,7 +74,7 @@ def default_cmdline(
 
 
 def merge_cmdline(default: str, own: str) -> str:
-    """The user's words *own* behind the *default* ones: where both set the same, Linux takes the last.
+    """The user's words *own* after the *default* ones: Linux uses the last one of each.
 
     When *own* starts with ``=``, what follows it replaces the default.
     """

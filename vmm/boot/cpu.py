@@ -1,8 +1,8 @@
 """The state of the boot CPU at a kernel's entry, as plain data; :mod:`vmm.kvm` gives it to a vCPU.
 
-Two entries exist.  PVH (Xen's ``docs/misc/pvh.pandoc``): 32-bit protected mode without paging, ``ebx`` points to
-the start info.  Linux's 64-bit boot protocol (``Documentation/arch/x86/boot.rst``): long mode, everything below 4 GiB
-mapped one to one, ``rsi`` points to the boot_params, the selectors are 0x10 for code and 0x18 for data.
+Two entries exist. PVH (Xen's ``docs/misc/pvh.pandoc``): 32-bit protected mode without paging; ``ebx`` points to the
+start info. Linux's 64-bit boot protocol (``Documentation/arch/x86/boot.rst``): long mode, everything below 4 GiB mapped
+one to one, ``rsi`` points to the boot_params, the selectors are 0x10 for code and 0x18 for data.
 """
 
 from __future__ import annotations
@@ -143,17 +143,17 @@ def linux64_state(entry: int, boot_params: int = layout.BOOT_PARAMS) -> CpuState
 
 
 def gdt(state: CpuState) -> bytes:
-    """The table at :data:`layout.GDT` that agrees with the segment registers of *state*."""
+    """The GDT at :data:`layout.GDT` that matches the segment registers of *state*."""
     return struct.pack(
         "<6Q", 0, 0, state.cs.descriptor(), state.ds.descriptor(), state.tr.descriptor(), state.tr.base >> 32
     )
 
 
 def reset_code() -> bytes:
-    """What lies at :data:`layout.RESET_VECTOR`: real-mode code that resets the machine by the ACPI reset register.
+    """The code at :data:`layout.RESET_VECTOR`: real-mode code that resets the machine by the ACPI reset register.
 
-    Linux comes here with ``reboot=b``, and without ``reboot=`` as its last way when it has EFI built in but was not
-    booted by it; zeroes would run on through memory for ever.
+    Linux jumps here with ``reboot=b``. Without ``reboot=`` it does so as a last resort, if it has EFI built in but EFI
+    did not boot it. Zeros would execute through memory for ever.
     """
     return struct.pack(
         "<BHBBBBBB",
@@ -168,7 +168,7 @@ def reset_code() -> bytes:
 def page_tables() -> bytes:
     """The page tables at :data:`layout.PML4`: 0 .. 4 GiB mapped one to one by 2 MiB pages.
 
-    Not by 1 GiB pages: not every CPU model that a guest may be shown has them.
+    Not by 1 GiB pages: some CPU models for guests lack them.
     """
     flags = _PAGE_PRESENT_WRITABLE
     pml4 = struct.pack("<Q4088x", layout.PDPT | flags)

@@ -1,7 +1,7 @@
-"""ELF kernels: what is in a vmlinux, read by pyelftools.
+"""ELF kernels: parse a vmlinux with pyelftools.
 
-The file is not trusted.  Its header is checked before pyelftools sees it, pyelftools sees no more of it than the
-headers and the notes, and whatever it makes of damaged ones ends in a :class:`ConfigError`.
+The file is not trusted. The header is checked before pyelftools reads it. pyelftools sees only headers and notes, and
+any failure on damaged ones becomes a :class:`ConfigError`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _not_elf(path: str, head: bytes) -> ConfigError:
 
 def _check_header(path: str, fd: int, size: int) -> None:
     """
-    :raises ConfigError: no ELF file for x86-64 whose headers are there
+    :raises ConfigError: not an ELF file for x86-64 with complete headers
     """
     head = os.pread(fd, 2048, 0)
     where = f"kernel {path}"
@@ -119,7 +119,7 @@ def _check_header(path: str, fd: int, size: int) -> None:
 
 
 class _Window:
-    """A file as pyelftools wants it, of which no single read and no read behind *limit* costs more than it should."""
+    """A file for pyelftools that bounds the cost of each read, and of reads beyond *limit*."""
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
@@ -194,7 +194,8 @@ def _parse(path: str, fd: int, identity: Identity) -> KernelImage:
 
 
 def _entry64(entry: int, segments: list[tuple[int, Segment]]) -> int | None:
-    """The physical address of the ELF entry (Linux gives that; others may give a virtual one); None: neither."""
+    """The physical address of the ELF entry (Linux stores that; others may store a virtual one); None if it is
+    neither."""
     if any(segment.paddr <= entry < segment.end for _, segment in segments):
         return entry
     for start, segment in segments:
@@ -204,10 +205,10 @@ def _entry64(entry: int, segments: list[tuple[int, Segment]]) -> int | None:
 
 
 def parse(path: str, fd: int, identity: Identity) -> KernelImage:
-    """What is in the open kernel file *fd*.
+    """Parse the open kernel file *fd*.
 
     :param path: its name, for messages
-    :raises ConfigError: it is no 64-bit x86 ELF executable, is damaged, or has no entry that we know
+    :raises ConfigError: it is not a 64-bit x86 ELF executable, is damaged, or has no supported entry
     """
     _check_header(path, fd, identity[2])
     try:
@@ -223,12 +224,12 @@ def parse(path: str, fd: int, identity: Identity) -> KernelImage:
 
 
 def constant(path: str, ram: int) -> tuple[tuple[int, int], ...]:
-    """Where a guest that has booted the kernel *path* has its code and constants: guest physical addresses, half-open,
-    of whole pages.  Linux writes them only to patch code, by the CPU, and gives them to no device.
+    """The ranges of code and constants in a guest that has booted the kernel *path*: guest physical addresses,
+    half-open, of whole pages. Linux writes them only to patch code, by the CPU, and gives no device access to them.
 
-    Empty where that is not sure: the file is no ELF file, or not the one that was booted (by its build ID in the
-    guest's memory), or its kernel can start another one in its place (kexec).  Without pyelftools: whoever saves a
-    machine may be a process that can import nothing.
+    Empty where that is not certain: the file is not an ELF file, is not the booted one (by its build ID in the guest's
+    memory), or its kernel can start another one in its place (kexec). It does not use pyelftools: the process that
+    saves a machine may be unable to import anything.
 
     :param ram: a descriptor of the guest's RAM in a file
     """
@@ -277,8 +278,7 @@ def _has_build_id(notes: bytes) -> bool:
 
 
 def _filled_pages(fd: int, offset: int, length: int, start: int) -> list[tuple[int, int]]:
-    """Runs of whole pages of a segment that are not all zeros: what is between sections Linux gives to whoever wants
-    memory."""
+    """Runs of whole pages of a segment that are not all zeros: Linux reuses the pages between sections."""
     zeros = bytes(PAGE)
     found: list[tuple[int, int]] = []
     first = -start % PAGE

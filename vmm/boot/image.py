@@ -1,4 +1,4 @@
-"""What must be known of a kernel file to load it, and the checks that it fits a machine."""
+"""The facts about a kernel file that loading needs, and the checks that it fits a machine."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Identity = tuple[int, int, int, int, int]
 
 
 def identity(status: os.stat_result) -> Identity:
-    """What tells one state of a file from every other."""
+    """The identity of one state of a file."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """*filesz* bytes at *offset* of the file go to guest physical *paddr*; zeros follow up to *memsz* bytes."""
+    """*filesz* bytes at *offset* of the file are loaded at guest physical *paddr*; zeros follow up to *memsz* bytes."""
 
     offset: int
     filesz: int
@@ -56,7 +56,7 @@ class Segment:
 class KernelImage:
     """A kernel: what to load, and where to start it.
 
-    :ivar segments: by ascending address, disjoint, none empty
+    :ivar segments: in ascending order of address, disjoint, none empty
     :ivar entry64: physical address of the 64-bit entry, or None
     :ivar pvh_entry: physical address of the PVH entry, or None
     :ivar setup: of a bzImage, its setup header
@@ -73,7 +73,7 @@ class KernelImage:
 
 
 def check_image(image: KernelImage) -> None:
-    """What holds for every kernel, whatever machine it is loaded into.
+    """The checks for every kernel, whatever machine it is loaded into.
 
     :raises ConfigError: the file contradicts itself
     """
@@ -129,7 +129,7 @@ def check_image(image: KernelImage) -> None:
 
 
 def check_placement(image: KernelImage, ram: Sequence[Region]) -> None:
-    """That every segment lies in RAM and leaves our own tables alone.
+    """Check that every segment lies in RAM and does not overlap our own tables.
 
     :raises ConfigError: it does not
     """
@@ -159,7 +159,7 @@ def check_placement(image: KernelImage, ram: Sequence[Region]) -> None:
 
 
 def initrd_address(path: str, size: int, image: KernelImage, ram: Sequence[Region]) -> int:
-    """Where an initrd of *size* bytes goes: page aligned, at the very top of low RAM.
+    """The address of an initrd of *size* bytes: page aligned, at the very top of low RAM.
 
     :raises ConfigError: it does not fit above the kernel
     """
@@ -181,13 +181,14 @@ def initrd_address(path: str, size: int, image: KernelImage, ram: Sequence[Regio
 
 
 def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Region]) -> list[tuple[int, int]]:
-    """Where a Linux guest touches nearly all of its RAM until it has booted: addresses, half-open, of whole pieces of
-    2 MiB.  There huge pages save time and take no more memory; elsewhere they would take some that nobody needs.
+    """The parts of RAM that a Linux guest touches almost completely until it has booted: addresses, half-open, of whole
+    pieces of 2 MiB. There huge pages save time and take no more memory; elsewhere they would take memory that is never
+    used.
 
-    - Pieces of which the kernel's segments (of their zeros no more than :data:`_MOST_ZEROS`) or the *initrd* (address,
-      end) take more than a half.
-    - The array of ``struct page``, which Linux puts at the top of RAM, below an initrd there and less than 2 MiB that
-      it has taken before; and 2 MiB below it, with hash tables and what is kept for each CPU.
+    - Pieces of which the kernel's segments (of their zeros at most :data:`_MOST_ZEROS`) or the *initrd* (address, end)
+      take more than half.
+    - The array of ``struct page``, which Linux puts at the top of RAM, below an initrd and less than 2 MiB of earlier
+      allocations; and 2 MiB below it, with hash tables and per-CPU data.
     - :data:`_FIRST_FREE`, where all of the kernel lies above it.
     """
     covered: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The guest physical map and the I/O ports: the one place that says where things are.
+"""The guest physical map and the I/O ports, all in one place.
 
 ::
 
@@ -15,8 +15,8 @@
     feff_c000 .. ff00_0000   pages that KVM needs on Intel
     1_0000_0000 ..           the rest of RAM, then windows of devices (DAX), each from a multiple of 1 GiB on
 
-A guest that knows PCs keeps clear of 640 KiB .. 1 MiB, so our data costs it no memory; the memory map reserves it all
-the same.
+A guest that knows PCs avoids 640 KiB .. 1 MiB, so our data costs it no memory; the memory map reserves the range
+nevertheless.
 """
 
 from __future__ import annotations
@@ -153,15 +153,15 @@ MIN_RAM = 2 << 20
 
 
 def mmio_base(slot: int) -> int:
-    """Where the registers of virtio-mmio device *slot* are."""
+    """The address of the registers of virtio-mmio device *slot*."""
     return MMIO + slot * MMIO_STRIDE
 
 
 def window_base(end: int, size: int, align: int = 0) -> int:
-    """Where a window of *size* bytes goes, behind RAM and other windows up to *end*.
+    """The address of a window of *size* bytes, after RAM and other windows up to *end*.
 
-    :param align: it lies at a multiple of this (a power of two), and of a gibibyte
-    :raises ConfigError: that is more than every CPU can address
+    :param align: its alignment (a power of two); it is aligned to a gibibyte too
+    :raises ConfigError: beyond the addresses that every CPU supports
     """
     align = max(align, WINDOW_ALIGN)
     base = -(-max(end, 1 << 32) // align) * align
@@ -219,7 +219,7 @@ def check_ram(ram: Sequence[Region]) -> None:
 
 def check_slots(slots: Sequence[int]) -> None:
     """
-    :raises ConfigError: a virtio-mmio device that has no interrupt left
+    :raises ConfigError: a virtio-mmio device for which no interrupt is left
     """
     for slot in slots:
         if not 0 <= slot < MMIO_SLOTS:

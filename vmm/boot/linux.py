@@ -1,10 +1,10 @@
 """The boot_params ("zero page") of Linux's 64-bit boot protocol, built by construct.
 
-Source: ``Documentation/arch/x86/boot.rst`` and ``zero-page.rst``, ``<asm/bootparam.h>``.  Only what a boot loader sets
-for a kernel that is already loaded is named; all else is zero, the sentinel included, which tells the kernel that the
-page was cleared as it should be.
+Source: ``Documentation/arch/x86/boot.rst`` and ``zero-page.rst``, ``<asm/bootparam.h>``. Only the fields are named that
+a boot loader sets for a loaded kernel. All others are zero, including the sentinel, which tells the kernel that the
+page was cleared correctly.
 
-construct takes long to import, so this module is loaded for this entry only.
+construct takes long to import, so this module is loaded only for this entry.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ SETUP_DATA = Struct("next" / Const(0, Int64ul), "type" / Int32ul, "len" / Int32u
 
 
 def rng_seed(seed: bytes) -> bytes:
-    """What lies at :data:`layout.SETUP_DATA`: *seed*, which Linux (6.0) credits and then overwrites."""
+    """The content of :data:`layout.SETUP_DATA`: *seed*, which Linux (6.0) credits and then overwrites."""
     built: bytes = SETUP_DATA.build({"type": _SETUP_RNG_SEED, "len": SEED_SIZE, "data": seed})
     return built
 
@@ -126,7 +126,8 @@ def boot_params(
     :param initrd: ``(address, size)``
     :param rsdp: address of the ACPI root pointer
     :param setup_data: address of the first ``struct setup_data``, 0: none
-    :param setup: the setup header of a bzImage, which goes on to the kernel but for what a loader says; checked before
+    :param setup: the setup header of a bzImage, which is passed to the kernel except for a loader's fields; checked
+        before
     """
     address, size = initrd or (0, 0)
     table = [{"addr": start, "size": length, "type": kind} for start, length, kind in memory_map]

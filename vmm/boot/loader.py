@@ -27,9 +27,9 @@ _NO_KINDS = (
 
 
 def open_file(path: str, what: str) -> tuple[int, Identity]:
-    """Open the regular file *path* for reading; *what* it is, for messages.
+    """Open the regular file *path* for reading; *what* describes it in messages.
 
-    :raises ConfigError: it is not there, may not be read, or is no regular file
+    :raises ConfigError: it does not exist, may not be read, or is not a regular file
     """
     code = f"{what}-file"
     try:
@@ -55,10 +55,10 @@ def open_file(path: str, what: str) -> tuple[int, Identity]:
 
 
 def find_kernel(path: str, *, unpack: bool = True) -> KernelImage:
-    """What is in the kernel file *path*, from the cache if it was parsed before.
+    """Parse the kernel file *path*, or take it from the cache.
 
-    :param unpack: take the ELF file inside a bzImage, where it can be unpacked
-    :raises ConfigError: it cannot be read, or is no kernel that could be loaded
+    :param unpack: extract the ELF file inside a bzImage, where it can be unpacked
+    :raises ConfigError: it cannot be read, or is not a loadable kernel
     """
     fd, state = open_file(path, "kernel")
     try:
@@ -92,7 +92,7 @@ def _parse(path: str, fd: int, state: Identity, unpack: bool) -> KernelImage:
 
 
 def _real_path(fd: int) -> bytes:
-    """The path of what *fd* has open, without symbolic links; empty where /proc is not mounted."""
+    """The path of the open file *fd*, without symbolic links; empty where /proc is not mounted."""
     try:
         return posix.readlink(f"/proc/self/fd/{fd}".encode())
     except OSError:
@@ -100,10 +100,10 @@ def _real_path(fd: int) -> bytes:
 
 
 def load_kernel(memory: GuestMemory, image: KernelImage) -> None:
-    """Put the segments of *image* into *memory*, which is fresh: what has no bytes in the file is not touched.
+    """Copy the segments of *image* into *memory*, which is fresh: parts without bytes in the file are not touched.
 
     :raises ConfigError: the file is not the one that was checked
-    :raises HostError: the host has no page left
+    :raises HostError: the host has no free page left
     """
     fd = _reopen(image.path, "kernel", image.identity)
     try:
@@ -114,7 +114,7 @@ def load_kernel(memory: GuestMemory, image: KernelImage) -> None:
 
 
 def load_initrd(memory: GuestMemory, path: str, state: Identity, address: int) -> None:
-    """Put the initrd *path*, in its state *state*, at *address* (see :func:`vmm.boot.image.initrd_address`).
+    """Copy the initrd *path*, in its state *state*, to *address* (see :func:`vmm.boot.image.initrd_address`).
 
     :raises ConfigError: the file is not the one that was checked
     """
@@ -141,9 +141,9 @@ def _changed(where: str) -> ConfigError:
 def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, where: str) -> None:
     """Copy *size* bytes at *offset* of *fd* to *gpa*: once, from the page cache to guest RAM.
 
-    Sent into a memfd they cost two thirds of what reading them into the mapping costs, since no page is zeroed first
-    and none faults.  The pages are then mapped by sixteens, or KVM would fault each in when the guest first touches it.
-    Private memory and huge pages come by faults only, and huge pages are cheaper still.
+    Sending into a memfd costs two thirds of reading into the mapping, since no page is zeroed first and none faults.
+    The pages are then mapped in groups of sixteen. Otherwise KVM would fault each in when the guest first touches it.
+    Private memory and huge pages can only be faulted in, and huge pages are cheaper still.
 
     :raises ConfigError: the file ends too early or cannot be read
     """
@@ -169,7 +169,7 @@ def _copy(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int, where:
 
 
 def _send(memory: GuestMemory, fd: int, offset: int, gpa: int, size: int) -> int:
-    """How many bytes could be sent from file to memfd."""
+    """How many bytes could be sent from the file to the memfd."""
     done = 0
     try:
         posix.lseek(memory.fd, memory.offset(gpa, size), _SEEK_SET)

@@ -1,4 +1,4 @@
-"""The PVH start info: what a kernel entered through its PVH note is told (Xen's public ``arch-x86/hvm/start_info.h``).
+"""The PVH start info, which a kernel receives at its PVH entry (Xen's public ``arch-x86/hvm/start_info.h``).
 
 All little-endian, all addresses physical::
 
@@ -40,7 +40,7 @@ def boot_page(
     initrd: tuple[int, int] | None = None,
     rsdp: int = layout.ACPI,
 ) -> bytes:
-    """The contents of :data:`layout.BOOT_PAGE`, up to the NUL behind the command line.
+    """The contents of :data:`layout.BOOT_PAGE`, up to the NUL after the command line.
 
     :param memory_map: ``(address, size, type)``, :data:`layout.MEMMAP_MAX` entries at most
     :param cmdline: shorter than :data:`layout.CMDLINE_SIZE` bytes, without NUL

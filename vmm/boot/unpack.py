@@ -1,9 +1,9 @@
-"""The ELF kernel inside of a bzImage, unpacked once and kept beside the cache of what was parsed.
+"""The ELF kernel inside a bzImage, unpacked once and kept beside the cache of parsed kernels.
 
-A kernel that unpacks itself does so at every boot, on one vCPU, and is copied twice.  Unpacked here it is an ELF file
-like any other: it has its PVH entry, its parsed form is cached, and nothing of it is done again.
+A kernel that unpacks itself does so at every boot, on one vCPU, and is copied twice. Unpacked here, it is an ELF file
+like any other, with a PVH entry and a cached parsed form.
 
-What is not understood is no error: the kernel unpacks itself then.  zstd is in Python from 3.14 on, before that in the
+An unknown format is no error: the kernel unpacks itself then. zstd is in Python from 3.14 on, before that in the
 package zstandard.
 """
 
@@ -70,7 +70,7 @@ _FORMATS: tuple[tuple[bytes, str, Callable[[bytes, int], bytes]], ...] = (
 
 
 def payload(path: str, fd: int, identity: Identity) -> bytes | None:
-    """The ELF file in the open bzImage *fd*; None: compressed in a way that cannot be undone here, or not an ELF file.
+    """The ELF file in the open bzImage *fd*; None if the compression is not supported here, or it is not an ELF file.
 
     :raises ConfigError: the header or the compressed data is damaged
     """
@@ -110,7 +110,7 @@ def _name(identity: Identity) -> str:
 
 
 def find(path: str, fd: int, identity: Identity) -> str | None:
-    """The path of the unpacked kernel of the open bzImage *fd*, made when it is not there; None: there can be none.
+    """The path of the unpacked kernel of the open bzImage *fd*, unpacked if necessary; None if that is impossible.
 
     :raises ConfigError: see :func:`payload`
     """
