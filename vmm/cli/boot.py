@@ -130,7 +130,7 @@ SIGNALS = {"SIGINT": 2, "SIGTERM": 15, "SIGHUP": 1, "SIGPIPE": 13}
 
 
 def epilog() -> str:
-    """What ``--help`` says behind the options; of each device's list what its table says."""
+    """The part of ``--help`` after the options, with the table of each device."""
     return EPILOG.format(lists="\n\n".join(device.syntax().help(device.flag) for device in BUILT_IN))
 
 
@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
-    """The positive number that *flag* was given.
+    """Parse the value of *flag* as a positive number.
 
     :raises ConfigError: it is none
     """
@@ -154,10 +154,10 @@ def number(text: str, flag: str, convert: type[int] | type[float]) -> Any:
 
 
 def take_limits(values: dict[str, Any]) -> None:
-    """Check the options that say what the machine may do and for how long, and be in the control group.
+    """Validate the options that limit the machine, and enter the control group.
 
-    :raises ConfigError: one of them is none
-    :raises HostError: the control group is none, or this process may not be in it
+    :raises ConfigError: one of them is invalid
+    :raises HostError: it is not a control group, or this process may not enter it
     """
     jail.parse(values["jail"])
     if values["timeout"] is not None:
@@ -206,7 +206,7 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
     """The machine that the command line describes.
 
     :param console: where its console goes
-    :raises ConfigError: a value that is not right
+    :raises ConfigError: an invalid value
     """
     devices = devices_from(values)
     if "console" in devices:
@@ -227,20 +227,20 @@ def config_from(values: dict[str, Any], console: ConsoleConfig) -> MachineConfig
 
 
 def open_to_shares(config: MachineConfig, values: dict[str, Any]) -> MachineConfig:
-    """The same machine, with memory that servers of shares can map where some may come."""
+    """The same machine, with memory that servers of shares can map, if shares may be added."""
     if not values["shares_from"] or config.shares_memory():
         return config
     return replace(config, memory=replace(config.memory, shared=True))
 
 
 class Messages:
-    """What goes to stderr: lines for people, or JSON objects."""
+    """Writes messages to stderr: lines for people, or JSON objects."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
 
     def event(self, kind: str, text: str = "", **fields: Any) -> None:
-        """Tell that *kind* happened; people see only *text*."""
+        """Report that *kind* happened; people see only *text*."""
         if self.as_json:
             import json
 
@@ -251,7 +251,7 @@ class Messages:
 
 
 class Run:
-    """A machine that a command runs, with what belongs to it in this process.
+    """A machine that a command runs, with everything in this process that belongs to it.
 
     :ivar values: the command's options
     """

@@ -1,7 +1,7 @@
 """Shell completion inside lists of ``key=value``, from the table that parses them (:class:`vmm.options.syntax.Syntax`).
 
-Each list gets a function of its shell, which offers file names before the first comma where the list begins with one,
-and behind it the keys, those with a few possible values with each of them.
+Each list gets a shell function. It completes file names before the first comma if the list begins with one, and after
+it the keys, with each value of those that have few.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ END = {"bash": BASH_END}
 
 
 def candidates(syntax: Syntax) -> list[str]:
-    """What may stand between two commas: ``ro``, ``serial=``, ``cache=writeback``."""
+    """The items that may stand between two commas: ``ro``, ``serial=``, ``cache=writeback``."""
     found: list[str] = []
     for key in syntax.keys:
         values = key.metavar.split("|") if "|" in key.metavar and "[" not in key.metavar else [""]
@@ -108,7 +108,7 @@ def candidates(syntax: Syntax) -> list[str]:
 
 
 def completion(name: str, syntax: Syntax) -> dict[str, object]:
-    """The ``complete`` of an action of argparse's as shtab takes it.
+    """The ``complete`` attribute of an argparse action in the form that shtab expects.
 
     :param name: of the list, for the names of functions
     """

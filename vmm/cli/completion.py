@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
-    """The parser of ``pyvmm`` with all its commands, its file arguments marked as *shtab* wants them."""
+    """The parser of ``pyvmm`` with all its commands, with file arguments marked for *shtab*."""
     import argparse
     from importlib import import_module
 
@@ -64,7 +64,7 @@ def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status.
 
-    :raises HostError: the library that makes the scripts is not installed
+    :raises HostError: the library that generates the scripts is not installed
     """
     shell: str = parser().parse_args(argv).shell
     try:

@@ -23,10 +23,10 @@ _STDERR = 2
 class Console:
     """The host's end of the console.  A context manager; owns its descriptors.
 
-    :ivar in_fd: what is typed; -1: nothing, or nothing any more
-    :ivar out_fd: where the guest's bytes go; -1: nowhere
-    :ivar drop: what *out_fd* does not take at once is dropped
-    :ivar where: what the user has to know to reach it, or empty
+    :ivar in_fd: descriptor of the input; -1 if there is none, or none any more
+    :ivar out_fd: descriptor of the output; -1: none
+    :ivar drop: what *out_fd* does not accept at once is dropped
+    :ivar where: how the user reaches it, or empty
     """
 
     def __init__(self, in_fd: int = -1, out_fd: int = -1, *, drop: bool = False, where: str = "") -> None:
@@ -49,8 +49,9 @@ class Console:
     ) -> None:
         """Start to pass input on.  Call it before *loop* runs, from the main thread.
 
-        :param on_quit: the user asked to end the machine
-        :param on_lost: the reader of the output left; without it that is told on stderr, and *on_quit* called
+        :param on_quit: the user requested the end of the machine
+        :param on_lost: called when the output's reader has gone; without it that is reported on stderr, and *on_quit*
+            called
         """
         self._loop, self._serial = loop, serial
         self._on_quit, self._on_lost = on_quit, on_lost
@@ -109,7 +110,7 @@ class Console:
             self._stop_reading()
 
     def _room(self) -> bool:
-        """Whether to read on while some input waits for the guest."""
+        """Whether to continue reading while some input waits for the guest."""
         return not self._pending
 
     def _push(self) -> None:
@@ -145,8 +146,8 @@ class Console:
     # -- end ---------------------------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Write what the guest has sent (waiting five seconds at most for a slow reader), stop reading, give the
-        terminal back.  A second call does nothing."""
+        """Write what the guest has sent (waiting at most five seconds for a slow reader), stop reading, and restore the
+        terminal. A second call does nothing."""
         self._stop_reading()
         serial, self._serial = self._serial, None
         if serial is None:
@@ -175,8 +176,8 @@ class Console:
 
 
 class Pty(Console):
-    """A new pseudo-terminal.  Its other end is held open: with no reader left, ours would get errors instead of a
-    pause, and its settings would be reset."""
+    """A new pseudo-terminal. Its other end is held open. Without a reader, ours would get errors instead of blocking,
+    and its settings would be reset."""
 
     def __init__(self) -> None:
         import termios

@@ -22,7 +22,7 @@ example, with two hosts a and b:
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     import argparse
 
     made = argparse.ArgumentParser(

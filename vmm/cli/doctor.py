@@ -1,4 +1,4 @@
-"""``pyvmm doctor``: whether this machine can run virtual machines, and what to do if not."""
+"""``pyvmm doctor``: check whether this host can run virtual machines, and print remedies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HARDWARE_HINT = (
 
 @dataclass(frozen=True)
 class KvmVerdict:
-    """What is to be thought of /dev/kvm.
+    """A verdict on /dev/kvm.
 
     :ivar status: ``usable``, ``unusable`` or ``absent``
     :ivar cause: a stable word: ``ok``; ``permission``, ``forbidden`` (by a container or sandbox), ``busy`` (another
@@ -56,17 +56,17 @@ class KvmVerdict:
 
     @property
     def usable(self) -> bool:
-        """Guests run on the CPU here."""
+        """KVM runs guests on the CPU here."""
         return self.status == USABLE
 
 
 @dataclass(frozen=True)
 class Capability:
-    """Something that makes guests faster or gives them more, and that nothing depends on.
+    """An optional feature that makes guests faster or more capable.
 
     :ivar present: it can be used
     :ivar detail: what was found
-    :ivar hint: what to do to get it, or empty
+    :ivar hint: how to enable it, or empty
     """
 
     name: str
@@ -84,7 +84,7 @@ def _read(path: str) -> str | None:
 
 
 def cpu_virtualization(root: str = "") -> str:
-    """``vmx``, ``svm`` or empty: what the first CPU in /proc/cpuinfo shows.
+    """``vmx``, ``svm`` or empty, from the flags of the first CPU in /proc/cpuinfo.
 
     :param root: the folder whose proc is read
     """
@@ -207,7 +207,7 @@ def io_uring(root: str = "") -> Capability:
 
 
 def mitigations(root: str = "") -> Capability:
-    """What the host's kernel does against leaks of the CPU's speculation; guests get the controls that it has."""
+    """Mitigations of the host's kernel against speculation leaks; guests get the controls that it has."""
     name, folder = "mitigations", f"{root}/sys/devices/system/cpu/vulnerabilities"
     try:
         states = {each: _read(f"{folder}/{each}") or "" for each in sorted(os.listdir(folder))}
@@ -221,7 +221,7 @@ def mitigations(root: str = "") -> Capability:
 
 
 def no_smt(root: str = "") -> Capability:
-    """Threads of one core see much of each other."""
+    """SMT: threads of one core can observe much of each other."""
     name, active = "SMT off", _read(f"{root}/sys/devices/system/cpu/smt/active")
     if active != "1":
         return Capability(name, True, "each CPU is a core of its own" if active == "0" else "this CPU has no SMT")
@@ -230,7 +230,7 @@ def no_smt(root: str = "") -> Capability:
 
 
 def no_ksm(root: str = "") -> Capability:
-    """Merged pages tell a guest what others have in memory."""
+    """KSM: merged pages reveal to a guest what others have in memory."""
     name, file = "KSM off", "/sys/kernel/mm/ksm/run"
     if _read(root + file) != "1":
         return Capability(name, True, "no memory is merged")
@@ -239,7 +239,7 @@ def no_ksm(root: str = "") -> Capability:
 
 
 def memory_on_demand() -> Capability:
-    """userfaultfd: clones with shares have what they touch of a template's memory, and not a copy of all of it."""
+    """userfaultfd: a clone with a share copies only the pages of its template that it touches."""
     from vmm.native import lib
 
     name = "memory on demand"

@@ -42,7 +42,7 @@ RESTORE = (
 
 
 def begin() -> int:
-    """Be ``pyvmm``; returns the exit status.  ``pyvmm-warm`` asks for an image of what is imported here."""
+    """Run ``pyvmm``; returns the exit status. ``pyvmm-warm`` requests an image of what is imported here."""
     if "pyvmm_warm" in sys._xoptions:
         from vmm.faststart.warm import warm_start
 

@@ -30,7 +30,7 @@ _DIGITS = 18
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     made.add_argument("-n", metavar="N", dest="children", default="1", help="so many copies (default: 1)")
     add_vm(made)

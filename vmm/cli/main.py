@@ -30,7 +30,8 @@ def _module(name: str) -> str:
 
 
 def _open_standard_descriptors() -> None:
-    """Open what the caller has closed: else the guest's memory may become descriptor 2, where messages are written."""
+    """Open the descriptors that the caller has closed. Otherwise the guest's memory could become descriptor 2, where
+    messages are written."""
     for fd in range(3):
         try:
             posix.fstat(fd)

@@ -1,16 +1,11 @@
 """Where ``pyvmm boot`` puts the guest's console: this terminal, a pseudo-terminal, a file, or nowhere.
 
-``stdio``
-    On a terminal, see :mod:`vmm.cli.terminal`.  Otherwise every byte of standard input goes to the guest, as fast as
-    the guest reads it; at its end the guest goes on.  A slow reader of standard output holds the guest up; when it
-    leaves (``pyvmm boot | head``), the run ends.
-``pty``
-    A new pseudo-terminal, whose path is told.  What nobody reads is dropped when the kernel's buffer for it is full.
-    Readers may come and go.
-``file:PATH``
-    Output is appended to the regular file PATH, made with mode 0600; no symbolic link is followed.  No input.
-``none``
-    Output is thrown away.  No input.
+``stdio`` On a terminal, see :mod:`vmm.cli.terminal`. Otherwise every byte of standard input goes to the guest, as fast
+    as the guest reads it; after its end the guest continues. A slow reader of standard output delays the guest; when it
+    exits (``pyvmm boot | head``), the run ends. ``pty`` A new pseudo-terminal, whose path is printed. Unread output is
+    dropped when the kernel's buffer for it is full. Readers may come and go. ``file:PATH`` Output is appended to the
+    regular file PATH, created with mode 0600; symbolic links are not followed. No input. ``none`` Output is thrown
+    away. No input.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ KINDS = "stdio, pty, file:PATH or none"
 
 
 def _open_output(fd: int) -> int:
-    """A descriptor for what *fd* writes to, non-blocking where that does not change *fd* for those we share it with."""
+    """A descriptor for the output of *fd*, non-blocking if that does not change *fd* for other processes."""
     try:
         mode = posix.fstat(fd).st_mode
     except OSError:  # closed

@@ -1,8 +1,8 @@
 """Command line options as a table, read by a small parser on the start-up path and by argparse for everything else.
 
 Importing argparse and building a parser takes a third of the time that ``pyvmm boot`` needs to reach the guest.  So
-:func:`parse_fast` reads the plain case, ``--flag value`` and ``--flag=value`` with flags of the table; whatever it does
-not understand (help, abbreviations, mistakes) goes to :func:`parser`, which is made of the same table.
+:func:`parse_fast` reads the plain case, ``--flag value`` and ``--flag=value`` with flags of the table. Everything else
+(help, abbreviations, mistakes) goes to :func:`parser`, which is made from the same table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Option:
     """One flag.
 
-    :param metavar: what stands for its value in the help; empty for a switch
+    :param metavar: placeholder of its value in the help; empty for a switch
     :param many: may be given several times; the value is a list
     :param choices: the values that are allowed
     :param complete: ``file`` or ``directory``, for shell completion
@@ -52,12 +52,12 @@ class Option:
         self.complete = complete
 
     def explained(self) -> Option:
-        """The same with everything that help and completion say."""
+        """The same with all texts for help and completion."""
         return self
 
 
 class DeviceOption(Option):
-    """The flag of a built-in device.  What the help says of it is read from the device's package when it is wanted."""
+    """The flag of a built-in device. The device's package provides its help text when it is needed."""
 
     def __init__(self, device: BuiltIn) -> None:
         super().__init__(device.flag, "VALUE", "", many=True)
@@ -73,7 +73,7 @@ class DeviceOption(Option):
 def parse_fast(options: tuple[Option, ...], argv: list[str], positional: str = "") -> dict[str, Any] | None:
     """The values by name, or None when *argv* is not plain.
 
-    :param positional: the name of the one argument that is no option and has to be there
+    :param positional: the name of the one positional argument, which is required
     """
     table = {option.flag: option for option in options}
     values: dict[str, Any] = {o.name: ([] if o.many else False if not o.metavar else o.default) for o in options}
@@ -138,7 +138,7 @@ def parser(prog: str, description: str, options: tuple[Option, ...], epilog: str
 
 
 def add_vm(made: argparse.ArgumentParser) -> None:
-    """The argument that names a running machine, of commands that ask it for something."""
+    """The argument that names a running machine, for commands that send it a request."""
     made.add_argument("vm", metavar="VM", help="the control socket of the machine").complete = "file"  # type: ignore[attr-defined]
 
 
@@ -151,7 +151,7 @@ def parse(
 ) -> dict[str, Any]:
     """The values by name; prints help or a usage error and exits as argparse does.
 
-    :param epilog: makes what the help says last
+    :param epilog: generates the last part of the help
     """
     values = parse_fast(options, argv)
     if values is None:

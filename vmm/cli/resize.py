@@ -1,4 +1,4 @@
-"""``pyvmm resize``: have a running machine have more or less memory, or vCPUs."""
+"""``pyvmm resize``: change the memory or the number of vCPUs of a running machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ example:
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     add_vm(made)
     made.add_argument("size", metavar="SIZE", nargs="?", help="how much memory the guest should have")

@@ -1,4 +1,4 @@
-"""``pyvmm restore``: a machine that goes on where a snapshot was taken."""
+"""``pyvmm restore``: a machine that continues from a snapshot."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OPTIONS = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
     made.add_argument("directory", metavar="DIR", help="the snapshot").complete = "directory"  # type: ignore[attr-defined]
     return made

@@ -20,8 +20,8 @@ _SETTLED = 2.0
 
 
 def exit_at_once() -> None:
-    """Until :meth:`Signals.watch`, SIGINT, SIGTERM and SIGHUP end the program with 128 and their number, by SystemExit
-    on the main thread: what was opened is closed.  Those that are ignored stay so."""
+    """Until :meth:`Signals.watch`, SIGINT, SIGTERM and SIGHUP end the program with 128 plus their number, by SystemExit
+    on the main thread, so everything that was opened is closed. Ignored signals stay ignored."""
     for number in _NAMES:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, _exit)
@@ -34,17 +34,17 @@ def _exit(number: int, _frame: object) -> None:
 
 
 def _answered(machine: Machine) -> int:
-    """How many exits Python has answered so far: a guest that boots needs code that one that runs does not."""
+    """How many exits Python has handled so far: a booting guest needs code that a running one does not."""
     return sum(sum(vcpu.exit_counts()["python"].values()) for vcpu in machine.vcpus)
 
 
 class Signals:
-    """After :meth:`watch`, SIGINT, SIGTERM and SIGHUP end the machine; its end has the first one's name.
+    """After :meth:`watch`, SIGINT, SIGTERM and SIGHUP end the machine; its end names the first one.
 
     A context manager, to be left when the machine is closed.
 
-    Python runs a handler on the main thread, but a signal that comes when that thread is just about to wait for a lock
-    does not wake it, and the handler with it.  So the main thread waits for a pipe, into which each signal is written.
+    Python runs a handler on the main thread. But a signal that comes just before that thread waits for a lock does not
+    wake it, so the handler does not run. So the main thread waits for a pipe, into which each signal is written.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Signals:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until the machine's run has ended, at most *timeout* seconds; every handler runs meanwhile.  On the main
+        """Wait until the machine's run has ended, at most *timeout* seconds; handlers run meanwhile. On the main
         thread."""
         machine = self._machine
         assert machine is not None

@@ -37,7 +37,7 @@ _SECONDS = 2.0
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, OPTIONS, EPILOG)
     add_vm(made)
     made.add_argument("directory", metavar="DIR", help="the directory of the snapshot").complete = "directory"  # type: ignore[attr-defined]
@@ -45,9 +45,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Progress:
-    """Called with how many bytes of how many are done; says so on standard error once that has taken two seconds.
+    """Called with the number of bytes that are done and their total; prints progress to standard error after two
+    seconds.
 
-    :param what: what is done to them, as ``saved``
+    :param what: the verb for them, such as ``saved``
     """
 
     def __init__(self, what: str) -> None:

@@ -25,7 +25,7 @@ ACTIONS = ("inspect", "verify", "merge")
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     import argparse
 
     made = argparse.ArgumentParser(

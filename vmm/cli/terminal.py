@@ -1,8 +1,8 @@
 """The terminal that ``pyvmm boot`` was started on, as the guest's console.
 
-Keys go to the guest as they are (raw mode), except Ctrl-A, the escape key.  The terminal is restored however the
-program ends, unless it is killed with SIGKILL or crashes: nothing of ours runs then (type ``reset``).  Suspended with
-SIGTSTP and continued, it is restored and taken again; in the background it is left alone.
+Keys go to the guest as they are (raw mode), except Ctrl-A, the escape key. The terminal is restored whenever the
+program ends, except after SIGKILL or a crash, when no code of ours runs (type ``reset``). Suspended with SIGTSTP and
+continued, it is restored and taken again; in the background it is not touched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TYPE_AHEAD = 1 << 20
 
 
 class Keys:
-    """Finds the escape sequences in what is typed; they may be split over several reads."""
+    """Finds the escape sequences in the input; they may be split over several reads."""
 
     def __init__(self) -> None:
         self._escaped = False
@@ -81,7 +81,7 @@ class Terminal(Console):
         on_quit: Callable[[], None],
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        """As of :class:`Console`; takes the terminal."""
+        """As for :class:`Console`; also switches the terminal to raw mode."""
         import atexit
         import signal
 
@@ -164,7 +164,7 @@ class Terminal(Console):
             self._start_reading()
 
     def _tell_size(self) -> None:
-        """A UART has no way to tell it."""
+        """A UART cannot report it."""
         resize = getattr(self._serial, "resize", None)
         if resize is None:
             return
@@ -196,7 +196,7 @@ class Terminal(Console):
         super()._tell(text if self._saved is None else text.replace("\n", "\r\n"))
 
     def restore(self) -> None:
-        """As of :class:`Console`; gives the terminal back."""
+        """As for :class:`Console`; also restores the terminal."""
         import atexit
         import signal
 

@@ -1,6 +1,6 @@
 """``pyvmm isolated FD``: the process of a machine of the library with ``isolation="process"``; no command for users.
 
-It ends with whoever has the other end of the socket FD, from whom it takes the configuration, and requests.
+It ends with the process at the other end of the socket FD, from which it receives the configuration and requests.
 
 ``pyvmm isolated FD PARENT`` is a child of a machine of the command line's that is forked in its jail.  PARENT is a
 sealed memfd that says what the parent is, see :class:`vmm.processes.parent.Parent`: FD may be somebody's who has taken
@@ -46,7 +46,7 @@ _SETTLED_S = 1.0
 
 
 class _Asked(Requests):
-    """Requests of the process that has the machine; its end is an item of *told*, as events are."""
+    """Serves requests in the process that has the machine; its end is an item of *told*, as events are."""
 
     def __init__(self, sock: socket.socket, told: SimpleQueue[Told]) -> None:
         super().__init__(sock)
@@ -70,7 +70,7 @@ class _Asked(Requests):
         return request, taken[1]
 
     def until_start(self, machine: Machine) -> int:
-        """Do what is asked for until that is to start the machine: the descriptor for the answer; -1: nobody asks."""
+        """Serve requests until one starts the machine; returns the descriptor for its answer, or -1 if none came."""
         self._machine = machine
         while taken := self.take():
             data, fds = taken
@@ -81,7 +81,7 @@ class _Asked(Requests):
 
 
 def main(argv: list[str]) -> int:
-    """Be that process; returns its exit status."""
+    """Run that process; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -135,7 +135,7 @@ def _next(told: SimpleQueue[Told]) -> Told:
 
 
 def be_forked(fd: int, kept: set[int]) -> NoReturn:
-    """Be that process, in a fork of the caller's.
+    """Run that process, in a fork of the caller.
 
     :param kept: descriptors that stay open
     """
@@ -155,7 +155,7 @@ def be_forked(fd: int, kept: set[int]) -> NoReturn:
 
 
 def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, MachineConfig, Origin]:
-    """The configuration as it was given, and that of the machine to be made, which may have other paths; its origin."""
+    """The configuration as given, that of the machine to be made, which may have other paths, and its origin."""
     if request["package"] != PACKAGE:
         raise HostError(
             f"the program pyvmm is of {PACKAGE}, and this process imports {request['package']}",
@@ -192,7 +192,7 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
 
 
 def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, values: dict[str, Any]) -> None:
-    """Let the guest run, in a jail, and answer what is asked from now on."""
+    """Run the guest, in a jail, and serve requests from now on."""
     standing: dict[str, Any] = {}
     jail.import_the_rest(as_json=True, stats=False)
     gc.freeze()

@@ -1,4 +1,4 @@
-"""``--jail``: what a process gives up that runs a machine from the command line."""
+"""``--jail``: what a process that runs a machine from the command line gives up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RINGS = 8
 
 
 class Outside:
-    """What a machine in a jail has outside.  A context manager, to be left when the machine is closed.
+    """The processes that a jailed machine has outside. A context manager, to be left when the machine is closed.
 
     :param config: of the machine, which is not made yet
     :ivar broker: see :mod:`vmm.processes.broker`; None where there is none
@@ -87,7 +87,7 @@ def _below(config: MachineConfig, values: dict[str, Any], kind: str) -> Below | 
 
 
 def obstacle(config: MachineConfig, values: dict[str, Any]) -> str:
-    """What of a machine needs more than a jail leaves, or empty."""
+    """The part of a machine that needs more than a jail leaves, or empty."""
     if values.get("records"):
         return "the first clone with --prefetch writes into the snapshot"
     return config.opens_files()
@@ -103,7 +103,7 @@ def has_terminal() -> bool:
 
 
 def import_the_rest(*, as_json: bool, stats: bool) -> None:
-    """What a running machine may import, by the way that its guest takes: afterwards there are no files.
+    """Import everything that a running machine may import, for its way of running: afterwards no files can be opened.
 
     Early enough for the file that :mod:`vmm.faststart.bundle` keeps.
     """
@@ -124,7 +124,7 @@ def import_the_rest(*, as_json: bool, stats: bool) -> None:
 
 
 def _file_size(machine: Machine, *, control: bool) -> int:
-    """The most bytes that a file may have that the machine writes; 0: no limit, since the console's may grow."""
+    """The largest size of a file that the machine writes; 0: no limit, since the console's may grow."""
     from vmm.faststart.builtin import stat
 
     def size(fd: int) -> int:
@@ -157,7 +157,7 @@ def allow_many_files() -> None:
 
 
 def _files(config: MachineConfig) -> int:
-    """The most descriptors that the process may have."""
+    """The largest number of descriptors of the process."""
     if config.vsock is None or not _has_sockets(config):
         return 1024
     import resource
@@ -180,8 +180,8 @@ def calls_of(
 ) -> int:
     """The kinds of threads that the process of the machine will have.
 
-    :param disks: they may come while it runs
-    :param terminal: its console is one; None: see :func:`has_terminal`
+    :param disks: they may be added while it runs
+    :param terminal: its console is a terminal; None: see :func:`has_terminal`
     """
     from vmm.machine.confined import kinds_of
     from vmm.native import lib
@@ -204,11 +204,11 @@ def calls_of(
 
 
 def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
-    """Go in, before the guest runs.
+    """Enter the jail, before the guest runs.
 
-    :param outside: gets the broker, where something has to be done outside
+    :param outside: receives the broker, if something has to be done outside
 
-    :raises HostError: ``on``, and a wall cannot be had
+    :raises HostError: ``on``, and a barrier is not available
     """
     from vmm.processes import trim_memory
     from vmm.processes.jail.enter import ON, JailLimits

@@ -1,4 +1,4 @@
-"""What the start of a machine needed, and a monitor that only waits does not."""
+"""Unmaps what a machine's start needed and its idle monitor does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _maps: tuple[int, int] | None = None
 
 
 def open_maps() -> None:
-    """Open what :func:`unmap_programs_and_wait` reads, for a process that has no files left by then."""
+    """Open the files that :func:`unmap_programs_and_wait` reads, for a process that cannot open files later."""
     global _maps
     try:
         maps = posix.open(_MAPS, posix.O_RDONLY | posix.O_CLOEXEC)
@@ -35,12 +35,12 @@ def open_maps() -> None:
 
 
 def unmap_programs_and_wait(fd: int, timeout: int) -> None:
-    """Have no text and constants of programs and libraries mapped, and wait until *fd* can be read, at most *timeout*
-    milliseconds (-1: for ever); what is needed then comes back, from the page cache.
+    """Unmap text and constants of programs and libraries, and wait until *fd* is readable, at most *timeout*
+    milliseconds (-1: for ever); pages that are needed later return from the page cache.
 
-    A fault maps the pages around it, too.  So a start leaves 7 MiB of them mapped, which count as this process's own as
-    long as nobody else has them mapped.  The wait is here since a wait of Python's would map 2 MiB of them again, and
-    what other threads map for a moment is unmapped again from time to time.
+    A fault also maps the pages around it. So a start leaves 7 MiB of them mapped, which count as this process's own
+    while no other process maps them. The wait is here because a wait in Python would map 2 MiB of them again. Pages
+    that other threads map are unmapped again from time to time.
     """
     found = _programs()
     words = ffi.new("uint64_t[]", [word for pair in found for word in pair])
@@ -48,7 +48,7 @@ def unmap_programs_and_wait(fd: int, timeout: int) -> None:
 
 
 def _programs() -> list[tuple[int, int]]:
-    """Address and size of what can be had again from files; none where the maps cannot be read."""
+    """Address and size of mappings that can be read again from files; none where the maps cannot be read."""
     global _maps
     try:
         if _maps is None:
@@ -69,10 +69,10 @@ def _programs() -> list[tuple[int, int]]:
 
 
 def _read_only(lines: Iterable[bytes]) -> Iterator[tuple[int, int]]:
-    """Address and size of what is mapped of programs and libraries and cannot be written to.
+    """Address and size of read-only mappings of programs and libraries.
 
-    Those are files with text that is mapped, which stay where they are; another file may be gone at any time, and its
-    addresses somebody else's.
+    These are files with mapped text, which stay in place; another file may vanish at any time, and its addresses be
+    reused.
     """
     # start-end r-xp offset device inode path (proc(5))
     found = [words for words in (line.split(None, 5) for line in lines) if len(words) == 6]
@@ -84,6 +84,6 @@ def _read_only(lines: Iterable[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def _changed(pagemap: int, start: int, size: int) -> bool:
-    """Whether a page there is no longer the file's: by relocations, or by a debugger."""
+    """Whether a page there no longer has the file's content: after relocations, or a debugger's changes."""
     entries = memoryview(posix.pread(pagemap, size // _PAGE * 8, start // _PAGE * 8)).cast("Q")
     return any(entry & (_PRESENT | _SWAPPED) and not entry & _OF_A_FILE for entry in entries)
