@@ -1,1 +1,1 @@
-"""What users configure: records, and what they type for them."""
+"""User configuration: records, and the texts that users type for them."""

@@ -1,9 +1,8 @@
-"""A processor as data: the CPUID leaves that guests see, so that they see the same ones on hosts that differ.
+"""A processor as data: the CPUID leaves that guests see, so that they see the same ones on different hosts.
 
-A template is a JSON file, made by ``pyvmm cpu``: ``leaves``, each with its number, the number of its sub-leaf where it
-has some, and its registers; and ``arch_capabilities``, the MSR of that name, where guests have it.  Numbers are
-hexadecimal.  What depends on a machine (topology, APIC ids, frequencies) is its own.  Leaves: Intel SDM vol. 2 (CPUID);
-AMD APM vol. 3 appendix E.
+A template is a JSON file, made by ``pyvmm cpu``. ``leaves`` has each leaf's number, sub-leaf if any, and registers;
+``arch_capabilities`` is the MSR of that name, if guests have it. Numbers are hexadecimal. Parts that depend on the
+machine (topology, APIC ids, frequencies) are not included. Leaves: Intel SDM vol. 2 (CPUID); AMD APM vol. 3 appendix E.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _FEATURES = {
 class CpuLeaf:
     """One leaf.
 
-    :ivar function: what a guest has in EAX when it asks
+    :ivar function: the value of EAX with which a guest queries it
     :ivar index: and in ECX, if *indexed*
     """
 
@@ -76,19 +75,19 @@ class CpuLeaf:
         return f"leaf {self.function:#x}" + (f".{self.index}" if self.indexed else "")
 
     def features(self) -> tuple[str, ...]:
-        """Registers that are sets of features."""
+        """Registers that are sets of feature bits."""
         return tuple(_FEATURES.get(self.place, "").split())
 
     def must_be_the_same(self) -> tuple[str, ...]:
-        """Registers that tell where the processor puts things (the components of XSAVE's area): size and place."""
+        """Registers with the size and place of the components of the XSAVE area."""
         return ("eax", "ebx") if self.function == XSAVE_LEAF and self.index > 1 else ()
 
 
 @dataclass(frozen=True)
 class CpuConfig:
-    """What the vCPUs of a machine are.
+    """The processor of a machine's vCPUs.
 
-    :ivar leaves: all that a guest finds, but for the machine's own topology, APIC ids and frequencies
+    :ivar leaves: everything that a guest sees, except the machine's own topology, APIC ids and frequencies
     :ivar arch_capabilities: IA32_ARCH_CAPABILITIES, or -1: the guest has none
     """
 
@@ -109,13 +108,13 @@ class CpuConfig:
         return {leaf.place: leaf for leaf in self.leaves}
 
     def vendor(self) -> str:
-        """Whose processor it is: ``GenuineIntel``, ``AuthenticAMD``."""
+        """The vendor: ``GenuineIntel``, ``AuthenticAMD``."""
         leaf = self.by_place()[0, 0]
         name = b"".join(each.to_bytes(4, "little") for each in (leaf.ebx, leaf.edx, leaf.ecx))
         return "".join(chr(each) if 32 <= each < 127 else "?" for each in name)
 
     def missing_on(self, host: CpuConfig) -> list[str]:
-        """What a guest with these leaves would find that *host* does not have, in words."""
+        """The features in these leaves that *host* lacks, in words."""
         found, theirs = [], host.by_place()
         if self.vendor() != host.vendor():
             return [f"a processor of {self.vendor()}, and this one is of {host.vendor()}"]
@@ -134,9 +133,9 @@ class CpuConfig:
         return found
 
     def in_common(self, other: CpuConfig) -> CpuConfig:
-        """What guests can have on both hosts: features of both, and otherwise as here.
+        """The features of both hosts; everything else from this one.
 
-        :raises ConfigError: processors of two makers, or with two layouts of XSAVE's area
+        :raises ConfigError: processors of two vendors, or with two layouts of the XSAVE area
         """
         if self.vendor() != other.vendor():
             raise ConfigError(
@@ -176,7 +175,7 @@ class CpuConfig:
     def read(cls, path: str) -> CpuConfig:
         """That of a file.
 
-        :raises ConfigError: it cannot be read, or is no template; the message says what is wrong
+        :raises ConfigError: it cannot be read, or is not a template; the message names the error
         """
         import json
 
@@ -223,7 +222,7 @@ def _number(text: object) -> int:
 
 
 def _with_area(leaves: list[CpuLeaf]) -> list[CpuLeaf]:
-    """XSAVE's area for the components that are left: the others go, and it ends where the last one does."""
+    """The XSAVE area for the remaining components: the others are removed, and it ends with the last one."""
     here = {leaf.index: leaf for leaf in leaves if leaf.function == XSAVE_LEAF}
     if 0 not in here:
         return leaves

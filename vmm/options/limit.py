@@ -1,4 +1,4 @@
-"""How much a disk or a network device may do in a second: a record, and what users type for it."""
+"""Limits on the rate of a disk or a network device: a record, and its text form."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_RATE = 1 << 50
 
 @dataclass(frozen=True)
 class LimitConfig:
-    """A limit by token buckets: so much a second in the long run, and a burst at once after an idle time.
+    """A token-bucket limit: a rate in the long run, and a burst after an idle time.
 
-    Of a network device each direction has such a limit for itself.
+    Each direction of a network device has its own.
 
     :ivar bytes: a second; 0: no limit
-    :ivar bytes_burst: bytes; 0: what is allowed in a tenth of a second
+    :ivar bytes_burst: bytes; 0: the amount of a tenth of a second
     :ivar ops: requests of a disk, or frames, a second; 0: no limit
-    :ivar ops_burst: their number; 0: what is allowed in a tenth of a second
+    :ivar ops_burst: their number; 0: the amount of a tenth of a second
     """
 
     bytes: int = 0
@@ -35,9 +35,9 @@ class LimitConfig:
 
 
 def parse_limit(bytes_text: str, ops_text: str, what: str) -> LimitConfig | None:
-    """From ``RATE[:BURST]`` in bytes and in requests, either of them empty; sizes as in ``10M``.
+    """Parse ``RATE[:BURST]`` in bytes and in requests, either of them empty; sizes as in ``10M``.
 
-    :raises ConfigError: not such a text, or a rate of 0
+    :raises ConfigError: an invalid text, or a rate of 0
     """
     if not bytes_text and not ops_text:
         return None

@@ -9,7 +9,7 @@ _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 
 
 def parse_size(text: str, what: str = "size") -> int:
-    """Bytes from ``256M``, ``4G``, ``512K``, ``1073741824``; units are powers of 1024, ``iB`` may follow.
+    """Parse ``256M``, ``4G``, ``512K``, ``1073741824`` as bytes; units are powers of 1024, ``iB`` may follow.
 
     :raises ConfigError: not such a number
     """

@@ -1,7 +1,8 @@
-"""Lists of ``key=value`` and flags with commas between, as users type them for a device: one table parses and explains.
+"""Comma-separated lists of ``key=value`` and flags, as users type them for a device: one table parses and explains
+them.
 
-A device's configuration record has such a table, :class:`Syntax`, from which its ``parse`` is made, and what ``--help``
-and errors say of it.
+A device's configuration record has such a table, :class:`Syntax`, which provides its ``parse``, its ``--help`` and its
+errors.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Key:
     """One key of a list.
 
     :param name: as it is typed
-    :param metavar: what stands for its value; empty: it has none, and means True
-    :param text: what it does, for the help
-    :param field: of the record; empty: the name, with ``_`` for ``-``
-    :param convert: text to value; None: the text itself
-    :param many: it may come several times; the value is a list
+    :param metavar: placeholder of its value; empty: it has none, and means True
+    :param text: its effect, for the help
+    :param field: field of the record; empty: the name, with ``_`` for ``-``
+    :param convert: converts text to value; None: the text itself
+    :param many: it may occur several times; the value is a list
     """
 
     __slots__ = ("convert", "field", "many", "metavar", "name", "text")
@@ -47,13 +48,13 @@ class Key:
 
 
 class Syntax:
-    """What may be in a list.
+    """The items of a list.
 
-    :param code: of errors: ``disk`` makes them ``disk-syntax``
-    :param text: what the whole is, for the help
+    :param code: prefix of error codes: ``disk`` makes them ``disk-syntax``
+    :param text: what the whole list is, for the help
     :param keys: those that it has
-    :param first: what comes first and has no key, ``FILE``; empty: nothing does
-    :param of: what *first* is, for errors and for shell completion: ``file`` or ``directory``
+    :param first: the first item, which has no key, ``FILE``; empty: there is none
+    :param of: kind of *first*, for errors and for shell completion: ``file`` or ``directory``
     """
 
     __slots__ = ("_code", "first", "keys", "of", "text")
@@ -66,9 +67,9 @@ class Syntax:
         self.of = of
 
     def parse(self, text: str, flag: str) -> dict[str, Any]:
-        """The values by field, that of *first* as ``first``.  ``,,`` is a comma of a value.
+        """The values by field; the first item is ``first``. ``,,`` stands for a comma in a value.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         parts = [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
         values: dict[str, Any] = {}

@@ -1,4 +1,5 @@
-"""What the configuration records of all devices have in common: what a machine asks of a record, and opens it with."""
+"""What the configuration records of all devices have in common: the interface that a machine uses, and the arguments of
+opening."""
 
 from __future__ import annotations
 
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=Closable)
 
     class Owner(Protocol):
-        """Closes what it was given, in the opposite order."""
+        """Closes the given objects, in the reverse order."""
 
         def add(self, thing: T) -> T: ...
 
 
 class Opening:
-    """What the device of a record is opened with.
+    """The arguments with which a record opens its device.
 
     :ivar cpus: number of the machine's vCPUs
     :ivar ram: bytes of guest memory
     :ivar loop: the machine's control loop
-    :ivar owned: closes what a device is made of; the caller closes the device itself
-    :ivar place: number of the device among those of its kind in this machine, from 0
-    :ivar on_demand: guest RAM is filled when it is touched, or may be when the machine has been forked
+    :ivar owned: closes the parts of a device; the caller closes the device itself
+    :ivar place: index of the device among those of its kind in this machine, from 0
+    :ivar on_demand: guest RAM is filled when it is touched, or may be after a fork
     """
 
     __slots__ = ("cpus", "loop", "on_demand", "owned", "place", "ram")
@@ -50,10 +51,10 @@ class Opening:
 class DeviceConfig:
     """The base of the configuration record of each device.
 
-    :cvar many_files: the device may hold thousands of descriptors of this process
-    :cvar takes_memory_on_demand: the process that maps guest RAM can do so while it is filled page by page
-    :cvar opens_ahead: opening it takes long, needs nothing of the machine, and can be done while another machine has
-        one of the same record
+    :cvar many_files: the device may have thousands of descriptors open in this process
+    :cvar takes_memory_on_demand: the process that maps guest RAM supports filling it page by page
+    :cvar opens_ahead: opening it takes long, needs nothing of the machine, and is possible while another machine uses
+        the same record
     """
 
     many_files: bool = False
@@ -62,19 +63,19 @@ class DeviceConfig:
 
     @property
     def shares_memory(self) -> bool:
-        """Another process maps guest RAM, which has to be shared memory then."""
+        """Another process maps guest RAM, so it must be shared memory."""
         return False
 
     @property
     def opens_files(self) -> str:
-        """Why this process opens files while the guest runs, which neither a jail nor a list of system calls allows;
-        empty: it opens none."""
+        """Why this process opens files while the guest runs, which a jail and a list of system calls forbid; empty: it
+        does not."""
         return ""
 
     @property
     def calls(self) -> int:
-        """Kinds of system calls (``SECCOMP_*``) that the device has, beyond what every worker has, and every machine:
-        of its worker in its jail, and of Python that serves it."""
+        """Kinds of system calls (``SECCOMP_*``) that the device needs beyond those of every worker and machine: for its
+        worker in a jail, and for the Python code that serves it."""
         return 0
 
     @classmethod
@@ -82,21 +83,21 @@ class DeviceConfig:
         """From what users type.
 
         :param flag: for messages
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         raise NotImplementedError(f"{cls.__name__} is not typed by users")
 
     @classmethod
     def parse_all(cls, texts: list[str], flag: str) -> tuple[Self, ...]:
-        """All devices of a command line that gives *flag* so often.
+        """All devices of a command line that gives *flag* several times.
 
         :raises ConfigError: as :meth:`parse`
         """
         return tuple([cls.parse(text, flag) for text in texts])
 
     def of_child(self, number: int) -> Self:
-        """The record of child *number* of a fork of the machine: without what both cannot have, ports of the host and
-        paths of sockets."""
+        """The record for child *number* of a fork: without resources that only one machine can have, such as host ports
+        and socket paths."""
         return self
 
     def check(self, machine: Machine) -> None:
@@ -108,7 +109,7 @@ class DeviceConfig:
     def open(self, opening: Opening) -> VirtioDevice:
         """The device, not yet attached.
 
-        :raises ConfigError: what it stands on is missing, in use, or not right
+        :raises ConfigError: its backend is missing, in use, or invalid
         :raises HostError: the host refuses
         """
         raise NotImplementedError(f"{type(self).__name__} opens no device")
