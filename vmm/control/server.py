@@ -3,7 +3,7 @@
 A request is one line: a JSON object with ``command`` and the arguments of that command.  Answers are lines, too: any
 number with ``progress``, then one with ``ok`` or with ``error``.  An invalid request ends the connection.
 
-Connections without a request under way give way to new ones, so that nobody can lock others out by connecting.
+Idle connections are closed for new ones, so no client can lock others out by connecting.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class _Connection:
 
     :ivar uid: the client's user
     :ivar busy: a request is being served
-    :ivar since: when it was not any more
-    :ivar is_ended: it has given way to another one
+    :ivar since: time since which it is idle
+    :ivar is_ended: it was closed for another one
     :ivar served: held until its thread has closed it
     """
 
@@ -198,7 +198,7 @@ class ControlServer:
             sock.close()
 
     def _has_room(self, uid: int) -> bool:
-        """Whether another connection of this user may be served; one that is idle gives way to it."""
+        """Whether another connection of this user may be served; an idle one is closed for it."""
         living = [each for each in self._connections if not each.is_ended]
         own = [each for each in living if each.uid == uid]
         if len(own) < CONNECTIONS_MAX and len(living) < _ALL_MAX:
@@ -206,7 +206,7 @@ class ControlServer:
         return self._end_idle(own)
 
     def _end_idle(self, connections: list[_Connection]) -> bool:
-        """End the one that has been idle for longest; False: none is."""
+        """End the connection that has been idle longest; False if none is idle."""
         idle = [each for each in connections if not each.busy and not each.is_ended]
         if not idle:
             return False
@@ -216,7 +216,7 @@ class ControlServer:
         return True
 
     def _wait_for_room(self) -> None:
-        """This process has no descriptor left, or the host no memory."""
+        """This process has no free descriptor, or the host no memory."""
         with self._lock:
             self._end_idle(self._connections)
             waiting = [each.served for each in self._connections]
@@ -356,7 +356,7 @@ class Child:
     """A child that the command ``fork`` made.
 
     :param path: of its control socket
-    :param server: who serves that, if not another process does
+    :param server: the server of its socket, unless another process serves it
     """
 
     def __init__(self, machine: MachineInterface, path: str, server: ControlServer | None = None) -> None:
@@ -368,7 +368,7 @@ class Child:
 
     @property
     def lives(self) -> bool:
-        """Whether it is not closed yet."""
+        """Whether it is still open."""
         return self._machine.state != "closed"
 
     def where(self) -> dict[str, str]:

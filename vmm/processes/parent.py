@@ -1,8 +1,8 @@
-"""What the children of a machine in a jail may be, for the processes that start them.
+"""The configuration that children of a jailed machine may have, for the processes that start them.
 
-Whoever has taken over the process that makes forks can send requests of its own to the one that runs programs.  So
-that one gives each child the configuration of the parent, in a file that nobody can write to.  A request carries only
-what differs between children: a number, and descriptors of RAM, state and disks.
+An attacker who has taken over the maker of forks can send requests to the runner. So the runner gives each child the
+parent's configuration, in a file that nobody can write. A request contains only what differs between children: a
+number, and descriptors of RAM, state and disks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Parent:
 
     @classmethod
     def read(cls, fd: int) -> Parent:
-        """What :meth:`write` has written; closes *fd*."""
+        """Read what :meth:`write` has written; closes *fd*."""
         told = json.loads(posix.pread(fd, posix.fstat(fd).st_size, 0))
         posix.close(fd)
         config: MachineConfig = made(told["config"], "MachineConfig", config_kinds(), "the parent's configuration")
@@ -73,14 +73,14 @@ class Parent:
         return f"{self._control}.{number}"
 
     def serves(self, number: int) -> dict[str, str]:
-        """Options of the command line that child *number* has."""
+        """The command line options of child *number*."""
         return {"control": self.control(number), "jail": self._jail}
 
     def child(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        """The request for a machine that is meant by one for a child, which anybody may have made.
+        """Convert a request for a child, which anybody may have made, to a validated request for a machine.
 
         :param fds: the descriptors that came for the child
-        :raises ConfigError: it is no request for a child of this machine
+        :raises ConfigError: it is not a request for a child of this machine
         """
         number, fork, package = request.get("number"), request.get("fork"), request.get("package")
         if {*request} != {"command", "number", "fork", "package"} or package != PACKAGE:
