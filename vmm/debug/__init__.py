@@ -1,4 +1,4 @@
-"""Looking into a guest from outside: a stub for gdb, and drgn.  Imported only when it is asked for."""
+"""Inspecting a guest from outside: a stub for gdb, and drgn. Imported only when it is needed."""
 
 from __future__ import annotations
 

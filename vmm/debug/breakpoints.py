@@ -1,9 +1,9 @@
-"""Breakpoints and watchpoints: which there are, and what KVM has to be told for them.
+"""Breakpoints and watchpoints: which exist, and how KVM is configured for them.
 
-A hardware breakpoint or watchpoint takes one of the four debug registers of every vCPU.  A software breakpoint takes
-one too while there are any to spare: it then changes no byte of the guest, and works where KVM does not see INT3s (a
-hypervisor below it may not tell).  Else it is an INT3 in guest RAM, found by its physical address so that it is one
-whichever page tables a vCPU uses.
+A hardware breakpoint or watchpoint takes one of the four debug registers of every vCPU. A software breakpoint uses one
+too while any is free: it then changes no byte of the guest, and works where KVM does not see INT3s (a hypervisor below
+may not report them). Otherwise it is an INT3 in guest RAM, stored by physical address, so that it is one for the page
+tables of any vCPU.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Breakpoints:
         self._software[gpa] = byte, count + 1
 
     def remove_software(self, address: int, gpa: int | None) -> bool:
-        """Take it away; False when there is none."""
+        """Remove it; False if there is none."""
         if self._borrowed.pop(address, None) is not None:
             self._hardware.remove((EXECUTE, address, 1))
             return True
@@ -76,7 +76,7 @@ class Breakpoints:
         return True
 
     def is_software(self, gpa: int | None) -> bool:
-        """Whether there is a breakpoint of the stub's."""
+        """Whether the stub has a breakpoint there."""
         return gpa in self._software
 
     def hide(self, gpa: int, data: bytes) -> bytes:
@@ -90,7 +90,7 @@ class Breakpoints:
         return bytes(clean)
 
     def keep(self, gpa: int, data: bytes) -> bytes:
-        """What to write at *gpa* so that the guest has *data* there and breakpoints stay."""
+        """What to write at *gpa* so that the guest has *data* there and breakpoints remain."""
         if not any(gpa <= at < gpa + len(data) for at in self._software):
             return data
         patched = bytearray(data)
@@ -101,7 +101,7 @@ class Breakpoints:
         return bytes(patched)
 
     def add_hardware(self, kind: int, address: int, length: int) -> bool:
-        """Watch *length* bytes (1, 2, 4 or 8, aligned) at virtual *address*; False when that cannot be."""
+        """Watch *length* bytes (1, 2, 4 or 8, aligned) at virtual *address*; False if that is impossible."""
         wanted = (kind, address, length)
         if length not in _LENGTHS or address % length or not 0 <= address < 1 << 64:
             return False
@@ -125,7 +125,8 @@ class Breakpoints:
         return True
 
     def hit(self, dr6: int) -> tuple[int, int] | None:
-        """Kind and address of the one that the low bits of DR6 name; :data:`INT3` is that of a software breakpoint."""
+        """Kind and address of the breakpoint that the low bits of DR6 name; :data:`INT3` is that of a software
+        breakpoint."""
         for index, (kind, address, _) in enumerate(self._hardware):
             if dr6 >> index & 1:
                 return (INT3 if kind == EXECUTE and address in self._borrowed else kind), address
@@ -141,11 +142,11 @@ class Breakpoints:
         self._borrowed.clear()
 
     def forget(self) -> None:
-        """RAM is new: what was in it is gone."""
+        """RAM is new: its INT3s are gone."""
         self._software.clear()
 
     def apply(self, vcpu: Vcpu, *, step: bool = False, flags: int = 0) -> None:
-        """Tell KVM what to stop *vcpu* at; with *step* after one instruction.
+        """Configure where KVM stops *vcpu*; with *step* after one instruction.
 
         :param flags: more ``KVM_GUESTDBG_*``
         """

@@ -1,4 +1,4 @@
-"""The other end of the stub, as far as looking at memory goes: for tools in another process."""
+"""The stub's counterpart for reading memory, for tools in another process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PhysicalMemory:
     def read(self, address: int, length: int) -> bytes:
         """*length* bytes at physical *address*.
 
-        :raises HostError: not all of it is RAM
+        :raises HostError: part of the range is not RAM
         """
         data = b""
         while len(data) < length:

@@ -1,9 +1,9 @@
-"""A guest's Linux kernel as drgn sees it: by its own types, from outside.
+"""A guest's Linux kernel for drgn: by its own types, from outside.
 
 Needs drgn (``pip install pyvmm[debug]``) and the kernel's debug information (``vmlinux.debug``, or a vmlinux with
 DWARF).
 
-drgn asks a crash dump's VMCOREINFO where page tables are and what version it is; here that is put together from the
+drgn reads from a crash dump's VMCOREINFO where page tables are and which version it is. Here that is built from the
 symbols, for a kernel that runs where it was linked.
 """
 

@@ -1,6 +1,7 @@
 """The framing of gdb's remote serial protocol ("Debugging with GDB", appendix E.1): ``$data#checksum``.
 
-A reader takes bytes as they come, in any pieces and of any kind, and never holds more than one packet of limited size.
+A reader accepts bytes as they come, in any pieces and of any kind, and never holds more than one packet of limited
+size.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def escape(data: bytes) -> bytes:
 
 
 def unescape(data: bytes) -> bytes:
-    """What :func:`escape` was given; a lone escape at the end is dropped."""
+    """Undo :func:`escape`; a lone escape at the end is dropped."""
     if b"}" not in data:
         return data
     out, special = bytearray(), False
@@ -44,12 +45,12 @@ def unescape(data: bytes) -> bytes:
 
 
 def frame(data: bytes) -> bytes:
-    """*data*, escaped already where it needs to be, as a packet."""
+    """*data*, already escaped where necessary, as a packet."""
     return b"$" + data + b"#%02x" % checksum(data)
 
 
 class Packet:
-    """One packet: its data as it was sent, or None when it was damaged or too long."""
+    """One packet: its data as sent, or None if it was damaged or too long."""
 
     __slots__ = ("data",)
 
@@ -58,7 +59,7 @@ class Packet:
 
 
 class Reader:
-    """Takes packets and interrupts out of a stream; acknowledgements and noise between packets are dropped."""
+    """Extracts packets and interrupts from a stream; acknowledgements and noise between packets are dropped."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

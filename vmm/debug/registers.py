@@ -1,4 +1,4 @@
-"""A vCPU's registers as gdb sees them: their order, their names and types (``target.xml``), and where KVM has them."""
+"""A vCPU's registers in gdb's form: order, names and types (``target.xml``), and their places in KVM."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _write_sse(vcpu: Vcpu, values: dict[str, int]) -> None:
 
 
 def pack(values: dict[str, int]) -> bytes:
-    """As the packet ``g`` has them."""
+    """In the form of the packet ``g``."""
     return b"".join([(values[name] & (1 << 8 * size) - 1).to_bytes(size, "little") for _, name, size, _ in LAYOUT])
 
 
@@ -150,7 +150,7 @@ def unpack(data: bytes) -> dict[str, int]:
 
 
 def write(vcpu: Vcpu, changes: dict[str, int]) -> list[str]:
-    """Set what is not so already; the names of registers that cannot be set."""
+    """Set the registers that differ; returns the names of those that cannot be set."""
     now = read_all(vcpu)
     changes = {name: value for name, value in changes.items() if now[name] != value}
     regs: Any = vcpu.get_regs()

@@ -1,4 +1,4 @@
-"""Where gdb connects to: a socket, and the thread that serves one debugger at a time."""
+"""The socket that gdb connects to, and the thread that serves one debugger at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class GdbTarget:
 
     :ivar path: of a unix socket, made with mode 0600; or
     :ivar port: of TCP, on *host* (by default the loopback: whoever can connect controls the guest); 0: any
-    :ivar wait: the guest does not run before a debugger lets it
+    :ivar wait: the guest waits until a debugger resumes it
     """
 
     path: str = ""
@@ -96,7 +96,7 @@ class GdbServer:
             self.start()
 
     def start(self) -> None:
-        """Begin to serve.  Nothing that this needs is opened later, but connections."""
+        """Begin to serve. Later, only connections are opened."""
         self._thread.start()
 
     def give_name(self) -> list[tuple[str, tuple[int, int]]]:
@@ -213,7 +213,7 @@ class GdbServer:
 
 
 def _wait(*fds: int) -> set[int]:
-    """Until one of them has something; which have."""
+    """Wait until one of them is ready; returns those."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)

@@ -1,6 +1,6 @@
 """gdb's remote serial protocol: a command comes in, a reply goes out ("Debugging with GDB", appendix E).
 
-Whatever comes in, an answer goes out: empty for a command that is not known, ``Exx`` for one that is wrong.
+Every input gets an answer: empty for an unknown command, ``Exx`` for an invalid one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Stub:
         }
 
     def handle(self, data: bytes) -> bytes | None:
-        """The reply to a command, None when there is none for now: the guest runs."""
+        """The reply to a command, or None if there is none yet because the guest runs."""
         command = self._commands.get(data[:1])
         if command is None:
             return b""
@@ -102,14 +102,14 @@ class Stub:
             return _NO_MEMORY if data[:1] in b"mMXZz" else _BAD
 
     def interrupt(self) -> bytes | None:
-        """Ctrl-C: the reply to the command that let the guest run."""
+        """Ctrl-C: the reply to the command that resumed the guest."""
         if self._target.held or not self._target.attached:
             return None
         self._target.hold()
         return self._stop_reply(None, _SIGINT)
 
     def stopped(self) -> bytes | None:
-        """A vCPU has stopped by itself: the reply, None when the guest goes on."""
+        """A vCPU has stopped by itself: the reply, or None if the guest continues."""
         was_running = not self._target.held
         stop = self._target.next_stop()
         if stop is None or not was_running:
@@ -118,7 +118,7 @@ class Stub:
         return self._stop_reply(stop)
 
     def end_reply(self) -> bytes:
-        """The run is over: as a program that exited, or that was aborted."""
+        """The run is over: reported as a program that exited, or that was aborted."""
         return b"W00" if self._target.ended_well else b"X06"
 
     def _stop_reply(self, stop: Stop | None, signal: int = _SIGTRAP) -> bytes:
@@ -205,7 +205,7 @@ class Stub:
         self._target.go(index if step else -1)
 
     def _continue(self, text: bytes) -> bytes | None:
-        """``vCont;action[:thread]...``: the first action that names a vCPU, or all, is its own."""
+        """``vCont;action[:thread]...``: the first action that names a vCPU, or all, applies to it."""
         chosen: dict[int, bytes] = {}
         for part in text.split(b";"):
             action, colon, thread = part.partition(b":")
@@ -268,7 +268,7 @@ class Stub:
         return more + packet.escape(piece)
 
     def _look(self, text: bytes) -> bytes:
-        """Packets of our own: RAM by physical address, from a guest that runs or stands."""
+        """Packets of our own: RAM by physical address, of a running or stopped guest."""
         if text == b"Regions":
             return b";".join(b"%x,%x" % (region.gpa, region.size) for region in self._target.memory.regions)
         if text.startswith(b"Physical:"):

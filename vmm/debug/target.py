@@ -1,4 +1,5 @@
-"""What a debugger does to a machine: hold and release vCPUs, read and write memory, breakpoints, why a vCPU stopped."""
+"""A debugger's actions on a machine: hold and release vCPUs, read and write memory, set breakpoints, find why a vCPU
+stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ _KINDS = {bp.EXECUTE: "hwbreak", bp.WRITE: "watch", bp.ACCESS: "awatch", bp.INT3
 class Stop:
     """Why the guest stopped.
 
-    :ivar vcpu: index of the one that did it
+    :ivar vcpu: index of the vCPU that stopped
     :ivar kind: ``int3``, ``swbreak``, ``hwbreak``, ``watch``, ``awatch``, ``step``, ``interrupt``
     :ivar address: of the breakpoint or watchpoint
     """
@@ -39,9 +40,9 @@ class Stop:
 
 
 class Target:
-    """A machine under a debugger.  All calls on the debugger's thread.
+    """A machine under a debugger. All calls are made on the debugger's thread.
 
-    :param wake: called, on a vCPU's thread, when :meth:`next_stop` has something
+    :param wake: called, on a vCPU's thread, when :meth:`next_stop` has a stop
     """
 
     def __init__(self, machine: Machine, wake: Callable[[], None]) -> None:
@@ -77,7 +78,7 @@ class Target:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def attach(self) -> None:
-        """Stop the guest, also one that is not started yet; nothing when it is under this debugger already."""
+        """Stop the guest, even before its start; no effect if this debugger has stopped it already."""
         if self.attached:
             return
         self.attached = True
@@ -85,7 +86,7 @@ class Target:
         self.hold()
 
     def hold(self) -> None:
-        """Get every vCPU out of the guest."""
+        """Stop every vCPU, outside the guest."""
         self._threads.hold(_REASON, wait=self._machine.state != MADE)
         self.held = True
 
@@ -115,7 +116,7 @@ class Target:
             self._breakpoints.apply(vcpu, step=step, flags=flags)
 
     def detach(self) -> None:
-        """Take everything back and let the guest run."""
+        """Remove everything and resume the guest."""
         if not self.attached:
             return
         self.attached = False
@@ -152,7 +153,7 @@ class Target:
         self._wake()
 
     def next_stop(self) -> Stop | None:
-        """A vCPU stopped: hold the others and say why; None when it was nothing to do with us."""
+        """A vCPU stopped: hold the others and return why; None if it has nothing to do with the debugger."""
         if self._stops.empty():
             return None
         were_held = self.held
@@ -191,7 +192,7 @@ class Target:
         return gpa
 
     def _pieces(self, index: int, address: int, length: int) -> list[tuple[int, int, int]]:
-        """The range page by page: offset in it, physical address, bytes; up to where it is not mapped."""
+        """The range page by page: offset in it, physical address, bytes; up to the first unmapped page."""
         pieces, done = [], 0
         while done < length:
             here = address + done & (1 << 64) - 1
@@ -204,7 +205,7 @@ class Target:
         return pieces
 
     def read_memory(self, index: int, address: int, length: int) -> bytes:
-        """What the guest has at virtual *address* as vCPU *index* sees it; less when not all of it is RAM."""
+        """Read virtual *address* as vCPU *index* sees it; shorter if part of it is not RAM."""
         data = b""
         for _, gpa, size in self._pieces(index, address, length):
             try:
@@ -226,7 +227,7 @@ class Target:
         return self._breakpoints.hide(gpa, self.memory.read(gpa, length))
 
     def write_memory(self, index: int, address: int, data: bytes) -> bool:
-        """False when not all of it is RAM; then nothing was written."""
+        """False if part of it is not RAM; then nothing was written."""
         pieces = self._pieces(index, address, len(data))
         try:
             for _, gpa, size in pieces:
@@ -255,7 +256,7 @@ class Target:
         return self._breakpoints.add_hardware(*_hardware(kind, address, length))
 
     def clear_breakpoint(self, index: int, kind: int, address: int, length: int) -> bool:
-        """The same for ``z``; False when there is none."""
+        """The same for ``z``; False if there is none."""
         if kind == 0:
             return self._breakpoints.remove_software(address, self._translate(index, address))
         return self._breakpoints.remove_hardware(*_hardware(kind, address, length))
