@@ -1,4 +1,4 @@
-"""What a PC has that is no virtio device: a serial port, and the registers that end a run.
+"""The non-virtio devices of a PC: a serial port, and the registers that end a run.
 
 There is no RTC: a guest takes its time from kvmclock, and a minimal kernel built for this machine has no CMOS driver.
 """

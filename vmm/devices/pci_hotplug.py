@@ -21,7 +21,7 @@ _SCHEMA = Schema("pci-hotplug", 1, {"came": "u32", "leave": "u32"})
 class PciHotplug(BusDevice):
     """Three registers of 32 bits, one bit for each device number.  Any thread may call any method.
 
-    :param irq: tells the guest to look
+    :param irq: interrupts the guest, which then reads the registers
     :param on_gone: called with the number of a device that the guest has released, on the thread of the vCPU that wrote
     """
 
@@ -36,11 +36,11 @@ class PciHotplug(BusDevice):
         self._bits = {CAME: 0, LEAVE: 0}
 
     def announce(self, slot: int) -> None:
-        """A device is at *slot* now."""
+        """A device now exists at *slot*."""
         self._set(CAME, slot)
 
     def ask_to_leave(self, slot: int) -> None:
-        """The guest should let the device at *slot* go."""
+        """Request that the guest release the device at *slot*."""
         self._set(LEAVE, slot)
 
     def _set(self, register: int, slot: int) -> None:
@@ -49,18 +49,18 @@ class PciHotplug(BusDevice):
         self._irq.signal()
 
     def forget(self, slot: int) -> None:
-        """Whatever was to be said of *slot* is out of date."""
+        """Withdraw all pending notifications about *slot*."""
         with self._lock:
             for register in self._bits:
                 self._bits[register] &= ~(1 << slot)
 
     def reset(self) -> None:
-        """A guest that starts anew finds what is there by itself."""
+        """A guest that restarts finds the existing devices by itself."""
         with self._lock:
             self._bits = dict.fromkeys(self._bits, 0)
 
     def save(self) -> State:
-        """What the guest has not read yet."""
+        """The notifications that the guest has not read yet."""
         with self._lock:
             return _SCHEMA.make(came=self._bits[CAME], leave=self._bits[LEAVE])
 

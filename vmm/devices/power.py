@@ -22,7 +22,7 @@ class AcpiPm(BusDevice):
     """The three 8-bit registers of hardware-reduced ACPI (6.5, 4: "Reset Register", "Sleep Control and Status"),
     one after the other: SLEEP_CONTROL_REG, SLEEP_STATUS_REG, and the RESET_REG of the FADT.
 
-    :param s5_type: what the guest writes as SLP_TYP for S5, soft off: what the DSDT says in ``_S5``
+    :param s5_type: the SLP_TYP that the guest writes for S5, soft off, from ``_S5`` in the DSDT
     :param reset_value: what the guest writes to RESET_REG: RESET_VALUE of the FADT
     """
 
@@ -40,7 +40,7 @@ class AcpiPm(BusDevice):
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Power off on SLP_EN with the type of S5, reboot on the reset value; nothing else does anything."""
+        """Power off on SLP_EN with the type of S5, reboot on the reset value; ignore everything else."""
         # The registers are bytes: a wider access is one to each of them
         for index, byte in enumerate(value.to_bytes(8, "little")[:size], start=offset):
             if index == SLEEP_CONTROL and byte & SLP_EN and byte >> SLP_TYP_SHIFT & SLP_TYP_MASK == self._s5_type:
@@ -74,7 +74,7 @@ class I8042(BusDevice):
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """A command.  One that pulses the reset line (0xFE, as a rule) reboots; others do nothing."""
+        """A command. A pulse of the reset line (0xFE, as a rule) reboots; other commands do nothing."""
         if value & PULSE == PULSE and not value & RESET_LINE:
             self._on_event("reboot")
 
@@ -86,8 +86,8 @@ CRASH_LOADED = 1 << 1
 
 
 class PvPanic(BusDevice):
-    """The port that tells of a kernel's panic (ACPI device QEMU0001; ``uapi/misc/pvpanic.h`` of Linux): reading
-    tells which events are heard, writing reports one."""
+    """The port that reports a kernel's panic (ACPI device QEMU0001; ``uapi/misc/pvpanic.h`` of Linux): reading returns
+    the supported events, writing reports one."""
 
     name = "pvpanic"
     saving = Stateless()
@@ -101,7 +101,7 @@ class PvPanic(BusDevice):
         return PANICKED | CRASH_LOADED
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """A panic ends the run.  One with a crash kernel does not: that kernel is to save its dump and reboots."""
+        """A panic ends the run. A guest with a crash kernel does not: that kernel saves its dump and then reboots."""
         if value & PANICKED:
             self._on_event("panic")
 

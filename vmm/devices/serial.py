@@ -1,4 +1,4 @@
-"""The serial port: what ``native/uart/uart.c`` does, as an object."""
+"""The serial port: ``native/uart/uart.c`` as an object."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ bytes; ``rx``: from the host and not read yet, at most 4096 bytes."""
 
 
 class Serial(BusDevice):
-    """A 16550A at eight ports.  Guest accesses are answered in C; this is for the host's side.
+    """A 16550A at eight ports. C answers guest accesses; this is for the host's side.
 
     :param irq: signalled on every rising edge of the interrupt line
-    :param out_fd: where the guest's bytes go (stays the caller's), -1: nowhere
-    :param drop: drop what *out_fd* does not take at once, instead of holding the guest up
+    :param out_fd: receives the guest's bytes (still owned by the caller), -1: none
+    :param drop: drop what *out_fd* does not accept at once, instead of delaying the guest
     :raises HostError: out of memory or of descriptors
     """
 
@@ -68,7 +68,7 @@ class Serial(BusDevice):
         return self._native
 
     def attach(self, loop: Loop) -> None:
-        """Let *loop* serve the port: unfinished lines, a slow reader of the output, room for more input."""
+        """Serve the port from *loop*: unfinished lines, a slow reader of the output, room for more input."""
         self._loop = loop
         loop.add(self._space.fd, lambda _events: self.on_space())
         loop.add(lib.uart_timer_fd(self.native), lambda _events: self._flush())
@@ -93,7 +93,7 @@ class Serial(BusDevice):
     def input(self, data: bytes | memoryview) -> int:
         """Type *data*.
 
-        :returns: how many bytes were taken; when it is not all, :attr:`space_callback` is called later
+        :returns: how many bytes were accepted; if not all, :attr:`space_callback` is called later
         """
         return int(lib.uart_input(self.native, ffi.from_buffer(data), len(data)))
 
@@ -102,9 +102,9 @@ class Serial(BusDevice):
         lib.uart_break(self.native)
 
     def flush(self) -> int:
-        """Write what the guest has sent and was collected for a longer write.
+        """Write the guest's output that was collected for a longer write.
 
-        :returns: how many bytes wait because *out_fd* takes no more
+        :returns: how many bytes wait because *out_fd* accepts no more
         """
         waiting = int(lib.uart_flush(self.native))
         if waiting < 0:
@@ -134,7 +134,7 @@ class Serial(BusDevice):
     # The bus calls C for the guest.  These two are the same accesses for tests and tools.
 
     def read(self, offset: int, size: int) -> int:
-        """What the guest reads from *size* registers at *offset*."""
+        """The guest's read of *size* registers at *offset*."""
         data = ffi.new("uint8_t[]", size)
         lib.uart_access(self.native, offset, data, size, False)
         return int.from_bytes(bytes(data), "little")
@@ -146,16 +146,17 @@ class Serial(BusDevice):
     saving = _SCHEMA
 
     def save(self) -> State:
-        """The state.  What was sent is written first; what the reader does not take now stays with this object."""
+        """The state. Pending output is written first; what the reader does not accept stays with this object."""
         raw = ffi.new("struct uart_state *")
         lib.uart_save(self.native, raw)
         registers = {name: int(getattr(raw, name)) for name in _REGISTERS}
         return _SCHEMA.make(**registers, fifo=bytes(raw.fifo)[: raw.fifo_len], rx=bytes(ffi.buffer(raw.rx, raw.rx_len)))
 
     def restore(self, state: State) -> None:
-        """Be in the state that :meth:`save` returned.  What has been typed here already comes after what that has.
+        """Restore the state that :meth:`save` returned. Input that was already typed here follows the input of that
+        state.
 
-        :raises ConfigError: it is not such a state; nothing was changed
+        :raises ConfigError: the state is invalid; nothing was changed
         """
         payload = _SCHEMA.read(state, self.name)
         now = ffi.new("struct uart_state *")
@@ -177,7 +178,7 @@ class Serial(BusDevice):
             raise mismatch(self.name, "a register or length has a value it cannot have")
 
     def reset(self) -> None:
-        """As after power-on.  What was typed and not read is forgotten; what the guest has sent is written."""
+        """As after power-on. Unread input is discarded; pending output of the guest is written."""
         self._load({**dict.fromkeys(_REGISTERS, 0), "fifo": b"", "rx": b""})
 
     def stats(self) -> dict[str, int]:
@@ -188,8 +189,8 @@ class Serial(BusDevice):
         return {name: int(getattr(raw, name)) for name in ("tx_bytes", "tx_dropped", "tx_writes", "rx_bytes", "irqs")}
 
     def close(self) -> None:
-        """Write what is left, waiting a second at most for a slow reader, and free.  No vCPU may run any more.
-        A second call does nothing."""
+        """Write the rest, waiting at most a second for a slow reader, and free. No vCPU may run any more. A second call
+        does nothing."""
         if not self._native:
             return
         self.drain(_CLOSE_SECONDS)
