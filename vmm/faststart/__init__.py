@@ -1,1 +1,1 @@
-"""What makes a start fast; the only place that names private parts of CPython."""
+"""Optimizations of the start; the only place that names private parts of CPython."""

@@ -1,8 +1,9 @@
-"""Parts of Python's library by their modules in C: what the rest of :mod:`os`, :mod:`signal` and others costs a start.
+"""Parts of Python's library by their C modules, without the start-up cost of the rest of :mod:`os`, :mod:`signal` and
+others.
 
 Each is the documented module's own part, in every CPython from 3.11 on (decision 0006).  What is needed of
-:mod:`threading` is in :mod:`vmm.faststart.thread`, of :mod:`ctypes` in :mod:`vmm.faststart.ctype`.  Nothing else names
-such a module.
+:mod:`threading` is in :mod:`vmm.faststart.thread`, :mod:`ctypes` in :mod:`vmm.faststart.ctype`. Nothing else names such
+a module.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for: not every CPython has all of them in its executable."""
+        """Import the requested one: not every CPython has all of them in its executable."""
         modules = {"Empty": "_queue", "SimpleQueue": "_queue", "blake2b": "_blake2", "ref": "_weakref"}
         if name in modules:
             found = getattr(__import__(modules[name]), name)

@@ -1,9 +1,8 @@
 """One file with the byte code of every module that ``pyvmm boot`` imports.
 
-Finding and reading fifty modules one by one takes more instructions than running their code.  So the first start keeps
-what it has imported in ``__pycache__``, beside the files that Python itself keeps there, and later starts take it from
-there, each module only while its source has the size and time of last change that it had.  Nothing that goes wrong
-here is an error: the modules are imported as usual.
+Finding and reading fifty modules one by one takes more instructions than running their code. So the first start stores
+its imports in ``__pycache__``, beside Python's own files there. Later starts load each module from that file while its
+source has the same size and time of change. No failure here is an error: the modules are imported as usual.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def install() -> None:
 
 
 def _entry(module: ModuleType) -> Entry | None:
-    """What to keep of *module*, which was imported as usual."""
+    """The stored form of *module*, which was imported as usual."""
     spec = module.__spec__
     if spec is None or not spec.origin or not spec.origin.endswith(".py") or not spec.cached:
         return None
@@ -106,7 +105,7 @@ def _entry(module: ModuleType) -> Entry | None:
 
 
 def keep() -> None:
-    """Write the file with all modules of the package that are imported now, if it is not there or not up to date."""
+    """Write the file with all modules of the package that are imported now, unless it is up to date."""
     if not _installed or (_entries and not _stale) or sys.dont_write_bytecode or sys.pycache_prefix:
         return
     target = _path()

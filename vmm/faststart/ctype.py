@@ -1,7 +1,7 @@
-"""What the project needs of ctypes, taken from the part of it that is written in C.
+"""The parts of ctypes that the project needs, from its C module.
 
-The package :mod:`ctypes` makes some forty classes when it is imported, and imports :mod:`os` for one line: together a
-tenth of the instructions of a cold boot.  What is made here is a ctypes object like any other.
+The package :mod:`ctypes` makes some forty classes when it is imported, and imports :mod:`os` for one line. Together
+that takes a tenth of the instructions of a cold boot. The objects made here are ordinary ctypes objects.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A small stand-in for :func:`dataclasses.dataclass`.
 
-Importing :mod:`dataclasses` costs more than the rest of a warm start (it pulls in ``inspect``, ``ast`` and ``re``), so
-the types on the start-up path are made by this decorator instead.  Type checkers see the real one.  The result
-behaves the same as far as the project uses it: keyword and positional construction, defaults, ``==``, ``hash`` of
-frozen instances, ``repr``, ``__post_init__``; and :func:`dataclasses.fields`, ``asdict`` and ``replace`` work on it,
-because ``__dataclass_fields__`` is made on first use.
+Importing :mod:`dataclasses` costs more than the rest of a warm start (it imports ``inspect``, ``ast`` and ``re``). So
+this decorator makes the types on the start-up path. Type checkers see the real one. The result behaves the same as far
+as the project uses it: keyword and positional construction, defaults, ``==``, ``hash`` of frozen instances, ``repr``,
+``__post_init__``; and :func:`dataclasses.fields`, ``asdict`` and ``replace`` work on it, because
+``__dataclass_fields__`` is made on first use.
 """
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ if sys.version_info >= (3, 13):
     from _thread import start_joinable_thread
 
     def _start(main: Callable[[], None]) -> Callable[[], None]:
-        """Start a thread; returns what waits until it runs no Python any more."""
+        """Start a thread; returns a function that waits until it runs no Python any more."""
         return start_joinable_thread(main).join
 else:
     from _thread import _set_sentinel, start_new_thread  # type: ignore[attr-defined]
 
     def _start(main: Callable[[], None]) -> Callable[[], None]:
-        """Start a thread; returns what waits until it runs no Python any more."""
+        """Start a thread; returns a function that waits until it runs no Python any more."""
         begins = allocate_lock()
         begins.acquire()
         ended: list[LockType] = []
@@ -53,9 +53,9 @@ else:
 
 
 class Thread:
-    """Runs *target* once.  It does not hold the interpreter's exit up: what must not outlive it has an exit hook.
+    """Runs *target* once. It does not delay the interpreter's exit: what must not outlive it has an exit hook.
 
-    :param name: what ``top -H`` shows, of up to 15 bytes
+    :param name: the name in ``top -H``, up to 15 bytes
     """
 
     __slots__ = ("_join", "_target", "ident", "name")
@@ -81,17 +81,18 @@ class Thread:
         self._target()
 
     def join(self) -> None:
-        """Wait until the thread runs no Python any more; at once when it was not started, or from the thread itself.
+        """Wait until the thread runs no Python any more; returns at once if it was not started, or from the thread
+        itself.
 
-        That *target* has returned is not enough: a thread that wants the interpreter's lock while this process ends is
-        ended by pthread_exit(3), for which the C library opens libgcc_s, and in a jail there are no files.
+        The return of *target* is not enough. A thread that wants the interpreter's lock while this process ends is
+        ended by pthread_exit(3), for which the C library opens libgcc_s, and a jail has no files.
         """
         if self._join is not None and self.ident != get_ident():
             self._join()
 
 
 class ThreadAhead(Thread):
-    """One that runs already, and waits for what it is to do: to make a thread takes much longer than to wake it.
+    """A thread that runs already, and waits for its work: making a thread takes much longer than waking it.
 
     :raises RuntimeError: the host has no thread left
     """
@@ -116,14 +117,14 @@ class ThreadAhead(Thread):
         self._begins.release()
 
     def close(self) -> None:
-        """End it, if it has got no work.  A second call does nothing."""
+        """End it, if it has no work. A second call does nothing."""
         if self._begins.locked() and self._work is None:
             self._begins.release()
             self.join()
 
 
 class Task:
-    """Work in the background while something else is made ready: :meth:`join` raises what *work* raised."""
+    """Work in the background during other preparations: :meth:`join` raises what *work* raised."""
 
     __slots__ = ("_error", "_thread", "_work")
 
@@ -146,7 +147,7 @@ class Task:
             raise self._error
 
     def close(self) -> None:
-        """Wait and forget how it went: for clean-up."""
+        """Wait and ignore the outcome: for clean-up."""
         self._thread.join()
 
 
@@ -154,7 +155,7 @@ _closing = _local()
 
 
 class ClosingTogether:
-    """A context in which :func:`close_slowly` of this thread does not wait; leaving it does, once for all of them."""
+    """A context in which :func:`close_slowly` of this thread does not wait; leaving it waits once for all of them."""
 
     __slots__ = ("_outer", "_threads")
 
@@ -170,10 +171,10 @@ class ClosingTogether:
 
 
 def close_slowly(fd: int) -> None:
-    """Close a descriptor for which the kernel waits until no CPU can still use what it was: a grace period of RCU,
-    which is ten milliseconds and more.
+    """Close a descriptor for which the kernel waits until no CPU can still use it: a grace period of RCU, which takes
+    ten milliseconds or more.
 
-    See :class:`ClosingTogether`; elsewhere it is an ordinary close.
+    Inside :class:`ClosingTogether` it is deferred; elsewhere it is an ordinary close.
     """
     threads: list[Thread] | None = getattr(_closing, "threads", None)
     if threads is not None:

@@ -1,12 +1,12 @@
-"""The image of a started Python from which ``pyvmm-warm`` starts the next one.
+"""The process image from which ``pyvmm-warm`` starts the next Python.
 
-Python's own start and the imports of a command take longer than all the rest that is done before a guest runs.  So
-``pyvmm-warm`` has it done once, in a process of its own, which writes its memory into a file of the user's cache; it
-then maps that file and goes on from there, with the arguments, the environment and the streams that it was given.
+Python's own start and the imports of a command take longer than everything else before a guest runs. So ``pyvmm-warm``
+does them once, in a separate process that writes its memory into a file of the user's cache. Later it maps that file
+and continues from there, with its own arguments, environment and streams.
 
-The image is good for a day, until the next boot of the host, and for as long as neither the interpreter nor a library
-nor a module has changed; ``pyvmm-warm`` sees to that, and does without it where anything is unusual.  Nothing that goes
-wrong here is an error.  See docs/decisions/start.md.
+The image is valid for a day, until the next boot of the host, and while the interpreter, libraries and modules are
+unchanged. ``pyvmm-warm`` checks that, and starts Python in any unusual case. No failure here is an error. See
+docs/decisions/start.md.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _ALIGNMENT = 16
 def warm_start(modules: Iterable[str]) -> None:
     """For programs that ``pyvmm-warm PYTHON SCRIPT [ARGUMENT]...`` starts: their scripts call this first.
 
-    Where ``pyvmm-warm`` asks for an image (``-X pyvmm_warm=PATH``) *modules* are imported and the image is written, and
-    the process ends; this returns in each process that starts from it, with its own arguments, environment and streams.
-    Else it returns at once.
+    When ``pyvmm-warm`` requests an image (``-X pyvmm_warm=PATH``), *modules* are imported, the image is written, and
+    the process ends. The call returns in each process that starts from the image, with its own arguments, environment
+    and streams. Else it returns at once.
 
-    :param modules: what most starts import; none that draws random numbers, starts threads or opens files
+    :param modules: what most starts import; no module that draws random numbers, starts threads or opens files
     """
     if "pyvmm_warm" in sys._xoptions:
         save(str(sys._xoptions["pyvmm_warm"]), modules)
@@ -50,7 +50,7 @@ def warm_start(modules: Iterable[str]) -> None:
 def save(path: str, modules: Iterable[str]) -> None:
     """Import *modules*, write an image of this process to *path*, and end.
 
-    Returns in each process that starts from the image: there it goes on.
+    Returns in each process that starts from the image, which continues there.
     """
     gathering = _Gathering()
     for module in modules:
@@ -81,11 +81,11 @@ def save(path: str, modules: Iterable[str]) -> None:
 
 
 class _Gathering:
-    """From now on until :meth:`end` put the code of functions of modules that are imported into memory of its own.
+    """From now on until :meth:`end`, move the code of functions of imported modules into separate memory.
 
-    The interpreter writes to the code that it runs: counters, and quicker instructions.  So a process has each page
-    for itself that has a function which it has called once.  Where nothing else is in such pages they can be had from
-    the image again, see :func:`warm_settle`.
+    The interpreter writes counters and inline caches into the code that it runs. So a process gets a private copy of
+    each page with a function that it has called once. If such pages contain nothing else, they can be reset to the
+    image's, see :func:`warm_settle`.
     """
 
     def __init__(self) -> None:
@@ -115,9 +115,9 @@ class _Gathering:
             del self._loader.get_code
 
     def _take(self, constants: tuple[Any, ...]) -> None:
-        """Move what is code of functions among *constants*, and among its own.
+        """Move the code of functions among *constants*, and nested code.
 
-        Nobody else may have a reference to it: none is counted here, and the place where it was is free again.
+        No other reference to it may exist: references are not counted here, and its old place is freed.
         """
         from _ctypes import PyObj_FromPtr
 
@@ -142,9 +142,8 @@ class _Gathering:
 
 
 def warm_settle() -> None:
-    """Give back what the interpreter has noted in the code of functions of a start's image, for a process that has
-    started and waits: they are as they were in the image.  Does nothing in others, nor where a debugger may have
-    changed code."""
+    """Reset inline caches and counters in the code of a start's image, for a process that has started and waits: the
+    pages are the image's again. Has no effect in other processes, or where a debugger may have changed code."""
     from vmm.native import lib
 
     watched = sys.version_info >= (3, 12) and any(map(sys.monitoring.get_tool, range(6)))
@@ -153,7 +152,7 @@ def warm_settle() -> None:
 
 
 def _remove_old(folder: str) -> None:
-    """Remove images that are of no use any more: of installations that are gone, and what was left half written."""
+    """Remove obsolete images: of installations that are gone, and half-written ones."""
     for name in posix.listdir(folder):
         if name.startswith("warm-") and time.time() - posix.stat(f"{folder}/{name}").st_mtime > _OLD:
             posix.unlink(f"{folder}/{name}")
@@ -178,10 +177,10 @@ def _save(fd: int) -> int:
 
 
 def _free_blocks() -> list[tuple[int, int]]:
-    """What is free in the interpreter's pools of small objects: sizes of blocks in bytes, and how many.
+    """Free blocks in the interpreter's pools of small objects: sizes in bytes, and counts.
 
-    The interpreter fills them before it takes new memory: the objects of a process would lie on as many pages of the
-    image, and each be copied for one of them.  They are not for anybody, then.
+    The interpreter fills them before it takes new memory. So the objects of a process would be spread over many pages
+    of the image, and each page would be copied. They belong to no object then.
     """
     # No function tells, only a table for readers on the error stream
     table, errors = posix.memfd_create("pools"), posix.dup(2)
@@ -195,8 +194,8 @@ def _free_blocks() -> list[tuple[int, int]]:
 
 
 def _immortal_count() -> int:
-    """Of references to an object that is never freed; 0: there is none, or objects have another layout, as without the
-    lock of the interpreter."""
+    """The reference count of an object that is never freed; 0 if there is none, or objects have another layout, as in a
+    free-threaded build."""
     from vmm.native import ffi
 
     count = int(ffi.cast("uint32_t *", id(None))[0])
@@ -204,11 +203,11 @@ def _immortal_count() -> int:
 
 
 def _make_immortal() -> None:
-    """Have nobody count references to what there is: a process that starts from the image, or a fork of it, would else
-    write to each page that has an object which it uses, and so have a copy of the page for itself.
+    """Make all existing objects immortal. Otherwise a process that starts from the image, or a fork of it, would write
+    to each page with an object that it uses, and so get a private copy.
 
-    The count is that of CPython's own constants, which are never freed (PEP 683, from 3.12 on).  What an object is
-    given when it is first used, it is given here: a string its hash, a class the version of its attributes.
+    The count is that of CPython's own constants, which are never freed (PEP 683, from 3.12 on). Values that objects
+    compute at first use are computed here: hashes of strings, version tags of classes.
     """
     from vmm.native import ffi
 
