@@ -1,1 +1,1 @@
-"""What a process gives up that holds a machine, before its guest runs; docs/security.md says why."""
+"""What a process with a machine gives up before its guest runs; docs/security.md has the reasons."""

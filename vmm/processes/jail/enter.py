@@ -56,8 +56,8 @@ class JailLimits:
 class Walls:
     """The walls of this process.
 
-    :ivar standing: bits of :data:`WALLS`: those that are in force
-    :ivar missing: a message about the first wall that the host refused, and why; empty if there is none
+    :ivar standing: bits of :data:`WALLS` that are in force
+    :ivar missing: a message about the first barrier that the host refused, and why; empty if there is none
     :ivar user: the process's own user id; 0 if it has none of its own
     """
 
@@ -66,7 +66,7 @@ class Walls:
     user: int = 0
 
     def names(self) -> list[str]:
-        """The names of the walls that are in force."""
+        """The names of the barriers that are in force."""
         return [name for name, bit, _ in WALLS if self.standing & bit]
 
 
@@ -81,10 +81,10 @@ def parse(text: str) -> str:
 
 
 def enter_cgroup(path: str) -> None:
-    """Have this process in a control group (cgroups(7)), and whatever it starts from now on: the group's limits are for
-    all of them, and memory that they touch later is counted there.
+    """Move this process, and all processes that it starts later, into a control group (cgroups(7)): the group's limits
+    apply to them, and memory that they touch later is counted there.
 
-    :raises HostError: it is none, or this process may not be in it
+    :raises HostError: it is not a control group, or this process may not enter it
     """
     try:
         file = posix.open(f"{path}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
@@ -107,7 +107,7 @@ def enter(limits: JailLimits, *, must: bool = False) -> Walls:
     A process of root gets a user of its own; any other process gets a user namespace, if the host allows that.
 
     :param must: fail if the host refuses one of :data:`NEEDED`
-    :raises HostError: the process has other threads; or the host refused a needed wall and *must* is true
+    :raises HostError: the process has other threads; or the host refused a needed barrier and *must* is true
     """
     from vmm.processes.jail import users
 

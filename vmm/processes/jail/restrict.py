@@ -1,4 +1,4 @@
-"""What a process gives up that has a machine but cannot be jailed, because it continues to open files and to mount."""
+"""What a process with a machine gives up if it cannot be jailed, because it continues to open files and to mount."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     threads that are running.
 
     :param capabilities: those to keep, by their names in :data:`CAPABILITIES`
-    :returns: the walls that are in force
+    :returns: the barriers that are in force
     :raises ConfigError: a name is unknown
     :raises HostError: the kernel refuses PR_SET_NO_NEW_PRIVS
     """
@@ -68,17 +68,16 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
 
 def seal_process(capabilities: Iterable[str] | None = None, *, programs: bool = False) -> None:
     """Forbid the calling thread, and all that it makes later, to run programs and to make processes or machines, for
-    good.  Call this when all those that the process needs are running.
+    good. Call this when everything that the process needs is running.
 
-    :param capabilities: keep only these, of those that it has, and only the system calls that docs/system-calls.md
-        lists for HOST and for a machine's threads: files, sockets, mounts, threads.  Others fail with ENOSYS.  The
-        list is that of threads which run already, too; they keep their capabilities.  None: keep all capabilities and
-        calls
-    :param programs: with *capabilities*: programs can still be run, with the same list and the calls that it has for
-        SPAWN.  They make no machine either
+    :param capabilities: keep only these, and only the system calls that docs/reference/system-calls.md lists for HOST
+        and for a machine's threads: files, sockets, mounts, threads. Others fail with ENOSYS. The list also applies to
+        running threads; they keep their capabilities. None: keep all capabilities and calls
+    :param programs: with *capabilities*: programs can still be run, with the same list and the calls for SPAWN. They
+        make no machine either
     :raises ConfigError: a name is unknown
-    :raises HostError: the host's kernel has no seccomp filters; or the list cannot be that of a thread which has one of
-        its own
+    :raises HostError: the host's kernel has no seccomp filters; or a thread has a list of its own, which excludes this
+        one
     """
     if capabilities is None:
         _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_SEALED))
@@ -96,8 +95,8 @@ def keep_calls() -> None:
 
 
 def restrict_starter() -> None:
-    """Restrict the calling process, for good, to starting servers of shares: the capabilities and system calls that
-    these need before they give up their own.  Any other call ends the process, or the server.  No code can be mapped
+    """Restrict the calling process, for good, to starting servers of shares: it keeps the capabilities and system calls
+    that these need before they drop their own. Any other call ends the process, or the server. No code can be mapped
     afterwards, so import everything before.
 
     :raises HostError: the host's kernel has no seccomp filters
@@ -113,10 +112,10 @@ def restrict_starter() -> None:
 
 
 def restrict_helper() -> None:
-    """Restrict the calling process and the programs that it runs, for good, as far as one can that starts machines:
-    they gain no privileges, keep no capability of :data:`_NEVER`, and get EPERM for the system calls of
-    ``vmm/native/calls/forbidden.h`` but those that machines need while they start.  The process makes no core dump, no
-    process of the same user can trace it, and it has an IPC and a UTS namespace of its own.
+    """Restrict the calling process and the programs that it runs, for good, as far as one that starts machines can be.
+    They gain no privileges, keep no capability of :data:`_NEVER`, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h``, except those that machines need while they start. The process makes no core dump,
+    no process of the same user can trace it, and it has an IPC and a UTS namespace of its own.
 
     :raises HostError: the host's kernel has no seccomp filters
     """
@@ -125,11 +124,11 @@ def restrict_helper() -> None:
 
 
 def restrict_forks(folders: Iterable[str]) -> None:
-    """Restrict the calling process, for good, to making files for forks of a machine, and to asking that and its
-    children: it keeps two capabilities, and a list of system calls that has no program in it.  Any other call ends it.
-    No code can be mapped afterwards, so import everything before.
+    """Restrict the calling process, for good, to making files for forks of a machine, and to requests to the machine
+    and its children. It keeps two capabilities, and a list of system calls that runs no program. Any other call ends
+    it. No code can be mapped afterwards, so import everything before.
 
-    :param folders: where it makes and removes files, where the host's kernel has Landlock
+    :param folders: where it makes and removes files, if the host's kernel has Landlock
     :raises HostError: the host's kernel has no seccomp filters
     """
     fds: list[int] = []

@@ -1,4 +1,4 @@
-"""User ids that nothing else on the host uses: each machine gets one, so that no two can touch each other."""
+"""User ids that nothing else on the host uses: each machine gets one, so that machines cannot affect each other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FILE = "users"
 def claim(folder: str = FOLDER, first: int = FIRST, count: int = COUNT) -> tuple[int, int]:
     """Reserve a user id that no other machine of this host has.
 
-    Each user id has a byte in a file.  The byte is locked while the descriptor is open, so the end of the process
-    releases the user id, even after SIGKILL.  The descriptor is for reading: whoever takes over the machine's process
-    has it, and must not fill the file system of /run.
+    Each user id has a byte in a file. The byte is locked while the descriptor is open, so the end of the process
+    releases the user id, even after SIGKILL. The descriptor is read-only: an attacker who takes over the machine's
+    process has it, and must not fill the file system of /run.
 
     :returns: the user id, and the descriptor
     :raises HostError: the file cannot be opened, or all user ids are in use
