@@ -1,4 +1,4 @@
-"""/dev/kvm; nothing else in the package speaks to it.  :class:`System` makes :class:`Vm`, which makes :class:`Vcpu`."""
+"""/dev/kvm; nothing else in the package uses it. :class:`System` makes :class:`Vm`, which makes :class:`Vcpu`."""
 
 from vmm.kvm.system import System
 from vmm.kvm.vcpu import Vcpu

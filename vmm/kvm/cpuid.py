@@ -1,4 +1,4 @@
-"""CPUID made right for a guest: what KVM supports, with this vCPU's identity and the guest's topology in it.
+"""The CPUID of a guest: what KVM supports, with this vCPU's identity and the guest's topology.
 
 Leaf numbers and fields: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E; hypervisor leaves: Linux
 ``Documentation/virt/kvm/x86/cpuid.rst``.
@@ -87,7 +87,7 @@ def entries(cpuid: kvm_cpuid2) -> Iterator[kvm_cpuid_entry2]:
 
 
 def mask(cpuid: kvm_cpuid2) -> None:
-    """Take away what most guests have no use for, and what opens more of the host's kernel and processor to them."""
+    """Remove what most guests have no use for, and what exposes more of the host's kernel and processor."""
     for entry in entries(cpuid):
         _mask(entry)
 
@@ -100,7 +100,7 @@ def _mask(entry: kvm_cpuid_entry2) -> None:
 
 
 def set_arch_capabilities(vcpu: Vcpu, wanted: int) -> None:
-    """Have the MSR say *wanted*, which a template has.
+    """Set the MSR to *wanted*, which a template has.
 
     :raises ConfigError: this host's guests cannot have all of it
     """
@@ -136,9 +136,9 @@ def template_of(cpuid: kvm_cpuid2, arch_capabilities: int = -1) -> CpuConfig:
 
 
 def fit(cpuid: kvm_cpuid2, wanted: CpuConfig) -> None:
-    """Make *cpuid*, which is what KVM supports, that of a template.
+    """Replace *cpuid*, which is what KVM supports, by that of a template.
 
-    :raises ConfigError: this host has not all of it
+    :raises ConfigError: this host lacks part of it
     """
     # The MSR is looked at once there is a vCPU
     missing = wanted.missing_on(template_of(cpuid, wanted.arch_capabilities))
@@ -159,7 +159,7 @@ _OWN = (0xB, 0x1F, *_FREQUENCIES)
 
 
 def fingerprint(cpuid: kvm_cpuid2) -> str:
-    """SHA-256 of the leaves, less those of frequencies: the same on hosts whose guests see the same processor."""
+    """SHA-256 of the leaves, without those of frequencies: the same on hosts whose guests see the same processor."""
     from vmm.faststart.builtin import sha256
 
     kept = sorted(bytes(entry) for entry in entries(cpuid) if entry.function not in _FREQUENCIES)
@@ -180,13 +180,13 @@ class CpuidTemplate:
 
     The topology is one package of *cpus* cores with one thread each; APIC ids are 0, 1, 2, ...
 
-    :param cpuid: what KVM_GET_SUPPORTED_CPUID said; changed in place
-    :param tsc_khz: the guest's TSC frequency, 0 when it is not known
+    :param cpuid: the result of KVM_GET_SUPPORTED_CPUID; changed in place
+    :param tsc_khz: the guest's TSC frequency, 0 if it is not known
     :param tsc_deadline: KVM emulates the TSC-deadline timer
-    :param host: the guest also gets what most have no use for and what opens more of the host's kernel to it:
-        performance counters, and virtual machines of its own
-    :param async_pf: the guest may do something else while the host fetches a page.  Not where a page may be one that
-        cannot be had: KVM then says "soon" for ever, and never that it failed
+    :param host: the guest also gets what most have no use for and what exposes more of the host's kernel: performance
+        counters, and virtual machines of its own
+    :param async_pf: the guest may do something else while the host fetches a page. Not where a page may be unavailable:
+        KVM then reports "soon" for ever, and never a failure
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def _mode(sregs: s.kvm_sregs) -> str:
 
 
 def describe(vcpu: Vcpu, memory: GuestMemory) -> str:
-    """Where the vCPU is, as text: mode, RIP, the bytes there, control registers.  Never raises."""
+    """The vCPU's position, as text: mode, RIP, the bytes there, control registers. Never raises."""
     try:
         regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     except VmmError as error:
@@ -93,6 +93,6 @@ def fail_entry(vcpu: Vcpu, memory: GuestMemory) -> GuestError:
 
 
 def unexpected_exit(vcpu: Vcpu, memory: GuestMemory, reason: int) -> GuestError:
-    """The error for an exit that no part of the VMM knows."""
+    """The error for an exit that no part of the VMM handles."""
     name = k.EXIT_NAMES.get(reason, str(reason))
     return GuestError(f"unexpected KVM exit {name}: {describe(vcpu, memory)}", code="kvm-unexpected-exit")

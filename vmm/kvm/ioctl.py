@@ -144,8 +144,8 @@ def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> i
     """Call ioctl(2), again after EINTR.
 
     :param argument: an int, or a ctypes object passed by reference
-    :returns: what the call returned, never negative
-    :raises HostError: it failed; :attr:`HostError.errno` says how
+    :returns: the result of the call, never negative
+    :raises HostError: it failed; :attr:`HostError.errno` has the reason
     """
     address = argument if argument is None or isinstance(argument, int) else addressof(argument)
     while True:
@@ -158,14 +158,14 @@ def ioctl(fd: int, request: int, argument: Any = None, what: str = "ioctl") -> i
 
 
 def ioctls(calls: Sequence[tuple[int, int, bytes, str]], may_fail: Container[int] = ()) -> tuple[memoryview, list[int]]:
-    """Several calls of ioctl(2), one after the other, with nothing of Python's between them.
+    """Several calls of ioctl(2), one after the other, without Python in between.
 
-    KVM_GET_MSRS reads all that KVM has for this guest, and says how many these are.
+    KVM_GET_MSRS reads everything that KVM has for this guest, and returns the count.
 
-    :param calls: of each: descriptor, request, what is passed by reference, and what an error calls it
+    :param calls: of each: descriptor, request, the argument passed by reference, and its name in errors
     :param may_fail: indexes of those that the host may refuse
-    :returns: what was passed by reference, as it is now, one behind the other; and the result of each, or -errno
-    :raises HostError: another one failed; those behind it were made, too
+    :returns: the arguments passed by reference, after the calls, concatenated; and the result of each, or -errno
+    :raises HostError: another one failed; the calls after it were made too
     """
     room, n, at = bytearray().join([call[2] for call in calls]), len(calls), 0
     words: list[int] = []

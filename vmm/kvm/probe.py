@@ -1,5 +1,5 @@
-"""Whether this KVM runs a guest on the CPU or pretends to: a guest of five instructions tells; and what processor its
-guests can have."""
+"""Checks whether this KVM runs a guest on the CPU or emulates it, with a guest of five instructions; and finds the
+processor that its guests can have."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _WATCHDOG_SECONDS = 1.0
 class Probe:
     """What came of it.
 
-    :ivar result: ``native``; ``emulated``: KVM interprets the guest's instructions, no kernel boots in sensible time;
+    :ivar result: ``native``; ``emulated``: KVM interprets the guest's instructions, too slowly to boot a kernel;
         ``broken``: the guest did not do what it should
     :ivar detail: as text
     :ivar emulated: how many instructions KVM emulated, of *instructions*; -1 where the kernel does not count them
-    :ivar instructions: so many the guest executed
+    :ivar instructions: how many the guest executed
     :ivar nanoseconds: per instruction, the best of several runs, exit included
     """
 
@@ -52,9 +52,9 @@ class Probe:
 
 
 def probe(system: System) -> Probe:
-    """Run a short loop in 64-bit mode with paging, the mode that every KVM for this CPU has to run by itself.
+    """Run a short loop in 64-bit mode with paging, which every KVM for this CPU has to run on the CPU.
 
-    Real mode would say nothing: Intel CPUs without "unrestricted guest" have that emulated and are fine.
+    Real mode would prove nothing: KVM emulates it on Intel CPUs without "unrestricted guest", which are fine.
 
     Takes some milliseconds.  KVM's own count of emulated instructions decides, or the time taken where KVM has no such
     count.
@@ -149,7 +149,7 @@ def _timed_run(vcpu: Vcpu) -> float:
 
 
 def offered() -> CpuConfig:
-    """What this host's KVM has for guests, less what is masked, as a template.
+    """The processor that this host's KVM offers to guests, without what is masked, as a template.
 
     :raises HostError: no usable KVM
     """

@@ -45,7 +45,7 @@ class MsiRouter:
     def connect(self, fd: int, address: int, data: int) -> int | None:
         """A signal of *fd* sends the message from now on; one that came before is sent now.
 
-        :returns: the GSI; None when no local APIC is at *address*: then the message goes nowhere
+        :returns: the GSI; None if no local APIC is at *address*: then the message goes nowhere
         """
         if address & _MSI_MASK != MSI_BASE:
             return None
@@ -58,7 +58,7 @@ class MsiRouter:
             return gsi
 
     def disconnect(self, fd: int, handle: int) -> None:
-        """A signal of *fd* does nothing any more."""
+        """Signals of *fd* have no effect any more."""
         with self._lock:
             self._vm.irqfd(fd, handle, assign=False)
 

@@ -1,7 +1,7 @@
-"""What KVM keeps of a machine, taken out and put back: the state of vCPUs, interrupt controllers and clocks.
+"""Saves and restores KVM's state of a machine: vCPUs, interrupt controllers and clocks.
 
-The order is KVM's, not ours: some of these calls change what others return (Linux
-``Documentation/virt/kvm/api.rst``; each place below says why it is where it is).
+The order is KVM's: some of these calls change what others return (Linux ``Documentation/virt/kvm/api.rst``; each place
+below gives its reason).
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ _UNLISTED_MSRS = (*range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270
 
 @dataclass(frozen=True)
 class VcpuState:
-    """All of a vCPU.  Structures are as ``<asm/kvm.h>`` lays them out, in bytes; sizes are checked when it is put back.
+    """All of a vCPU. Structures are byte strings in the layout of ``<asm/kvm.h>``; sizes are checked at the restore.
 
     :ivar cpuid: ``struct kvm_cpuid_entry2`` after one another
     :ivar mp_state: one of KVM_MP_STATE_*
     :ivar xsave: as XSAVE writes it, 4096 bytes or more
     :ivar msrs: value by index
-    :ivar tsc_khz: 0 when KVM does not say
-    :ivar tsc_offset: guest TSC less host TSC, modulo 2**64; None where KVM does not tell (before Linux 5.16)
+    :ivar tsc_khz: 0 if KVM does not report it
+    :ivar tsc_offset: guest TSC minus host TSC, modulo 2**64; None where KVM does not report it (before Linux 5.16)
     """
 
     cpuid: bytes
@@ -93,12 +93,12 @@ class VcpuState:
 
 @dataclass(frozen=True)
 class VmState:
-    """What a VM has beside its vCPUs.
+    """The state of a VM besides its vCPUs.
 
     :ivar chips: ``struct kvm_irqchip`` of the two PICs and the I/O APIC
     :ivar clock: kvm-clock, in ns
     :ivar realtime: CLOCK_REALTIME at that moment, in ns
-    :ivar host_tsc: this host's TSC at that moment as vCPU 0 tells it; None where :attr:`VcpuState.tsc_offset` is
+    :ivar host_tsc: this host's TSC at that moment through vCPU 0; None where :attr:`VcpuState.tsc_offset` is
     """
 
     chips: tuple[bytes, ...]
@@ -115,7 +115,7 @@ _wanted: dict[tuple[int, ...], tuple[int, ...]] = {}
 
 
 def wanted_msrs(indexes: Iterable[int]) -> tuple[int, ...]:
-    """The MSRs that :func:`save_vcpu` is to read on this host.
+    """The MSRs that :func:`save_vcpu` reads on this host.
 
     :param indexes: what KVM can save, see :meth:`vmm.kvm.system.System.msr_indexes`
     """
@@ -128,7 +128,7 @@ def wanted_msrs(indexes: Iterable[int]) -> tuple[int, ...]:
 
 def _sized(kind: type[Structure], raw: bytes, what: str) -> bytes:
     """
-    :raises ConfigError: *raw* is not of that size
+    :raises ConfigError: *raw* does not have that size
     """
     if len(raw) != sizeof(kind):
         raise ConfigError(f"saved {what}: {len(raw)} bytes, not {sizeof(kind)}", code="snapshot-state")
@@ -143,7 +143,7 @@ def _msrs(values: dict[int, int]) -> bytes:
 
 
 def _values(msrs: memoryview) -> dict[int, int]:
-    """What is in a ``struct kvm_msrs`` that was read."""
+    """The entries of a ``struct kvm_msrs`` that was read."""
     words = msrs.cast("Q").tolist()
     end = 1 + 2 * words[0]
     return dict(zip(words[1:end:2], words[2:end:2], strict=True))
@@ -154,11 +154,11 @@ _HEAD, _ENTRY = 8, 16
 
 
 class OwnMsrs:
-    """MSRs of a state that stays in this process, as KVM has them: to make a number of each takes longer than KVM takes
-    to read all of them.
+    """MSRs of a state that stays in this process, in KVM's form: converting each to a number takes longer than KVM
+    takes to read them.
 
     :param read: ``struct kvm_msrs``, one or more
-    :ivar entries: all but those with a place of their own, in the order in which they were read
+    :ivar entries: all except those with a field of their own, in the order in which they were read
     """
 
     __slots__ = ("deadline", "entries", "tsc")
@@ -169,7 +169,7 @@ class OwnMsrs:
         self.deadline = self._take(_DEADLINE_ENTRY)
 
     def _take(self, entry: bytes) -> int | None:
-        """The value of an MSR, which is none of :attr:`entries` any more."""
+        """The value of an MSR, which is removed from :attr:`entries`."""
         at = self.entries.find(entry)
         while at % _ENTRY:
             if at < 0:
@@ -218,7 +218,8 @@ _to_save: dict[tuple[tuple[int, ...], int, bool], list[tuple[int, bytes, str, sl
 
 
 def _calls_to_save(msrs: tuple[int, ...], xsave_size: int, *, cpuid: bool) -> list[tuple[int, bytes, str, slice]]:
-    """Of all that is read of a vCPU beside its TSC: request, room for the result, name, and where the result is.
+    """Everything that is read of a vCPU besides its TSC: request, buffer for the result, name, and the place of the
+    result.
 
     :param cpuid: read that, too
     """
@@ -254,7 +255,7 @@ def save_vcpu(vcpu: Vcpu, msrs: tuple[int, ...], xsave_size: int, *, own: bool =
 
     :param msrs: see :func:`wanted_msrs`
     :param xsave_size: KVM_CAP_XSAVE2 of the VM; 0 where that is not known
-    :param own: it stays in this process: its MSRs are :class:`OwnMsrs`, of which nobody could make a file
+    :param own: it stays in this process: its MSRs are :class:`OwnMsrs`, which cannot be written to a file
     """
     fd = vcpu.fd
     known = vcpu.cpuid if own else b""
@@ -307,7 +308,7 @@ def _timer_is_deadline(lapic: memoryview) -> bool:
 
 
 def _offset_call(vcpu: Vcpu, request: int, value: u64) -> tuple[int, int, bytes, str]:
-    """Get or set the TSC offset of *vcpu*, as *value*, which must be there until the call is made."""
+    """Get or set the TSC offset of *vcpu*, as *value*, which must stay alive until the call is made."""
     attribute = struct.pack("=IIQQ", 0, st.VCPU_TSC_CTRL, st.VCPU_TSC_OFFSET, addressof(value))
     return vcpu.fd, request, attribute, "the TSC offset"
 
@@ -330,7 +331,7 @@ def _tsc_offset(vcpu: Vcpu) -> int | None:
 
 
 def _host_tsc(vcpu: Vcpu) -> int | None:
-    """This host's TSC now, by way of the guest's."""
+    """This host's TSC now, calculated from the guest's."""
     value = u64(0)
     calls = (
         _offset_call(vcpu, k.KVM_GET_DEVICE_ATTR, value),
@@ -396,12 +397,12 @@ def restore_vcpu(
 ) -> None:
     """Load *state* into *vcpu*, which is new and does not run.
 
-    :param tsc_delta: what is added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`);
-        None: the saved TSC is written, and KVM keeps vCPUs together as well as it can
+    :param tsc_delta: added to the saved TSC offset, the same for every vCPU of a machine (:class:`Clocks`); None: the
+        saved TSC is written, and KVM synchronizes vCPUs as well as it can
     :param same_cpuid: it was made with the state's CPUID
     :param own: this process has just saved it
-    :raises ConfigError: the state is not one
-    :raises HostError: this host's KVM does not take it
+    :raises ConfigError: it is not a valid state
+    :raises HostError: this host's KVM does not accept it
     """
     fd = vcpu.fd
     if not 4096 <= len(state.xsave) <= 1 << 16:
@@ -447,10 +448,10 @@ def restore_vcpu(
 
 
 class Clocks:
-    """How the clocks of a machine go on: TSCs and kvm-clock together, or the guest would find one of them unstable.
+    """How the clocks of a machine continue: TSCs and kvm-clock together, or the guest would find one of them unstable.
 
     :param first: one of the new VM's vCPUs, before :func:`restore_vcpu`
-    :param elapsed: ns by which both are put forward
+    :param elapsed: ns by which both are advanced
     """
 
     def __init__(self, saved: VmState, first: Vcpu, khz: int, elapsed: int = 0) -> None:
@@ -464,7 +465,7 @@ class Clocks:
             self.tsc_delta = saved.host_tsc - self._begun + elapsed * khz // 1_000_000
 
     def set(self, vm: Vm) -> None:
-        """Set kvm-clock of *vm*: to what was saved, and the time since the TSC runs again."""
+        """Set kvm-clock of *vm* to the saved value plus the time since the TSC resumed."""
 
         first, begun, khz = self._first, self._begun, self._khz
         offset = _tsc_offset(first)
@@ -484,7 +485,7 @@ class Clocks:
 
 
 def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:
-    """Put interrupt controllers and clock back, when all vCPUs are restored and before any runs."""
+    """Restore interrupt controllers and clock, when all vCPUs are restored and before any runs."""
     if len(state.chips) != len(st.IRQCHIPS):
         raise ConfigError(f"saved interrupt controllers: {len(state.chips)}", code="snapshot-state")
     chips = [_sized(st.kvm_irqchip, raw, "interrupt controller") for raw in state.chips]
@@ -493,5 +494,5 @@ def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:
 
 
 def xsave_size(vm: Vm) -> int:
-    """Bytes of an XSAVE area, 0 where KVM does not say (before Linux 5.17)."""
+    """Bytes of an XSAVE area, 0 where KVM does not report it (before Linux 5.17)."""
     return k.ioctl(vm.fd, k.KVM_CHECK_EXTENSION, k.CAP_XSAVE2, "KVM_CHECK_EXTENSION")

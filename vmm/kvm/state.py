@@ -1,4 +1,4 @@
-"""Giving a vCPU the register state that a kernel's entry point expects."""
+"""Gives a vCPU the register state that a kernel's entry point expects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SEGMENT_FIELDS = tuple(field[0] for field in kvm_segment._fields_ if field[0] !
 
 
 def set_boot_state(vcpu: Vcpu, state: BootState) -> None:
-    """Make *vcpu*, fresh from KVM_CREATE_VCPU, the boot CPU at a kernel's entry."""
+    """Put *vcpu*, fresh from KVM_CREATE_VCPU, into the boot CPU's state at a kernel's entry."""
     regs = kvm_regs()
     for name in _GENERAL:
         setattr(regs, name, getattr(state, name))
@@ -50,5 +50,5 @@ def set_boot_state(vcpu: Vcpu, state: BootState) -> None:
 
 
 def set_reset_msrs(vcpu: Vcpu) -> None:
-    """What firmware would have left in the MSRs of every CPU: memory is write-back, or Linux would run uncached."""
+    """The MSRs that firmware would have set on every CPU: memory is write-back, or Linux would run uncached."""
     vcpu.set_msrs({IA32_MISC_ENABLE: IA32_MISC_ENABLE_FAST_STRING, IA32_MTRR_DEF_TYPE: MTRR_ENABLED_WRITE_BACK})

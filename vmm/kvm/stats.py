@@ -9,9 +9,9 @@ from vmm.kvm import ioctl as k
 
 
 def open_stats(fd: int) -> int:
-    """A descriptor of the statistics of the VM or vCPU *fd*, the caller's; -1 where the host's KVM has none to give.
+    """A descriptor of the statistics of the VM or vCPU *fd*, the caller's; -1 where the host's KVM has none.
 
-    Of a vCPU, while no thread is inside KVM_RUN: the ioctl would wait until it returns.
+    Of a vCPU, only while no thread is inside KVM_RUN: the ioctl would wait until it returns.
     """
     try:
         return k.ioctl(fd, k.KVM_GET_STATS_FD, 0, "KVM_GET_STATS_FD")
@@ -20,7 +20,7 @@ def open_stats(fd: int) -> int:
 
 
 def read_stats(stats_fd: int) -> dict[str, int]:
-    """All scalar statistics by name, of what :func:`open_stats` returned.  At any time."""
+    """All scalar statistics by name, from the descriptor of :func:`open_stats`. At any time."""
     if stats_fd < 0:
         return {}
     from vmm.faststart.ctype import sizeof

@@ -1,7 +1,7 @@
 """The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that every start needs, as ctypes.
 
-A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
-Those that it does not are elsewhere: making a class for each takes time.
+A test compares every size and offset with those of the compiler for the header; :data:`STRUCTS` lists them for it.
+Structures that a start does not need are elsewhere: making a class for each takes time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) to look into a guest: debugging, and statistics.
+"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) for inspecting a guest: debugging, and statistics.
 
-A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
+A test compares every size and offset with those of the compiler for the header; :data:`STRUCTS` lists them for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class kvm_guest_debug(Structure):
 
 
 class kvm_stats_header(Structure):
-    """What a ``KVM_GET_STATS_FD`` descriptor begins with."""
+    """The header at the start of a ``KVM_GET_STATS_FD`` descriptor."""
 
     _fields_ = (
         ("flags", u32),

@@ -1,6 +1,6 @@
-"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that make the page shared with a vCPU, as ctypes.
+"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) of the page shared with a vCPU, as ctypes.
 
-A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
+A test compares every size and offset with those of the compiler for the header; :data:`STRUCTS` lists them for it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Exit(Union):
 
 
 class kvm_run(Structure):
-    """The page shared with a vCPU, as far as the project reads it."""
+    """The parts of the page shared with a vCPU that the project reads."""
 
     _anonymous_ = ("exit",)
     _fields_ = (

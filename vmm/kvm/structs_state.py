@@ -1,7 +1,7 @@
-"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) that hold state beside a CPU's registers:
-clocks, interrupts, and what else is saved of a machine; as ctypes.
+"""The structures of ``<linux/kvm.h>`` and ``<asm/kvm.h>`` (x86-64) for state besides a CPU's registers, as ctypes:
+clocks, interrupts, and other saved state.
 
-A test compares every size and offset with the compiler's view of the header; :data:`STRUCTS` lists them for it.
+A test compares every size and offset with those of the compiler for the header; :data:`STRUCTS` lists them for it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class kvm_irq_level(Structure):
 
 
 class kvm_vcpu_events(Structure):
-    """``KVM_GET_VCPU_EVENTS``: exceptions, interrupts, NMIs and SMIs that a vCPU has not taken yet."""
+    """``KVM_GET_VCPU_EVENTS``: pending exceptions, interrupts, NMIs and SMIs of a vCPU."""
 
     _fields_ = (
         ("exception", u32 * 2),

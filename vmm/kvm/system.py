@@ -31,7 +31,7 @@ _REQUIRED = (
 class System:
     """An open /dev/kvm.  Owns its descriptor; a context manager.
 
-    :raises HostError: it is absent, not permitted, or too old; the hint says what to do
+    :raises HostError: it is absent, not permitted, or too old; the hint has the remedy
     """
 
     def __init__(self, path: str = "/dev/kvm") -> None:
@@ -67,7 +67,7 @@ class System:
         return k.ioctl(self.fd, k.KVM_GET_VCPU_MMAP_SIZE, what="KVM_GET_VCPU_MMAP_SIZE")
 
     def check_extension(self, capability: int) -> int:
-        """0 when *capability* is not there, else a number whose meaning depends on it."""
+        """0 if KVM lacks *capability*, else a number whose meaning depends on it."""
         return k.ioctl(self.fd, k.KVM_CHECK_EXTENSION, capability, "KVM_CHECK_EXTENSION")
 
     def supported_cpuid(self) -> kvm_cpuid2:
@@ -77,7 +77,7 @@ class System:
         return cpuid
 
     def msr_indexes(self) -> Sequence[int]:
-        """The MSRs that this KVM can save; KVM knows some more."""
+        """The MSRs that this KVM can save; it supports some more."""
         room = (u32 * (1 + _MAX_MSR_INDEXES))(_MAX_MSR_INDEXES)
         k.ioctl(self.fd, k.KVM_GET_MSR_INDEX_LIST, room, "KVM_GET_MSR_INDEX_LIST")
         return room[1 : 1 + room[0]]

@@ -35,8 +35,8 @@ _MMIO = struct.Struct("<Q8sIB")
 
 
 def _msrs(indexes: Collection[int]) -> tuple[s.kvm_msrs, memoryview[int]]:
-    """MSRs for KVM, and the same as 64-bit words, since there is no time for an object of each: one, and two for each,
-    its index and its value."""
+    """MSRs for KVM, and the same as 64-bit words, since an object for each would take too long: one word, and two for
+    each MSR, index and value."""
     msrs = s.kvm_msrs(nmsrs=len(indexes))
     words = memoryview(msrs).cast("B").cast("Q")
     if indexes:
@@ -74,7 +74,7 @@ class Vcpu:
         self._stats_fd = open_stats(fd)
 
     def bind(self, bus: Any) -> None:
-        """Give :meth:`run` the C bus (cdata ``struct bus *``) that answers exits; the caller keeps it alive."""
+        """Set the C bus (cdata ``struct bus *``) that answers exits of :meth:`run`; the caller keeps it alive."""
         self._native = lib.vcpu_new(self.fd, self._buffer, len(self._map), bus)
         if self._native == ffi.NULL:
             raise HostError("no memory for a vCPU", code="memory-unavailable")
@@ -89,7 +89,7 @@ class Vcpu:
 
     @property
     def kvm_run(self) -> kvm_run:
-        """What KVM says about the last exit."""
+        """KVM's description of the last exit."""
         if self._kvm_run is None:
             from vmm.kvm.structs_run import kvm_run
 
@@ -97,12 +97,13 @@ class Vcpu:
         return self._kvm_run
 
     def mmio_exit(self) -> tuple[int, bytes, int, bool]:
-        """Of a KVM_EXIT_MMIO: address, the eight bytes of data, how many of them count, is it a write."""
+        """Of a KVM_EXIT_MMIO: address, the eight bytes of data, how many of them are valid, and whether it is a
+        write."""
         address, data, size, is_write = _MMIO.unpack_from(self._map, MMIO_OFFSET)
         return address, data, size, bool(is_write)
 
     def answer_mmio(self, data: bytes) -> None:
-        """What the guest reads: the data of a KVM_EXIT_MMIO, up to eight bytes."""
+        """Set what the guest reads: the data of a KVM_EXIT_MMIO, up to eight bytes."""
         start = MMIO_OFFSET + MMIO_DATA
         self._map[start : start + len(data)] = data
 
@@ -117,12 +118,12 @@ class Vcpu:
                 lib.vcpu_kick(self._native)
 
     def resume(self) -> None:
-        """Let :meth:`run` run again after :meth:`kick`."""
+        """Allow :meth:`run` again after :meth:`kick`."""
         lib.vcpu_resume(self._native)
 
     def was_paused(self) -> None:
-        """KVM_KVMCLOCK_CTRL: the guest did not run for a while, which is no fault of its own.  For guests that use
-        kvmclock; others are not told."""
+        """KVM_KVMCLOCK_CTRL: tell the guest's watchdogs that it was stopped for a while. Only for guests that use
+        kvmclock."""
         try:
             k.ioctl(self.fd, k.KVM_KVMCLOCK_CTRL, 0, "KVM_KVMCLOCK_CTRL")
         except HostError as error:
@@ -130,9 +131,9 @@ class Vcpu:
                 raise
 
     def map_pages(self, memory: GuestMemory, bits: bytes) -> bool:
-        """Map pages of RAM that have their *bits* for the guest, which then takes no exit for each.  Before it runs.
+        """Map the pages of RAM whose *bits* are set, so that the guest takes no exit for each. Before it runs.
 
-        :returns: whether this KVM can (KVM_PRE_FAULT_MEMORY: Linux 6.11)
+        :returns: whether this KVM supports it (KVM_PRE_FAULT_MEMORY: Linux 6.11)
         """
         ram = ffi.cast("void *", memory.host_address)
         return int(lib.vcpu_map_pages(self.fd, memory.native, ram, ffi.from_buffer(bits))) == 0
@@ -212,7 +213,7 @@ class Vcpu:
         k.ioctl(self.fd, k.KVM_SET_SREGS, sregs, "KVM_SET_SREGS")
 
     def get_msrs(self, indexes: list[int]) -> dict[int, int]:
-        """The values of up to 64 MSRs; those that KVM does not know are left out."""
+        """The values of up to 64 MSRs; those that KVM does not support are left out."""
         msrs, words = _msrs(indexes)
         done = k.ioctl(self.fd, k.KVM_GET_MSRS, msrs, "KVM_GET_MSRS")
         return dict(zip(indexes, words[2 : 2 + 2 * done : 2].tolist(), strict=False))
@@ -220,7 +221,7 @@ class Vcpu:
     def set_msrs(self, values: dict[int, int]) -> None:
         """Set up to 64 MSRs.
 
-        :raises HostError: KVM does not take one of them; the message names it
+        :raises HostError: KVM does not accept one of them; the message names it
         """
         msrs, words = _msrs(values)
         if values:
@@ -240,7 +241,7 @@ class Vcpu:
         k.ioctl(self.fd, k.KVM_SET_XSAVE, (u8 * XSAVE_SIZE).from_buffer_copy(area), "KVM_SET_XSAVE")
 
     def set_guest_debug(self, state: kvm_guest_debug) -> None:
-        """KVM_SET_GUEST_DEBUG: what is to end :meth:`run` with KVM_EXIT_DEBUG; a state of zeros: nothing."""
+        """KVM_SET_GUEST_DEBUG: set what ends :meth:`run` with KVM_EXIT_DEBUG; a state of zeros: nothing."""
         k.ioctl(self.fd, k.KVM_SET_GUEST_DEBUG, state, "KVM_SET_GUEST_DEBUG")
 
     def mp_state(self) -> int:
@@ -252,22 +253,22 @@ class Vcpu:
         return int(state.mp_state)
 
     def is_offline(self) -> bool:
-        """The guest does not use it: it waits for a start-up IPI, or has halted with interrupts off, as Linux leaves a
-        CPU that it takes offline."""
+        """The guest does not use it: it waits for a start-up IPI, or has halted with interrupts off, as Linux leaves an
+        offline CPU."""
         state = self.mp_state()
         if state == MP_HALTED:
             return not self.get_regs().rflags & _INTERRUPTS
         return state in (MP_UNINITIALIZED, MP_INIT_RECEIVED)
 
     def await_startup(self) -> None:
-        """Have it wait for a start-up IPI: one that was sent before is forgotten."""
+        """Make it wait for a start-up IPI; one that was sent before is dropped."""
         from vmm.kvm.structs_state import kvm_mp_state
 
         if self.mp_state() != MP_UNINITIALIZED:
             k.ioctl(self.fd, k.KVM_SET_MP_STATE, kvm_mp_state(mp_state=MP_UNINITIALIZED), "KVM_SET_MP_STATE")
 
     def tsc_khz(self) -> int:
-        """The guest's TSC frequency in kHz, 0 when KVM does not say."""
+        """The guest's TSC frequency in kHz, 0 if KVM does not report it."""
         try:
             return k.ioctl(self.fd, k.KVM_GET_TSC_KHZ, 0, "KVM_GET_TSC_KHZ")
         except HostError:
@@ -293,8 +294,8 @@ class Vcpu:
         }
 
     def stats(self) -> dict[str, int]:
-        """What KVM counts for this vCPU, by the kernel's names (``exits``, ``halt_exits``, ``irq_injections``, ...).
-        At any time."""
+        """KVM's counters of this vCPU, by the kernel's names (``exits``, ``halt_exits``, ``irq_injections``, ...). At
+        any time."""
         return read_stats(self._stats_fd)
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ class Vm:
 
     def ioeventfd(self, fd: int, address: int, size: int, value: int | None, *, assign: bool = True) -> None:
         """From now on (or no more) a guest's write of *value*, *size* bytes, to MMIO *address* signals eventfd *fd*
-        inside the kernel.  *value* None: whatever is written; *size* 0: of whatever size."""
+        inside the kernel. *value* None: any value; *size* 0: any size."""
         flags = (s.IOEVENTFD_DATAMATCH if value is not None else 0) | (0 if assign else s.IOEVENTFD_DEASSIGN)
         argument = s.kvm_ioeventfd(datamatch=value or 0, addr=address, len=size, fd=fd, flags=flags)
         k.ioctl(self.fd, k.KVM_IOEVENTFD, argument, f"KVM_IOEVENTFD {address:#x}")
@@ -65,7 +65,8 @@ class Vm:
         k.ioctl(self.fd, k.KVM_IRQ_LINE, kvm_irq_level(irq=gsi, level=level), f"KVM_IRQ_LINE {gsi}")
 
     def disable_pmu(self) -> None:
-        """No vCPU has performance counters.  Before the first one is made; Linux 5.18, else nothing happens."""
+        """No vCPU has performance counters. Before the first one is made; needs Linux 5.18, and has no effect on older
+        kernels."""
         # struct kvm_enable_cap: cap and flags, then args[0]; KVM_PMU_CAP_DISABLE is 1
         try:
             k.ioctl(self.fd, k.KVM_ENABLE_CAP, (u64 * 13)(k.CAP_PMU_CAPABILITY, 1), "KVM_CAP_PMU_CAPABILITY")
@@ -77,7 +78,7 @@ class Vm:
         return Vcpu(k.ioctl(self.fd, k.KVM_CREATE_VCPU, index, f"KVM_CREATE_VCPU {index}"), index, self._mmap_size)
 
     def stats(self) -> dict[str, int]:
-        """What KVM counts for the VM, by the kernel's names (``remote_tlb_flush``, ``mmu_...``)."""
+        """KVM's counters of the VM, by the kernel's names (``remote_tlb_flush``, ``mmu_...``)."""
         from vmm.kvm.stats import open_stats, read_stats
 
         stats_fd = open_stats(self.fd)
