@@ -1,4 +1,4 @@
-"""The asyncio twin of :class:`~vmm.machine.machine.Machine`, which is the same, at :attr:`AsyncMachine.machine`.
+"""The asyncio version of :class:`~vmm.machine.machine.Machine`, which is at :attr:`AsyncMachine.machine`.
 
 ::
 
@@ -7,8 +7,8 @@
         print(await vm.console.readline())
         await vm.shutdown(timeout=10)
 
-What takes time runs on a thread of its own, so the event loop never waits for a guest.  All methods are to be called on
-the loop that entered the context.
+Slow calls run on a thread of their own, so the event loop never waits for a guest. Call all methods on the loop that
+entered the context.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PIPE = 1 << 16
 
 
 class AsyncConsole:
-    """The guest's console.  The guest's writes block while 64 KiB have not been read."""
+    """The guest's console. The guest's writes block while 64 KiB are unread."""
 
     def __init__(self, machine: AnyMachine, reader: asyncio.StreamReader) -> None:
         self._machine = machine
@@ -45,22 +45,23 @@ class AsyncConsole:
         machine.console.space_callback = lambda: _post(loop, self._space.set)
 
     async def read(self, size: int = -1) -> bytes:
-        """Up to *size* bytes that the guest printed; with -1 all until the machine is closed; empty at the end."""
+        """Up to *size* bytes of the guest's output; with -1 everything until the machine is closed; empty at the
+        end."""
         return await self._reader.read(size)
 
     async def readline(self) -> bytes:
-        """One line, with its end; less when the machine is closed."""
+        """One line, with its end; shorter if the machine is closed."""
         return await self._reader.readline()
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
-        """Everything up to *separator*, which it ends with.
+        """Everything up to *separator*, which is included.
 
-        :raises asyncio.IncompleteReadError: the machine was closed before that came
+        :raises asyncio.IncompleteReadError: the machine was closed before it came
         """
         return await self._reader.readuntil(separator)
 
     async def write(self, data: bytes) -> None:
-        """Type *data*; returns when the guest's port has taken all of it."""
+        """Type *data*; returns when the guest's port has accepted all of it."""
         while data:
             self._space.clear()
             data = data[self._machine.console_input(data) :]
@@ -71,7 +72,7 @@ class AsyncConsole:
 class AsyncMachine(AsyncCalls):
     """A virtual machine for asyncio: an async context manager; leaving it stops the guest and frees everything.
 
-    :param config: as for :class:`~vmm.machine.machine.Machine`; when its console is ``none``, :attr:`console` is made
+    :param config: as for :class:`~vmm.machine.machine.Machine`; if its console is ``none``, :attr:`console` is made
     :param devices: further virtio devices
     """
 
@@ -91,7 +92,7 @@ class AsyncMachine(AsyncCalls):
 
     @classmethod
     def restore(cls, path: str, *, console: ConsoleConfig | None = None, **options: Any) -> AsyncMachine:
-        """As :meth:`Machine.restore`; the machine is made by ``async with``, and :meth:`start` lets it run."""
+        """As :meth:`Machine.restore`; ``async with`` makes the machine, and :meth:`start` runs it."""
 
         def make(console: ConsoleConfig) -> AnyMachine:
             return restore_machine(path, console=console, start=False, **options)
@@ -112,9 +113,9 @@ class AsyncMachine(AsyncCalls):
 
     @property
     def console(self) -> AsyncConsole:
-        """What the guest prints, and what it is typed.
+        """The guest's output and input.
 
-        :raises ConfigError: the configuration says where its console goes
+        :raises ConfigError: the configuration sets another place for its console
         """
         if self._console is None:
             raise ConfigError("the console goes elsewhere", code="console", hint="leave MachineConfig.console out")
@@ -168,7 +169,7 @@ class AsyncMachine(AsyncCalls):
         await asyncio.to_thread(self.machine.start)
 
     async def run(self, timeout: float | None = None) -> EndEvent:
-        """As :meth:`Machine.run`.  When the task is cancelled the guest is stopped."""
+        """As :meth:`Machine.run`. If the task is cancelled, the guest is stopped."""
         await self.start()
         end = await self.wait(timeout)
         if end is None:
@@ -178,7 +179,7 @@ class AsyncMachine(AsyncCalls):
         return end
 
     async def wait(self, timeout: float | None = None) -> EndEvent | None:
-        """As :meth:`Machine.wait`.  Cancelling it does nothing to the guest."""
+        """As :meth:`Machine.wait`. Cancelling it does not affect the guest."""
         machine, loop = self.machine, asyncio.get_running_loop()
         ended = asyncio.Event()
 

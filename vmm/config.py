@@ -1,4 +1,4 @@
-"""What a machine is made of: frozen records."""
+"""The configuration of a machine: frozen records."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ _INSTEAD = {
 class MachineConfig:
     """A whole machine.
 
-    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system; or a directory that does, with the tag
-        ``rootfs`` unless it has one; or None
+    :ivar rootfs: a disk that becomes ``/dev/vda`` and the root file system; or a directory, with the tag ``rootfs``
+        unless it has one; or None
     :ivar disks: further disks, in the order of their letters
     :ivar shares: directories that the guest may mount
     :ivar vsock: a virtio-vsock device, or None
-    :ivar pmems: images that the guest has as memory, in the order of their numbers: ``/dev/pmem0``, ...
-    :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for as long as the machine is
-    :ivar hotplug_memory: memory that is added while the guest runs, or None; not with hugetlb pages
-    :ivar max_cpus: how many vCPUs there may be while the guest runs, *cpus* of its start included; 0: as many as those
+    :ivar pmems: images that the guest maps as memory, in the order of their numbers: ``/dev/pmem0``, ...
+    :ivar balloon: a memory balloon, or None; not with hugetlb pages, which are reserved for the life of the machine
+    :ivar hotplug_memory: memory that may be added while the guest runs, or None; not with hugetlb pages
+    :ivar max_cpus: the largest number of vCPUs while the guest runs, its initial *cpus* included; 0: as many as those
     :ivar transport: how the guest finds its virtio devices: ``mmio``, or ``pci``, which every distribution's kernel has
     :ivar nets: network devices, in the order of their numbers
-    :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that take it (Linux since 5.0)
-    :ivar more_devices: further devices, by their records: those that have no field of their own here
+    :ivar virtqueues: the format of queues: ``split``; or ``packed``, for drivers that support it (Linux since 5.0)
+    :ivar more_devices: further devices, by their records: those without a field of their own here
     :ivar rng: an entropy device, the guest's ``/dev/hwrng``, or None
     :ivar cpu: what the vCPUs are: ``guest``, as KVM offers them but without performance counters, VMX and SVM;
         ``host``: with all of that; or a :class:`~vmm.options.cpu.CpuConfig`: the same on every host that has it
@@ -126,7 +126,7 @@ class MachineConfig:
         ]
 
     def disk_configs(self) -> tuple[DiskConfig, ...]:
-        """All disks in the order of their letters, one that is the root file system first."""
+        """All disks in the order of their letters; a root file system first."""
         return (self.rootfs, *self.disks) if isinstance(self.rootfs, DiskConfig) else self.disks
 
     def with_disks(self, disks: tuple[DiskConfig, ...]) -> MachineConfig:
@@ -155,9 +155,9 @@ class MachineConfig:
     def of_clone(self, changes: Mapping[str, Any]) -> MachineConfig:
         """The configuration of a clone of this machine, whose guest has the same devices.
 
-        :param changes: fields that are others; ``shares`` may be a dictionary, see :meth:`with_shares`; without
-            ``console`` there is none, and if there is one it is where the guest has it
-        :raises ConfigError: a field that is none, or that the guest was started with
+        :param changes: fields that change; ``shares`` may be a dictionary, see :meth:`with_shares`; without ``console``
+            there is none, else it must be of the kind that the guest has
+        :raises ConfigError: an unknown field, or one that cannot change after the start
         """
         own = dict(changes)
         for name, value in own.items():
@@ -219,15 +219,14 @@ class MachineConfig:
         )
 
     def last_configs(self) -> list[DeviceConfig]:
-        """Those of devices that a machine has unless told otherwise.
+        """The devices that a machine has by default.
 
-        They are attached behind all others, also behind those that a program brings along, which are then where they
-        would be without.
+        They are attached after all others, including a program's own devices, so they do not change the order of those.
         """
         return [] if self.rng is None else [self.rng]
 
     def tagged_shares(self) -> list[tuple[str, ShareConfig]]:
-        """All shares with their tags, a root file system first."""
+        """All shares with their tags; a root file system first."""
         found = [(self.rootfs.tag or "rootfs", self.rootfs)] if isinstance(self.rootfs, ShareConfig) else []
         for index, share in enumerate(self.shares):
             found.append((share.tag or f"share{index or ''}", share))
@@ -242,11 +241,12 @@ class MachineConfig:
         return 0 if self.hotplug_memory is None else self.hotplug_memory.size
 
     def all_memory(self) -> int:
-        """Bytes of memory that the guest can have at most: so long is a snapshot's file of them."""
+        """The largest number of bytes of memory that the guest can have, which is the length of a snapshot's memory
+        file."""
         return self.memory.size + self.hotplug_size()
 
     def all_cpus(self) -> int:
-        """How many vCPUs there can be at most."""
+        """The largest number of vCPUs."""
         return self.max_cpus or self.cpus
 
     def has_pci(self) -> bool:
@@ -254,18 +254,18 @@ class MachineConfig:
         return self.transport == PCI
 
     def shares_memory(self, devices: list[DeviceConfig] | None = None) -> bool:
-        """Another process will map guest RAM: the user says so, or a device is served by one.
+        """Another process will map guest RAM: by the user's request, or because a device is served by one.
 
         :param devices: :meth:`device_configs`, where they are known
         """
         return self.memory.shared or any(each.shares_memory for each in devices or self.device_configs())
 
     def opens_files(self) -> str:
-        """Why the machine can have no jail, by the first device that opens files while the guest runs; or empty."""
+        """Why the machine cannot be jailed, by the first device that opens files while the guest runs; or empty."""
         return next((why for each in self.device_configs() if (why := each.opens_files)), "")
 
     def takes_memory_on_demand(self, devices: list[DeviceConfig] | None = None) -> bool:
-        """All that map guest RAM can do with pages that come when they are touched.
+        """Everything that maps guest RAM supports filling pages on demand.
 
         :param devices: :meth:`device_configs`, where they are known
         """

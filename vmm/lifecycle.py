@@ -80,8 +80,8 @@ class Event:
 class EndEvent:
     """How a run ended.
 
-    :ivar kind: one of :data:`END_KINDS`: the guest powered off, asked for a reboot, panicked (it said so through the
-        pvpanic device), triple-faulted; it ran out of the time it was given; the host stopped it; or it could not go on
+    :ivar kind: one of :data:`END_KINDS`: the guest powered off, rebooted, panicked (reported through the pvpanic
+        device) or triple-faulted; its time was over; the host stopped it; or it could not continue
     :ivar detail: in words, may be empty
     :ivar error: for ``error``: the exception
     :ivar at: ``time.monotonic()`` of the event
@@ -94,7 +94,8 @@ class EndEvent:
 
 
 class Life:
-    """The state, and how the run ended.  Any method from any thread and from a signal handler, unless said."""
+    """The state, and how the run ended. Unless stated otherwise, any method may be called from any thread and from a
+    signal handler."""
 
     def __init__(self) -> None:
         self.stage = MADE
@@ -131,7 +132,7 @@ class Life:
             )
 
     def finish(self, kind: str, detail: str, error: BaseException | None) -> EndEvent | None:
-        """The run ends now: the event, or None when it had ended already.  :meth:`tell_end` follows."""
+        """The run ends now: returns the event, or None if it had ended already. :meth:`tell_end` follows."""
         if not self._claim.acquire(blocking=False):
             return None
         return EndEvent(kind, detail, error, time.monotonic())
@@ -144,11 +145,11 @@ class Life:
 
     @property
     def is_over(self) -> bool:
-        """The run has ended, or is just about to be told so."""
+        """The run has ended, or its end is about to be reported."""
         return self._claim.locked()
 
     def begin_again(self) -> None:
-        """A reset: forget how the run before ended.  No vCPU runs; one caller at a time."""
+        """A reset: forget how the previous run ended. No vCPU runs; one caller at a time."""
         if self._claim.locked():
             self._running.acquire()  # until tell_end() of another thread is through
             self.end = None
@@ -174,10 +175,10 @@ class Life:
         return EventStream(self)
 
     def listen(self, listener: Callable[[Event | EndEvent], None]) -> Callable[[], None]:
-        """Call *listener* with every event from now on, on the thread where it happens: it must not wait, and may get
-        the end twice.  When the run has ended already it is called with that at once.
+        """Call *listener* with every event from now on, on the thread where it happens: it must not block, and may
+        receive the end twice. If the run has ended already, it is called with that at once.
 
-        :returns: what stops it, any number of times
+        :returns: called to stop it, any number of times
         """
         self._listeners.append(listener)
         end = self.end
@@ -194,7 +195,7 @@ class Life:
 
 
 def refusal(error: BaseException) -> HostError | None:
-    """The host has no descriptor, memory or thread left for a part of a machine, which says so in its own way."""
+    """The host has no descriptor, memory or thread left for a part of a machine, which reports that in its own way."""
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         what, number = posix.strerror(error.errno), error.errno
     elif isinstance(error, RuntimeError) and "new thread" in str(error):
@@ -220,7 +221,7 @@ CHILDREN_MAX = 256
 
 def check_children(n: int) -> None:
     """
-    :raises ConfigError: a fork cannot have so few or so many children
+    :raises ConfigError: a fork cannot have that number of children
     """
     if not 1 <= n <= CHILDREN_MAX:
         raise ConfigError(f"a fork into {n} children", code="fork-children", hint=f"give 1 to {CHILDREN_MAX}")
@@ -242,9 +243,9 @@ def make_children(point: Closable, n: int, make: Callable[[int], Made]) -> list[
 
 
 class EventStream:
-    """Made by :meth:`Life.stream`: the events of a machine, one after the other; the last one is an :class:`EndEvent`.
+    """Made by :meth:`Life.stream`: the events of a machine, in order; the last one is an :class:`EndEvent`.
 
-    Each stream gets all, from its making on.  :meth:`close` ends it early, from any thread.
+    Each stream gets all events after its creation. :meth:`close` ends it early, from any thread.
     """
 
     def __init__(self, life: Life) -> None:

@@ -1,4 +1,4 @@
-"""Where virtio devices are put: the transport of each, and what KVM and the buses are told of it."""
+"""The slots of virtio devices: the transport of each, and its registration with KVM and the buses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MmioSlots:
     """Devices behind virtio-mmio.
 
-    :param board: what they are wired to
+    :param board: what they are connected to
     """
 
     hotplug = None
@@ -41,11 +41,11 @@ class MmioSlots:
 
     @property
     def numbers(self) -> range:
-        """Of the slots that are taken, for the DSDT."""
+        """The slots that are in use, for the DSDT."""
         return range(len(self.attached))
 
     def has_bar(self, device: VirtioDevice) -> bool:
-        """Windows are where the machine puts them."""
+        """The machine assigns the addresses of windows."""
         return False
 
     def attach(self, device: VirtioDevice) -> Attached:
@@ -96,9 +96,9 @@ class MmioSlots:
         """The VM is a new one."""
 
     def map_register_pages(self) -> None:
-        """Let the guest read registers as memory, without an exit; writes still come as MMIO.
+        """Map registers as memory that the guest reads without an exit; writes still come as MMIO.
 
-        Done while the guest runs already: until then C answers the reads.
+        Done while the guest runs; until then C answers the reads.
         """
         for slot, page in enumerate(self._pages):
             address = int(ffi.cast("uintptr_t", ffi.from_buffer(page)))

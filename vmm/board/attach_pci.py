@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class PciSlots:
     """Devices behind virtio-pci, on bus 0.
 
-    :param board: what they are wired to
+    :param board: what they are connected to
     """
 
     numbers = range(0)
@@ -59,17 +59,17 @@ class PciSlots:
 
     @property
     def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
-        """Through which the guest is told, and tells, of a device that comes or goes."""
+        """The registers of hot-plug notifications in both directions."""
         return ((layout.PCI_HOTPLUG, self._announcer.SIZE, self._announcer),)
 
     @property
     def saved(self) -> list[Saveable]:
-        """What decodes, and what the guest was told of devices that come or go."""
+        """Which BARs decode, and the pending hot-plug notifications."""
         return [self.bus, self._announcer]
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
-        """First address and size of what the host bridge forwards to 64-bit BARs."""
+        """First address and size of the window that the host bridge forwards to 64-bit BARs."""
         return tuple(self.bus.windows)
 
     def has_bar(self, device: VirtioDevice) -> bool:
@@ -113,11 +113,11 @@ class PciSlots:
         return attached
 
     def ask_to_leave(self, attached: Attached) -> None:
-        """Ask a running guest to let the device go; see :meth:`Attached.wait_gone`."""
+        """Request that a running guest release the device; see :meth:`Attached.wait_gone`."""
         self._announcer.ask_to_leave(self._number(attached))
 
     def pull_out(self, attached: Attached) -> None:
-        """Take the device off the bus, whatever the guest does with it; it is gone already: nothing to do."""
+        """Remove the device from the bus, whatever the guest does with it; no effect if it is gone."""
         for slot, each in list(self._numbers.items()):
             if each is attached:
                 self._on_gone(slot)
@@ -129,7 +129,7 @@ class PciSlots:
         raise ConfigError(f"{attached.device.name} is not attached to this machine", code="not-attached")
 
     def _on_gone(self, slot: int) -> None:
-        """Device *slot* goes, by the guest or by us: stop it, and free all that was its."""
+        """The guest or the host removes device *slot*: stop it, and free all of it."""
         attached = self._numbers.pop(slot, None)
         if attached is None:
             return  # the slot is empty, or it is the host bridge, which stays
@@ -150,7 +150,7 @@ class PciSlots:
         attached.set_gone()
 
     def _line(self, slot: int) -> Callable[[bool], None]:
-        """Sets the level of device *slot*; the pin is up while one of those that share it is."""
+        """Set the level of device *slot*; the pin is high while one of those that share it is."""
         gsi = layout.pci_gsi(slot)
         users = self._lines.setdefault(gsi, set())
 
@@ -201,8 +201,8 @@ class PciSlots:
             self._core.vm.ioeventfd(kick.fd, where, self._kick_size, None, assign=assign)
 
     def reset(self) -> None:
-        """All devices as after power-on: nothing decodes, no vector is connected.  No vCPU runs, and the VM is still
-        there."""
+        """Reset all devices to the state after power-on: nothing decodes, no vector is connected. No vCPU runs, and the
+        VM is still there."""
         for attached in self.attached:
             attached.transport.reset()
         self.bus.reset()
@@ -215,4 +215,4 @@ class PciSlots:
             users.clear()
 
     def map_register_pages(self) -> None:
-        """Nothing to map: what a driver reads while it runs is not in registers."""
+        """Nothing to map: a running driver reads no registers."""

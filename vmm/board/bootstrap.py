@@ -1,4 +1,4 @@
-"""What a machine does before its first instruction: the kernel's files into RAM, tables, the state of the vCPUs."""
+"""The steps before the first instruction: the kernel's files into RAM, tables, the state of the vCPUs."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ if TYPE_CHECKING:
     from vmm.config import MachineConfig, MemoryConfig
 
     class Origin(Protocol):
-        """Where a machine comes from: from its kernel's entry point, or from a snapshot.
+        """What a machine starts from: its kernel's entry point, or a snapshot.
 
-        :ivar event: the kind of the event that tells of the start
-        :ivar restores: :meth:`finish` gives each device a state
+        :ivar event: the kind of the event that reports the start
+        :ivar restores: :meth:`finish` restores the state of each device
         """
 
         event: str
         restores: bool
 
         def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
-            """RAM as the guest is to find it, once :meth:`finish` has been called.
+            """RAM with the guest's initial content, once :meth:`finish` has been called.
 
-            :param hotplug: bytes behind it that the guest may get later
+            :param hotplug: bytes after it that the guest may get later
             :param on_demand: shared memory may be filled when it is touched
             """
 
         def take_shell(self) -> Shell | None:
-            """What was made ahead of this machine, of which :meth:`make_memory` has taken RAM already."""
+            """The shell prepared for this machine, from which :meth:`make_memory` has already taken the RAM."""
 
         def begin(self, memory: GuestMemory) -> None:
-            """*memory* is there: begin what takes long in the background."""
+            """*memory* exists: start the slow steps in the background."""
 
         def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
-            """All devices are attached: make everything what the guest is to find.
+            """All devices are attached: set the state that the guest will find.
 
             :raises ConfigError: it cannot be
             """
 
         def go_on(self, slots: Slots) -> None:
-            """Start what goes on from before, workers of devices for one.  After :meth:`finish`, when the process has
-            given up what a running machine does not need: nothing is opened.  The guest runs already."""
+            """Start what continues from before, such as workers of devices. After :meth:`finish`, when the process has
+            given up what a running machine does not need; opens nothing. The guest runs already."""
 
         def close(self) -> None:
-            """Wait for what is done in the background.  A second call does nothing."""
+            """Wait for the background work. A second call does nothing."""
 
 
 def new_generation(memory: GuestMemory) -> None:
-    """Give the machine a VM generation ID that no other has."""
+    """Give the machine a unique VM generation ID."""
     memory.write(layout.VM_GENERATION_ID, posix.urandom(16))
 
 
 class Bootstrap:
-    """From the kernel's entry point.  Copies the files in the background from the start on: that takes as long as all
-    the rest, and needs nothing of it.
+    """From the kernel's entry point. Copies the files in the background from the start on: that takes as long as all
+    other steps, and does not depend on them.
 
     :param config: what is booted
     :raises ConfigError: it cannot be booted
@@ -92,7 +92,7 @@ class Bootstrap:
         self._loading = Task(lambda: boot.load_files(self._plan, memory), "loader")
 
     def finish(self, core: Core, slots: Slots, platform: Platform) -> None:
-        """All devices are attached: tell the kernel of them, and put the vCPUs where they begin.
+        """All devices are attached: describe them to the kernel, and set the initial state of the vCPUs.
 
         :raises ConfigError: a file has changed since it was checked, or there are too many devices
         """
@@ -109,6 +109,6 @@ class Bootstrap:
         """There is nothing yet."""
 
     def close(self) -> None:
-        """Wait for the copying, whatever came of it.  A second call does nothing."""
+        """Wait for the copying, whatever its result. A second call does nothing."""
         if self._loading is not None:
             self._loading.close()

@@ -1,4 +1,4 @@
-"""What KVM keeps of a machine: the VM, its vCPUs, memory slots and interrupt lines."""
+"""KVM's part of a machine: the VM, its vCPUs, memory slots and interrupt lines."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _WINDOW_SLOTS = 64
 
 
 class Core:
-    """Owns the VM and its vCPUs.  Made in steps, since some of them wait longer than they work.
+    """Owns the VM and its vCPUs. Made in steps, since some of them mostly wait.
 
     :param cpus: how many vCPUs
-    :param host_cpu: they have all that KVM offers, see :class:`~vmm.kvm.cpuid.CpuidTemplate`
-    :param cpu: a template that they are of
+    :param host_cpu: they get everything that KVM offers, see :class:`~vmm.kvm.cpuid.CpuidTemplate`
+    :param cpu: the template of their processor
     :ivar async_pf: of their processors, see :class:`~vmm.kvm.cpuid.CpuidTemplate`; set before :meth:`make_vcpus`
-    :raises ConfigError: more vCPUs than this host's KVM has, or another processor
+    :raises ConfigError: more vCPUs than this host's KVM supports, or another processor
     :raises HostError: no usable KVM
     """
 
@@ -117,7 +117,7 @@ class Core:
                 set_arch_capabilities(vcpu, self._cpu.arch_capabilities)
 
     def bind(self, bus: Any) -> None:
-        """Have *bus* (cdata ``struct bus *``) answer the exits of the vCPUs."""
+        """Set *bus* (cdata ``struct bus *``) to answer the exits of the vCPUs."""
         for vcpu in self.vcpus:
             vcpu.bind(bus)
 
@@ -126,15 +126,15 @@ class Core:
             self.vm.set_memory(slot, region.gpa, region.size, memory.host_address + region.offset)
 
     def wait_for_memory(self) -> None:
-        """Until RAM is there for the guest."""
+        """Wait until RAM is registered for the guest."""
         self._mapping.join()
 
     def map_page(self, index: int, gpa: int, host_address: int) -> None:
-        """Let the guest read a page of the VMM at *gpa* as memory, without an exit; writes still come as MMIO."""
+        """Map a page of the VMM at *gpa* that the guest reads as memory, without an exit; writes still come as MMIO."""
         self.vm.set_memory(_PAGE_SLOTS + index, gpa, PAGE, host_address, read_only=True)
 
     def map_window(self, gpa: int, size: int, host_address: int, read_only: bool = False) -> None:
-        """Let the guest use memory of a device, in which the device may map what it likes; also while it runs."""
+        """Give the guest a window of a device, in which the device may map anything, also while the guest runs."""
         number = next(each for each in range(len(self._windows) + 1) if each not in self._windows)
         self.vm.set_memory(_WINDOW_SLOTS + number, gpa, size, host_address, read_only=read_only)
         self._windows[number] = gpa, size, host_address, read_only
@@ -146,7 +146,7 @@ class Core:
         self.vm.set_memory(_WINDOW_SLOTS + number, gpa, 0, host_address)
 
     def irq_line(self, gsi: int) -> EventFd:
-        """What raises *gsi*, as an edge.  Owned by this object."""
+        """A descriptor that raises *gsi*, as an edge. Owned by this object."""
         ready = self._ready_irqs.get(gsi)
         made = ready.pop() if ready else None
         irq = made or EventFd()
@@ -156,7 +156,7 @@ class Core:
         return irq
 
     def new_kick(self, address: int, size: int, value: int) -> EventFd:
-        """An eventfd of the caller's, for :meth:`kick_line`."""
+        """An eventfd for :meth:`kick_line`, owned by the caller."""
         return self._ready_kicks.pop((address, size, value), None) or EventFd()
 
     def kick_line(self, fd: int, address: int, size: int, value: int) -> None:
@@ -168,8 +168,8 @@ class Core:
             self.vm.ioeventfd(fd, address, size, value)
 
     def make_lines(self, like: Core) -> None:
-        """Have the lines of another machine ready for :meth:`irq_line`, :meth:`new_kick` and :meth:`kick_line`: KVM
-        waits for its readers at each."""
+        """Prepare the lines of another machine for :meth:`irq_line`, :meth:`new_kick` and :meth:`kick_line`: KVM waits
+        for its readers at each."""
         for _, gsi in tuple(like._irqs):
             irq = EventFd()
             self._ready_irqs.setdefault(gsi, []).append(irq)
@@ -192,9 +192,9 @@ class Core:
         self._bound.clear()
 
     def remake(self, bus: Any, memory: GuestMemory) -> None:
-        """A new VM with new vCPUs and the same lines, :meth:`make_vcpus` included.  No vCPU runs.
+        """Replace the VM by a new one with new vCPUs and the same lines, :meth:`make_vcpus` included. No vCPU runs.
 
-        Nothing of the old one can be left then, whatever KVM keeps for a vCPU now or in times to come.
+        So nothing of the old one can be left, whatever KVM stores for a vCPU now or in future versions.
         """
         self._close_vm()
         self._make_vm()
@@ -212,13 +212,13 @@ class Core:
     # -- snapshots: no vCPU runs, and the last exit of each is completed -----------------------------------------------
 
     def cpuid(self) -> str:
-        """What tells the processor that vCPU 0 sees from others: SHA-256 of its leaves."""
+        """The identity of the processor that vCPU 0 sees: SHA-256 of its leaves."""
         from vmm.kvm.cpuid import fingerprint
 
         return fingerprint(self._template.for_vcpu(0))
 
     def save(self, *, own: bool = False) -> tuple[list[VcpuState], VmState]:
-        """All that KVM keeps but memory slots and routes, which others know.
+        """KVM's state of the machine, without memory slots and routes.
 
         :param own: for this process, see :func:`vmm.kvm.saved.save_vcpu`
         """
@@ -237,12 +237,12 @@ class Core:
         same_cpuid: bool = False,
         own: bool = False,
     ) -> None:
-        """Put into fresh vCPUs what :meth:`save` returned.
+        """Restore what :meth:`save` returned into fresh vCPUs.
 
-        :param same_cpuid: theirs is that of the state already
+        :param same_cpuid: they already have the CPUID of the state
         :param own: this process has just saved it
-        :raises ConfigError: it is of another number of vCPUs, or not such a state
-        :raises HostError: this host's KVM does not take it
+        :raises ConfigError: it has another number of vCPUs, or is not such a state
+        :raises HostError: this host's KVM does not accept it
         """
         from vmm.kvm import saved
 

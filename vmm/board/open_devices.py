@@ -1,4 +1,4 @@
-"""The devices that a configuration asks for: opened, not yet attached; and found again."""
+"""The devices of a configuration: opened, not yet attached; and found again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_devices(
     on_demand: bool,
     ahead: OpenedAhead | None = None,
 ) -> list[VirtioDevice]:
-    """The device of each record, in their order.  What was opened is *owned*, also on errors.
+    """The device of each record, in their order. Opened objects are *owned*, also on errors.
 
     :param counts: how many devices of each kind of record the machine has had so far; those opened are added
     :param on_demand: as of :class:`~vmm.virtio.device_config.Opening`
@@ -73,7 +73,7 @@ class OpenedAhead:
                 loop.close()
 
     def pop(self, record: DeviceConfig) -> VirtioDevice | None:
-        """The one of *record*; None: there is none."""
+        """The one for *record*; None if there is none."""
         for index, (own, device) in enumerate(self._devices):
             if own is record or own == record:
                 del self._devices[index]
@@ -121,7 +121,7 @@ def vsock_of(devices: Iterable[VirtioDevice]) -> Vsock | VhostVsock:
 
 
 def nets_of(devices: Iterable[VirtioDevice]) -> list[Net]:
-    """The network devices of a machine, in the order of their attaching."""
+    """The network devices of a machine, in the order of attachment."""
     found: list[Any] = [device for device in devices if device.device_id == ID_NET]
     return found
 
@@ -140,7 +140,7 @@ def balloon_of(devices: Iterable[VirtioDevice]) -> Balloon:
 
 
 def hotplug_memory_of(devices: Iterable[VirtioDevice]) -> HotplugMemory:
-    """What adds memory to a machine.
+    """The memory device of a machine.
 
     :raises ConfigError: it has none
     """

@@ -1,4 +1,4 @@
-"""What is to be closed: one stack for a machine, and one for each device in it, which an unplug closes alone.
+"""Stacks of objects to close: one for a machine, and one for each device in it, which an unplug closes alone.
 
 Machines that are open when the interpreter exits are closed then: threads in C must not outlive the memory they use.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Owned:
-    """Closed in the opposite order of its making: workers before the memory and descriptors that they use."""
+    """Closed in the reverse order of creation: workers before the memory and descriptors that they use."""
 
     def __init__(self) -> None:
         self._things: list[Closable] = []
@@ -37,17 +37,17 @@ class Owned:
         return thing
 
     def branch(self) -> Owned:
-        """A stack of its own that is closed with this one, or before: see :meth:`discard`."""
+        """A new stack that is closed with this one, or before: see :meth:`discard`."""
         return self.add(Owned())
 
     def discard(self, thing: Closable) -> None:
-        """Do not close it any more, since its user has.  Without effect when it is not here."""
+        """Remove it without closing it, since its user has closed it. No effect if it is not here."""
         self._things[:] = [each for each in self._things if each is not thing]
 
     def close(self) -> None:
         """Close everything.
 
-        :raises HostError: something could not be closed; the rest is closed nevertheless
+        :raises HostError: something could not be closed; everything else is closed nevertheless
         """
         first: BaseException | None = None
         while self._things:
@@ -60,14 +60,14 @@ class Owned:
 
 
 class Native:
-    """A cdata object, freed by a function of the C library's."""
+    """A cdata object, freed by a function of the C library."""
 
     def __init__(self, cdata: Any, free: Any) -> None:
         self._cdata = cdata
         self._free = free
 
     def close(self) -> None:
-        """Free it; the second time nothing."""
+        """Free it; a second call has no effect."""
         if self._cdata is not None:
             self._free(self._cdata)
             self._cdata = None
@@ -78,13 +78,13 @@ _open: dict[int, ref[Any]] = {}
 
 
 def close_at_exit(thing: Closable) -> None:
-    """Close *thing* at the exit of the interpreter, unless it is garbage by then."""
+    """Close *thing* at the exit of the interpreter, unless it was collected by then."""
     key = id(thing)
     _open[key] = ref(thing, lambda _: _open.pop(key, None))
 
 
 def is_closed(thing: Closable) -> None:
-    """Nothing is to be done for *thing* at the exit any more."""
+    """Remove *thing* from those that are closed at the exit."""
     _open.pop(id(thing), None)
 
 

@@ -1,4 +1,5 @@
-"""What every machine has beside RAM, vCPUs and virtio devices: buses, a serial port, power registers and a button."""
+"""The parts of every machine besides RAM, vCPUs and virtio devices: buses, a serial port, power registers and a
+button."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Platform:
-    """Made in two steps: the buses, which vCPUs need, and what lies on them, which needs vCPUs.
+    """Made in two steps: the buses, which vCPUs need, and their devices, which need vCPUs.
 
     :ivar pio: the control plane's side of the I/O ports, and :attr:`mmio` of memory
     :ivar native: the C bus (cdata ``struct bus *``)
-    :param end_of_ram: where windows of devices may begin
+    :param end_of_ram: the first address for windows of devices
     :param owned: of the machine
     """
 
@@ -41,7 +42,8 @@ class Platform:
         owned.add(Native(self.native, lib.bus_free))
 
     def add_devices(self, core: Core, loop: Loop, console: ConsoleConfig, on_power: Callable[[str], None]) -> None:
-        """The serial port, whose output goes where *console* says; what ends a run, told to *on_power*; the button."""
+        """The serial port, with its output according to *console*; the power registers, which report to *on_power*; the
+        button."""
         self._core = core
         self.serial = Serial(core.irq_line(layout.COM1_GSI), out_fd=console.fd, drop=console.drop)
         self._owned.add(self.serial)
@@ -55,11 +57,11 @@ class Platform:
 
     @property
     def saved(self) -> list[Saveable]:
-        """What a snapshot keeps: the others have no state."""
+        """The saved state: only the serial port has one."""
         return [self.serial, *self._more_saved]
 
     def keep(self, thing: Saveable) -> None:
-        """Have a snapshot keep that, too."""
+        """Add it to the saved state."""
         self._more_saved.append(thing)
 
     def add_pio(self, base: int, size: int, device: BusDevice) -> None:
@@ -68,9 +70,9 @@ class Platform:
         lib.bus_add_python(self.native, lib.BUS_PIO, base, size)
 
     def place_windows(self, device: VirtioDevice, *, bars: bool = False) -> None:
-        """Windows of *device*, behind RAM and the windows before.
+        """Assign addresses to the windows of *device*, after RAM and earlier windows.
 
-        :param bars: they are BARs, which their bus maps when the guest enables them; only places are found for them
+        :param bars: they are BARs, which their bus maps when the guest enables them; only addresses are assigned
         :raises ConfigError: there are too many
         """
         for region in device.regions.values():

@@ -1,4 +1,4 @@
-"""Slots of virtio devices: what those behind mmio and behind PCI have in common, and what only PCI can."""
+"""Slots of virtio devices: the common part of mmio and PCI, and PCI's extensions."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from vmm.virtio.transport import Transport
 
     class HotPlug(Protocol):
-        """Devices come and go while the guest runs."""
+        """Hot-plug: devices come and go while the guest runs."""
 
         def plug(self, device: VirtioDevice) -> Attached:
-            """Attach a device, and tell the guest.
+            """Attach a device, and notify the guest.
 
-            :raises ConfigError: no slot is free; a device that needs what only a machine that is being made can give
+            :raises ConfigError: no slot is free; or the device supports only attachment before the start
             """
 
         def ask_to_leave(self, attached: Attached) -> None:
-            """Ask the guest to let the device go; see :meth:`Attached.wait_gone`."""
+            """Request that the guest release the device; see :meth:`Attached.wait_gone`."""
 
         def pull_out(self, attached: Attached) -> None:
-            """Take the device away, whatever the guest does with it; it is gone already: nothing to do."""
+            """Remove the device, whatever the guest does with it; no effect if it is gone."""
 
     class Slots(Protocol):
         """Where virtio devices are put.
 
-        :ivar attached: in the order of their attaching
-        :ivar hotplug: how they come and go while the guest runs; None: they do not
+        :ivar attached: in the order of attachment
+        :ivar hotplug: its hot-plug; None: it has none
         """
 
         attached: list[Attached]
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 
         @property
         def ports(self) -> tuple[tuple[int, int, BusDevice], ...]:
-            """Address, size and device of ports that the slots themselves have."""
+            """Address, size and device of the ports of the slots themselves."""
 
         @property
         def saved(self) -> list[Saveable]:
-            """What a snapshot keeps of the slots themselves; it is restored when the devices in them are."""
+            """The state of the slots themselves in a snapshot; restored after the devices in them."""
 
         @property
         def numbers(self) -> range:
-            """Of the virtio-mmio slots that are taken, for the DSDT."""
+            """The virtio-mmio slots that are in use, for the DSDT."""
 
         @property
         def windows(self) -> tuple[tuple[int, int], ...]:
-            """First address and size of what the host bridge forwards to 64-bit BARs."""
+            """First address and size of the window that the host bridge forwards to 64-bit BARs."""
 
         def has_bar(self, device: VirtioDevice) -> bool:
             """The windows of *device* are BARs, which the guest may move."""
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
             """The VM is a new one."""
 
         def map_register_pages(self) -> None:
-            """Let the guest read registers as memory, where it can; done while it runs already."""
+            """Map registers as memory that the guest reads, where possible; done while it runs."""
 
 
 NOWHERE = (1 << 64) - 1
@@ -91,8 +91,8 @@ class Board:
     :ivar native: the C bus (cdata ``struct bus *``)
     :ivar owned: of the machine
     :ivar packed: offer packed virtqueues
-    :ivar pages: pages of registers that are there already
-    :ivar restored: states of all devices will be restored
+    :ivar pages: register pages that exist already
+    :ivar restored: the states of all devices will be restored
     """
 
     __slots__ = ("core", "loop", "memory", "mmio", "native", "owned", "packed", "pages", "restored")
@@ -122,9 +122,9 @@ class Board:
 
 
 class Attached:
-    """A virtio device in its slot: the transport and what KVM bound to it.
+    """A virtio device in its slot: the transport, and its bindings in KVM.
 
-    :ivar owned: what is closed when the device is unplugged: transport, kicks, and the device
+    :ivar owned: closed when the device is unplugged: transport, kicks, and the device
     """
 
     def __init__(self, device: VirtioDevice, transport: Transport, kicks: list[EventFd], owned: Owned) -> None:
@@ -137,7 +137,7 @@ class Attached:
         self._there.acquire()
 
     def wait_gone(self, timeout: float) -> bool:
-        """Wait until the device was unplugged, at most *timeout* seconds; False: it is still there."""
+        """Wait until the device was unplugged, at most *timeout* seconds; False if it is still attached."""
         if not self._there.acquire(timeout=timeout):
             return False
         self._there.release()
@@ -149,10 +149,10 @@ class Attached:
         disk.resize()
 
     def set_gone(self) -> None:
-        """The device was unplugged, and everything of it is closed."""
+        """The device was unplugged, and all of it is closed."""
         self._there.release()
 
 
 def no_hotplug() -> ConfigError:
-    """What is said of a machine whose devices do not come and go."""
+    """The error for a machine without hot-plug."""
     return ConfigError("devices come and go only on PCI", code="hotplug", hint='make the machine with transport="pci"')

@@ -1,4 +1,4 @@
-"""Keeping vCPUs out of the guest for a while; imported when that is first asked for."""
+"""Keeps vCPUs out of the guest for a while; imported at the first use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Hold:
-    """Where the threads of vCPUs wait.
+    """The place where the threads of vCPUs wait.
 
-    A vCPU may be held for several reasons at a time, words that their owners choose; it runs when none is left.  One
-    that is asked to stay out is kicked by the caller; its thread then comes to :meth:`stay`.
+    A vCPU may be held for several reasons at a time, each a word that its owner chooses; it runs when none is left. The
+    caller kicks a vCPU that it holds; its thread then comes to :meth:`stay`.
     """
 
     def __init__(self) -> None:
@@ -30,16 +30,16 @@ class Hold:
                 self._reasons.setdefault(index, set()).add(reason)
 
     def wait(self, indexes: Iterable[int]) -> None:
-        """Until none of these is in the guest any more; at once when the run is over."""
+        """Wait until none of these is in the guest any more; returns at once if the run is over."""
         wanted = set(indexes)
         with self._condition:
             while not (self._over or wanted <= self._here | self._gone):
                 self._condition.wait()
 
     def drop(self, reason: str, indexes: Iterable[int], go: Callable[[int], None]) -> None:
-        """They need not stay for *reason* any more.
+        """Release them for *reason*.
 
-        :param go: called for each that is free now, before it runs; not when the run is over
+        :param go: called for each that becomes free, before it runs; not when the run is over
         """
         with self._condition:
             for index in indexes:
@@ -52,7 +52,7 @@ class Hold:
             self._condition.notify_all()
 
     def stay(self, index: int) -> None:
-        """By a vCPU's own thread: wait until it is not held."""
+        """On a vCPU's own thread: wait until it is not held."""
         with self._condition:
             self._here.add(index)
             self._condition.notify_all()
@@ -72,7 +72,7 @@ class Hold:
             self._condition.notify_all()
 
     def end(self) -> None:
-        """The run has ended: let all threads that wait continue."""
+        """The run has ended: release all waiting threads."""
         with self._condition:
             self._over = True
             self._condition.notify_all()

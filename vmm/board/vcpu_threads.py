@@ -32,12 +32,12 @@ _SYSTEM_EVENTS = {1: POWEROFF, 2: REBOOT, 3: PANIC}
 
 
 class VcpuThreads(Saveable):
-    """One thread for each vCPU that runs.  The first cause to end the run wins and is told to *life*, on whatever
-    thread it came up; after that no vCPU enters the guest again.
+    """One thread for each vCPU that runs. The first cause to end the run wins and is reported to *life*, on whatever
+    thread it arose; after that no vCPU enters the guest again.
 
-    :param count: how many vCPUs run, the first ones: whatever the guest sends to the others, they do nothing
-    :param ahead: threads for the first ones that are started
-    :ivar count: how many do, see :meth:`resize`
+    :param count: how many vCPUs run, the first ones: what the guest sends to the others has no effect
+    :param ahead: existing threads for the first ones that are started
+    :ivar count: how many vCPUs run, see :meth:`resize`
     """
 
     name = "vcpus"
@@ -72,8 +72,8 @@ class VcpuThreads(Saveable):
         """Called on a vCPU's thread after a KVM_EXIT_DEBUG; its setter has asked KVM for such exits."""
 
     def start(self) -> None:
-        """Start the threads; returns when the first one has nothing more to do before the guest's instructions, so that
-        what the caller does next, on the same CPU perhaps, does not delay these."""
+        """Start the threads; returns when the first one is about to run the guest's instructions, so that the caller's
+        next steps, perhaps on the same CPU, do not delay these."""
         self._begins.acquire()
         for vcpu in self._vcpus[: self.count]:
             self._start(vcpu)
@@ -98,7 +98,7 @@ class VcpuThreads(Saveable):
         return set(range(self.count, len(self._vcpus)))
 
     def end(self, kind: str, detail: str = "", error: BaseException | None = None) -> bool:
-        """End the run; False when it had ended already.  From any thread, a vCPU's own included."""
+        """End the run; False if it had ended already. From any thread, a vCPU's own included."""
         end = self._life.finish(kind, detail, error)
         if end is None:
             return False
@@ -116,12 +116,13 @@ class VcpuThreads(Saveable):
             vcpu.leaving = thread.join
 
     def halt(self) -> None:
-        """Get all threads out of the guest for ever, without ending the run, and wait for them."""
+        """Stop all threads outside the guest for ever, without ending the run, and wait for them."""
         self._out()
         self.join()
 
     def begin_again(self) -> None:
-        """After :meth:`halt`: be as new, for the vCPUs that are there now.  A :meth:`end` that came since counts."""
+        """After :meth:`halt`: return to the initial state, for the present vCPUs. An :meth:`end` since then takes
+        effect."""
         self._gone, self._hold = self._spare(), None
         self._ended = False
         if self._life.is_over:
@@ -134,14 +135,15 @@ class VcpuThreads(Saveable):
         self._threads = []
 
     def is_own_thread(self) -> bool:
-        """Is the caller one of the vCPUs' threads?"""
+        """Whether the caller is one of the vCPUs' threads."""
         return any(thread.ident == get_ident() for thread in self._threads)
 
     def describe_reset(self) -> str:
-        """On the thread of a vCPU that has asked for a reset: what it has left out before, as text; empty: nothing.
+        """On the thread of a vCPU that has requested a reset: a step of an orderly reboot that it has skipped, as text;
+        empty: none.
 
-        A kernel that reboots in order switches its local APIC off first (Linux, ``native_machine_shutdown()``); one
-        that panics, without a driver for pvpanic, does not.
+        A kernel that reboots in order disables its local APIC first (Linux, ``native_machine_shutdown()``); one that
+        panics, without a driver for pvpanic, does not.
         """
         own = next((index for index, thread in enumerate(self._threads) if thread.ident == get_ident()), -1)
         if own < 0 or not self._vcpus[own].has_lapic_enabled():
@@ -151,9 +153,9 @@ class VcpuThreads(Saveable):
     # -- vCPUs that come and go, by one caller at a time, while the guest runs ----------------------------------------
 
     def resize(self, count: int) -> None:
-        """Have the first *count* vCPUs run, and no others.  Those that come wait for the guest to start them.
+        """Run the first *count* vCPUs, and no others. New ones wait until the guest starts them.
 
-        :raises ConfigError: the guest uses one that is to go
+        :raises ConfigError: the guest uses a vCPU that is to be removed
         """
         for vcpu in self._vcpus[self.count : count]:
             vcpu.await_startup()
@@ -203,8 +205,8 @@ class VcpuThreads(Saveable):
     # -- holding: each of these by one caller at a time for one reason ----------------------------------------------
 
     def hold(self, reason: str, indexes: Iterable[int] | None = None, *, wait: bool = True) -> None:
-        """Get vCPUs (all unless said) out of the guest and keep them out, whatever they were doing; an exit in
-        progress is finished first.  Returns when they are out, or the run has ended; without *wait* at once."""
+        """Hold vCPUs (all by default) outside the guest, whatever they were doing; an exit in progress is completed
+        first. Returns when they are out, or the run has ended; without *wait* at once."""
         wanted = range(len(self._vcpus)) if indexes is None else list(indexes)
         hold = self._hold
         if hold is None:
@@ -228,7 +230,7 @@ class VcpuThreads(Saveable):
             self._hold.drop(reason, everyone, lambda index: self._vcpus[index].resume())
 
     def hold_self(self, vcpu: Vcpu, reason: str) -> None:
-        """By *vcpu*'s own thread, between two runs: it is held when this returns, and will wait."""
+        """On *vcpu*'s own thread, between two runs: it is held when this returns, and will wait."""
         assert self._hold is not None
         self._hold.add(reason, (vcpu.index,))
         vcpu.kick()

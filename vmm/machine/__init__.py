@@ -1,1 +1,1 @@
-"""One machine: what it is put together from, its life, its statistics."""
+"""One machine: its construction, its life, its statistics."""

@@ -1,7 +1,7 @@
 """A machine's threads, each with a short list of system calls, and without capabilities: see docs/security.md.
 
-A vCPU and the control loop run Python, for what C does not answer.  So this is for processes whose Python code is
-known: what may run on these threads (devices, listeners, finalizers of whatever is collected there) opens nothing.
+A vCPU and the control loop run Python, for what C does not handle. So this is for processes whose Python code is known:
+code that may run on these threads (devices, listeners, finalizers of collected objects) opens nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FOR_PYTHON = lib.SECCOMP_CHILD | lib.SECCOMP_VHOST
 
 
 def import_the_rest() -> None:
-    """What these threads may import, by the way that the guest takes: they cannot open files."""
+    """Import the modules that these threads may need, for the guest's way of running: they cannot open files."""
     from vmm.kvm import diagnose, structs_debug, structs_state
 
     assert diagnose and structs_debug and structs_state
 
 
 def kinds_of(config: MachineConfig) -> int:
-    """The kinds of workers that the machine will have (``SECCOMP_*``), and what else its devices need."""
+    """The kinds of workers of the machine (``SECCOMP_*``), and further needs of its devices."""
     kinds = 0
     for each in (*config.device_configs(), *config.last_configs()):
         kinds |= each.calls
@@ -39,7 +39,7 @@ def kinds_of(config: MachineConfig) -> int:
 
 
 class Confinement:
-    """What the threads of a machine are to give up; holds the thread that starts its workers until :meth:`close`.
+    """The restrictions for a machine's threads; holds the thread that starts its workers until :meth:`close`.
 
     :param config: of the machine, all of whose devices are open
     :param terminal: its console is one
@@ -61,7 +61,7 @@ class Confinement:
         """To be called on the control loop's thread, before it looks at anything of the guest's."""
 
     def close(self) -> None:
-        """Workers are started by whoever wants them, again.  Harmless when done twice."""
+        """Any thread may start workers again. Harmless when done twice."""
         if self._open:
             self._open = False
             lib.seccomp_starter_end()

@@ -1,4 +1,5 @@
-"""The one place where a machine is wired: RAM, vCPUs, buses, interrupt lines, devices; and its lifecycle."""
+"""The one place that connects the parts of a machine: RAM, vCPUs, buses, interrupt lines, devices; and its
+lifecycle."""
 
 from __future__ import annotations
 
@@ -189,7 +190,7 @@ class Machine(AnyMachine):
 
     @property
     def attached(self) -> list[Attached]:
-        """The virtio devices in their slots, in the order of their attaching."""
+        """The virtio devices in their slots, in the order of attachment."""
         return self._slots.attached
 
     @property
@@ -209,9 +210,9 @@ class Machine(AnyMachine):
         return [] if self._core is None else self._core.vcpus
 
     def figures(self) -> dict[str, Any]:
-        """What is counted: ``vcpus``, of each what KVM counts by the kernel's names, and the exits that ``c`` and
-        ``python`` answered; ``devices``, of each its ``name`` and what it counts.  Nobody is waited for: what another
-        process counts, as that of a share, is not among it.
+        """Counters: ``vcpus``, with KVM's counters of each by the kernel's names, and the exits that ``c`` and
+        ``python`` answered; ``devices``, with the ``name`` and counters of each. It waits for nobody: counters of
+        another process, such as a share's server, are not included.
         """
         self._life.check("figures")
         vcpus = []
@@ -261,7 +262,7 @@ class Machine(AnyMachine):
         :param files: of a disk by its record: they are open; closed with it, or now
         :param directory: of a share by its record: a descriptor of its directory, the caller's
         :raises ConfigError: the machine does not run, has no PCI bus or no room on it; the device cannot be opened, or
-            not be plugged in
+            does not support it
         """
         if files is not None:
             return self._plug_files(device, files)
@@ -295,12 +296,12 @@ class Machine(AnyMachine):
             raise
 
     def unplug(self, attached: Attached, timeout: float = 30.0, *, force: bool = False) -> bool:
-        """Ask the guest to let a device go, and wait until it has; then everything of it is closed.
+        """Request that the guest release a device, and wait for that; then close all of it.
 
-        :param timeout: seconds to wait; 0 only asks
+        :param timeout: seconds to wait; 0 only requests
         :param force: remove it then, whether the guest has released it or not
-        :returns: whether it is removed.  A guest may be slow, or never release what it uses
-        :raises ConfigError: the machine does not run or has no PCI bus, or the device is not of this machine
+        :returns: whether it is removed. A guest may be slow, or never release a device that it uses
+        :raises ConfigError: the machine does not run or has no PCI bus, or the device does not belong to this machine
         """
         with self._life_lock:
             self._life.check("unplug")
@@ -324,13 +325,13 @@ class Machine(AnyMachine):
         return self._confinement is not None
 
     def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
-        """Load the kernel and let the guest run.
+        """Load the kernel and run the guest.
 
-        :param ready: called before its first instruction, when all that the machine needs is open and none of its
-            threads runs, workers of a clone's devices included; what it raises, this raises
-        :param confined: the threads of vCPUs and the control loop have no capabilities, and no system calls but those
-            that the devices of this package need.  A call that is not among them ends the process.  So nothing that
-            opens files or the like may run there: devices of the caller's own, listeners to events
+        :param ready: called before the first instruction, when everything that the machine needs is open and none of
+            its threads runs, workers of a clone's devices included; its exceptions are passed on
+        :param confined: the threads of vCPUs and the control loop have no capabilities, and only the system calls that
+            the devices of this package need. Any other call ends the process. So nothing that opens files may run
+            there: the caller's own devices, listeners to events
         :param terminal: with *confined*: its console is a terminal
         :raises HostError: *confined*, and the host has no filters of system calls
         """
@@ -381,8 +382,8 @@ class Machine(AnyMachine):
         self.loop.run()
 
     def stop(self, kind: str = STOPPED, detail: str = "") -> None:
-        """End the run, as without power; before :meth:`start`: the run will end at once.  Without effect when it has
-        ended.
+        """End the run, as by a loss of power; before :meth:`start`: the run will end at once. Without effect when it
+        has ended.
 
         From any thread, and from a signal handler.
         """
@@ -392,7 +393,7 @@ class Machine(AnyMachine):
     def pause(self) -> None:
         """Stop the guest where it is: no vCPU runs and no device touches its memory until :meth:`resume`.
 
-        What a vCPU or a disk is just doing is finished first.  Not from a thread of the machine's own (by a device).
+        What a vCPU or a disk is just doing is completed first. Not from a thread of the machine itself (by a device).
         """
         self._check_thread("pause")
         with self._life_lock:
@@ -405,7 +406,7 @@ class Machine(AnyMachine):
             self._life.publish("paused")
 
     def resume(self) -> None:
-        """Let the guest go on.  Its watchdogs are told that it did not run; its clocks went on."""
+        """Let the guest go on. Its watchdogs are notified that it did not run; its clocks continued."""
         self._check_thread("resume")
         with self._life_lock:
             self._life.check("resume")
@@ -427,17 +428,17 @@ class Machine(AnyMachine):
         stop: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Save the machine as the directory *path*, which replaces a snapshot that is there; it goes on as before.
+        """Save the machine as the directory *path*, replacing an existing snapshot; the machine continues.
 
-        It stands still meanwhile, for as long as its memory and disks take to copy.  See docs/snapshot-format.md.
+        It is paused meanwhile, for as long as copying its memory and disks takes. See docs/snapshot-format.md.
 
-        :param base: a snapshot of this machine, or one that it was restored from: only memory that differs from it is
-            written, and the new one needs it to be restored
-        :param stop: end the run when it is saved, instead of going on
-        :param progress: called with bytes of memory that were looked at, and of how many
+        :param base: a snapshot of this machine, or one that it was restored from: only memory that differs is written,
+            and the new one needs it for a restore
+        :param stop: end the run when it is saved, instead of continuing
+        :param progress: called with the bytes of memory that were examined, and the total
         :raises ConfigError: it has a device that cannot be saved, is being debugged, or *path* is something else, or a
-            snapshot of which there are diffs
-        :raises HostError: the host cannot write it; nothing is left of it, and the machine goes on, with *stop*, too
+            snapshot that has diffs
+        :raises HostError: the host cannot write it; nothing is left of it, and the machine continues, with *stop* too
         """
         from vmm.saving.new_directory import NewDirectory
         from vmm.saving.snapshot import Taking
@@ -460,11 +461,12 @@ class Machine(AnyMachine):
             self._life.publish("snapshot", path)
 
     def save(self, files: Files, *, stop: bool = False, progress: Callable[[int, int], None] | None = None) -> Saved:
-        """The part of :meth:`snapshot` that needs the machine, for callers that make *files* and the rest elsewhere.
+        """The part of :meth:`snapshot` that needs the machine, for callers that make *files* and everything else
+        elsewhere.
 
         :param stop: leave it paused
         :raises ConfigError: as :meth:`snapshot`
-        :raises HostError: the host cannot write, and the machine goes on
+        :raises HostError: the host cannot write, and the machine continues
         """
         from vmm.saving.snapshot import save
 
@@ -512,20 +514,21 @@ class Machine(AnyMachine):
         start: bool = True,
         **changes: Any,
     ) -> list[Machine]:
-        """*n* new machines that go on where this one is now, and so does it.
+        """Make *n* new machines that continue from where this one is now; this one continues too.
 
-        It stands still until what it has written since its last fork, or all that it has touched, and its disks are
-        copied; pages of memory are shared with its children until one of them writes.  Disks of a child are copies that
-        end with it.  Its VM generation ID is another; its networks are new, and connections of its vsock have ended.
+        It is paused while its disks are copied, and everything that it has written since its last fork, or has ever
+        touched. Pages of memory are shared with its children until one of them writes. Disks of a child are copies that
+        end with it. It has another VM generation ID; its networks are new, and connections of its vsock have ended.
 
         :param each: called with 0 to *n* - 1: what that child has of its own beside *changes*; and its ``devices``, as
             this one was made with
         :param start: let them run; else :meth:`start` does
         :param changes: fields of :class:`~vmm.config.MachineConfig` that children have of their own: ``nets``,
             ``vsock``, whose sockets and tap devices are in use, ``disks``, ``shares`` (also a dictionary of paths by
-            tag), ``console``, which is none unless it is said
-        :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child cannot be made so
-        :raises HostError: the host refuses.  There are no children then, and the machine goes on
+            tag), ``console``, which is none by default
+        :raises ConfigError: it has a device that cannot be saved, or is being debugged; a child with these changes is
+            impossible
+        :raises HostError: the host refuses. There are no children then, and the machine continues
         """
         point = self.fork_point(n)
 
@@ -598,7 +601,7 @@ class Machine(AnyMachine):
 
     @classmethod
     def of_fork(cls, point: ForkPoint, changes: dict[str, Any], *, start: bool) -> Machine:
-        """The second half, for each child: *changes* are all that it has of its own, ``devices`` included."""
+        """The second half, for each child: *changes* are all of its differences, ``devices`` included."""
         devices = changes.pop("devices", ())
         origin = point.child(changes)
         return cls.of_origin(origin, origin.config, devices, start=start)
@@ -621,9 +624,9 @@ class Machine(AnyMachine):
         start: bool = True,
         **changes: Any,
     ) -> Machine:
-        """A new machine that goes on where the snapshot in the directory *path* was taken.
+        """A new machine that continues from the snapshot in the directory *path*.
 
-        Its memory is that of the file, copied page by page where it is written; its disks are copies of its own, or
+        Its memory is that of the file, copied page by page when it is written; its disks are copies of its own, or
         overlays over the snapshot's, which are only read.
 
         :param devices: as it was made with
@@ -631,15 +634,15 @@ class Machine(AnyMachine):
             those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
             (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
         :param clock: ``host``: the time since the snapshot is added to the guest's clocks, CLOCK_MONOTONIC too, so that
-            the date is right; ``resume``: they go on where they were, and the guest has to correct its date itself
-        :param prefetch: the first clone with this records which pages of memory it touches in its first two seconds,
-            in the directory of the snapshot; those after it have these read, on a thread, while they run
-        :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each has it
-            in its :class:`~vmm.virtio.blk.DiskConfig`
-        :param force: whatever says that this host, or an image, is not the same
-        :param verify: read the whole snapshot first, and compare checksums; else those of small files are compared
-        :param start: let it run; else :meth:`start` does
-        :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
+            the date is right; ``resume``: they continue where they were, and the guest has to correct its date
+        :param prefetch: the first clone with this records in the snapshot's directory which pages of memory it touches
+            in its first two seconds; later clones read these in advance, on a thread, while they run
+        :param cow: how all of its disks are made: ``auto``, ``reflink``, ``copy`` or ``overlay``; empty: as each
+            :class:`~vmm.virtio.blk.DiskConfig` says
+        :param force: restore even if this host, or an image, has changed
+        :param verify: read the whole snapshot first, and compare checksums; otherwise only those of small files
+        :param start: run it; else :meth:`start` does
+        :raises ConfigError: it is not a snapshot, or cannot be restored here; the message has the reason
         :raises HostError: the host refuses
         """
         from vmm.saving.restore import Restored
@@ -651,7 +654,7 @@ class Machine(AnyMachine):
     def of_origin(
         cls, origin: Origin, config: MachineConfig, devices: tuple[VirtioDevice, ...] = (), *, start: bool
     ) -> Machine:
-        """The second half of :meth:`restore`, for callers that inspect *origin* before.  *origin* is closed in any
+        """The second half of :meth:`restore`, for callers that inspect *origin* first. *origin* is closed in any
         case."""
         try:
             machine = cls(config, devices=devices, _origin=origin)
@@ -669,11 +672,11 @@ class Machine(AnyMachine):
     # -- its end -----------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Let the guest begin anew: empty RAM, new vCPUs, devices as after power-on, the kernel read again.
+        """Restart the guest: empty RAM, new vCPUs, devices as after power-on, the kernel read again.
 
-        Disks, shares and sockets stay open.  :meth:`events` and :meth:`wait` go on with the new run.
+        Disks, shares and sockets stay open. :meth:`events` and :meth:`wait` continue with the new run.
 
-        :raises ConfigError: the kernel's or initrd's file cannot be booted any more; the guest goes on as it was
+        :raises ConfigError: the kernel's or initrd's file can no longer be booted; the guest continues
         :raises HostError: the host refuses; the run has ended
         """
         self._check_thread("reset")
@@ -709,22 +712,22 @@ class Machine(AnyMachine):
         self._threads.start()
 
     def stale_shares(self) -> float:
-        """For how many seconds the guest may still rely on what it was told of shared files and the host has changed
-        since; see :meth:`refresh_shares`."""
+        """For how many seconds the guest may still rely on cached data of shared files that the host has changed since;
+        see :meth:`refresh_shares`."""
         self._life.check("refresh_shares")
         return max((device.stale() for device in self.devices), default=0.0)
 
     def refresh_shares(self) -> None:
-        """Wait until the guest sees what the host has written to the files of its shares before this call.
+        """Wait until the guest sees everything that the host wrote to the files of its shares before this call.
 
-        A guest keeps attributes and names for a second (``cache=auto``).  Most calls return at once: only when the host
-        has changed what the guest has looked at in the last second, they wait until that second is over.
+        A guest keeps attributes and names for a second (``cache=auto``). Most calls return at once. They wait until the
+        end of that second only if the host has changed something that the guest read within it.
         """
         if seconds := self.stale_shares():
             time.sleep(seconds)  # the guest drops what it knows by its clock, which nothing shows
 
     def press_power_button(self) -> None:
-        """Ask the guest to power off: an ACPI event that it may hear or not."""
+        """Request that the guest power off, by an ACPI event that it may ignore."""
         self._life.check("press_power_button")
         self._life.publish("power-button")
         self._platform.power_button.signal()
@@ -748,7 +751,8 @@ class Machine(AnyMachine):
     def console_input(self, data: bytes) -> int:
         """Type *data* on the console.
 
-        :returns: how many bytes were taken; the rest does not fit yet (``serial.space_callback`` tells when it does)
+        :returns: how many bytes were accepted; the rest does not fit yet (``serial.space_callback`` is called when it
+            does)
         """
         self._life.check("console_input")
         return self.console.input(data)
@@ -776,7 +780,7 @@ class Machine(AnyMachine):
 
     @property
     def disks(self) -> list[Attached]:
-        """Those of :attr:`attached` that are disks: ``disks[0]`` is the guest's ``vda``, while none was unplugged."""
+        """The disks in :attr:`attached`: ``disks[0]`` is the guest's ``vda``, unless one was unplugged."""
         return [each for each in self.attached if each.device.device_id == ID_BLOCK]
 
     @property
@@ -788,11 +792,11 @@ class Machine(AnyMachine):
         return hotplug_memory_of(self.devices)
 
     def resize_memory(self, size: int) -> None:
-        """Ask the guest to have *size* bytes of memory, those of its start included.
+        """Request that the guest use *size* bytes of memory, its initial ones included.
 
-        It does that in its own time, as far as it can: see ``plugged`` of :attr:`hotplug_memory`.
+        It does that in its own time, as far as possible: see ``plugged`` of :attr:`hotplug_memory`.
 
-        :raises ConfigError: the machine was configured without memory to add, or it cannot have so much or so little
+        :raises ConfigError: the machine was configured without memory to add, or for another range of sizes
         """
         self._life.check("resize_memory")
         self.hotplug_memory.resize(size - self.config.memory.size)
@@ -803,13 +807,13 @@ class Machine(AnyMachine):
         return self._threads.count
 
     def resize_cpus(self, count: int) -> None:
-        """Have *count* vCPUs run, those of its start included.
+        """Set the number of running vCPUs to *count*, the initial ones included.
 
-        The guest brings those that come online itself, and takes those that are to go offline before: Linux by
-        ``/sys/devices/system/cpu/cpuN/online``.  What it sends to a vCPU that it may not have is lost.
+        The guest brings new ones online itself, and must take those that are removed offline before: Linux by
+        ``/sys/devices/system/cpu/cpuN/online``. What it sends to a vCPU that it may not use is lost.
 
-        :raises ConfigError: the machine does not run, or was configured for other numbers; the guest uses one that is
-            to go
+        :raises ConfigError: the machine does not run, or was configured for other numbers; the guest uses a vCPU that
+            is to be removed
         """
         self._check_thread("resize_cpus")
         with self._life_lock:
@@ -824,7 +828,7 @@ class Machine(AnyMachine):
             self._threads.resize(count)
 
     def resize_disk(self, index: int) -> None:
-        """Read the size of the file of ``disks[index]`` again and tell the guest.
+        """Read the size of the file of ``disks[index]`` again and report it to the guest.
 
         :raises ConfigError: there is no such disk
         """

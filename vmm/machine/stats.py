@@ -14,10 +14,10 @@ _KERNEL_COUNTERS = ("exits", "halt_exits", "irq_injections", "io_exits", "mmio_e
 
 
 def collect(machine: Machine) -> dict[str, Any]:
-    """Everything that is counted, of a machine that is not closed.
+    """All counters of a machine that is not closed.
 
-    ``exits``: ``total``, ``kernel`` (answered inside KVM), ``c``, ``python``, and ``by_reason``: name -> who -> number;
-    ``vcpus``: KVM's own counters of each; ``devices``: what each device and its transport count; ``serial``;
+    ``exits``: ``total``, ``kernel`` (handled inside KVM), ``c``, ``python``, and ``by_reason``: name -> handler ->
+    number; ``vcpus``: KVM's counters of each; ``devices``: counters of each device and its transport; ``serial``;
     ``phases``: name -> seconds since the first; ``began``: CLOCK_MONOTONIC of the first, in seconds.
     """
     by_reason: dict[str, dict[str, int]] = {}
@@ -56,7 +56,7 @@ def collect(machine: Machine) -> dict[str, Any]:
 
 
 def table(stats: dict[str, Any]) -> str:
-    """*stats* of :func:`collect` for a person; ends with a newline."""
+    """*stats* of :func:`collect` as text; ends with a newline."""
     exits = stats["exits"]
     lines = ["exits            kernel          C     Python"]
     kernel = "-" if exits["kernel"] is None else exits["kernel"]

@@ -4,8 +4,8 @@ The child is ``pyvmm isolated`` (:mod:`vmm.processes.machine_process`).  It rece
 that names with the caller's rights.  When the machine starts it enters the jail, as the process of ``pyvmm boot`` does.
 It answers requests at one end of a socket pair.  A guest may have taken it over, so each answer is validated.
 
-With ``isolation="fork"`` the child is a fork of the caller's process, which then runs the same program.  It closes all
-that the caller has open, but not a directory that the path of the socket device names as ``/proc/self/fd/N``.
+With ``isolation="fork"`` the child is a fork of the caller's process, which then runs the same program. It closes
+everything that the caller has open, except a directory that the path of the socket device names as ``/proc/self/fd/N``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _STALE_MS = 2000
 class _Console:
     """The console of a machine in a process of its own.
 
-    :ivar space_callback: called when it takes input again, after :meth:`input` took less than it was given
+    :ivar space_callback: called when it accepts input again, after :meth:`input` accepted only a part
     """
 
     def __init__(self, machine: IsolatedMachine) -> None:
@@ -89,7 +89,7 @@ class _Net:
 
 
 class _Vsock:
-    """The socket device of such a machine: its sockets are the caller's to connect to, as any program's of the host."""
+    """The socket device of such a machine: the caller connects to its sockets like any program of the host."""
 
     def __init__(self, uds: str) -> None:
         self.uds = os.path.abspath(uds)
@@ -172,7 +172,7 @@ class IsolatedMachine(AnyMachine):
     def restore(
         cls, path: str, changes: dict[str, Any], *, devices: tuple[object, ...], start: bool, **options: Any
     ) -> IsolatedMachine:
-        """As :meth:`Machine.restore`.  With *prefetch* another machine must have recorded before."""
+        """As :meth:`Machine.restore`. With *prefetch*, another machine must have recorded the working set before."""
         manifest = read_manifest(path)
         saved: MachineConfig = made(manifest.config, "MachineConfig", config_kinds(), path)
         own = {name: plain(value) for name, value in changes.items() if name != "isolation"}
@@ -195,10 +195,10 @@ class IsolatedMachine(AnyMachine):
     ) -> IsolatedMachine:
         """As :meth:`Machine.of_fork`.
 
-        :param number: it is the command line's: which child, from 1 on
-        :param run: has another process run :func:`program` with this descriptor as number 3: the new one, a child of
-            this process; raises OSError.  That process knows the configuration of the parent, and with it what child
-            *number* is to be
+        :param number: it belongs to a machine of the command line: the number of the child, from 1 on
+        :param run: makes another process run :func:`program` with this descriptor as number 3: a new child of this
+            process; raises OSError. That process knows the configuration of the parent, and so the configuration of
+            child *number*
         """
         if changes.pop("devices", ()):
             raise _cannot("a device of the caller's own")
@@ -257,7 +257,7 @@ class IsolatedMachine(AnyMachine):
         return self._jailed.devices
 
     def start(self, ready: Callable[[], None] | None = None, *, confined: bool = True, terminal: bool = False) -> None:
-        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* cannot be had.
+        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* is not supported.
 
         :raises HostError: its process has ended, or cannot be confined
         """
@@ -292,8 +292,8 @@ class IsolatedMachine(AnyMachine):
             child.jailed.stop(kind, detail)
 
     def phases_within(self) -> list[tuple[str, float]]:
-        """The phases of the machine itself, and ``first-run``, when the guest's first instruction was; as its process
-        says."""
+        """The phases of the machine itself, and ``first-run``, the time of the guest's first instruction, as its
+        process reports them."""
         self._life.check("phases_within")
         told = self._jailed.ask("phases").get("phases")
         if not isinstance(told, list) or any(not isinstance(each, list) or len(each) != 2 for each in told[:64]):
@@ -301,9 +301,9 @@ class IsolatedMachine(AnyMachine):
         return [(text(name), number(at) / 1e9) for name, at in told[:64]]
 
     def figures(self) -> dict[str, Any]:
-        """As :meth:`Machine.figures`, of names and numbers alone; as its process says.
+        """As :meth:`Machine.figures`, names and numbers only, as its process reports them.
 
-        :raises HostError: it says nothing within 2 s
+        :raises HostError: it does not answer within 2 s
         """
         self._life.check("figures")
         told = self._jailed.ask("figures", seconds=FIGURES_S)
@@ -321,7 +321,7 @@ class IsolatedMachine(AnyMachine):
             return plugged
 
     def unplug(self, attached: Plugged, timeout: float = 30.0, *, force: bool = False) -> bool:
-        """As :meth:`Machine.unplug`, of what :meth:`plug` returned."""
+        """As :meth:`Machine.unplug`, for a result of :meth:`plug`."""
         with self._life_lock:
             self._life.check("unplug")
             jailed = self._jailed
@@ -351,7 +351,7 @@ class IsolatedMachine(AnyMachine):
         stop: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """As :meth:`Machine.snapshot`.  RAM, state and disks of it are what the process, and so its guest, says."""
+        """As :meth:`Machine.snapshot`. Its RAM, state and disks are what the process, and so its guest, reports."""
         with self._life_lock:
             self._life.check("snapshot")
             self._jailed.snapshot(path, base=base, stop=stop, progress=progress)
@@ -365,8 +365,8 @@ class IsolatedMachine(AnyMachine):
         start: bool = True,
         **changes: Any,
     ) -> list[IsolatedMachine]:
-        """As :meth:`Machine.fork`, into machines in processes of their own.  Where a share has a server, this one
-        stands still until all that it has touched is copied."""
+        """As :meth:`Machine.fork`, into machines in processes of their own. If a share has a server, the machine is
+        paused until everything that it has touched is copied."""
         point = self.fork_point(n)
 
         def make(number: int) -> IsolatedMachine:
@@ -383,8 +383,8 @@ class IsolatedMachine(AnyMachine):
             return point
 
     def reset(self) -> None:
-        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and what
-        was plugged in comes when the guest runs."""
+        """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and
+        plugged-in devices are added again when the guest runs."""
         with self._life_lock:
             self._life.check("reset")
             if self._restore is not None or self._handed is not None:
@@ -428,7 +428,7 @@ class IsolatedMachine(AnyMachine):
         self._jailed.press_power_button()
 
     def resize_memory(self, size: int) -> None:
-        """As :meth:`Machine.resize_memory`; :meth:`figures` say what the guest has plugged."""
+        """As :meth:`Machine.resize_memory`; :meth:`figures` shows how much the guest has plugged."""
         self._life.check("resize_memory")
         self._jailed.resize_memory(size)
         self._memory_wanted = size
@@ -449,7 +449,7 @@ class IsolatedMachine(AnyMachine):
     def resize_disk(self, index: int) -> None:
         """As :meth:`Machine.resize_disk`.
 
-        :raises HostError: without PCI the jail has a limit on the size of files, which takes CAP_SYS_RESOURCE to raise
+        :raises HostError: without PCI the jail limits file sizes, and raising the limit needs CAP_SYS_RESOURCE
         """
         self._life.check("resize_disk")
         disks = self.config.disk_configs()
@@ -552,7 +552,7 @@ def _cannot(what: str) -> ConfigError:
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
-    """Two sockets that lead to each other.
+    """Two connected sockets.
 
     :raises HostError: no descriptors are left
     """
@@ -565,7 +565,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 class _Child:
     """The process of an :class:`IsolatedMachine`, from its start to its end; :meth:`close` is its end.
 
-    :ivar stopped: how the run ends when the process does without a word; empty: as an error
+    :ivar stopped: how the run ends when the process exits without a report; empty: as an error
     """
 
     def __init__(self, machine: IsolatedMachine) -> None:
@@ -635,7 +635,7 @@ class _Child:
             raise refusal(error) or error from error
 
     def is_reader(self) -> bool:
-        """It is the thread that tells of the run's end."""
+        """It is the thread that reports the run's end."""
         return self._ident == get_ident()
 
     def _read(self) -> None:
@@ -690,7 +690,7 @@ class _Child:
             pass
 
     def close(self) -> None:
-        """Let it end, and wait until it has.  Harmless when done twice."""
+        """Request its end, and wait for it. Harmless when done twice."""
         if self._pidfd < 0:
             return
         import select

@@ -1,7 +1,7 @@
-"""How a machine is asked whose process is in a jail: by ``pyvmm-control``, which serves its control socket, and by the
+"""Requests to a machine whose process is jailed: from ``pyvmm-control``, which serves its control socket, and from the
 caller of a machine with ``isolation="process"``.
 
-A guest may have taken that process over, so what it answers is checked.
+A guest may have taken that process over, so its answers are checked.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Jailed(MachineInterface):
     """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
     it answers is checked, and it is killed when it does not end.
 
-    :param sock: where its process takes requests: each with a socket of its own for the answers, and the descriptors of
-        the files that it is to write
+    :param sock: the socket at which its process receives requests: each with a socket for the answers, and the
+        descriptors of the files to write
     :param process: a pidfd
     :param starter: instead of :func:`start_server`: has it done by a process that may start programs
     :param has_ids: the real user and group of this process are those of the machine's process
@@ -84,7 +84,7 @@ class Jailed(MachineInterface):
 
     @property
     def devices(self) -> list[Named]:
-        """Of the machine's devices their names."""
+        """The names of the machine's devices."""
         names = self.ask("status").get("devices")
         return [Named(text(name)) for name in names[:_DEVICES_MAX]] if isinstance(names, list) else []
 
@@ -156,8 +156,8 @@ class Jailed(MachineInterface):
         """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the
         share's server is started from here.
 
-        :param files: of a disk, they are open; closed here
-        :param directory: of a share, it is open
+        :param files: of a disk: its open files; closed here
+        :param directory: of a share: its open directory
         """
         record: Any = device
         plugged = Plugged(record)
@@ -270,7 +270,7 @@ class Jailed(MachineInterface):
         return point
 
     def close_base(self) -> None:
-        """Forget what the machine's RAM may lie over since the last fork."""
+        """Forget the base that the machine's RAM may lie over since the last fork."""
         if self._base >= 0:
             os.close(self._base)
             self._base = -1
@@ -286,7 +286,7 @@ class Jailed(MachineInterface):
     ) -> dict[str, Any]:
         """
         :raises ConfigError: as the machine says
-        :raises HostError: as it says; or it says nothing that makes sense
+        :raises HostError: as it reports; or its answer is invalid
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
@@ -315,10 +315,10 @@ class Jailed(MachineInterface):
 
 
 def start_server(config: ShareConfig, directory: int, *, cpus: int, ram: int, machine: int) -> FsProcess:
-    """Start the server of a share for a machine in a jail.
+    """Start the server of a share for a jailed machine.
 
-    :param directory: it is open, and not looked up by its name; -1: it is
-    :param machine: a pidfd of its process, with which the server ends
+    :param directory: its open directory, used instead of the name; -1: use the name
+    :param machine: a pidfd of the machine's process, with which the server ends
     """
     from vmm.virtio.fs import node_bytes
     from vmm.virtio.fs.process import FsProcess
@@ -347,15 +347,15 @@ def _received(sock: socket.socket) -> bytes:
 
 
 class OpenPoint:
-    """A machine in a jail at the moment of its fork: files without names, which are made here and which its process
-    writes.  They are gone with the last process that has them open.
+    """A jailed machine at the moment of its fork: nameless files that are made here and written by its process. They
+    are freed with the last process that has them open.
 
-    :param children: how many will be made of it, one after the other
+    :param children: how many children will be made from it, one after the other
     :param save: has the machine written
-    :param base: RAM as it was at the last fork, which the machine may lie over; -1: there is none
-    :ivar is_base: the file that was written has all of RAM
-    :raises ConfigError: it has a device that cannot be saved, or an image that is another file by now
-    :raises HostError: the host has no room for it
+    :param base: RAM at the last fork, which the machine may lie over; -1: there is none
+    :ivar is_base: the written file contains all of RAM
+    :raises ConfigError: it has a device that cannot be saved, or the path of an image now names another file
+    :raises HostError: the host has no space for it
     """
 
     def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved], base: int) -> None:
@@ -397,7 +397,7 @@ class OpenPoint:
             raise
 
     def child(self, changes: dict[str, Any]) -> Handed:
-        """What the next child is made of.
+        """The parts of the next child.
 
         :param changes: see :meth:`MachineConfig.of_clone`
         :raises ConfigError: it cannot have that
@@ -438,18 +438,18 @@ class OpenPoint:
         return copy
 
     def close(self) -> None:
-        """Let go of what no child has taken.  A second call does nothing."""
+        """Release what no child has taken. A second call does nothing."""
         for fd in (*self._fds, *self._disks.values()):
             os.close(fd)
         self._fds, self._disks = [], {}
 
 
 class Handed:
-    """What a child is made of, for the process that makes it.
+    """The parts of a child, for the process that makes it.
 
     :ivar config: its configuration, with its parent's paths of disks
-    :ivar disks: which of them are files without names
-    :ivar areas: where RAM lies over the base; None: there is none
+    :ivar disks: which of them are nameless files
+    :ivar areas: where RAM lies over the base; None: nowhere
     :ivar fds: RAM, state, bits of RAM's pages, with areas the base, and these files
     """
 
@@ -463,19 +463,19 @@ class Handed:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What that process has to know besides, as JSON can have it."""
+        """Further values for that process, as JSON."""
         return {"disks": self.disks, "areas": self.areas, "files": len(self.fds)}
 
     def close(self) -> None:
-        """That process has them, or is not there.  A second call does nothing."""
+        """That process has them, or does not exist. A second call does nothing."""
         while self.fds:
             os.close(self.fds.pop())
 
 
 def _freeze(fd: int) -> None:
-    """Nobody can write to the memfd any more; the machine may have done so already.
+    """Seal the memfd against writing; the machine may have sealed it already.
 
-    :raises OSError: it is mapped to be written
+    :raises OSError: it is mapped for writing
     """
     import fcntl
 
@@ -487,8 +487,8 @@ def _freeze(fd: int) -> None:
 
 
 def _check_image(disk: DiskConfig, length: int, changed: int) -> None:
-    """Is the path still that of what the machine has open?  It is not opened, which who makes forks may not: of a block
-    device the size is not compared."""
+    """Whether the path still names the file that the machine has open. It does not open the file, which the maker of
+    forks may not do: so the size of a block device is not compared."""
     try:
         now = os.stat(disk.path)
     except OSError as error:
@@ -507,7 +507,7 @@ def _no_room(error: OSError) -> HostError:
 
 
 class Named(NamedTuple):
-    """A device of a machine in a jail."""
+    """A device of a jailed machine."""
 
     name: str
 
@@ -516,9 +516,9 @@ class Plugged:
     """What was plugged into a machine in a jail: what :class:`~vmm.board.slots.Attached` is elsewhere.
 
     :ivar device: its name
-    :ivar config: what it was made of
+    :ivar config: what it was made from
     :ivar jailed: the machine that has it
-    :ivar number: by which that is asked for it
+    :ivar number: the number by which requests name it
     :ivar server: of a share
     :ivar is_gone: it is known to be unplugged
     """

@@ -1,4 +1,4 @@
-"""Running copies of a machine: its state, disks and RAM at one moment, and the machines that are made of it."""
+"""Running copies of a machine: its state, disks and RAM at one moment, and the machines made from them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _MASK64 = (1 << 64) - 1
 
 
 class ForkPoint:
-    """A machine at the moment of its fork.  Made while it is paused; it may go on at once, and then :meth:`finish`
-    follows.
+    """A machine at the moment of its fork. Made while it is paused; the machine may resume at once, and then
+    :meth:`finish` follows.
 
-    :param children: how many will be made of it, one after the other
-    :param ahead: what was copied of its RAM before
-    :param shells: what children are put into, as far as there are any
+    :param children: how many children will be made from it, one after the other
+    :param ahead: the RAM that was copied before
+    :param shells: the shells that children are put into, as far as there are any
     :raises ConfigError: it has a device that cannot be saved
-    :raises HostError: the host has no room for a disk, or for memory
+    :raises HostError: the host has no space for a disk, or no memory
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class ForkPoint:
         return tuple(disks)
 
     def finish(self) -> None:
-        """What need not be done while the machine stands still."""
+        """The steps that need no pause of the machine."""
         self._base.finish(self._memory)
 
     def child(self, changes: dict[str, Any]) -> Child:
         """The next child, still to be made.
 
-        :param changes: what its configuration has of its own, see :meth:`MachineConfig.of_clone`
+        :param changes: the fields in which its configuration differs, see :meth:`MachineConfig.of_clone`
         :raises ConfigError: it cannot have that
         :raises HostError: the host has no room for a disk
         """
@@ -124,7 +124,7 @@ class ForkPoint:
         return Child(config, saved, self._base, copies, self._shells, cpuid_is_own=self._cpuid_is_own)
 
     def _own_state(self) -> MachineState:
-        """A child's: what may change in it is nobody else's."""
+        """A child's private copy, which nobody else can change."""
         saved = self._saved
         return replace(saved, platform=tuple(map(plain, saved.platform)), devices=tuple(map(plain, saved.devices)))
 
@@ -138,7 +138,8 @@ class ForkPoint:
 
 
 def _bring_rings(slots: Slots, memory: GuestMemory) -> None:
-    """Fill what workers look at as soon as they go on: in one go, instead of a fault and two switches for each page."""
+    """Fill the pages that workers read when they resume, in one call, instead of a fault and two switches for each
+    page."""
     places: list[int] = []
     for attached in slots.attached:
         for queue in attached.transport.state.queues:
@@ -187,7 +188,7 @@ class Child:
         self._same_cpuid = False
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
-        """RAM that is the other's until it is written."""
+        """RAM that is shared with the parent until it is written."""
         shell = None if self._shells is None else self._shells.take(self.config, shared=shared)
         empty = None if shell is None else shell.memory
         try:
@@ -207,7 +208,7 @@ class Child:
         return memory
 
     def take_shell(self) -> Shell | None:
-        """What the child is put into."""
+        """The shell that the child is put into."""
         shell, self._shell = self._shell, None
         if shell is not None:
             self._threads = shell.threads
@@ -255,7 +256,7 @@ def _all_of(file: int) -> bytes:
 
 
 class GivenChild(Child):
-    """The same of a machine in another process, whose guest may have taken that over.
+    """The same for a machine in another process, which its guest may have taken over.
 
     :param about: :attr:`vmm.processes.jailed.Handed.about`
     :param fds: the descriptors that it has; closed with this
@@ -285,7 +286,7 @@ class GivenChild(Child):
         super().__init__(config.with_disks(tuple(found)), read, base, copies)
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
-        """As that of :class:`Child`; nobody else is made of the base."""
+        """As :class:`Child`; no other machine is made from the base."""
         try:
             return super().make_memory(ram, shared=shared, on_demand=on_demand, hotplug=hotplug)
         finally:
@@ -305,11 +306,11 @@ _PAUSE = 0.05
 
 
 class Shells:
-    """Those of a machine, as many as were asked for.  Any thread may call any method.
+    """The shells of a machine, as many as were requested. Any thread may call any method.
 
     :param core: of the machine
     :param slots: its devices
-    :param memory: its RAM, which is got ready for the next fork, too
+    :param memory: its RAM, which is prepared for the next fork too
     """
 
     def __init__(self, core: Core, slots: Slots, memory: GuestMemory) -> None:
@@ -330,7 +331,7 @@ class Shells:
         self._open.acquire()
 
     def keep(self, n: int, config: MachineConfig, *, shared: bool) -> None:
-        """Have *n* of them from now on, for machines with the configuration *config*."""
+        """Keep *n* of them ready from now on, for machines with the configuration *config*."""
         with self._lock:
             self._wanted, self._kind = n, (config, shared)
             spare = self._ready[n:]
@@ -345,7 +346,7 @@ class Shells:
         return len(self._ready)
 
     def take(self, config: MachineConfig, *, shared: bool) -> Shell | None:
-        """One that *config* can be put into, the caller's from now on; None: there is none."""
+        """Take one that fits *config*, owned by the caller from now on; None if there is none."""
         with self._lock:
             for shell in self._ready:
                 if shell.fits(config, shared=shared):
@@ -355,7 +356,7 @@ class Shells:
         return None
 
     def refill(self) -> None:
-        """Make those that are missing, on a thread, and put together what the machine's RAM is filled from."""
+        """Make the missing ones, on a thread, and merge the files that the machine's RAM is filled from."""
         with self._lock:
             if self._making is None and not self._closed and (len(self._ready) < self._wanted or self._memory.deep):
                 try:
@@ -423,7 +424,7 @@ class Shells:
                 self._touched.add(page)
 
     def _missing(self) -> tuple[MachineConfig, bool] | None:
-        """What one more is to be for; None: there are enough, and the thread ends."""
+        """The configuration for one more; None: there are enough, and the thread ends."""
         with self._lock:
             if not self._closed and len(self._ready) < self._wanted:
                 return self._kind
@@ -431,7 +432,7 @@ class Shells:
             return None
 
     def close(self) -> None:
-        """Wait for the thread, and close what nobody has taken.  A second call does nothing."""
+        """Wait for the thread, and close the unused ones. A second call does nothing."""
         with self._lock:
             making = self._making
             if not self._closed:

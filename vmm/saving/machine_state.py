@@ -1,7 +1,7 @@
-"""All of a machine but its RAM and disks, taken out while it is paused and put into one that was just made.
+"""The state of a machine without RAM and disks: saved while it is paused, and restored into a new one.
 
-Devices come first when it is taken: what they still have to do changes RAM and raises interrupts.  Then KVM, which
-holds those interrupts.  Then, by whoever asked for it, RAM, which nobody changes any more.
+Devices are saved first: their remaining work changes RAM and raises interrupts. KVM follows, which stores those
+interrupts. Then the caller saves RAM, which nobody changes any more.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KINDS: dict[str, type] = {each.__name__: each for each in (MachineState, VcpuSta
 
 def check_can_be_saved(config: MachineConfig, attached: list[Attached]) -> None:
     """
-    :raises ConfigError: the machine has something that cannot be saved; the message names it
+    :raises ConfigError: a part of the machine cannot be saved; the message names it
     """
     for each in attached:
         saveable(each.device)
@@ -62,9 +62,9 @@ def check_can_be_saved(config: MachineConfig, attached: list[Attached]) -> None:
 
 
 def save(core: Core, slots: Slots, platform: Platform, *, own: bool = False) -> MachineState:
-    """All of a machine that is paused.
+    """The state of a paused machine.
 
-    :param own: for this process alone: it cannot be made a file
+    :param own: for this process alone: it cannot be written to a file
     """
     devices = tuple(each.transport.save().plain() for each in slots.attached)
     others = tuple(each.save().plain() for each in (*platform.saved, *slots.saved))
@@ -83,14 +83,14 @@ def restore(
     own: bool = False,
     same_cpuid: bool = False,
 ) -> None:
-    """Make a machine whose devices are all attached, and which has not run, what *state* says; :func:`go_on` follows.
+    """Restore *state* into a machine whose devices are all attached, and which has not run; :func:`go_on` follows.
 
     :param memory: RAM, as it was then
-    :param advance_clock: put its clocks forward by the time since
+    :param advance_clock: advance its clocks by the time since
     :param own: this process has just saved it
-    :param same_cpuid: the vCPUs were made with that of the state
-    :raises ConfigError: the state is of another machine
-    :raises HostError: the host's KVM does not take it
+    :param same_cpuid: the vCPUs were made with the CPUID of the state
+    :raises ConfigError: the state belongs to another machine
+    :raises HostError: the host's KVM does not accept it
     """
     core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock, same_cpuid=same_cpuid, own=own)
     _restore_devices(state, slots, platform, OwnState if own else State)
@@ -117,8 +117,8 @@ def _restore_devices(state: MachineState, slots: Slots, platform: Platform, kind
 
 
 def go_on(slots: Slots) -> None:
-    """Start the devices of a machine that was restored, which opens nothing.  They are kicked, and interrupt: what a
-    guest rang for just before is no part of the state.  Its guest may run, and release a device meanwhile."""
+    """Start the devices of a restored machine; opens nothing. Each is kicked and raises an interrupt, since kicks just
+    before the save are not part of the state. The guest may run, and release a device meanwhile."""
     for attached in tuple(slots.attached):
         attached.transport.resume()
         attached.transport.interrupt()

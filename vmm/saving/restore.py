@@ -1,4 +1,4 @@
-"""A machine that begins where a snapshot was taken."""
+"""A machine that starts from a snapshot."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Restored:
     """From a snapshot: the :class:`~vmm.board.bootstrap.Origin` of a clone.
 
     :param folder: of the snapshot
-    :param changes: what the clone's configuration has of its own, see :meth:`MachineConfig.of_clone`
-    :param clock: ``host``: kvm-clock includes the time that has passed since; ``resume``: it goes on where it was
+    :param changes: the fields in which the clone's configuration differs, see :meth:`MachineConfig.of_clone`
+    :param clock: ``host``: kvm-clock includes the time since the snapshot; ``resume``: it continues where it was
     :param prefetch: see :meth:`vmm.machine.machine.Machine.restore`
     :param cow: see :meth:`vmm.machine.machine.Machine.restore`
-    :param force: restore although the processor, or a disk's image, is another
-    :param verify: read all of it before, and compare checksums
+    :param force: restore although the processor, or a disk's image, has changed
+    :param verify: read the whole snapshot first, and compare checksums
     :ivar config: of the machine
-    :raises ConfigError: it cannot be restored here; the message names what is missing or another
+    :raises ConfigError: it cannot be restored here; the message names what is missing or different
     """
 
     event = "restored"
@@ -115,8 +115,8 @@ class Restored:
             )
 
     def _give_disks(self, saved: MachineConfig, changes: dict[str, Any]) -> None:
-        """Where the caller has given none: a copy of its own for every disk that the guest writes, the same file where
-        it only reads."""
+        """Disks that the caller did not give: a copy for each disk that the guest writes, the same file for a read-only
+        one."""
         wanted = saved.disk_configs()
         if len(wanted) != len(self._manifest.disks):
             raise ConfigError(f"{self._folder}/{MANIFEST}: another number of disks", code="snapshot-format")
@@ -150,7 +150,7 @@ class Restored:
     # -- Origin ------------------------------------------------------------------------------------------------------
 
     def make_memory(self, ram: MemoryConfig, *, shared: bool, on_demand: bool, hotplug: int) -> GuestMemory:
-        """RAM as it was: pages are read when they are first touched, and copied when they are first written."""
+        """RAM as saved: pages are read when they are first touched, and copied when they are first written."""
         first = working_set.at_once(self._working_set) if shared and on_demand else b""
         return memory_file.open_ram(
             ram.size + hotplug,
@@ -167,14 +167,14 @@ class Restored:
 
     @property
     def records(self) -> bool:
-        """What it touches will be written into the snapshot's directory, while it runs."""
+        """Record into the snapshot's directory what it touches, while it runs."""
         return self._wants_prefetch and self._working_set is None
 
     def take_shell(self) -> None:
         """Nothing was made ahead."""
 
     def begin(self, memory: GuestMemory) -> None:
-        """See whether something is to be read beforehand.  A copy has all that it needs."""
+        """Check whether something is to be read in advance. A copy has everything it needs."""
         self._memory = memory
         if self._wants_prefetch and (memory.over_file or memory.on_demand):
             self._prefetch = Prefetch(self._folder, memory, self._working_set)
@@ -208,7 +208,7 @@ class Restored:
             )
 
     def go_on(self, slots: Slots) -> None:
-        """Its devices, and the reading beforehand."""
+        """Restore its devices, and start the prefetch."""
         state.go_on(slots)
         if self._prefetch is not None:
             self._prefetch.start()

@@ -1,4 +1,4 @@
-"""Taking a snapshot of a machine: its state, disks and RAM into files while it is paused, and what describes them.
+"""Takes a snapshot of a machine: its state, disks and RAM into files while it is paused, and the manifest.
 
 The files are descriptors, so that a process outside of a machine's jail can make them.
 """
@@ -54,15 +54,15 @@ _MERGED = ".base"
 
 
 class Files:
-    """Descriptors of empty files that a snapshot is written to.  A context manager, which closes them.
+    """Descriptors of empty files for a snapshot. A context manager, which closes them.
 
     :ivar memory: of RAM
     :ivar state: of everything else
-    :ivar pages: of the bits of a diff, -1: it is none
-    :ivar than: of a diff: RAM of its base, to read
+    :ivar pages: for the bits of a diff; -1: it is not a diff
+    :ivar than: of a diff: RAM of its base, for reading
     :ivar disks: of each disk that the guest may write
-    :ivar children: of a fork, else 0: of a disk with an overlay that alone is copied; *memory* becomes what private RAM
-        lies over, or has what is not in *than*, over which that lies since the last fork
+    :ivar children: of a fork, else 0: only the overlay of a disk is copied. *memory* becomes the base of private RAM,
+        or gets what is not in *than*, the base since the last fork
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Files:
         self.children = children
 
     def ahead(self, memory: GuestMemory, *, runs: bool) -> Ahead | None:
-        """What is copied of RAM before the machine stands still.
+        """The RAM that is copied before the pause.
 
-        :raises HostError: the host has not enough memory
+        :raises HostError: the host lacks memory
         """
         from vmm.saving.memory_base import Ahead
 
@@ -97,13 +97,13 @@ class Files:
 
 @dataclass(frozen=True)
 class Saved:
-    """What is to be known of a machine whose state, RAM and disks are in :class:`Files`.
+    """The description of a machine whose state, RAM and disks are in :class:`Files`.
 
     :ivar devices: kind and version of each
     :ivar cpuid: see :meth:`vmm.board.kvm_vm.Core.cpuid`
     :ivar disks: of each disk that was open: size in bytes, and the time of its last change in ns
     :ivar memory_bytes: bytes of RAM that were written
-    :ivar areas: of a fork: where RAM lies over the base of the last one; None: all of it was written
+    :ivar areas: of a fork: where RAM lies over the last base; None: all of it was written
     """
 
     devices: tuple[tuple[str, int], ...]
@@ -117,7 +117,7 @@ _readers: dict[int, int] = {}
 
 
 def open_all(attached: list[Attached], core: Core) -> None:
-    """Open and import what :func:`save` needs, for a process that will not be able to open files."""
+    """Open and import what :func:`save` needs, for a process that will lose its files."""
     import fcntl
 
     import cbor2
@@ -147,7 +147,7 @@ def save(
     progress: Callable[[int, int], None] | None,
     ahead: Ahead | None = None,
 ) -> Saved:
-    """Write a machine that is paused: everything that changes when it goes on.
+    """Write everything of a paused machine that changes when it resumes.
 
     :raises HostError: the host cannot
     """
@@ -201,12 +201,12 @@ def _copy_disks(blks: list[Any], targets: list[int], *, overlays: bool) -> tuple
 
 
 class Taking:
-    """One snapshot: made while the machine runs, :func:`save` into :meth:`files` while it is paused, :meth:`finish`
+    """One snapshot: prepared while the machine runs, :func:`save` into :meth:`files` while it is paused, :meth:`finish`
     afterwards.
 
     :param folder: where files are made
-    :param base: the directory of the snapshot that this one is a diff of, or None
-    :raises ConfigError: it cannot be a diff of that
+    :param base: the directory of the base, if this is a diff, or None
+    :raises ConfigError: it cannot be a diff of that snapshot
     :raises HostError: the host cannot write there, or into the base
     """
 
@@ -269,9 +269,9 @@ class Taking:
             raise
 
     def finish(self, saved: Saved) -> None:
-        """What takes time and no longer needs the machine to stand still.
+        """The slow steps that need no pause any more.
 
-        :raises ConfigError: there is more state than can be restored
+        :raises ConfigError: the state is too large to be restored
         :raises OSError: the host cannot
         """
         from hashlib import file_digest
@@ -325,7 +325,7 @@ class Taking:
 
 
 def _with_full_paths(config: MachineConfig) -> MachineConfig:
-    """*config* as it is to be read from another directory."""
+    """*config* with paths that are valid from another directory."""
     boot = config.boot
     initrd = None if boot.initrd is None else os.path.abspath(boot.initrd)
 
@@ -352,7 +352,7 @@ def _state_of(path: str) -> FileState:
 
 
 def processor() -> tuple[str, str]:
-    """``vendor_id`` and ``model name`` of this host's first processor, as /proc/cpuinfo has them."""
+    """``vendor_id`` and ``model name`` of this host's first processor, from /proc/cpuinfo."""
     found = {"vendor_id": "", "model name": ""}
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
