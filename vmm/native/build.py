@@ -1,7 +1,7 @@
 """Feeds the headers to cffi, and makes the programs ``pyvmm-fsd``, ``pyvmm-broker`` and ``pyvmm-warm``.
 
-Sources are found by folder: those of what devices stand on here, those of a device in its package in ``vmm/virtio``.
-setuptools calls this through ``setup.py``.
+Sources are found by folder: the common ones here, those of a device in its package in ``vmm/virtio``. setuptools calls
+this through ``setup.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FASTSTART = os.path.join(os.path.dirname(HERE), "faststart")
 
 
 def find(*patterns: str, folder: str = HERE) -> list[str]:
-    """The files of *folder* that have such names, in order; each pattern has to find one."""
+    """The files of *folder* with such names, sorted; each pattern must match one."""
     found = [glob.glob(os.path.join(folder, pattern)) for pattern in patterns]
     if missing := [pattern for pattern, paths in zip(patterns, found, strict=True) if not paths]:
         raise SystemExit(f"{folder} has no {', '.join(missing)}")
@@ -73,7 +73,7 @@ HARDENING = (
 
 
 def surfaces() -> dict[str, str]:
-    """What Python sees of the C code, by header, without comments: what devices stand on first."""
+    """The declarations of the C code for Python, by header, without comments: common ones first."""
     found = {}
     for path in (HEADER, *find("*/*.h"), *find("*/*.h", "*/*/*.h", folder=DEVICES)):
         with open(path, encoding="utf-8") as header:
@@ -107,7 +107,7 @@ ffibuilder.set_source(
 
 
 def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False) -> bool:
-    """Compile a program, in one step and without a trace when it fails."""
+    """Compile a program, in one step, leaving nothing behind on failure."""
     # The compiler that sysconfig names may carry flags that are for extensions
     command = [
         os.environ.get("CC", "cc").split()[0], "-std=gnu11", *WARNINGS, "-fPIE", *flags,
@@ -121,11 +121,10 @@ def _build(target: str, sources: Iterable[str], *flags: str, quiet: bool = False
 
 
 def build_programs(package: str = os.path.dirname(HERE)) -> None:
-    """Make the programs, in folders of *package*, which is this one or where it is being installed.
+    """Build the programs, in folders of *package*, which is this one or an installation in progress.
 
-    ``pyvmm-fsd`` and ``pyvmm-broker`` are static where the C library can be linked so: they start in a millisecond,
-    need less memory and nothing of the host's files.  ``pyvmm-warm`` has no C library, which the stack protector would
-    need.
+    ``pyvmm-fsd`` and ``pyvmm-broker`` are static where the C library supports it: they start in a millisecond, need
+    less memory and no files of the host. ``pyvmm-warm`` has no C library, and so no stack protector, which needs one.
     """
     for folder in ("native", "faststart"):
         os.makedirs(os.path.join(package, folder), exist_ok=True)
