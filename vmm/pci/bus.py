@@ -1,4 +1,4 @@
-"""PCI bus 0: the ECAM window, which function is where, and which BARs decode."""
+"""PCI bus 0: the ECAM window, the place of each function, and the BARs that decode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA = Schema("pci-bus", 1, {"functions": ["u8"], "bridge": "bytes"})
 
 
 class Function:
-    """What sits at a device number of the bus.
+    """A function at a device number of the bus.
 
     :ivar config: its configuration space; C answers most reads from its page
     """
@@ -27,15 +27,15 @@ class Function:
     config: ConfigSpace
 
     def config_read(self, register: int, size: int) -> int:
-        """What the guest reads; a function whose reads have effects overrides it."""
+        """The guest's read; a function whose reads have effects overrides it."""
         return int.from_bytes(self.config.page[register : register + size], "little")
 
     def config_write(self, register: int, size: int, value: int) -> None:
-        """The guest writes *size* bytes, inside the space."""
+        """The guest's write of *size* bytes, inside the space."""
         self.config.write(register, size, value)
 
     def reset(self) -> None:
-        """The bus is reset, as at power-on; the bus itself sees to the command register and the BARs."""
+        """The bus is reset, as at power-on; the bus itself resets the command register and the BARs."""
 
 
 class HostBridge(Function):
@@ -48,13 +48,13 @@ class HostBridge(Function):
 class PciBus(BusDevice):
     """The bus, and its ECAM window as a device of the MMIO bus (PCI Firmware 3.3, 4.1).  Any thread may call anything.
 
-    A BAR decodes while its function has memory accesses enabled and it lies wholly in what the host bridge forwards.
-    Of BARs that overlap the one that was there first decodes.
+    A BAR decodes while its function has memory accesses enabled and it lies completely in the host bridge's window. Of
+    overlapping BARs, the earlier one decodes.
 
-    :param window: first address and size of what the host bridge forwards to 32-bit BARs
-    :param on_map: called when a BAR decodes from now on: with the function, the BAR's number and the address
-    :param on_unmap: called, with the same, when it does not any more, before it moves or its function goes
-    :ivar windows: first address and size of what it forwards to 64-bit BARs: of each the place that it has at first
+    :param window: first address and size of the window that the host bridge forwards to 32-bit BARs
+    :param on_map: called when a BAR begins to decode, with the function, the BAR's number and the address
+    :param on_unmap: called with the same when it stops, before it moves or its function is removed
+    :ivar windows: first address and size of the window for 64-bit BARs, with their initial addresses
     """
 
     name = "pci"
@@ -80,7 +80,7 @@ class PciBus(BusDevice):
     def add(self, function: Function, window: int = 0) -> int:
         """Put *function* at the lowest free device number, its BAR at an address of its own.
 
-        :param window: where its 64-bit BAR goes, if it has one; a multiple of its size
+        :param window: the address of its 64-bit BAR, if it has one; a multiple of its size
         :returns: the device number
         :raises ConfigError: all are taken
         """
@@ -101,7 +101,7 @@ class PciBus(BusDevice):
             config.place_bar(number, self._first[slot, number])
 
     def reset(self) -> None:
-        """Nothing decodes; BARs are where they were at first."""
+        """Nothing decodes; BARs have their initial addresses."""
         with self._lock:
             for slot, function in self.functions.items():
                 function.reset()
@@ -110,20 +110,19 @@ class PciBus(BusDevice):
                 self._place(slot)
 
     def look_again(self) -> None:
-        """Map what the configuration spaces say, after they were loaded from a snapshot."""
+        """Apply the configuration spaces, after they were loaded from a snapshot."""
         with self._lock:
             self._remap()
 
     saving = _SCHEMA
 
     def save(self) -> State:
-        """Which functions are there, and what the guest has written into the host bridge.  Other functions save what is
-        theirs."""
+        """The functions, and the guest's writes to the host bridge. Other functions save their own state."""
         with self._lock:
             return _SCHEMA.make(functions=sorted(self.functions), bridge=self.functions[0].config.save())
 
     def restore(self, state: State) -> None:
-        """The functions are there and restored; what their BARs say decodes from now on."""
+        """The functions are attached and restored; their BARs decode from now on."""
         payload = _SCHEMA.read(state, self.name)
         with self._lock:
             bridge = self.functions[0].config
@@ -147,7 +146,7 @@ class PciBus(BusDevice):
         return slot
 
     def remove(self, slot: int) -> Function | None:
-        """Take a function off the bus; None when there was none."""
+        """Remove a function from the bus; None if there was none."""
         with self._lock:
             function = self.functions.get(slot)
             if function is not None:
@@ -181,7 +180,7 @@ class PciBus(BusDevice):
     # -- what decodes --------------------------------------------------------------------------------------------
 
     def _wanted(self, slot: int, number: int) -> tuple[int, int] | None:
-        """Where a BAR would decode if no other did."""
+        """The address at which a BAR would decode if no other did."""
         config = self.functions[slot].config
         bar = config.bar(number)
         if bar is None:

@@ -1,7 +1,7 @@
 """A function's configuration space: 4096 bytes, and a mask of those that the guest may write.
 
-What the guest reads are the bytes themselves: C answers from them.  What it writes goes through :meth:`write`, which
-changes only bits of the mask and says which bytes those were; a function then does what follows from it.
+The guest reads the bytes themselves: C answers from them. Its writes go through :meth:`write`, which changes only bits
+of the mask and returns the bytes concerned; the function then acts on them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ConfigSpace:
 
     :param class_code: 24 bits: class, subclass, interface
     :param bar_size: bytes that BAR 0 decodes, a power of two from 16 on; 0: there is none
-    :param window_size: the same for the other
-    :ivar page: the bytes (4096, page-aligned), as the guest reads them
-    :ivar bars: the size of each BAR that is there, by its number
+    :param window_size: the same for :data:`WINDOW_BAR`
+    :ivar page: the bytes (4096, page-aligned) that the guest reads
+    :ivar bars: the size of each existing BAR, by its number
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ConfigSpace:
     def add_capability(self, kind: int, body: bytes, mask: bytes = b"") -> int:
         """Append a capability.
 
-        :param body: what follows its id and the link to the next (PCI 3.0, 6.7)
-        :param mask: of the bits of *body* that the guest may write
+        :param body: the bytes after its id and the link to the next (PCI 3.0, 6.7)
+        :param mask: the bits of *body* that the guest may write
         :returns: its offset
         """
         at = self._next_capability
@@ -93,7 +93,7 @@ class ConfigSpace:
         return self._words[offset // 4]
 
     def put(self, offset: int, data: bytes) -> None:
-        """Change bytes that the guest may not; any number of aligned words, each at once."""
+        """Change bytes that the guest may not; any number of aligned words, each atomically."""
         start, end = offset & ~3, offset + len(data) + 3 & ~3
         whole = bytearray(self.page[start:end])
         whole[offset - start : offset - start + len(data)] = data
@@ -101,7 +101,7 @@ class ConfigSpace:
             self._words[at // 4] = int.from_bytes(whole[at - start : at - start + 4], "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """The guest's write of *size* bytes, inside the space; bits outside of the mask stay."""
+        """The guest's write of *size* bytes, inside the space; bits outside the mask do not change."""
         mask = int.from_bytes(self._mask[offset : offset + size], "little")
         if mask:
             before = int.from_bytes(self.page[offset : offset + size], "little")
@@ -112,8 +112,8 @@ class ConfigSpace:
         return self.page[:]
 
     def is_like(self, data: bytes) -> bool:
-        """Whether *data* is a state of this space: it differs only in what a guest may write.  The status register
-        and what devices change by themselves are the same in all of them."""
+        """Whether *data* is a state of this space: it differs only in bits that a guest may write. The status register
+        and bytes that devices change must be equal in all of them."""
         if len(data) != spec.CONFIG_SIZE:
             return False
         mask, ours, theirs = (int.from_bytes(each, "little") for each in (self._mask, self.page[:], data))
@@ -127,7 +127,7 @@ class ConfigSpace:
         return self.word(spec.COMMAND)
 
     def bar(self, number: int) -> int | None:
-        """Where a BAR decodes now; None: nowhere."""
+        """The address at which a BAR decodes now; None: nowhere."""
         if number not in self.bars or not self.command & spec.COMMAND_MEMORY:
             return None
         at = spec.BASE_ADDRESS_0 + 4 * number
@@ -135,7 +135,7 @@ class ConfigSpace:
         return high << 32 | self.long(at) & ~_FLAGS
 
     def place_bar(self, number: int, address: int) -> None:
-        """Say where a BAR that is there decodes, once that is enabled."""
+        """Set the address of an existing BAR, for when it is enabled."""
         at = spec.BASE_ADDRESS_0 + 4 * number
         flags = self.page[at] & _FLAGS
         self.put(at, (address | flags).to_bytes(8 if number == WINDOW_BAR else 4, "little"))

@@ -1,8 +1,8 @@
 """MSI-X (PCI 3.0, 6.8.2): the table of messages, masks, and the pending bits.
 
-A vector is an eventfd that the device signals.  While it may be delivered, KVM listens to it and sends the message;
-while it is masked nobody does, and that it is pending is what its counter says.  So masking loses nothing, and a device
-never knows of it.
+A vector is an eventfd that the device signals. While it may be delivered, KVM listens to it and sends the message.
+While it is masked nobody does, and its counter is the pending bit. So masking loses nothing, and a device does not
+notice it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
         """Where messages go."""
 
         def connect(self, fd: int, address: int, data: int) -> int | None:
-            """A signal of *fd* sends the message from now on, one that came before included.
+            """A signal of *fd* sends the message from now on, including an earlier one.
 
-            :returns: what :meth:`disconnect` is given; None: no interrupt controller is at *address*
+            :returns: the argument for :meth:`disconnect`; None: no interrupt controller is at *address*
             """
 
         def disconnect(self, fd: int, handle: int) -> None:
@@ -40,7 +40,7 @@ class Msix:
     """The table and the pending bit array of a function.  Not locked: callers are.
 
     :param count: vectors, 1 to 2048
-    :ivar events: one eventfd for each vector, to be signalled by the device
+    :ivar events: one eventfd for each vector, which the device signals
     """
 
     def __init__(self, count: int, vectors: Vectors) -> None:
@@ -77,12 +77,12 @@ class Msix:
                 self._update(vector)
 
     def read_table(self, offset: int, size: int) -> int:
-        """*size* bytes of the table; zeros behind its end."""
+        """*size* bytes of the table; zeros after its end."""
         return int.from_bytes(self._table[offset : offset + size], "little")
 
     def write_table(self, offset: int, size: int, value: int) -> None:
-        """The guest writes the table.  6.8.2: by aligned words of 4 or 8 bytes; anything else, or what lies behind the
-        last vector, is ignored."""
+        """The guest writes the table. 6.8.2: by aligned words of 4 or 8 bytes; other accesses, and those after the last
+        vector, are ignored."""
         if size not in (4, 8) or offset % size or offset + size > len(self._table):
             return
         vector = offset // spec.MSIX_ENTRY_SIZE
@@ -94,7 +94,7 @@ class Msix:
         self._update(vector)
 
     def read_pba(self, offset: int, size: int) -> int:
-        """*size* bytes of the pending bits: which vectors wait for being unmasked."""
+        """*size* bytes of the pending bits of masked vectors."""
         bits = 0
         for vector in range(offset * 8, min((offset + size) * 8, self.count)):
             if self._handles[vector] is None and _is_signalled(self.events[vector].fd):
@@ -102,12 +102,12 @@ class Msix:
         return bits
 
     def save(self) -> State:
-        """Table and pending bits; the control register is the configuration space's."""
+        """Table and pending bits; the control register belongs to the configuration space."""
         pending = [v for v in range(self.count) if self._handles[v] is None and _is_signalled(self.events[v].fd)]
         return _SCHEMA.make(table=bytes(self._table), pending=pending)
 
     def restore(self, state: State, name: str) -> None:
-        """Become what :meth:`save` returned; all is masked until :meth:`set_control`.
+        """Restore what :meth:`save` returned; all vectors are masked until :meth:`set_control`.
 
         :param name: of the function, for errors
         :raises ConfigError: it is the state of a table of another length
@@ -122,7 +122,7 @@ class Msix:
             self.events[vector].signal()
 
     def _update(self, vector: int) -> None:
-        """Make what is connected what should be."""
+        """Connect and disconnect vectors as their masks require."""
         entry = self._table[vector * 16 : vector * 16 + 16]
         message = None
         if self.enabled and not self._mask_all and not entry[12] & spec.MSIX_ENTRY_CTRL_MASKBIT:
