@@ -1,1 +1,1 @@
-"""What a snapshot is on disk: a directory with a manifest, the state of CPUs and devices, and RAM."""
+"""The form of a snapshot on disk: a directory with a manifest, the state of CPUs and devices, and RAM."""

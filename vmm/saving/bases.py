@@ -1,9 +1,9 @@
-"""Which snapshots are diffs of which, so that nothing replaces one that another needs.
+"""The relation between bases and diffs, so that nothing replaces a snapshot that another needs.
 
-The directory ``diffs`` of a base has an entry for each of its diffs.  The entry is named by the diff's id, and holds
-the diff's path, relative to the base, as JSON.  It is written before the diff is in place, and locked while the diff is
-made.  So there may be entries of diffs that never came, but no diff without one.  The folders of a base and of its
-diffs are searched, too: for diffs that were renamed, and for those of older versions, which made no entries.
+The directory ``diffs`` of a base has an entry for each of its diffs. The entry is named by the diff's id, and holds the
+diff's path, relative to the base, as JSON. It is written before the diff is in place, and locked while the diff is
+being made. So there may be entries of diffs that were never completed, but no diff without one. The folders of a base
+and of its diffs are also searched: for renamed diffs, and for those of older versions, which have no entries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST = 1 << 20
 
 
 class registry_of:
-    """Meanwhile nobody else changes ``diffs`` of the snapshot in *folder*, or puts another into its place."""
+    """A context in which nobody else changes ``diffs`` of the snapshot in *folder*, or replaces it."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -51,11 +51,11 @@ class registry_of:
 
 
 class Entry:
-    """In *base*, that the snapshot which will be in *place* is a diff of it.
+    """Record in *base* that the snapshot which will be in *place* is a diff of it.
 
     :param base: it is read
     :param number: the id of the diff
-    :raises ConfigError: another snapshot has taken the place of the base
+    :raises ConfigError: another snapshot has replaced the base
     :raises HostError: the host cannot write there
     """
 
@@ -98,7 +98,7 @@ class Entry:
             _sync(each)
 
     def end(self, done: bool) -> None:
-        """The diff is in place, or it will not be."""
+        """The diff is in place, or will not be."""
         if not done:
             self._remove()
         if self._fd >= 0:
@@ -145,7 +145,7 @@ def carry_over(old: str, new: str) -> None:
 
 
 def forget(base: str, number: str) -> None:
-    """The diff with that id needs *base* no more."""
+    """Remove the entry of the diff with that id from *base*."""
     try:
         os.unlink(os.path.join(base, DIFFS, number))
     except OSError:
@@ -167,8 +167,8 @@ def _entries(folder: str) -> list[tuple[str, bytes]]:
 
 
 def diffs_of(folder: str) -> list[str]:
-    """Paths of the diffs of the snapshot in *folder*, as far as they are known: those that are there or being made, and
-    those of which it cannot be found out whether they are there."""
+    """Paths of the known diffs of the snapshot in *folder*: those that exist or are being made, and those whose
+    existence cannot be determined."""
     base = os.path.realpath(folder)
     own = _about(base)
     number = own.get("id") if isinstance(own, dict) else None
@@ -198,7 +198,7 @@ def _folders(parent: str) -> list[str]:
 
 
 def _about(folder: str) -> dict[str, Any] | None:
-    """The manifest in *folder*, whatever is in it; empty: it cannot be read; None: there is none."""
+    """The manifest in *folder*, whatever its content; empty: it cannot be read; None: there is none."""
     path = os.path.join(folder, MANIFEST)
     if not os.path.lexists(path):
         try:
@@ -215,7 +215,8 @@ def _about(folder: str) -> dict[str, Any] | None:
 
 
 def _is_diff(place: str, base: str, number: object) -> bool:
-    """The snapshot in *place*, if there is one, needs that in *base*, which has the id *number* (None: not known)."""
+    """Whether the snapshot in *place*, if there is one, needs that in *base*, which has the id *number* (None: not
+    known)."""
     about = _about(place)
     below = about.get("base") if about else None
     if not about or not isinstance(below, str) or not below:

@@ -1,4 +1,5 @@
-"""Copies of disks: shared blocks where the file system can (reflinks), else only what is no hole; and of overlays."""
+"""Copies of disks: with shared blocks where the file system supports that (reflinks), else without holes; and of
+overlays."""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ def copy_disk(source: str, target: str, cow: str = AUTO, *, name: str = "") -> b
     """Make the new file *target* a copy of the image *source*, which is not written meanwhile.
 
     :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
-    :param name: *source* is a file of a snapshot, which errors call so: links are not followed
+    :param name: what errors call *source*, if it is a file of a snapshot: links are then not followed
     :returns: whether both share their blocks until one is written
-    :raises ConfigError: it is no regular file
+    :raises ConfigError: it is not a regular file
     :raises HostError: the host cannot
     """
     try:
@@ -52,9 +53,9 @@ def _cannot_copy(what: str, room: str, error: OSError) -> HostError:
 
 
 def copy_open_disk(source: int, target: int, cow: str = AUTO) -> bool:
-    """The same of descriptors; *target* is an empty file.
+    """The same for descriptors; *target* is an empty file.
 
-    :raises HostError: blocks are to be shared, and cannot
+    :raises HostError: shared blocks are demanded, and not supported
     :raises OSError: the host cannot
     """
     if cow != COPY:
@@ -78,7 +79,7 @@ def copy_open_disk(source: int, target: int, cow: str = AUTO) -> bool:
 
 
 def copy_overlay(blk: Any, target: int) -> None:
-    """Make the empty file *target* a copy of the overlay of a disk that does not run.
+    """Make the empty file *target* a copy of the overlay of a stopped disk.
 
     :raises OSError: the host cannot
     """
@@ -92,7 +93,7 @@ def copy_overlay(blk: Any, target: int) -> None:
 
 
 def copy_overlaid(blk: Any, base: int, target: int) -> None:
-    """Make the empty file *target* the image that the guest sees of a disk with an overlay, which does not run.
+    """Write to the empty file *target* the image that the guest sees of a stopped disk with an overlay.
 
     :raises OSError: the host cannot
     """
@@ -102,7 +103,7 @@ def copy_overlaid(blk: Any, base: int, target: int) -> None:
 
 
 def _copy_range(source: int, target: int, start: int, end: int, *, ahead: int = 0, share: bool = True) -> None:
-    """:param ahead: by so much the bytes are further back in the source"""
+    """:param ahead: how much further back the data are in the source"""
     at = start
     while at < end:
         done = -1
@@ -120,9 +121,9 @@ def _copy_range(source: int, target: int, start: int, end: int, *, ahead: int = 
 
 
 def unnamed_file(beside: str) -> int:
-    """A new file without a name, which is gone with its last descriptor.
+    """A new nameless file, which is freed with its last descriptor.
 
-    :param beside: a path: the file is on the same file system, if one can write there, so that it may share blocks
+    :param beside: a path: the file is on the same file system, if that is writable, so that it may share blocks
     :raises OSError: the host cannot
     """
     import tempfile
@@ -141,8 +142,8 @@ def unnamed_file(beside: str) -> int:
 
 
 class DiskCopies:
-    """Copies of disks for a machine, which have names from when they are complete until it has opened them: nothing is
-    left when it is killed."""
+    """Copies of disks for a machine. Each has a name from its completion until the machine has opened it, so nothing is
+    left if it is killed."""
 
     def __init__(self) -> None:
         self._paths: list[str] = []
@@ -151,7 +152,7 @@ class DiskCopies:
     def make(self, source: str, *, beside: str, cow: str = AUTO, name: str = "") -> str:
         """Copy the image *source*; the path of the copy.
 
-        :param beside: a path: the copy is in the same directory, if one can write there, so that it may share blocks
+        :param beside: a path: the copy is in the same directory, if that is writable, so that it may share blocks
         :param cow: how, see :class:`~vmm.virtio.blk.DiskConfig`
         :param name: see :func:`copy_disk`
         :raises ConfigError: as that does
@@ -169,7 +170,7 @@ class DiskCopies:
         return path
 
     def make_overlay(self, blk: Any, *, beside: str) -> str:
-        """Copy the overlay of a disk that does not run; the path of the copy.
+        """Copy the overlay of a stopped disk; returns the path of the copy.
 
         :raises HostError: the host cannot
         """
@@ -182,7 +183,7 @@ class DiskCopies:
         return path
 
     def _fill(self, path: str, copy: Callable[[int], object]) -> None:
-        """Make the new file *path*, which has no name while *copy* writes it, if the file system can do that."""
+        """Make the new file *path*, which has no name while *copy* writes it, if the file system supports that."""
         try:
             fd = os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -202,7 +203,7 @@ class DiskCopies:
             os.close(fd)
 
     def hold(self, fd: int) -> str:
-        """A path of a file that may have no name any more, for as long as the copies have theirs."""
+        """A path of a possibly nameless file, valid as long as the copies have theirs."""
         self._open.append(os.dup(fd))
         return f"/proc/self/fd/{self._open[-1]}"
 

@@ -1,4 +1,5 @@
-"""``manifest.json``: what a snapshot is of, and what a host must have to restore it.  See docs/snapshot-format.md."""
+"""``manifest.json``: the description of a snapshot, and the requirements on a host that restores it. See
+docs/snapshot-format.md."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk: ``file`` is the name of its copy in the snapshot, empty where ``image`` is read only and referred to.
+    """A disk: ``file`` is the name of its copy in the snapshot, empty if ``image`` is read-only and only referenced.
 
     :ivar crc32: of the copy, see :func:`vmm.saving.memory_file.checksum`
     """
@@ -74,7 +75,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Device:
-    """What ``state`` has of a device: its kind and the version of what was saved."""
+    """The entry for a device in ``state``: its kind and the version of its state."""
 
     kind: str
     version: int
@@ -123,7 +124,7 @@ class Manifest:
         return [(start, end) for start, end in self.constant]
 
     def has_constant(self) -> bool:
-        """They are ranges of whole pages of RAM below the hole for devices, few, and ascending."""
+        """Check that they are ranges of whole pages of RAM below the hole for devices, few, and ascending."""
         at, most = 0, min(self.memory_size, HOLE_START)
         for each in self.constant:
             if len(each) != 2 or not at <= each[0] < each[1] <= most or (each[0] | each[1]) % PAGE:
@@ -136,9 +137,9 @@ _KINDS: dict[str, type] = {each.__name__: each for each in (Cpu, FileState, Disk
 
 
 def file_state(path: str) -> FileState:
-    """What the file or block device *path* is now.
+    """The present state of the file or block device *path*.
 
-    :raises ConfigError: it cannot be looked at
+    :raises ConfigError: it cannot be inspected
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,12 +152,12 @@ def file_state(path: str) -> FileState:
 
 
 def state_of_open(fd: int, path: str) -> FileState:
-    """The same of what is open as *fd*; *path* is how it was called."""
+    """The same for the open descriptor *fd*; *path* is its name."""
     return FileState(os.path.abspath(path), *size_and_change(fd))
 
 
 def size_and_change(fd: int) -> tuple[int, int]:
-    """Of an open file or block device: bytes, and when it was last changed in ns."""
+    """Of an open file or block device: bytes, and the time of its last change in ns."""
     status = os.fstat(fd)
     size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(fd, 0, os.SEEK_END)
     return size, status.st_mtime_ns
@@ -178,7 +179,7 @@ def manifest_text(value: dict[str, Any]) -> str:
 
 
 def _is_sound(raw: bytes, value: dict[str, Any]) -> bool:
-    """The manifest *raw* has its checksum, or is of a format without one."""
+    """Check that the manifest *raw* has its checksum, or is of a format without one."""
     from vmm.faststart.builtin import sha256
 
     checksum = value.get("checksum", "" if value["format"] < CHECKED else None)
@@ -193,7 +194,7 @@ def _is_sound(raw: bytes, value: dict[str, Any]) -> bool:
 def read_manifest(folder: str) -> Manifest:
     """The manifest of the snapshot in *folder*.
 
-    :raises ConfigError: there is none, or it is not one that this pyvmm reads
+    :raises ConfigError: there is none, or this pyvmm cannot read it
     """
     with Directory(folder) as directory:
         return _read_manifest(directory)
@@ -234,7 +235,7 @@ def _read_manifest(directory: Directory) -> Manifest:
 
 
 def damaged(path: str) -> ConfigError:
-    """The error of a file with another checksum than the one that was written."""
+    """The error for a file whose checksum differs from the written one."""
     return ConfigError(
         f"{path}: damaged: its checksum is another",
         code="snapshot-damaged",
@@ -255,10 +256,10 @@ class Layer:
 
 
 class Layers:
-    """A snapshot and those that it is a diff of, while they are read.  A context manager.
+    """A snapshot and the chain of its bases, while they are read. A context manager.
 
     :ivar all: the full one first
-    :raises ConfigError: one is missing, is another than it was, or they go round in a circle
+    :raises ConfigError: one is missing, has been replaced, or they form a circle
     """
 
     def __init__(self, folder: str) -> None:
@@ -335,7 +336,7 @@ def layers(folder: str) -> list[tuple[str, Manifest]]:
 def memory_files(found: Layers) -> list[str]:
     """Paths of the ``memory`` files of snapshots, while they are read.
 
-    :raises ConfigError: one is not there or too short, or the bits of a diff are damaged
+    :raises ConfigError: one is missing or too short, or the bits of a diff are damaged
     """
     from vmm.saving.memory_file import PAGES, checksum, read_pages
 
@@ -376,12 +377,12 @@ def read_state(layer: Layer) -> Any:
 
 
 def state_most(memory_size: int) -> int:
-    """Bytes of the state of a machine with so much RAM, at most."""
+    """The largest size of the state of a machine with so much RAM."""
     return min(_STATE_MOST + max(memory_size, 0) // 4, _STATE_LIMIT)
 
 
 def read_open_state(fd: int, memory_size: int, what: str) -> Any:
-    """The same of a state that another process has written into an open file, which may be of any size.
+    """The same for a state that another process has written into an open file, which may have any size.
 
     :raises ConfigError: it is no state
     """
@@ -392,8 +393,8 @@ def read_open_state(fd: int, memory_size: int, what: str) -> Any:
 
 
 def decode_state(raw: bytes, path: str) -> Any:
-    """CBOR (RFC 8949) as plain values.  Tags are refused, of which a decoder makes objects of other types; and more
-    items than a state has, since an item of a byte takes some hundred bytes of memory.
+    """CBOR (RFC 8949) as plain values. It refuses tags, for which a decoder makes objects of other types, and more
+    items than a state has, since an item of one byte takes some hundred bytes of memory.
 
     :raises ConfigError: it is not that
     """

@@ -1,9 +1,8 @@
-"""RAM at one moment, which a machine and its children have in common until one of them writes a page.
+"""RAM at one moment, which a machine and its children share until one of them writes a page.
 
-A base is a memfd that nobody can write any more.  The machine lies over it from then on, too: its pages are the base's,
-at the addresses where they were, and what it writes is its own, as it is with a clone that lies over a snapshot's file.
-When it is forked again, those pages alone are copied for its children, or a new base is made of both, whichever copies
-less.
+A base is a memfd that nobody can write any more. From then on the machine lies over it too. Its pages are the base's,
+at their old addresses, and its writes are private, as in a clone over a snapshot's file. When it is forked again, only
+its private pages are copied for its children, or a new base is made of both, whichever copies less.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ _MOST_PIECES = 32
 
 
 class Base:
-    """RAM as it was when :func:`take_base` was called.
+    """RAM at the time of the call of :func:`take_base`.
 
-    :param layers: files that nobody writes any more, the last one on top; taken over
+    :param layers: files that nobody writes any more, the last one on top; owned by this
     :ivar size: of RAM in bytes
     """
 
@@ -52,11 +51,11 @@ class Base:
 
     @classmethod
     def of_files(cls, size: int, file: int, below: int, areas: list[Range], bits: bytes) -> Base:
-        """One that another process has written, into memfds that nobody writes any more; they stay the caller's.
+        """A base that another process has written, into memfds that nobody writes any more; they remain the caller's.
 
-        :param file: all of RAM; or with *below* its pages with a bit in *bits*
-        :param below: what RAM lies over in the *areas*; -1: nothing
-        :raises ConfigError: these are no areas of RAM
+        :param file: all of RAM; or with *below* its pages whose bits are set in *bits*
+        :param below: the file that RAM lies over in the *areas*; -1: none
+        :raises ConfigError: these are not areas of RAM
         """
         if below < 0:
             return cls(size, [(posix.dup(file), _pieces(file, size), b"")])
@@ -70,7 +69,7 @@ class Base:
         return cls(size, [(posix.dup(below), areas, b""), (posix.dup(file), (), bits)])
 
     def handed(self) -> tuple[list[Range], bytes] | None:
-        """What :meth:`of_files` has to be told of the layers: areas and bits; None: there is one layer."""
+        """The description of the layers for :meth:`of_files`: areas and bits; None: there is one layer."""
         if len(self._layers) < 2:
             return None
         (_, areas, _), (_, _, bits) = self._layers
@@ -89,8 +88,8 @@ class Base:
         """RAM of a child; parameters as of :class:`~vmm.memory.GuestMemory`.  Shared memory is a copy of all of it.
 
         :param on_demand: or is filled when it is touched, where the host's kernel supports that
-        :param empty: what it is put into: it was made so, and nobody has touched it; closed on errors
-        :raises HostError: the host has not enough memory
+        :param empty: the RAM of a shell: made with these parameters, and untouched; closed on errors
+        :raises HostError: the host lacks memory
         """
         memory = empty or GuestMemory(self.size, huge_pages=huge_pages, shared=shared, hotplug=hotplug)
         try:
@@ -121,7 +120,7 @@ class Base:
         return True
 
     def settle(self, memory: GuestMemory) -> None:
-        """Lay the machine that this is the RAM of over it, too, and give back what it had of its own."""
+        """Lay the machine that owns this RAM over it too, and return its private pages."""
         try:
             for file, pieces, _ in self._layers:
                 memory.lay_over(file, pieces)
@@ -129,9 +128,9 @@ class Base:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
     def finish(self, memory: GuestMemory) -> None:
-        """When the machine that this is the RAM of, *memory*, goes on: what takes time and does not change it.
+        """When the machine that owns this RAM, *memory*, resumes: slow steps that do not change it.
 
-        :raises HostError: the host has not enough memory
+        :raises HostError: the host lacks memory
         """
         try:
             if not memory.let_go():
@@ -151,16 +150,16 @@ class Base:
 
 
 class Ahead:
-    """What :func:`take_base` will copy of *memory*, copied while the machine runs: then only what has changed since is
-    written again.
+    """The part of *memory* that :func:`take_base` needs, copied while the machine runs: then only what has changed
+    since is written again.
 
     :param memory: private
     :param children: as of :func:`take_base`
-    :param watch_from: from so many bytes on the kernel notes what is written, where it can, or all has to be compared
-        while the machine stands still; -1: it must not
-    :param file: the empty memfd to copy to, which is this object's from now on; -1: a new one
-    :param whole: whoever makes the children has not what *memory* lies over
-    :raises OSError: the host has not enough memory
+    :param watch_from: from this number of bytes on, the kernel tracks writes, where it can; otherwise everything is
+        compared in the pause; -1: it must not
+    :param file: the empty memfd to copy to, owned by this object from now on; -1: a new one
+    :param whole: the maker of the children does not have the file that *memory* lies over
+    :raises OSError: the host lacks memory
     """
 
     def __init__(
@@ -203,7 +202,7 @@ class Ahead:
         return int.from_bytes(self.bits, "little").bit_count() * PAGE
 
     def changed(self, memory: GuestMemory) -> bytearray | None:
-        """A bit for each page that may not be what was copied of it; None: any may."""
+        """A bit for each page that may differ from its copy; None: any may."""
         if self._watch < 0:
             return None
         bits = bytearray(self.bits)
@@ -212,7 +211,7 @@ class Ahead:
         return None if result < 0 else bits
 
     def mapped(self, size: int) -> mmap.mmap:
-        """The file, so that it can be read without a fault for each page: the machine stands still then."""
+        """Prefault the file, so that reading it takes no faults in the pause."""
         # Private: a shared mapping would keep the file from being frozen
         before = mmap.mmap(self.file, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
         try:
@@ -223,20 +222,20 @@ class Ahead:
         return before
 
     def is_too_much(self, below: list[tuple[int, int, int]], children: int) -> bool:
-        """*children* copies of this would take more than a new base of this and what is *below* it."""
+        """Whether *children* copies of this would take more than a new base of this and what is *below* it."""
         written = self._written
         if self._whole or len(below) > _MOST_AREAS:
             return True
         return children * written > written + sum(end - start for start, end, _ in below)
 
     def take(self) -> int:
-        """The file, which is the caller's now, and frozen."""
+        """The file, sealed and owned by the caller now."""
         freeze(self.file)
         file, self.file = self.file, -1
         return file
 
     def close(self) -> None:
-        """Harmless when done twice, and when the file was taken."""
+        """Harmless when called twice, or after the file was taken."""
         if self.before is not None:
             self.before.close()
             self.before = None
@@ -249,14 +248,14 @@ class Ahead:
 
 
 def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *, alone: bool = False) -> Base:
-    """RAM of a machine as it is now, while nobody changes it.  *memory* stays as it is for whoever reads or writes it.
-    :meth:`Base.finish` follows when the machine goes on.
+    """RAM of a machine at this moment, while nobody changes it. *memory* does not change for its readers and writers.
+    :meth:`Base.finish` follows when the machine resumes.
 
-    :param children: how many will be made of it
+    :param children: how many children will be made from it
     :param ahead: of private memory: what was copied already; its file is taken.  The caller closes it when the machine
         runs again
-    :param alone: no other process has it mapped now, and who maps it later takes part in its being filled
-    :raises HostError: the host has not enough memory
+    :param alone: no other process has it mapped now, and later mappers take part in filling it
+    :raises HostError: the host lacks memory
     """
     try:
         if memory.fd >= 0 and alone:
@@ -288,10 +287,10 @@ WATCH_FROM = 4 << 20
 
 
 def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_FROM) -> Ahead | None:
-    """:class:`Ahead` of *memory*, if that can be.  Shared memory is got ready otherwise.
+    """:class:`Ahead` of *memory*, if possible. Shared memory is prepared in another way.
 
-    :param watch_from: -1 if the host may write memory while a request of a device is under way, not by the page tables
-    :raises HostError: the host has not enough memory
+    :param watch_from: -1 if a device's request may write memory without the page tables
+    :raises HostError: the host lacks memory
     """
     try:
         if memory.fd >= 0:
@@ -304,11 +303,11 @@ def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_
 
 
 def merge_layers(memory: GuestMemory, *, soon: bool = False) -> None:
-    """Have *memory* be filled from one file, if it was forked so often that it is filled from many: its pages are those
-    that are seen, and the others are given back when no child needs them.  Any thread; the guest may run.
+    """Merge the files of *memory*, if it was forked so often that it is filled from many: the new one has all visible
+    pages, and the others are freed when no child needs them. On any thread; the guest may run.
 
-    :param soon: nobody waits for it: a fork that does leaves it to that, unless it comes too late
-    :raises OSError: the host has not enough memory
+    :param soon: nobody waits for it: a concurrent fork does the work itself only if this is too late
+    :raises OSError: the host lacks memory
     """
     memory.merge_layers(lambda layers: _merged(layers, memory.size), soon=soon)
 
@@ -331,7 +330,7 @@ def _merged(layers: Sequence[Layer], size: int) -> Layer:
 
 
 def _base_over(memory: GuestMemory) -> Base:
-    """Of RAM that is filled on demand: what is its own, over its template if that is one file."""
+    """For RAM that is filled on demand: its private pages, over its template if that is one file."""
     if memory.file < 0:
         return _new_base(memory, [(0, memory.size, lib.RAM_ALL)])
     own = open_memory("guest-ram-own", memory.size)
@@ -346,13 +345,13 @@ def _base_over(memory: GuestMemory) -> Base:
 
 
 def _over(memory: GuestMemory, pieces: list[Range], own: int, bits: bytearray) -> Base:
-    """Of what *memory* lies over in *pieces*, and over that pages of the file *own*."""
+    """The content of the file under *memory* in *pieces*, with pages of the file *own* over it."""
     above: Layer = (own, (), bytes(bits))
     return Base(memory.size, [(posix.dup(memory.file), pieces, b""), above] if pieces else [above])
 
 
 def _below(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Where what *memory* lies over has data."""
+    """Where the file under *memory* has data."""
     found = []
     for begin, end, what in areas:
         if what == lib.RAM_OWN:
@@ -361,7 +360,7 @@ def _below(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> list[tuple
 
 
 def _next_base(memory: GuestMemory, children: int, ahead: Ahead) -> Base:
-    """Of RAM that lies over a base or file already."""
+    """For RAM that lies over a base or file already."""
     areas = list(ram_areas(memory))
     changed = ahead.changed(memory)
     _copy(memory, ahead.file, areas, ahead.bits, ahead.before, changed)
@@ -394,7 +393,7 @@ def _copy_of(file: int, size: int) -> int:
 
 
 def _send(copy: int, file: int, start: int, end: int) -> None:
-    """Copy what *file* has there, to the same place."""
+    """Copy the data of *file* to the same place."""
     posix.lseek(copy, start, 0)
     while start < end:
         start += posix.sendfile(copy, file, start, end - start)
@@ -412,7 +411,7 @@ def _new_base(memory: GuestMemory, areas: list[tuple[int, int, int]]) -> Base:
 
 
 def _pieces(file: int, size: int) -> list[Range]:
-    """Where RAM is to lie over *file*: where that has data, in pieces that are not too many."""
+    """Where RAM will lie over *file*: where that has data, in a limited number of pieces."""
     piece = _PIECE
     while True:
         found: list[Range] = []
@@ -435,11 +434,11 @@ def _copy(
     before: mmap.mmap | None = None,
     changed: bytearray | None = None,
 ) -> int:
-    """Write areas of RAM to *file*; bytes written.
+    """Write areas of RAM to *file*; returns the bytes written.
 
-    :param bits: gets one for each page that was written
-    :param before: *file*, of which pages that have one already are written if they have changed
-    :param changed: pages that may have, see :meth:`Ahead.changed`
+    :param bits: receives a bit for each page that was written
+    :param before: *file*, whose existing pages are rewritten only if they have changed
+    :param changed: pages that may have changed, see :meth:`Ahead.changed`
     """
     with opened("pagemap") as pagemap:
         native = ffi.new("struct ram_file *", {"fd": file, "pagemap": pagemap})

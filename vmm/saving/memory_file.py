@@ -1,7 +1,7 @@
-"""Guest RAM in a snapshot: a sparse file with each byte at its place, or the pages that differ from another one's.
+"""Guest RAM in a snapshot: a sparse file with each byte at its offset, or the pages that differ from another one's.
 
-``memory`` holds RAM from its first region on, without the hole below 4 GiB.  In a diff it holds only the pages that
-``pages`` has a bit for (bit *n* % 8 of byte *n* / 8: page *n*); all others are the base's.
+``memory`` contains RAM from its first region on, without the hole below 4 GiB. In a diff it contains only the pages
+whose bits are set in ``pages`` (bit *n* % 8 of byte *n* / 8: page *n*); all others are the base's.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _proc: dict[str, int] = {}
 
 
 def open_proc() -> None:
-    """Open the files of /proc that are read later, for a process that will not be able to open any.
+    """Open the files of /proc that are read later, for a process that will lose its files.
 
-    Without capabilities: who takes that process over must not read physical addresses in ``pagemap``.
+    Without capabilities: an attacker who takes that process over must not read physical addresses in ``pagemap``.
 
     :raises HostError: the host cannot
     """
@@ -74,7 +74,7 @@ def new_file(path: str) -> int:
 
 
 def write_new(memory: GuestMemory, path: str, *, than: str | None = None) -> int:
-    """:func:`write_ram` to the new file *path*, and its bits beside it when it is a diff of *than*."""
+    """:func:`write_ram` to the new file *path*, and its bits beside it if it is a diff of *than*."""
     fds = [new_file(path)]
     try:
         if than is None:
@@ -111,7 +111,7 @@ def write_ram(
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
-    """All of *data* to the beginning of the file *fd*.
+    """Write all of *data* to the beginning of the file *fd*.
 
     :raises OSError: the host cannot
     """
@@ -152,9 +152,10 @@ def _write_with(file: Any, memory: GuestMemory, than: Any, bitmap: Any, same: bo
 
 
 def _wanted(memory: GuestMemory, whole: bool, same: bool) -> Iterator[tuple[int, int, int]]:
-    """Where RAM is to be looked at, and how: in what may hold data; for a diff in what may differ from its base.
+    """Which parts of RAM to examine, and how: those that may contain data; for a diff those that may differ from its
+    base.
 
-    :param whole: it is for no diff
+    :param whole: it is not for a diff
     :param same: the base of the diff is the file that RAM lies over
     """
     if memory.over_file:
@@ -178,7 +179,7 @@ def _wanted(memory: GuestMemory, whole: bool, same: bool) -> Iterator[tuple[int,
 
 
 def _over_holes(file: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Of RAM that lies over *file*: all where that has data; elsewhere what was written."""
+    """For RAM that lies over *file*: everything where that has data; elsewhere what was written."""
     at = begin
     for start, stop in data_ranges(file, end, begin):
         yield at, start, lib.RAM_OWN
@@ -188,8 +189,8 @@ def _over_holes(file: int, begin: int, end: int) -> Iterator[tuple[int, int, int
 
 
 def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
-    """The mappings that RAM over a file consists of, by /proc/self/maps: offsets, half-open, and how pages that are the
-    machine's own are told in each.  The balloon has put anonymous ones in the place of others."""
+    """The mappings of RAM over a file, from /proc/self/maps: offsets, half-open, and how to recognize the machine's own
+    pages in each. The balloon has replaced others with anonymous ones."""
     begin = memory.host_address
     inode = posix.fstat(memory.file).st_ino
     with opened("maps") as maps:
@@ -210,17 +211,17 @@ def ram_areas(memory: GuestMemory) -> Iterator[tuple[int, int, int]]:
 
 
 def page_runs(bits: bytes | bytearray, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of RAM that a diff holds: offsets in bytes, half-open."""
+    """The parts of RAM that a diff contains: offsets in bytes, half-open."""
     start, end, native = ffi.new("uint64_t *"), ffi.new("uint64_t *"), ffi.from_buffer(bits)
     while lib.mem_run(native, size, start, end):
         yield int(start[0]), int(end[0])
 
 
 def read_pages(folder: str, size: int, name: str = "") -> bytes:
-    """The bits of the diff in *folder*, whose RAM is of *size* bytes.
+    """The bits of the diff in *folder*, whose RAM has *size* bytes.
 
-    :param name: what errors call the file
-    :raises ConfigError: the file is not such bits
+    :param name: the file's name in errors
+    :raises ConfigError: the file does not contain such bits
     """
     path = os.path.join(folder, PAGES)
     length = -(-size // PAGE // 8)
@@ -243,17 +244,17 @@ def open_ram(
     constant: Sequence[tuple[int, int]] = (),
     hotplug: int = 0,
 ) -> GuestMemory:
-    """RAM as it was saved: the first file of *layers* is mapped, and what diffs hold is copied over it, in their order.
+    """RAM as saved: the first file of *layers* is mapped, and the contents of diffs are copied over it, in order.
 
     :param layers: paths of ``memory`` files: a full one, then diffs
     :param on_demand: fill shared memory when it is touched, instead of copying all, where the host's kernel supports
     that
-    :param first: a bit for each page that is filled at once all the same
-    :param exactly: fill no page beside one that is touched
+    :param first: bits of the pages that are filled at once nevertheless
+    :param exactly: fill no page beside a touched one
     :param constant: see :meth:`~vmm.memory.GuestMemory.fill_from`
-    :param hotplug: how many of the *size* bytes the guest has not from the start
+    :param hotplug: how many of the *size* bytes the guest does not have from the start
     :raises ConfigError: a file is too short
-    :raises HostError: the host has not enough memory
+    :raises HostError: the host lacks memory
     """
     if shared and on_demand and not prefault and huge_pages != "hugetlb":
         memory = _open_on_demand(size, layers, huge_pages, first, exactly, constant, hotplug)
@@ -283,7 +284,7 @@ def _open_on_demand(
     constant: Sequence[tuple[int, int]],
     hotplug: int,
 ) -> GuestMemory:
-    """Empty shared memory, which is filled from *layers* unless the host does not allow that."""
+    """Empty shared memory, filled from *layers* if the host allows that."""
     memory = GuestMemory(size, huge_pages=huge_pages, shared=True, hotplug=hotplug)
     files: list[int] = []
     try:
@@ -318,7 +319,7 @@ def _lay_over(memory: GuestMemory, path: str) -> None:
 
 
 def merge_ram(size: int, layers: list[str], path: str) -> int:
-    """Make one full file of *layers*, each of its pages written once; bytes written."""
+    """Write *layers* into one full file, each page once; returns the bytes written."""
     memory = open_ram(size, layers, huge_pages="none", shared=False, prefault=False)
     try:
         return write_new(memory, path)
@@ -327,10 +328,10 @@ def merge_ram(size: int, layers: list[str], path: str) -> int:
 
 
 def checksum(path: str, size: int) -> int:
-    """CRC-32C of the first *size* bytes of a file: of each page that is not zero its offset, as 8 bytes, little-endian,
-    and then the page.
+    """CRC-32C of the first *size* bytes of a file: for each page that is not zero, its offset as 8 bytes,
+    little-endian, and then the page.
 
-    :raises ConfigError: it is no regular file, or ends earlier
+    :raises ConfigError: it is not a regular file, or ends earlier
     :raises OSError: the host cannot read it
     """
     fd = open_regular(path)

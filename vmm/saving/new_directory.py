@@ -26,13 +26,13 @@ _FILES = (MANIFEST, STATE, MEMORY, DIFFS, "pages", "working-set")
 
 
 class NewDirectory:
-    """A context manager; :attr:`path` is where files are made.  Left without an error the directory is in place, else
-    it is gone.
+    """A context manager; :attr:`path` is where files are made. Left without an error, the directory is in place;
+    otherwise it is removed.
 
-    :param place: the directory of the snapshot: a new name, or a snapshot that is replaced
-    :param same: the one that is replaced, if the new one is the same in another form: diffs of it may need it
-    :ivar place: the same, without links in it
-    :raises ConfigError: there is something that is no snapshot, or one that others need
+    :param place: the path of the snapshot: a new name, or a snapshot that is replaced
+    :param same: the replaced one, if the new one is the same in another form: diffs of it may need it
+    :ivar place: the same path, without links in it
+    :raises ConfigError: something else is there, or a snapshot that others need
     :raises HostError: the host cannot write there
     """
 
@@ -120,7 +120,7 @@ class NewDirectory:
 
 
 def real_place(path: str) -> str:
-    """*path* without links; but the last part stays one that leads to no directory.
+    """*path* without links, except a last part that leads to no directory.
 
     :raises ConfigError: it is no path
     """
@@ -134,7 +134,7 @@ def real_place(path: str) -> str:
 
 def _check_place(place: str, same: Directory | None) -> None:
     """
-    :raises ConfigError: no snapshot may be put there
+    :raises ConfigError: no snapshot may be written there
     """
     parent = os.path.dirname(place)
     if all(os.path.exists(os.path.join(parent, name)) for name in (MANIFEST, STATE, MEMORY)):
@@ -167,17 +167,17 @@ def _check_place(place: str, same: Directory | None) -> None:
 
 
 def _is_file(name: str) -> bool:
-    """A snapshot may have something of that name."""
+    """Whether a snapshot may contain a file of that name."""
     return name in _FILES or name.startswith("working-set.") or name.removeprefix("disk").isdecimal()
 
 
 def is_snapshot(path: str) -> bool:
-    """Whether a directory looks like one, or is empty."""
+    """Whether a directory looks like a snapshot, or is empty."""
     return os.path.isdir(path) and (os.path.exists(os.path.join(path, MANIFEST)) or not os.listdir(path))
 
 
 def _remove_left(parent: str, name: str) -> None:
-    """What a process that was killed has left."""
+    """Remove what a killed process has left."""
     for entry in os.listdir(parent):
         head, sign, rest = entry.rpartition(LEFT)
         number = rest.partition("-")[0]
@@ -207,7 +207,7 @@ def _sync(path: str) -> None:
 
 
 def _rename_new(path: str, place: str) -> bool:
-    """Rename *path* to *place*, unless there is something: whether that was done."""
+    """Rename *path* to *place*, unless something is there; returns whether that was done."""
     try:
         _rename(path, place, _RENAME_NOREPLACE)
     except OSError as error:
@@ -222,7 +222,7 @@ def _rename_new(path: str, place: str) -> bool:
 
 
 def _exchange(first: str, second: str) -> None:
-    """File systems that cannot do this do not replace a directory in one step."""
+    """File systems without this operation cannot replace a directory in one step."""
     _rename(first, second, _RENAME_EXCHANGE)
 
 
@@ -237,7 +237,7 @@ def _rename(first: str, second: str, how: int) -> None:
 
 
 def cannot_write(path: str, error: OSError) -> HostError:
-    """The error of a snapshot in *path* that cannot be written; empty: the writer does not know its path."""
+    """The error for a snapshot in *path* that cannot be written; empty: the writer does not know its path."""
     number = error.errno or 0
     what = f"the snapshot {path}" if path else "the snapshot"
     return HostError(

@@ -1,7 +1,7 @@
-"""Frozen records as plain values (dictionaries, lists, numbers, text, bytes), and back, each type checked.
+"""Frozen records as plain values (dictionaries, lists, numbers, text, bytes), and back, with each type checked.
 
-A record becomes a dictionary with its class's name under :data:`KIND`; what comes back is made of the annotations of
-the class, so that a file cannot bring a value of another type, an unknown field or a class that was not named.
+A record becomes a dictionary with its class's name under :data:`KIND`. The reverse follows the annotations of the
+class, so a file cannot introduce a value of another type, an unknown field or an unlisted class.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SIMPLE: dict[str, type] = {"str": str, "int": int, "bool": bool, "float": float
 
 
 def plain(value: Any) -> Any:
-    """*value*, a record or what a record is made of, as plain values."""
+    """*value*, a record or a part of one, as plain values."""
     names = getattr(value, "__record_names__", None)
     if names is not None:
         return {KIND: type(value).__name__, **{name: plain(getattr(value, name)) for name in names}}
@@ -36,8 +36,8 @@ def plain(value: Any) -> Any:
 def made(value: Any, annotation: str, kinds: Kinds, where: str) -> Any:
     """What :func:`plain` was given.
 
-    :param annotation: the type that is wanted, as an annotation names it
-    :param kinds: the records that may come, by their names
+    :param annotation: the wanted type, as an annotation names it
+    :param kinds: the permitted records, by their names
     :param where: what an error names
     :raises ConfigError: it is something else
     """
@@ -122,7 +122,7 @@ _split_before: dict[tuple[str, str], list[str]] = {}
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """*text* at each *sign* that no bracket encloses, without blanks."""
+    """Split *text* at each *sign* outside brackets, and strip blanks."""
     if sign not in text:
         return [text.strip()]
     if (found := _split_before.get((text, sign))) is not None:

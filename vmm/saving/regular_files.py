@@ -1,4 +1,4 @@
-"""The files of a snapshot's directory: their names, and how one that somebody else may have put there is opened."""
+"""The files of a snapshot's directory: their names, and how to open one that another user may have placed there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIFFS = "diffs"
 
 
 def open_regular(path: str, name: str = "") -> int:
-    """A descriptor of the regular file *path*, to read: links are not followed, and nothing waits for a FIFO.
+    """Open the regular file *path* for reading: links are not followed, and a FIFO does not block.
 
     :param name: what errors call it
     :raises ConfigError: there is none
@@ -68,5 +68,5 @@ _HINTS = {
 
 
 def hint_for(number: int) -> str:
-    """What to do when the host fails to write a snapshot with that errno."""
+    """The hint for a host that fails to write a snapshot with that errno."""
     return _HINTS.get(number, "")

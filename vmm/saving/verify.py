@@ -1,4 +1,4 @@
-"""A snapshot as a whole: is it complete and undamaged; and a diff made one that needs no base."""
+"""A snapshot as a whole: verify it, and make a diff independent of its base."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def verify_snapshot(folder: str) -> None:
-    """Read all of the snapshot in *folder*, and of those that it is a diff of.
+    """Read all of the snapshot in *folder*, and of its bases.
 
     :raises ConfigError: something is missing or damaged; the message names it
     :raises HostError: the host cannot read it
@@ -28,7 +28,7 @@ def verify_snapshot(folder: str) -> None:
 
 
 def verify(found: Layers) -> None:
-    """The same of snapshots that are open.
+    """The same for snapshots that are open.
 
     :raises ConfigError: as :func:`verify_snapshot`
     :raises HostError: as that
@@ -69,10 +69,10 @@ def _verify_disk(layer: Layer, disk: Disk) -> None:
 
 
 def merge(folder: str) -> None:
-    """Make the diff in *folder* a full snapshot, in its place, if all checksums are right.  One that is full already
-    stays as it is.
+    """Turn the diff in *folder* into a full snapshot, in its place, if all checksums are right. A full one is not
+    changed.
 
-    :raises ConfigError: it is none, its base is missing, or something is damaged; it is as it was
+    :raises ConfigError: it is not a snapshot, its base is missing, or something is damaged; it is unchanged
     :raises HostError: the host cannot write it; the old one is still there
     """
     with Layers(folder) as found:

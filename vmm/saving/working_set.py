@@ -1,6 +1,6 @@
-"""Which pages of a snapshot's memory a clone touches first: recorded once, and read beforehand by the clones after it.
+"""The pages of a snapshot's memory that a clone touches first: recorded once, and prefetched by later clones.
 
-The file ``working-set`` in the directory of the snapshot has a bit for each page of RAM, as ``pages`` has.
+The file ``working-set`` in the directory of the snapshot has a bit for each page of RAM, as ``pages`` does.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _STEP = 2 << 20
 
 
 class Prefetch:
-    """From :meth:`start` on has the host read, on a thread, the working set of the snapshot in *folder*, while the
-    guest runs on *memory*, which lies over its file.  Where there is none, what this guest has touched after a moment,
-    or until its end, is recorded.
+    """From :meth:`start` on, prefetch the working set of the snapshot in *folder*, on a thread, while the guest runs on
+    *memory*, which lies over its file. If there is none, record what this guest has touched after a moment, or until
+    its end.
 
     :param bits: the working set, see :func:`read`
     """
@@ -50,8 +50,8 @@ class Prefetch:
         self._thread = Thread(self._record if bits is None else lambda: self._replay(bits), "prefetch")
 
     def bring(self, map_pages: Callable[[GuestMemory, bytes], bool]) -> None:
-        """Of memory that has begun with what :func:`at_once` says, have the guest find it mapped: an exit and a fault
-        for each page take longer than all else that is done for it.
+        """Map the pages of :func:`at_once` for the guest: an exit and a fault for each take longer than everything
+        else.
 
         :param map_pages: of a vCPU, see :meth:`vmm.kvm.vcpu.Vcpu.map_pages`
         """
@@ -61,7 +61,7 @@ class Prefetch:
         self._brought = True
 
     def start(self) -> None:
-        """Begin, unless all is there.  To read opens nothing; to record does."""
+        """Begin, unless all is there. Reading opens nothing; recording does."""
         if not self._brought:
             self._thread.start()
 
@@ -73,8 +73,8 @@ class Prefetch:
             report.warn(__name__, f"{self._folder}: cannot record what is to be read beforehand: {error.strerror}")
 
     def _replay(self, bits: bytes) -> None:
-        """By reads that are larger than those of faults, and nobody waits for.  To map the pages, too, took longer than
-        it saved.  Memory that is filled on demand has them filled: a fault of that costs ten times as much."""
+        """It uses reads that are larger than those of faults, and nobody waits for them. Mapping the pages too took
+        longer than it saved. Memory that is filled on demand is filled: such a fault costs ten times as much."""
         for start, end in page_runs(bits, self._memory.size):
             if self._over(0):
                 return
@@ -100,7 +100,7 @@ class Prefetch:
 
 
 def at_once(bits: bytes | None) -> bytes:
-    """What clones have filled before they run of a working set, if it is not much; empty: nothing."""
+    """The part of a working set that clones fill before they run, if it is small; empty: nothing."""
     return bits if bits is not None and _is_little(bits) else b""
 
 
@@ -109,7 +109,7 @@ def _is_little(bits: bytes) -> bool:
 
 
 def touched(memory: GuestMemory) -> bytes:
-    """A bit for each page that is mapped: those that were accessed, and in files some next to them."""
+    """A bit for each mapped page: accessed ones, and in files some next to them."""
     if memory.on_demand:
         return memory.filled()
     bits = bytearray(-(-memory.size // PAGE // 8))
@@ -126,7 +126,7 @@ def touched(memory: GuestMemory) -> bytes:
 
 
 def write(folder: str, bits: bytes) -> None:
-    """Put the file in place, in one step.
+    """Move the file into place, in one step.
 
     :raises OSError: the host cannot
     """
@@ -145,7 +145,7 @@ def write(folder: str, bits: bytes) -> None:
 
 
 def read(folder: str, size: int) -> bytes | None:
-    """The file; None when there is none, or of another size of RAM."""
+    """The file; None if there is none, or it is for another size of RAM."""
     wanted = -(-size // PAGE // 8)
     try:
         bits = read_regular(os.path.join(folder, WORKING_SET), wanted)
