@@ -1,1 +1,1 @@
-"""Help for tests of other projects that want a virtual machine: :mod:`vmm.testing.plugin`, for pytest."""
+"""Help for tests of other projects that use virtual machines: :mod:`vmm.testing.plugin`, for pytest."""

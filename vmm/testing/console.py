@@ -28,12 +28,12 @@ or a guest that prints much would be searched in the square of it."""
 
 
 class ConsoleGuest:
-    """What every kind of guest in tests does with its pipe: read, type, wait, close.
+    """The pipe operations for every kind of test guest: read, type, wait, close.
 
     :ivar machine: a :class:`~vmm.machine.machine.Machine`, not started; with another isolation an
         :class:`~vmm.processes.isolated.IsolatedMachine`
 
-    :param config: its console is replaced by the pipe; the device of it stays
+    :param config: its console is replaced by the pipe; its device stays
     """
 
     def __init__(self, config: MachineConfig, devices: tuple[VirtioDevice, ...] = ()) -> None:
@@ -49,7 +49,7 @@ class ConsoleGuest:
         self._open(make)
 
     def _open(self, make: Callable[[int], Machine]) -> None:
-        """Have *make* make the machine, with a pipe as its console.
+        """Call *make* to make the machine, with a pipe as its console.
 
         :param make: called with the descriptor that its console writes to
         """
@@ -69,11 +69,11 @@ class ConsoleGuest:
         self._printed += data
 
     def _ended(self, end: EndEvent, what: str) -> Exception:
-        """For a guest that ended before it printed *what*."""
+        """The error for a guest that ended before it printed *what*."""
         raise NotImplementedError
 
     def _read(self) -> None:
-        """Take what the guest has printed, without waiting."""
+        """Read the guest's output, without waiting."""
         while self._reader >= 0:
             try:
                 data = os.read(self._reader, 1 << 16)
@@ -84,9 +84,9 @@ class ConsoleGuest:
             self._take(data)
 
     def _find(self, pattern: bytes, what: str, timeout: float) -> tuple[int, int]:
-        """Read until *pattern*, a regular expression, is in what was printed behind what was found last; its span.
+        """Read until *pattern*, a regular expression, occurs in the output after the last match; returns its span.
 
-        :raises TimeoutError: it has not in time
+        :raises TimeoutError: it has not happened in time
         """
         wanted = re.compile(pattern, re.MULTILINE)
         seen = self._found_to
@@ -121,7 +121,7 @@ class ConsoleGuest:
             time.sleep(0.01)
 
     def wait(self, timeout: float = PATIENCE) -> EndEvent:
-        """Wait until the guest ends by itself; what it prints meanwhile is taken.
+        """Wait until the guest ends by itself, reading its output meanwhile.
 
         :raises TimeoutError: it does not
         """

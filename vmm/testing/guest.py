@@ -1,4 +1,4 @@
-"""A machine with its console at hand, for tests."""
+"""A machine with access to its console, for tests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class TestGuest(ConsoleGuest):
         return GuestError(f"the guest ended ({end.kind}) before it printed {what}", code="guest-ended")
 
     def drain(self) -> bytes:
-        """All that the guest has printed so far."""
+        """Everything that the guest has printed so far."""
         self._read()
         return bytes(self._printed)
 
     def expect(self, pattern: bytes | str, timeout: float = PATIENCE) -> re.Match[bytes]:
-        """Wait for *pattern*, a regular expression, behind what was found last.
+        """Wait for *pattern*, a regular expression, after the last match.
 
         :raises GuestError: the guest ended before
         :raises TimeoutError: it has not printed it in time

@@ -6,8 +6,8 @@ It is there as soon as the package is installed::
         guest = vm(BootConfig("vmlinux"), rootfs=DiskConfig("root.img"))
         guest.expect(rb"login: ")
 
-Machines are closed when the test ends, and the report of a test that failed shows what each has printed.  Where
-``/dev/kvm`` cannot be used the test is skipped, unless ``--require-vm`` is given.
+Machines are closed when the test ends, and the report of a test that failed shows what each has printed. A test is
+skipped where ``/dev/kvm`` is not usable, unless ``--require-vm`` is given.
 """
 
 from __future__ import annotations
