@@ -1,4 +1,4 @@
-"""What a virtio device is: one class, whose heart is :meth:`VirtioDevice.process`.
+"""The base class of virtio devices, whose core is :meth:`VirtioDevice.process`.
 
 A device in pure Python says its id and queue sizes and implements ``process``::
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 
 
 class DeviceContext:
-    """What an activated device may touch, from DRIVER_OK until :meth:`VirtioDevice.stop`.
+    """The objects that an activated device may use, from DRIVER_OK until :meth:`VirtioDevice.stop`.
 
     :ivar features: the negotiated feature bits
-    :ivar queues: by index, those that the driver set up; there may be none
+    :ivar queues: by index, those that the driver set up; possibly none
     :ivar memory: guest RAM
     :ivar loop: the control loop, for descriptors of the device's backend
-    :ivar status: for a worker in another process: a descriptor and where in it InterruptStatus lies; only for
+    :ivar status: for a worker in another process: a descriptor, and the offset of InterruptStatus in it; only for
         devices whose :attr:`~VirtioDevice.shares_memory` is true
     :ivar event: a C worker signals it when it stopped by itself; the transport then calls
         :meth:`VirtioDevice.check`
-    :ivar serve: have the loop call :meth:`VirtioDevice.process` for a queue whenever the guest kicks it
-    :ivar run: call a function under the device's guard: lock, flush, interrupt, GuestError; for callbacks of
-        the device's own descriptors.  Does nothing once the device was stopped
+    :ivar serve: makes the loop call :meth:`VirtioDevice.process` for a queue at each kick
+    :ivar run: call a function under the device's guard: lock, flush, interrupt, GuestError; for callbacks of the
+        device's own descriptors. Has no effect once the device was stopped
     """
 
     __slots__ = ("event", "features", "loop", "memory", "queues", "run", "serve", "status")
@@ -74,14 +74,14 @@ class DeviceContext:
 
 
 class SharedRegion:
-    """Memory of the device that the guest sees at an address of its own (virtio 1.2, 2.10).
+    """Device memory that the guest sees at an address of its own (virtio 1.2, 2.10).
 
-    :ivar host_address: where it is mapped in this process, for as long as the device is not closed
+    :ivar host_address: its address in this process, until the device is closed
     :ivar size: bytes
-    :ivar gpa: where the guest finds it, on PCI at first; the machine sets it before the device is attached
-    :ivar native: the window (cdata ``struct dax *``, or what *add* wants)
+    :ivar gpa: its guest address, on PCI the initial one; the machine sets it before the device is attached
+    :ivar native: the window (cdata ``struct dax *``, or the type that *add* expects)
     :ivar read_only: the guest's writes go nowhere
-    :ivar add: has vCPUs ask the window when a page of it cannot be mapped: ``add(bus, native, gpa, size)``, -errno
+    :ivar add: registers the window for pages that a vCPU cannot map: ``add(bus, native, gpa, size)``, -errno
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class SharedRegion:
 class VirtioDevice(Saveable):
     """The base of all devices.
 
-    What :meth:`save` returns is what the guest can see beyond queues and features; the transport has those.  It is
-    called while the device does not run, :meth:`restore` after :meth:`negotiate` and before :meth:`activate`.
+    :meth:`save` returns what the guest can see beyond queues and features, which the transport saves. It is called
+    while the device is stopped; :meth:`restore` after :meth:`negotiate` and before :meth:`activate`.
 
     Life: made -> attached to a transport -> (:meth:`negotiate` -> :meth:`activate` -> :meth:`process` ... ->
-    :meth:`stop` -> :meth:`reset`)* -> :meth:`close`.  Everything but :meth:`close` and what the host's side
-    adds is called under the transport's lock, one call at a time.
+    :meth:`stop` -> :meth:`reset`)* -> :meth:`close`. Everything except :meth:`close` and the host side's methods is
+    called under the transport's lock, one call at a time.
 
     :cvar device_id: virtio 1.2, section 5
     :cvar queue_sizes: the largest size of each queue, powers of two up to 1024
@@ -147,16 +147,15 @@ class VirtioDevice(Saveable):
     """Set by the machine."""
 
     def read_config(self) -> bytes:
-        """The configuration space as it is now (bytes, up to 3840).  Unless overridden, empty."""
+        """The present configuration space (bytes, up to 3840). Unless overridden, empty."""
         return b""
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """The driver wrote 1, 2 or 4 bytes, all inside the space.  Unless overridden, ignored: most are
+        """The driver wrote 1, 2 or 4 bytes, all inside the space. Unless overridden, ignored: most fields are
         read-only."""
 
     def config_changed(self, *, interrupt: bool = True) -> None:
-        """Call this when :meth:`read_config` answers anew: the driver gets a configuration interrupt.  Any
-        thread.
+        """Call this when :meth:`read_config` has a new result: the driver gets a configuration interrupt. Any thread.
 
         :param interrupt: False: the driver knows already
         """
@@ -172,55 +171,54 @@ class VirtioDevice(Saveable):
             self.on_lost(why)
 
     def negotiate(self, features: int) -> bool:
-        """The driver chose *features*, a subset of what is offered; False refuses (FEATURES_OK is not
-        set)."""
+        """The driver chose *features*, a subset of the offered ones; False refuses (FEATURES_OK is not set)."""
         return True
 
     def activate(self, context: DeviceContext) -> None:
-        """The driver is ready.  Unless overridden, every queue is served by :meth:`process`.
+        """The driver is ready. Unless overridden, :meth:`process` serves every queue.
 
-        :raises GuestError: what the driver set up cannot work; the device needs a reset
+        :raises GuestError: the driver's set-up cannot work; the device needs a reset
         """
         for queue in context.queues.values():
             context.serve(queue)
 
     def process(self, queue: Queue) -> None:
-        """The guest kicked *queue*: take chains, answer them, push them.
+        """The guest kicked *queue*: pop chains, answer them, push them.
 
         :raises GuestError: the guest broke a rule; the device needs a reset
         """
         raise NotImplementedError(f"{type(self).__name__} serves no queue in Python")
 
     def check(self) -> None:
-        """A worker said something on ``event``.
+        """A worker has signalled ``event``.
 
         :raises VmmError: it stopped; the device needs a reset
         """
 
     def irqs_moved(self) -> None:
-        """The descriptor of a queue's irq is another one now.  For devices that have given it away."""
+        """A queue's irq has another descriptor now. For devices that have passed it to another process or the
+        kernel."""
 
     def stop(self) -> None:
-        """Join the workers, push or forget every chain: afterwards nothing of the device touches guest
-        memory.
+        """Join the workers, push or drop every chain: afterwards nothing of the device touches guest memory.
 
         Harmless when nothing runs.
         """
 
     def hold(self) -> bool:
-        """Have everything of the device rest for a moment: until :meth:`go_on`, or :meth:`stop`, nothing of it touches
-        guest memory.  That takes less than to stop it and to activate it again.
+        """Suspend the device for a moment: until :meth:`go_on`, or :meth:`stop`, nothing of it touches guest memory.
+        That takes less time than stopping and activating it.
 
-        :returns: False: it cannot, and was not touched: unless overridden
+        :returns: False: it does not support that, and was not changed; the default
         """
         return False
 
     def go_on(self) -> None:
-        """After :meth:`hold`: whatever serves a queue looks at it once, since a kick may be lost; those that
-        :meth:`process` serves are served again."""
+        """After :meth:`hold`: each queue is checked once, since a kick may be lost; devices that :meth:`process` serves
+        are served again."""
 
     def stale(self) -> float:
-        """For how many seconds the guest may still rely on what the host has changed since it was told: 0, unless
+        """For how many seconds the guest may still rely on data that the host has changed since: 0, unless
         overridden."""
         return 0.0
 
@@ -230,14 +228,14 @@ class VirtioDevice(Saveable):
         return []
 
     def reset(self) -> None:
-        """Forget what the driver has set.  After :meth:`stop`."""
+        """Forget everything that the driver has set. After :meth:`stop`."""
 
     def power_on(self) -> None:
-        """The machine begins anew, and its memory was or will be emptied: forget what a reset leaves.  After
-        :meth:`reset`."""
+        """The machine restarts, and its memory was or will be cleared: forget what survives a reset of the device.
+        After :meth:`reset`."""
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the device's own, by name; those by request in a dictionary ``ops``.  Unless overridden, none."""
+        """The device's own counters, by name; those by request in a dictionary ``ops``. Unless overridden, none."""
         return {}
 
     def close(self) -> None:
@@ -248,7 +246,7 @@ _SIZES = frozenset(1 << bits for bits in range(MAX_QUEUE_SIZE.bit_length()))
 
 
 def check_device(device: VirtioDevice, kicks: list[EventFd]) -> None:
-    """Is the class of *device* made rightly?
+    """Check that the class of *device* is well-formed.
 
     :raises ConfigError: it is not
     """

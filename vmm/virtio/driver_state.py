@@ -1,4 +1,4 @@
-"""What a driver has said to its device so far: status, features, queues (virtio 1.2, 2.1, 2.2, 3.1, 4.1.4.3, 4.2.2).
+"""The driver's settings of its device: status, features, queues (virtio 1.2, 2.1, 2.2, 3.1, 4.1.4.3, 4.2.2).
 
 A plain object, the same for every transport.  Registers turn what the guest writes into calls of its methods; each
 takes any number, and ignores what the driver must not do in this status.  From DRIVER_OK on that leaves the selectors
@@ -59,8 +59,8 @@ class DriverState:
     """The state machine.  Not locked: callers hold the lock of the device.
 
     :param offered: all feature bits that the driver may choose
-    :param sizes: of each queue until the driver says another size
-    :param negotiate: whether the device takes these features, a subset of *offered*
+    :param sizes: of each queue until the driver sets another size
+    :param negotiate: whether the device accepts these features, a subset of *offered*
     :ivar status: the device status field (2.1)
     :ivar queues: what the driver has written about each queue
     """
@@ -93,7 +93,7 @@ class DriverState:
 
     @property
     def runs(self) -> bool:
-        """The driver has said DRIVER_OK, and nothing has gone wrong since."""
+        """The driver has set DRIVER_OK, and nothing has failed since."""
         return bool(self.status & spec.DRIVER_OK) and not self.status & DEAD
 
     def write_status(self, value: int) -> int:
@@ -139,14 +139,14 @@ class DriverState:
         return self.selected() if self._may(spec.FEATURES_OK, spec.DRIVER_OK | DEAD) else None
 
     def selected(self) -> QueueConfig | None:
-        """The queue that the driver has selected, None when there is no such."""
+        """The queue that the driver has selected, None if it does not exist."""
         return self.queues[self.queue_sel] if self.queue_sel < len(self.queues) else None
 
     def select_device_features(self, value: int) -> None:
         self.device_features_sel = value
 
     def selected_features(self) -> int:
-        """The 32 offered feature bits that the driver looks at."""
+        """The 32 offered feature bits that the driver has selected."""
         selected = self.device_features_sel
         return self.offered >> 32 * selected & _MASK32 if selected < 2 else 0
 
@@ -206,7 +206,7 @@ class DriverState:
         }
 
     def restore(self, words: DriverWords) -> bool:
-        """Become what :meth:`save` returned; False, and nothing is changed, when it does not fit what is offered."""
+        """Restore what :meth:`save` returned; False, without any change, if it does not fit what is offered."""
         features = words["driver_features"] if words["status"] & spec.FEATURES_OK else 0
         if len(words["queues"]) != len(self.queues) or features & ~self.offered:
             return False

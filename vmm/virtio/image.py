@@ -1,4 +1,4 @@
-"""A disk image on the host: opened, locked and measured with errors that say what to do."""
+"""A disk image on the host: opened, locked and measured, with errors that name a remedy."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _FOREIGN_FORMATS = {b"QFI\xfb": "qcow2", b"KDMV": "VMDK", b"vhdx": "VHDX", b"con
 
 
 class Below:
-    """Directories below which disks or shares may be opened, wherever their names point later.  No link is followed.
+    """Directories below which disks or shares may be opened; they stay open, so later changes of their paths have no
+    effect. No link is followed.
 
-    :param kind: what they are for, in errors
-    :raises ConfigError: one is missing, or no directory
+    :param kind: their purpose, for errors
+    :raises ConfigError: one is missing, or not a directory
     """
 
     def __init__(self, paths: Iterable[str], kind: str = "disk") -> None:
@@ -54,7 +55,7 @@ class Below:
     def open(self, path: str, flags: int) -> int:
         """As :func:`posix.open`.
 
-        :param path: an absolute one that begins with one of theirs
+        :param path: an absolute path that begins with one of theirs
         :raises ConfigError: *path* is not below one of them
         """
         for folder, fd in self._folders:
@@ -85,14 +86,14 @@ def _open_below(folder: int, names: list[str], flags: int) -> int:
 
 
 class Image:
-    """A raw image file or a block device.  What its content looks like changes nothing.
+    """A raw image file or a block device. Its content is never interpreted.
 
-    It is locked (flock) as long as it is open: a writer excludes all others, readers share.
+    It is locked (flock) while it is open: a writer excludes all others, readers share.
 
-    :param opener: as :func:`posix.open`, with the path and flags
+    :param opener: like :func:`posix.open`, with the path and flags
     :ivar fd: the descriptor
     :ivar alignment: of offsets, lengths and memory for direct I/O (bytes); else 1
-    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    :raises ConfigError: the file is missing, locked, of the wrong kind or size, or must not be opened
     """
 
     def __init__(
@@ -113,18 +114,18 @@ class Image:
 
     @classmethod
     def given(cls, path: str, fd: int, alignment: int) -> Self:
-        """One that another process has opened, and locked.
+        """A file that another process has opened and locked.
 
-        :param fd: its descriptor, which is this object's from now on
+        :param fd: its descriptor, owned by this object from now on
         """
         image = cls.__new__(cls)
         image.path, image.fd, image.alignment = path, fd, alignment
         return image
 
     def sectors(self) -> int:
-        """The size as it is now, in sectors of 512 bytes.
+        """The present size, in sectors of 512 bytes.
 
-        :raises ConfigError: a size that a disk cannot have
+        :raises ConfigError: an invalid size for a disk
         """
         size = posix.lseek(self.fd, 0, _SEEK_END)
         if size == 0:
@@ -171,7 +172,7 @@ class Image:
     def close(self, *, unlock: bool = True) -> None:
         """Unlock and close.  A second call does nothing.
 
-        :param unlock: by a call of its own: io_uring lets go of a closed file, and so of its lock, in its own time
+        :param unlock: by an explicit call: io_uring releases a closed file, and so its lock, at a later time
         """
         if self.fd >= 0:
             if unlock:
@@ -190,17 +191,17 @@ _OVERLAY_VERSION = 1
 
 
 class Overlay:
-    """The file that has what a guest wrote to a disk whose image is never written.  It is locked as long as it is open.
+    """The file with the guest's writes to a disk whose image is never written. It is locked as long as it is open.
 
-    A header says which image it is for, by size and time of change; then a bitmap, and the blocks at the places that
-    they have in the image (``blk_overlay.c``).
+    A header names its image by size and time of change; a bitmap follows, and the blocks at their offsets in the image
+    (``blk_overlay.c``).
 
-    :param path: made if it is missing or empty; empty: a file without a name, which ends with this object
+    :param path: created if it is missing or empty; empty: a nameless file, which ends with this object
     :param base: the image
     :ivar fd: the descriptor
     :ivar size: of the disk (bytes)
     :ivar data_at: where the blocks begin
-    :raises ConfigError: it is missing, locked, of a wrong kind, no overlay, or that of another image
+    :raises ConfigError: it is missing, locked, of the wrong kind, not an overlay, or that of another image
     :raises HostError: the host cannot make it
     """
 
@@ -320,7 +321,7 @@ class Overlay:
 
 
 def _nameless_file(beside: str) -> int:
-    """In the same directory, or where temporary files are."""
+    """Make the nameless file, in the same directory or in that of temporary files."""
     import os.path
 
     folder = os.path.dirname(os.path.abspath(beside))
@@ -408,7 +409,7 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
 
 
 def _lock_holder(fd: int) -> str:
-    """Who has locked the file, from /proc/locks; empty when that cannot be told."""
+    """The process that has locked the file, from /proc/locks; empty if that is unknown."""
     status = posix.fstat(fd)
     wanted = f"{posix.major(status.st_dev):02x}:{posix.minor(status.st_dev):02x}:{status.st_ino}"
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Limit:
-    """What all queues of one device share.  Closed after their workers were freed.
+    """The limit that all queues of one device share. Closed after their workers were freed.
 
     :param config: or None: no limit
     """

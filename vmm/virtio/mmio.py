@@ -1,11 +1,11 @@
 """The virtio-mmio transport (virtio 1.2, 4.2), version 2: a page of registers.
 
-**What the guest reads comes from a page of memory**, :attr:`MmioRegisters.page`, without Python and often
-without an exit; every register write leaves the page as the next read must find it.  One word of it belongs
-to C as well: InterruptStatus, which workers set and InterruptACK clears, is only ever changed atomically.
+**The guest reads from a page of memory**, :attr:`MmioRegisters.page`, without Python and often without an exit; every
+register write updates the page for the next read. C shares one word of it: InterruptStatus, which workers set and
+InterruptACK clears, is only changed atomically.
 
-**What the guest writes** must be the aligned 32-bit word that the register is, in a status in which the driver
-may write it (:mod:`~vmm.virtio.driver_state`); everything else is ignored.
+**The guest's writes** must be the aligned 32-bit word of the register, in a status in which the driver may write it
+(:mod:`~vmm.virtio.driver_state`); everything else is ignored.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class MmioRegisters(BusDevice):
     """*device* behind a register page.  They live as long as the machine; any thread may call any method.
 
     :param irq: interrupts the guest
-    :param kicks: one for each of the device's queues: what the guest rings
+    :param kicks: one for each of the device's queues: the kick
     :param packed: offer packed virtqueues
-    :param pages: where the page is from, if one is there already
-    :param restored: a state will be restored before anybody reads the page: until then it shows nothing of one
+    :param pages: the pool of pages, if there is one already
+    :param restored: a state will be restored before anybody reads the page: until then it shows no state
     :ivar page: the register page (4096 bytes, page-aligned, writable); it stays valid after :meth:`close`
     :ivar transport: the device and its driver
-    :raises ConfigError: the device is made wrongly
+    :raises ConfigError: the device's class is malformed
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class MmioRegisters(BusDevice):
     # -- the guest's side ------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
-        """From the page; C answers reads itself, so this is for buses in Python."""
+        """Read from the page; C answers reads itself, so this is for buses in Python."""
         return int.from_bytes(self.page[offset : offset + size], "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """One write by the driver.  What it must not do in this status, or not in this way, is ignored."""
+        """One write by the driver. What is not allowed in this status, or in this form, is ignored."""
         with self.transport.lock:
             if self.transport.closed:
                 return
@@ -161,8 +161,8 @@ class MmioRegisters(BusDevice):
         words[_STATUS] = state.status
 
     def show_config(self) -> bool:
-        """A driver that reads a field in two halves takes the generation before and after (2.5.1).  So it
-        changes before the first byte does, and again in the same copy as the bytes.
+        """A driver that reads a field in two halves reads the generation before and after (2.5.1). So it changes before
+        the first byte does, and again together with the bytes.
         """
         config = self._device.read_config()[: spec.MMIO_SIZE - spec.MMIO_CONFIG]
         self._config_size = len(config)

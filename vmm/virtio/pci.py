@@ -3,8 +3,8 @@
 :mod:`~vmm.virtio.pci_layout` says what is where.  C answers reads of the common configuration from
 :attr:`PciRegisters.page`, KVM answers notifications.
 
-Interrupts: the configuration and each queue has a ``struct irq`` of its own, whose descriptor is the eventfd of the
-vector that the driver has chosen.  Without MSI-X all share one, which the loop turns into the level of the line.
+Interrupts: the configuration and each queue have a ``struct irq`` each, whose descriptor is the eventfd of the vector
+that the driver has chosen. Without MSI-X all share one, which the loop converts to the level of the line.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ _SCHEMA = Schema(
 class PciRegisters(BusDevice, Function):
     """*device* as a PCI function.  They live until it is unplugged; any thread may call any method.
 
-    :param kicks: one for each of the device's queues: what the guest rings
+    :param kicks: one for each of the device's queues: the kick
     :param vectors: where MSI-X messages go
     :param packed: offer packed virtqueues
-    :param pages: where the page is from, if one is there already
+    :param pages: the pool of pages, if there is one already
     :ivar on_line: sets the level of the function's interrupt line
-    :ivar page: what C answers reads of the BAR's first page from (4096 bytes, page-aligned)
-    :ivar window: the shared memory that BAR 2 is, or None; devices have at most one
-    :ivar kicks: of each queue: what a write to its place from :data:`NOTIFY` on signals
+    :ivar page: the page from which C answers reads of the BAR's first page (4096 bytes, page-aligned)
+    :ivar window: the shared memory of BAR 2, or None; devices have at most one
+    :ivar kicks: of each queue: the eventfd that a write to its place from :data:`NOTIFY` on signals
     :ivar transport: the device and its driver
-    :raises ConfigError: the device is made wrongly
+    :raises ConfigError: the device's class is malformed
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class PciRegisters(BusDevice, Function):
 
     @property
     def trap(self) -> int:
-        """The four bytes of the configuration space whose reading does something."""
+        """The four bytes of the configuration space whose reads have effects."""
         return self._window_at + spec.PCI_CFG_DATA
 
     def config_read(self, register: int, size: int) -> int:
@@ -140,7 +140,7 @@ class PciRegisters(BusDevice, Function):
             self._update_interrupts()
 
     def _window(self) -> tuple[int, int]:
-        """Offset and length of the access that the PCI configuration access capability asks for; length 0: none."""
+        """Offset and length of the access through the PCI configuration access capability; length 0: none."""
         at = self._window_at
         offset, length = self.config.long(at + spec.PCI_CFG_OFFSET), self.config.long(at + spec.PCI_CFG_LENGTH)
         bad = length not in (1, 2, 4) or offset % length or offset + length > BAR_SIZE
@@ -149,7 +149,7 @@ class PciRegisters(BusDevice, Function):
     # -- the BAR ---------------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
-        """What the guest reads at *offset* of the BAR."""
+        """The guest's read at *offset* of the BAR."""
         with self.transport.lock:
             return self._read(offset, size)
 
@@ -173,7 +173,7 @@ class PciRegisters(BusDevice, Function):
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """One write by the driver.  What it must not do in this status, or not in this way, is ignored."""
+        """One write by the driver. What is not allowed in this status, or in this form, is ignored."""
         with self.transport.lock:
             if not self.transport.closed:
                 self._write(offset, size, value)
@@ -211,8 +211,8 @@ class PciRegisters(BusDevice, Function):
     # -- interrupts ------------------------------------------------------------------------------------------
 
     def _update_interrupts(self) -> None:
-        """Point every irq to the eventfd of its vector, or to the line's.  Workers may be raising meanwhile: they find
-        the one or the other."""
+        """Connect every irq to the eventfd of its vector, or to the line's. Workers may be raising meanwhile: they use
+        either one."""
         self.msix.set_control(self.config.word(self._msix_at + pci.MSIX_FLAGS))
         before = [irq.fd for irq in self._irqs]
         for irq, vector in zip(self._irqs, self._vectors, strict=True):
@@ -278,7 +278,7 @@ class PciRegisters(BusDevice, Function):
             self._words[at] = word  # one 32-bit store: a guest that reads meanwhile sees old or new
 
     def show_config(self) -> bool:
-        """Reads of the space wait for the lock, so that the generation and the bytes change at once (2.5.1)."""
+        """Reads of the space wait for the lock, so the generation and the bytes change together (2.5.1)."""
         config = self._device.read_config()[: CONFIG_END - CONFIG]
         if config == self._config:
             return False
@@ -308,7 +308,7 @@ class PciRegisters(BusDevice, Function):
         )
 
     def restore(self, state: State) -> None:
-        """The bus maps the BAR when it is told to look (:meth:`~vmm.pci.bus.PciBus.look_again`)."""
+        """The bus maps the BAR at the next :meth:`~vmm.pci.bus.PciBus.look_again`."""
         payload = _SCHEMA.read(state, self.name)
         if len(payload["vectors"]) != len(self._vectors) or not self.config.is_like(payload["config"]):
             raise mismatch(self.name, "it is not of such a PCI function")

@@ -1,4 +1,4 @@
-"""What a virtio-pci function consists of (virtio 1.2, 4.1): its BARs, and the capabilities that say what is where.
+"""The layout of a virtio-pci function (virtio 1.2, 4.1): its BARs, and the capabilities that describe them.
 
 BAR 0 holds everything, a page for each part::
 
@@ -9,7 +9,7 @@ BAR 0 holds everything, a page for each part::
     3000  the MSI-X table
     3800  the MSI-X pending bits
 
-A device's shared memory (2.10) is a BAR of its own, of 64 bits.
+A device's shared memory (2.10) is a separate 64-bit BAR.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLASSES = {spec.ID_NET: pci.CLASS_NETWORK, spec.ID_BLOCK: pci.CLASS_STORAGE}
 
 
 def window_of(device: VirtioDevice) -> tuple[int, SharedRegion | None]:
-    """The shared memory region that the transport has to tell of, and its id."""
+    """The shared memory region that the transport reports, and its id."""
     for ident, region in device.regions.items():
         if not device.tells_regions:
             return ident, region
@@ -43,7 +43,7 @@ def window_of(device: VirtioDevice) -> tuple[int, SharedRegion | None]:
 def make_config(device: VirtioDevice, msix: Msix) -> tuple[ConfigSpace, int, int]:
     """The configuration space of a function, as after power-on.
 
-    :returns: with it, where the MSI-X capability is, and the one for accesses through configuration space (4.1.4.9)
+    :returns: with the offsets of the MSI-X capability and of the one for accesses through configuration space (4.1.4.9)
     """
     kind = device.device_id
     ident, window = window_of(device)
@@ -79,7 +79,7 @@ def make_config(device: VirtioDevice, msix: Msix) -> tuple[ConfigSpace, int, int
 
 
 def bar_size(size: int) -> int:
-    """Of the smallest BAR that holds *size* bytes."""
+    """The size of the smallest BAR for *size* bytes."""
     return 1 << (size - 1).bit_length()
 
 

@@ -1,7 +1,7 @@
-"""Virtqueues on the device's side: a thin cover of ``ring.c``, which alone parses rings.
+"""Virtqueues on the device's side: a thin layer over ``ring.c``, which alone parses rings.
 
-While the driver sets a queue up it is a :class:`QueueConfig`: numbers, nothing more.  At DRIVER_OK it becomes
-a :class:`Queue`: checked, and out of the guest's reach.
+While the driver sets up a queue, it is a :class:`QueueConfig`, which has only numbers. At DRIVER_OK it becomes a
+:class:`Queue`, which is validated and which the guest cannot change.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _RING_FLAGS = (
 
 
 class QueueConfig:
-    """What the driver has written about a queue (virtio 1.2, 4.2.2); any number the guest likes.
+    """What the driver has written about a queue (virtio 1.2, 4.2.2): arbitrary numbers.
 
     :ivar size: descriptors
     :ivar ready: the driver wants to use it
     :ivar desc, driver, device: guest physical addresses of the three areas (2.7, 2.8)
-    :ivar next_index: where driver and device go on, 0 for a new queue.  Of a split queue both indices, modulo 65536;
-        of a packed one the descriptor, and 32768 more when the wrap counters are 0
+    :ivar next_index: the next index of driver and device, 0 for a new queue. Of a split queue both indices, modulo
+        65536; of a packed one the descriptor, and 32768 more if the wrap counters are 0
     """
 
     __slots__ = ("desc", "device", "driver", "next_index", "ready", "size")
@@ -63,9 +63,9 @@ class QueueConfig:
 
 
 class Chain:
-    """One request: bytes to read, then room to write an answer.  All of it is guest RAM, checked when popped.
+    """One request: bytes to read, then room for an answer. All of it is guest RAM, checked when popped.
 
-    For one use: when it has been pushed, or its queue is gone, it reads and writes nothing any more.
+    It is valid until it has been pushed, or its queue is gone; then it reads and writes nothing any more.
     """
 
     __slots__ = ("_queue", "_readable", "_writable", "head", "readable", "room", "written")
@@ -83,7 +83,7 @@ class Chain:
     def read(self, n: int) -> bytes:
         """The next *n* bytes of the request, a copy.
 
-        :raises GuestError: the driver sent fewer (``readable`` says how many are left)
+        :raises GuestError: the driver sent fewer (``readable`` is the number left)
         """
         memory = self._live()
         if n > self.readable:
@@ -92,9 +92,9 @@ class Chain:
         return b"".join([memory.read(gpa, length) for gpa, length in _take(self._readable, n)])
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write *data* (bytes) behind what was written before.
+        """Write *data* (bytes) after what was written before.
 
-        :raises GuestError: the driver left too little room (``room`` says how much)
+        :raises GuestError: the driver left too little room (``room`` is the number left)
         """
         memory = self._live()
         n = len(data)
@@ -116,7 +116,7 @@ class Chain:
 
 
 def _take(extents: list[tuple[int, int]], n: int) -> Iterator[tuple[int, int]]:
-    """Take *n* bytes off the end of *extents*, which hold that many."""
+    """Remove *n* bytes from the end of *extents*, which contain that many."""
     while n > 0:
         gpa, length = extents.pop()
         if length > n:
@@ -127,15 +127,15 @@ def _take(extents: list[tuple[int, int]], n: int) -> Iterator[tuple[int, int]]:
 
 
 class Queue:
-    """A running virtqueue.  Iterating gives the chains that the driver has made available, each once, at most
-    as many as the queue is long: a driver that refills without end gets its turn again, but so do others.
+    """A running virtqueue. Iterating yields the available chains, each once, at most as many as the queue is long: a
+    driver that refills without end gets further turns, but so do others.
 
     Not locked: the transport's lock is held while a device processes.
 
     :ivar kick: the eventfd that the guest rings
-    :ivar irq: what C workers raise for it (cdata ``struct irq *``)
+    :ivar irq: the irq that C workers raise for it (cdata ``struct irq *``)
     :ivar ring: for C workers (cdata ``struct ring *``); such a queue is not used from Python at the same time
-    :raises GuestError: the configuration is not valid (2.7, 2.8): size, alignment, or not all of it is RAM
+    :raises GuestError: the configuration is invalid (2.7, 2.8): size, alignment, or part of it is not RAM
     """
 
     def __init__(
@@ -193,9 +193,9 @@ class Queue:
         return self.ring is None
 
     def pop(self) -> Chain | None:
-        """The next chain, or None when there is none.
+        """The next chain, or None if there is none.
 
-        :raises GuestError: the guest broke the ring; so does every later call
+        :raises GuestError: the guest broke the ring; later calls raise the same error
         """
         if self.ring is None:
             return None
@@ -220,9 +220,9 @@ class Queue:
             yield chain
 
     def push(self, chain: Chain) -> None:
-        """Give *chain* back with what was written to it.  The transport makes it visible to the driver.
+        """Return *chain* with the written answer. The transport makes it visible to the driver.
 
-        Harmless when the driver has reset the device in between.
+        Harmless if the driver has reset the device in between.
         """
         if chain._queue is not self:
             raise ValueError(f"chain {chain.head} is not one that queue {self.index} waits for")
@@ -241,24 +241,24 @@ class Queue:
         self._dirty = self._dirty or chains > 0
 
     def flush(self) -> bool:
-        """Make all pushes visible; True when the driver wants an interrupt for them."""
+        """Make all pushes visible; True if the driver wants an interrupt for them."""
         if not self._dirty or self.ring is None:
             return False
         self._dirty = False
         return lib.ring_flush(self.ring) > 0
 
     def want_kicks(self, enable: bool) -> bool:
-        """Tell the driver whether the next chain needs a kick; True when chains are there already."""
+        """Set whether the next chain needs a kick; True if chains are available already."""
         return self.ring is not None and lib.ring_kicks(self.ring, int(enable)) > 0
 
     def error(self) -> GuestError:
-        """What the guest did to the ring, as an exception to raise."""
+        """The guest's error in the ring, as an exception to raise."""
         text = ffi.NULL if self.ring is None else lib.ring_error(self.ring)
         reason = "it was closed" if text == ffi.NULL else ffi.string(text).decode("ascii", "replace")
         return GuestError(f"queue {self.index}: {reason}", code="ring-broken")
 
     def position(self) -> int:
-        """Where the queue goes on, for :attr:`QueueConfig.next_index`.
+        """The position of the queue, for :attr:`QueueConfig.next_index`.
 
         :raises GuestError: the ring is broken
         :raises ValueError: chains are in flight: their heads would be lost

@@ -1,4 +1,4 @@
-"""A page of registers: what the guest reads, without Python, and the word in it that C sets interrupt bits of."""
+"""A page of registers: the values that the guest reads without Python, and the word in which C sets interrupt bits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZE = 4096
 class RegisterPage:
     """4096 bytes, page-aligned, all zero.
 
-    :param status_at: where the word with the interrupt bits is
-    :param shared: another process sets those bits, too: the page is of a memfd
+    :param status_at: the offset of the word with the interrupt bits
+    :param shared: another process sets those bits too: the page is in a memfd
     :ivar page: the bytes, valid after :meth:`close`
     :ivar words: the same as 32-bit words, each written by one store
     :ivar status: for ``struct irq`` (cdata ``uint32_t *``)
@@ -64,7 +64,7 @@ class PagesAhead:
             raise
 
     def take(self, status_at: int, *, shared: bool) -> RegisterPage:
-        """One with these parameters, the caller's from now on; made if there is none."""
+        """A page with these parameters, owned by the caller from now on; made if there is none."""
         for index, (at, is_shared, page) in enumerate(self._pages):
             if at == status_at and is_shared == shared:
                 del self._pages[index]

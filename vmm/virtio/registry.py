@@ -75,7 +75,7 @@ BUILT_IN = (
 
 
 def home_of(name: str) -> str:
-    """The module that has an exported name of a built-in device; empty: none has."""
+    """The module with an exported name of a built-in device; empty: there is none."""
     for each in BUILT_IN:
         if name in each.names:
             return each.module

@@ -1,11 +1,11 @@
 """A running device and its guard.
 
-**The guard**: the runner alone takes the lock, flushes the queues, interrupts, and turns a GuestError of a device into
-one that is stopped and needs a reset, with everything else alive.  Another exception is a bug: it passes through, and
-whoever called (a vCPU's thread, the loop) stops the machine.
+**The guard**: the runner alone takes the lock, flushes the queues and interrupts. After a GuestError it stops the
+device and marks it as needing a reset; everything else continues. Another exception is a bug: it passes through, and
+the caller (a vCPU's thread, the loop) stops the machine.
 
 **Configuring and running** are different types: queues are :class:`QueueConfig` until :meth:`Runner.start` makes
-:class:`Queue` objects of those that are ready.  From then on nothing that the driver writes changes them.
+:class:`Queue` objects of those that are ready. From then on, the driver's writes do not change them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _active: set[Runner] = set()
 class Runner:
     """Starts and stops *device*, and calls it under its guard.  Any thread may call any method.
 
-    :param kicks: one for each of the device's queues: what the guest rings
-    :param irqs: one for each of the device's queues: what is raised for it (cdata ``struct irq *``)
-    :param status_place: where another process finds InterruptStatus: descriptor and offset
+    :param kicks: one for each of the device's queues: the kick
+    :param irqs: one for each of the device's queues: its irq (cdata ``struct irq *``)
+    :param status_place: the place of InterruptStatus for another process: descriptor and offset
     :param on_failure: called under the lock when the device has been stopped because the guest broke a rule
-    :ivar lock: of the device, and of all that is known of its driver
+    :ivar lock: of the device, and of all state of its driver
     :ivar failures: how often that was
     :ivar kicks_served: those that Python served
     """
@@ -79,7 +79,7 @@ class Runner:
         return self._context is not None
 
     def start(self, features: int, queues: Sequence[QueueConfig]) -> None:
-        """Let the device run with what the driver has set up."""
+        """Run the device with the driver's settings."""
         self.guard(self._activate, features, queues)
 
     def _activate(self, features: int, configs: Sequence[QueueConfig]) -> None:
@@ -124,9 +124,9 @@ class Runner:
         _active.discard(self)
 
     def pause(self) -> dict[int, int] | None:
-        """Stop the device where it is, or have it rest until :meth:`go_on`, as :attr:`held` says.
+        """Stop the device where it is, or suspend it until :meth:`go_on`; :attr:`held` shows which.
 
-        :returns: where each queue goes on, for :attr:`QueueConfig.next_index`; None: it did not run, or has failed
+        :returns: the position of each queue, for :attr:`QueueConfig.next_index`; None: it did not run, or has failed
         """
         context = self._context
         if context is None:
@@ -163,12 +163,12 @@ class Runner:
                 self._kicks[index].signal()
 
     def clear_kicks(self) -> None:
-        """Forget what the guest rang for."""
+        """Drop pending kicks."""
         for kick in self._kicks:
             kick.clear()
 
     def irqs_moved(self) -> None:
-        """The descriptor of a queue's irq is another one now."""
+        """A queue's irq has another descriptor now."""
         if self._context is not None:
             self.guard(self.device.irqs_moved)
 
@@ -184,8 +184,7 @@ class Runner:
             self._flush()
 
     def _serve(self, queue: Queue) -> None:
-        """Have the loop call process() when *queue* is kicked; once now, for what came before the loop
-        listened."""
+        """Make the loop call process() when *queue* is kicked, and once now, for earlier kicks."""
         self._loop.add(queue.kick.fd, lambda _events: self._on_kick(queue))
         queue.kick.signal()
 
@@ -218,7 +217,7 @@ class Runner:
                 lib.irq_raise(irq, lib.IRQ_VRING)
 
     def _fail(self, error: VmmError) -> None:
-        """The device can do nothing any more until the driver resets it (2.1.2)."""
+        """The device does nothing any more until the driver resets it (2.1.2)."""
         self._flush()  # what was answered before belongs to the driver
         self.stop()
         self.failures += 1

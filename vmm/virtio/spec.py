@@ -1,7 +1,7 @@
 """The numbers of OASIS virtio 1.2 that concern all devices, by section, under the names of the specification without
 its ``VIRTIO_``.  Those of one device are in the module of that device.
 
-Plain integers: an :mod:`enum` costs more to import than this whole package.
+Plain integers: importing :mod:`enum` costs more than this whole package.
 """
 
 from __future__ import annotations

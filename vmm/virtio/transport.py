@@ -1,8 +1,8 @@
-"""A device and its driver: what has been said (:mod:`~vmm.virtio.driver_state`), what runs
-(:mod:`~vmm.virtio.runner`), and that the registers show both.
+"""A device and its driver: the driver's state (:mod:`~vmm.virtio.driver_state`), the running device
+(:mod:`~vmm.virtio.runner`), and their registers.
 
-Each kind of registers (:mod:`~vmm.virtio.mmio`, :mod:`~vmm.virtio.pci`) makes one :class:`Transport`, writes what the
-guest says into it, and is told when there is something new to show.
+Each kind of registers (:mod:`~vmm.virtio.mmio`, :mod:`~vmm.virtio.pci`) makes one :class:`Transport`, forwards the
+guest's writes to it, and is notified of changes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from vmm.virtio.device import VirtioDevice
 
     class Registers(Protocol):
-        """How the guest sees a device.  All is called under the transport's lock.
+        """The guest's view of a device. All methods are called under the transport's lock.
 
         :ivar config_irq: raised when the configuration changes (cdata ``struct irq *``)
         :ivar queue_irqs: raised for each queue; it may be the same
-        :ivar status_place: where another process finds InterruptStatus, descriptor and offset
-        :ivar sizes: of each queue until the driver says another size
+        :ivar status_place: the place of InterruptStatus for another process, descriptor and offset
+        :ivar sizes: of each queue until the driver sets another size
         """
 
         config_irq: Any
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
         sizes: tuple[int, ...]
 
         def show(self) -> None:
-            """Show the status and what the selectors select."""
+            """Show the status and the selected features and queue."""
 
         def show_config(self) -> bool:
-            """Show the configuration space; True when it is not the same as before."""
+            """Show the configuration space; True if it has changed."""
 
         def forget(self) -> None:
             """The driver has reset the device: no interrupts."""
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
             """Interrupts so far."""
 
         def save(self) -> State:
-            """What the driver has said to these registers alone."""
+            """What the driver has written to these registers alone."""
 
         def restore(self, state: State) -> None:
             """Become what :meth:`save` returned.
@@ -75,11 +75,11 @@ class Transport:
     """*device*, its driver and its registers.  Any thread may call any method but :meth:`write_status` and
     :meth:`write_config`, which the registers call under :attr:`lock`.
 
-    :param kicks: one for each of the device's queues: what the guest rings
-    :param packed: offer packed virtqueues (2.8), if the device takes them
-    :ivar state: what the driver has said
+    :param kicks: one for each of the device's queues: the kick
+    :param packed: offer packed virtqueues (2.8), if the device supports them
+    :ivar state: the driver's settings
     :ivar runner: the device's
-    :ivar closed: nothing is answered any more
+    :ivar closed: no request is answered any more
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Transport:
         self.registers.show()
 
     def _reset(self) -> None:
-        """The driver's state is as after power-on: now the device's, and what both show."""
+        """The driver's state is as after power-on: reset the device, and show both."""
         self.runner.stop()
         self.device.reset()
         self._paused = False
@@ -164,9 +164,9 @@ class Transport:
     # -- the host's side -------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stop the device where it is: nothing of it touches guest memory until :meth:`resume`.
+        """The guest's vCPUs are paused already; a register write that comes nevertheless is handled.
 
-        The guest's vCPUs are paused already; a register write that comes nevertheless is answered.
+        Resume after :meth:`pause` or :meth:`restore`.
         """
         with self.lock:
             positions = None if self._paused else self.runner.pause()
@@ -176,7 +176,7 @@ class Transport:
                 self._paused = True
 
     def resume(self) -> None:
-        """Go on after :meth:`pause` or :meth:`restore`."""
+        """Interrupt for every queue, and for the configuration, whether there is a reason or not: after"""
         with self.lock:
             if not self._paused or self.closed:
                 return
@@ -190,8 +190,8 @@ class Transport:
                 self.runner.kick_all()  # a kick that came before the pause is not in the state
 
     def interrupt(self) -> None:
-        """Interrupt for every queue, and for the configuration, whether there is something or not: after
-        :meth:`restore` nobody knows which interrupts were on their way."""
+        """:meth:`restore` it is not known which interrupts were pending. Reset to the state after power-on, whatever
+        the driver has done."""
         with self.lock:
             if self.closed:
                 return
@@ -201,7 +201,7 @@ class Transport:
             self._tell_of_config()
 
     def reset(self) -> None:
-        """As after power-on, whatever the driver has done.  No vCPU runs."""
+        """Everything that the guest can see, as plain data. No vCPU runs."""
         with self.lock:
             self.write_status(0)
             self.device.power_on()
@@ -230,7 +230,7 @@ class Transport:
     def restore(self, state: State) -> None:
         """Become what :meth:`save` returned.  The transport is fresh; :meth:`resume` lets the device run.
 
-        :raises ConfigError: the state is that of another device, or of one with other features
+        :raises ConfigError: the state belongs to another device, or to one with other features
         """
         name = self.device.name
         payload = _SCHEMA.read(state, name)
@@ -248,7 +248,7 @@ class Transport:
 
     def stats(self) -> dict[str, Any]:
         """``name``, ``interrupts`` raised, ``kicks`` (those that Python served, unless the device counts its own),
-        ``failures``, and what the device itself counts."""
+        ``failures``, and the device's own counters."""
         return {
             "name": self.device.name,
             "interrupts": self.registers.raised(),

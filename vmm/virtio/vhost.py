@@ -1,7 +1,8 @@
-"""The host's kernel as who serves virtqueues: vhost (``<linux/vhost.h>``).
+"""The host's kernel as the server of virtqueues: vhost (``<linux/vhost.h>``).
 
-A device of ``/dev/vhost-*`` is told where guest RAM and the rings are, and given each queue's kick and irq.  From then
-on requests pass between the two kernels: no thread of ours runs, though the kernel's may count as one of this process.
+A device of ``/dev/vhost-*`` receives the addresses of guest RAM and the rings, and each queue's kick and irq. From then
+on requests pass between the two kernels: no thread of ours runs, although the kernel's may count as one of this
+process.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Vhost:
     """An open vhost device.  Used by one thread at a time.
 
     :param path: ``/dev/vhost-net`` or ``/dev/vhost-vsock``
-    :param name: of the device of ours that it serves; for messages
+    :param name: our device that it serves; for messages
     :param code: of errors
-    :param instead: what users type to do without; for the hint
-    :ivar features: feature bits of the kernel's
-    :raises HostError: there is no such device, or it is not for us
+    :param instead: the option that avoids vhost, for the hint
+    :ivar features: the kernel's feature bits
+    :raises HostError: there is no such device, or this user may not open it
     """
 
     def __init__(self, path: str, name: str, code: str, instead: str) -> None:
@@ -73,9 +74,9 @@ class Vhost:
             raise
 
     def ioctl(self, request: int, argument: bytes = b"") -> bytes:
-        """One ioctl: *argument* is the structure that it wants.
+        """One ioctl: *argument* is its structure.
 
-        :returns: the structure that the kernel left
+        :returns: the structure as the kernel left it
         :raises HostError: the kernel refuses
         """
         try:
@@ -88,12 +89,12 @@ class Vhost:
             ) from error
 
     def set_up(self, features: int, memory: GuestMemory, queues: Sequence[Queue], error_fd: int = -1) -> None:
-        """Tell of everything but the backend, which starts it.
+        """Configure everything except the backend, which starts it.
 
-        The first time this process becomes the owner, whose memory is meant and whose thread the kernel's becomes: not
-        earlier, since a jail wants to be entered by a process of one thread.
+        The first call makes this process the owner, whose memory is used and which the kernel's thread belongs to. Not
+        earlier, since a jail must be entered by a process with one thread.
 
-        :param features: negotiated with the driver; those that the kernel does not know are not its business
+        :param features: negotiated with the driver; bits that the kernel does not support do not concern it
         :param queues: in the kernel's order
         :param error_fd: an eventfd, signalled when the guest has broken a ring
         :raises GuestError: the kernel refuses a ring
@@ -123,17 +124,17 @@ class Vhost:
         self.ioctl(SET_VRING_KICK, struct.pack("=Ii", index, queue.kick.fd))
 
     def set_calls(self) -> None:
-        """Tell where the queues' interrupts go, which may have changed."""
+        """Update the destinations of the queues' interrupts, which may have changed."""
         for index, queue in enumerate(self._queues):
             self.ioctl(SET_VRING_CALL, struct.pack("=Ii", index, queue.irq.fd))
 
     def begin(self) -> None:
-        """The backend is set: have the kernel look for what was offered before."""
+        """The backend is set: make the kernel check for earlier requests."""
         for queue in self._queues:
             queue.kick.signal()
 
     def take_back(self) -> None:
-        """The backend was removed and the kernel uses the rings no more: their positions are saved."""
+        """The backend was removed and the kernel uses the rings no more: save their positions."""
         queues, self._queues = self._queues, ()
         for index, queue in enumerate(queues):
             queue.moved_to = struct.unpack("=II", self.ioctl(GET_VRING_BASE, struct.pack("=II", index, 0)))[1]

@@ -22,7 +22,7 @@ COUNTERS = ("kicks", "chains", "irqs", "wakeups")
 
 
 def call_name(number: int) -> str:
-    """A system call for people, as ``openat (257)``."""
+    """A system call in readable form, as ``openat (257)``."""
     call = ffi.new("struct seccomp_row *")
     index = 0
     while lib.seccomp_row(index, call) == 0:
@@ -41,12 +41,12 @@ def forbidden_call(device: str, thread: str, number: int) -> ForbiddenCallError:
 
 
 class Workers:
-    """In the order in which they were added.  Statistics may be asked for from any thread; all else is called as a
-    device's methods are.
+    """In the order in which they were added. Statistics may be read from any thread; everything else is called like a
+    device's methods.
 
-    :param device: whose they are: its name is for messages, its *thread_name* for ``top -H``
+    :param device: their device: its name is for messages, its *thread_name* for ``top -H``
     :param code: of the errors
-    :param hint: what may keep a worker from starting
+    :param hint: reasons for which a worker may fail to start
     """
 
     __slots__ = ("_code", "_device", "_hint", "_lock", "_running", "_totals")
@@ -78,7 +78,7 @@ class Workers:
         lib.thread_name_next(self._name(len(self)).encode())
 
     def add(self, worker: Any, error: Any, *queues: Queue) -> None:
-        """Take over what one of the ``..._start`` functions returned and what it said in *error* (``int *``).
+        """Take over the result of one of the ``..._start`` functions, and its error in *error* (``int *``).
 
         :param queues: those that it serves
         :raises HostError: it could not be started
@@ -100,7 +100,7 @@ class Workers:
         """Find those that stopped by themselves.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: a worker cannot go on
+        :raises HostError: a worker cannot continue
         :raises ForbiddenCallError: one tried a system call that is not in its list
         """
         for index, (worker, queues) in enumerate(self._running):
@@ -115,7 +115,7 @@ class Workers:
             raise HostError(f"{self._device.name}: {posix.strerror(-code)}", code=self._code, errno=-code)
 
     def hold(self) -> None:
-        """Have all rest where they are, until :meth:`go_on` or :meth:`stop`: nothing of them touches guest memory."""
+        """Suspend all where they are, until :meth:`go_on` or :meth:`stop`: nothing of them touches guest memory."""
         for worker, _ in self._running:
             lib.worker_hold(worker)
 
@@ -125,7 +125,8 @@ class Workers:
             lib.worker_go_on(worker)
 
     def spares(self) -> list[Any]:
-        """A thread for each that runs, made ahead for one like it; the caller frees them (cdata ``struct spare *``).
+        """Prepared threads, one for each running worker, for a device like this one; the caller frees them (cdata
+        ``struct spare *``).
 
         :raises HostError: the host has no thread left
         """
@@ -153,7 +154,7 @@ class Workers:
             del self._running[keep:]
 
     def stats(self) -> dict[str, int]:
-        """The :data:`COUNTERS` of all that there were."""
+        """The :data:`COUNTERS` of all workers so far."""
         with self._lock:
             totals = dict(self._totals)
             for worker, _ in self._running:
@@ -161,7 +162,7 @@ class Workers:
         return totals
 
     def stats_of(self, index: int) -> dict[str, int]:
-        """The :data:`COUNTERS` of one that runs."""
+        """The :data:`COUNTERS` of a running one."""
         with self._lock:
             totals = dict.fromkeys(COUNTERS, 0)
             self._count(totals, self._running[index][0])

@@ -1,4 +1,4 @@
-"""virtio-balloon: memory that goes back to the host (virtio 1.2, 5.5): its record, and what users type for it."""
+"""virtio-balloon: memory that is returned to the host (virtio 1.2, 5.5): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SYNTAX = Syntax(
 
 @dataclass(frozen=True)
 class BalloonConfig(DeviceConfig):
-    """A memory balloon: memory of the guest's that goes back to the host.
+    """A memory balloon: guest memory that is returned to the host.
 
-    :ivar size: bytes that the guest is to do without from the start
-    :ivar free_page_reporting: the guest tells which of its memory is free, and the host takes it back until it is used
-    :ivar deflate_on_oom: the guest may take memory out of the balloon before it kills a process for want of it
+    :ivar size: bytes that the guest gives up from the start
+    :ivar free_page_reporting: the guest reports free memory, and the host takes it back until it is used
+    :ivar deflate_on_oom: the guest may take memory out of the balloon before it kills a process for lack of memory
     """
 
     size: int = 0
@@ -46,7 +46,7 @@ class BalloonConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--balloon") -> BalloonConfig:
         """From :data:`SYNTAX`.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         values = SYNTAX.parse(text, flag)
         values.pop("on", None)

@@ -1,9 +1,10 @@
-"""The memory balloon (virtio 1.2, 5.5): memory that the guest does without goes back to the host.
+"""The memory balloon (virtio 1.2, 5.5): returns memory that the guest gives up to the host.
 
-Pages are released by ``balloon.c``, on the control loop.  What is not there is zero when the guest touches it again.
+Pages are released by ``balloon.c``, on the control loop. A returned page reads as zeros when the guest touches it
+again.
 
-Linux and QEMU number queues without gaps for features that are not there; the specification does not.  As free page
-hints are not offered, both places of the reporting queue are served.
+Linux and QEMU number queues without gaps for missing features; the specification does not. Free page hints are not
+offered, so both possible numbers of the reporting queue are served.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _SCHEMA = Schema("virtio-balloon", 1, {"target": "u32", "actual": "u32"})
 class Balloon(VirtioDevice):
     """A balloon in a machine of *ram* bytes.
 
-    :raises ConfigError: more than all memory is to go
+    :raises ConfigError: the balloon would take all memory
     """
 
     device_id = spec.ID_BALLOON
@@ -124,7 +125,7 @@ class Balloon(VirtioDevice):
         queue.served(done)
 
     def _take_stats(self, queue: Queue) -> None:
-        """5.5.6.3: the driver gives one buffer with its figures; giving it back asks for new ones."""
+        """5.5.6.3: the driver provides one buffer with its statistics; returning it requests new ones."""
         for chain in queue:
             entries = chain.read(min(chain.readable // _STAT_SIZE, _MAX_STATS) * _STAT_SIZE)
             self._guest = {
@@ -163,11 +164,11 @@ class Balloon(VirtioDevice):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def resize(self, size: int) -> None:
-        """Ask the guest to do without *size* bytes (a multiple of 4096), 0: to have all of its memory.
+        """Request that the guest give up *size* bytes (a multiple of 4096); 0: it gets all of its memory back.
 
-        It does that in its own time, as far as it can: see ``actual`` in :meth:`stats`.
+        It does that in its own time, as far as possible: see ``actual`` in :meth:`stats`.
 
-        :raises ConfigError: not such a number, or not less than the machine has
+        :raises ConfigError: an invalid number, or not less than the machine has
         """
         if size % BALLOON_PAGE or not 0 <= size < self._ram:
             raise ConfigError(
@@ -178,11 +179,11 @@ class Balloon(VirtioDevice):
         self.config_changed()
 
     def stats(self, timeout: float = 0.0) -> dict[str, Any]:
-        """``target`` and ``actual`` size (bytes); pages ``inflated`` and ``deflated`` by the driver; bytes
-        ``reported`` as free and ``released`` to the host; ``errors`` of the host; and ``guest``: the guest's own
-        figures, in bytes and counts, under the names of :data:`BALLOON_STAT_NAMES`.
+        """``target`` and ``actual`` size (bytes); pages ``inflated`` and ``deflated`` by the driver; bytes ``reported``
+        as free and ``released`` to the host; ``errors`` of the host; and ``guest``: the guest's own statistics, in
+        bytes and counts, under the names of :data:`BALLOON_STAT_NAMES`.
 
-        :param timeout: ask the guest, and wait so many seconds at most; 0: what it said last
+        :param timeout: request new statistics of the guest, and wait at most that many seconds; 0: return the last ones
         :raises TimeoutError: it did not answer
         """
         if timeout > 0:

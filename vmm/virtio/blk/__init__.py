@@ -1,4 +1,4 @@
-"""virtio-blk: disks (virtio 1.2, 5.2): its record, and what users type for it."""
+"""virtio-blk: disks (virtio 1.2, 5.2): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -51,11 +51,12 @@ class DiskConfig(DeviceConfig):
     :ivar cache: ``writeback``, or ``writethrough``: every write is on the disk before it completes
     :ivar queues: number of request queues, or 0: one per vCPU, at most 4
     :ivar limit: bytes and requests a second, or None
-    :ivar cow: what forks, snapshots and restores make of the disk: ``reflink``: a file that shares its blocks until one
-        is written; ``copy``; ``auto``: the first if the file system can, else the second. ``overlay``: *path* is opened
-        to read and never written, what the guest writes goes into another file; only that is copied by a fork, and a
-        machine that is restored has an overlay over the snapshot's image
-    :ivar overlay: with ``overlay`` that file, made if it is missing, or empty: it has no name and ends with the machine
+    :ivar cow: how forks, snapshots and restores copy the disk: ``reflink``: a file that shares its blocks until one is
+        written; ``copy``; ``auto``: the first if the file system supports it, else the second. ``overlay``: *path* is
+        only read, and the guest's writes go to another file. Only that file is copied by a fork, and a restored machine
+        has an overlay over the snapshot's image
+    :ivar overlay: with ``overlay``, that file, created if it is missing, or empty: a nameless file that ends with the
+        machine
     """
 
     path: str
@@ -99,7 +100,7 @@ class DiskConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--disk") -> DiskConfig:
         """From :data:`SYNTAX`.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         values = SYNTAX.parse(text, flag)
         limit = parse_limit(values.pop("bps", ""), values.pop("iops", ""), f"{flag} {text!r}")

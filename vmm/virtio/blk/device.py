@@ -90,8 +90,8 @@ _spare: Any = ffi.NULL
 
 
 def keep_rings(queues: int) -> None:
-    """Make the io_urings for disks that are plugged in later, in a process that can make none then.  Disks whose queues
-    find none left do their requests by blocking calls."""
+    """Make the io_urings for disks that are plugged in later, for a process that cannot make any then. Disks whose
+    queues find none left use blocking calls."""
     global _spare
     if _spare == ffi.NULL:
         _spare = lib.blk_rings_new(queues, QUEUE_SIZE)
@@ -101,9 +101,9 @@ class DiskFiles:
     """The files of a disk: opened, locked and checked.
 
     :ivar image: the image
-    :ivar overlay: what is written instead of it, or None
-    :ivar cached: the image is in the host's page cache, when it is read
-    :ivar in_memory: ``blk_in_memory()`` of the image; 0: not asked yet
+    :ivar overlay: the overlay, or None
+    :ivar cached: reads of the image come from the host's page cache
+    :ivar in_memory: ``blk_in_memory()`` of the image; 0: not checked yet
     """
 
     def __init__(self, image: Image, overlay: Overlay | None, *, cached: bool, in_memory: int = 0) -> None:
@@ -116,7 +116,7 @@ class DiskFiles:
     def open(cls, config: DiskConfig, opener: Opener = posix.open) -> Self:
         """
         :param opener: of the image
-        :raises ConfigError: a file is missing, locked, of a wrong kind or size, or must not be opened
+        :raises ConfigError: a file is missing, locked, of the wrong kind or size, or must not be opened
         :raises HostError: the host cannot make the overlay
         """
         overlaid = config.has_overlay
@@ -130,9 +130,9 @@ class DiskFiles:
 
     @classmethod
     def given(cls, config: DiskConfig, fds: list[int], about: dict[str, Any]) -> Self:
-        """Those that another process has opened.
+        """The files that another process has opened.
 
-        :param fds: theirs, as :attr:`fds` of its object; taken out and closed with this one
+        :param fds: their descriptors, as :attr:`fds` of its object; removed from the list and closed with this one
         :param about: :attr:`about` of its object
         """
         image = Image.given(config.path, fds.pop(0), about["alignment"])
@@ -146,9 +146,9 @@ class DiskFiles:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What else another process has to know, as JSON can have it.
+        """Further values for the other process, as JSON.
 
-        :raises HostError: the host does not tell
+        :raises HostError: the host does not report it
         """
         in_memory = lib.blk_in_memory(self.image.fd)
         if in_memory < 0:
@@ -158,7 +158,7 @@ class DiskFiles:
     def close(self, *, unlock: bool = True) -> None:
         """Close them.  A second call does nothing.
 
-        :param unlock: False: another process has them, too, and its are locked
+        :param unlock: False: another process has them open and locked too
         """
         if self.overlay is not None:
             self.overlay.close(unlock=unlock)
@@ -166,15 +166,14 @@ class DiskFiles:
 
 
 class Blk(VirtioDevice):
-    """A disk.  The image is always raw: what its content looks like changes nothing.
+    """A disk. The image is always raw: its content is never interpreted.
 
     See :class:`~vmm.virtio.image.Image` for how it is opened and locked.
 
-    :param cpus: of the machine; the number of queues follows it unless *config* says one
-    :param io_uring: where it is faster, unless: True for everything, False for nothing (as on hosts without
-        it)
-    :param files: its files, which are this object's from now on; None: it opens those of *config*
-    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    :param cpus: of the machine; sets the number of queues unless *config* does
+    :param io_uring: by default where it is faster; True for everything, False for nothing (as on hosts without it)
+    :param files: its files, owned by this object from now on; None: it opens those of *config*
+    :raises ConfigError: the file is missing, locked, of the wrong kind or size, or must not be opened
     :raises HostError: the host is out of memory
     """
 
@@ -253,22 +252,22 @@ class Blk(VirtioDevice):
 
     @property
     def image_fd(self) -> int:
-        """The descriptor of the image, this object's own."""
+        """The descriptor of the image, owned by this object."""
         return self._image.fd
 
     @property
     def overlay_fd(self) -> int:
-        """The descriptor of the overlay, this object's own; -1: it has none."""
+        """The descriptor of the overlay, owned by this object; -1: it has none."""
         return -1 if self.overlay is None else self.overlay.fd
 
     def overlay_bits(self) -> memoryview:
-        """Which blocks the overlay has, a bit for each, as it is written to its file."""
+        """The blocks of the overlay, a bit for each, as it is written to its file."""
         assert self.overlay is not None
         size = self.overlay.data_at - OVERLAY_BITS
         return memoryview(ffi.buffer(lib.blk_overlay_bits(self._native_overlay), size))
 
     def overlay_ranges(self) -> Iterator[tuple[int, int]]:
-        """What the overlay has of the disk, in bytes, half-open.  The disk does not run."""
+        """The overlay's parts of the disk, in bytes, half-open. The disk does not run."""
         assert self.overlay is not None
         at, end = 0, self.overlay.size
         while True:
@@ -303,7 +302,7 @@ class Blk(VirtioDevice):
         )
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Only the cache mode can be written, and only when CONFIG_WCE was negotiated (5.2.5)."""
+        """Only the cache mode can be written, and only if CONFIG_WCE was negotiated (5.2.5)."""
         if offset != BLK_CONFIG_WRITEBACK or len(data) != 1 or data[0] > 1:
             return
         if not self._features & BLK_F_CONFIG_WCE:
@@ -336,10 +335,10 @@ class Blk(VirtioDevice):
             self._workers.start(lib.blk_start, self._blk, queue, context.event.fd)
 
     def check(self) -> None:
-        """Say what the host's disk did, and find workers that stopped.
+        """Report errors of the host's disk, and detect workers that stopped.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: a worker cannot go on
+        :raises HostError: a worker cannot continue
         """
         self._report(self._native_stats().last_errno)
         self._workers.check()
@@ -373,9 +372,9 @@ class Blk(VirtioDevice):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def resize(self) -> None:
-        """Read the size of the file again and tell the driver.  The caller has changed it.
+        """Read the size of the file again and report it to the driver. The caller has changed it.
 
-        :raises ConfigError: a size that a disk cannot have, or it has an overlay; nothing was changed
+        :raises ConfigError: an invalid size for a disk, or it has an overlay; nothing was changed
         """
         if self.overlay is not None:
             raise ConfigError(f"{self.name}: a disk with an overlay keeps its size", code="disk-size")
@@ -386,9 +385,8 @@ class Blk(VirtioDevice):
             self.config_changed()
 
     def stats(self) -> dict[str, int]:
-        """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and
-        wakeups of the workers; ``uring`` is 1 when io_uring is in use; ``limit_waits`` is how often a queue had to wait
-        for its limit."""
+        """Counters since the disk was opened: requests by type, bytes, errors, and kicks, chains, irqs and wakeups of
+        the workers; ``uring`` is 1 if io_uring is in use; ``limit_waits`` counts waits of a queue for its limit."""
         native = self._native_stats()
         return {
             **{name: int(getattr(native, name)) for name in _BLK_STATS},

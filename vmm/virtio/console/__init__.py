@@ -1,4 +1,4 @@
-"""virtio-console: the guest's hvc0 (virtio 1.2, 5.3): the record of a machine's console, and what users type for it."""
+"""virtio-console: the guest's hvc0 (virtio 1.2, 5.3): the record of a machine's console, and its text form."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SYNTAX = Syntax(
 
 @dataclass(frozen=True)
 class ConsoleConfig(DeviceConfig):
-    """Where the guest's console goes, and what the guest has for it.
+    """The destination of the guest's console, and its device in the guest.
 
-    :ivar kind: ``none``; ``fd``: the guest's bytes are written to *fd*, and what :meth:`Machine.console_input` is given
-        is read by the guest; the command line's ``stdio``, ``pty`` and ``file`` are made of it
-    :ivar drop: what a slow reader of *fd* does not take is dropped instead of holding the guest up
-    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, there once its driver
-        is.  What a guest sends to the UART goes to *fd* all the same
+    :ivar kind: ``none``; or ``fd``: the guest's bytes are written to *fd*, and the guest reads the input of
+        :meth:`Machine.console_input`; the command line's ``stdio``, ``pty`` and ``file`` use it
+    :ivar drop: what a slow reader of *fd* does not accept is dropped instead of delaying the guest
+    :ivar device: ``serial``, the UART; or ``virtio``: the guest's ``hvc0``, many times faster, available once its
+        driver runs. The guest's output to the UART goes to *fd* in both cases
     """
 
     kind: str = "none"
@@ -47,7 +47,7 @@ class ConsoleConfig(DeviceConfig):
 
     @classmethod
     def parse(cls, text: str, flag: str = "--console-device") -> ConsoleConfig:
-        """The device that is typed, whose console goes nowhere yet.
+        """The device for a parsed text, whose console has no destination yet.
 
         :raises ConfigError: neither of :data:`CONSOLE_DEVICES`
         """
@@ -62,7 +62,7 @@ class ConsoleConfig(DeviceConfig):
         return (cls.parse(texts[-1], flag),)
 
     def open(self, opening: Opening) -> VirtioDevice:
-        """The guest's ``hvc0``; of the UART a machine has one in any case."""
+        """The guest's ``hvc0``; every machine has the UART."""
         from vmm.virtio.console.device import VirtioConsole
 
         console = VirtioConsole(out_fd=self.fd, drop=self.drop)

@@ -1,6 +1,6 @@
 """The console device (virtio 1.2, 5.3) with one port: the guest's ``/dev/hvc0``.  The data plane is ``console.c``.
 
-To its host it is what the serial port is (:class:`vmm.devices.Serial`): :meth:`VirtioConsole.input`, the two callbacks,
+Its host side is that of the serial port (:class:`vmm.devices.Serial`): :meth:`VirtioConsole.input`, the two callbacks,
 :meth:`VirtioConsole.drain`.
 """
 
@@ -40,9 +40,9 @@ _COUNTERS = ("tx_bytes", "rx_bytes", "tx_dropped", "tx_writes")
 
 
 class VirtioConsole(VirtioDevice):
-    """A console whose bytes are written to *out_fd* (stays the caller's; -1: nowhere).
+    """A console whose bytes are written to *out_fd* (still owned by the caller; -1: nowhere).
 
-    :param drop: drop what *out_fd* does not take at once, instead of holding the guest up
+    :param drop: drop what *out_fd* does not accept at once, instead of delaying the guest
     :raises HostError: out of memory or of descriptors
     """
 
@@ -89,10 +89,10 @@ class VirtioConsole(VirtioDevice):
         self._workers.add(worker, error, *queues.values())
 
     def check(self) -> None:
-        """Say that the output failed, or find out that the worker stopped.
+        """Report that the output failed, or detect that the worker stopped.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: the worker cannot go on
+        :raises HostError: the worker cannot continue
         """
         failed = int(lib.console_error(self._console))
         if failed and self.error_callback is not None:
@@ -106,7 +106,7 @@ class VirtioConsole(VirtioDevice):
         return self._workers.spares()
 
     def save(self) -> State:
-        """The size of the terminal.  What was typed and not read yet stays with this object."""
+        """The size of the terminal. Input that was typed and not read yet stays with this object."""
         columns, rows = self._size
         return _SCHEMA.make(columns=columns, rows=rows)
 
@@ -129,21 +129,21 @@ class VirtioConsole(VirtioDevice):
     def input(self, data: bytes | memoryview) -> int:
         """Type *data*.
 
-        :returns: how many bytes were taken; when it is not all, :attr:`space_callback` is called later
+        :returns: how many bytes were accepted; if not all, :attr:`space_callback` is called later
         """
         return int(lib.console_input(self._open(), ffi.from_buffer(data), len(data)))
 
     def send_break(self) -> None:
-        """What stands for a break here: Linux takes the next byte as a SysRq key."""
+        """The replacement for a break: Linux treats the next byte as a SysRq key."""
         self.input(SYSRQ)
 
     def resize(self, columns: int, rows: int) -> None:
-        """The terminal has another size; programs of the guest on it get SIGWINCH."""
+        """The terminal has another size; the guest's programs on it get SIGWINCH."""
         self._size = (columns & 0xFFFF, rows & 0xFFFF)
         self.config_changed()
 
     def drain(self, timeout: float) -> int:
-        """Wait until all that the guest has sent is written, at most *timeout* seconds.
+        """Wait until everything that the guest has sent is written, at most *timeout* seconds.
 
         :returns: how many bytes still wait
         """
@@ -163,7 +163,7 @@ class VirtioConsole(VirtioDevice):
         return {**{name: int(getattr(native, name)) for name in _COUNTERS}, **self._workers.stats()}
 
     def close(self) -> None:
-        """Write what is left, waiting a second at most for a slow reader, and free.  A second call does nothing."""
+        """Write the rest, waiting at most a second for a slow reader, and free. A second call does nothing."""
         self.stop()
         if self._console is None:
             return

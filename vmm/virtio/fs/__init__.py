@@ -1,4 +1,4 @@
-"""virtio-fs: directories of the host (virtio 1.2, 5.11): its record, and what users type for it."""
+"""virtio-fs: directories of the host (virtio 1.2, 5.11): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -30,27 +30,26 @@ MAX_SOLE = 31
 class ShareConfig(DeviceConfig):
     """A directory of the host that the guest mounts with ``mount -t virtiofs TAG /where``.
 
-    :ivar tag: what the guest knows it by, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
-    :ivar cache: what the guest may cache: ``none``; ``auto``: names and attributes for a second, and
-        programs that have not changed since it ran them; ``always``: everything, for directories that nobody else
-        changes
-    :ivar writeback: the guest may delay writes and write it in larger pieces; not with ``cache=none``
+    :ivar tag: its name for the guest, up to 36 bytes; empty: ``share``, ``share1``, ... by its place
+    :ivar cache: what the guest may cache: ``none``; ``auto``: names and attributes for a second, and programs that have
+        not changed since it ran them; ``always``: everything, for directories that nobody else changes
+    :ivar writeback: the guest may delay writes and combine them; not with ``cache=none``
     :ivar acl: POSIX access control lists
-    :ivar maps: ``(guest, host, count)``: that many user and group ids, from the first one on; empty: they are the same
+    :ivar maps: ``(guest, host, count)``: maps that many user and group ids, from the first one on; empty: no mapping
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
-    :ivar isolation: who serves it: ``process``: a child that can reach the directory and nothing else (guest RAM is
-        then shared memory; who waits for all children of this process sees its end, too); ``thread``: threads of this
-        process, for one that may have no children
+    :ivar isolation: the server: ``process``: a child that can reach the directory and nothing else (guest RAM is then
+        shared memory; a caller that waits for all its children sees it end too); ``thread``: threads of this process,
+        for one that may have no children
     :ivar dax: bytes of guest address space, a multiple of 2 MiB, in which the host's page cache is mapped for a guest
         that mounts with ``-o dax``; 0: none
-    :ivar locks: where flock() and fcntl() locks are kept: ``host``: they hold against other guests and the host, but
-        Linux cannot interrupt who waits for one, not even to kill it; ``guest``: they hold in the guest only
-    :ivar handles: open what the guest knows by its file handle, for which the server keeps CAP_DAC_READ_SEARCH: the
-        guest goes on using what the host renames.  Whoever takes over such a server reaches every file of the file
+    :ivar locks: where flock() and fcntl() locks are kept: ``host``: they exclude other guests and the host, but Linux
+        cannot interrupt a process that waits for one, not even to kill it; ``guest``: they hold in the guest only
+    :ivar handles: open known files by file handle, for which the server keeps CAP_DAC_READ_SEARCH: the guest keeps
+        using files that the host renames. An attacker who takes over such a server reaches every file of the file
         system
-    :ivar sole: the name of mount points in the directory whose files nobody else changes, as the roots of containers:
-        a guest with the kernel of this project reads what it has of them without opening them here, until their size or
-        times change, which it looks at once a second; empty: there are none
+    :ivar sole: the name of mount points in the directory whose files nobody else changes, as the roots of containers;
+        empty: none. A guest with this project's kernel reads cached data of them without opening them here, until size
+        or times change, which it checks once a second
     """
 
     path: str
@@ -126,7 +125,7 @@ class ShareConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--share") -> ShareConfig:
         """From :data:`SYNTAX`.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         values = SYNTAX.parse(text, flag)
         return cls(values.pop("first"), maps=tuple(values.pop("maps", ())), **values)
@@ -166,8 +165,8 @@ class ShareConfig(DeviceConfig):
 
 
 def node_bytes(ram: int) -> int:
-    """What a server may keep in memory of the files that a guest with so much RAM knows: Linux keeps a KiB or so of
-    each, and has no room for more of them than fit into this."""
+    """The server's memory for the files that a guest with that much RAM knows: Linux uses about a KiB for each, and has
+    no room for more."""
     return max(ram // 4, 64 * MIB)
 
 

@@ -1,5 +1,5 @@
-"""The file system device (virtio 1.2, 5.11): a directory of the host, served to the guest over FUSE.  The server is
-``fs.c`` and what is named like it."""
+"""The file system device (virtio 1.2, 5.11): a directory of the host, served to the guest over FUSE. The server is
+``fs.c`` and the files beside it."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ _NOT_RESTORED = {
 
 
 class Fs(VirtioDevice):
-    """A share.  Its server are threads of this process, one per queue.
+    """A share. It consists of threads of this process, one for each queue.
 
-    Nodes, open files and locks live until the driver resets the device or unmounts: a guest that is paused
-    goes on as it was.  A request for a lock that waits while the guest is paused ends with EINTR.  What is saved finds
-    its files again by their names, also in another directory; files that are not there any more are ESTALE.  Files
-    without a name that the guest has open, locks on the host's files, and DAX windows cannot be saved.
+    Nodes, open files and locks live until the driver resets the device or unmounts, so a paused guest resumes
+    unchanged. A request for a lock that waits while the guest is paused ends with EINTR. A restored share finds its
+    files again by name, also in another directory; missing files are ESTALE. Files without a name that the guest has
+    open, locks on the host's files, and DAX windows cannot be saved.
 
-    :param tag: what the guest knows it by
-    :param cpus: of the machine; the number of queues follows it unless *config* says one
+    :param tag: its name for the guest
+    :param cpus: of the machine; sets the number of queues unless *config* does
     :param marks: False: as on a host whose file system has no file handles to compare
-    :param max_fds: how many descriptors of files that the guest only knows are kept open
-    :param max_nodes: how many files the guest can know at a time
-    :param node_bytes: memory for what is known of those, their names included; then it gets ENFILE; 0: 512 MiB
-    :raises ConfigError: the directory is not there, or not one
+    :param max_fds: the number of descriptors that are kept open for known files
+    :param max_nodes: the number of files that the guest can know at a time
+    :param node_bytes: memory for these, their names included; beyond it the guest gets ENFILE; 0: 512 MiB
+    :raises ConfigError: the directory does not exist, or is not a directory
     :raises HostError: the host is out of memory, or has no /proc
     """
 
@@ -120,7 +120,7 @@ class Fs(VirtioDevice):
                 os.close(native.root_fd)
 
     def _make_config(self, config: ShareConfig, marks: bool, max_fds: int, max_nodes: int, node_bytes: int) -> Any:
-        """What the server is told (cdata ``struct fs_config *``); its root is open."""
+        """The server's configuration (cdata ``struct fs_config *``); its root is open."""
         try:
             root = os.open(config.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as cause:
@@ -191,7 +191,7 @@ class Fs(VirtioDevice):
         """Find workers that stopped.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: a worker cannot go on
+        :raises HostError: a worker cannot continue
         """
         self._check_window()
         self._workers.check()
@@ -250,18 +250,18 @@ class Fs(VirtioDevice):
             report.warn(__name__, f"{self.name}: {gone} files that its guest knows are not in {self.path}")
 
     def _save_server(self, fd: int) -> tuple[int, str]:
-        """What the server knows, to the file *fd*: an errno or 0, and what is in the way."""
+        """Save the server's state to the file *fd*: returns an errno or 0, and the objects that prevent it."""
         text = ffi.new("char[]", lib.FS_TEXT)
         return -lib.fs_save(self._fs, fd, text), ffi.string(text).decode("utf-8", "replace")
 
     def _restore_server(self, fd: int) -> tuple[int, int]:
-        """From the file *fd*: an errno or 0, and how many files are gone."""
+        """Load it from the file *fd*: returns an errno or 0, and the number of missing files."""
         gone = ffi.new("uint32_t *")
         return -lib.fs_restore(self._fs, fd, gone), int(gone[0])
 
     def stale(self) -> float:
-        """For how many seconds the guest may still rely on something that it was told of a file, and that the host has
-        changed since (``cache=auto``).  What it asks for from now on is what the host has now.
+        """For how many seconds the guest may still rely on cached data of a file that the host has changed since
+        (``cache=auto``). Later requests get the host's present data.
 
         :raises HostError: the host is out of memory
         """
@@ -290,9 +290,9 @@ class Fs(VirtioDevice):
 
     def stats(self) -> dict[str, Any]:
         """Counters since the share was opened: kicks, chains, irqs and wakeups of the workers; ``errors``,
-        ``read_bytes``, ``write_bytes``; ``nodes``, ``files`` and ``fds`` as they are now; and ``ops``: name of
-        the request -> ``count``, ``p50_us``, ``p99_us`` (upper bounds in microseconds), ``latency`` (how many
-        took less than 512 ns, 512 to 1024 ns, ...).
+        ``read_bytes``, ``write_bytes``; the present ``nodes``, ``files`` and ``fds``; and ``ops``: name of the request
+        -> ``count``, ``p50_us``, ``p99_us`` (upper bounds in microseconds), ``latency`` (how many took less than 512
+        ns, 512 to 1024 ns, ...).
         """
         native = self._native_stats()
         names = ("errors", "read_bytes", "write_bytes", "nodes", "files", "fds")
@@ -332,7 +332,7 @@ class Fs(VirtioDevice):
 
 
 def _max_files() -> int:
-    """Half of what the process may open: the rest is for everybody else in it."""
+    """Half of the process's limit on open files: the rest is for everything else in it."""
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -340,7 +340,7 @@ def _max_files() -> int:
 
 
 def _latency(count: int, buckets: list[int]) -> dict[str, Any]:
-    """The histogram of one request, and where its 50th and 99th percentiles lie."""
+    """The histogram of one request, and its 50th and 99th percentiles."""
     row: dict[str, Any] = {"count": count}
     for percent in (50, 99):
         seen = 0

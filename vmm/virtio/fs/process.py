@@ -1,9 +1,9 @@
 """A share whose server is a process of its own, ``pyvmm-fsd``: it can reach the shared directory, guest RAM, the
 kicks and the irqs of its queues, and nothing else.
 
-The process is started, and isolates itself, when the share is opened; a queue is handed to it when the driver is
-ready.  What it has taken off the rings is noted in memory that both see.  When it dies, this side takes the rings
-over, answers what was under way and whatever comes with EIO, and the machine goes on.
+The process is started, and isolates itself, when the share is opened; it receives a queue when the driver is ready.
+What it has popped from the rings is recorded in memory that both map. When it dies, this side takes over the rings,
+answers pending and later requests with EIO, and the machine continues.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class ServerGone(Exception):
 class FsProcess(Fs):
     """See :class:`~vmm.virtio.fs.device.Fs` for the parameters.
 
-    :param on_demand: guest RAM is filled when it is touched, also by the server; or may be, when it has been forked
-    :param machine: a pidfd of the process that has the machine, with which the server ends; -1: this one.  Another one
-        gets :attr:`fds` and :attr:`about`, and makes its device with :meth:`given`; here is :meth:`hand_over` then
+    :param on_demand: guest RAM is filled when it is touched, also by the server, or may be after a fork
+    :param machine: a pidfd of the machine's process, with which the server ends; -1: this one. Another process gets
+        :attr:`fds` and :attr:`about`, and makes its device with :meth:`given`; this one then calls :meth:`hand_over`
     :ivar pid: of the server
-    :ivar isolation: what keeps it apart: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows
-        ``pid-ns``, ``net-ns``, ``ipc-ns``, ``user-ns``
+    :ivar isolation: its isolation: ``mount-ns`` or ``landlock``, ``seccomp``, and as far as the host allows ``pid-ns``,
+        ``net-ns``, ``ipc-ns``, ``user-ns``
     :raises HostError: the server cannot be started, or cannot isolate itself
     """
 
@@ -98,29 +98,29 @@ class FsProcess(Fs):
     def given(cls, config: ShareConfig, fds: list[int], about: dict[str, Any], *, cpus: int) -> FsProcess:
         """The share of a server that another process has started; it opens nothing.
 
-        :param fds: theirs, as :attr:`fds` of its object; taken out
+        :param fds: their descriptors, as :attr:`fds` of its object; removed from the list
         :param about: :attr:`about` of its object
         """
         return cls(config, cpus=cpus, server=(fds, about))
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """The server's socket, its pidfd, and the notes about its rings."""
+        """The server's socket, its pidfd, and the state of its rings."""
         return self._sock, self._pidfd, self._books_fd
 
     @property
     def about(self) -> dict[str, Any]:
-        """What else another process has to know, as JSON can have it."""
+        """Further values for the other process, as JSON."""
         return {"pid": self.pid, "isolation": [*self.isolation]}
 
     def hand_over(self) -> None:
-        """Another process has :attr:`fds`: it is no longer ended from here.  :meth:`close` waits for its end."""
+        """Another process has :attr:`fds`: this one no longer ends it. :meth:`close` waits for its end."""
         self._alive = False
         os.close(self._sock)
         self._sock = -1
 
     def let_go(self) -> None:
-        """The same, and nobody here waits for its end."""
+        """The same, and this process does not wait for its end."""
         self.hand_over()
         os.close(self._pidfd)
         self._pidfd = -1
@@ -184,7 +184,7 @@ class FsProcess(Fs):
         self._pidfd, self._sock, self.pid, self._alive = pidfd, int(sock[0]), int(pid[0]), True
 
     def _take_faults(self) -> None:
-        """The server's userfaultfd, made while it may do such a thing.  Without it RAM is filled when it begins."""
+        """The server's userfaultfd, made while it may still make one. Without it, RAM is filled at the start."""
         device, came = lib.fill_device(), ffi.new("int *", -1)
         try:
             answer = self._call(self._message(lib.FSD_FAULTS), *([device] if device >= 0 else []), came=came)
@@ -241,9 +241,9 @@ class FsProcess(Fs):
     def _call(self, message: Any, *fds: int, came: Any = ffi.NULL, answer: Any = None) -> Any:
         """One message and its answer (cdata ``struct fsd_answer *``), whose result is 0 or -errno.
 
-        :param came: an ``int *`` for the descriptor that comes with it
-        :param answer: where it is put; of FSD_STATS, that of a ``struct fsd_figures``
-        :raises ServerGone: nothing was, or nothing that makes sense: the server has been ended
+        :param came: an ``int *`` for the descriptor in the answer
+        :param answer: the buffer for the answer; for FSD_STATS, a ``struct fsd_figures``
+        :raises ServerGone: there was no answer, or an invalid one: the server has been ended
         """
         with self._call_lock:
             if not self._alive:
@@ -332,7 +332,7 @@ class FsProcess(Fs):
             self._check(self._call(message, queue.kick.fd, irq, context.event.fd))
 
     def _admit(self, memory: GuestMemory) -> None:
-        """Before the server maps *memory*: it takes part in its being filled, or all of it is filled now."""
+        """Before the server maps *memory*: it takes part in filling it, or all of it is filled now."""
         # A fork may have put another template below it
         if not memory.on_demand or (self._client is not None and self._client[2] == memory.native_fill):
             return
@@ -451,7 +451,7 @@ class FsProcess(Fs):
             lib.irq_raise(queue.irq, lib.IRQ_VRING)
 
     def _adopt(self) -> list[tuple[Queue, int]]:
-        """Go on where the server left the rings that it had; how many chains of each were under way."""
+        """Continue the server's rings; returns how many chains of each were in flight."""
         left = []
         for queue in self._given:
             state = ffi.cast("struct ring_state *", self._books + queue.index * lib.RING_STATE_STRIDE)
@@ -462,12 +462,12 @@ class FsProcess(Fs):
         return left
 
     def process(self, queue: Queue) -> None:
-        """Nobody is there any more: EIO to everything."""
+        """The server is gone: answer everything with EIO."""
         for chain in queue:
             _refuse(queue, chain)
 
     def _reap(self, timeout_ms: int) -> str:
-        """Wait for its end, if need be by force; how it ended, in words."""
+        """Wait for its end, if necessary by force; returns how it ended, in words."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         if not poll.poll(timeout_ms):
@@ -486,8 +486,8 @@ class FsProcess(Fs):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """As :meth:`Fs.stats`, of the server as it was last seen, and ``server``: its process id, 0 when it is gone;
-        ``isolation``: what keeps it apart."""
+        """As :meth:`Fs.stats`, from the server's last answer, and ``server``: its process id, 0 if it is gone;
+        ``isolation``: the namespaces and filters in force."""
         try:
             figures = ffi.new("struct fsd_figures *")
             self._call(self._message(lib.FSD_STATS), answer=ffi.addressof(figures, "answer"))

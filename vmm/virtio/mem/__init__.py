@@ -1,4 +1,4 @@
-"""virtio-mem: memory that is added while the guest runs (virtio 1.2, 5.15): its record, and what users type for it."""
+"""virtio-mem: memory that is added while the guest runs (virtio 1.2, 5.15): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SYNTAX = Syntax(
 
 @dataclass(frozen=True)
 class HotplugMemoryConfig(DeviceConfig):
-    """Memory that a guest may be given while it runs, behind that which it has from the start.
+    """Memory that a guest may get while it runs, in addition to its initial memory.
 
     It costs the host nothing until the guest has it and touches it; see
     :meth:`vmm.machine.machine.Machine.resize_memory`.
 
-    :ivar size: how many bytes at most, a multiple of 128 MiB
-    :ivar block: bytes of the blocks in which the guest takes it and gives it back, a power of two
+    :ivar size: the largest number of bytes, a multiple of 128 MiB
+    :ivar block: bytes of the blocks in which the guest takes and returns it, a power of two
     """
 
     size: int
@@ -57,7 +57,7 @@ class HotplugMemoryConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--hotplug-memory") -> HotplugMemoryConfig:
         """From :data:`SYNTAX`.
 
-        :raises ConfigError: an option that is not known, a bad value, or no size
+        :raises ConfigError: an unknown option, an invalid value, or no size
         """
         values = SYNTAX.parse(text, flag)
         if "size" not in values:

@@ -1,8 +1,8 @@
-"""The memory device (virtio 1.2, 5.15): memory that a guest is given while it runs, and gives back.
+"""The memory device (virtio 1.2, 5.15): memory that a guest gets while it runs, and returns.
 
-The region is the last one of guest memory (:class:`~vmm.memory.GuestMemory`): KVM, workers and servers of shares have
-it mapped from the start, and a snapshot has it in its file.  So a block that is not plugged can be accessed without
-harm: it is zero, and what is written there is the guest's own fault and goes when the block is unplugged.
+The region is the last one of guest memory (:class:`~vmm.memory.GuestMemory`). KVM, workers and servers of shares have
+it mapped from the start, and a snapshot's file contains it. So a block that is not plugged can be accessed without
+harm: it is zero, and writes to it are the guest's own fault and are lost when the block is unplugged.
 
 Requests are rare, and are served on the control loop.
 """
@@ -44,7 +44,7 @@ _SCHEMA = Schema("virtio-mem", 1, {"addr": "u64", "block": "u64", "requested": "
 
 
 class HotplugMemory(VirtioDevice):
-    """Memory that begins at *addr* of the guest's, a multiple of 2 GiB."""
+    """Memory at guest address *addr*, a multiple of 2 GiB."""
 
     device_id = spec.ID_MEM
     name = "hotplug memory"
@@ -124,7 +124,7 @@ class HotplugMemory(VirtioDevice):
         self._counts["unplugs"] += 1
 
     def _release(self, first: int, count: int) -> None:
-        """Blocks that are plugged; where the host refuses to take them, they are its loss."""
+        """The plugged blocks; blocks that the host refuses to take back stay allocated."""
         assert self._memory is not None
         size = count * self._block
         self._memory.release(self._addr + first * self._block, size)
@@ -163,10 +163,10 @@ class HotplugMemory(VirtioDevice):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def resize(self, size: int) -> None:
-        """Ask the guest to have *size* bytes beside those of its start, and no more.
+        """Request that the guest have *size* bytes in addition to its initial ones.
 
-        It does that in its own time, as far as it can: see ``plugged`` in :meth:`stats`.  A guest that is to have less
-        gives back what it can.
+        It does that in its own time, as far as possible: see ``plugged`` in :meth:`stats`. To shrink, a guest returns
+        what it can.
 
         :raises ConfigError: not a multiple of a block, or more than the machine was configured with
         """
@@ -181,6 +181,6 @@ class HotplugMemory(VirtioDevice):
         self.config_changed()
 
     def stats(self) -> dict[str, int]:
-        """Bytes that the guest is to have (``requested``) and has (``plugged``) beside those of its start; counts of
-        requests that ``plugs`` and ``unplugs`` blocks, and of those that were ``refused``."""
+        """Bytes that the guest should have (``requested``) and has (``plugged``) in addition to its initial ones;
+        counts of requests that ``plugs`` and ``unplugs`` blocks, and of ``refused`` ones."""
         return {"requested": self._requested, "plugged": self._plugged, **self._counts}

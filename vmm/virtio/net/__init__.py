@@ -1,4 +1,4 @@
-"""virtio-net: networks (virtio 1.2, 5.1): its record, and what users type for it."""
+"""virtio-net: networks (virtio 1.2, 5.1): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Publish:
 
     @classmethod
     def parse(cls, text: str) -> Publish:
-        """From ``[ADDRESS:]HOST:GUEST[/udp]``; an IPv6 address is in brackets.
+        """Parse ``[ADDRESS:]HOST:GUEST[/udp]``; an IPv6 address is in brackets.
 
         :raises ConfigError: not such a text
         """
@@ -69,16 +69,15 @@ def _publish(text: str, _what: str) -> Publish:
 class NetConfig(DeviceConfig):
     """A virtio-net device.
 
-    :ivar kind: ``tap``: a tap device that exists; ``user``: a network of the guest's own, through ``passt``, for which
-        nobody needs a right
+    :ivar kind: ``tap``: a tap device that exists; ``user``: a network of the guest's own, through ``passt``, without
+        privileges
     :ivar tap: name of the tap device
-    :ivar mac: the guest's address, ``02:00:00:00:00:01``; empty: one that stays the same,
-        see :mod:`vmm.virtio.net.device`
+    :ivar mac: the guest's address, ``02:00:00:00:00:01``; empty: a constant one, see :mod:`vmm.virtio.net.device`
     :ivar queues: pairs of queues, each with a thread; more than one needs a tap device with ``multi_queue``
-    :ivar mtu: bytes; 0: that of the tap device, or what ``passt`` is best with
+    :ivar mtu: bytes; 0: that of the tap device, or the best one for ``passt``
     :ivar publish: ports of the host that lead into the guest; ``user`` only
     :ivar limit: of each direction, or None
-    :ivar backend: who serves the queues of a tap device: ``worker``, a thread for each pair, or ``vhost``: the host's
+    :ivar backend: what serves the queues of a tap device: ``worker``, a thread for each pair, or ``vhost``: the host's
         kernel, through ``/dev/vhost-net``, without limits
     """
 
@@ -120,9 +119,9 @@ class NetConfig(DeviceConfig):
             self.mac_bytes()
 
     def mac_bytes(self) -> bytes:
-        """6 bytes of ``mac``, which is not empty.
+        """The 6 bytes of ``mac``, which is not empty.
 
-        :raises ConfigError: not an address that a host can have
+        :raises ConfigError: not a valid address of an interface
         """
         parts = self.mac.split(":")
         try:
@@ -139,9 +138,9 @@ class NetConfig(DeviceConfig):
 
     @classmethod
     def parse(cls, text: str, flag: str = "--net") -> NetConfig:
-        """From :data:`SYNTAX`; the first of them is ``tap=NAME`` or ``user``.
+        """Parse :data:`SYNTAX`; the first item is ``tap=NAME`` or ``user``.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         first = text.split(",")[0]
         kind, _, _ = first.partition("=")
@@ -155,7 +154,7 @@ class NetConfig(DeviceConfig):
 
     @classmethod
     def parse_all(cls, texts: list[str], flag: str = "--net") -> tuple[NetConfig, ...]:
-        """All network devices of a command line; ``none`` stands alone.
+        """All network devices of a command line; ``none`` must be alone.
 
         :raises ConfigError: as :meth:`parse`
         """

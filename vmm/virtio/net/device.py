@@ -1,7 +1,7 @@
-"""The network device (virtio 1.2, 5.1).  The data plane is ``net.c``; what it is connected to is a :class:`Backend`.
+"""The network device (virtio 1.2, 5.1). The data plane is ``net.c``; it is connected to a :class:`Backend`.
 
-The guest's address, unless one is given, is made of what stays the same: the host and the backend.  A tap device is one
-place in a network, so whichever machine is plugged into it has the same address each time, and no other has it.
+By default, the guest's address is derived from the host and the backend, which do not change. A tap device is one place
+in a network, so every machine on it has the same address each time, and no other machine has it.
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ _SCHEMA = Schema("virtio-net", 1, {"mac": "bytes", "pairs": "u16", "offloads": "
 
 
 def _is_consistent(features: int) -> bool:
-    """Whether each feature has the one that it needs (5.1.3.1)."""
+    """Whether each feature has the one that it depends on (5.1.3.1)."""
     return not any(features & some and not features & needed for some, needed in _NEEDS)
 
 
 class Backend:
-    """Where frames come from and go to.
+    """The source and destination of frames.
 
     :ivar kind: ``NET_TAP`` or ``NET_STREAM`` of ``vmm_devices.h``
     :ivar name: for messages
-    :ivar identity: what the address of the guest is made of
+    :ivar identity: the identity from which the guest's address is derived
     :ivar fds: non-blocking descriptors, one for each pair of queues
-    :ivar features: feature bits that it can do
+    :ivar features: feature bits that it supports
     :ivar mtu: bytes of an IP packet
     """
 
@@ -133,13 +133,13 @@ class Backend:
         self.fds: list[int] = []
 
     def set_offloads(self, features: int) -> None:
-        """The guest takes frames as the GUEST feature bits among *features* say."""
+        """The guest accepts frames according to the GUEST feature bits in *features*."""
 
     def set_pairs(self, pairs: int) -> None:
-        """The guest uses so many pairs of queues, the first ones."""
+        """The guest uses the first pairs of queues, this many."""
 
     def obituary(self) -> str:
-        """Words about how the backend ended; it has."""
+        """How the backend ended, in words."""
         return ""
 
     def close(self) -> None:
@@ -243,7 +243,7 @@ class Net(VirtioDevice):
         return 2 * len(self.backend.fds) if self._features & NET_F_MQ else 2
 
     def _start_pairs(self) -> None:
-        """Let the first pairs of queues run, as many as the driver uses, and no others."""
+        """Run the first pairs of queues, as many as the driver uses, and no others."""
         assert self._context is not None
         self.backend.set_pairs(self._pairs)
         for index in range(self._pairs_running(), self._pairs):
@@ -255,7 +255,7 @@ class Net(VirtioDevice):
     # -- who serves the pairs: workers, unless overridden ----------------------------------------------------
 
     def _open_pairs(self) -> None:
-        """Have what serves each pair of queues, which does not run yet.
+        """Prepare the server of each pair of queues, which does not run yet.
 
         :raises HostError: the host does not have it
         """
@@ -287,7 +287,7 @@ class Net(VirtioDevice):
         self._workers.add(lib.net_start(self._nets[index], native, error), error, rx, tx)
 
     def _stop_pairs(self, keep: int = 0) -> None:
-        """Serve the first *keep* pairs only: nothing touches the queues of the others any more."""
+        """Serve only the first *keep* pairs: nothing touches the queues of the others any more."""
         self._workers.stop(keep=keep)
 
     # --------------------------------------------------------------------------------------------------------
@@ -308,10 +308,10 @@ class Net(VirtioDevice):
         self._serve_control()
 
     def check(self) -> None:
-        """Find workers that stopped, and say when the backend is gone.
+        """Detect workers that stopped, and report when the backend is gone.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: a worker cannot go on
+        :raises HostError: a worker cannot continue
         """
         self._workers.check()
         lost = next((number for net in self._nets if (number := self._native_stats(net).last_errno)), 0)
@@ -319,7 +319,7 @@ class Net(VirtioDevice):
             self._lose(self.backend.obituary() or posix.strerror(lost))
 
     def _lose(self, why: str) -> None:
-        """The backend has ended, which is said once."""
+        """The backend has ended; reported once."""
         if self._link:
             words = f"{self.name}: the network is gone: {why}; the guest sees no link"
             report.error(__name__, words)
@@ -391,17 +391,17 @@ class Net(VirtioDevice):
 
     @property
     def link(self) -> bool:
-        """Does the guest see a carrier?"""
+        """Whether the guest sees a carrier."""
         return self._link
 
     def set_link(self, up: bool) -> None:
-        """Plug the cable in or out, as the guest sees it: its driver stops sending."""
+        """Plug the cable in or out, from the guest's view: its driver stops sending."""
         if up != self._link:
             self._link = up
             self.config_changed()
 
     def set_mac(self, mac: bytes) -> None:
-        """Have another MAC address, which a driver finds when it starts; one that runs keeps what it has.
+        """Set another MAC address, which a driver reads when it starts; a running driver keeps the old one.
 
         :param mac: 6 bytes
         """
@@ -410,9 +410,9 @@ class Net(VirtioDevice):
             self.mac = mac
 
     def stats(self) -> dict[str, int]:
-        """Counters since the device was made: frames and bytes to the guest (``rx``) and from it (``tx``), those
-        dropped, those with a malformed header, how often a frame had to wait for buffers or for a limit, and kicks,
-        chains, irqs and wakeups of the workers."""
+        """Counters since the device was made: frames and bytes to the guest (``rx``) and from it (``tx``), dropped
+        ones, those with a malformed header, waits for buffers or for a limit, and kicks, chains, irqs and wakeups of
+        the workers."""
         totals = dict.fromkeys(_NET_STATS, 0)
         with self._nets_lock:
             for net in self._nets:

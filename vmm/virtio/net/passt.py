@@ -1,10 +1,10 @@
-"""A network of the guest's own, for which nobody needs a right: ``passt`` speaks for it through sockets of the host.
+"""A network of the guest's own, without privileges: ``passt`` connects it through sockets of the host.
 
-passt is a child of this process, isolated by itself, and sees frames alone: they go over a stream socket that it was
-born with.  When this process is gone, however it went, the socket is closed and passt ends.
+passt is a child of this process that isolates itself. It sees only frames, over a stream socket that it inherits. When
+this process ends in any way, the socket is closed and passt ends.
 
-The guest gets the host's address and resolvers by DHCP; a resolver that listens on the host's loopback interface is at
-:data:`DNS`.  It reaches what the host reaches, but nothing else that listens on that interface.
+The guest gets the host's address and resolvers by DHCP; a resolver that listens on the host's loopback interface has
+the address :data:`DNS`. It reaches what the host reaches, except other services on that interface.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def _forwards(published: tuple[Publish, ...]) -> list[str]:
 
 
 def _check_port(port: Publish) -> None:
-    """passt is content when it gets a port of one kind of IP address; whoever uses the other one would be surprised.
+    """passt accepts a port that it got for one kind of IP address only; users of the other kind would be surprised.
 
-    :raises ConfigError: somebody else has the port
+    :raises ConfigError: another program uses the port
     """
     from vmm.faststart.builtin import socket
 
@@ -89,8 +89,8 @@ class Passt(Backend):
     """A passt of its own.
 
     :param mac: the guest's address
-    :param mtu: what the guest is told; 0: :data:`MTU`
-    :raises ConfigError: passt is missing, or does not take what it was told: a port that is in use
+    :param mtu: reported to the guest; 0: :data:`MTU`
+    :raises ConfigError: passt is missing, or rejects its arguments: a port that is in use
     """
 
     kind = lib.NET_STREAM
@@ -144,7 +144,7 @@ class Passt(Backend):
             posix.close(words)
 
     def _await_ready(self, mac: bytes) -> None:
-        """Whoever has its answer to a question for an address knows that it runs and has all its ports."""
+        """Its answer to an ARP request proves that it runs and has all its ports."""
         to_all, kind, arp, nobody, unknown, target = _PROBE
         frame = to_all + mac + kind + arp + mac + nobody + unknown + target
         from vmm.faststart.builtin import socket
@@ -210,7 +210,7 @@ class Passt(Backend):
 
     @property
     def pid(self) -> int:
-        """Of passt; 0 when it was closed."""
+        """Of passt; 0 after it was closed."""
         return self._pid
 
     def close(self) -> None:
@@ -237,7 +237,7 @@ def _drain(fd: int) -> bytes:
 
 
 def _reap(pid: int) -> None:
-    """It ends by itself, its socket being closed; it is not asked twice."""
+    """It ends by itself, since its socket is closed; a signal comes only if it does not."""
     from select import poll
 
     end = time.monotonic() + END_TIMEOUT

@@ -1,7 +1,7 @@
 """A tap device of the host as the other end of a network card.
 
-The device exists already: its owner has put it into a bridge, given it an address, and set which user may open it.
-Checksums and segmentation pass through it undone, as the two network stacks agree.
+The device exists already: its owner has connected it to a bridge, assigned an address, and set which user may open it.
+Checksums and segmentation pass through it unprocessed, as the two network stacks negotiate.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ _segments_udp: list[bool] = []
 class Tap(Backend):
     """The tap device *ifname*, with *queues* descriptors.
 
-    :param mtu: what the guest is told; 0: the device's
-    :raises ConfigError: there is no such tap device, it is in use, or not for us
+    :param mtu: reported to the guest; 0: the device's
+    :raises ConfigError: there is no such tap device, it is in use, or this user may not open it
     """
 
     kind = lib.NET_TAP
@@ -156,7 +156,7 @@ class Tap(Backend):
             self._offload(0)
 
     def _offload(self, flags: int) -> None:
-        """Set them, once for all descriptors.  That the device was deleted meanwhile the worker finds out."""
+        """Set them, once for all descriptors. The worker detects that the device was deleted meanwhile."""
         try:
             fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, flags)
         except OSError as error:
@@ -164,7 +164,7 @@ class Tap(Backend):
                 raise
 
     def current_name(self) -> str:
-        """What the device is called by now; empty: it was deleted."""
+        """The device's present name; empty: it was deleted."""
         try:
             answer = fcntl.ioctl(self.fds[0], TUNGETIFF, bytes(40))
         except (OSError, IndexError):

@@ -1,8 +1,8 @@
 """A network card whose queues the host's kernel serves: vhost-net, between the guest and a tap device.
 
-A frame passes from the one kernel to the other, and no thread of ours runs for it.  So nothing of ours looks at a
-header (the tap driver does), or waits for a limit; and what is counted is what the tap device counts.  The control
-queue is Python's, as with workers.
+A frame passes from one kernel to the other, and no thread of ours runs for it. So our code checks no header (the tap
+driver does) and waits for no limit, and the counters are those of the tap device. Python serves the control queue, as
+with workers.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NETLINK_ROUTE, _RTMGRP_LINK = 0, 1
 class VhostNet(Net):
     """A network card.  It owns *backend*.
 
-    :param mac: 6 bytes; empty: one that stays the same
-    :raises HostError: the host has no ``/dev/vhost-net``, or does not let us
+    :param mac: 6 bytes; empty: a constant address
+    :raises HostError: the host has no ``/dev/vhost-net``, or does not permit it
     """
 
     takes_packed = False  # the kernel's vhost does not
@@ -128,7 +128,7 @@ class VhostNet(Net):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def _on_links(self) -> None:
-        """Interfaces have come, gone or changed; whose, the tap device's descriptor tells best."""
+        """Interfaces were added, removed or changed; the tap device's descriptor shows whether ours was."""
         assert self._links is not None
         try:
             while posix.read(self._links.fileno(), 1 << 16):
@@ -142,7 +142,7 @@ class VhostNet(Net):
             self._lose(self._tap.obituary())
 
     def _count(self) -> dict[str, int]:
-        """What the tap device has counted; nothing when that cannot be known."""
+        """The tap device's counters; nothing if they are unknown."""
         name = self._tap.current_name() if self._counters >= 0 else ""
         text, at = b"", 0
         while name and (piece := posix.pread(self._counters, 1 << 16, at)):
@@ -157,8 +157,8 @@ class VhostNet(Net):
 
     def stats(self) -> dict[str, int]:
         """Counters of the tap device since the device was made: frames and bytes to the guest (``rx``) and from it
-        (``tx``), those dropped, also because the guest was too slow, and those with a malformed header.  A large frame
-        counts once.  Nothing counts kicks and interrupts of these queues.  When the tap device is gone: empty."""
+        (``tx``), dropped ones, also because the guest was too slow, and those with a malformed header. A large frame
+        counts once. Kicks and interrupts of these queues are not counted. When the tap device is gone: empty."""
         with self._nets_lock:
             return {name: value - self._before.get(name, 0) for name, value in self._count().items()}
 

@@ -1,4 +1,4 @@
-"""virtio-pmem: an image as memory (virtio 1.2, 5.19): its record, and what users type for it."""
+"""virtio-pmem: an image as memory (virtio 1.2, 5.19): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SYNTAX = Syntax(
 
 @dataclass(frozen=True)
 class PmemConfig(DeviceConfig):
-    """An image that the guest has as memory (``/dev/pmem0``, ...): its pages are those of the host's page cache.
+    """An image that the guest maps as memory (``/dev/pmem0``, ...): its pages are those of the host's page cache.
 
     :ivar path: a raw image file or a block device; a multiple of 2 MiB long, unless it is read-only
-    :ivar read_only: the guest's writes go nowhere; many machines may have one image
+    :ivar read_only: the guest's writes go nowhere; many machines may use one image
     """
 
     path: str

@@ -1,7 +1,7 @@
-"""The persistent memory device (virtio 1.2, 5.19): a file of the host that the guest has as memory.
+"""The persistent memory device (virtio 1.2, 5.19): a file of the host that the guest maps as memory.
 
-The guest's pages are those of the host's page cache; machines with the same image share them, and a file system that is
-mounted with ``dax`` has no copy of its own either.  The data plane is none; ``pmem.c`` flushes, and sees to files that
+The guest's pages are those of the host's page cache. Machines with the same image share them, and a file system that is
+mounted with ``dax`` has no copy of its own either. It has no data plane; ``pmem.c`` flushes, and handles files that
 shrink.
 """
 
@@ -42,7 +42,7 @@ _COUNTERS = ("flushes", "errors", "cuts")
 class Pmem(VirtioDevice):
     """An image as memory.  See :class:`~vmm.virtio.image.Image` for how it is opened and locked.
 
-    :raises ConfigError: the file is missing, locked, of a wrong kind or size, or must not be opened
+    :raises ConfigError: the file is missing, locked, of the wrong kind or size, or must not be opened
     :raises HostError: it cannot be mapped
     """
 
@@ -100,10 +100,10 @@ class Pmem(VirtioDevice):
         self._workers.start(lib.pmem_start, self._pmem, queue, context.event.fd)
 
     def check(self) -> None:
-        """Say what the host's disk did, or find out that the worker stopped.
+        """Report errors of the host's disk, or detect that the worker stopped.
 
         :raises GuestError: the guest broke the ring
-        :raises HostError: the worker cannot go on
+        :raises HostError: the worker cannot continue
         """
         number = int(self._native_stats().last_errno)
         if number not in (0, self._reported):
@@ -130,7 +130,7 @@ class Pmem(VirtioDevice):
 
     def stats(self) -> dict[str, int]:
         """Counters: ``flushes``, those that failed (``errors``), and ``cuts``: how often the file was found shorter
-        than before; what it has lost reads as zeroes until it is as long again."""
+        than before; the lost part reads as zeros until the file is as long again."""
         native = self._native_stats()
         return {name: int(getattr(native, name)) for name in _COUNTERS}
 
@@ -141,7 +141,7 @@ class Pmem(VirtioDevice):
         return native
 
     def close(self) -> None:
-        """Unmap and unlock; no vCPU runs any more."""
+        """Unmap and unlock; no vCPU may run any more."""
         self.stop()
         if self._pmem is not None:
             watch = lib.pmem_take_watch(self._pmem)

@@ -1,4 +1,4 @@
-"""virtio-rng: randomness for the guest (virtio 1.2, 5.4): its record, and what users type for it."""
+"""virtio-rng: randomness for the guest (virtio 1.2, 5.4): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RngConfig(DeviceConfig):
     """A virtio-rng device, the guest's ``/dev/hwrng``.
 
     :ivar source: path of a character device, such as ``/dev/hwrng``; empty: getrandom(2)
-    :ivar limit: bytes a second, or None; requests are not limited
+    :ivar limit: bytes a second, or None; the number of requests is not limited
     """
 
     source: str = ""
@@ -47,7 +47,7 @@ class RngConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--rng") -> RngConfig:
         """From :data:`SYNTAX`, but ``off``.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         values = SYNTAX.parse(text, flag)
         if "off" in values or ("on" in values and len(values) > 1):

@@ -31,7 +31,7 @@ MAX_REQUEST: int = lib.RNG_MAX_REQUEST
 class Rng(VirtioDevice):
     """A guest's ``/dev/hwrng``.
 
-    :raises ConfigError: the source is missing, no character device, or must not be read
+    :raises ConfigError: the source is missing, not a character device, or must not be read
     """
 
     device_id = spec.ID_ENTROPY
@@ -57,7 +57,7 @@ class Rng(VirtioDevice):
             self._workers.start(lib.rng_start, self._native, queue, context.event.fd)
 
     def check(self) -> None:
-        """Find out whether the worker stopped.
+        """Check whether the worker stopped.
 
         :raises GuestError: the guest broke the ring
         :raises HostError: the source has failed, or has ended; the device needs a reset

@@ -1,4 +1,4 @@
-"""virtio-vsock: sockets between host and guest (virtio 1.2, 5.10): its record, and what users type for it."""
+"""virtio-vsock: sockets between host and guest (virtio 1.2, 5.10): its record, and its text form."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ SYNTAX = Syntax(
 class VsockConfig(DeviceConfig):
     """A virtio-vsock device.
 
-    :ivar cid: the guest's context id, 3 to 4294967294.  With the ``unix`` backend only the guest itself sees it
-    :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock.device`);
-        what a guest connects to is the socket ``<uds>_<port>``.  Empty with ``vhost``
+    :ivar cid: the guest's context id, 3 to 4294967294. With the ``unix`` backend, only the guest itself sees it
+    :ivar uds: path of the unix socket through which the host reaches the guest (see :mod:`vmm.virtio.vsock.device`); a
+        guest's connection goes to the socket ``<uds>_<port>``. Empty with ``vhost``
     :ivar backend: ``unix``; or ``vhost``: the host's AF_VSOCK, through ``/dev/vhost-vsock``
-    :ivar connections: so many at a time, both ways together, each with a descriptor of this process; ``unix`` only
+    :ivar connections: the largest number at a time, both directions together, each with a descriptor of this process;
+        ``unix`` only
     """
 
     cid: int = 3
@@ -63,7 +64,7 @@ class VsockConfig(DeviceConfig):
     def parse(cls, text: str, flag: str = "--vsock") -> VsockConfig:
         """From :data:`SYNTAX`.
 
-        :raises ConfigError: an option that is not known, or a bad value
+        :raises ConfigError: an unknown option, or an invalid value
         """
         return cls(**SYNTAX.parse(text, flag))
 

@@ -1,7 +1,7 @@
-"""What a program of the host does to talk to a guest through a vsock device's unix socket.
+"""How a program of the host connects to a guest through a vsock device's unix socket.
 
-:func:`connect` and :func:`listen` need nothing of the machine but the path, so they serve programs that are not the
-one that runs it.  The twins for asyncio are in :mod:`vmm.virtio.vsock.client_aio`.
+:func:`connect` and :func:`listen` need only the path, so programs other than the one that runs the machine can use
+them. The asyncio versions are in :mod:`vmm.virtio.vsock.client_aio`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def connect(uds: str, port: int, *, seqpacket: bool = False, timeout: float | No
 
 
 def _read_line(sock: socket.socket) -> bytes:
-    """The answer and nothing behind it: what follows is the guest's."""
+    """Read the answer and nothing after it: the guest's data follow."""
     answer = b""
     while not answer.endswith(b"\n") and len(answer) < ANSWER_MAX:
         byte = sock.recv(1)
@@ -66,7 +66,7 @@ def _read_line(sock: socket.socket) -> bytes:
 
 
 class Listener(socket.socket):
-    """A listening unix socket that takes its path away when it is closed."""
+    """A listening unix socket that removes its path when it is closed."""
 
     path: str = ""
     identity: tuple[int, int] = (0, 0)

@@ -1,4 +1,4 @@
-"""Talking to a guest's vsock from :mod:`asyncio`: the twins of :meth:`Vsock.connect` and :meth:`Vsock.listen`.
+"""A guest's vsock from :mod:`asyncio`: versions of :meth:`Vsock.connect` and :meth:`Vsock.listen`.
 
 reader, writer = await vsock_aio.connect(machine.vsock, 5000)
 server = await vsock_aio.serve(machine.vsock, 5001, on_client)
@@ -23,7 +23,7 @@ OnClient = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 async def connect(device: Device, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A stream to *port* of the guest; other tasks run while it waits for the guest to accept.
+    """A stream to *port* of the guest; other tasks run until the guest accepts.
 
     :raises ConnectionRefusedError: nobody listens there
     """
@@ -60,9 +60,9 @@ async def _connect(device: Device, port: int) -> socket.socket:
 
 
 async def serve(device: Device, port: int, on_client: OnClient) -> asyncio.Server:
-    """Serve what the guest connects to *port* of the host, as :func:`asyncio.start_server` does.
+    """Serve the guest's connections to *port* of the host, as :func:`asyncio.start_server` does.
 
-    :raises ConfigError: somebody else listens on that port
+    :raises ConfigError: another program listens on that port
     """
     made = device.listen(port)
     made.setblocking(False)

@@ -1,14 +1,14 @@
 """The socket device (virtio 1.2, 5.10) over unix sockets.  The data plane is ``vsock.c``.
 
-The host's programs reach the guest as they do with Firecracker and Cloud Hypervisor:
+Programs of the host reach the guest as with Firecracker and Cloud Hypervisor:
 
 * They connect to the unix socket ``uds``, write ``CONNECT <port>\\n``, and read ``OK <local port>\\n`` when a program
-  in the guest has accepted; the connection is closed when none listens on that port.  Until the guest's driver
-  runs, they wait.
-* What a guest connects to, port P of CID 2, arrives at the unix socket ``<uds>_P``, where a program listens.
+  in the guest has accepted. The connection is closed if none listens on that port. Until the guest's driver runs, they
+  wait.
+* A guest's connection to port P of CID 2 arrives at the unix socket ``<uds>_P``, where a program listens.
 
-SOCK_SEQPACKET connections are SOCK_SEQPACKET unix sockets, message by message: the host connects to ``<uds>.seqpacket``
-and sends ``CONNECT <port>`` as its first message; the guest's connections go to ``<uds>_P``, whose kind has to match.
+SOCK_SEQPACKET connections are SOCK_SEQPACKET unix sockets, message by message. The host connects to ``<uds>.seqpacket``
+and sends ``CONNECT <port>`` as its first message; the guest's connections go to ``<uds>_P``, whose type has to match.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _SCHEMA = Schema("virtio-vsock", 1, {})
 
 
 class Vsock(VirtioDevice):
-    """A socket device whose host side are unix sockets.  Each connection takes a descriptor of this process: for
+    """A socket device whose host side is unix sockets. Each connection takes a descriptor of this process: for
     thousands of them, raise its limit (``RLIMIT_NOFILE``), as ``pyvmm boot`` does.
 
     :raises ConfigError: the sockets cannot be made at ``uds``; see :mod:`vmm.virtio.vsock.path`
@@ -152,10 +152,10 @@ class Vsock(VirtioDevice):
         self._workers.add(worker, error, *queues.values())
 
     def check(self) -> None:
-        """Find out whether the worker stopped.
+        """Check whether the worker stopped.
 
         :raises GuestError: the guest broke a ring
-        :raises HostError: the worker cannot go on
+        :raises HostError: the worker cannot continue
         """
         self._workers.check()
 
@@ -184,7 +184,7 @@ class Vsock(VirtioDevice):
     def stats(self) -> dict[str, int]:
         """Counters since the device was made: connections open now, opened, refused (nobody listened) and cut, bytes
         and packets each way, credit updates, bytes that wait for a program of the host; ``connect_us_50`` and
-        ``connect_us_99``: so many microseconds or less took the making of half, and of 99 %, of all connections."""
+        ``connect_us_99``: microseconds within which half, and 99 %, of all connections were made."""
         native = ffi.new("struct vsock_stats *")
         if self._vsock is not None:
             lib.vsock_get_stats(self._vsock, native)
@@ -200,11 +200,11 @@ class Vsock(VirtioDevice):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def use_broker(self, sock: builtin.socket.socket) -> tuple[int, bytes, list[tuple[str, tuple[int, int]]]]:
-        """Connect to programs of the host through who answers at the other end of *sock*: ``struct vsock_ask`` and
-        ``vsock_told``.  No worker runs.  The caller keeps the socket open.
+        """Connect to programs of the host through the process at the other end of *sock*: ``struct vsock_ask`` and
+        ``vsock_told``. No worker runs. The caller keeps the socket open.
 
-        :returns: the directory of the sockets (a descriptor, which is the caller's now), their name's beginning, and
-            what :func:`vmm.virtio.vsock.path.unlink` wants to know of those that were made here
+        :returns: the directory of the sockets (a descriptor, owned by the caller now), the beginning of their names,
+            and the arguments for :func:`vmm.virtio.vsock.path.unlink` of those that were made here
         """
         lib.vsock_use_broker(self._vsock, sock.fileno())
         folder, self._dir_fd = self._dir_fd, -1
@@ -214,7 +214,7 @@ class Vsock(VirtioDevice):
         """Connect to *port* of the guest.  Waits for the guest's driver, and for a program to accept.
 
         :param timeout: seconds to wait, and the socket's timeout afterwards (None: for ever, blocking)
-        :raises ConnectionRefusedError: nobody listens there, or the guest has ended
+        :raises ConnectionRefusedError: no program listens there, or the guest has ended
         :raises TimeoutError: no answer in time
         """
         from vmm.virtio.vsock import client as vsock_client
@@ -222,10 +222,10 @@ class Vsock(VirtioDevice):
         return vsock_client.connect(self._open_uds(), port, seqpacket=seqpacket, timeout=timeout)
 
     def listen(self, port: int, *, seqpacket: bool = False, backlog: int = 128) -> socket.socket:
-        """A listening socket for what the guest connects to *port* of CID 2.  Its path is removed when it is closed,
-        at the latest with the machine.
+        """A listening socket for the guest's connections to *port* of CID 2. Its path is removed when it is closed, at
+        the latest with the machine.
 
-        :raises ConfigError: somebody else listens on that port
+        :raises ConfigError: another program listens on that port
         """
         from vmm.virtio.vsock import client as vsock_client
 
@@ -254,7 +254,7 @@ class Vsock(VirtioDevice):
 
 
 def _percentile(latency: list[int], percent: int) -> int:
-    """The upper end, in microseconds, of the bucket in which so many of all are reached; 0 of none."""
+    """The upper end, in microseconds, of the bucket that contains this share of all; 0 without any."""
     total, seen = sum(latency), 0
     for index, number in enumerate(latency):
         seen += number

@@ -1,8 +1,8 @@
-"""Unix sockets at paths of the user's: made where nothing is, removed only while they are ours.
+"""Unix sockets at the user's paths: made where nothing exists, removed only while they are ours.
 
-What lies at a path may be somebody else's: a file, a link, the socket of a program that runs.  None of these is
-followed, connected through or deleted.  Only the socket of a program that has ended (nobody listens,
-it belongs to us) gives way.
+Anything at a path may belong to somebody else: a file, a link, the socket of a running program. Nothing of that is
+followed, connected through or deleted. Only the socket of a program that has ended (nobody listens, it belongs to us)
+is replaced.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _Id = tuple[int, int]
 
 
 def fits(uds: str) -> bool:
-    """Are all names made of *uds* short enough for a unix socket?"""
+    """Check that all names derived from *uds* are short enough for a unix socket."""
     return len(os.fsencode(uds)) + len("_4294967295") <= PATH_MAX
 
 
 def check_path(config: VsockConfig) -> None:
-    """Is there room for the names made of ``uds``, and is its directory there?
+    """Check that the names derived from ``uds`` are free, and that its directory exists.
 
     :raises ConfigError: no
     """
@@ -48,17 +48,17 @@ def check_path(config: VsockConfig) -> None:
 
 
 def port_path(uds: str, port: int) -> str:
-    """Where a guest's connection to *port* of the host arrives."""
+    """The path at which a guest's connection to *port* of the host arrives."""
     if not 0 <= port < 0xFFFF_FFFF:
         raise ConfigError(f"vsock: port {port} is not 0 to 4294967294", code="vsock-port")
     return f"{uds}_{port}"
 
 
 def bind(sock: socket.socket, path: str) -> _Id:
-    """Bind *sock* to *path*; what a program that has ended left there is replaced.
+    """Bind *sock* to *path*; the socket of a program that has ended is replaced.
 
-    :returns: what :func:`unlink` wants to know
-    :raises ConfigError: something is there, or there can be nothing
+    :returns: the argument for :func:`unlink`
+    :raises ConfigError: something exists there, or nothing can be made there
     """
     try:
         os.fchmod(sock.fileno(), 0o600)  # what the file gets, from its first moment on, whatever the umask
@@ -112,14 +112,14 @@ class Listening:
             self.sock.close()
 
     def give_name(self) -> tuple[str, _Id]:
-        """What :func:`unlink` wants to know, for who removes the path from now on."""
+        """The arguments for :func:`unlink`, for the process that removes the path from now on."""
         assert self._identity is not None
         identity, self._identity = self._identity, None
         return self.path, identity
 
 
 def unlink(path: str, identity: _Id) -> None:
-    """Remove *path* unless something else lies there by now."""
+    """Remove *path* unless it is another file by now."""
     try:
         if _identity(os.lstat(path)) == identity:
             os.unlink(path)

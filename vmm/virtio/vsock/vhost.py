@@ -1,10 +1,10 @@
 """The socket device (virtio 1.2, 5.10) with the host's kernel behind it: ``/dev/vhost-vsock``.
 
-The kernel serves the rings, and programs of the host use AF_VSOCK sockets and the guest's CID, which is one for the
-whole host.  Kicks and interrupts pass between the two kernels: nothing of this process runs.
+The kernel serves the rings. Programs of the host use AF_VSOCK sockets and the guest's CID, which is unique on the host.
+Kicks and interrupts pass between the two kernels: nothing of this process runs.
 
-After a reset the kernel still has the connections of the host's programs.  The next driver knows nothing of them and
-resets each as soon as the program sends something.
+After a reset the kernel still has the connections of the host's programs. The next driver does not know them, and
+resets each when the program sends something.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VHOST_VSOCK_SET_RUNNING = 0x4004AF61
 class VhostVsock(VirtioDevice):
     """A socket device that the host's kernel serves.
 
-    :raises HostError: the host has no ``/dev/vhost-vsock``, or does not let us
+    :raises HostError: the host has no ``/dev/vhost-vsock``, or does not permit it
     :raises ConfigError: another machine of this host has the CID
     """
 
@@ -97,8 +97,8 @@ class VhostVsock(VirtioDevice):
     def connect(self, port: int, *, seqpacket: bool = False, timeout: float | None = None) -> socket.socket:
         """Connect to *port* of the guest, by AF_VSOCK.
 
-        :param timeout: seconds to wait, and the socket's timeout afterwards (None: what the kernel has, blocking)
-        :raises ConnectionRefusedError: nobody listens there, or the guest's driver does not run
+        :param timeout: seconds to wait, and the socket's timeout afterwards (None: the kernel's default, blocking)
+        :raises ConnectionRefusedError: no program listens there, or the guest's driver does not run
         :raises TimeoutError: no answer in time
         """
         import socket
@@ -118,9 +118,9 @@ class VhostVsock(VirtioDevice):
         return made
 
     def listen(self, port: int, *, seqpacket: bool = False, backlog: int = 128) -> socket.socket:
-        """A listening AF_VSOCK socket.  Guests of other machines can connect to it as well: accept() tells the CID.
+        """A listening AF_VSOCK socket. Guests of other machines can connect to it as well: accept() returns the CID.
 
-        :raises ConfigError: somebody else listens on that port
+        :raises ConfigError: another program listens on that port
         """
         import socket
 
