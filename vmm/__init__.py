@@ -4,7 +4,7 @@
 >>> with Machine(MachineConfig(BootConfig("vmlinux"))) as machine:    # doctest: +SKIP
 ...     print(machine.run(timeout=60).kind)
 
-The public names are here; they are imported when they are first used.  Those of the built-in devices come from
+The public names are here; each is imported when it is first used. Those of the built-in devices come from
 :mod:`vmm.virtio.registry`.  ``vmm.__version__`` is that of the installed package, empty when it is not installed.
 """
 

@@ -1,4 +1,4 @@
-"""Address ranges and the devices behind them: port I/O and MMIO, as the control plane sees them."""
+"""Address ranges and the devices behind them: port I/O and MMIO in the control plane."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from vmm.saveable import Saveable
 
 
 class BusDevice(Saveable):
-    """What answers accesses to a range of a bus.  Offsets count from the start of the range; sizes are 1, 2, 4 or 8
-    bytes; values are unsigned little-endian integers."""
+    """The device that answers accesses to a range of a bus. Offsets count from the start of the range; sizes are 1, 2,
+    4 or 8 bytes; values are unsigned little-endian integers."""
 
     def read(self, offset: int, size: int) -> int:
-        """The value that the guest reads.  Unless overridden, all ones: nobody drives the bus."""
+        """The value that the guest reads. Unless overridden, all ones: no device drives the bus."""
         return (1 << (8 * size)) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -32,7 +32,7 @@ class Bus:
     def add(self, base: int, size: int, device: BusDevice) -> None:
         """Put *device* at ``base .. base + size``.
 
-        :raises ConfigError: the range overlaps one that is taken
+        :raises ConfigError: the range overlaps another
         """
         for other, other_size, taken in self._ranges:
             if base < other + other_size and other < base + size:
@@ -48,7 +48,7 @@ class Bus:
             self._ranges = sorted(self._ranges, key=lambda item: item[0])
 
     def remove(self, device: BusDevice) -> None:
-        """Take every range of *device* off the bus."""
+        """Remove every range of *device* from the bus."""
         self._ranges = [item for item in self._ranges if item[2] is not device]
 
     def ranges(self) -> tuple[tuple[int, int, BusDevice], ...]:
@@ -56,20 +56,20 @@ class Bus:
         return tuple(self._ranges)
 
     def find(self, address: int, size: int) -> tuple[BusDevice, int] | None:
-        """The device whose range holds all *size* bytes at *address*, and the offset in it."""
+        """The device whose range contains all *size* bytes at *address*, and the offset in it."""
         for base, length, device in self._ranges:
             if base <= address and address + size <= base + length:
                 return device, address - base
         return None
 
     def read(self, address: int, size: int) -> int:
-        """What the guest reads at *address*; all ones where nothing answers."""
+        """The value that the guest reads at *address*; all ones where no device answers."""
         hit = self.find(address, size)
         mask = (1 << (8 * size)) - 1
         return mask if hit is None else hit[0].read(hit[1], size) & mask
 
     def write(self, address: int, size: int, value: int) -> None:
-        """The guest writes at *address*; ignored where nothing answers."""
+        """A write of the guest at *address*; ignored where no device answers."""
         hit = self.find(address, size)
         if hit is not None:
             hit[0].write(hit[1], size, value)

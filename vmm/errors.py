@@ -23,7 +23,7 @@ class VmmError(Exception):
 
 
 class ConfigError(VmmError):
-    """What the user asked for cannot be: a file, a flag, a number.  Raised before anything was changed."""
+    """The user's request is impossible: a file, a flag, a number. Raised before anything was changed."""
 
     default_code = "config"
 
@@ -42,12 +42,13 @@ class HostError(VmmError):
 
 
 class ForbiddenCallError(HostError):
-    """A thread of the VMM tried a system call that is not on its list: it has been taken over.  Ends the machine."""
+    """A thread of the VMM tried a system call that is not on its list: an attacker has taken it over. Ends the
+    machine."""
 
     default_code = "forbidden-call"
 
 
 class GuestError(VmmError):
-    """The guest broke a rule: a corrupt ring, an entry that KVM refuses.  Never fatal to the VMM itself."""
+    """The guest broke a rule: a corrupt ring, an entry that KVM refuses. It never ends the VMM itself."""
 
     default_code = "guest"

@@ -29,7 +29,7 @@ class EventFd:
             pass  # its counter is at the maximum: the reader has been woken
 
     def clear(self) -> int:
-        """Read and zero the counter; 0 when it was zero.  Never waits, whatever another process did to the flags."""
+        """Read and zero the counter; 0 when it was zero. Never blocks, even if another process changed the flags."""
         value = bytearray(8)
         try:
             posix.preadv(self.fd, [value], -1, posix.RWF_NOWAIT)
@@ -61,14 +61,14 @@ class Timer:
         self._callback = None
 
     def ring(self) -> None:
-        """Call, unless it was cancelled; once."""
+        """Call it once, unless it was cancelled."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
 
 
 class Loop:
-    """One epoll loop, run by one thread: descriptors that became ready call their callback, and timers.
+    """One epoll loop, run by one thread: it calls the callbacks of ready descriptors and of timers.
 
     :meth:`add`, :meth:`remove`, :meth:`call_later` and :meth:`stop` may be called from any thread and from callbacks.
     """
@@ -87,12 +87,12 @@ class Loop:
         self._epoll.register(fd, events)
 
     def remove(self, fd: int) -> None:
-        """Remove *fd*; without effect when it is not there."""
+        """Remove *fd*; no effect if it was not added."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call *callback* once, *seconds* from now or a little later, unless the timer is cancelled before."""
+        """Call *callback* once, *seconds* from now or a little later, unless the timer is cancelled."""
         timer = Timer(time.monotonic() + seconds, callback)
         self._timers.append(timer)
         self.wake()
@@ -111,7 +111,7 @@ class Loop:
             timer.ring()
 
     def run_once(self, timeout: float | None = None) -> bool:
-        """Wait up to *timeout* seconds (None: for ever), or for a timer, and serve what is ready; False when no
+        """Wait up to *timeout* seconds (None: for ever), or for a timer, and serve what is ready; False if no
         descriptor was."""
         ready = self._epoll.poll(self._until_timer(timeout) if self._timers else timeout)
         for fd, events in ready:
@@ -141,7 +141,7 @@ class Loop:
             self._wake.signal()
 
     def close(self) -> None:
-        """Close the loop's own descriptors; what was added stays its owner's."""
+        """Close the loop's own descriptors; the owners close those that were added."""
         self._callbacks.clear()
         self._timers.clear()
         if not self._epoll.closed:

@@ -55,11 +55,11 @@ _AROUND = 2
 
 
 def sealed_memory(name: str, size: int, flags: int = 0) -> int:
-    """A new memfd of *size* bytes (a descriptor), which nobody who gets it can make shorter or longer: to touch what is
-    mapped and not there any more is a SIGBUS.
+    """A new memfd of *size* bytes (a descriptor), whose size is sealed: touching a mapped page that was truncated would
+    raise SIGBUS.
 
     :param flags: ``MFD_*`` of memfd_create(2) besides MFD_CLOEXEC
-    :raises OSError: the host has no such memory
+    :raises OSError: the host lacks such memory
     """
     fd = open_memory(name, size, flags)
     try:
@@ -82,8 +82,8 @@ def open_memory(name: str, size: int, flags: int = 0) -> int:
 
 
 def map_memory(fd: int, size: int) -> mmap.mmap:
-    """Map *size* bytes of a memfd, or of no file (-1).  Where Python can (3.13), the map keeps no descriptor of its
-    own, which would stay open until the map is collected."""
+    """Map *size* bytes of a memfd, or of no file (-1). From Python 3.13 on, the map keeps no descriptor of its own,
+    which would stay open until the map is collected."""
     return mmap.mmap(fd, size, **_NO_DESCRIPTOR)
 
 
@@ -102,9 +102,9 @@ def _open_shared(size: int) -> int:
 
 
 def freeze(fd: int) -> None:
-    """Nobody can write to the memfd *fd* any more, nor change its size.
+    """Seal the memfd *fd* against writing and resizing.
 
-    :raises OSError: it is mapped to be written
+    :raises OSError: it is mapped for writing
     """
     _seal(fd, _F_SEAL_WRITE | _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
 
@@ -116,7 +116,7 @@ def _seal(fd: int, seals: int) -> None:
 
 
 class Region:
-    """A run of guest RAM: *size* bytes at guest physical *gpa*, *offset* bytes from where RAM begins."""
+    """A run of guest RAM: *size* bytes at guest physical *gpa*, *offset* bytes from the beginning of RAM."""
 
     __slots__ = ("gpa", "offset", "size")
 
@@ -127,7 +127,7 @@ class Region:
 
     @property
     def end(self) -> int:
-        """The first address behind the region."""
+        """The first address after the region."""
         return self.gpa + self.size
 
     def __repr__(self) -> str:
@@ -135,8 +135,8 @@ class Region:
 
 
 def regions(size: int, hotplug: int = 0) -> tuple[Region, ...]:
-    """How *size* bytes of RAM lie around the hole between 3 and 4 GiB, and behind them *hotplug* bytes that a guest
-    gets later, if at all."""
+    """The layout of *size* bytes of RAM around the hole between 3 and 4 GiB, followed by *hotplug* bytes that a guest
+    may get later."""
     if size <= HOLE_START:
         first: tuple[Region, ...] = (Region(0, size, 0),)
     else:
@@ -145,13 +145,13 @@ def regions(size: int, hotplug: int = 0) -> tuple[Region, ...]:
 
 
 def hotplug_base(size: int) -> int:
-    """Where memory begins that is added to *size* bytes of RAM."""
+    """The address of memory that is added to *size* bytes of RAM."""
     end = size if size <= HOLE_START else HOLE_END + size - HOLE_START
     return -(-max(end, HOLE_END) // HOTPLUG_ALIGN) * HOTPLUG_ALIGN
 
 
 def data_ranges(file: int, size: int, begin: int = 0) -> Iterator[tuple[int, int]]:
-    """Where the first *size* bytes of *file*, from *begin* on, are no hole: offsets, half-open."""
+    """Data in the first *size* bytes of *file*, from *begin* on, without holes: offsets, half-open."""
     at = begin
     while at < size:
         try:
@@ -166,7 +166,7 @@ def data_ranges(file: int, size: int, begin: int = 0) -> Iterator[tuple[int, int
 
 
 def _duplicates(layers: Sequence[Layer]) -> list[Layer]:
-    """The same with descriptors of the caller's."""
+    """The same with duplicate descriptors, owned by the caller."""
     made: list[Layer] = []
     try:
         for file, pieces, bits in layers:
@@ -212,7 +212,7 @@ _said_why: list[int] = []
 
 
 def _say_why(result: int) -> None:
-    """Once: that shared memory is copied."""
+    """Log once that shared memory is copied."""
     if not _said_why:
         _said_why.append(result)
         report.debug(
@@ -234,32 +234,31 @@ class FirstTouched:
 class GuestMemory:
     """Guest RAM of *size* bytes (a multiple of 4 KiB, at least one page), zeroed.
 
-    The last *hotplug* bytes of it are no part of what the guest has at first: they lie at an address of their own, the
-    last of :attr:`regions`, and cost the host nothing until somebody touches them.
+    The guest does not have the last *hotplug* bytes at first: they lie at a separate address, the last of
+    :attr:`regions`, and cost the host nothing until they are touched.
 
-    Every access is checked: an address range that is not wholly inside one region raises :class:`GuestError`.
+    Every access is checked: an address range that is not completely inside one region raises :class:`GuestError`.
     :meth:`read` copies once; :meth:`view` does not copy.
 
-    It is private to this process and made of huge pages where the host has them, unless it is *shared*: then it is a
-    memfd, :attr:`fd`, which another process can map, region *r* at ``r.offset`` (and huge pages depend on the host's
-    setting for shared memory).
+    It is private to this process and consists of huge pages where the host has them. If it is *shared*, it is a memfd,
+    :attr:`fd`, which another process can map, region *r* at ``r.offset``; huge pages then depend on the host's setting
+    for shared memory.
 
     :ivar first: those of :attr:`regions` that the guest has from the start
-    :ivar file: a descriptor of what it lies over, or -1
+    :ivar file: a descriptor of the file that it lies over, or -1
     :ivar on_demand: pages are filled when they are touched: another process that maps :attr:`fd` sees holes unless it
         takes part (:meth:`admit`)
 
-    With a *file* RAM begins as its bytes, *size* of them (holes are zeros), which are read when they are first touched;
-    the file never changes, and must not be changed by others.  Shared memory copies it; or is filled from it on demand,
-    with :meth:`fill_from`.
+    With a *file*, RAM begins with *size* of its bytes (holes are zeros), which are read when they are first touched;
+    nobody may change the file. Shared memory is a copy of it, or is filled from it on demand, with :meth:`fill_from`.
 
     :param huge_pages: ``auto``: transparent ones for private memory; ``thp``: for shared memory too; ``none``; or
         ``hugetlb``: reserved 2 MiB pages, of which *size* is a multiple
-    :param prefault: touch all that the guest has at first now, so that no access to it waits for a page
+    :param prefault: touch everything that the guest has at first, so that no access waits for a page
     :param shared: make it a memfd
     :param file: a descriptor, open for reading, of at least *size* bytes; needed during this call only
-    :raises ConfigError: a size or mode that cannot be
-    :raises HostError: the host has no such memory
+    :raises ConfigError: an invalid size or mode
+    :raises HostError: the host lacks such memory
     """
 
     def __init__(
@@ -316,7 +315,7 @@ class GuestMemory:
             self.prefault()
 
     def _make(self, huge_pages: str, shared: bool) -> tuple[mmap.mmap, int]:
-        """The mapping, and where in it RAM starts."""
+        """The mapping, and the offset in it at which RAM starts."""
         size = self.size
         if huge_pages == "hugetlb":
             # Reserved, or a page that is missing later would be a SIGBUS
@@ -358,8 +357,8 @@ class GuestMemory:
         return self.fd >= 0 and self._early and not self._prefaulted
 
     def make_huge(self, pieces: Sequence[tuple[int, int]]) -> None:
-        """Have shared memory there in *pieces* now, as huge pages: where a guest touches nearly all of it, that saves
-        an exit, a fault and an entry in tables for each 4 KiB.  Where the host makes none nothing comes of it.
+        """Make huge pages of shared memory in *pieces* now: where a guest touches nearly all of it, that saves an exit,
+        a fault and a table entry for each 4 KiB. No effect where the host makes none.
 
         :param pieces: guest physical addresses, half-open, of 2 MiB each
         """
@@ -368,7 +367,7 @@ class GuestMemory:
                 return
 
     def load_pages(self, file: int, bits: bytes) -> None:
-        """The pages of *file* that have a bit in *bits*, into the same place of RAM.
+        """Copy the pages of *file* whose bits are set in *bits* to the same place of RAM.
 
         :raises OSError: it cannot be read, or ends early
         """
@@ -380,8 +379,8 @@ class GuestMemory:
             raise OSError(-result, posix.strerror(-result))
 
     def copy_from(self, file: int, begin: int, end: int) -> None:
-        """The data of *file* between two offsets, into the same place of RAM: holes are left out, since what nobody
-        touched needs no page here either.
+        """Copy the data of *file* between two offsets to the same place of RAM: holes are left out, since untouched
+        pages need no page here either.
 
         :raises OSError: it cannot be read
         """
@@ -395,12 +394,12 @@ class GuestMemory:
                 at += got
 
     def lay_over(self, file: int, ranges: Sequence[tuple[int, int]]) -> None:
-        """Have private memory show *file* in the *ranges* (offsets, half-open, of whole pages), until it is written.
+        """Map *file* privately into the *ranges* (offsets, half-open, of whole pages) of private memory.
 
-        The guest may run.  Addresses stay what they are; what was there is given back to the host.
+        The guest may run. Addresses do not change; the previous pages are returned to the host.
 
         :param file: a descriptor, open for reading, needed during this call only
-        :raises OSError: not all of it could be done; the rest is as it was
+        :raises OSError: part of it could not be done; the rest is unchanged
         """
         kept, self.file = self.file, posix.dup(file)
         if kept >= 0:
@@ -421,14 +420,14 @@ class GuestMemory:
         exactly: bool = False,
         constant: Sequence[tuple[int, int]] = (),
     ) -> bool:
-        """Have shared memory that nobody has touched begin as *layers*, the last one on top, when it is touched, a page
-        at a time.  Their descriptors are needed during this call only; the files must not change.
+        """Fill untouched shared memory on demand from *layers*, the last one on top, page by page. Their descriptors
+        are needed during this call only; the files must not change.
 
-        :param first: a bit for each page that is filled now; as huge pages where nearly all of one is wanted
-        :param exactly: fill nothing but what is touched, so that :meth:`filled` says just that
-        :param constant: offsets, half-open, of whole pages, ascending: what the guest only reads, unless it patches it,
-            and lets no device write.  RAM lies over the file there, if it is one: all who do so have these pages in
-            common.  Another process sees there what was there when it looked first
+        :param first: bits of the pages to fill now; as huge pages where nearly all of one is wanted
+        :param exactly: fill nothing but touched pages, so that :meth:`filled` reports exactly those
+        :param constant: offsets, half-open, of whole pages, ascending: parts that the guest only reads, unless it
+            patches them, and that no device writes. RAM lies over the file there, if it is a single one, so all users
+            share these pages. Another process sees there what was there when it looked first
         :returns: False: the host does not allow it, and nothing was done
         """
         fill, ready = self._new_fill(layers, 1 if exactly else _AROUND), self._ready_fill
@@ -463,7 +462,8 @@ class GuestMemory:
         return True
 
     def _new_fill(self, layers: Sequence[Layer], around: int = _AROUND) -> Any:
-        """What fills RAM from *layers*, not started unless it is ready; NULL: the host does not allow it."""
+        """The object that fills RAM from *layers*, not yet started unless it is ready; NULL: the host does not allow
+        it."""
         error = ffi.new("int *")
         fill = self._ready_fill or lib.fill_new(self._base, self.size, self.fd, around, error)
         result = error[0]
@@ -552,15 +552,16 @@ class GuestMemory:
 
     @property
     def deep(self) -> bool:
-        """It is filled from so many files that :meth:`merge_layers` does something."""
+        """It is filled from enough files that :meth:`merge_layers` is useful."""
         return len(self._layers) >= _MOST_LAYERS
 
     def merge_layers(self, make: Callable[[Sequence[Layer]], Layer], *, soon: bool) -> None:
-        """Be filled from one file, if these are too many.  Any thread; the guest may run, and the machine be forked.
+        """Merge the files that it is filled from, if they are too many. On any thread; the guest may run, and the
+        machine be forked.
 
         :param soon: nobody waits for it
-        :param make: makes one layer of some, with all pages that are seen of them
-        :raises OSError: the host has not enough memory
+        :param make: merges some layers into one, with all of their visible pages
+        :raises OSError: the host lacks memory
         """
         with self._layers_lock:
             count = len(self._layers)
@@ -587,7 +588,7 @@ class GuestMemory:
             _close_all(layers)
 
     def get_ready_below(self) -> None:
-        """Do what can be done of a :meth:`put_below` that comes, while the guest runs."""
+        """Prepare for a :meth:`put_below`, while the guest runs."""
         if self._hugetlb or self._prefaulted:
             return
         # What takes time is to take each page out of tables. Only what is touched until then is in them again.
@@ -598,14 +599,16 @@ class GuestMemory:
                 lib.fill_unmap(self._fill)
 
     def put_below(self, pieces: Sequence[tuple[int, int]]) -> list[Layer]:
-        """Make shared memory as it is now a template that nobody writes any more: RAM, at the same addresses, is an
-        empty memfd from then on, which is filled from it.  Nothing is copied.
+        """Turn the present shared memory into a template that nobody writes any more: RAM, at the same addresses,
+        becomes an empty memfd that is filled from it. Nothing is copied.
 
-        Nobody touches RAM meanwhile, and no other process has it mapped; who maps it later takes part (:meth:`admit`).
-        :meth:`let_go` follows, which has the kernel see to that.
+        Nobody touches RAM meanwhile, and no other process has it mapped; later mappers take part (:meth:`admit`).
+        :meth:`let_go` follows, in which the kernel verifies that.
 
-        :param pieces: where it may have data: offsets, half-open, of whole pages; unless it is filled on demand already
-        :returns: what it is filled from, with descriptors of the caller's; empty: it cannot be, and nothing was done
+        :param pieces: parts that may have data: offsets, half-open, of whole pages; None if it is filled on demand
+            already
+        :returns: the files that it is filled from, with descriptors owned by the caller; empty: it is impossible, and
+            nothing was done
         """
         if self._hugetlb or self._prefaulted:
             return []
@@ -629,10 +632,10 @@ class GuestMemory:
             return _duplicates(self._layers)
 
     def let_go(self) -> bool:
-        """After :meth:`put_below`, when the guest may run: have nobody write what RAM is filled from.  A second call
-        does nothing.
+        """After :meth:`put_below`, when the guest may run: seal the files that RAM is filled from. A second call does
+        nothing.
 
-        :returns: False: another process has that mapped, and may write it; RAM is complete and no longer filled from it
+        :returns: False: another process has one mapped, and may write it; RAM is complete and no longer filled from it
         :raises OSError: the host has no memory for that
         """
         if self._unsealed:
@@ -646,7 +649,7 @@ class GuestMemory:
         return True
 
     def _begin_below(self, old: int, new: int, pieces: Sequence[tuple[int, int]]) -> Layer | None:
-        """Of memory that is not filled on demand yet: what its first layer is."""
+        """For memory that is not filled on demand yet: its first layer."""
         fill = self._new_fill([(old, pieces, b"")]) if pieces else ffi.NULL
         if fill == ffi.NULL:
             return None
@@ -659,7 +662,7 @@ class GuestMemory:
         return old, pieces, self._bits(fill, 0)
 
     def _fill_below(self, old: int, new: int) -> Layer | None:
-        """Of memory that is: what is its next one."""
+        """For memory that is: its next layer."""
         fill, own = self._fill, self._own()
         if lib.fill_layer(fill, old, own):
             return None
@@ -670,7 +673,7 @@ class GuestMemory:
         return old, (), own
 
     def _exchange(self, old: int, new: int, fill: Callable[[], int]) -> bool:
-        """Map *new* where *old* is, and have it filled; False: *old* is there."""
+        """Map *new* at the place of *old*, filled on demand; False: *old* is still there."""
         done = self._show(new) and fill() == 0
         if done:
             self._unsealed = True
@@ -689,19 +692,19 @@ class GuestMemory:
         return True
 
     def _own(self) -> bytes:
-        """A bit for each page that is not the template's, those included that the kernel brought by itself."""
+        """A bit for each page that is not the template's, including those that the kernel supplied by itself."""
         bits = bytearray(-(-self.size // PAGE // 8))
         with ffi.from_buffer(bits) as room:
             lib.fill_own(self._fill, room)
         return bytes(bits)
 
     def rest(self) -> None:
-        """Have no thread until :meth:`go_on`: nobody touches memory meanwhile, or would wait for ever."""
+        """Stop the thread until :meth:`go_on`: nobody may touch memory meanwhile, or would wait for ever."""
         if self._fill is not None:
             lib.fill_rest(self._fill)
 
     def go_on(self) -> None:
-        """Fill again, by a thread that has given up what the calling one has.
+        """Resume filling, with a thread that has the restrictions of the calling one.
 
         :raises OSError: it cannot be made
         """
@@ -711,11 +714,11 @@ class GuestMemory:
 
     @property
     def native_fill(self) -> Any:
-        """Of memory that is filled on demand (cdata ``struct fill *``); NULL of any other.  Until :meth:`close`."""
+        """For memory that is filled on demand (cdata ``struct fill *``); NULL otherwise. Until :meth:`close`."""
         return ffi.NULL if self._fill is None else self._fill
 
     def fill_range(self, start: int, end: int) -> int:
-        """Fill the pages between two offsets now; bytes that were.
+        """Fill the pages between two offsets now; returns the number of bytes.
 
         :raises OSError: the template cannot be read
         """
@@ -725,19 +728,19 @@ class GuestMemory:
         return result
 
     def fill_places(self, places: Sequence[int]) -> None:
-        """Fill the pages with these guest physical addresses now; any that are no RAM, or cannot be filled, are left to
-        whoever touches them."""
+        """Fill the pages with these guest physical addresses now; pages that are not RAM, or cannot be filled, are left
+        to the next access."""
         lib.fill_places(self._fill, self.native, ffi.new("uint64_t[]", places), len(places))
 
     def filled(self) -> bytes:
-        """A bit for each page that was filled, written or given back."""
+        """A bit for each page that was filled, written or returned."""
         bits = bytearray(-(-self.size // PAGE // 8))
         with ffi.from_buffer(bits) as room:
             lib.fill_done(self._fill, room)
         return bytes(bits)
 
     def fill_stats(self) -> dict[str, int]:
-        """``faults`` that were answered, and bytes ``filled``; empty when it is not filled on demand."""
+        """``faults`` that were answered, and bytes ``filled``; empty if it is not filled on demand."""
         if self._fill is None:
             return {}
         stats = ffi.new("struct fill_stats *")
@@ -755,9 +758,9 @@ class GuestMemory:
             self._stop_filling()
 
     def _put_together(self) -> None:
-        """Have all of it be the memfd, also what was constant.
+        """Move everything into the memfd, constant parts too.
 
-        :raises OSError: the host has not enough memory
+        :raises OSError: the host lacks memory
         """
         if self._laid:
             result = int(lib.fill_together(self._fill))
@@ -766,7 +769,7 @@ class GuestMemory:
             self._laid = False
 
     def _stop_filling(self) -> None:
-        """What is missing is zero from now on."""
+        """Missing pages are zeros from now on."""
         self.on_demand = self._unsealed = False
         with self._layers_lock:
             lib.fill_stop(self._fill)
@@ -786,9 +789,9 @@ class GuestMemory:
         return result
 
     def mapped_by(self, client: int, address: int) -> None:
-        """It has mapped memory at *address*, and touched nothing of it yet.
+        """It has mapped memory at *address*, and touched none of it yet.
 
-        :raises OSError: the address is none of its
+        :raises OSError: the address is not in its mappings
         """
         result = lib.fill_client_maps(self._fill, client, address)
         if result < 0:
@@ -800,7 +803,7 @@ class GuestMemory:
             lib.fill_client_drop(self._fill, client)
 
     def prefault(self) -> None:
-        """Touch all that the guest has at first now, and after each :meth:`clear`."""
+        """Touch everything that the guest has at first now, and after each :meth:`clear`."""
         self._prefaulted = True
         try:
             self._map.madvise(_MADV_POPULATE_WRITE, self._start, self._at_first)
@@ -811,8 +814,8 @@ class GuestMemory:
             self._view[offset] = 0
 
     def clear(self) -> None:
-        """Make it as it was at first: zeroed, and given back to the host unless it was prefaulted.  No process but this
-        one has it mapped, where it was filled on demand."""
+        """Restore the initial state: zeroed, and returned to the host unless it was prefaulted. If it was filled on
+        demand, only this process has it mapped."""
         try:
             self._put_together()
         except OSError as error:
@@ -834,19 +837,19 @@ class GuestMemory:
 
     @property
     def backing(self) -> int:
-        """What its pages are: ``RAM_ANONYMOUS``, ..., for :func:`ram_release`."""
+        """The kind of its pages: ``RAM_ANONYMOUS``, ..., for :func:`ram_release`."""
         return int(lib.RAM_SHARED if self.fd >= 0 else lib.RAM_OVER_FILE if self.over_file else lib.RAM_ANONYMOUS)
 
     def release(self, gpa: int, length: int) -> bool:
-        """Give pages back to the host: they are zero when they are touched again.
+        """Return pages to the host: they are zero when they are touched again.
 
-        :returns: False: they are zero, but the host does not take them
+        :returns: False: they are zero, but the host did not accept them
         """
         at = self._base + self.offset(gpa, length)
         return bool(lib.ram_release(at, length, self.backing, self.native_fill) == 0)
 
     def offset(self, gpa: int, length: int) -> int:
-        """Where the range lies in RAM, which begins at 0 and has no hole.
+        """The offset of the range in RAM, which begins at 0 and has no hole.
 
         :raises GuestError: not wholly inside one region
         """
@@ -880,18 +883,18 @@ class GuestMemory:
         return int.from_bytes(self.read(gpa, size), "little")
 
     def write_int(self, gpa: int, size: int, value: int) -> None:
-        """Write *value*, cut to *size* bytes, little-endian."""
+        """Write *value*, truncated to *size* bytes, little-endian."""
         self.write(gpa, (value & ((1 << (8 * size)) - 1)).to_bytes(size, "little"))
 
     @property
     def host_address(self) -> int:
-        """Where RAM is mapped in this process; region *r* lies at ``host_address + r.offset``."""
+        """The address of RAM in this process; region *r* lies at ``host_address + r.offset``."""
         return int(ffi.cast("uintptr_t", self._base))
 
     @property
     def native(self) -> Any:
-        """The same regions as the C data plane takes them (cdata ``struct mem *``).  Valid until :meth:`close`: whoever
-        hands it to C keeps this object open."""
+        """The same regions for the C data plane (cdata ``struct mem *``). Valid until :meth:`close`: a caller that
+        passes it to C keeps this object open."""
         if self._native is None:
             self._native = ffi.new("struct mem *")
             self._native.nregions = len(self.regions)
@@ -903,7 +906,7 @@ class GuestMemory:
     def close(self) -> None:
         """Unmap and close.  A second call does nothing.
 
-        :raises BufferError: somebody still holds a view
+        :raises BufferError: a view of it still exists
         """
         if self._map.closed:
             return

@@ -1,7 +1,7 @@
-"""What the library has to say to nobody in particular: to :mod:`logging`, where a program uses that.
+"""Messages of the library that no caller receives: to :mod:`logging`, if the program uses that.
 
-Where nothing has imported it, nobody has configured it, and a line on stderr is what it would make of a warning.  Its
-import takes milliseconds, and a process that has given up its files cannot import any more.
+If nothing has imported it, nobody has configured it, and it would print a warning as a line on stderr. Its import takes
+milliseconds, and a process that has given up its files cannot import any more.
 """
 
 from __future__ import annotations

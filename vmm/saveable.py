@@ -1,9 +1,8 @@
-"""What is kept of a device when its machine is saved: typed, versioned, and checked when it comes back.
+"""The saved state of a device: typed, versioned, and checked at the restore.
 
-A device says by type how it is saved (:attr:`Saveable.saving`): by a :class:`Schema`, as :class:`Stateless`, or
-:class:`Unsaved` with the reason why not.  A state is a kind, a version and a payload of plain values, all of whose
-types and sizes a schema checks; so what reads a payload need not check that a number is one.  Nothing in it is code,
-or names any.
+A device declares by type how it is saved (:attr:`Saveable.saving`): by a :class:`Schema`, as :class:`Stateless`, or
+:class:`Unsaved` with the reason why not. A state is a kind, a version and a payload of plain values. A schema checks
+all types and sizes, so readers of a payload need not. Nothing in it is code, or names code.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ _TYPES: dict[str, type] = {"bool": bool, "text": str, "bytes": bytes}
 
 class State:
     """
-    :ivar kind: what it is of, as its :class:`Schema` calls it
+    :ivar kind: its kind, as its :class:`Schema` names it
     :ivar version: of the payload's fields
-    :ivar payload: plain values by name: bool, int, str, bytes, and lists and dictionaries of such
+    :ivar payload: plain values by name: bool, int, str, bytes, and lists and dictionaries of these
     """
 
     # No record: a fork makes dozens of them
@@ -59,19 +58,19 @@ class State:
         return cls(value["kind"], value["version"], value["payload"])
 
     def part(self, field: str, where: str) -> State:
-        """The state that a field of the payload is, as :meth:`from_plain` has it."""
+        """The state in a field of the payload, as :meth:`from_plain` returns it."""
         return State.from_plain(self.payload[field], where)
 
 
 class OwnState(State):
-    """One that this process has saved and nobody else has had: its payload is what a :class:`Schema` wants, and is not
-    looked at once more."""
+    """One that this process has saved and nobody else has touched: its payload matches its :class:`Schema`, and is not
+    checked again."""
 
     __slots__ = ()
 
     @classmethod
     def from_plain(cls, value: object, where: str) -> State:
-        """As of any; nothing is checked."""
+        """As for any; nothing is checked."""
         assert isinstance(value, dict)
         return cls(value["kind"], value["version"], value["payload"])
 
@@ -82,7 +81,7 @@ class OwnState(State):
 class Unsaved:
     """It cannot be saved.
 
-    :ivar reason: why, as the rest of a sentence that begins with its name
+    :ivar reason: the reason, as the rest of a sentence that begins with its name
     """
 
     __slots__ = ("reason",)
@@ -94,8 +93,8 @@ class Unsaved:
 class Schema:
     """The fields of a kind of state.
 
-    :param fields: by name what each is: ``u8``, ``u16``, ``u32``, ``u64``, ``bool``, ``text``, ``bytes``, ``state``
-        (what :meth:`State.plain` returns), a list of one such for a list of them, or a dictionary of fields
+    :param fields: the type of each, by name: ``u8``, ``u16``, ``u32``, ``u64``, ``bool``, ``text``, ``bytes``,
+        ``state`` (what :meth:`State.plain` returns), a list with one type for a list of such, or a dictionary of fields
     """
 
     __slots__ = ("fields", "kind", "version")
@@ -113,7 +112,7 @@ class Schema:
         """The payload, with all fields and no others, each of its type and size.
 
         :param name: of the device, for errors
-        :raises ConfigError: the state is of another kind or version, or has not such fields
+        :raises ConfigError: the state has another kind, version or set of fields
         """
         if (state.kind, state.version) != (self.kind, self.version):
             raise mismatch(
@@ -125,7 +124,7 @@ class Schema:
 
 
 class Stateless(Schema):
-    """Of what has nothing but its configuration."""
+    """For a device that has only its configuration."""
 
     KIND = "nothing"
     """Of a state without fields."""
@@ -136,7 +135,7 @@ class Stateless(Schema):
 
 
 class Saveable:
-    """The base of what can be saved, or says that it cannot.
+    """The base of what can be saved, or declares that it cannot.
 
     :cvar saving: how: a schema with the fields of its state, :class:`Stateless`, or :class:`Unsaved`
     """
@@ -146,16 +145,17 @@ class Saveable:
     saving: Saving = Unsaved("its class does not say what its state is")
 
     def save(self) -> State:
-        """All that the guest can see of it, and the configuration does not say.  Overridden where there is something.
+        """Everything that the guest can see of it and that is not in the configuration. Overridden where there is
+        something.
 
         :raises ConfigError: it cannot be saved
         """
         return saveable(self).make()
 
     def restore(self, state: State) -> None:
-        """Become what :meth:`save` returned; this is fresh.
+        """Restore what :meth:`save` returned; this object is fresh.
 
-        :raises ConfigError: the state is of something else
+        :raises ConfigError: the state belongs to something else
         """
         saveable(self).read(state, self.name)
 
@@ -181,8 +181,8 @@ def _check(value: object, kind: Any, where: str) -> None:
 
 
 def _fault(value: object, kind: Any) -> tuple[str, str] | None:
-    """Where in *value*, and why, it is not of *kind*.  A path is only made of what is wrong: to make one of each field
-    takes longer than to look at it."""
+    """The place in *value* that does not match *kind*, and why. A path is only built for an error: building one for
+    each field takes longer than checking it."""
     if isinstance(kind, str):
         return None if _is(value, kind) else ("", f"{value!r:.60} is no {kind}")
     if isinstance(kind, list):
@@ -215,7 +215,7 @@ def _is(value: object, kind: str) -> bool:
 
 
 def mismatch(where: str, what: str) -> ConfigError:
-    """The error that a saved state is not of *where*: *what* is."""
+    """The error for a saved state of *where* that does not match: *what* is wrong."""
     return ConfigError(
         f"{where}: the saved state does not fit: {what}",
         code="restore-mismatch",
