@@ -1,7 +1,7 @@
-"""config.json: checked before anything is made of it.
+"""config.json: checked before anything is made from it.
 
-The reference is the OCI runtime specification 1.2 (config.md, config-linux.md).  The kinds of all its fields are
-checked here, and of their values what we rely on; crun checks the rest in the guest.
+The reference is the OCI runtime specification 1.2 (config.md, config-linux.md). The types of all its fields are checked
+here, and those of their values that we rely on; crun checks the rest in the guest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _ID = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,254}\Z")
 
 
 def check_id(text: str, what: str = "container") -> str:
-    """The id of a container or an exec: what runc takes, and the agent (``id_is_valid()``).
+    """The id of a container or an exec: what runc and the agent accept (``id_is_valid()``).
 
-    :raises ConfigError: it could be something else as a file's name
+    :raises ConfigError: as a file name it could mean something else
     """
     if not _ID.match(text) or text in (".", ".."):
         raise ConfigError(
@@ -35,7 +35,7 @@ def check_id(text: str, what: str = "container") -> str:
 def check_fields(value: Any, node: Any, where: str, source: str = "config.json") -> None:
     """Hold *value* against a node of :mod:`pyvmm_kata.bundle.schema`, and take out of it what is null or unknown.
 
-    :param source: where *value* is from, for the error
+    :param source: the source of *value*, for the error
     :raises ConfigError: it is something else
     """
     try:
@@ -46,7 +46,7 @@ def check_fields(value: Any, node: Any, where: str, source: str = "config.json")
 
 def check_process(process: Any, where: str = "process", source: str = "config.json") -> None:
     """
-    :raises ConfigError: it is not a process that could be run
+    :raises ConfigError: it does not describe a process that can run
     """
     check_fields(process, schema.PROCESS, where, source)
     if not process["args"] or not process["args"][0]:
@@ -57,14 +57,14 @@ def check_process(process: Any, where: str = "process", source: str = "config.js
 
 def check_resources(resources: Any, source: str) -> None:
     """
-    :raises ConfigError: it is not ``linux.resources`` of a config.json
+    :raises ConfigError: it is not the ``linux.resources`` of a config.json
     """
     check_fields(resources, schema.RESOURCES, "linux.resources", source)
 
 
 def check_spec(spec: Any) -> None:
     """
-    :raises ConfigError: something is missing or of the wrong kind
+    :raises ConfigError: something is missing or of the wrong type
     """
     check_fields(spec, schema.CONFIG, "")
     version = spec["ociVersion"]
@@ -86,7 +86,7 @@ def check_spec(spec: Any) -> None:
 
 
 def namespace(spec: Json, kind: str) -> Json | None:
-    """The namespace of that kind that the container is to have, None: it would be in the caller's."""
+    """The namespace of that kind for the container; None: it would be in the caller's."""
     for entry in (spec.get("linux") or {}).get("namespaces") or ():
         if entry.get("type") == kind:
             found: Json = entry

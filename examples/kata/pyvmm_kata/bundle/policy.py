@@ -1,4 +1,4 @@
-"""Which requests the guest's agent serves: a policy, of a file or an annotation.
+"""The requests that the guest's agent serves: a policy, from a file or an annotation.
 
 The form is that of Kata's policies, as far as their rules are constants::
 
@@ -40,10 +40,10 @@ SUFFIX = "Request"
 
 
 class Policy(NamedTuple):
-    """A policy that is in order.
+    """A valid policy.
 
-    :ivar name: by which errors name it
-    :ivar text: what the agent is given
+    :ivar name: its name in errors
+    :ivar text: its text for the agent
     """
 
     name: str
@@ -53,7 +53,7 @@ class Policy(NamedTuple):
 def read(path: str, code: str = "kata-config") -> Policy:
     """The policy in a file.
 
-    :raises ConfigError: it cannot be read, or is none
+    :raises ConfigError: it cannot be read, or is not a policy
     """
     try:
         with open(path, "rb") as file:
@@ -80,7 +80,7 @@ def parse(data: bytes, name: str, code: str) -> Policy:
     """
     :param name: of the policy
     :param code: of the errors
-    :raises ConfigError: it has something else than such rules, or refuses what every container needs
+    :raises ConfigError: it contains anything other than such rules, or refuses what every container needs
     """
 
     def wrong(problem: str, line: int = 0, hint: str = "") -> ConfigError:

@@ -1,17 +1,17 @@
-"""What config.json may say: one table of the OCI runtime specification 1.2 (config.md, config-linux.md), and the
-function that holds a value against it.
+"""The permitted content of config.json: one table of the OCI runtime specification 1.2 (config.md, config-linux.md),
+and the function that checks a value against it.
 
-The table is a literal, so that it is there as soon as its module is, and needs no library.  Its nodes:
+The table is a literal, so that loading it takes no time and no library. Its nodes:
 
 - ``str``, ``bool``: a string without a zero byte, true or false;
 - a ``range``: a whole number in it;
 - a ``frozenset``: one of these strings;
-- ``[node]``: a list; ``(node,)``: an object whose keys are names of the user's;
-- a ``dict``: an object with these fields; ``""`` has the names of those that have to be there;
-- ``ANY``: what another operating system is told.
+- ``[node]``: a list; ``(node,)``: an object whose keys are chosen by the user;
+- a ``dict``: an object with these fields; ``""`` has the names of the required ones;
+- ``ANY``: settings of other operating systems.
 
-``null`` is as good as nothing, and names are compared without case where they are not written as here, as Go's decoder
-does both for runc.  Unlike runc's, an entry of a list is not null.
+``null`` counts as absent, and names that are not spelled as here are compared without case, as Go's decoder does both
+for runc. Unlike in runc, an entry of a list must not be null.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ _SHOWN = 60
 
 
 class Wrong(Exception):
-    """A value is not what the table wants.
+    """A value does not match the table.
 
     :ivar where: its path
     """
@@ -257,7 +257,7 @@ class Wrong(Exception):
 
 
 def check(value: Any, node: Any, where: str = "") -> None:
-    """Hold *value* against a node of the table; what is null, or has no place in the table, is taken out of it.
+    """Check *value* against a node of the table; removes what is null or unknown.
 
     :param where: the path of *value*
     :raises Wrong: it is something else
@@ -297,7 +297,7 @@ def _check_object(value: dict[str, Any], node: Any, where: str) -> None:
 
 
 def _drop(value: dict[str, Any], key: str, node: Any, where: str) -> None:
-    """Remove a field that is null or unknown; one that differs in capitals only is moved to its place."""
+    """Remove a field that is null or unknown; one that differs only in case is renamed."""
     item = value.pop(key)
     if item is None or key in node:
         return

@@ -1,4 +1,4 @@
-"""What sandboxes are made of unless a container says otherwise: the administrator's file, and what annotations change.
+"""The default configuration of sandboxes: the administrator's file, and the annotations that change it.
 
 The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``pyvmm-oci --config`` names::
 
@@ -59,7 +59,7 @@ ISOLATIONS = ("process", "thread")
 
 
 class Settings(NamedTuple):
-    """See the module's text for each."""
+    """The module's docstring describes each."""
 
     kernel: str = "/usr/share/pyvmm/vmlinux"
     image: str = "/usr/share/pyvmm/kata.erofs"
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
         return self._replace(annotations=(*self.annotations, *names)) if names else self
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Settings:
-        """As the annotations of a container want it.
+        """The settings changed by a container's annotations.
 
         :raises ConfigError: one of them is invalid, or containers may not set it
         """
@@ -136,7 +136,7 @@ def needed(resources: Mapping[str, Json], memory: int, vcpus: int) -> tuple[int,
 
 
 def most_cpus(vcpus: int, more: int) -> int:
-    """How many CPUs a machine can have that starts with *vcpus* and may get *more*."""
+    """The largest number of CPUs of a machine that starts with *vcpus* and may get *more*."""
     return min(vcpus + more, MAX_VCPUS)
 
 
@@ -144,7 +144,7 @@ def most_cpus(vcpus: int, more: int) -> int:
 
 
 def _beside(path: str, own: str, what: str) -> str:
-    """Refuse other folders: the user of a container could read any file of the host as a kernel or an image."""
+    """Refuse other folders: otherwise a container's user could read any file of the host as a kernel or an image."""
     if os.path.dirname(os.path.realpath(path)) != os.path.dirname(os.path.realpath(own)):
         raise ConfigError(
             f"{what}: {path} is not in the folder of {own}",
@@ -232,8 +232,8 @@ OF_CONTAINERS = ("network", "publish")
 def load(path: str = "") -> Settings:
     """The administrator's settings.
 
-    :param path: of the file; empty: where it usually is, if it is
-    :raises ConfigError: there is something wrong with it
+    :param path: of the file; empty: the default path, if it exists
+    :raises ConfigError: it contains an error
     """
     named = path or os.environ.get(VARIABLE, "")
     try:
@@ -251,8 +251,8 @@ def load(path: str = "") -> Settings:
 
 
 def _parsed(data: bytes, path: str) -> Json:
-    """TOML.  What the last parsing gave is kept in the user's cache: each process that holds a machine would have the
-    parser in its memory.
+    """TOML. The result of the last parsing is kept in the user's cache: otherwise each process with a machine would
+    have the parser in memory.
 
     :raises ValueError: it is no TOML
     """
@@ -276,13 +276,13 @@ def _parsed(data: bytes, path: str) -> Json:
 
 
 def place_caches() -> None:
-    """Have caches of a service of root's, which has no home, in ``/var/cache``, as the programs in C have them."""
+    """Keep the caches of root's services, which have no home, in ``/var/cache``, as the C programs do."""
     if not os.geteuid() and not {"XDG_CACHE_HOME", "HOME"} & os.environ.keys():
         os.environ["XDG_CACHE_HOME"] = "/var/cache"
 
 
 def cache_folder() -> str:
-    """Where the user's caches of ours are; empty: there is no such place."""
+    """The directory of our caches of the user; empty: there is none."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         home = os.environ.get("HOME", "")
