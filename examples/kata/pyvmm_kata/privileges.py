@@ -1,4 +1,4 @@
-"""What processes that hold a machine give up; docs/security.md of pyvmm lists what each of them keeps."""
+"""What processes with a machine give up; docs/security.md of pyvmm lists what each of them keeps."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ KEPT = (
 
 
 def restrict() -> None:
-    """On the first thread, before there are others: keep what making machines and containers takes.
+    """On the first thread, before others exist: keep only what making machines and containers needs.
 
-    :raises HostError: the kernel refuses what every kernel allows
+    :raises HostError: the kernel refuses what every kernel supports
     """
     restrict_process(KEPT)
 
 
 def seal(*, programs: bool = False) -> None:
-    """The machine is made: from now on this process has the system calls of a list alone, and makes no other machine.
+    """The machine is made: from now on this process has only the system calls of a list, and makes no other machine.
 
-    :param programs: it still starts programs, which have the same list; else no process
+    :param programs: it still starts programs, which have the same list; otherwise no process
     :raises HostError: the host's kernel has no filters of system calls
     """
     seal_process(SEALED, programs=programs)

@@ -1,7 +1,7 @@
-"""The control group on the host in which a sandbox's processes are (cgroup v2).
+"""The cgroup on the host that contains a sandbox's processes (cgroup v2).
 
-What a container may use is set inside of the guest; out here the whole is bounded: guest, monitor, and the server of
-the share.  Without a writable cgroup v2 hierarchy (as for most users without privileges) there is none.
+Limits of a container are set inside the guest; out here the total is bounded: guest, monitor, and the server of the
+share. Without a writable cgroup v2 hierarchy (as for most unprivileged users) there is none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _END_S = 30.0
 def place(path: str, container_id: str, *, systemd: bool) -> str:
     """The directory of ``linux.cgroupsPath``.
 
-    :param systemd: *path* is ``SLICE:PREFIX:NAME``, as callers with ``--systemd-cgroup`` write it
+    :param systemd: *path* is ``SLICE:PREFIX:NAME``, from callers with ``--systemd-cgroup``
     :raises ConfigError: it leads out of the hierarchy
     """
     if systemd and path.count(":") == 2:
@@ -50,8 +50,8 @@ def _slice_path(name: str) -> str:
 
 
 def can_leave() -> bool:
-    """Whether a process can leave its group for the hierarchy's root, to remove it: where that is the host's own, which
-    alone may have processes beside groups (cgroups(7), "no internal processes")."""
+    """Whether a process can leave its group for the hierarchy's root, to remove the group. It can if that is the host's
+    own root, the only group with processes beside groups (cgroups(7), "no internal processes")."""
     return not os.path.exists(f"{ROOT}/cgroup.type") and os.access(f"{ROOT}/cgroup.procs", os.W_OK)
 
 
@@ -62,7 +62,7 @@ class Cgroup:
         self.path = path
 
     def make(self) -> bool:
-        """Make it; False where there is no hierarchy in which we may."""
+        """Create it; False where we may not create any."""
         if not self.path or not os.path.exists(f"{ROOT}/cgroup.controllers"):
             return False
         try:
@@ -77,11 +77,11 @@ class Cgroup:
         return True
 
     def hold(self, *pids: int) -> bool:
-        """Make it, and put processes there; False where we may not: a user without a delegated hierarchy, or one that
-        is in a group from which processes may not be taken (cgroups(7), "Delegation").
+        """Create it, and move processes there. False where we may not: a user without a delegated hierarchy, or in a
+        group that processes may not leave (cgroups(7), "Delegation").
 
         :param pids: 0: this one
-        :raises HostError: they cannot be put there, for another reason
+        :raises HostError: they cannot be moved there, for another reason
         """
         if not self.make():
             return False
@@ -99,7 +99,7 @@ class Cgroup:
         return True
 
     def enter(self, pid: int = 0) -> None:
-        """Put a process there, and what it will start.
+        """Move a process there, together with its future children.
 
         :param pid: 0: this one
         :raises HostError: it cannot be put there
@@ -110,12 +110,13 @@ class Cgroup:
             raise HostError(f"{self.path}: {error.strerror}", code="cgroup", errno=error.errno or 0) from error
 
     def take_meanwhile(self, group: Cgroup, *pids: int) -> Callable[[], None]:
-        """Have a thread make it, put all processes of another group and *pids* there, and remove that group.
+        """Start a thread that creates it, moves all processes of another group and *pids* there, and removes that
+        group.
 
-        The kernel waits for a grace period of RCU before it moves a process, for some ten milliseconds in which other
-        things can be done, but nothing with control groups.
+        The kernel waits for a grace period of RCU before it moves a process: some ten milliseconds, in which other work
+        is possible, but none with cgroups.
 
-        :returns: waits until it is done; raises HostError when they cannot be put there
+        :returns: waits until it is done; raises HostError if they cannot be moved there
         """
         errors: list[OSError | HostError] = []
 
@@ -146,14 +147,14 @@ class Cgroup:
             return [int(line) for line in lines]
 
     def limit_memory(self, memory: int, resources: Json) -> None:
-        """Bound what it has: *memory* is the guest's RAM, *resources* is ``linux.resources``.  What the host has no
-        controller for is left out."""
+        """Set its limits: *memory* is the guest's RAM, *resources* is ``linux.resources``. Limits without a controller
+        on the host are skipped."""
         wanted = (resources.get("memory") or {}).get("limit") or 0
         self._try_write(f"{self.path}/memory.max", str(memory + OVERHEAD) if wanted > 0 else "max")
 
     def limit_cpu(self, resources: Json) -> None:
-        """Bound how much it computes.  To be done when the machine has started: with a tenth of a CPU that would take
-        ten times as long, where a container of runc's has nothing to start."""
+        """Bound how much it computes. Call it when the machine has started: with a tenth of a CPU the start would take
+        ten times as long, and runc's containers have no such start."""
         cpu = resources.get("cpu") or {}
         quota, period = cpu.get("quota") or 0, cpu.get("period") or 100_000
         self._try_write(f"{self.path}/cpu.max", f"{quota if quota > 0 else 'max'} {period}")
@@ -170,7 +171,7 @@ class Cgroup:
             pass  # no such controller here, or a group above has processes of its own
 
     def remove(self) -> None:
-        """Kill what is in it, and remove it.  Nothing there: nothing to do.
+        """Kill its processes, and remove it. Nothing there: nothing to do.
 
         :raises HostError: it is not empty after a while
         """

@@ -1,6 +1,6 @@
 """Programs of config.json that run at points of a container's life (OCI runtime specification, config.md,
-"POSIX-platform Hooks").  They run on the host, in the namespaces of the runtime's caller and in the bundle's folder, as
-with runc; those of ``startContainer`` are the container's own programs, which crun runs in the guest."""
+"POSIX-platform Hooks"). They run on the host, in the namespaces of the runtime's caller and in the bundle's folder, as
+with runc. Those of ``startContainer`` are the container's own programs, which crun runs in the guest."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def check(spec: Json) -> None:
 def run(hooks: Json, kind: str, state: Json, warn: Callable[[str], None] | None = None) -> None:
     """Run the hooks of one kind, in order, with the container's state as their input.
 
-    A hook has ended when its process has, whatever it has left running.  One that takes too long is killed with all
-    processes of its group.
+    A hook has ended when its process has, whatever processes it has left running. One that takes too long is killed
+    with all processes of its group.
 
-    :param warn: is told of hooks that fail, after which the others run as well
-    :raises HostError: one failed, or took too long; those after it have not run
+    :param warn: called for hooks that fail, after which the others run as well
+    :raises HostError: one failed, or took too long; later ones have not run
     """
     for hook in hooks.get(kind) or ():
         try:
@@ -90,7 +90,8 @@ def _run(hook: Json, kind: str, state: Json) -> None:
 
 
 def _attend(process: Popen[bytes], given: bytes, timeout: float) -> bytes | None:
-    """Write its input, and read what it prints, until the process has ended: the last of that; None: it has not."""
+    """Write its input, and read its output, until the process has ended. Returns the end of the output; None: it has
+    not ended."""
     assert process.stdin is not None and process.stderr is not None
     stdin, stderr, said = process.stdin.fileno(), process.stderr.fileno(), b""
     pidfd = os.pidfd_open(process.pid)
@@ -126,7 +127,7 @@ def _attend(process: Popen[bytes], given: bytes, timeout: float) -> bytes | None
 
 
 def _read_rest(stderr: int, said: bytes) -> bytes:
-    """What is left in the pipe of a hook that has ended, and no more: what it has left running may print for ever."""
+    """The rest in the pipe of a hook that has ended, and no more: its leftover processes may print for ever."""
     left = fcntl.fcntl(stderr, fcntl.F_GETPIPE_SZ)
     while left > 0:
         try:

@@ -1,8 +1,8 @@
-"""Run a function in a process of its own that reaches one directory of the host and nothing else.
+"""Runs a function in a separate process that reaches one directory of the host and nothing else.
 
-The process has mount, network, IPC and UTS namespaces in which the directory is the root, no descriptors but those that
-it is given, only the capabilities that changing owners and permissions of files takes, a list of system calls, and
-limits on time, memory and the size of files.  What it answers is not trusted.
+The process has mount, network, IPC and UTS namespaces with the directory as the root. It has only the given
+descriptors, the capabilities for changing owners and permissions of files, a list of system calls, and limits on time,
+memory and file sizes. Its answers are not trusted.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def run_in(
     what: str,
     on_progress: Callable[[Report], None] | None = None,
 ) -> Report:
-    """What *work* returns, which runs in a process of its own that has *root* as its root directory.
+    """The result of *work*, which runs in a separate process with *root* as its root directory.
 
-    *work* gets the descriptors under their numbers there, and a function that reports how far it is.  All modules that
-    it uses have to be imported before.  What it raises of :class:`VmmError` is raised here.
+    *work* gets the numbers of the descriptors there, and a function that reports progress. Import all modules that it
+    uses before. A :class:`VmmError` that it raises is raised here.
 
     :param files: descriptors that it has
     :param what: begins messages
-    :raises HostError: the process cannot be made, exceeds a limit, or ends otherwise
+    :raises HostError: the process cannot be made, exceeds a limit, or ends in another way
     """
     out, into = os.pipe()
     child = os.fork()
@@ -109,7 +109,7 @@ def run_in(
 
 
 def _reports(out: int, deadline: float) -> Any:
-    """The lines that the process writes, as JSON; ends with it, or at a line that is none.
+    """The lines that the process writes, as JSON; ends with it, or at an invalid line.
 
     :raises TimeoutError: the deadline has passed
     """
@@ -178,7 +178,7 @@ def _child(
 
 
 def _keep_only(into: int, files: Sequence[int]) -> tuple[int, list[int]]:
-    """Close all descriptors but these, which get new numbers."""
+    """Close all descriptors except these, which get new numbers."""
     null = os.open(os.devnull, os.O_RDWR)
     # Above all numbers first, so that none is overwritten that is still to be moved
     above = max(null, into, 2, *files) + 1
@@ -224,7 +224,7 @@ def _enter(root: str, limits: Limits) -> None:
 
 
 def _unshare() -> None:
-    """New namespaces; for a user without privileges in a new user namespace, in which it keeps its user id."""
+    """New namespaces; for an unprivileged user in a new user namespace, in which it keeps its user id."""
     if libc.unshare(_NEWNS | _NEWNET) == 0:
         return
     uid, gid = os.geteuid(), os.getegid()
@@ -246,9 +246,9 @@ def _refused(what: str) -> HostError:
 
 
 def _filter() -> None:
-    """Answer all system calls but those of the lists with ENOSYS (seccomp(2)).
+    """Answer all system calls except those of the lists with ENOSYS (seccomp(2)).
 
-    :raises HostError: the host's kernel has no filters
+    :raises HostError: the host's kernel lacks seccomp filters
     """
     load, equal, masked, done = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h: LD|W|ABS, JMP|JEQ|K, JMP|JSET|K, RET|K
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS

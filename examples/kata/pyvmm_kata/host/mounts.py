@@ -1,11 +1,11 @@
-"""The host's files that the guest sees: one directory for each sandbox, and what is bound into it.
+"""The host's files that the guest sees: one directory for each sandbox, and the bind mounts in it.
 
 The directory is shared with the guest as a whole (virtio-fs, tag ``kataShared``).  A container's root file system and
 its volumes are bind mounts below it, made with the container.  The server of the share has a copy of this mount that
 receives later mounts (a *slave*, mount_namespaces(7)).
 
-The front ends make these mounts in a mount namespace of their own (:func:`enter_namespace`): when its last process has
-ended, for whatever reason, the kernel unmounts them.
+The front ends make these mounts in a mount namespace of their own (:func:`enter_namespace`): the kernel unmounts them
+when its last process has ended, for any reason.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
 def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, follow: bool = True) -> int:
     """A descriptor of a new, detached mount of *source* (open_tree(2)), read-only from its first moment.
 
-    :param follow: what is mounted below *source* later is there, too; never the other way round
+    :param follow: later mounts below *source* appear there too; never the reverse
     :raises HostError: it cannot be made
     """
     deep = _AT_RECURSIVE if recursive else 0
@@ -97,11 +97,11 @@ def follow_links(tree: int) -> None:
 
 
 def open_fuse(name: str) -> tuple[int, int]:
-    """A new, detached, read-only mount of a FUSE file system: its descriptor, and one of ``/dev/fuse``, from which its
-    requests come.  Only processes with this one's ids may look at it.
+    """A new, detached, read-only mount of a FUSE file system: its descriptor, and one of ``/dev/fuse``, which delivers
+    its requests. Only processes with this one's ids may access it.
 
-    :param name: how the list of mounts calls it
-    :raises HostError: the host has no FUSE, or does not let us
+    :param name: its name in the list of mounts
+    :raises HostError: the host has no FUSE, or does not permit it
     """
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -135,14 +135,14 @@ def open_fuse(name: str) -> tuple[int, int]:
 
 
 def _begin_fuse(device: int) -> None:
-    """Answer the first request, which is there now and for which all others wait (linux/fuse.h, FUSE_INIT)."""
+    """Answer the first request, which is pending now and which all others wait for (linux/fuse.h, FUSE_INIT)."""
     unique = os.read(device, FUSE_REQUEST_MAX)[8:16]
     answer = struct.pack("4I2H2I2H2I24x", 7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0, 0)
     os.write(device, struct.pack("Ii8s", 16 + len(answer), 0, unique) + answer)
 
 
 def file_system(path: str) -> int:
-    """The type of the file system that a file is on (statfs(2), linux/magic.h); 0: it cannot be told."""
+    """The type of the file system of a file (statfs(2), linux/magic.h); 0: unknown."""
     buffer = ctypes.create_string_buffer(256)
     if libc.statfs(os.fsencode(path), buffer):
         return 0
@@ -150,7 +150,7 @@ def file_system(path: str) -> int:
 
 
 def unmount(target: str) -> None:
-    """Detach what is mounted at *target*, and all below it; nothing is there: nothing to do.
+    """Detach the mounts at *target* and below it; no effect without any.
 
     :raises HostError: it failed
     """
@@ -161,20 +161,20 @@ def unmount(target: str) -> None:
 
 
 def enter_namespace() -> None:
-    """Give this thread, and the threads and processes that it will make, a mount namespace of its own.  What the host
-    mounts later is seen; what is mounted here is not seen outside.
+    """Give this thread, and the threads and processes that it starts later, a mount namespace of its own. Later mounts
+    of the host are visible here; mounts here are not visible outside.
 
-    :raises HostError: without the right to (CAP_SYS_ADMIN)
+    :raises HostError: CAP_SYS_ADMIN is missing
     """
     _check(libc.unshare(CLONE_NEWNS), "a mount namespace")
     mount("", "/", "", MS_REC | MS_SLAVE)
 
 
 class SharedSocket(NamedTuple):
-    """A unix socket of the host's that the guest reaches.
+    """A unix socket of the host that the guest reaches.
 
-    :ivar port: of the host, where the guest dials it
-    :ivar path: where the guest's agent listens in its place
+    :ivar port: port of the host, at which the guest connects to it
+    :ivar path: path at which the guest's agent listens in its place
     :ivar mode: its permissions, an octal number
     """
 
@@ -188,10 +188,10 @@ class SharedSocket(NamedTuple):
 class SharedDirectory:
     """The directory that a sandbox shares with its guest.
 
-    Two mounts of the same: ``mounts``, where we work, and ``shared``, which is read-only at its top, so that the guest
-    can write into what is bound for it and nowhere else.  A mount below the one appears below the other.
+    Two mounts of the same: ``mounts``, for changes, and ``shared``, which is read-only at its top, so that the guest
+    can write only into what is bound for it. A mount below one appears below the other.
 
-    :param folder: where both are made; ours alone
+    :param folder: the directory of both; ours alone
     """
 
     def __init__(self, folder: str) -> None:
@@ -203,7 +203,7 @@ class SharedDirectory:
 
     def make(self) -> None:
         """
-        :raises HostError: without the right to mount
+        :raises HostError: mounting is not permitted
         """
         for path in (self.work, self.path):
             # On the host, the folder above is closed to other users; in the guest, processes with other ids pass
@@ -219,9 +219,9 @@ class SharedDirectory:
     def bind(
         self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
     ) -> str:
-        """Let the guest see *source*, a file or a directory of the host, as *name*; its path in the guest.
+        """Show *source*, a file or a directory of the host, to the guest as *name*; returns its path in the guest.
 
-        :param follow: what the host mounts below it later, too
+        :param follow: later mounts of the host below it, too
         :raises HostError: it cannot be bound
         """
         # Read-only from its first moment: its copies (in the share) are not changed with it later
@@ -233,10 +233,10 @@ class SharedDirectory:
         return f"{GUEST_SHARED}/{name}"
 
     def attach(self, tree: int, name: str) -> None:
-        """Let the guest see a detached mount, of :func:`open_tree`, as *name*.
+        """Show a detached mount, of :func:`open_tree`, to the guest as *name*.
 
-        It gets the flags nodev and nosuid, against an attacker who has taken over the share's server: the server has
-        set them for the mounts that were there when it started, and this one comes later.
+        It gets the flags nodev and nosuid, against an attacker who has taken over the share's server. The server has
+        set them for the mounts that existed when it started, and this one comes later.
 
         :raises HostError: it cannot be mounted
         """
@@ -254,7 +254,7 @@ class SharedDirectory:
         _check(result, f"mounting at {target}")
 
     def socket(self, source: str, name: str) -> str:
-        """Let the guest reach *source*, a unix socket of the host, as *name*; its path in the guest.
+        """Make *source*, a unix socket of the host, available to the guest as *name*; returns its path in the guest.
 
         :raises HostError: it cannot be bound
         """
@@ -266,10 +266,10 @@ class SharedDirectory:
         return guest_socket(name)
 
     def attach_socket(self, tree: int, name: str) -> None:
-        """The same of a detached mount, of :func:`open_tree`.
+        """The same for a detached mount, of :func:`open_tree`.
 
-        It is mounted where the machine's socket device looks for who listens on a port, and the device connects the
-        guest to it by itself. Anybody in the machine can dial the port.
+        It is mounted where the machine's socket device looks for the listener of a port, and the device connects the
+        guest to it by itself. Any process in the machine can connect to the port.
 
         :raises HostError: it cannot be mounted
         """
@@ -304,9 +304,9 @@ class SharedDirectory:
             _remove_places(target)
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
-        """Let the guest see an overlay of directories of the host as *name*; its path in the guest.
+        """Show an overlay of directories of the host to the guest as *name*; returns its path in the guest.
 
-        :param options: ``lowerdir=``, ``upperdir=``, ``workdir=`` and others of the file system
+        :param options: ``lowerdir=``, ``upperdir=``, ``workdir=`` and further options of the file system
         :raises HostError: it cannot be mounted
         """
         data = ",".join(options)
@@ -320,7 +320,7 @@ class SharedDirectory:
         return f"{GUEST_SHARED}/{name}"
 
     def _make_place(self, name: str) -> None:
-        """A directory to mount at, or above such directories, through which every user passes."""
+        """A directory for mounts, or above such directories, which every user can traverse."""
         path = self.work
         for part in name.split("/"):
             path = os.path.join(path, part)
@@ -331,20 +331,20 @@ class SharedDirectory:
             os.chmod(path, 0o755)
 
     def source_of(self, path: str) -> str:
-        """Where the host has what the guest sees at *path*, empty for what it does not have from here."""
+        """The host's path of what the guest sees at *path*, empty if the host does not have it."""
         below = path.removeprefix(f"{GUEST_SHARED}/")
         return os.path.join(self.work, below) if below != path else ""
 
     def empty_file(self) -> str:
-        """A file without content, which can stand for one that only the guest has."""
+        """An empty file, which can stand for one that only the guest has."""
         path = os.path.join(os.path.dirname(self.work), "empty")
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
         return path
 
     def unbind(self, name: str) -> None:
-        """Remove *name* and all below it, if it is there.
+        """Remove *name* and everything below it, if it exists.
 
-        :raises HostError: something is still mounted, or there are files
+        :raises HostError: a mount or a file is still there
         """
         self._unbind_sockets([each for each in self._sockets if each.startswith(f"{name}/")])
         target = os.path.join(self.work, name)
@@ -355,7 +355,7 @@ class SharedDirectory:
     def remove(self) -> None:
         """Remove everything.
 
-        :raises HostError: something is still mounted, or there are files
+        :raises HostError: a mount or a file is still there
         """
         self._unbind_sockets(list(self._sockets))
         for path in (*mounts_below(self.path), *mounts_below(self.work)):
@@ -378,12 +378,12 @@ def _restrict(tree: int, name: str) -> None:
 
 
 def guest_socket(name: str) -> str:
-    """Where the guest has a socket of the host's of that name."""
+    """The guest's path of a host socket of that name."""
     return f"{GUEST_SOCKETS}/{name}"
 
 
 def mounts_below(path: str) -> list[str]:
-    """Where something is mounted, at *path* or below, the last first (proc_pid_mountinfo(5))."""
+    """Mount points, at *path* or below, the last first (proc_pid_mountinfo(5))."""
     found = []
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
@@ -394,7 +394,7 @@ def mounts_below(path: str) -> list[str]:
 
 
 def _remove_places(path: str) -> None:
-    """Remove the empty files and directories on which something was mounted; never anything that has content."""
+    """Remove the empty files and directories that were mount points; never anything with content."""
     try:
         info = os.lstat(path)
     except FileNotFoundError:
@@ -415,6 +415,6 @@ def _remove_places(path: str) -> None:
 
 
 def kept_flags(path: str) -> int:
-    """The flags of a mount that a remount has to repeat: where a user namespace has locked them, it fails else."""
+    """The flags of a mount that a remount has to repeat: it fails otherwise where a user namespace has locked them."""
     flags = os.statvfs(path).f_flag
     return flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)

@@ -1,7 +1,7 @@
 """Namespaces of a container in the guest: new, that of another container of the same machine, or the guest's own.
 
-Who shares names the host's file of it (``/proc/PID/ns/ipc``), where PID is what we told of a container.  The file
-itself is never joined: it is looked up here which container it stands for, and the guest joins that one's.
+To share one, a spec names the host's file of it (``/proc/PID/ns/ipc``), where PID is the reported pid of a container.
+The file itself is never joined: it identifies a container here, and the guest joins that one's.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Member(NamedTuple):
 
 
 def owner(path: str, kind: str, members: Iterable[Member]) -> str | None:
-    """Which container the file of a namespace stands for; the first one where several do, None: no container's.
+    """The container that the file of a namespace stands for; the first one if there are several, None: no container.
 
-    By the number of the process in its path; or by the namespace itself, which a file has that was bound elsewhere,
-    unless it is the one that we are in ourselves: that is the host's.
+    It is found by the pid in its path, or, for a file that was bound elsewhere, by the namespace itself. Our own
+    namespace is the host's and stands for no container.
 
     :param kind: of :data:`_FILES`
     """
@@ -72,9 +72,9 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def in_guest(spec: Json, members: Sequence[Member]) -> list[Json]:
-    """``linux.namespaces`` for the guest.  The network is the machine's; what is not there is the guest's own.
+    """``linux.namespaces`` for the guest. The network is the machine's; missing namespaces are the guest's own.
 
-    :raises ConfigError: it is a namespace of the host's, or of a container of another machine
+    :raises ConfigError: it is a namespace of the host, or of a container of another machine
     """
     found: list[Json] = [{"type": "mount"}]
     seen = set()
@@ -105,5 +105,5 @@ def in_guest(spec: Json, members: Sequence[Member]) -> list[Json]:
 
 
 def has(spec: Json, kind: str) -> bool:
-    """Whether the container is in a namespace of that kind which is not the guest's own."""
+    """Whether the container is in a namespace of that kind that is not the guest's own."""
     return any(entry["type"] == kind for entry in spec.get("linux", {}).get("namespaces", ()))

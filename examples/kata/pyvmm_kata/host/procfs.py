@@ -1,8 +1,7 @@
-"""The processes of a container as files of the host: what its face has at ``/proc`` (``podman top`` looks there).
+"""The processes of a container as files of the host: the ``/proc`` of its proxy process (for ``podman top``).
 
-A read-only FUSE file system (linux/fuse.h).  Its content is text from the guest, which is asked for it at an access;
-which files there are, and the pids in their names, are checked.  Pids in the files are changed into those of the
-container's own namespace.
+A read-only FUSE file system (linux/fuse.h). Its content is text that the guest sends at an access; the set of files,
+and the pids in their names, are checked. Pids in the files are translated into those of the container's own namespace.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Listing(NamedTuple):
     """What the guest has said.
 
     :ivar top: files that are not a process's
-    :ivar processes: files, by the container's numbers
+    :ivar processes: files, by pid in the container
     """
 
     top: Mapping[str, bytes]
@@ -138,9 +137,9 @@ _TOP_NODES = {"stat": 2, "uptime": 3}
 class Server:
     """Answers the requests of one file system.
 
-    :param device: where they come from; it is closed at the end
-    :param ask: what the guest says now, as :func:`read_listing` reads it
-    :param namespace: what the links to the pid namespace say
+    :param device: the source of the requests; closed at the end
+    :param ask: the guest's present answer, as :func:`read_listing` parses it
+    :param namespace: the target of the links to the pid namespace
     """
 
     def __init__(self, device: int, ask: Callable[[], bytes], namespace: str) -> None:
@@ -165,7 +164,7 @@ class Server:
         }
 
     def run(self) -> None:
-        """Until the file system is unmounted everywhere."""
+        """Run until the file system is unmounted everywhere."""
         ready = select.poll()
         ready.register(self._device, select.POLLIN)
         try:
@@ -215,8 +214,8 @@ class Server:
     def _current(self, *, again: bool = False) -> Listing:
         """The guest's answer.
 
-        :param again: ask even if the last answer is fresh
-        :raises OSError: its answer is invalid; it is not asked again for a while
+        :param again: send a request even if the last answer is fresh
+        :raises OSError: its answer is invalid; no request is sent for a while
         """
         is_fresh = time.monotonic() - self._asked < FRESH_S
         if not is_fresh or (again and self._listing is not None):
@@ -240,7 +239,7 @@ class Server:
         return self._namespace if part == _LINK else files[_PARTS[part]]
 
     def _names(self, node: int) -> list[tuple[str, int, int]]:
-        """What is in a directory: names, their nodes, and what they are."""
+        """The content of a directory: names, their nodes, and their types."""
         pid = node >> _PID_SHIFT
         if node == _ROOT:
             listing = self._current(again=True)
@@ -284,7 +283,7 @@ class Server:
         return struct.pack("4Q2I", node, 0, 0, 0, 0, 0) + self._attributes(node)
 
     def _keep(self, content: bytes, flags: int) -> bytes:
-        """A handle: its reader gets this, whatever the guest says meanwhile."""
+        """A handle: its reader gets this content, whatever the guest answers meanwhile."""
         if len(self._open) >= MAX_OPEN:
             raise OSError(errno.ENFILE, "too many open files")
         self._handles += 1

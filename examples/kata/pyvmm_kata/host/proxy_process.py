@@ -1,7 +1,7 @@
 """A container's face: the process whose pid is the container's on the host (``launcher/face.c``).
 
-It has the namespaces that tools of the host join by that pid: the container's files with its volumes, its network, a
-pid, IPC and UTS namespace, and nothing of the host.  It is a child of the process that called :meth:`Face.launch`.  The
+It has the namespaces that the host's tools join by that pid: the container's files with its volumes, its network, a
+pid, IPC and UTS namespace, and nothing of the host. It is a child of the process that called :meth:`Face.launch`. The
 process that has its socket sends it the mounts, receives its signals, and ends it with the container's status.
 """
 
@@ -29,12 +29,12 @@ _PACKET = 1 + 4096
 
 
 class Shown(NamedTuple):
-    """A mount of the container's, as its face shows it.
+    """A mount of the container, as its proxy shows it.
 
-    :ivar destination: where, a path in the container
-    :ivar source: what, a path of ours; empty: only the guest has it, and the face has an empty, read-only place
+    :ivar destination: its path in the container
+    :ivar source: its source, a path of ours; empty: only the guest has it, and the proxy has an empty, read-only place
     :ivar read_only: nothing can be written there
-    :ivar processes: the guest has its /proc there, of which the face shows the container's processes
+    :ivar processes: the guest has its /proc there, of which the proxy shows the container's processes
     """
 
     destination: str
@@ -46,7 +46,7 @@ class Shown(NamedTuple):
 class Face:
     """One face, running.
 
-    :ivar pid: its number, as this process sees it
+    :ivar pid: its number in this process's pid namespace
     """
 
     def __init__(self, pid: int, sock: socket.socket) -> None:
@@ -64,12 +64,11 @@ class Face:
     ) -> Face:
         """Start one.
 
-        :param namespaces: paths of those to enter, by type (``network``, ``ipc``, ``uts``, ``pid``): of all others it
-            has new ones
-        :param spawn: starts it with such words, as a child of another process, and returns its socket; None: as a child
-            of this one
-        :param cgroup: the directory of a control group that it enters, if it may, while others go on; empty: none
-        :raises HostError: the host does not let us
+        :param namespaces: paths of those to enter, by type (``network``, ``ipc``, ``uts``, ``pid``); all others are new
+        :param spawn: starts it with these arguments, as a child of another process, and returns its socket; None: as a
+            child of this one
+        :param cgroup: the directory of a cgroup that it enters, if permitted, in parallel to other work; empty: none
+        :raises HostError: the host does not permit it
         """
         names = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
         words = [f"{short}={namespaces.get(long, '')}" for long, short in names.items()]
@@ -86,7 +85,7 @@ class Face:
 
     @classmethod
     def adopt(cls, pid: int, fd: int) -> Face:
-        """One that another process has launched, of a duplicate of its :meth:`fileno`, which is taken over."""
+        """A proxy that another process has launched, from a duplicate of its :meth:`fileno`, which is taken over."""
         return cls(pid, socket.socket(fileno=fd))
 
     def fileno(self) -> int:
@@ -98,10 +97,10 @@ class Face:
         return f"/proc/{self.pid}/ns/{kind}"
 
     def show(self, root: Shown | None, volumes: Sequence[Shown], console: int = -1) -> None:
-        """Have it show the container's files; without a *root* it shows none, and nothing can be written there.
+        """Show the container's files; without a *root* it shows none, and nothing can be written there.
 
-        :param console: a terminal whose changes of size it is to tell of, by SIGWINCH
-        :raises HostError: they cannot be shown; the face then shows none
+        :param console: a terminal whose size changes it reports, by SIGWINCH
+        :raises HostError: they cannot be shown; the proxy then shows none
         """
         if console >= 0:
             self._send(b"C", console)
@@ -124,7 +123,7 @@ class Face:
             )
 
     def watch(self, on_signal: Callable[[int], None], processes: Callable[[], bytes] | None = None) -> None:
-        """Report its signals until it has ended, and return then.
+        """Report its signals until it has ended; returns then.
 
         :param processes: returns the guest's files about the container's processes, for readers of those that the face
             shows (:meth:`pyvmm_kata.pod.container.Container.process_files`)
@@ -148,7 +147,7 @@ class Face:
         self._drop_requests()
 
     def _serve(self, processes: Callable[[], bytes] | None) -> None:
-        """Start the thread that answers accesses to the processes, at the first one."""
+        """Start the thread that serves the /proc, at the first access."""
         try:
             namespace = os.readlink(self.namespace("pid"))
         except OSError:
@@ -180,12 +179,12 @@ class Face:
             pass  # another thread has
 
     def close(self) -> None:
-        """Close its socket: it ends with status 137, if :meth:`end` has not given it another."""
+        """Close its socket: it ends with status 137, unless :meth:`end` has set another."""
         self._sock.close()
         self._drop_requests()
 
     def _send_processes(self, places: Sequence[str], wanted: Sequence[Shown]) -> None:
-        """Show the container's processes, where nothing else is to be shown below, and where the host has FUSE."""
+        """Show the container's processes, if nothing else is shown below, and the host has FUSE."""
         if not wanted or any(place.startswith(wanted[0].destination.rstrip("/") + "/") for place in places):
             return
         try:
@@ -239,7 +238,7 @@ def _spawn(words: list[str]) -> socket.socket:
 
 
 def _introduced(sock: socket.socket) -> int:
-    """The pid of the face at the other end of *sock*, once it is there."""
+    """The pid of the proxy process at the other end of *sock*, once it runs."""
     sock.settimeout(LAUNCH_S)
     try:
         packet, extra, _, _ = sock.recvmsg(_PACKET, socket.CMSG_SPACE(_CREDENTIALS.size))

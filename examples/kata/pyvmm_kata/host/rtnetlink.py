@@ -1,6 +1,7 @@
-"""The interfaces, addresses, routes and traffic control of a network namespace (rtnetlink(7)): what a pod's needs.
+"""The interfaces, addresses, routes and traffic control of a network namespace (rtnetlink(7)), as far as a pod needs
+them.
 
-The packages for that import all there is of netlink, which took longer than the start of a machine.
+Packages for that import all of netlink, which took longer than the start of a machine.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Link(NamedTuple):
     :ivar device: its number
     :ivar type: of ``ARPHRD_*``
     :ivar mac: empty: it has none
-    :ivar kind: of driver; empty: it is a device of the hardware's
+    :ivar kind: type of the driver; empty: a hardware device
     """
 
     device: int
@@ -86,7 +87,7 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A route that somebody has made, to other hosts, by the main table; empty: it has no such address."""
+    """An added route to other hosts, in the main table; empty: it has no such address."""
 
     device: int
     dest: str
@@ -98,7 +99,7 @@ class Route(NamedTuple):
 
 
 class Neighbor(NamedTuple):
-    """A neighbour; *mac* is empty where it is not known."""
+    """A neighbour; *mac* is empty if it is not known."""
 
     device: int
     address: str
@@ -137,7 +138,7 @@ class Rtnetlink:
     def find(self, name: str) -> int:
         """The number of an interface.
 
-        :raises HostError: there is none of that name
+        :raises HostError: there is no interface of that name
         """
         content = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_NAME, name.encode() + b"\0")
         self._send(_GETLINK, 0, content + _attribute(_IFLA_EXT_MASK, _number(_SKIP_STATS)))
@@ -156,7 +157,7 @@ class Rtnetlink:
         return found
 
     def routes(self) -> list[Route]:
-        """Those of the main table that lead out of one interface, but for those that came with an address."""
+        """Routes of the main table through one interface, except those that came with an address."""
         found = []
         for content in self._dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
             family, length, _, _, table, maker, scope, kind, _ = _ROUTE.unpack_from(content)
@@ -187,34 +188,34 @@ class Rtnetlink:
     # -- what is changed: each raises HostError, with its number, when the kernel refuses it -------------------------
 
     def start(self, index: int, mtu: int) -> None:
-        """Have an interface be up, with that MTU."""
+        """Set an interface up, with that MTU."""
         self._change(_NEWLINK, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP) + _attribute(_IFLA_MTU, _number(mtu)))
 
     def move(self, index: int, namespace: int) -> None:
-        """Put an interface into the network namespace of a descriptor."""
+        """Move an interface into the network namespace of a descriptor."""
         self._change(_NEWLINK, _LINK.pack(0, 0, index, 0, 0) + _attribute(_IFLA_NET_NS_FD, _number(namespace)))
 
     def add_address(self, index: int, address: str, prefix: int) -> None:
-        """Give an interface an address (IPv4) for its link."""
+        """Add an address (IPv4) for its link to an interface."""
         content = _ADDRESS.pack(socket.AF_INET, prefix, 0, SCOPE_LINK, index)
         content += b"".join(_attribute(which, socket.inet_aton(address)) for which in (_IFA_LOCAL, _IFA_ADDRESS))
         self._change(_NEWADDR, content, _CREATE | _EXCLUSIVE)
 
     def set_neighbor(self, index: int, address: str, mac: str) -> None:
-        """Have a neighbour (IPv4) be known for good."""
+        """Add a permanent neighbour entry (IPv4)."""
         content = _NEIGHBOR.pack(socket.AF_INET, index, PERMANENT, 0, 0)
         content += _attribute(_NDA_DST, socket.inet_aton(address)) + _attribute(_NDA_LLADDR, _mac(mac))
         self._change(_NEWNEIGH, content, _CREATE | _REPLACE)
 
     def set_route(self, index: int, address: str, source: str, table: int) -> None:
-        """Have one address (IPv4) be on the link of an interface, in that table."""
+        """Add a route for one address (IPv4) on the link of an interface, in that table."""
         content = _ROUTE.pack(socket.AF_INET, 32, 0, 0, 0, _PROTO_STATIC, SCOPE_LINK, _TYPE_UNICAST, 0)
         content += _attribute(_RTA_DST, socket.inet_aton(address)) + _attribute(_RTA_PREFSRC, socket.inet_aton(source))
         content += _attribute(_RTA_OIF, _number(index)) + _attribute(_RTA_TABLE, _number(table))
         self._change(_NEWROUTE, content, _CREATE | _REPLACE)
 
     def add_rule(self, priority: int, table: int, address: str = "") -> None:
-        """Have a table be looked at (IPv4), for one address or for all."""
+        """Add a rule that looks up a table (IPv4), for one address or for all."""
         self._change(_NEWRULE, _rule(priority, table, address), _CREATE | _EXCLUSIVE)
 
     def remove_rule(self, priority: int, table: int) -> None:
@@ -222,7 +223,7 @@ class Rtnetlink:
         self._change(_DELRULE, _rule(priority, table, ""))
 
     def add_ingress(self, index: int) -> None:
-        """Give an interface the queueing discipline to which filters of what arrives belong."""
+        """Add the queueing discipline for filters of arriving packets to an interface."""
         self._change(_NEWQDISC, _ingress(index), _CREATE | _EXCLUSIVE)
 
     def remove_ingress(self, index: int) -> None:
@@ -230,12 +231,12 @@ class Rtnetlink:
         self._change(_DELQDISC, _ingress(index))
 
     def redirect(self, index: int, other: int, priority: int) -> None:
-        """Have what arrives at one interface leave by the other."""
+        """Forward packets that arrive at one interface to the other."""
         mirred = _ACTION.pack(0, 0, _STOLEN, 0, 0) + struct.pack("=iI", _EGRESS_REDIRECT, other)
         self._add_filter(index, priority, ALL_PROTOCOLS, (0, 0, 0), _action(1, "mirred", mirred))
 
     def keep(self, index: int, address: str, priority: int) -> None:
-        """Have what arrives at an interface for that address (IPv4) be ours, whatever MAC address it has."""
+        """Accept packets that arrive at an interface for that address (IPv4), whatever their MAC address."""
         host = _attribute(_SKBEDIT_PTYPE, struct.pack("=H", _PACKET_HOST))
         actions = _action(1, "skbedit", _ACTION.pack(0, 0, _PIPE, 0, 0), host)
         actions += _action(2, "gact", _ACTION.pack(0, 0, _OK, 0, 0))
@@ -260,7 +261,7 @@ class Rtnetlink:
         self._sock.send(_HEADER.pack(_HEADER.size + len(content), kind, flags | _REQUEST, self._number, 0) + content)
 
     def _answers(self) -> Iterator[tuple[int, int, bytes]]:
-        """Type, flags and content of each message about the last request."""
+        """Type, flags and content of each message that answers the last request."""
         while True:
             data = self._sock.recv(_MOST)
             at = 0

@@ -1,4 +1,4 @@
-"""Open files below a directory whose contents somebody else wrote: no link leads out of it, and nothing blocks."""
+"""Opens files below a directory with untrusted contents: no link leads out of it, and nothing blocks."""
 
 from __future__ import annotations
 

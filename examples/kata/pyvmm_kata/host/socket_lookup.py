@@ -1,4 +1,4 @@
-"""Gives connections to loopback addresses of a network namespace to a socket of ours there, whatever the port is.
+"""Assigns connections to loopback addresses of a network namespace to a socket of ours there, for any port.
 
 A BPF program of the namespace does that (Documentation/bpf/prog_sk_lookup.rst; Linux 5.9).
 """
@@ -33,7 +33,7 @@ _JUMP, _IF_SAME, _UNLESS_SAME, _CALL, _EXIT = 0x05, 0x15, 0x55, 0x85, 0x95
 
 
 def _program(sockets: int, answered: int) -> bytes:
-    """The instructions, each struct bpf_insn, with the maps of the sockets and of whom an answer is there for."""
+    """The instructions, each struct bpf_insn, with the maps of the sockets and of the known connections."""
     made: list[tuple[int, int, int, int, int]] = []
     targets: dict[str, int] = {}
     jumps: list[tuple[int, str]] = []
@@ -101,7 +101,7 @@ def _program(sockets: int, answered: int) -> bytes:
 
 
 def _address(data: bytes) -> int:
-    """Of its bytes, while it is there.  ctypes' own buffers would make a type for each length."""
+    """The address of its bytes, while it exists. ctypes' own buffers would make a type for each length."""
     return int(ctypes.c_void_p.from_buffer(ctypes.c_char_p(data)).value or 0)
 
 
@@ -116,10 +116,10 @@ def _bpf(command: int, layout: str, *values: int | bytes) -> int:
 
 
 class Steering:
-    """Until it is closed, sockets get what this thread's network namespace is sent at loopback addresses.
+    """Until it is closed, connections to loopback addresses in this thread's network namespace go to these sockets.
 
-    :param sockets: of each family the one that serves, then of each family the one for who is to be served later
-    :raises OSError: the kernel cannot, or we may not
+    :param sockets: for each family the serving socket, then for each family the one for clients that are served later
+    :raises OSError: the kernel does not support it, or we may not use it
     """
 
     def __init__(self, sockets: Sequence[socket.socket | None]) -> None:
@@ -144,14 +144,14 @@ class Steering:
                 os.close(fd)
 
     def let(self, family: int, client: int, server: int) -> None:
-        """Have a connection between two ports be served from now on.
+        """Serve a connection between two ports from now on.
 
         :param family: 0 or 1, the index of its socket
         """
         _update(self._answered, _ports(family, client, server), bytes(4))
 
     def forget(self, family: int, client: int, server: int) -> None:
-        """The next one with the same ports is served later again."""
+        """The next connection with the same ports waits again."""
         key = _ports(family, client, server)
         try:
             _bpf(_MAP_DELETE_ELEM, "=I4xQ", self._answered, _address(key))
@@ -169,5 +169,5 @@ def _update(of: int, key: bytes, value: bytes) -> None:
 
 
 def _ports(family: int, client: int, server: int) -> bytes:
-    """As the program puts them together: the client's in the order of the network."""
+    """In the program's form: the client's port in network byte order."""
     return struct.pack("<2I", socket.htons(client), server | family << 16)

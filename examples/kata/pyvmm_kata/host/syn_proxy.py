@@ -1,4 +1,4 @@
-"""SYNs to the loopback addresses of a network namespace: seen, sent again, refused (RFC 9293)."""
+"""SYNs to the loopback addresses of a network namespace: observed, sent again, refused (RFC 9293)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Knock:
 
     :ivar index: 0 of IPv4, 1 of IPv6
     :ivar address: that was dialled
-    :ivar client: the port that it is from
-    :ivar server: the port that was dialled
-    :ivar answer: a connection that is for it
+    :ivar client: the source port
+    :ivar server: the destination port
+    :ivar answer: a connection for it
     :ivar taken: it has its connection, or is not waited for any more
     """
 
@@ -52,7 +52,7 @@ class Knock:
         self._send(raw, self._source, self.address, self._segment)
 
     def refuse(self, raw: socket.socket) -> None:
-        """Answer with a RST: nobody listens there."""
+        """Answer with a RST: nothing listens there."""
         expected = (self._sequence + 1) & 0xFFFFFFFF
         segment = struct.pack(">HHIIBBHHH", self.server, self.client, 0, expected, 5 << 4, _RST | _ACK, 0, 0, 0)
         self._send(raw, self.address, self._source, segment)
@@ -80,7 +80,7 @@ def _checksum(data: bytes) -> int:
 
 
 def deafen(listener: socket.socket) -> None:
-    """Have a socket that listens take nothing: who dials it gets no answer, and dials again after a second."""
+    """Make a listening socket accept nothing: a client gets no answer, and tries again after a second."""
     _attach(listener, ((0x06, 0, 0, 0),))
 
 
@@ -91,9 +91,9 @@ def _attach(sock: socket.socket, filters: tuple[tuple[int, int, int, int], ...])
 
 
 def listen(family: int) -> socket.socket:
-    """A socket that hears of each SYN to a loopback address of this thread's network namespace.
+    """A socket that receives each SYN to a loopback address of this thread's network namespace.
 
-    :raises OSError: without the right to (CAP_NET_RAW)
+    :raises OSError: CAP_NET_RAW is missing
     """
     raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
     try:

@@ -1,8 +1,8 @@
 """The guest's network: the interfaces of the pod's network namespace, with their addresses and routes.
 
-The maker of the namespace (podman, CNI) has put an interface into it, with addresses, routes, MTU and MAC address.  A
-tap device is added, frames that arrive at one are sent by the other (tc, *mirred*, in both directions), and the guest
-gives its own interface the same name, addresses and routes.  The namespace's own stack does not see these frames.
+The owner of the namespace (podman, CNI) has added an interface to it, with addresses, routes, MTU and MAC address. A
+tap device is added, frames that arrive at one are sent by the other (tc, *mirred*, in both directions), and the guest's
+own interface gets the same name, addresses and routes. The namespace's own stack does not see these frames.
 
 Everything here is called in the namespace: the front ends enter it (:func:`enter`) before they make threads, or work
 in a thread that has (:func:`in_namespace`).
@@ -75,7 +75,7 @@ class Route(NamedTuple):
 
 
 class Neighbor(NamedTuple):
-    """A neighbour that the namespace knows for good."""
+    """A permanent neighbour entry of the namespace."""
 
     address: str
     mac: str
@@ -83,9 +83,9 @@ class Neighbor(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What the guest is to have.
+    """The network configuration of the guest.
 
-    :ivar is_tap: a program of the host's is at the other end: pasta, slirp4netns
+    :ivar is_tap: a program of the host is at the other end: pasta, slirp4netns
     """
 
     name: str
@@ -97,7 +97,7 @@ class Interface(NamedTuple):
     is_tap: bool = False
 
     def tell(self, agent: AgentClient) -> None:
-        """Have the guest give its interface of this MAC address all that."""
+        """Configure the guest's interface with this MAC address."""
         agent.update_interface(
             protobuf.message("types.Interface")(
                 device=self.name,
@@ -111,7 +111,7 @@ class Interface(NamedTuple):
         )
 
     def route_messages(self) -> list[Any]:
-        """Its routes, each a ``types.Route``; those on the link first, since gateways are behind them."""
+        """Its routes, each a ``types.Route``; on-link routes first, since gateways are behind them."""
         ordered = sorted(self.routes, key=lambda route: bool(route.gateway))
         return [
             protobuf.message("types.Route")(
@@ -140,10 +140,10 @@ class Interface(NamedTuple):
 
 
 class KeptNet(NamedTuple):
-    """A network device of a machine that was saved.
+    """A network device of a saved machine.
 
     :ivar mac: its MAC address, which the guest keeps
-    :ivar name: of the interface that it is in the guest; empty: it is a spare one
+    :ivar name: of the interface in the guest; empty: it is a spare device
     """
 
     mac: str
@@ -153,7 +153,8 @@ class KeptNet(NamedTuple):
 class Network:
     """A guest's network.  *nets* are the devices of its machine.
 
-    :param namespace: the path of the namespace in which interfaces may come: then the devices are spare ones, for these
+    :param namespace: the path of the namespace to which interfaces may be added: then the devices are spare ones, for
+        these
     """
 
     def __init__(
@@ -170,31 +171,31 @@ class Network:
         self._keepers = list(keepers)
 
     def release(self) -> None:
-        """The machine has opened its devices: from now on they go when it does.  A second call does nothing."""
+        """The machine has opened its devices: from now on they are removed with it. A second call does nothing."""
         while self._keepers:
             os.close(self._keepers.pop())
 
     def take_keepers(self) -> list[int]:
-        """What :meth:`release` would close is the caller's."""
+        """The caller owns from now on what :meth:`release` would close."""
         keepers, self._keepers = self._keepers, []
         return keepers
 
     @property
     def spares(self) -> tuple[str, ...]:
-        """The MAC addresses of the devices for interfaces that are not there yet."""
+        """The MAC addresses of the devices for interfaces that do not exist yet."""
         return tuple(net.mac for net in self.nets) if self._namespace else ()
 
     def kept(self) -> list[KeptNet]:
-        """The devices as a copy of the machine has them."""
+        """The devices in the form that a copy of the machine has them."""
         names = {number: (each.mac, each.name) for number, each in enumerate(self.interfaces)}
         return [KeptNet(*names.get(number, (net.mac, ""))) for number, net in enumerate(self.nets)]
 
     def take_up(self, nets: Sequence[KeptNet], agent: AgentClient, readdress: Callable[[int, str], None]) -> None:
-        """In place of :meth:`configure`, in a copy of another machine: its interfaces keep their MAC addresses, and get
-        the names, addresses and routes of these.
+        """Replaces :meth:`configure` in a copy of another machine: its interfaces keep their MAC addresses, and get the
+        names, addresses and routes of these.
 
         :param nets: the devices of that machine
-        :param readdress: gives the device of that number, which has no driver yet, a MAC address
+        :param readdress: sets the MAC address of the device of that number, which has no driver yet
         """
         found = []
         for number, (interface, net) in enumerate(zip(self.interfaces, nets, strict=False)):
@@ -208,19 +209,19 @@ class Network:
             self.configure(agent)
 
     def readdress(self, change: Callable[[int, str], None]) -> None:
-        """Give the machine's devices, of which none has a driver yet, the MAC addresses of the interfaces.
+        """Set the MAC addresses of the machine's devices, of which none has a driver yet, to those of the interfaces.
 
-        :param change: gives the device of that number an address
+        :param change: sets the address of the device of that number
         """
         for number, interface in enumerate(self.interfaces):
             change(number, interface.mac)
 
     def adopt(self, agent: AgentClient, readdress: Callable[[int, str], None]) -> None:
-        """If interfaces have come into the namespace by now, give them to the guest: the spare devices become them, in
-        the order in which both are.
+        """Give the guest the interfaces that have been added to the namespace by now: the spare devices become these,
+        in order.
 
-        :param readdress: gives the device of that number, which has no driver yet, a MAC address
-        :raises ConfigError: more have come than there are devices
+        :param readdress: sets the MAC address of the device of that number, which has no driver yet
+        :raises ConfigError: more have been added than there are devices
         :raises HostError: see :func:`take_over`
         """
         if self._namespace and in_namespace(self._namespace, self._adopt_here):
@@ -229,7 +230,7 @@ class Network:
             self.configure(agent)
 
     def move(self, namespace: str) -> None:
-        """Have the spare devices be for another network namespace, and be there.
+        """Move the spare devices to another network namespace.
 
         :param namespace: its path
         :raises ConfigError: it has more interfaces than there are devices
@@ -268,7 +269,7 @@ class Network:
         return bool(found)
 
     def configure(self, agent: AgentClient) -> None:
-        """Have the guest take it over."""
+        """Connect the guest to it."""
         for interface in self.interfaces:
             interface.tell(agent)
         if routes := [message for each in self.interfaces for message in each.route_messages()]:
@@ -278,9 +279,9 @@ class Network:
 
 
 def user_network(published: Sequence[Publish] = ()) -> Network:
-    """A network that needs no privileges, by passt, in the namespace of the process that makes the machine.
+    """A network without privileges, by passt, in the namespace of the process that makes the machine.
 
-    The guest has the address and the gateway that passt has for it, which are the host's (passt(1), "--address").
+    The guest has the address and the gateway that passt assigns, which are the host's (passt(1), "--address").
 
     :raises HostError: the host has no default route
     """
@@ -310,10 +311,10 @@ def _default_address() -> tuple[Address, str]:
 
 
 def enter(path: str) -> None:
-    """Put this thread, and what it will start, into the network namespace at *path*; empty: a new one.
+    """Move this thread, and its future children, into the network namespace at *path*; empty: a new one.
 
     :raises ConfigError: there is none
-    :raises HostError: without the right to (CAP_SYS_ADMIN)
+    :raises HostError: CAP_SYS_ADMIN is missing
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not path:
@@ -336,7 +337,8 @@ def _check(result: int, what: str) -> None:
 
 
 def in_namespace(path: str, work: Callable[[], Result]) -> Result:
-    """Do something in a thread of its own that is in the network namespace at *path*, as is what it starts."""
+    """Run a function in a thread of its own in the network namespace at *path*, together with the children that it
+    starts."""
     outcome: list[Result] = []
     failure: list[BaseException] = []
 
@@ -356,12 +358,12 @@ def in_namespace(path: str, work: Callable[[], Result]) -> Result:
 
 
 def has_interfaces() -> bool:
-    """Is there more than a loopback interface?"""
+    """Whether there is more than a loopback interface."""
     return count_interfaces() > 0
 
 
 def count_interfaces() -> int:
-    """How many there are, up or not, beside loopback and ours."""
+    """How many interfaces there are, up or not, besides loopback and ours."""
     return sum(name != "lo" and not name.startswith(TAP_PREFIX) for _, name in socket.if_nameindex())
 
 
@@ -369,7 +371,7 @@ def count_interfaces() -> int:
 
 
 def take_again(nets: Sequence[KeptNet]) -> Network:
-    """As :func:`take_over`, for a copy of a machine that has these devices, which has no more and no fewer.
+    """As :func:`take_over`, for a copy of a machine with exactly these devices.
 
     :raises ConfigError: this namespace has more interfaces
     """
@@ -389,12 +391,12 @@ def take_again(nets: Sequence[KeptNet]) -> Network:
 
 
 def take_over(late: str = "", spares: int = 1) -> Network:
-    """What this namespace has: a tap device beside each of its Ethernet interfaces that are up.
+    """Connect this namespace: a tap device for each of its Ethernet interfaces that are up.
 
-    :param late: the path of this namespace, if interfaces may come after the machine's start (CNI of ``ctr run``,
+    :param late: the path of this namespace, if interfaces may be added after the machine's start (CNI of ``ctr run``,
         podman's networks of containers with a user namespace)
     :param spares: how many of them
-    :raises HostError: without the right to (CAP_NET_ADMIN), or the kernel has no tap devices or *mirred*
+    :raises HostError: CAP_NET_ADMIN is missing, or the kernel has no tap devices or *mirred*
     :raises ConfigError: another machine has taken it over
     """
     if not has_interfaces():
@@ -443,8 +445,8 @@ def _taps(macs: Sequence[str], first: int = 0) -> tuple[list[NetConfig], list[in
 
 
 def blank(macs: Sequence[str]) -> tuple[list[NetConfig], list[int]]:
-    """Devices with these MAC addresses that lead nowhere, in this thread's network namespace, which has none yet; and
-    descriptors that keep them.
+    """Unconnected devices with these MAC addresses, in this thread's empty network namespace; and the descriptors that
+    keep them.
 
     :raises HostError: without the right to (CAP_NET_ADMIN)
     """
@@ -457,7 +459,7 @@ def _close_all(fds: list[int]) -> None:
 
 
 def _interfaces(route: Rtnetlink, own: Sequence[str] = ()) -> Iterator[tuple[int, Interface]]:
-    """(index, Interface) of each Ethernet interface that is up, but for the tap devices *own*."""
+    """(index, Interface) of each Ethernet interface that is up, except the tap devices *own*."""
     addresses, neighbors, routes = route.addresses(), route.neighbors(), route.routes()
     for link in route.links():
         if link.name.startswith(TAP_PREFIX) and link.name not in own:
@@ -503,7 +505,7 @@ def _interfaces(route: Rtnetlink, own: Sequence[str] = ()) -> Iterator[tuple[int
 
 
 def _make_tap(name: str, beside: str) -> int:
-    """A tap device that is there for as long as this descriptor, or one of the machine's, is open."""
+    """A tap device that exists while this descriptor, or one of the machine's, is open."""
     try:
         fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -522,7 +524,7 @@ def _make_tap(name: str, beside: str) -> int:
 
 
 def _redirect(route: Rtnetlink, index: int, tap: str, mtu: int) -> None:
-    """What comes in at the one goes out at the other."""
+    """Forward frames from each one to the other."""
     other = route.find(tap)
     try:
         with open(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6", "w") as switch:
@@ -556,7 +558,7 @@ _RULE, _RULE_LOCAL = 1, 2
 
 
 def _lead_in(route: Rtnetlink, tap: str, interface: Interface) -> None:
-    """Lead what this namespace's own stack has for the interface's addresses to the guest."""
+    """Route packets of this namespace's own stack for the interface's addresses to the guest."""
     own = [address.text for address in interface.addresses if not address.family]
     if not own:
         return
@@ -580,7 +582,7 @@ def _lead_in(route: Rtnetlink, tap: str, interface: Interface) -> None:
 
 @contextlib.contextmanager
 def _as_it_was_left() -> Iterator[None]:
-    """A rule may be as a machine before us has left it."""
+    """An earlier machine may have left such a rule."""
     try:
         yield
     except HostError as error:

@@ -1,7 +1,7 @@
-"""The protocol between the commands and the process that holds a container's virtual machine.
+"""The protocol between the commands and the process with a container's virtual machine.
 
-It is spoken over a unix socket in the state's folder, which only its owner can enter.  A connection has one request, a
-line of JSON with descriptors, and answers, which are lines of JSON.  (ttrpc cannot pass descriptors.)
+It uses a unix socket in the state's folder, which only its owner can enter. A connection has one request, a line of
+JSON with descriptors, and answers, which are lines of JSON. (ttrpc cannot pass descriptors.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Channel:
         """Received descriptors; a caller that takes ownership clears the list."""
 
     def fileno(self) -> int:
-        """The socket, for poll(2); a whole line may have been received already."""
+        """The socket, for poll(2); a complete line may have been received already."""
         return self._sock.fileno()
 
     def send(self, value: Json, fds: Sequence[int] = ()) -> None:
@@ -65,7 +65,7 @@ class Channel:
             self._sock.sendall(data)
 
     def send_bytes(self, value: Json, data: bytes) -> None:
-        """Send a line, and what it announces.
+        """Send a line, and the data that it announces.
 
         :raises OSError: the other end is gone
         """
@@ -82,7 +82,7 @@ class Channel:
             raise HostError(f"{self._peer} ended before it was asked", code="oci-gone") from error
 
     def receive(self, timeout: float | None = CALL_S) -> Json | None:
-        """The next line; None when the other end is gone.
+        """The next line; None if the other end is gone.
 
         :raises HostError: nothing came in time, or no JSON
         """
@@ -100,7 +100,7 @@ class Channel:
         return value
 
     def take(self, size: int, timeout: float = CALL_S) -> bytes:
-        """The *size* bytes behind the last line.
+        """The *size* bytes after the last line.
 
         :raises HostError: they did not come, or not in time
         """
@@ -112,7 +112,7 @@ class Channel:
         return data
 
     def _read_on(self, timeout: float | None, deadline: float | None) -> bool:
-        """Read some bytes more; False when the other end is gone."""
+        """Read some more bytes; False if the other end is gone."""
         self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
         try:
             data, extra, _, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
@@ -153,9 +153,9 @@ class Channel:
 def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Channel, int], None]) -> None:
     """Run *body* in a child, in a session of its own; its result is the child's exit status.
 
-    :param peer: what errors call the child
-    :param body: gets the child's end of a connection
-    :param agree: gets the other end and the child's pid; when it raises, the child is killed
+    :param peer: the child's name in errors
+    :param body: receives the child's end of a connection
+    :param agree: receives the other end and the child's pid; if it raises, the child is killed
     """
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = os.fork()
@@ -182,8 +182,8 @@ def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Chann
 
 
 def leave_descriptors(kept: set[int]) -> None:
-    """Close all that the caller may have left open, and redirect standard input, output and error to /dev/null: the
-    reader of the container's output must see its end when the container's processes close it."""
+    """Close everything that the caller may have left open, and redirect standard input, output and error to /dev/null:
+    the reader of the container's output must see its end when the container's processes close it."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in range(3):
         os.dup2(null, fd)
