@@ -1,1 +1,1 @@
-"""The program ``pyvmm-oci``: its commands, and what they share."""
+"""The program ``pyvmm-oci``: its commands, and their common parts."""

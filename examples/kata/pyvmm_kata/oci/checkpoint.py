@@ -1,4 +1,4 @@
-"""``pyvmm-oci checkpoint ID`` saves a container in a folder, ``restore ID`` lets it go on from there, and ``fork ID
+"""``pyvmm-oci checkpoint ID`` saves a container in a folder, ``restore ID`` continues it from there, and ``fork ID
 NEW...`` makes running copies of it.
 
 What is saved is the whole virtual machine: the memory of the processes, and of the guest's kernel.
@@ -174,7 +174,7 @@ def fork(context: Context, arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str], options: dict[str, str], command: str) -> dict[str, Any] | None:
-    """The options, checked, with the rest of the words as ``rest``; None: the usage was printed."""
+    """The validated options, with the other words as ``rest``; None: the usage was printed."""
     found, rest = parse(arguments, options, {"b": "bundle", "d": "detach", "h": "help"}, command)
     if found["help"]:
         same = ", ".join(f"--{name}" for name in WITHOUT_EFFECT if name in options)
@@ -274,9 +274,9 @@ def fork_container(
 def save(folder: str, place: str, *, end: bool, meanwhile: Callable[[Json], None] = lambda spec: None) -> None:
     """Save the container whose state is in *folder* as a checkpoint in the folder *place*.
 
-    :param end: it ends with that; else it goes on
-    :param meanwhile: is called with its config.json while its processes stand still, when the machine is saved
-    :raises VmmError: it cannot be saved; it goes on, and what was in *place* is as it was
+    :param end: the container ends then; otherwise it continues
+    :param meanwhile: called with its config.json while its processes are frozen, when the machine is saved
+    :raises VmmError: it cannot be saved; it continues, and *place* is unchanged
     """
     known = state.read(folder)
     if known["status"] not in ("running", "paused"):
@@ -304,7 +304,7 @@ def _roomy() -> str:
 
 
 def _copy_bundles(known: Json, spec: Json, bundles: str, names: Sequence[str], made: list[str]) -> None:
-    """Make a bundle for each copy; *made* gets their folders."""
+    """Make a bundle for each copy; *made* receives their folders."""
     for name in names:
         path = os.path.join(bundles, name)
         try:
@@ -338,8 +338,8 @@ def _own_mount(index: int, mount: Json, path: str) -> Json:
 
 
 def _own_spec(spec: Json, path: str) -> Json:
-    """A copy's config.json: its namespaces and its control group are its own, and hooks are the business of whoever
-    made the container."""
+    """A copy's config.json: it has its own namespaces and cgroup, and no hooks, which belong to the container's
+    creator."""
     own = {
         **spec,
         "root": {**spec["root"], "path": os.path.join(path, spec["root"]["path"])},

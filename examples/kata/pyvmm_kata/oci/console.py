@@ -1,4 +1,4 @@
-"""Terminals: pairs of which the caller gets the master, and their sizes."""
+"""Terminals: pairs of master and slave for the caller, and their sizes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def open_console(path: str) -> int:
-    """Make a terminal and send its master to the program that listens at *path*, as runc does
-    (docs/terminals.md, "detached"); returns the slave.  It is in raw mode, since the guest has the real terminal.
+    """Make a terminal and send its master to the program that listens at *path*, as runc does (runc's
+    docs/terminals.md, "detached"); returns the slave. It is in raw mode, since the guest has the real terminal.
 
     :raises HostError: nobody receives it
     """
@@ -40,7 +40,7 @@ def open_console(path: str) -> int:
 
 
 def window_size(fd: int) -> tuple[int, int]:
-    """Rows and columns; zeros when they are not set."""
+    """Rows and columns; zeros if they are not set."""
     try:
         size = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
     except OSError:
@@ -51,8 +51,8 @@ def window_size(fd: int) -> tuple[int, int]:
 def follow(fd: int, resize: Callable[[int, int], None], *, take: bool) -> None:
     """Call *resize* with the terminal's size, now and on each SIGWINCH.  On the main thread only.
 
-    :param take: make it the controlling terminal of this process, which leads a session: a process gets SIGWINCH for
-        its controlling terminal only
+    :param take: make it the controlling terminal of this process, which leads a session: only then does it get SIGWINCH
+        for it
     """
     if take:
         fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
@@ -67,7 +67,7 @@ def follow(fd: int, resize: Callable[[int, int], None], *, take: bool) -> None:
 
 
 class RawTerminal:
-    """A context in which the user's terminal is in raw mode; without effect if *fd* is not a terminal."""
+    """A context in which the user's terminal is in raw mode; no effect if *fd* is not a terminal."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

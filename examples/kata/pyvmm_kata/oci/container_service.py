@@ -1,4 +1,4 @@
-"""Serves the commands for one container: its state on disk, its control socket, its face.
+"""Serves the commands for one container: its state on disk, its control socket, its proxy process.
 
 The monitor of a machine has a :class:`ContainerService` for each container in it.
 """
@@ -48,9 +48,9 @@ class Plan(NamedTuple):
 
     :ivar folder: of the state; it exists
     :ivar cgroup: directory of the control group, empty for none
-    :ivar face: the process whose pid is the container's
+    :ivar face: its proxy process
     :ivar console: the descriptor of its terminal, or -1
-    :ivar kept: the checkpoint that it goes on from; None: it is made anew
+    :ivar kept: the checkpoint from which it continues; None: it is new
     """
 
     container_id: str
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     @property
     def guest_id(self) -> str:
-        """Its id in the guest: a copy has that of the container that it is a copy of."""
+        """Its id in the guest: a copy has that of the original."""
         return self.kept.id if self.kept is not None else self.container_id
 
 
@@ -73,9 +73,9 @@ class ContainerService:
     """Answers the requests for one container, and reports its events.
 
     :param on_join: makes one more container in the same machine, from the request and its descriptors
-    :param on_start: is called before the container's first process runs
-    :param on_lost: the face was killed, and the container is to follow
-    :param may_save: raises ConfigError if the machine is not only its own
+    :param on_start: called before the container's first process runs
+    :param on_lost: the proxy process was killed, and the container must be killed too
+    :param may_save: raises ConfigError if other containers share the machine
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ContainerService:
         self._serve_it(sandbox, container, "created")
 
     def restore(self, sandbox: Sandbox, kept: Kept) -> None:
-        """In place of :meth:`create`: take it up in a copy of the machine that it was made in.
+        """Replaces :meth:`create`: continue it in a copy of the machine in which it was made.
 
         :raises VmmError: it cannot be
         """
@@ -166,7 +166,7 @@ class ContainerService:
     def start(self, *, removes: bool) -> None:
         """Run its first process.
 
-        :param removes: nothing of it is to be left when it has ended, if this process may remove it
+        :param removes: nothing of it may be left when it has ended, if this process may remove it
         :raises VmmError: it cannot be run
         """
         timeline.note("start")
@@ -187,8 +187,8 @@ class ContainerService:
             self.lose(status.reason)
 
     def lose(self, reason: str) -> None:
-        """The machine has ended before its status was known: write why into its output (``podman logs``), once: its
-        first process reports that, and so does the machine."""
+        """The machine has ended before its status was known: write the reason into its output (``podman logs``), once,
+        although both its first process and the machine report it."""
         self.has_ended = True
         with self._lock:
             if self._is_lost:
@@ -221,7 +221,7 @@ class ContainerService:
         self.save(status="stopped", exitStatus=self.status)
 
     def tell_end(self) -> None:
-        """Its face ends with its status, and whoever waits for that goes on."""
+        """Its proxy process ends with its status, which releases the waiters."""
         if self._voice >= 0:
             os.close(self._voice)
             self._voice = -1
@@ -231,7 +231,7 @@ class ContainerService:
                 self.plan.face.end(self.status)
 
     def leave(self, machine: str) -> str:
-        """Remove it for all other commands; returns where what is left of it is, empty: it is to stay.
+        """Remove it for all other commands; returns the place of its remains, empty: it must stay.
 
         :param machine: the machine's folder
         """
@@ -246,7 +246,7 @@ class ContainerService:
             return ""
 
     def release(self) -> None:
-        """Call it when nothing of it is left: its face ends with its status, if it has not yet."""
+        """Call it when nothing of it is left: its proxy process ends with its status, unless it has already."""
         self._released.set()
         if not self._told.is_set():
             self.tell_end()
@@ -356,7 +356,7 @@ class ContainerService:
         channel.send({})
 
     def _end_face_in_time(self) -> None:
-        """Let the container's pid end although the guest has not told the end of a program that SIGKILL ends."""
+        """End the container's pid although the guest has not reported the end of a program that SIGKILL ends."""
         if not self._told.wait(KILL_S):
             with self._lock:
                 if not self._told.is_set():
@@ -364,7 +364,7 @@ class ContainerService:
                     self.plan.face.end(KILLED)
 
     def _do_state(self, _request: Json, channel: control.Channel) -> None:
-        """What `state` prints, behind a line that says how long it is: for the program in C."""
+        """The output of `state`, after a line with its length: for the program in C."""
         text = state.text(state.read(self.plan.folder)).encode()
         channel.send_bytes({"bytes": len(text)}, text)
 
@@ -499,11 +499,11 @@ def _last_stream(stdio: Stdio) -> int:
 
 
 def tell_oom(bundle: str, pid: int) -> None:
-    """Make the file by which podman knows that a container ran out of memory; without conmon, do nothing.
+    """Make the file that tells podman that a container ran out of memory; no effect without conmon.
 
-    conmon(8), which podman runs as the parent of a container's face, watches the control group of the container's pid
-    for processes that are killed because memory ran out.  That happens in the guest, where the host's control group
-    shows nothing of it, so the runtime makes the file that podman looks for.
+    conmon(8), which podman runs as the parent of a container's proxy process, watches the cgroup of the container's pid
+    for OOM kills. They happen in the guest, where the host's cgroup does not show them, so the runtime makes the file
+    that podman looks for.
 
     :param bundle: the container's
     :param pid: of the container's face
@@ -519,7 +519,7 @@ def tell_oom(bundle: str, pid: int) -> None:
 
 
 def _persist_folders(pid: int) -> list[str]:
-    """What conmon was given as its folder for the container, if the parent of *pid* is one (none or one)."""
+    """conmon's folder for the container, from its arguments, if the parent of *pid* is a conmon (none or one)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])

@@ -1,4 +1,4 @@
-"""What all commands share: the global options, and where a container's state is."""
+"""The common parts of all commands: the global options, and the place of a container's state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _ALL_IDS = 0xFFFF_FFFF
 
 
 def is_of_a_user() -> bool:
-    """Whether the caller is an ordinary user on the host.  In the user namespace that podman makes for one, this
-    process is root, and the map of ids is not that of the initial user namespace (user_namespaces(7))."""
+    """Whether the caller is an ordinary user on the host. In the user namespace that podman makes for one, this process
+    is root, and the id map differs from that of the initial user namespace (user_namespaces(7))."""
     if os.geteuid():
         return True
     try:
@@ -28,7 +28,7 @@ def is_of_a_user() -> bool:
 
 
 def default_root() -> str:
-    """Where state is without ``--root``: on a tmpfs, since no container survives a reboot of the host."""
+    """The default of ``--root``: on a tmpfs, since no container survives a reboot of the host."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return f"{runtime}/pyvmm-oci" if runtime and is_of_a_user() else SYSTEM_ROOT
 
@@ -48,7 +48,7 @@ class Context(NamedTuple):
     annotations: tuple[str, ...] = ()
 
     def folder(self, container_id: str) -> str:
-        """Where the state of a container is."""
+        """The folder of a container's state."""
         return os.path.join(self.root, container_id)
 
     def error(self, message: str) -> None:

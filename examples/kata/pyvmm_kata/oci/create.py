@@ -1,4 +1,5 @@
-"""``pyvmm-oci create``: makes the state's folder, the face and the monitor, and waits until the container is made."""
+"""``pyvmm-oci create``: makes the state's folder, the proxy process and the monitor, and waits until the container is
+made."""
 
 from __future__ import annotations
 
@@ -67,9 +68,9 @@ def create(
     front: Front | None = None,
     streams: tuple[int, int, int] = (0, 1, 2),
 ) -> int:
-    """Make a container; returns the pid of its face, a child of this process, or of the front's caller.
+    """Make a container; returns the pid of its proxy process, a child of this process or of the launcher.
 
-    :param kept: a checkpoint from which it goes on; None: it is made anew, and not yet started
+    :param kept: a checkpoint from which it continues; None: it is new, and not yet started
     :param foreground: the container may use this process's terminal, without a console socket
     :param front: this process is one
     :param streams: descriptors of its standard input, output and error, unless it has a console
@@ -188,7 +189,7 @@ def _make_folder(context: Context, container_id: str) -> str:
 
 
 def first_state(container_id: str, bundle: Bundle, cgroup: str, pid: int) -> Json:
-    """That of a container whose face has this pid, before it is made."""
+    """The monitor of a container whose proxy process has this pid, before the container is made."""
     return {
         "ociVersion": state.OCI_VERSION,
         "id": container_id,

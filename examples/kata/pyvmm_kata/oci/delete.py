@@ -1,4 +1,4 @@
-"""``pyvmm-oci delete [--force] ID``: removes what is left of a container."""
+"""``pyvmm-oci delete [--force] ID``: removes the remains of a container."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(context: Context, arguments: Sequence[str]) -> int:
 
 
 def delete(folder: str, *, force: bool) -> None:
-    """Remove a container that has ended; with *force*, any, in whatever state it is.
+    """Remove a container that has ended; with *force*, one in any state.
 
     :raises ConfigError: it has not ended
     """
@@ -76,8 +76,8 @@ def _warn(why: str) -> None:
 
 
 def _end_unknown(folder: str) -> Json:
-    """End a container whose state cannot be read; returns what is known then.  Its monitor, if there is one, has the
-    state in memory and writes it once more."""
+    """End a container whose state cannot be read; returns what is known then. Its monitor, if there is one, has the
+    state in memory and writes it again."""
     try:
         control.call(folder, "kill", 5.0, signal=signal.SIGKILL, all=True)
         control.call(folder, "released", END_S)
@@ -110,7 +110,7 @@ def _end(folder: str, known: Json, *, kill: bool) -> None:
 
 
 def _kill(known: Json) -> None:
-    """End what does not end by itself."""
+    """End everything that does not end by itself."""
     for pid, began in _processes(known):
         if state.is_alive(pid, began):
             _signal(pid, began)
@@ -138,7 +138,7 @@ def _signal(pid: int, began: int) -> None:
 
 
 def _processes(known: Json) -> list[tuple[int, int]]:
-    """The container's face; and its monitor, when that is to end with this container."""
+    """Kill the container's proxy process; and its monitor, if that ends with this container."""
     found = [(known["pid"], known["startTime"])]
     if not known.get("shared"):
         found.append((known.get("monitor", 0), known.get("monitorStart", 0)))
@@ -146,7 +146,7 @@ def _processes(known: Json) -> list[tuple[int, int]]:
 
 
 def _has_others(folder: str, known: Json) -> bool:
-    """Does its monitor have other containers that have not ended?"""
+    """Whether its monitor has other containers that have not ended."""
     root = os.path.dirname(folder)
     for name in os.listdir(root):
         try:
@@ -179,8 +179,7 @@ def _wait_gone(known: Json, seconds: float) -> bool:
 
 
 def wait_removed(folder: str) -> None:
-    """Wait until nothing is left of a container that exists no more (:func:`pyvmm_kata.state.leave`); of any other, do
-    nothing.
+    """Wait until a removed container has left nothing (:func:`pyvmm_kata.state.leave`); no effect for any other.
 
     :param folder: of a state: a new container's, or one that its monitor has not moved away yet
     :raises HostError: its monitor does not end
@@ -218,7 +217,7 @@ def _wait_removed(folder: str) -> None:
 
 
 def clear(folder: str, group: str) -> None:
-    """Remove what is left of a container: its control group, and the state's folder, whose name is free at once."""
+    """Remove the remains of a container: its cgroup, and the state's folder, whose name is free at once."""
     import shutil
 
     Cgroup(group).remove()

@@ -1,5 +1,5 @@
-"""``pyvmm-oci events [--stats] ID``: prints statistics of a container as lines of JSON, with the field names of runc's,
-and an event for each process that was killed because memory ran out."""
+"""``pyvmm-oci events [--stats] ID``: prints statistics of a container as lines of JSON, with runc's field names, and an
+event for each process that was killed for lack of memory."""
 
 from __future__ import annotations
 

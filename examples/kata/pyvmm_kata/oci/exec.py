@@ -1,8 +1,7 @@
 """``pyvmm-oci exec ID [COMMAND]``: runs one more program in a running container.
 
-A process of the host stays until the program has ended.  It has the program's terminal, ``--pid-file`` gets its pid,
-and it exits with the program's status.  It is this process, or with ``--detach`` a child, which a subreaper can wait
-for.
+A process of the host runs until the program has ended. It has the program's terminal, ``--pid-file`` gets its pid, and
+it exits with the program's status. It is this process, or with ``--detach`` a child, which a subreaper can wait for.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def _detach(folder: str, process: Json, options: Json) -> int:
 class Attendant:
     """The process of the host that stays with a process of the guest.
 
-    :param caller: is told that it runs, or why not
+    :param caller: called when it runs, or with the error
     """
 
     def __init__(self, folder: str, process: Json, console_socket: str, caller: socket.socket | None = None) -> None:
@@ -81,7 +80,7 @@ class Attendant:
         self._channel: control.Channel | None = None
 
     def run(self) -> int:
-        """Run it to its end; its exit status."""
+        """Run it to its end; returns its exit status."""
         try:
             self._start()
         except VmmError as error:

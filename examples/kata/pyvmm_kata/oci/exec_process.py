@@ -1,4 +1,4 @@
-"""The process that a command line of ``exec`` means."""
+"""The process that a command line of ``exec`` describes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ALIASES = {"p": "process", "d": "detach", "t": "tty", "e": "env", "u": "user", "
 
 
 def process_of(arguments: Sequence[str], of_container: Json, file: int = -1) -> Json:
-    """In the monitor: the process of a command line of ``exec`` that has no container's id.
+    """In the monitor: the process of a command line of ``exec`` without a container's id.
 
     :param file: a descriptor of the file that ``--process`` names
     :raises ConfigError: the command line is invalid

@@ -1,7 +1,7 @@
 """``pyvmm-oci kill [--all] ID [SIGNAL]``: sends a signal to a container.
 
-``pyvmm-oci start ID`` runs the program of one that was created, ``pyvmm-oci pause ID`` freezes its processes, and
-``pyvmm-oci resume ID`` lets them go on.
+``pyvmm-oci start ID`` runs the program of a created one, ``pyvmm-oci pause ID`` freezes its processes, and ``pyvmm-oci
+resume ID`` thaws them.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def start_main(context: Context, arguments: Sequence[str]) -> int:
 def start(folder: str, *, removes: bool = False) -> None:
     """Start it, and run its ``poststart`` hooks.
 
-    :param removes: its monitor may remove what is left of it when it has ended.  Where that cannot, or is killed, and
-        where there are ``poststop`` hooks, its state is still there
+    :param removes: its monitor may remove its remains when it has ended. Its state still exists if that was impossible,
+        the monitor was killed, or there are ``poststop`` hooks
     :raises VmmError: it cannot be started
     """
     known = state.read(folder)

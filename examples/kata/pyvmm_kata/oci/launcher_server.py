@@ -1,9 +1,10 @@
 """A front: a process of ``pyvmm-poold`` that does a ``create`` or a ``run`` for the small program (launcher/pool.c), or
 becomes the shim of a pod for the other one (launcher/shim.c).
 
-It has all that the whole program would import, waits for one command line, does it with the caller's descriptors,
-environment and working directory, and ends.  What it cannot do as the caller would, it leaves to the whole program,
-before anything is made.  The container's face is a child of the caller's, which starts it for the front.
+It has imported everything that the Python program would import. It waits for one command line, runs it with the
+caller's descriptors, environment and working directory, and ends. What it cannot do exactly as the caller would, it
+leaves to the Python program, before anything is made. The container's proxy process is a child of the caller, which
+starts it for the server.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def place() -> str:
 
 
 def be_front(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = False) -> int:
-    """Be one, in a child of the pool without other threads; the exit status.
+    """Run the server, in a child of the pool without other threads; returns the exit status.
 
     :param pods: it becomes a shim of containerd's
     :param pool: a socket of packets, over which the connection of a caller comes
@@ -80,8 +81,8 @@ def be_front(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = F
 
 
 def _rehearse(root: str, chosen: Settings) -> None:
-    """Compute once what a command does: the memory that this writes to, which is the pool's, is copied before anybody
-    waits for it.  Nothing is made."""
+    """Run the computations of a command once: memory that they write, which is shared with the pool, is then copied
+    before anybody waits. Nothing is made."""
     ours, its = socket.socketpair()
     front, other = Front(control.Channel(ours, "the command")), control.Channel(its, "rehearsal")
     words = ["--config", "kata.toml", "--root", root, "run", "--bundle", "/", "rehearsal"]
@@ -139,7 +140,7 @@ class Front:
         self._removes = False
 
     def serve(self) -> int:
-        """Do it, and answer; the exit status."""
+        """Execute it, and answer; returns the exit status."""
         answer: Json = {}
         folder = ""
         context: Context | None = None
@@ -165,8 +166,8 @@ class Front:
         return 0
 
     def be_shim(self) -> int:
-        """Be the shim of a pod that has none, and say so; the exit status.  What else there is to do, and to complain
-        about, is left to the whole program."""
+        """Be the shim of a pod without one, and report that; returns the exit status. Everything else, errors included,
+        is left to the Python program."""
         from pyvmm_kata.shim import bootstrap, main, server
 
         place: bootstrap.Place | None = None
@@ -191,7 +192,7 @@ class Front:
         return 0
 
     def _take_words(self) -> list[str]:
-        """Be as the caller is; its command line."""
+        """Take over the caller's environment; returns its command line."""
         try:
             self._channel.send({"ready": True})
             request = self._channel.receive(REQUEST_S)
@@ -221,7 +222,7 @@ class Front:
         return words
 
     def _take_over(self) -> tuple[Context, list[str]]:
-        """Be as the caller is; the global options, and the command line behind them."""
+        """Take over the caller's environment; returns the global options, and the command line after them."""
         words = self._take_words()
         try:
             options, rest = parse(words, GLOBAL_OPTIONS, {"h": "help", "v": "version"}, "pyvmm-oci")
@@ -250,8 +251,8 @@ class Front:
 
     def check(self, bundle: Bundle, machine: Machine, chosen: Settings) -> None:
         """
-        :raises Elsewhere: the container needs another machine than the pool's, or something that its config.json names
-            is another thing for the caller than for this process
+        :raises Elsewhere: the container needs another machine than the pool's, or a file that its config.json names
+            differs between the caller and this process
         """
         if machine.holder or bundle.spec.get("hooks") or not is_for_pool(bundle, chosen):
             raise Elsewhere
@@ -264,7 +265,7 @@ class Front:
         return {"start": True, "removes": self._removes} if self._starts else {}
 
     def spawn(self, words: list[str]) -> socket.socket:
-        """Have the caller start a face; its socket.
+        """Request that the caller start a proxy process; returns its socket.
 
         :raises HostError: it does not
         """
@@ -283,7 +284,7 @@ class Front:
 
 
 def _paths(spec: Json) -> Iterator[str]:
-    """Those of the host that a config.json names."""
+    """The files of the host that a config.json names."""
     yield spec["root"]["path"]
     for mount in spec.get("mounts") or ():
         yield mount.get("source") or ""

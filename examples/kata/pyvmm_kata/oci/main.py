@@ -1,4 +1,5 @@
-"""``pyvmm-oci [GLOBAL OPTION]... COMMAND [OPTION]... [ARGUMENT]...``: finds the command, turns errors into messages."""
+"""``pyvmm-oci [GLOBAL OPTION]... COMMAND [OPTION]... [ARGUMENT]...``: finds the command, and turns errors into
+messages."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ guest's console), --systemd-cgroup, --config FILE (see the user's guide)
 
 
 def version_text() -> str:
-    """What ``--version`` prints: lines like runc's, with the version of the runtime specification on the third."""
+    """The output of ``--version``: lines like runc's, with the version of the runtime specification on the third."""
     from importlib.metadata import PackageNotFoundError, version
 
     from pyvmm_kata.state import OCI_VERSION

@@ -1,7 +1,7 @@
-"""``pyvmm-oci metrics [--listen ADDRESS]``: what is counted of all machines and the node, as Prometheus reads it.
+"""``pyvmm-oci metrics [--listen ADDRESS]``: the counters of all machines and the node, in Prometheus's format.
 
-The machines are those of the containers below ``--root``, and those of containerd's shims.  Each is asked by a thread,
-and none is waited for longer than :data:`SCRAPE_S`: whoever holds it may hang, and lie.
+The machines are those of the containers below ``--root``, and those of containerd's shims. A thread queries each, and
+none is waited for longer than :data:`SCRAPE_S`: its holder may hang, and lie.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ METRICS = {
 class Asked(NamedTuple):
     """A machine that is asked.
 
-    :ivar sandbox_id: by which it is known without its answer
+    :ivar sandbox_id: its id, known without its answer
     :ivar kind: ``oci`` or ``containerd``
     :ivar pid: of the process that holds it
     :ivar ask: takes seconds, returns what :func:`pyvmm_kata.pod.statistics.collect` made
@@ -131,7 +131,7 @@ def scrape(context: Context, shims: str) -> str:
 
 
 def _of_runtime(context: Context) -> list[Asked]:
-    """The machines of containers of ``pyvmm-oci``: those with the same monitor are in one."""
+    """The machines of containers of ``pyvmm-oci``: containers with the same monitor share one."""
     found: dict[int, tuple[str, str, str]] = {}
     for name in os.listdir(context.root) if os.path.isdir(context.root) else ():
         try:
@@ -161,7 +161,7 @@ def _of_shims(root: str) -> Iterator[Asked]:
 
 
 def _id_of_shim(pid: int) -> str:
-    """What containerd has named on its command line: the pod's first container, whose id is the pod's."""
+    """The container that containerd named on its command line: the pod's first one, whose id is the pod's."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
@@ -205,7 +205,7 @@ class Page:
         self._lines: dict[str, dict[str, str]] = {name: {} for name in METRICS}
 
     def add(self, metric: str, value: object, /, **labels: object) -> None:
-        """A line, if the value is a number; what the labels say may be anybody's, and the first of the same counts."""
+        """A line, if the value is a number; the labels are not trusted, and the first of equal ones counts."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         pairs = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
@@ -230,7 +230,7 @@ def _escape(text: object) -> str:
 
 
 def _write_machine(page: Page, machine: Asked, answer: Json | None) -> bool:
-    """Its lines; whether it has answered."""
+    """The lines of one machine; and whether it has answered."""
     labels = {"sandbox_id": machine.sandbox_id, "kind": machine.kind}
     page.add("pyvmm_sandbox_up", int(answer is not None), **labels)
     mine = {"sandbox_id": machine.sandbox_id}
@@ -357,11 +357,11 @@ def _serve(address: str, make: Callable[[], str]) -> None:
             self.wfile.write(body)
 
         def address_string(self) -> str:
-            """Of a unix socket there is none."""
+            """A unix socket has none."""
             return "client"
 
         def log_message(self, format: str, *words: object) -> None:
-            """Nothing: a scrape comes every few seconds."""
+            """Log nothing: a scrape comes every few seconds."""
 
     listener = _listener(address)
     server = Server(("", 0), Handler, bind_and_activate=False)
@@ -378,9 +378,9 @@ def _serve(address: str, make: Callable[[], str]) -> None:
 
 
 def _listener(address: str) -> socket.socket:
-    """A listening socket: a path has a slash in it; else it is HOST:PORT, of this host and nobody else's.
+    """A listening socket: a path contains a slash; otherwise it is HOST:PORT, on this host only.
 
-    :raises ConfigError: it is no such address
+    :raises ConfigError: it is not such an address
     :raises HostError: it cannot be had
     """
     host, colon, port = address.rpartition(":")
@@ -401,7 +401,7 @@ def _listener(address: str) -> socket.socket:
 
 
 def _unix_listener(path: str) -> socket.socket:
-    """One that only its owner may connect to, in the place of one that nobody listens on any more."""
+    """A socket that only its owner may connect to, replacing one without a listener."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -1,8 +1,8 @@
-"""The process that holds a virtual machine, and the containers in it: one, or those of a pod.
+"""The process that holds a virtual machine, and its containers: one, or those of a pod.
 
-It is a child of the ``create`` that made its first container, and later of the reaper of that process, in a session of
-its own.  Its mounts, machine and taps disappear when it ends; folders and control groups are left, which ``delete``
-removes.  A container's pid is that of its face, which ends when this process does.
+It is a child of the ``create`` that made its first container, and later of that process's reaper, in a session of its
+own. Its mounts, machine and taps disappear when it ends; folders and cgroups are left, which ``delete`` removes. A
+container's pid is that of its proxy process, which ends when this process does.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ LINGER_S = 10.0
 
 
 class Asked:
-    """What a ``create`` asks of a process that has a machine: a container in it.
+    """A ``create``'s request to a process with a machine: a container in it.
 
-    :param fds: the face, the streams, and the mounts, which it takes over
+    :param fds: the proxy process, the streams, and the mounts, which it takes over
     """
 
     def __init__(self, request: Json, fds: list[int]) -> None:
@@ -61,7 +61,7 @@ class Asked:
         self._streams = fds[1:first]
 
     def stdio(self, *, terminal: bool) -> tuple[Stdio, int]:
-        """The streams, and the console, which are the caller's from now on; -1: no console."""
+        """The streams, and the console, owned by the caller from now on; -1: no console."""
         ends = self._streams
         if terminal:
             stdio = Stdio(os.dup(ends[0]), os.dup(ends[-1]), None, terminal=True)
@@ -70,7 +70,7 @@ class Asked:
         return stdio, ends.pop() if len(ends) == 1 else -1
 
     def close(self) -> None:
-        """Close what nobody took, but for the face."""
+        """Close what nobody took, except the proxy process."""
         self.placed.close()
         while self._streams:
             os.close(self._streams.pop())
@@ -101,9 +101,9 @@ class Monitor:
     # -- making ------------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Enter the namespaces and the control group.
+        """Enter the namespaces and the cgroup.
 
-        :raises VmmError: the host does not let us
+        :raises VmmError: the host does not permit it
         """
         plan = self._plan
         self._first.save(monitor=os.getpid(), monitorStart=state.start_time(os.getpid()))
@@ -176,10 +176,10 @@ class Monitor:
             Cgroup(self._home).limit_cpu(self._resources)
 
     def adopt(self, sandbox: Sandbox, group: str) -> None:
-        """In place of :meth:`prepare` and of the machine of :meth:`create`: take one that is ready.
+        """Replaces :meth:`prepare` and the machine of :meth:`create`: use one that is ready.
 
-        :param group: the control group in which this process is; empty: none
-        :raises VmmError: it is not fit for this container, of which nothing has been made
+        :param group: this process's cgroup; empty: none
+        :raises VmmError: it does not fit this container, of which nothing has been made
         """
         plan = self._plan
         spec = plan.bundle.spec
@@ -208,7 +208,7 @@ class Monitor:
             raise
 
     def _bound(self, memory: int) -> None:
-        """Limit what the container has on the host, where its RAM is *memory* bytes."""
+        """Set the container's limits on the host, where its RAM is *memory* bytes."""
         if self._home:
             Cgroup(self._home).limit_memory(memory, self._resources)
 
@@ -236,7 +236,7 @@ class Monitor:
 
     @property
     def _size(self) -> tuple[int, int]:
-        """Memory and vCPUs of the machine: a copy has what the other one had."""
+        """Memory and vCPUs of the machine: a copy has those of the original."""
         plan = self._plan
         if plan.kept:
             return plan.kept.memory, plan.kept.vcpus
@@ -280,8 +280,8 @@ class Monitor:
             self._sandbox.adopt_network()
 
     def _join(self, request: Json, fds: list[int]) -> None:
-        """Make one more container, from the request of a ``create`` and its descriptors: the face, the streams, and the
-        mounts."""
+        """Make one more container, from the request of a ``create`` and its descriptors: the proxy process, the
+        streams, and the mounts."""
         asked = Asked(request, fds)
         try:
             bundle = Bundle.load(state.read(asked.folder)["bundle"])
@@ -318,10 +318,10 @@ class Monitor:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def wait(self) -> int:
-        """Wait for the end of the last container, tell it, and end the machine; the exit status.
+        """Wait for the end of the last container, report it, and end the machine; returns the exit status.
 
-        What the guest has written to its share is on the host when its processes have ended.  A disk has it when the
-        machine has ended, and so that comes first.
+        The guest's writes to its share are on the host when its processes have ended. Its writes to a disk are there
+        when the machine has ended, so that comes first.
         """
         if not self._ended.wait(SETTLED_S):
             warm_settle()
@@ -348,7 +348,7 @@ class Monitor:
         return self._first.status
 
     def _remove(self, left: list[tuple[ContainerService, str]]) -> None:
-        """Remove what there still is of containers, as `delete` does."""
+        """Remove the remains of containers, as `delete` does."""
         try:
             if self._home:
                 Cgroup(ROOT).enter(0)
@@ -419,7 +419,7 @@ class Monitor:
         service.release()
 
     def _move_home(self, groups: list[str]) -> None:
-        """Enter the control group of another container: the present one will be removed."""
+        """Enter the cgroup of another container: the present one will be removed."""
         old = self._home
         for path in groups:
             group = Cgroup(path)
@@ -434,5 +434,5 @@ class Monitor:
 
 
 def _make_way() -> None:
-    """Let those go on who wait for a container's end, before what is left of it is taken apart."""
+    """Release the processes that wait for a container's end, before its remains are removed."""
     time.sleep(WAY_S)  # nothing tells when they have run

@@ -1,4 +1,4 @@
-"""Command lines as runc takes them: Go's, where ``-bundle``, ``--bundle`` and ``--bundle=DIR`` are the same."""
+"""Command lines in runc's syntax, which is Go's: ``-bundle``, ``--bundle`` and ``--bundle=DIR`` are the same."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FLAG, VALUE, NUMBER, LIST = "flag", "value", "number", "list"
 def parse(
     arguments: Sequence[str], options: Mapping[str, str], aliases: Mapping[str, str], command: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Options up to ``--`` or the first word that is not an option; and the rest.
+    """Options up to ``--`` or the first word that is not an option; and the other words.
 
-    :param options: what each takes, by name; without it, its value is False, empty, 0 or an empty tuple
+    :param options: the type of each, by name; without the option, its value is False, empty, 0 or an empty tuple
     :param aliases: names of options by further names
-    :raises ConfigError: an option is not known, or has no value
+    :raises ConfigError: an option is unknown, or has no value
     """
     blank: dict[str, Any] = {FLAG: False, VALUE: "", NUMBER: 0, LIST: ()}
     found: dict[str, Any] = {name: blank[kind] for name, kind in options.items()}
@@ -62,7 +62,7 @@ def _convert(kind: str, value: str, before: Any, what: str) -> Any:
 def one_id(rest: Sequence[str], command: str, most: int = 1) -> str:
     """The container's id among the arguments of a command.
 
-    :raises ConfigError: there is none, or there are more arguments than *most*
+    :raises ConfigError: it is missing, or there are more arguments than *most*
     """
     from pyvmm_kata.bundle.checks import check_id
 

@@ -74,7 +74,7 @@ class _Child(NamedTuple):
 class _Client(NamedTuple):
     """A connection that has sent no request yet.
 
-    :ivar until: when it is closed, by time.monotonic()
+    :ivar until: the time at which it is closed, by time.monotonic()
     """
 
     sock: socket.socket
@@ -82,7 +82,7 @@ class _Client(NamedTuple):
 
 
 class Pool:
-    """The machines that are ready, and who asks for them.
+    """The spares that are ready, and the requests for them.
 
     :param root: of the states of containers
     :param number: how many machines
@@ -118,7 +118,7 @@ class Pool:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
-        :raises ConfigError: there is a pool for the same containers already
+        :raises ConfigError: a pool for the same containers exists already
         :raises HostError: it cannot be served there
         """
         folder, name = pool_client.address(self._root)
@@ -170,7 +170,7 @@ class Pool:
         return listener
 
     def _turn(self, listener: socket.socket, woken: socket.socket) -> None:
-        """Do what there is to do, and wait for more."""
+        """Handle everything that is pending, and wait for more."""
         self._reap()
         self._look()
         now = time.monotonic()
@@ -212,7 +212,7 @@ class Pool:
     # -- spares ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Drop machines that are made of files which have been replaced since."""
+        """Drop spares whose files have been replaced since."""
         if self._looked and time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
@@ -247,7 +247,7 @@ class Pool:
         self._groups[pid] = group_of(pid)
 
     def _make_front(self) -> bool:
-        """Start one; False: it cannot be, for now."""
+        """Start one; False: it is impossible for now."""
         try:
             _, sock = self._fork(lambda its: launcher_server.be_front(its, self._root, self._settings, pods=self._pods))
         except OSError:
@@ -257,7 +257,7 @@ class Pool:
         return True
 
     def _fork(self, work: Callable[[socket.socket], int]) -> tuple[int, socket.socket]:
-        """Make a child that does *work* with a socket of packets; its pid, and the other end."""
+        """Make a child that runs *work* with a socket of packets; returns its pid, and the other end."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gc.collect()
         gc.freeze()  # what there is is shared with the child
@@ -320,7 +320,7 @@ class Pool:
         _say(why)
 
     def _drop(self, child: _Child) -> None:
-        """Have no more to do with it: it ends, if it has not been given away."""
+        """Release it: it ends, unless it has been given away."""
         child.sock.close()
         if child in self._ready:
             self._ready.remove(child)
@@ -382,7 +382,7 @@ class Pool:
         self._clients.append(_Client(client, now + REQUEST_S))
 
     def _serve(self, client: socket.socket) -> None:
-        """Answer a request, which came at once or not at all."""
+        """Answer a request, which must come at once."""
         try:
             text = client.recv(MAX_REQUEST)
             answer = self._answer(_words_of(text) if text.endswith(b"\n") else {}, client)
@@ -392,7 +392,7 @@ class Pool:
             pass  # it has ended, or reads nothing
 
     def _answer(self, request: Json, client: socket.socket) -> Json:
-        """The answer; empty: a spare or a front gives it."""
+        """The answer; empty: a spare or a launcher server sends it."""
         op = request.get("op")
         if op == "status":
             return {"ready": len(self._ready), "wanted": self._number, **self._counts}
@@ -419,7 +419,7 @@ class Pool:
         return {"error": "no machine is ready"}
 
     def _hand_over(self, request: Json, client: socket.socket) -> Json:
-        """Give a front a command line."""
+        """Give a command line to a launcher server."""
         if request.get("place") != self._place:
             return {"error": "the pool is elsewhere"}
         while self._ready and self._fronts:
@@ -434,7 +434,7 @@ class Pool:
 
 
 def _words_of(text: bytes) -> Json:
-    """What a spare says; empty: nothing that makes sense."""
+    """A spare's report; empty: it is invalid."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -443,7 +443,7 @@ def _words_of(text: bytes) -> Json:
 
 
 def _runs(pid: int) -> bool:
-    """Whether our child still runs; it is reaped when it does not."""
+    """Whether our child still runs; reaps it if it does not."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:

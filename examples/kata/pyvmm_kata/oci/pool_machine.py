@@ -1,11 +1,12 @@
-"""A spare: a process with a machine for which there is no container yet.  It becomes the monitor of one, or ends.
+"""A spare: a process with a machine that has no container yet. It becomes the monitor of one, or ends.
 
-``pyvmm-poold`` (:mod:`pyvmm_kata.oci.pool`) keeps spares, each its child.  It has a socket beside the folder of the
-states, which only its user can enter.  A ``create`` asks there for a machine (:func:`take`), the pool passes the
-connection to a spare, and the two agree on the rest.  Who asks in vain, or waits too long, makes a machine by itself.
+``pyvmm-poold`` (:mod:`pyvmm_kata.oci.pool`) keeps spares, each its child. It has a socket beside the folder of the
+states, which only its user can enter. A ``create`` requests a machine there (:func:`take`), the pool passes the
+connection to a spare, and the two negotiate the rest. After a refusal or a timeout, the ``create`` makes a machine
+itself.
 
-A spare that was given to somebody is never given again: it ends with the connection if it does not get a container.
-One that was not ends with the pool, however that ends: they have a socket, too.
+A spare is given away only once: it ends with the connection if it does not get a container. An unused one ends with the
+pool, however that ends: a socket connects them too.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
 
 
 def be_spare(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = False) -> int:
-    """Be one, in a child of the pool without other threads; the exit status.
+    """Run the server, in a child of the pool without other threads; returns the exit status.
 
-    :param pods: it becomes a shim of containerd's, which starts programs; else the monitor of a container
-    :param pool: a socket of packets.  The spare sends what :class:`Spare` has made, or why not, as JSON; the pool sends
-        the connection of whoever gets it
+    :param pods: it becomes a shim of containerd, which starts programs; otherwise the monitor of a container
+    :param pool: a socket of packets. The spare sends what :class:`Spare` has made, or the reason for its failure, as
+        JSON; later the pool sends it the connection of a ``create``
     """
     from pyvmm_kata.pod import templates
 
@@ -113,7 +114,7 @@ def _rehearse(folder: str) -> None:
 class Spare:
     """A machine without a container.
 
-    :param root: where the state of its container will be
+    :param root: the place for the state of its container
     :ivar booted: it has booted, since there is no template; one would help
     """
 
@@ -129,7 +130,7 @@ class Spare:
         self.booted = False
 
     def make(self) -> None:
-        """Make the machine, jailed as any other one of a monitor's is.
+        """Make the machine, jailed like that of any monitor.
 
         :raises VmmError: it cannot be made
         """
@@ -183,7 +184,7 @@ class Spare:
             os.write(self._end, b".")
 
     def wait(self, pool: socket.socket) -> socket.socket | None:
-        """The connection of whoever gets it; None: the pool has ended, or the machine has."""
+        """The connection of its user; None: the pool has ended, or the machine has."""
         ready = select.poll()
         for fd in (pool.fileno(), self._ended):
             ready.register(fd, select.POLLIN)
@@ -197,7 +198,7 @@ class Spare:
         return socket.socket(fileno=fds[0]) if fds else None
 
     def serve(self, channel: control.Channel) -> int:
-        """Become the monitor of whatever container is asked for, or the shim of a pod; the exit status."""
+        """Become the monitor of any requested container, or the shim of a pod; returns the exit status."""
         monitor: Monitor | None = None
         shim: Callable[[], None] | None = None
         answer: Json = {}
@@ -277,7 +278,7 @@ class Spare:
             asked.close()
 
     def close(self) -> None:
-        """End the machine, and remove what it had."""
+        """End the machine, and remove its files."""
         from pyvmm_kata.host import cgroups
 
         try:
@@ -292,8 +293,8 @@ class Spare:
 
 
 class Elsewhere(Exception):
-    """A front cannot make that container; the whole program can, or says why it cannot either."""
+    """A launcher server cannot make that container; the Python program can, or reports why it cannot either."""
 
 
 class _Unfit(Exception):
-    """The machine is not for that container; another one is."""
+    """The machine does not fit that container; another one may."""

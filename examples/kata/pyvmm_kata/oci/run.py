@@ -1,7 +1,7 @@
 """``pyvmm-oci run ID``: ``create``, ``start``, wait for the end, ``delete``.
 
-When it returns, the container exists no more for any command, and the folder of its state is gone.  The monitor may
-still take its machine apart; a ``create`` of the same id waits for that.
+When it returns, no command finds the container any more, and the folder of its state is gone. The monitor may still
+close its machine; a ``create`` of the same id waits for that.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def run(
     kept: Kept | None = None,
     then: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a container of a bundle; the exit status: the container's, 0 with ``detach``.
+    """Run a container of a bundle; returns the exit status: the container's, 0 with ``detach``.
 
-    :param kept: a checkpoint from which it goes on; None: it is started
+    :param kept: a checkpoint from which it continues; None: it is started
     :param then: called when it runs
-    :param insist: a second SIGINT or SIGTERM kills it: signals do not end the first process of a pid namespace that has
-        no handler for them
+    :param insist: a second SIGINT or SIGTERM kills it: signals without a handler do not end the first process of a pid
+        namespace
     """
     foreground = not options["detach"]
     folder = context.folder(container_id)
@@ -80,7 +80,7 @@ def run(
 
 
 def _is_there(folder: str, pid: int) -> bool:
-    """Whether its monitor has left it to us to remove it: otherwise another one may have its name already."""
+    """Whether its monitor has left its removal to us: otherwise another container may have its name already."""
     try:
         return bool(state.read(folder)["pid"] == pid)
     except ConfigError as error:
@@ -88,7 +88,7 @@ def _is_there(folder: str, pid: int) -> bool:
 
 
 def _attend(folder: str, pid: int, options: dict[str, Any], begin: Callable[[], None], *, insist: bool) -> int:
-    """Have it begin, and forward signals and the terminal's size to the container until it ends."""
+    """Start it, and forward signals and the terminal's size to the container until it ends."""
     asked = 0
 
     def forward(number: int, _frame: Any) -> None:

@@ -1,9 +1,9 @@
-"""Containers that share a machine: a container that enters namespaces of another one runs in the other's machine.
+"""Containers that share a machine: one that enters namespaces of another runs in the other's machine.
 
 podman's pods and ``--network container:X`` are such containers (see :mod:`pyvmm_kata.host.namespaces`).
 
-The folder of a machine is beside those of the containers: ``@PID-START``, after its monitor.  No container can have
-such a name, and it tells whether the monitor still runs.
+The folder of a machine is beside those of the containers: ``@PID-START``, after its monitor. No container can have such
+a name, and it shows whether the monitor still runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Machine(NamedTuple):
-    """Where a container is to run.
+    """The machine for a container.
 
     :ivar holder: the folder of a container in that machine; empty: it gets a machine of its own
     :ivar members: the containers of that machine
@@ -33,11 +33,11 @@ class Machine(NamedTuple):
     network: str = ""
 
     def prefer_network(self, path: str) -> Machine:
-        """The same, with the path of the network namespace of a container whose spec names none."""
+        """The same, with the path of a container's network namespace if its spec names none."""
         return self._replace(network=path)
 
     def face_namespaces(self, spec: Json) -> dict[str, str]:
-        """Those that the container's face is to enter, by type."""
+        """The namespaces that the container's proxy process enters, by type."""
         found = {kind: path for kind, path in _paths(spec).items() if self.holder or kind == "network"}
         return {"network": self.network, **found} if self.network else found
 
@@ -98,12 +98,12 @@ def folder_of(root: str, pid: int) -> str:
 
 
 def group_of(pid: int) -> str:
-    """The control group of a machine for which there is no container yet."""
+    """The cgroup of a machine without a container."""
     return f"{cgroups.ROOT}/pyvmm/@{pid}-{state.start_time(pid)}"
 
 
 def sweep(root: str) -> None:
-    """Remove the folders of monitors that were killed, and control groups of machines that never had a container."""
+    """Remove the folders of killed monitors, and cgroups of machines that never had a container."""
     for name in os.listdir(root) if os.path.isdir(root) else ():
         pid, _, began = name.removeprefix("@").partition("-")
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):

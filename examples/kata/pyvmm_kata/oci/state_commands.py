@@ -1,7 +1,7 @@
 """``pyvmm-oci state ID`` prints the state of a container as JSON, ``pyvmm-oci list`` the containers below ``--root``.
 
-``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine.
-``pyvmm-oci features`` prints what this runtime can do (OCI runtime specification, features.md).
+``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine. ``pyvmm-oci features``
+prints the features of this runtime (OCI runtime specification, features.md).
 """
 
 from __future__ import annotations

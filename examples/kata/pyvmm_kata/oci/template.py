@@ -1,4 +1,4 @@
-"""``pyvmm-oci template build|list|remove``: machines that have booted, of which those of containers are clones."""
+"""``pyvmm-oci template build|list|remove``: booted machines, of which those of containers are clones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _build(context: Context, arguments: Sequence[str]) -> int:
 
 
 def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
-    """That of a container without limits, but for what the options say."""
+    """The settings of a container without limits, except for the options."""
     chosen = settings.load(context.config)
     if options["memory"]:
         chosen = chosen._replace(memory=parse_size(options["memory"], "template build: --memory", "oci-usage"))
@@ -94,7 +94,7 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
 
 
 def _remove(names: Sequence[str]) -> int:
-    """Those that are named, or all."""
+    """The named ones, or all."""
     there = templates.names()
     for name in names:
         if name not in there:
@@ -105,7 +105,7 @@ def _remove(names: Sequence[str]) -> int:
 
 
 def _boot_and_save(kind: templates.Kind, place: str) -> str:
-    """Boot one, with nothing of a container's, and save it; the folder."""
+    """Boot one, with nothing of a container, and save it; returns the folder."""
     mounts.enter_namespace()
     if kind.nets:
         network.enter("")
@@ -138,8 +138,8 @@ def _boot_and_save(kind: templates.Kind, place: str) -> str:
 
 
 def _rehearse(kind: templates.Kind, place: str, made: str) -> None:
-    """Run a container of a program of ours in a clone.  Which memory that touches is noted with the template, and
-    clones have it before they touch it.  It is not learned of users' containers, which are to leave nothing there.
+    """Run a container with a program of ours in a clone. The memory that it touches is recorded in the template, and is
+    prefilled in clones. Users' containers are not recorded, since they must leave no trace there.
     """
     folder, root = f"{place}/sandbox", f"{place}/bundle/rootfs"
     os.mkdir(folder, 0o700)

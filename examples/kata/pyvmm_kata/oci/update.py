@@ -1,6 +1,6 @@
 """``pyvmm-oci update ID``: changes limits of a running container, in its virtual machine.
 
-A limit above the machine's memory or CPUs enlarges it as far as ``more_memory`` and ``more_cpus`` in kata.toml allow.
+A limit above the machine's memory or CPUs enlarges it, up to ``more_memory`` and ``more_cpus`` in kata.toml.
 """
 
 from __future__ import annotations
