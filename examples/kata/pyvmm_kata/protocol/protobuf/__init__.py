@@ -1,7 +1,7 @@
 """Message classes of the .proto files in examples/kata/proto, by their full names.
 
-The files are compiled into one table when the package is built (proto/compile.py); classes are made of it when they are
-first asked for.
+The files are compiled into one table when the package is built (proto/compile.py); classes are made from it at their
+first use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Message = Any
 
 @functools.cache
 def _table() -> dict[str, bytes]:
-    """Full name -> of a message its fields, of a service its methods, of an enum its values; each still encoded."""
+    """Full name -> fields of a message, methods of a service, values of an enum; each still encoded."""
     try:
         with open(PATH, "rb") as file:
             table: dict[str, bytes] = marshal.load(file)
@@ -62,7 +62,7 @@ def pack(content: Message) -> Message:
 
 
 def parse(made: type[Any], payload: bytes, most: int = 1 << 20) -> Message:
-    """The message that `payload` encodes, of at most so many elements. Raises ValueError when it is none."""
+    """Decode `payload` as a message with at most that many elements. Raises ValueError if it is invalid."""
     try:
         return made.FromString(payload, most)
     except ValueError as error:

@@ -36,7 +36,7 @@ MAX_ELEMENTS = 1 << 20
 
 
 class Budget:
-    """How many elements may still come."""
+    """How many more elements may follow."""
 
     __slots__ = ("left",)
 
@@ -84,9 +84,9 @@ class Descriptor:
 class Message:
     """A message.  Each kind is a class of its own: see :func:`pyvmm_kata.protocol.protobuf.message`.
 
-    :param fields: a message is given as such, or as a dictionary of its fields; None: not at all
-    :raises TypeError: a value is of another kind
-    :raises ValueError: a number does not fit, there is no such field
+    :param fields: a message is given as such, or as a dictionary of its fields; None: it is absent
+    :raises TypeError: a value has another type
+    :raises ValueError: a number does not fit, or there is no such field
     """
 
     DESCRIPTOR: Descriptor
@@ -145,7 +145,7 @@ class Message:
         object.__setattr__(self, "_given", True)
 
     def SetInParent(self) -> None:
-        """Have it in the message around it even when it is empty."""
+        """Mark it as present in the message around it, even when it is empty."""
         object.__setattr__(self, "_given", True)
 
     def HasField(self, name: str) -> bool:

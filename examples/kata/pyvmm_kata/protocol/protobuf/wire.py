@@ -25,7 +25,7 @@ _ALL = (1 << 64) - 1
 
 
 def checked(kind: int, value: Any) -> Any:
-    """A value that a user gives for a field, as it is kept.
+    """The stored form of a value that a user gives for a field.
 
     :raises TypeError: it is of another kind
     :raises ValueError: it is a number that does not fit
@@ -82,7 +82,7 @@ def put(out: bytearray, kind: int, value: Any) -> None:
 
 
 def read_varint(data: memoryview, at: int, longest: int = 10) -> tuple[int, int]:
-    """A number of at most so many bytes, and where it ends."""
+    """A number of at most that many bytes, and its end."""
     value = shift = 0
     for at in range(at, min(len(data), at + longest)):  # noqa: B020
         byte = data[at]
@@ -94,12 +94,12 @@ def read_varint(data: memoryview, at: int, longest: int = 10) -> tuple[int, int]
 
 
 def read_tag(data: memoryview, at: int) -> tuple[int, int]:
-    """What a field begins with, 32 bits: its number and its wire type; and where that ends."""
+    """The tag of a field, 32 bits: its number and its wire type; and its end."""
     return read_varint(data, at, 5)
 
 
 def read_field(data: memoryview, at: int, tag: int) -> tuple[int, Any, int]:
-    """Of the field with this tag: the wire type, what is there, and where that ends."""
+    """For the field with this tag: the wire type, the content, and its end."""
     wire = tag & 7
     if not 8 <= tag < 1 << 32:
         raise ValueError("a field without a number")
@@ -118,7 +118,7 @@ def read_field(data: memoryview, at: int, tag: int) -> tuple[int, Any, int]:
 
 
 def to_value(kind: int, raw: Any) -> Any:
-    """What the field holds: *raw* is a number or the bytes."""
+    """The content of the field: *raw* is a number or the bytes."""
     if kind == STRING:
         return str(raw, "utf-8")
     if kind == BYTES:
