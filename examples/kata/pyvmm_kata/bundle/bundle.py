@@ -20,13 +20,13 @@ class Bundle:
     :ivar path: the folder, absolute
     :ivar spec: its config.json
     :ivar rootfs: the folder with the container's files, or the disk, absolute
-    :ivar disk: the disk with the container's root file system, None: it is a folder
+    :ivar disk: the disk with the container's root file system; None: it is a folder
     :ivar volumes: the block devices of the host that are disks of its machine
     """
 
     def __init__(self, path: str, spec: Json, disk: root_disks.RootDisk | None = None) -> None:
         """
-        :param disk: its root, instead of what *spec* says
+        :param disk: its root, instead of that in *spec*
         :raises ConfigError: *spec* cannot be run
         """
         check_spec(spec)
@@ -44,8 +44,8 @@ class Bundle:
     def load(cls, path: str, disk: root_disks.RootDisk | None = None) -> Bundle:
         """Read ``config.json`` of the folder *path*.
 
-        :param disk: its root, instead of what config.json says
-        :raises ConfigError: there is none, or it cannot be run
+        :param disk: its root, instead of that in config.json
+        :raises ConfigError: it is missing, or cannot be run
         """
         bundle = cls(path, read_json(os.path.join(path, "config.json")), disk)
         if bundle.disk is None and not os.path.isdir(bundle.rootfs):
@@ -54,7 +54,7 @@ class Bundle:
 
     @classmethod
     def checked(cls, path: str, spec: Json) -> Bundle:
-        """One whose root is a folder, which another process has loaded and sent here."""
+        """A bundle whose root is a folder, which another process has loaded and sent here."""
         bundle = cls.__new__(cls)
         bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, None, ()
         bundle.rootfs = os.path.join(path, spec["root"]["path"])
@@ -62,12 +62,12 @@ class Bundle:
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Its annotations, empty where there are none."""
+        """Its annotations, empty if there are none."""
         return self.spec.get("annotations") or {}
 
 
 def read_json(path: str) -> Json:
-    """The JSON object in a user's file.
+    """Parse a user's file as a JSON object.
 
     :raises ConfigError: there is no such file, or it contains something else
     """
@@ -83,9 +83,9 @@ def read_json(path: str) -> Json:
 
 
 def parse_json(content: bytes, source: str, code: str = "oci-bundle") -> Json:
-    """The JSON object that a user gives.
+    """Parse a user's JSON object.
 
-    :param source: where it is from, for the error
+    :param source: its source, for the error
     :raises ConfigError: it is something else
     """
     try:
@@ -98,5 +98,5 @@ def parse_json(content: bytes, source: str, code: str = "oci-bundle") -> Json:
 
 
 def _no_constant(name: str) -> None:
-    """What Python takes for a number, and JSON does not."""
+    """Numbers that Python accepts, and JSON does not."""
     raise ValueError(f"{name} is no value")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GuestConfig(NamedTuple):
-    """What the agent is told about a container.
+    """The description of a container for the agent.
 
     :ivar text: the config.json
     :ivar mark: the beginning of strings that the agent replaces
@@ -61,7 +61,7 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
 
 
 def terminal_of(process: Json) -> Any:
-    """What the agent sets up itself of a process: a ``grpc.Process`` with its terminal."""
+    """The part of a process that the agent sets up itself: a ``grpc.Process`` with its terminal."""
     message = protobuf.message("grpc.Process")(Terminal=bool(process.get("terminal")))
     if size := process.get("consoleSize"):
         # A terminal has 16 bits for each (ioctl_tty(2))
@@ -84,7 +84,7 @@ def resources_text(resources: Json) -> str:
 
 
 def _numbered(entry: Json, mark: str) -> Json:
-    """A device, or a rule about one, of a disk has the number that the guest's kernel has given it."""
+    """The number of a disk, in a device or a rule, is the one that the guest's kernel has assigned."""
     if DISK not in entry:
         return entry
     made = {key: value for key, value in entry.items() if key != DISK}

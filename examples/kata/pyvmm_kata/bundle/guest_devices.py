@@ -1,4 +1,5 @@
-"""The devices of config.json, for a guest: which it has, which are disks, and what a privileged container gets."""
+"""The devices of config.json, for a guest: those that it has, those that are disks, and those of a privileged
+container."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _PRIVILEGES = {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD"}
 
 
 def device_in_guest(status: os.stat_result, source: str, index: int) -> str:
-    """The guest's device for one of the host's that is to be bound."""
+    """The guest's device for a device of the host that is to be bound."""
     number = os.major(status.st_rdev), os.minor(status.st_rdev)
     if stat.S_ISCHR(status.st_mode) and number in DEVICES:
         return DEVICES[number]
@@ -40,7 +41,7 @@ class Volume(NamedTuple):
     """A block device of the host that is a disk of the container's machine.
 
     :ivar path: on the host
-    :ivar read_only: no rule of the container's lets it write
+    :ivar read_only: no rule of the container allows writing to it
     """
 
     path: str
@@ -53,7 +54,7 @@ def serial_of(number: int) -> str:
 
 
 def volumes_of(spec: Json) -> tuple[Volume, ...]:
-    """The block devices that a container is given, one after the other.
+    """The block devices of a container, in order.
 
     :raises ConfigError: the host has no such device
     """
@@ -101,7 +102,7 @@ def _lets_write(rule: Json, device: Json) -> bool:
 
 
 def devices_of(spec: Json, serials: Sequence[str] = ()) -> list[Json]:
-    """The devices of config.json, as the guest has them.
+    """The devices of config.json in the guest's form.
 
     :param serials: the serial numbers of its block devices; empty: those of a machine that has them from its start
     """
@@ -132,7 +133,8 @@ def _is_in_guest(device: Json) -> bool:
 
 
 def is_privileged(spec: Json) -> bool:
-    """Whether the container may do what the guest's root may: engines give such a container all devices of the host."""
+    """Whether the container has all rights of the guest's root: engines give such a container all devices of the
+    host."""
     rules = spec.get("linux", {}).get("resources", {}).get("devices", ())
     return _has_rights(spec) and any(_allows_all(rule) for rule in rules)
 
@@ -142,7 +144,7 @@ def _has_rights(spec: Json) -> bool:
 
 
 def has_all_rights(spec: Json) -> bool:
-    """Whether it is what an engine in a user namespace makes of ``--privileged``: without rules for devices, and with a
+    """Whether it results from ``--privileged`` in an engine in a user namespace: without rules for devices, and with a
     bind mount for each device of the host, since mknod(2) fails there."""
     return _has_rights(spec) and not spec.get("linux", {}).get("maskedPaths")
 
@@ -159,7 +161,7 @@ def _allows_all(rule: Json) -> bool:
 def device_rule(rule: Json, devices: Sequence[Json]) -> Json:
     """A rule with its omitted numbers: -1 is any, and in the message an omitted number would be 0.
 
-    :param devices: what :func:`devices_of` has made of the container's
+    :param devices: the result of :func:`devices_of` for the container
     """
     if rule.get("type", "a") in ("", "a"):
         return rule

@@ -1,4 +1,4 @@
-"""The mounts of config.json, for a guest: what is bound from the host, and what the guest mounts itself."""
+"""The mounts of config.json, for a guest: those bound from the host, and those that the guest mounts itself."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def generation_mounts(bundle: Bundle) -> list[Json]:
 
 
 def destination_of(mount: Json) -> str:
-    """Where a mount of config.json is, as an absolute path."""
+    """The destination of a mount of config.json, as an absolute path."""
     destination: str = mount["destination"]
     return os.path.normpath("/" + destination.lstrip("/"))
 
@@ -110,7 +110,7 @@ def is_bind(mount: Json) -> bool:
 
 
 def is_device_of_host(mount: Json) -> bool:
-    """Whether it binds a device under its own name which the guest does not have."""
+    """Whether it binds a device under its own name that the guest does not have."""
     source = mount.get("source", "")
     if not (is_bind(mount) and source == mount["destination"] and source.startswith("/dev/")):
         return False
@@ -124,8 +124,8 @@ def is_device_of_host(mount: Json) -> bool:
 
 
 def shm_storages(bundle: Bundle) -> list[Storage]:
-    """A tmpfs of the guest's for each directory of the host that is to be ``/dev/shm``: processes could not share a
-    mapping of a virtio-fs file.  Containers of a pod that name the same directory have the same tmpfs."""
+    """A tmpfs of the guest for each directory of the host that would be ``/dev/shm``: processes could not share a
+    mapping of a virtio-fs file. Containers of a pod that name the same directory have the same tmpfs."""
     made = []
     for index, mount in enumerate(bundle.spec.get("mounts", ())):
         if is_bind(mount) and destination_of(mount) == SHM:
@@ -141,7 +141,7 @@ def _shm_place(status: os.stat_result) -> str:
 
 
 def socket_storages(shared: SharedDirectory, container_id: str) -> list[Storage]:
-    """Storages by which the agent listens in the guest for each socket of the host that a container was given."""
+    """Storages by which the agent listens in the guest for each host socket of a container."""
     return [
         Storage(
             "unix-socket",
@@ -170,7 +170,7 @@ def _check_socket(source: str, index: int) -> None:
 
 
 def _connects(source: str, kind: int) -> bool:
-    """Whether a unix socket of that type can be connected to the file; False as well when nobody listens there."""
+    """Whether a unix socket of that type can be connected to the file; also False if nothing listens there."""
     import socket
 
     at = os.open(source, os.O_PATH | os.O_CLOEXEC)
@@ -191,7 +191,7 @@ def _is_idmap(option: str) -> bool:
 
 
 def _place_overlay(mount: Json, index: int, name: str, shared: Share, *, read_only: bool) -> Json:
-    """An overlay of directories of the host's, which mounts it; the guest binds it."""
+    """An overlay of directories of the host, which mounts it; the guest binds it."""
     words = [option for option in mount.get("options", ()) if option in _OVERLAY_WORDS + _FLAG_WORDS]
     layers = [option for option in mount.get("options", ()) if option not in words]
     for option in layers:
@@ -216,7 +216,7 @@ def _status(path: str, index: int, field: str) -> os.stat_result:
 
 
 def _is_kernel_file(source: str, status: os.stat_result) -> bool:
-    """Whether the host's kernel generates it: no guest may see that, and it has its own kernel's files."""
+    """Whether the host's kernel generates the file: no guest may see it, and it has its own kernel's files."""
     if file_system(source) in _KERNEL_FILE_SYSTEMS:
         return True
     # devtmpfs calls itself a tmpfs

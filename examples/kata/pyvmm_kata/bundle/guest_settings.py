@@ -18,22 +18,22 @@ _NETWORK_SYSCTLS, _IPC_SYSCTLS = ("net.",), ("kernel.msg", "kernel.sem", "kernel
 
 
 def machine_name(spec: Json) -> str:
-    """The host name of a machine, after its first container's: the host's own, if that shares the host's."""
+    """The host name of a machine, after its first container's: the host's own, if the container shares it."""
     return spec.get("hostname") or ("" if namespaces.has(spec, "uts") else os.uname().nodename)
 
 
 def is_of_sandbox(spec: Json, sysctl: str) -> bool:
-    """Whether a kernel parameter is one of a namespace that belongs to the machine: its agent sets it."""
+    """Whether a kernel parameter belongs to a namespace of the machine: its agent sets it."""
     if sysctl.startswith(_NETWORK_SYSCTLS):
         return True
     return sysctl.startswith(_IPC_SYSCTLS) and not namespaces.has(spec, "ipc")
 
 
 def sysctls_of(spec: Json) -> dict[str, str]:
-    """Those of the container, for a network that belongs to the machine.
+    """The container's parameters, for a network that belongs to the machine.
 
-    With runc, a container with a user namespace has a network namespace that belongs to it: its root, who has
-    CAP_NET_BIND_SERVICE there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
+    With runc, a container with a user namespace has its own network namespace. Its root, who has CAP_NET_BIND_SERVICE
+    there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
     """
     linux = spec.get("linux", {})
     found = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
@@ -47,7 +47,7 @@ def sysctls_of(spec: Json) -> dict[str, str]:
 
 
 def _mapped_range(text: str, mappings: Sequence[Json]) -> str:
-    """``FIRST LAST`` of a user namespace, in ids of the guest; unchanged when no mapping contains the whole range."""
+    """``FIRST LAST`` of a user namespace, in ids of the guest; unchanged if no mapping contains the whole range."""
     words = text.split()
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         return text

@@ -1,4 +1,4 @@
-"""What binds files of the host for the guest, and what only records them."""
+"""Binds files of the host for the guest, or only records them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Share(Protocol):
-    """What binds and mounts for the guest: :class:`pyvmm_kata.host.mounts.SharedDirectory`."""
+    """The interface for binds and mounts for the guest: :class:`pyvmm_kata.host.mounts.SharedDirectory`."""
 
     def bind(
         self, source: str, name: str, *, recursive: bool = True, read_only: bool = False, follow: bool = False
     ) -> str:
-        """Let the guest see a file or a directory of the host; its path in the guest."""
+        """Show a file or a directory of the host to the guest; returns its path in the guest."""
         ...
 
     def overlay(self, name: str, options: Sequence[str], *, read_only: bool = False) -> str:
-        """Mount an overlay of directories of the host; its path in the guest."""
+        """Mount an overlay of directories of the host; returns its path in the guest."""
         ...
 
     def socket(self, source: str, name: str) -> str:
-        """Let the guest reach a unix socket of the host; its path in the guest."""
+        """Make a unix socket of the host available to the guest; returns its path in the guest."""
         ...
 
 
@@ -44,7 +44,7 @@ class Nowhere:
 
 
 class Bind(NamedTuple):
-    """A file or a directory of the host that the guest is to see as *name*."""
+    """A file or a directory of the host that the guest will see as *name*."""
 
     source: str
     name: str
@@ -54,7 +54,7 @@ class Bind(NamedTuple):
 
 
 class Recorder:
-    """A share that records what is to be bound, for a process in another mount namespace."""
+    """A share that records binds, for a process in another mount namespace."""
 
     def __init__(self) -> None:
         self.binds: list[Bind] = []

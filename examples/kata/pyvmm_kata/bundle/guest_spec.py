@@ -1,4 +1,4 @@
-"""Makes the guest's config.json of a bundle's: where it sees which files, and without what concerns the host.
+"""Makes the guest's config.json from a bundle's: with the guest's paths, and without the host's settings.
 
 Each part of config.json has a module of its own: mounts, devices, sysctls, limits.
 """
@@ -39,7 +39,7 @@ LABELS = ("apparmorProfile", "selinuxLabel")
 
 
 def check(bundle: Bundle, members: Sequence[Member] = (), *, more_disks: bool = False) -> None:
-    """Check that the guest can have all that a bundle names, before anything is made.
+    """Check that a guest can have everything that a bundle names, before anything is made.
 
     :param members: the containers of its machine
     :param more_disks: which may get disks while it runs
@@ -57,14 +57,14 @@ def place(
     members: Sequence[Member] = (),
     serials: Sequence[str] = (),
 ) -> Json:
-    """Bind a container's root file system and its volumes into *shared*; the config.json of the guest.
+    """Bind a container's root file system and its volumes into *shared*; returns the config.json of the guest.
 
-    What was bound is below ``<container_id>`` and is taken away by ``shared.unbind(container_id)``, which also a
-    failure leaves to the caller.
+    The binds are below ``<container_id>``, and ``shared.unbind(container_id)`` removes them, which the caller must do
+    even after an error.
 
-    :param root: where the guest has mounted the root file system itself; empty: it is bound, too
+    :param root: the guest's path of a root file system that it mounts itself; empty: it is bound too
     :param members: the containers of its machine
-    :param serials: of its block devices that come with it; empty: they are there from the machine's start
+    :param serials: of its block devices that come with it; empty: they exist from the machine's start
     :raises ConfigError: a volume, device or namespace cannot be given to a guest
     :raises HostError: something cannot be bound
     """
@@ -108,10 +108,10 @@ def place(
 
 
 def _check_places(spec: Json, mounts: Sequence[Json]) -> None:
-    """Check that the devices of a config.json are where a guest can make them.
+    """Check that the devices of a config.json are at paths where a guest can make them.
 
-    :param mounts: as :func:`place` has made them
-    :raises ConfigError: one is in a file system of the host's
+    :param mounts: from the result of :func:`place`
+    :raises ConfigError: one is in a file system of the host
     """
     if is_privileged(spec):
         return  # an engine names all that the host has
@@ -128,9 +128,10 @@ def _check_places(spec: Json, mounts: Sequence[Json]) -> None:
 
 
 def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown]]:
-    """What the container's face shows on the host: its root, None where only the guest has it, and the mounts in it.
+    """What the container's proxy process shows on the host: its root, None if only the guest has it, and the mounts in
+    it.
 
-    :param spec: as :func:`place` has made it
+    :param spec: the result of :func:`place`
     """
     mounts: list[Shown] = []
     for mount in spec["mounts"]:
@@ -151,10 +152,10 @@ def shown(spec: Json, shared: SharedDirectory) -> tuple[Shown | None, list[Shown
 
 
 def layout_of(spec: Json) -> list[list[str]]:
-    """Where the guest has mounted what: the destination, the type, and the name that the share has for it, for the root
-    file system and each mount.  A copy of the machine finds the files that are open there by these.
+    """The guest's mounts: destination, type, and name in the share, for the root file system and each mount. A copy of
+    the machine finds open files by these.
 
-    :param spec: as :func:`place` has made it
+    :param spec: the result of :func:`place`
     """
     entries = [{"destination": "/", "source": spec["root"]["path"], "type": "bind"}, *spec["mounts"]]
     found = []
@@ -166,7 +167,7 @@ def layout_of(spec: Json) -> list[list[str]]:
 
 
 def check_layout(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> None:
-    """Hold the layout of a bundle against that of a checkpoint.
+    """Compare the layout of a bundle with that of a checkpoint.
 
     :raises ConfigError: they are not the same
     """
@@ -182,6 +183,6 @@ def check_layout(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]
 
 
 def _mount_above(mounts: list[Shown], path: str) -> Shown | None:
-    """The last of *mounts* below which *path* is."""
+    """The last of *mounts* that contains *path*."""
     found = [one for one in mounts if path.startswith(one.destination.rstrip("/") + "/")]
     return max(found, key=lambda one: len(one.destination)) if found else None

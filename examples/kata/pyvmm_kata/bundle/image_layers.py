@@ -1,4 +1,4 @@
-"""Unpack the layers of an image into a directory (OCI image specification 1.1, layer.md).
+"""Unpacks the layers of an image into a directory (OCI image specification 1.1, layer.md).
 
 This runs in a process whose root directory is that directory (:mod:`pyvmm_kata.host.jailed_call`): names and links in a
 layer lead nowhere else.
@@ -57,7 +57,7 @@ class Layer(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """What all layers together may have.
+    """The limits for all layers together.
 
     :ivar size: bytes of files
     :ivar entries: files, directories and links
@@ -68,7 +68,7 @@ class Quota(NamedTuple):
 
 
 class _Counted:
-    """A file that is read, and its digest."""
+    """A file that is being read, and its digest."""
 
     def __init__(self, file: IO[bytes], digest: str) -> None:
         self._file = file
@@ -78,7 +78,7 @@ class _Counted:
         self._head = b""
 
     def peek(self, size: int) -> bytes:
-        """Its first bytes, which are read again."""
+        """Its first bytes, which are read again later."""
         self._head = self._file.read(size)
         return self._head
 
@@ -93,7 +93,7 @@ class _Counted:
 
     def finish(self) -> None:
         """
-        :raises ConfigError: it is another file than the image names
+        :raises ConfigError: it is not the file that the image names
         """
         if self._hash is None:
             return
@@ -120,9 +120,9 @@ class Unpacker:
         self._times: list[tuple[str, float]] = []
 
     def unpack(self, layer: Layer, fd: int) -> None:
-        """Unpack one layer above those before.
+        """Unpack one layer over the previous ones.
 
-        :raises ConfigError: it is damaged, or cannot be
+        :raises ConfigError: it is damaged, or cannot be unpacked
         :raises HostError: it is too large, or the host refuses a file
         """
         self._made.clear()
@@ -208,7 +208,7 @@ class Unpacker:
         self._attributes(member, path)
 
     def _make_folder(self, path: str) -> None:
-        """A directory that a layer does not have itself."""
+        """A directory that a layer does not contain itself."""
         missing = []
         while not os.path.isdir(path):
             missing.append(path)
@@ -219,7 +219,7 @@ class Unpacker:
             self._made.add(os.lstat(each).st_ino)
 
     def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bool:
-        """Make what is no directory; False: not made, or not to be changed further."""
+        """Make an entry that is not a directory; False: not made, or not to be changed further."""
         if member.isdev() and not member.isfifo():
             return False  # the machine has a /dev of its own
         if member.islnk():
@@ -302,7 +302,7 @@ class Unpacker:
             _remove(os.path.join(folder, name))
 
     def _empty(self, folder: str) -> None:
-        """Remove what layers below have in it."""
+        """Remove its contents from lower layers."""
         todo = [folder]
         while todo:
             with os.scandir(todo.pop()) as entries:
@@ -334,7 +334,7 @@ def _plain(packed: _Counted) -> IO[bytes]:
 
 
 class _Padded:
-    """An archive with what umoci leaves out at its end: zeros up to the end of the block, and two blocks of them."""
+    """An archive with the end that umoci omits: zeros up to the end of the block, and two blocks of them."""
 
     def __init__(self, content: _Counted) -> None:
         self._content = content
@@ -395,8 +395,8 @@ def _reason(error: OSError) -> str:
 
 
 def find_user(text: str) -> dict[str, Any]:
-    """The ids that ``config.User`` of an image stands for, by its etc/passwd and etc/group, as
-    ``uid``, ``gid``, ``additionalGids``, ``home``.
+    """The ids of ``config.User`` of an image, by its etc/passwd and etc/group, as ``uid``, ``gid``, ``additionalGids``,
+    ``home``.
 
     :raises ConfigError: there is no such user or group
     """

@@ -1,8 +1,8 @@
-"""Images: what a user names, unpacked into a root file system and the process that the image asks for.
+"""Images: a user's name for one, unpacked into a root file system, and the process of the image's configuration.
 
-Whoever made an image is not trusted.  Its archive and layers are unpacked in a process that reaches only the directory
-that they go to, and what the image names is opened without leaving its layout.  skopeo copies images of registries, and
-of other places, into a layout.
+The author of an image is not trusted. Its archive and layers are unpacked in a process that reaches only the
+destination, and files that the image names are opened without leaving its layout. skopeo copies images of registries,
+and of other places, into a layout.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TE
 
 
 def open_image(name: str, folder: str) -> tuple[str, Json]:
-    """The root file system of *name*, and the ``process`` that its image wants (empty for a folder or a disk).
+    """The root file system of *name*, and the ``process`` of its image (empty for a folder or a disk).
 
     :param name: a folder with a root file system; a disk with one, an image file or a block device; an OCI layout, as
-        ``DIR[:TAG]``; a docker or OCI archive; or what skopeo takes: ``docker://docker.io/library/debian``
-    :param folder: where it may be unpacked, empty
+        ``DIR[:TAG]``; a docker or OCI archive; or a source for skopeo: ``docker://docker.io/library/debian``
+    :param folder: an empty directory into which it may be unpacked
     :raises ConfigError: it is none of these, or damaged
     :raises HostError: skopeo is missing, or fails; it is too large, or the host refuses a file of it
     """
@@ -74,8 +74,8 @@ def open_image(name: str, folder: str) -> tuple[str, Json]:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder into which an image was unpacked, with all that a container has made there: directories that are
-    deeper than a path is long, or that nobody may enter."""
+    """Remove a folder into which an image was unpacked, with everything that a container has made there: directories
+    deeper than a path is long, or without permissions."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:
@@ -152,7 +152,7 @@ def _open_archive(path: str, tag: str, folder: str) -> tuple[str, Json]:
 
 
 class _Layout:
-    """A directory with an image in it, from which nothing leads out."""
+    """A directory with an image, from which nothing leads out."""
 
     def __init__(self, path: str, what: str) -> None:
         self.what = what
@@ -171,7 +171,7 @@ class _Layout:
             raise self.damaged(name, getattr(error, "strerror", "") or str(error)) from error
 
     def read(self, name: str, digest: str = "") -> Any:
-        """What is in a JSON file.
+        """The content of a JSON file.
 
         :raises ConfigError: there is none
         """
@@ -193,7 +193,7 @@ class _Layout:
         return ConfigError("".join(one if one.isprintable() else repr(one)[1:-1] for one in text), code="image")
 
     def blob(self, descriptor: Any) -> tuple[str, str]:
-        """The path and digest of what *descriptor* names (descriptor.md).
+        """The path and digest of the file that *descriptor* names (descriptor.md).
 
         :raises ConfigError: it names nothing
         """
@@ -248,7 +248,7 @@ def _manifest(layout: _Layout, tag: str) -> Json:
 
 
 def _open_docker(path: str, tag: str, folder: str, what: str) -> tuple[str, Json]:
-    """What `docker save` wrote before it wrote OCI layouts."""
+    """The format of `docker save` before OCI layouts."""
     layout = _Layout(path, what)
     try:
         images = [_dict(each) for each in _list(layout.read("manifest.json"))]
@@ -287,7 +287,7 @@ def _unpack(layout: _Layout, config: Json, blobs: list[tuple[str, str, bool]], f
 
 
 def _process(layout: _Layout, wanted: Json, found: Report) -> Json:
-    """What config.json has of an image's configuration (config.md, "Properties"; conversion.md)."""
+    """The parts of config.json that come from an image's configuration (config.md, "Properties"; conversion.md)."""
     words: dict[str, Any] = {}
     for key in ("Entrypoint", "Cmd", "Env"):
         words[key] = wanted.get(key) or []
@@ -322,7 +322,7 @@ def unpack(
     user: str | None = None,
     seconds: float = 0.0,
 ) -> Report:
-    """Unpack *layers*, whose descriptors *files* are, into *root*, in a process that reaches nothing else.
+    """Unpack *layers*, with the descriptors *files*, into *root*, in a process that reaches nothing else.
 
     :param owners: set the owners of files; only root can
     :param user: find the ids of this user: see :func:`~pyvmm_kata.bundle.image_layers.find_user`
@@ -345,7 +345,7 @@ def unpack(
 
 
 class _Progress:
-    """Says on a terminal how far it is, if it takes a while."""
+    """Shows progress on a terminal, if it takes a while."""
 
     def __init__(self, what: str) -> None:
         self._what = what

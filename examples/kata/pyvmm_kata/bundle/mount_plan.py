@@ -1,7 +1,7 @@
 """A container's mounts, sent from the process that sees the host's files to the one that holds the machine.
 
-The mount namespaces of the two may differ: the monitor that the ``create`` of a pod's first container left does not see
-what podman mounts for the second. So the mounts are sent as descriptors (open_tree(2)).
+The mount namespaces of the two may differ: the monitor, left by the ``create`` of a pod's first container, does not see
+podman's mounts for the second. So the mounts are sent as descriptors (open_tree(2)).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Placed:
 
 
 def _allow_files(container_id: str, count: int) -> None:
-    """Raise the limit of open files, if need be."""
+    """Raise the limit of open files, if necessary."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

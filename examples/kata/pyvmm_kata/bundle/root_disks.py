@@ -1,7 +1,7 @@
 """Root file systems on disks: an image file or a block device that the guest mounts, and the host never does.
 
-A guest may have written a disk byte by byte, to attack the kernel that mounts it.  Only a few bytes of it are read
-here, to tell the guest which file system it is, and the user what is wrong with it.
+A guest may have written a disk byte by byte, to attack the kernel that mounts it. Only a few bytes of it are read here,
+to find the type of the file system for the guest, and to report errors to the user.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RootDisk(NamedTuple):
 
     :ivar path: the image file or block device, absolute
     :ivar fstype: one of :data:`FSTYPES`
-    :ivar read_only: it is not written: what the container changes is in the guest's memory, and lost with it
+    :ivar read_only: it is not written: the container's changes are in the guest's memory, and lost with it
     :ivar options: mount options for the guest
     """
 
@@ -53,7 +53,7 @@ class RootDisk(NamedTuple):
 
 
 def is_disk(path: str) -> bool:
-    """Whether it is a file or a block device, so that it could be a disk."""
+    """Whether it is a file or a block device, and so can be a disk."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def open_disk(path: str, *, read_only: bool = False, options: Sequence[str] = ()
 
 
 def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, list[Storage]]:
-    """The root's path in the guest, and what the agent mounts for it.
+    """The root's path in the guest, and the storages that the agent mounts for it.
 
     A read-only disk is the lower layer of an overlay whose upper layer is in the guest's memory, so that mount points
     for volumes can be made in it, and the container can write.
@@ -116,7 +116,8 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
 
 
 def device_storage(serial: str) -> Storage:
-    """What has the agent look for a disk that is a device of a container's, and remove it at the container's end."""
+    """The storage by which the agent looks for a disk that is a device of a container, and removes it at the
+    container's end."""
     return Storage("blk", path_of(serial), "", f"{GUEST_DEVICES}/{serial}", (), (f"serial={serial}",))
 
 

@@ -1,8 +1,8 @@
 """The agent in the guest, as typed calls.
 
-The guest controls every answer, so each is checked against the request before it is used.  Calls have a deadline, and
-the error says which call was not answered.  Calls that wait for an event in the guest have none;
-:meth:`AgentClient.check` tells whether the agent still runs.
+The guest controls every answer, so each is checked against the request before it is used. Calls have a deadline, and
+the error names the call that was not answered. Calls that wait for an event in the guest have none;
+:meth:`AgentClient.check` checks whether the agent still runs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class AgentClient:
     def check(self, timeout: float = CALL_S) -> None:
         """Ask whether it serves.
 
-        :raises GuestError: it says that it does not serve
+        :raises GuestError: it reports that it does not serve
         """
         answer = self._call("Check", protobuf.message("grpc.CheckRequest")(), timeout, HEALTH)
         if answer.status != SERVING:
@@ -102,11 +102,11 @@ class AgentClient:
         )
 
     def set_policy(self, policy: Policy) -> None:
-        """Before :meth:`create_sandbox`: which requests it serves from now on."""
+        """Before :meth:`create_sandbox`: the requests that it serves from now on."""
         self._do("SetPolicy", policy=policy.text, name=policy.name)
 
     def destroy_sandbox(self, timeout: float = CALL_S) -> None:
-        """The last call: the agent unmounts file systems, which writes back what is dirty, and powers off."""
+        """The last call: the agent unmounts file systems, which writes dirty data back, and powers off."""
         self._do("DestroySandbox", timeout)
 
     def set_time(self, seconds: float) -> None:
@@ -114,18 +114,18 @@ class AgentClient:
         self._do("SetGuestDateTime", Sec=int(seconds), Usec=int(seconds % 1 * 1e6))
 
     def reseed(self, seed: bytes) -> None:
-        """Have the guest's random numbers be others than those of machines that were the same until now.
+        """Make the guest's random numbers differ from those of machines that were identical until now.
 
         :param seed: 1 to 512 bytes
         """
         self._do("ReseedRandomDev", data=seed)
 
     def online_cpus(self, count: int) -> None:
-        """Have the guest use its first *count* CPUs, and no others."""
+        """Set the guest's CPUs in use to the first *count*."""
         self._do("OnlineCPUMem", cpus=count)
 
     def get_oom_event(self) -> str:
-        """Wait until the guest's kernel has killed a process because memory ran out; the container's id."""
+        """Wait until the guest's kernel has killed a process for lack of memory; returns the container's id."""
         answer = self._call("GetOOMEvent", protobuf.message("grpc.GetOOMEventRequest")(), None)
         return str(answer.container_id)
 
@@ -194,11 +194,11 @@ class AgentClient:
         )
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
-        """Send a signal; to all processes of the container when *exec_id* is empty."""
+        """Send a signal; to all processes of the container if *exec_id* is empty."""
         self._do("SignalProcess", container_id=container_id, exec_id=exec_id, signal=signal)
 
     def wait_process(self, container_id: str, exec_id: str) -> int:
-        """Wait for its end; its status, 0 to 255, 128 + N for signal N."""
+        """Wait for its end; returns its status, 0 to 255, 128 + N for signal N."""
         request = protobuf.message("grpc.WaitProcessRequest")(container_id=container_id, exec_id=exec_id)
         status = self._call("WaitProcess", request, None).status
         if not 0 <= status <= 255:
@@ -230,7 +230,7 @@ class AgentClient:
         return bytes(listing)
 
     def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
-        """Write to its stdin, and wait while there is no room; how many bytes were taken, at least one."""
+        """Write to its stdin, and wait while there is no room; returns how many bytes were accepted, at least one."""
         request = protobuf.message("grpc.WriteStreamRequest")(container_id=container_id, exec_id=exec_id, data=data)
         taken = self._call("WriteStdin", request, None).len
         if not 0 < taken <= len(data):
@@ -263,7 +263,7 @@ class AgentClient:
     # -- network -----------------------------------------------------------------------------------------------------
 
     def update_interface(self, interface: Any) -> None:
-        """Give the interface with this MAC address its name, addresses and MTU.
+        """Set name, addresses and MTU of the interface with this MAC address.
 
         :param interface: a ``types.Interface``
         """

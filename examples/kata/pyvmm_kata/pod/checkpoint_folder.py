@@ -1,8 +1,8 @@
-"""A checkpoint of a container, on disk: a folder with ``container.json``, what the host needs to take it up again, and
-``machine-X``, a snapshot of pyvmm's.
+"""A checkpoint of a container, on disk: a folder with ``container.json``, the record that the host needs to continue
+it, and ``machine-X``, a snapshot of pyvmm.
 
-The first names the second, and is put into its place by one rename(2) when both are on the disk: whatever dies
-meanwhile, there is the old checkpoint or the new one.  Whoever restores one may have got it from anybody.
+The first names the second, and is moved to its place by one rename(2) when both are on the disk: after a crash at any
+time, the old or the new checkpoint exists. A checkpoint may come from an untrusted source.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Kept(NamedTuple):
     :ivar machine: the folder of the machine's snapshot
     :ivar id: of the container, in the guest
     :ivar status: ``running`` or ``paused``
-    :ivar execs: ids of its processes beside the first one
+    :ivar execs: ids of its processes besides the first one
     :ivar serial: the number of the last exec
     :ivar memory: of the machine, in bytes
     :ivar more_memory: bytes that the machine may get while it runs
     :ivar added: how many of these it has
-    :ivar more_cpus: CPUs that the machine may get; its snapshot says how many of these it has
+    :ivar more_cpus: CPUs that the machine may get; its snapshot has the number in use
     :ivar image: the SHA-256 of the guest's image
     :ivar image_file: its :func:`~pyvmm_kata.pod.templates.identity` then, if whoever wrote this has told it
     :ivar policy: of the guest's agent, see :func:`digest_of`
@@ -83,8 +83,8 @@ class Kept(NamedTuple):
     more_cpus: int = 0
 
     def sort(self, bundle: Bundle) -> None:
-        """Put the mounts of a bundle into the order of then, which the names in the share depend on: podman has another
-        one each time."""
+        """Sort the mounts of a bundle into the order of the checkpoint, which the names in the share depend on: podman
+        uses another order each time."""
         rest = list(bundle.spec.get("mounts") or ())
         found = []
         for destination in self.order:
@@ -96,9 +96,9 @@ class Kept(NamedTuple):
 
     def check(self, bundle: Bundle, chosen: Settings, *, shared: bool) -> None:
         """
-        :param chosen: the settings that it is to have
-        :param shared: its namespaces are those of another container's machine
-        :raises ConfigError: it cannot go on with this bundle
+        :param chosen: the settings for it
+        :param shared: its namespaces belong to another container's machine
+        :raises ConfigError: it cannot continue with this bundle
         """
         if digest_of(chosen.policy) != self.policy:
             raise ConfigError(
@@ -119,13 +119,13 @@ class Kept(NamedTuple):
 
 
 def digest_of(policy: Policy | None) -> str:
-    """What tells one policy from another; empty for none."""
+    """The identity of a policy; empty for none."""
     return blake2b(policy.text.encode(), digest_size=16).hexdigest() if policy is not None else ""
 
 
 def check_disks(bundle: Bundle) -> None:
     """
-    :raises ConfigError: its machine has disks, which are no part of a checkpoint
+    :raises ConfigError: its machine has disks, which a checkpoint does not contain
     """
     if bundle.disk is not None:
         raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
@@ -134,7 +134,7 @@ def check_disks(bundle: Bundle) -> None:
 
 
 def _made_of(spec: Json) -> Json:
-    """What of a container that goes on is as it was made, whatever config.json says now."""
+    """The parts of a restored container that are as it was made, whatever config.json contains now."""
     process, root = spec["process"], spec["root"]
     user = process.get("user") or {}
     kinds = sorted(entry.get("type", "") for entry in (spec.get("linux") or {}).get("namespaces") or ())
@@ -153,10 +153,10 @@ def _made_of(spec: Json) -> Json:
 
 @contextmanager
 def place_for(place: str) -> Iterator[str]:
-    """The name of a new machine in the folder *place*, which is made, and is ours until the end: what the record does
-    not name then is removed.
+    """The name of a new machine in the folder *place*, which is created. The folder is locked until the end, when
+    everything that the record does not name is removed.
 
-    :raises VmmError: it cannot be made, or somebody makes a checkpoint there
+    :raises VmmError: it cannot be created, or another process makes a checkpoint there
     """
     try:
         os.makedirs(place, mode=0o700, exist_ok=True)
@@ -190,11 +190,11 @@ def check_alone(ids: Sequence[str]) -> None:
 
 
 def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequence[str], serial: int) -> Json:
-    """What is to be known of a machine that is saved.
+    """The record of a saved machine.
 
     :param container_id: of its container, in the guest
     :param status: the container's, ``running`` or ``paused``
-    :param execs: ids of its processes beside the first one
+    :param execs: ids of its processes besides the first one
     :param serial: the number of the last of them
     """
     config = sandbox.config
@@ -216,12 +216,12 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
 
 
 def write(place: str, name: str, saved: Json, spec: Json) -> None:
-    """Write what is known of a machine beside it; it replaces what is there.
+    """Write the record of a machine beside it, replacing the previous one.
 
     :param name: of the machine, in the folder *place*
     :param saved: see :func:`describe`; JSON may have made lists of its tuples
     :param spec: the container's config.json
-    :raises VmmError: it cannot be written, and what was there is as it was
+    :raises VmmError: it cannot be written, and the previous one is unchanged
     """
     record = {
         "format": FORMAT,
@@ -257,7 +257,7 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
 
 
 def sweep(place: str) -> None:
-    """Remove machines that the record does not name: the one before, or what a process that was killed has left."""
+    """Remove machines that the record does not name: the previous one, or remains of a killed process."""
     try:
         named = str(_record(place).get("machine"))
     except ConfigError:
@@ -294,8 +294,8 @@ def _identities(machine: str) -> list[list[int]]:
 def read(place: str, *, verified: bool = False) -> Kept:
     """The checkpoint in the folder *place*.
 
-    :param verified: it was made just now
-    :raises ConfigError: there is none, or it cannot go on here; the message says why
+    :param verified: it was just made
+    :raises ConfigError: there is none, or it cannot be continued here; the message has the reason
     """
     record = _record(place)
     from hashlib import sha256
@@ -334,7 +334,7 @@ def _record(place: str) -> Json:
 
 
 def _content(path: str) -> bytes:
-    """Of a file that whoever gave us the folder may replace at any time, by a link, a pipe or a device."""
+    """Of a file that the folder's author may replace at any time, by a link, a pipe or a device."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
@@ -359,8 +359,8 @@ def _json(path: str, text: bytes) -> Json:
 
 
 def _is(kind: int, path: str) -> bool:
-    """Whether it is a file, or a folder, and no link to another one: whoever gave us the folder could name any of the
-    host's."""
+    """Whether it is a file, or a folder, and no link to another one: the folder's author could name any file of the
+    host."""
     try:
         return stat.S_IFMT(os.lstat(path).st_mode) == kind
     except OSError:
@@ -368,7 +368,7 @@ def _is(kind: int, path: str) -> bool:
 
 
 def _checked(record: Json, place: str, path: str) -> Kept:
-    """Of a record, which may be anybody's."""
+    """Of a record, which is not trusted."""
 
     def wrong(name: str) -> ConfigError:
         return ConfigError(f"{path}: damaged: {name} makes no sense", code="checkpoint-damaged")

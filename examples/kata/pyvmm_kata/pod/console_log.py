@@ -1,4 +1,4 @@
-"""Writes what a guest prints on its console into files of bounded size, since they are on a tmpfs."""
+"""Writes a guest's console output into files of bounded size, since they are on a tmpfs."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class ConsoleLog:
         return os.open(NAME, flags, 0o600, dir_fd=self._folder)
 
     def last_words(self) -> str:
-        """What the guest's kernel has said of its own death; empty: nothing.  A guest can print that, too: this is one
-        line of limited length, without control characters."""
+        """The last words of the guest's kernel when it crashed; empty: none. A guest can print such a line too: it is
+        one line of limited length, without control characters."""
         try:
             file = os.open(NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except OSError:

@@ -1,4 +1,4 @@
-"""A container in a sandbox: its processes and what can be done to it."""
+"""A container in a sandbox: its processes, and the operations on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Container:
     from any thread.
 
     :ivar id: its id
-    :ivar bundle: what it was made of
+    :ivar bundle: what it was made from
     :ivar init: its first process
     """
 
@@ -60,7 +60,7 @@ class Container:
 
     @property
     def processes(self) -> dict[str, Process]:
-        """By the ids of their execs; the container's own id is its first process."""
+        """By the ids of their execs; the container's own id stands for its first process."""
         with self._lock:
             return {self.id: self.init, **self._execs}
 
@@ -99,7 +99,7 @@ class Container:
         """Run one more process.
 
         :param process: the ``process`` of a config.json
-        :param attended: the caller calls :meth:`Process.attend`, whatever happens
+        :param attended: the caller must call :meth:`Process.attend`, whatever happens
         :raises ConfigError: the container does not run, *process* is invalid, or the id is in use
         :raises AgentError: the program cannot be run
         """
@@ -150,7 +150,7 @@ class Container:
     def update(self, resources: dict[str, Any]) -> None:
         """Change limits.
 
-        :param resources: ``linux.resources`` of a config.json; what it does not name does not change
+        :param resources: ``linux.resources`` of a config.json; limits that it does not name do not change
         :raises ConfigError: *resources* is invalid
         """
         self.check_update(resources)
@@ -186,7 +186,7 @@ class Container:
     def take_up(self, execs: Sequence[str], *, frozen: bool) -> None:
         """It was made, and frozen, in a machine of which this one is a copy: follow its processes.
 
-        :param execs: the ids of those beside the first one; nobody reads their output any more
+        :param execs: the ids of those besides the first one; nobody reads their output any more
         :param frozen: leave them so
         """
         with self._lock:
@@ -199,10 +199,10 @@ class Container:
                 self._thaw()
 
     def hold(self) -> list[str]:
-        """Freeze all its processes, with all that they have written either read or left where it is, for a copy of the
-        machine: :meth:`release` follows.
+        """Freeze all its processes for a copy of the machine, with all their output either read or left in the guest:
+        :meth:`release` follows.
 
-        :returns: the ids of the execs that run
+        :returns: the ids of the running execs
         :raises ConfigError: it does not run
         """
         with self._lock:
@@ -225,7 +225,7 @@ class Container:
     def release(self, *, end: bool = False) -> None:
         """Go on after :meth:`hold`.
 
-        :param end: it does not go on here: its processes are killed
+        :param end: it does not continue here: its processes are killed
         """
         with self._lock:
             for process in self.processes.values():
@@ -245,9 +245,9 @@ class Container:
         return self._agent.list_files(self.id)
 
     def delete(self, *, force: bool = False) -> None:
-        """Remove it from the guest, and what was mounted for it.
+        """Remove it from the guest, together with its mounts.
 
-        :param force: kill its processes, and continue when the guest does not answer
+        :param force: kill its processes, and continue if the guest does not answer
         :raises ConfigError: it runs, and *force* is not given
         """
         with self._lock:

@@ -4,13 +4,13 @@ kubelet's port-forward (containerd) connects to 127.0.0.1 or ::1 in that namespa
 listen.  Two sockets listen there, one for each family, and get every connection to such an address, whatever its port
 is (:mod:`pyvmm_kata.host.socket_lookup`).  The guest's agent connects to the same port in the guest.
 
-A client of a port without a listener has to be refused before its handshake ends, as the guest would do, so the guest
-is asked first.  Meanwhile the client's SYN goes to a third or fourth socket, whose filter accepts nothing, and the
-kernel drops it.  A raw socket receives a copy of it.  After the answer, the SYN is sent again, to the listening socket,
+A client of a port without a listener has to be refused before its handshake ends, as the guest would do. So the guest
+is queried first. Meanwhile the client's SYN goes to a third or fourth socket, whose filter accepts nothing, and the
+kernel drops it. A raw socket receives a copy of it. After the answer, the SYN is sent again, to the listening socket,
 or a RST is sent to the client.
 
-The guest cannot use this: its frames to such an address go from its tap device to the pod's interface (*mirred*) before
-the namespace's stack sees them, which takes such addresses from ``lo`` alone.  The BPF program is attached by a
+The guest cannot use this. Its frames to such an address go from its tap device to the pod's interface (*mirred*) before
+the namespace's stack sees them, which accepts such addresses from ``lo`` alone. The BPF program is attached by a
 descriptor of this process, and detached when that is closed.
 """
 
@@ -137,7 +137,7 @@ class Loopback:
     # -- connections that are asked for ------------------------------------------------------------------------------
 
     def _take(self, knock: Knock) -> None:
-        """Ask the guest, unless it is being asked: a client without an answer repeats its SYN."""
+        """Query the guest, unless a query is pending: a client without an answer repeats its SYN."""
         with self._lock:
             if knock.key in self._knocks or any(knock.is_of(other) for other in self._recent) or self._closed:
                 return
@@ -192,14 +192,14 @@ class Loopback:
                     pass  # it knocks again, in vain
 
     def _forget(self, knock: Knock) -> None:
-        """Remove what was noted for it."""
+        """Remove its record."""
         with self._lock:
             self._knocks.pop(knock.key, None)
             if not self._closed and self._steering is not None:
                 self._steering.forget(knock.index, knock.client, knock.server)
 
     def _answer_of(self, client: socket.socket) -> socket.socket | None:
-        """The connection to the guest that was asked for, with its place; None if there is none."""
+        """The connection to the guest that was queried, with its place; None if there is none."""
         index = 0 if client.family == socket.AF_INET else 1
         address, port = client.getpeername()[:2]
         server: int = client.getsockname()[1]
@@ -216,7 +216,7 @@ class Loopback:
     # -- connections -------------------------------------------------------------------------------------------------
 
     def _welcome(self, client: socket.socket) -> bool:
-        """Serve it, or let it wait for a place; False: it has been closed already."""
+        """Serve it, or queue it for a place; False: it has been closed already."""
         try:
             server = self._answer_of(client)
         except OSError:
@@ -241,7 +241,7 @@ class Loopback:
         return True
 
     def _leave(self) -> None:
-        """Release a place, and give it to a connection that waits."""
+        """Release a place, and give it to a waiting connection."""
         self._places.release()
         while True:
             with self._lock:
@@ -278,7 +278,7 @@ class Loopback:
             return not self._closed
 
     def _connect(self, address: str, port: int) -> socket.socket | None:
-        """A connection to the same port in the guest; None: nobody listens there."""
+        """A connection to the same port in the guest; None: nothing listens there."""
         v4 = bytes(4) if ":" in address else socket.inet_aton(address)
         server = self._dial()
         try:
@@ -339,7 +339,7 @@ def _shut(sock: socket.socket, how: int) -> None:
 
 
 def _reset(client: socket.socket) -> None:
-    """Have close(2) send a RST, which is as close to a refusal as possible after the handshake."""
+    """Make close(2) send a RST, which is as close to a refusal as possible after the handshake."""
     try:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError:

@@ -47,8 +47,8 @@ def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
 
 
 def name_of(chosen: Settings, kind: Kind) -> str:
-    """What a spare and whoever asks for one must have in common: the template, the wall, the agent's policy, and where
-    a pid or a group is the same.
+    """The properties that a spare and a request must share: the template, the isolation, the agent's policy, and the
+    meaning of a pid or a group.
 
     :raises OSError: there is no kernel, or no image
     """
@@ -58,8 +58,8 @@ def name_of(chosen: Settings, kind: Kind) -> str:
 
 
 def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
-    """Whether a sandbox whose first container is this one can have a machine that was made before it, if a pool has
-    such: a disk or a user namespace needs other devices, and so does a network that is not a namespace's."""
+    """Whether a sandbox with this first container can use a machine that was made before it, if a pool has such. A disk
+    or a user namespace needs other devices, and so does a network other than a namespace's."""
     spec = bundle.spec
     return (
         chosen.pool > 0
@@ -73,16 +73,16 @@ def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
 
 
 def is_ours(sock: socket.socket) -> bool:
-    """Whether the other end is of this user: whoever serves there decides what containers run on."""
+    """Whether the other end belongs to this user: the server there decides what containers run on."""
     found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(found)[1]) == os.geteuid()
 
 
 def ask(root: str, request: Json) -> tuple[control.Channel, Json]:
-    """A connection to the pool of *root*, or to a spare of its, and the first answer.
+    """A connection to the pool of *root*, or to one of its spares, and the first answer.
 
     :raises OSError: there is no pool
-    :raises VmmError: it refuses, is somebody else's, or does not answer in time
+    :raises VmmError: it refuses, belongs to somebody else, or does not answer in time
     """
     folder, name = address(root)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -116,9 +116,9 @@ class Taken:
         self.network = f"/proc/{pid}/ns/net"
 
     def become(self, request: Json, fds: Sequence[int]) -> str:
-        """Have it be the monitor of a container, or the shim of a pod.
+        """Make it the monitor of a container, or the shim of a pod.
 
-        :returns: why it cannot be, and has ended; empty: it is
+        :returns: the reason why it cannot be, and has ended; empty: it is
         :raises VmmError: the container cannot be made
         """
         self._channel.request(request, fds)
@@ -148,7 +148,7 @@ class Taken:
 def take(root: str, chosen: Settings, resources: Mapping[str, Json]) -> Taken:
     """A spare for a sandbox with such limits (``linux.resources``).
 
-    :raises HostError: there is no pool, or none of its machines is fit; the message says why
+    :raises HostError: there is no pool, or none of its machines fits; the message has the reason
     """
     channel: control.Channel | None = None
     try:
@@ -165,7 +165,7 @@ def take(root: str, chosen: Settings, resources: Mapping[str, Json]) -> Taken:
 
 
 class Same(NamedTuple):
-    """A file as one process sees it, to be compared by another one."""
+    """A file as one process sees it, for comparison by another one."""
 
     path: str
     device: int
@@ -186,8 +186,8 @@ def see(paths: Iterable[str]) -> list[Same]:
 
 def check_same(seen: Iterable[Sequence[str | int]]) -> None:
     """
-    :param seen: what :func:`see` has returned to a process with other mounts
-    :raises HostError: one of them is another file here, or none
+    :param seen: the result of :func:`see` in a process with other mounts
+    :raises HostError: one of them is another file here, or missing
     """
     for path, *rest in seen:
         if [list(mine[1:]) for mine in see([str(path)])] != [rest]:

@@ -23,7 +23,7 @@ class ExitStatus(NamedTuple):
 
     :ivar code: 0 to 255; 128 + N for signal N
     :ivar at: ``time.time()`` when the status arrived
-    :ivar reason: empty; or why there is no status of the process itself
+    :ivar reason: empty; or the reason why the process itself has no status
     """
 
     code: int
@@ -32,7 +32,7 @@ class ExitStatus(NamedTuple):
 
 
 class Process:
-    """A process of a container, by the id of its exec; that of a container's first process is the container's.
+    """A process of a container, by the id of its exec; the container's id stands for its first process.
 
     Made by :class:`~pyvmm_kata.pod.container.Container`; any call from any thread.
     """
@@ -114,5 +114,5 @@ class Process:
         self._agent.tty_win_resize(self.container_id, self.exec_id, rows, columns)
 
     def close_stdin(self) -> None:
-        """Close its stdin: whatever reads it sees the end of the file."""
+        """Close its stdin: its readers see the end of the file."""
         self._pumps.close_stdin()

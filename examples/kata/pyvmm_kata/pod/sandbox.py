@@ -129,7 +129,7 @@ class Sandbox:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Boot the machine and wait for its agent.  On an error, what was made is removed.
+        """Boot the machine and wait for its agent. On an error, everything that was made is removed.
 
         :raises VmmError: the machine cannot be made, or its agent does not answer in a minute
         """
@@ -167,17 +167,17 @@ class Sandbox:
         frozen: bool,
         added: int = 0,
     ) -> Container:
-        """In place of :meth:`start` and :meth:`create_container`, where the configuration has a checkpoint: a copy of
-        the machine that was saved, with its one container.
+        """Replaces :meth:`start` and :meth:`create_container`, if the configuration has a checkpoint: a copy of the
+        saved machine, with its only container.
 
         :param container_id: that of the container in the guest
         :param stdio: what its first process reads and writes from now on
         :param layout: what its guest has mounted, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
         :param nets: the network devices that the machine had
-        :param execs: ids of its processes beside the first one
-        :param frozen: its processes stay frozen; else they go on
+        :param execs: ids of its processes besides the first one
+        :param frozen: its processes stay frozen; otherwise they continue
         :param added: bytes of RAM that the machine was given while it ran
-        :raises VmmError: it cannot be made, or does not take an identity of its own; nothing of it is left
+        :raises VmmError: it cannot be made, or does not accept an identity of its own; nothing of it is left
         """
         taken = False
         try:
@@ -225,11 +225,10 @@ class Sandbox:
         vm.save(folder)
 
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
-        """Give a sandbox that is prepared its name.
+        """Give a prepared sandbox its name.
 
-        :param namespace: the path of another network namespace than the present one, whose interfaces it is to have, or
-            empty
-        :raises VmmError: it cannot be; the caller stops it
+        :param namespace: the path of another network namespace than the present one, whose interfaces it gets, or empty
+        :raises VmmError: it is impossible; the caller stops it
         """
         check_id(sandbox_id, "sandbox")
         self.config = self.config._replace(sandbox_id=sandbox_id, hostname=hostname)
@@ -246,7 +245,7 @@ class Sandbox:
         self._attend("oom", self._watch_oom)
 
     def _make(self) -> None:
-        """Have a machine, its share, and a connection to its agent."""
+        """Make a machine, its share, and a connection to its agent."""
         self._shared.make()
         self._make_machine()
 
@@ -285,8 +284,8 @@ class Sandbox:
         threading.Thread(target=work, name=name, daemon=True).start()
 
     def _connect(self, vm: Vm) -> AgentClient:
-        """The connection to the agent.  A clone gets random numbers of its own and the time before anything else is
-        asked of it, or there is no sandbox, and no template any more.
+        """The connection to the agent. A clone gets random numbers of its own and the time before any other request.
+        Otherwise there is no sandbox, and its template is removed.
         """
         name = self.config.sandbox_id
         if not vm.template and not self.config.checkpoint:
@@ -314,12 +313,12 @@ class Sandbox:
 
     @property
     def wanted(self) -> templates.Kind | None:
-        """The template that there should be for the next sandbox like this one; None: there is nothing to make."""
+        """The template to build for the next sandbox like this one; None: there is nothing to build."""
         return self._vm.wanted if self._vm is not None else None
 
     @property
     def origin(self) -> str:
-        """In words: how its machine was made."""
+        """How its machine was made, in words."""
         if self._vm is None or not (self._vm.template or self._vm.why):
             return "has booted"
         return f"is a clone of {self._vm.template}" if self._vm.template else f"has booted: {self._vm.why}"
@@ -348,7 +347,7 @@ class Sandbox:
         return self._agent
 
     def adopt_network(self) -> None:
-        """Give the guest the interfaces that have come into its network namespace since its start, if any have.
+        """Give the guest the interfaces that have been added to its network namespace since its start.
 
         :raises VmmError: it cannot be given
         """
@@ -373,9 +372,9 @@ class Sandbox:
         return vm.figures()
 
     def update(self, container_id: str, resources: dict[str, Any]) -> None:
-        """Change limits of a container.  When all containers may have more memory or CPUs than the machine has, that
-        gets more, up to ``more_memory`` and ``more_cpus``; what is not needed any more it gives back, memory as far as
-        it can, in its own time.
+        """Change limits of a container. If the containers together may use more memory or CPUs than the machine has, it
+        gets more, up to ``more_memory`` and ``more_cpus``. It returns what is not needed any more, memory as far as
+        possible, in its own time.
 
         :param resources: see :meth:`Container.update`
         :raises ConfigError: *resources* are invalid
@@ -435,13 +434,13 @@ class Sandbox:
                 self._add_cpus(vcpus)
 
     def _share_of(self, container_id: str, shares: Mapping[str, Json]) -> Json:
-        """``linux.resources.cpu`` of a container, some of which have others now."""
+        """``linux.resources.cpu`` of a container, with the new values."""
         spec = self.containers[container_id].bundle.spec
         found: Json = shares.get(container_id, ((spec.get("linux") or {}).get("resources") or {}).get("cpu") or {})
         return found
 
     def _all_shares(self, shares: Mapping[str, Json]) -> Json:
-        """The same for all of them together: as one has it; of several, their sum where each has a limit."""
+        """The same for all of them together: their sum, if each has a limit."""
         each = [self._share_of(container_id, shares) for container_id in self.containers]
         if len(each) == 1:
             return each[0]
@@ -449,7 +448,7 @@ class Sandbox:
         return {"quota": int(sum(parts) * _PERIOD) if all(parts) else -1, "period": _PERIOD}
 
     def _fitting_cpus(self, shares: Mapping[str, Json]) -> int:
-        """How many CPUs there should be for the containers."""
+        """How many CPUs the containers need."""
         total = sum(_cpus_of(self._share_of(container_id, shares)) for container_id in self.containers)
         config = self.config
         return min(max(config.vcpus, int(-(-round(total, 3) // 1))), most_cpus(config.vcpus, config.more_cpus))
@@ -466,7 +465,7 @@ class Sandbox:
         self.agent.online_cpus(count)
 
     def _take_cpus(self, count: int) -> None:
-        """Have the guest use no more than that; one that does not let them go keeps them, and its limits hold."""
+        """Limit the guest to that many; a guest that does not release CPUs keeps them, and its limits hold."""
         takes: tuple[Callable[[int], None], ...] = (
             lambda count: self.agent.online_cpus(count),
             lambda count: self._machine().resize_cpus(count),
@@ -480,7 +479,7 @@ class Sandbox:
                 self.cpus = count
 
     def _fitting(self, limits: Mapping[str, int]) -> int:
-        """Bytes of RAM for the containers, of which some have other limits now."""
+        """Bytes of RAM for the containers, with their new limits."""
         total = GUEST_OVERHEAD
         for container_id, made in self.containers.items():
             own = ((made.bundle.spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
@@ -511,7 +510,7 @@ class Sandbox:
         return self.config.memory
 
     def stop(self) -> None:
-        """End the machine with all that runs in it, and remove what belongs to it.  A second call does nothing.
+        """End the machine with everything in it, and remove its files. A second call does nothing.
 
         :raises VmmError: something could not be removed
         """
@@ -552,7 +551,7 @@ class Sandbox:
             self._tell(SandboxEvent("end", reason=words))
 
     def _check(self) -> None:
-        """Ask at intervals whether the agent still serves; end the machine when it does not."""
+        """Check at intervals whether the agent still serves; end the machine if it does not."""
         while not self._stopping.wait(CHECK_EVERY_S) and not self._ended.is_set():
             try:
                 self.agent.check(CHECK_S)
@@ -587,7 +586,7 @@ class Sandbox:
 
     @property
     def members(self) -> list[Member]:
-        """The containers, each with the process that stands for it on the host."""
+        """The containers, each with its proxy process on the host."""
         with self._lock:
             return [Member(container_id, self._pids.get(container_id, 0)) for container_id in self._containers]
 
@@ -596,10 +595,10 @@ class Sandbox:
     ) -> Container:
         """Make a container, not yet started.
 
-        :param pid: of the process that stands for it on the host
-        :param placed: what the guest is to see of the host's files, from a process that sees other mounts than this
-            one; None: what the bundle names
-        :raises ConfigError: it cannot be, or the id is in use
+        :param pid: of its proxy process on the host
+        :param placed: the host's files for the guest, from a process that sees other mounts than this one; None: those
+            of the bundle
+        :raises ConfigError: it is impossible, or the id is in use
         :raises VmmError: the host or the guest refuses; nothing of it is left
         """
         with self._lock:
@@ -653,7 +652,7 @@ class Sandbox:
             self._let_go(container.id)
 
     def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
-        """The path in the guest of a root that is on a disk, and the storages that mount it; empty for a folder."""
+        """The path in the guest of a root on a disk, and the storages that mount it; empty for a folder."""
         disk, vm = bundle.disk, self._vm
         if disk is None:
             return "", []
@@ -671,14 +670,15 @@ class Sandbox:
         return root_storages(disk, serial, container_id)
 
     def _plug_volumes(self, bundle: Bundle, container_id: str) -> tuple[list[str], list[Storage]]:
-        """The serial numbers of a container's block devices that come with it, and what has the agent find them."""
+        """The serial numbers of a container's block devices that come with it, and the storages by which the agent
+        finds them."""
         vm, serials = self._vm, []
         if self.config.more_disks and vm is not None:
             serials = [self._plug(vm, RootDisk(path, "", ro), container_id) for path, ro in bundle.volumes]
         return serials, [device_storage(serial) for serial in serials]
 
     def _plug(self, vm: Vm, disk: RootDisk, container_id: str) -> str:
-        """Give the guest a disk, until the container is removed; its serial number."""
+        """Give the guest a disk, until the container is removed; returns its serial number."""
         self._serials += 1
         serial = f"{SERIAL}-{self._serials}"
         vm.plug(disk, serial)
@@ -702,7 +702,7 @@ class Sandbox:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[SandboxEvent], None]) -> None:
-        """Call *listener* with each later event, on a thread of the sandbox's."""
+        """Call *listener* with each later event, on a thread of the sandbox."""
         with self._lock:
             self._listeners.append(listener)
 

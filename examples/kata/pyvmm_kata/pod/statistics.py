@@ -1,6 +1,6 @@
-"""What is counted of a machine and its containers, as plain data.
+"""The counters of a machine and its containers, as plain data.
 
-Who asks must not wait for a guest: the containers' figures are its agent's, which may never answer.
+A caller must not wait for a guest: the containers' counters come from its agent, which may never answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Copying between the host's descriptors or FIFOs and a process in the guest.
+"""Copies between the host's descriptors or FIFOs and a process in the guest.
 
-One thread for each stream, so that a slow reader delays its own stream only.  The guest sends as much as it is asked
-for at most, and is asked for the next piece when the last one has been written.
+One thread for each stream, so that a slow reader delays its own stream only. The guest sends at most as much as
+requested, and gets the next request when the last piece has been written.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ DRAIN_MAX = 1 << 20
 
 
 class Stdio(NamedTuple):
-    """Where a process's streams go: descriptors (whose ownership passes on), paths (usually of FIFOs), or None.
+    """The destinations of a process's streams: descriptors (whose ownership passes on), paths (usually of FIFOs), or
+    None.
 
-    :ivar terminal: the process has a terminal: stdout is all that it writes, and there is no stderr
+    :ivar terminal: the process has a terminal: stdout is its whole output, and there is no stderr
     """
 
     stdin: int | str | None = None
@@ -52,7 +53,7 @@ class Stdio(NamedTuple):
 
 
 class _Output:
-    """Where a stream of the process is written: one thread writes and closes, another one may make room.
+    """The destination of an output stream: one thread writes and closes, another one may make room.
 
     :ivar fd: the descriptor, -1 for none
     """
@@ -70,7 +71,7 @@ class _Output:
 
     def make_room(self) -> None:
         """Enlarge its pipe or socket, so that the rest of the output is written even while nobody reads: a program of
-        the host has written all when it ends.  A writer that waits continues."""
+        the host has written everything when it ends. A writer that waits continues."""
         with self._lock:
             try:
                 mode = os.fstat(self.fd).st_mode
@@ -121,18 +122,18 @@ class Pumps:
             self._input = self._spawn("stdin", lambda: self._copy_in(source, first))
 
     def end_input(self) -> None:
-        """After :meth:`start`, by a thread that may wait for the guest: where there is no input, tell the process."""
+        """After :meth:`start`, by a thread that may wait for the guest: notify the process if there is no input."""
         if self._no_input:
             self.close_stdin()
 
     def hold(self) -> None:
-        """Ask the guest for no more, and give it no more, until :meth:`release`."""
+        """Request no more output, and send no more input, until :meth:`release`."""
         self._open.clear()
 
     def release(self, *, drop: bool = False) -> None:
         """Go on after :meth:`hold`.
 
-        :param drop: do not: another machine will have what the process has written and nobody has read
+        :param drop: do not: another machine will have the unread output
         """
         self._dropped = drop
         self._open.set()
@@ -212,7 +213,7 @@ class Pumps:
             os.close(fd)
 
     def close_stdin(self) -> None:
-        """Tell the process, once, that there is no more input."""
+        """Notify the process, once, that there is no more input."""
         if self._stdin_closed.acquire(blocking=False):
             try:
                 self._agent.close_stdin(*self._ids)
@@ -257,7 +258,7 @@ def _open_out(target: int | str | None) -> int:
 
 
 def _read_at_once(fd: int) -> bytes | None:
-    """The same without waiting, of a descriptor that may block."""
+    """The same without waiting, for a descriptor that may block."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return _read(fd) if poll.poll(0) else None

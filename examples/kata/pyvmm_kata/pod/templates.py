@@ -1,10 +1,10 @@
-"""Templates: machines that have booted to their agent, of which containers get clones.
+"""Templates: machines that have booted to their agent, which containers' machines are clones of.
 
-A template is a snapshot in ``$XDG_CACHE_HOME/pyvmm/templates`` (or below ``~/.cache``), named after all that it was
-made of.  It is used only while it is ours alone, and its files are those that were verified when it was made: the same
-inodes, sizes and times.  Whatever is unusual about one makes it none: the machine boots, and another one is made.
+A template is a snapshot in ``$XDG_CACHE_HOME/pyvmm/templates`` (or below ``~/.cache``), named after everything that it
+was made from. It is used only while we own it, and its files are those that were verified when it was made: the same
+inodes, sizes and times. Anything unusual makes it invalid: the machine boots, and another template is built.
 
-Makers exclude each other by a lock, which goes with them; a template is put into its place by one rename(2).
+Builders exclude each other by a lock, which ends with them; a template is moved to its place by one rename(2).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _NICEST = 19
 
 
 class Kind(NamedTuple):
-    """What a template is made of.
+    """The properties of a template.
 
-    :ivar cmdline: the whole of the kernel's command line that the sandbox says
+    :ivar cmdline: the whole part of the kernel's command line that the sandbox sets
     :ivar nets: number of its network devices
     :ivar more_memory: bytes of RAM that it may get while it runs
     :ivar more_cpus: how many CPUs, too
@@ -80,9 +80,9 @@ class Kind(NamedTuple):
         return cls(*values)
 
     def key(self) -> str:
-        """The name of its template: another one when anything has changed that it was made of.
+        """The name of its template, which changes with everything that it was made from.
 
-        :raises OSError: the kernel or the image is not there
+        :raises OSError: the kernel or the image is missing
         """
         parts = [FORMAT, os.uname().release, *self]
         for path in (self.kernel, self.image, str(vmm.__file__), __file__):
@@ -92,12 +92,12 @@ class Kind(NamedTuple):
 
 
 def mac_of(number: int) -> str:
-    """The MAC address of a template's network device of that number: no driver has it when a clone gets another."""
+    """The MAC address of a template's network device of that number: no driver uses it before a clone gets another."""
     return f"02:70:79:76:6d:{number:02x}"
 
 
 def identity(status: os.stat_result) -> list[int]:
-    """Which file it is, and when it was changed last: one that has it still needs no reading to know what is in it."""
+    """The identity of a file and its last change: while both are the same, its content need not be read."""
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
@@ -116,7 +116,7 @@ def folder() -> str:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whoever else could write there would decide what containers run on; and who reads, what they know."""
+    """A writer there would decide what containers run on, and a reader would learn their secrets."""
     return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
@@ -124,7 +124,7 @@ def find(key: str, *, touch: bool = True) -> str:
     """The folder of the template with that name.
 
     :param touch: it is used
-    :raises HostError: there is none that is good; the message says why
+    :raises HostError: there is no valid one; the message has the reason
     """
     where = folder()
     path = f"{where}/{key}"
@@ -147,7 +147,7 @@ def find(key: str, *, touch: bool = True) -> str:
 
 
 def _seal(path: str) -> object:
-    """What :func:`find` compares: which files they are."""
+    """The identities of files that :func:`find` compares."""
     found = {}
     for name in FILES:
         status = os.lstat(f"{path}/{name}")
@@ -158,7 +158,7 @@ def _seal(path: str) -> object:
 
 
 def forget(path: str) -> None:
-    """Have nobody use the template in that folder any more.  Clones that run keep what they have of it."""
+    """Make the template in that folder unusable. Running clones keep their memory of it."""
     doomed = f"{os.path.dirname(path)}/{_NEW}{os.getpid()}-{os.path.basename(path)}"
     try:
         os.rename(path, doomed)
@@ -168,7 +168,7 @@ def forget(path: str) -> None:
 
 
 def names() -> list[str]:
-    """Those that are there, good or not, the last used first."""
+    """The existing ones, valid or not, the last used first."""
     where = folder()
     found = [name for name in (os.listdir(where) if os.path.isdir(where) else ()) if _is_name(name)]
     return sorted(found, key=lambda name: -_used(f"{where}/{name}"))
@@ -200,7 +200,7 @@ def _used(path: str) -> float:
 
 
 def has_failed(key: str) -> bool:
-    """Whether it was tried lately, and could not be made."""
+    """Whether building it has failed recently."""
     try:
         return time.time() - _used(f"{folder()}/{key}{_FAILED}") < RETRY_S
     except HostError:
@@ -208,10 +208,9 @@ def has_failed(key: str) -> bool:
 
 
 def request(kind: Kind, cgroup: str = "") -> int:
-    """Have a template made in the background, by a process of its own that takes only what nobody else wants; its pid,
-    0 where there is none.
+    """Start a background process that builds a template, with idle priority; returns its pid, 0 if there is none.
 
-    :param cgroup: the control group where that process is to be, empty: where this one is
+    :param cgroup: the cgroup for that process, empty: that of this one
     """
     words = ["template", "build", "--background", "--kind", json.dumps(kind)]
     if cgroup:
@@ -237,7 +236,7 @@ def request(kind: Kind, cgroup: str = "") -> int:
 
 
 def become_idle(cgroup: str) -> None:
-    """Take only what nobody else wants of the CPUs, see sched(7)."""
+    """Use only CPU time that nobody else wants, see sched(7)."""
     try:
         if cgroup:
             with open(f"{cgroup}/cgroup.procs", "w") as file:
@@ -249,7 +248,7 @@ def become_idle(cgroup: str) -> None:
 
 
 def become_nice() -> None:
-    """Leave the CPUs to others who want them, but for a little: who is idle may never end on a busy host."""
+    """Yield CPUs to others almost completely: an idle process might never end on a busy host."""
     try:
         with open("/proc/self/autogroup", "w") as file:
             file.write(str(_NICEST))  # our session's
@@ -259,8 +258,8 @@ def become_nice() -> None:
 
 
 def promote(pid: int) -> None:
-    """Have a process and its children compute as others do, which :func:`become_idle` or :func:`become_nice` has ended.
-    Nothing happens where this process may not, without CAP_SYS_NICE."""
+    """Restore the normal priority of a process and its children, after :func:`become_idle` or :func:`become_nice`. No
+    effect where this process may not, without CAP_SYS_NICE."""
     try:
         for process in descendants(pid, MAX_CHILDREN):
             for thread in map(int, os.listdir(f"/proc/{process}/task")):
@@ -273,9 +272,9 @@ def promote(pid: int) -> None:
 
 
 def promote_later(after: float = HURRY_S) -> None:
-    """Have this process promoted in so many seconds, if it still runs then.  It has no other threads yet.
+    """Promote this process after that many seconds, if it still runs then. It has no other threads yet.
 
-    Another process does that, which nobody has to wait for: this one soon has no CAP_SYS_NICE any more.
+    Another process does that, which nobody has to wait for: this one soon loses CAP_SYS_NICE.
     """
     pid = os.getpid()
     ended, ours = os.pipe2(os.O_CLOEXEC)
@@ -292,11 +291,11 @@ def promote_later(after: float = HURRY_S) -> None:
 
 
 def build(kind: Kind, boot: Callable[[Kind, str], str], *, wait: bool = True) -> str:
-    """Make a template, unless there is a good one; its name.
+    """Build a template, unless there is a valid one; returns its name.
 
-    :param boot: boots the machine in the folder that it is given, and saves it in one below; that one
-    :param wait: for others that make one; else nothing is made then
-    :raises VmmError: it cannot be made; nothing is left
+    :param boot: boots the machine in the given folder, and saves it in one below, which it returns
+    :param wait: wait for other builders; otherwise nothing is built then
+    :raises VmmError: it cannot be built; nothing is left
     """
     key = _key(kind)
     where = folder()
@@ -328,7 +327,7 @@ def _key(kind: Kind) -> str:
 
 
 def _sweep(where: str) -> None:
-    """Remove what makers left that were killed: who has the lock is the only one."""
+    """Remove the remains of killed builders: the holder of the lock is the only one."""
     for name in os.listdir(where):
         if name.startswith(_NEW):
             remove_tree(f"{where}/{name}")

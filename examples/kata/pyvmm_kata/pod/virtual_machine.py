@@ -42,11 +42,11 @@ COUNTERS = (
 
 
 class Vm(Protocol):
-    """What a sandbox needs of a virtual machine; tests have one without KVM.
+    """The interface of a sandbox to its virtual machine; tests have one without KVM.
 
-    :ivar template: the folder of the template that it is a clone of, and which has to be told who it is; empty: none
-    :ivar why: it is none although there are templates, in words
-    :ivar wanted: the template that there should be for the next one like it; None: there is nothing to make
+    :ivar template: the folder of the template that it is a clone of, and whose identity it must change; empty: none
+    :ivar why: the reason why it is not a clone although there are templates
+    :ivar wanted: the template to build for the next one like it; None: there is nothing to build
     """
 
     template: str
@@ -56,7 +56,7 @@ class Vm(Protocol):
     def connect(self, timeout: float) -> socket.socket:
         """A connection to the agent, once it listens.
 
-        :raises GuestError: it does not, in time
+        :raises GuestError: it does not listen in time
         """
 
     def dial(self) -> socket.socket:
@@ -67,10 +67,10 @@ class Vm(Protocol):
         """
 
     def watch(self, on_end: Callable[[str], None]) -> None:
-        """Call *on_end*, with a reason, when the machine has ended, which the death of the share's server makes it."""
+        """Call *on_end*, with a reason, when the machine has ended, for example by the death of the share's server."""
 
     def plug(self, disk: RootDisk, serial: str) -> None:
-        """Give the running guest a disk, which it knows by *serial*.
+        """Give the running guest a disk, with the serial number *serial*.
 
         :raises VmmError: it cannot be opened, or the machine has no room for it
         """
@@ -82,26 +82,27 @@ class Vm(Protocol):
         """
 
     def readdress(self, number: int, mac: str) -> None:
-        """Give a network device, which has no driver in the guest, another MAC address.
+        """Change the MAC address of a network device that has no driver in the guest.
 
         :param number: the index of the network's device
         :raises VmmError: the machine does not run any more
         """
 
     def refresh(self) -> None:
-        """Wait until the guest sees what the host has written to shared files before this call; mostly that is so.
+        """Wait until the guest sees everything that the host wrote to shared files before this call; mostly that is at
+        once.
 
         :raises VmmError: the machine does not run any more
         """
 
     def save(self, folder: str) -> None:
-        """Save it as a snapshot in *folder*, which is new; it goes on.
+        """Save it as a snapshot in *folder*, which is new; it continues.
 
-        :raises VmmError: it has something that cannot be saved, or the host cannot write it
+        :raises VmmError: a part of it cannot be saved, or the host cannot write it
         """
 
     def resize_memory(self, size: int) -> None:
-        """Ask the guest to have *size* bytes of memory, between what it was made with and ``more_memory`` beyond.
+        """Request that the guest use *size* bytes of memory, between its initial size and ``more_memory`` beyond.
 
         :raises VmmError: the machine does not run any more
         """
@@ -114,29 +115,29 @@ class Vm(Protocol):
         """
 
     def resize_cpus(self, count: int) -> None:
-        """Let the guest use the first *count* CPUs, as many as it was made with and up to ``more_cpus`` beyond.
+        """Allow the guest the first *count* CPUs, from its initial number up to ``more_cpus`` beyond.
 
         :raises VmmError: the guest uses one of the others, or the machine does not run any more
         """
 
     def figures(self) -> dict[str, Any]:
-        """What is counted: ``vcpus``, of each a name and its number by KVM's names, and exits to ``c`` and ``python``;
-        ``devices``, of each its ``name`` and numbers by theirs.
+        """Counters: ``vcpus``, with KVM's names and numbers of each, and exits to ``c`` and ``python``; ``devices``,
+        with the ``name`` and counters of each.
 
         :raises VmmError: the machine does not run any more
         """
 
     def close(self) -> None:
-        """End it and release what it has."""
+        """End it and release its resources."""
 
 
 class PyvmmVm:
     """A machine of pyvmm's, started.
 
-    :param config: what it is made of
+    :param config: what it is made from
     :param folder: where its socket and its console's file are made
     :param shared: the directory of the share
-    :param template: a template's folder that it is a clone of, without any doubt; empty: as *config* says
+    :param template: a template's folder that it must be a clone of; empty: as *config* says
     :raises VmmError: it cannot be made
     """
 
@@ -361,7 +362,7 @@ class PyvmmVm:
 
 
 def _last_words(console: ConsoleLog) -> str:
-    """Why the guest's kernel panicked.  What it printed may still be on its way."""
+    """Why the guest's kernel panicked. Its output may still be in transit."""
     deadline = time.monotonic() + WORDS_S
     while "panic" not in (words := console.last_words()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -369,7 +370,7 @@ def _last_words(console: ConsoleLog) -> str:
 
 
 def _isolation(config: SandboxConfig) -> str:
-    """A process of its own, in a jail, unless the settings say this one."""
+    """A jailed process of its own, unless the settings name this one."""
     return "thread" if config.isolation == "thread" else "fork"
 
 
@@ -419,7 +420,7 @@ def machine_of_template(
 
     :param folder: where its socket is made
     :param shared: an empty directory
-    :param console: a descriptor for what it prints
+    :param console: a descriptor for its output
     """
     return create_machine(LINUX.template_machine(kind, wiring_of(folder, shared, nets, console)))
 
@@ -427,7 +428,7 @@ def machine_of_template(
 def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
     """A connection to the agent of sandbox *name*, once it listens.
 
-    :raises GuestError: it does not, in time
+    :raises GuestError: it does not listen in time
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -455,8 +456,8 @@ def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
 
 
 def _allow_files() -> None:
-    """Raise the limit of open files, for the descriptors of all connections, and have room for those of a machine: the
-    kernel makes a larger table at once while a process has one thread, and later waits for a grace period of RCU."""
+    """Raise the limit of open files, for the descriptors of all connections, and reserve room for those of a machine:
+    the kernel grows the table at once while a process has one thread, and later waits for a grace period of RCU."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
