@@ -9,7 +9,8 @@ A shim has a directory of its own, named after what it serves (containerd's addr
     machine     where that is when the machine was ready before the pod (pyvmm_kata.oci.pool_machine)
     cgroup      the directory of its control group
 
-containerd calls `start` for each container, and mostly the shim is there: what only others need is imported by them.
+containerd calls `start` for each container, and mostly the shim exists: modules for the other cases are imported when
+they are needed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ KILLED = 128 + 9
 
 
 class Arguments(NamedTuple):
-    """What containerd says on the command line and in the environment."""
+    """containerd's arguments on the command line and in the environment."""
 
     task_id: str
     namespace: str
@@ -67,12 +68,12 @@ class Place:
 
     @property
     def lock(self) -> int:
-        """The descriptor of the lock, which who has it may send to another process."""
+        """The descriptor of the lock, which its holder may send to another process."""
         return self._lock
 
     @classmethod
     def of(cls, arguments: Arguments, root: str = ROOT) -> Place:
-        """That of the shim of a container, whether it is there or not."""
+        """The place of the shim of a container, whether it exists or not."""
         found = _group(arguments)
         group, is_shared = found or arguments.task_id, found != ""
         words = "\0".join((arguments.address, arguments.namespace, group))
@@ -120,7 +121,7 @@ class Place:
                 os.unlink(path)
 
     def remove(self) -> None:
-        """Remove all of it; the lock has to be held. Raises HostError when something is mounted there."""
+        """Remove all of it; the lock has to be held. Raises HostError if something is mounted there."""
         import shutil
 
         self._clear()
@@ -132,7 +133,7 @@ class Place:
         write_cgroup(self.folder, folder)
 
     def remove_cgroup(self) -> None:
-        """Remove the control group that was noted, and end what is in it. Raises HostError when that cannot be done."""
+        """Remove the recorded cgroup, and end its processes. Raises HostError if that is impossible."""
         if not (folder := noted_cgroup(self.folder)):
             return
         from pyvmm_kata.host.cgroups import Cgroup
@@ -140,13 +141,13 @@ class Place:
         Cgroup(folder).remove()
 
     def write_machine(self, folder: str) -> None:
-        """Record where the machine's state is."""
+        """Record the place of the machine's state."""
         with open(os.path.join(self.folder, "machine"), "w") as file:
             file.write(folder)
 
     def remove_machine(self) -> None:
-        """Remove the state of the machine that was recorded, which has ended, and its own control group. Raises
-        HostError when that cannot be done."""
+        """Remove the recorded state of the machine, which has ended, and its own cgroup. Raises HostError if that is
+        impossible."""
         try:
             with open(os.path.join(self.folder, "machine")) as file:
                 folder = file.read()
@@ -163,7 +164,7 @@ class Place:
             Cgroup(os.path.join(GROUPS_OF_HOST, "pyvmm", os.path.basename(folder))).remove()
 
     def release(self) -> None:
-        """Close this process's descriptor of the lock; a child that has it, too, still holds it."""
+        """Close this process's descriptor of the lock; a child with a copy still holds it."""
         os.close(self._lock)
         self._lock = -1
 
@@ -176,7 +177,7 @@ class Place:
         return listener
 
     def connect(self, timeout: float) -> socket.socket:
-        """A connection to the shim. Raises OSError when it does not take one in time."""
+        """A connection to the shim. Raises OSError if it does not accept in time."""
         deadline = time.monotonic() + timeout
         while True:
             sock = socket.socket(socket.AF_UNIX)
@@ -196,7 +197,7 @@ class Place:
             file.write(f"{os.getpid()} {start_time(os.getpid())}\n")
 
     def kill(self) -> None:
-        """End the shim that serves here, at once; without effect when there is none."""
+        """End the shim that serves here, at once; no effect without one."""
         import signal
 
         try:
@@ -231,10 +232,10 @@ def _group(arguments: Arguments) -> str:
 
 
 def start(arguments: Arguments, serve: Callable[[Place, socket.socket], None], root: str = ROOT) -> str:
-    """The answer to containerd's `start`: where the shim of this container is, which is started if there is none.
+    """The answer to containerd's `start`: the address of this container's shim, which is started if there is none.
 
     :param serve: runs the shim on a listening socket, in a process of its own, until it ends
-    :raises HostError: the shim that is there does not answer
+    :raises HostError: the existing shim does not answer
     """
     place = Place.of(arguments, root)
     deadline = time.monotonic() + READY_S
@@ -264,7 +265,8 @@ def start(arguments: Arguments, serve: Callable[[Place, socket.socket], None], r
 
 
 def begin(arguments: Arguments, root: str = ROOT) -> tuple[Place, socket.socket] | None:
-    """Have this process be the shim of a container: its place, and the socket to serve; None: there is one."""
+    """Make this process the shim of a container: returns its place, and the socket to serve; None: there is one
+    already."""
     place = Place.of(arguments, root)
     if not place.try_lock():
         return None
@@ -274,7 +276,7 @@ def begin(arguments: Arguments, root: str = ROOT) -> tuple[Place, socket.socket]
 
 
 def answer(place: Place, arguments: Arguments) -> str:
-    """What is printed: containerd before 2.0 takes an address alone, for version 2 of the service."""
+    """The printed answer: containerd before 2.0 expects an address alone, for version 2 of the service."""
     address = f"unix://{place.socket}"
     if arguments.version < 3:
         # Where such a containerd looks for the shim when it was restarted
@@ -287,8 +289,8 @@ def answer(place: Place, arguments: Arguments) -> str:
 def delete(arguments: Arguments, root: str = ROOT) -> bytes:
     """The answer to containerd's `delete`, a DeleteResponse: nothing of the container is left.
 
-    containerd calls it when it has lost the shim. A shim that still runs is asked to delete the container; if it does
-    not do so, it is killed, and its pod with it.
+    containerd calls it when it has lost the shim. A running shim receives a request to delete the container; if that
+    fails it is killed, and its pod with it.
     """
     from pyvmm_kata.host.mounts import unmount
     from pyvmm_kata.protocol import protobuf
@@ -317,7 +319,7 @@ def delete(arguments: Arguments, root: str = ROOT) -> bytes:
 
 
 def sweep(root: str = ROOT) -> None:
-    """Remove what shims left for which containerd never calls `delete`: they died before it spoke to them."""
+    """Remove the remains of shims for which containerd never calls `delete`: they died before it contacted them."""
     for folder in os.listdir(root) if os.path.isdir(root) else ():
         place = Place("", os.path.join(root, folder))
         if place.try_lock():

@@ -1,4 +1,4 @@
-"""Events for containerd, sent in their order over its ttrpc socket, also when it was restarted meanwhile."""
+"""Events for containerd, sent in order over its ttrpc socket, also after a restart of containerd."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def event(name: str, **fields: object) -> Message:
 class Publisher:
     """Sends events to containerd, one after the other, from a thread of its own.
 
-    :param address: path of containerd's ttrpc socket; empty: events go nowhere
+    :param address: path of containerd's ttrpc socket; empty: events are dropped
     :param namespace: containerd's namespace of the tasks
-    :param log: is told what could not be sent
+    :param log: called with what could not be sent
     """
 
     def __init__(self, address: str, namespace: str, log: Callable[[str], None]) -> None:
@@ -60,7 +60,7 @@ class Publisher:
             self._thread.start()
 
     def publish(self, content: Message) -> None:
-        """Have an event sent after those before it."""
+        """Queue an event."""
         if not self._address:
             return
         now = time.time_ns()
@@ -76,7 +76,7 @@ class Publisher:
             self._changed.notify_all()
 
     def close(self, timeout: float) -> None:
-        """End, after what waits was sent; what was not within `timeout` seconds is lost."""
+        """End, after queued events were sent; those that are not sent within `timeout` seconds are lost."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

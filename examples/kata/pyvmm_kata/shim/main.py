@@ -20,7 +20,7 @@ WITHOUT_VALUE = ("debug", "v", "info")
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, str], str]:
-    """Flags as Go's package `flag` takes them, and the action. Raises ConfigError."""
+    """Flags in the syntax of Go's package `flag`, and the action. Raises ConfigError."""
     flags: dict[str, str] = {}
     left = list(words)
     while left and left[0].startswith("-"):
@@ -41,7 +41,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], str]:
 
 
 def arguments_of(flags: dict[str, str]) -> Arguments:
-    """What they say, and the environment and the working directory with them."""
+    """Their values, with the environment and the working directory."""
     version_text = os.environ.get("MAX_SHIM_VERSION", "2")
     return Arguments(
         task_id=flags.get("id", ""),
@@ -55,7 +55,7 @@ def arguments_of(flags: dict[str, str]) -> Arguments:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what containerd asks for; the exit status."""
+    """Do what containerd requests; returns the exit status."""
     try:
         flags, action = parse(sys.argv[1:] if words is None else words)
         if "v" in flags:

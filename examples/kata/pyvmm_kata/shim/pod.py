@@ -1,6 +1,6 @@
 """The pod of a shim: its sandbox, made with the first container, and its containers.
 
-Every change and the event about it are one step: containerd gets events in the order in which things happened.
+Every change and its event are one step: containerd gets events in the order in which things happened.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ EXECS_S = 5.0
 
 
 class Resumed(NamedTuple):
-    """What a pod's machine goes on from, with its container.
+    """The checkpoint from which a pod's machine continues, with its container.
 
     :ivar kept: the checkpoint
-    :ivar stdio: of the container from now on
+    :ivar stdio: the container's new streams
     """
 
     kept: Kept
@@ -62,10 +62,10 @@ class Resumed(NamedTuple):
 class Pod:
     """All containers of one virtual machine.
 
-    :param boot: starts the sandbox for the pod's first bundle, its face, and the runtime's options, or with its
-        container from a checkpoint; tells of what happens in it
-    :param publish: takes messages of containerd.events in their order
-    :param launch: makes the face of a container, of its bundle and the other members
+    :param boot: starts the sandbox for the pod's first bundle, its proxy process, and the runtime's options, or with
+        its container from a checkpoint; reports its events
+    :param publish: receives messages of containerd.events in order
+    :param launch: makes the proxy process of a container, from its bundle and the other members
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Pod:
         sandbox.update(made.id, resources)
 
     def pid_of(self, task_id: str) -> int:
-        """The pid of a container, 0: it is not there yet."""
+        """The pid of a container, 0: it does not exist yet."""
         with self._lock:
             found = self._tasks.get(task_id)
         return found.face.pid if found is not None else 0
@@ -130,12 +130,12 @@ class Pod:
         options: Message,
         checkpoint: str = "",
     ) -> Task:
-        """Make a container of a bundle, and the sandbox when it is the first. Nothing of it is left when that fails.
+        """Make a container of a bundle, and the sandbox if it is the first. Nothing of it is left after an error.
 
         :param path: of the bundle
         :param rootfs: mounts that make its root file system
         :param options: of the runtime, a google.protobuf.Any, perhaps empty
-        :param checkpoint: the folder of one that it goes on from when it is started; empty: none
+        :param checkpoint: the folder of a checkpoint from which it continues when it is started; empty: none
         :raises VmmError: it cannot be made
         """
         with self._reserved(task_id):
@@ -193,7 +193,7 @@ class Pod:
 
     @contextmanager
     def _reserved(self, task_id: str) -> Iterator[None]:
-        """Nobody else makes a container of that id meanwhile."""
+        """No other thread makes a container of that id meanwhile."""
         with self._lock:
             if task_id in self._tasks or task_id in self._creating:
                 raise ConfigError(f"container {task_id} exists already", code="container-exists")
@@ -205,7 +205,7 @@ class Pod:
                 self._creating.discard(task_id)
 
     def _watch_face(self, task: Task) -> None:
-        """Pass on the signals that a container's face gets; when it is killed, so is the container."""
+        """Forward the signals of a container's proxy process; when that is killed, so is the container."""
         task.face.watch(lambda number: _quietly(lambda: task.container.kill(number)), task.container.process_files)
         if task.init.status is None:
             _quietly(lambda: task.container.kill(signal.SIGKILL, everything=True))
@@ -298,8 +298,8 @@ class Pod:
         """Save a container with its machine, in the form of :mod:`pyvmm_kata.pod.checkpoint_folder`.
 
         :param path: of the folder, which need not exist
-        :param end: it ends with that; else it goes on
-        :raises VmmError: it cannot be saved; it goes on, and what was in the folder is as it was
+        :param end: the container ends then; otherwise it continues
+        :raises VmmError: it cannot be saved; it continues, and the folder is unchanged
         """
         from pyvmm_kata.pod import checkpoint_folder
 
@@ -328,7 +328,7 @@ class Pod:
             self._publish(event("TaskCheckpointed", container_id=task_id, checkpoint=path))
 
     def kill(self, task_id: str, exec_id: str, signal: int, *, everything: bool) -> None:
-        """Send a signal to a process, or to all of a container. Raises VmmError, code process-ended when it is late."""
+        """Send a signal to a process, or to all of a container. Raises VmmError, code process-ended if it is late."""
         task = self.task(task_id)
         process = task.find(exec_id)
         if process.status is not None:
@@ -341,7 +341,7 @@ class Pod:
             raise ConfigError(f"process {exec_id} of container {task_id} was not started", code="container-state")
 
     def delete(self, task_id: str, exec_id: str) -> ExitStatus:
-        """Remove a container or an exec that has ended, or was never started; how it ended. Raises VmmError."""
+        """Remove a container or an exec that has ended, or was never started; returns how it ended. Raises VmmError."""
         task = self.task(task_id)
         with task.order:
             # A containerd that was started again deletes what the one before it was about to delete
@@ -373,7 +373,7 @@ class Pod:
         return sandbox is None or sandbox.wait(0)
 
     def close(self) -> None:
-        """End the virtual machine. Raises VmmError when something of it is left."""
+        """End the virtual machine. Raises VmmError if something of it is left."""
         with self._lock:
             self._closed = True
             sandbox, self._sandbox = self._sandbox, None
@@ -419,12 +419,12 @@ class Pod:
 
 
 def _traced(annotations: Mapping[str, str]) -> dict[str, str]:
-    """What is said of a pod with the trace of its start, by OpenTelemetry's names."""
+    """Attributes of a pod for the trace of its start, by OpenTelemetry's names."""
     return {name: annotations[key] for key, name in TRACED.items() if key in annotations}
 
 
 def _show(face: Face, sandbox: Sandbox, task_id: str) -> None:
-    """Have a face show a container's files, or none: the guest can see to it that a mount point is not there."""
+    """Show a container's files in a proxy process, or none: the guest can remove a mount point."""
     try:
         face.show(*sandbox.shown(task_id))
     except HostError as error:

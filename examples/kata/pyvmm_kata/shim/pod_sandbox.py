@@ -1,4 +1,4 @@
-"""The pod's sandbox: of what the runtime's options, the first container's annotations, limits and namespaces say."""
+"""The pod's sandbox: from the runtime's options, the first container's annotations, limits and namespaces."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ SANDBOX = "io.kubernetes.cri.sandbox-"
 
 
 def launch_face(bundle: Bundle, members: Sequence[Member], network_path: str = "") -> Face:
-    """The face of a container: in the network namespace that its bundle names, and in others of the pod's.
+    """The proxy process of a container: in the network namespace that its bundle names, and in others of the pod.
 
-    :param network_path: the network namespace where the bundle names none; empty: a new one
+    :param network_path: the network namespace if the bundle names none; empty: a new one
     """
     paths = {"network": network_path} if network_path else {}
     for entry in bundle.spec.get("linux", {}).get("namespaces", ()):
@@ -59,11 +59,11 @@ def start_sandbox(
     listener: Callable[[SandboxEvent], None],
     resumed: Resumed | None,
 ) -> Sandbox:
-    """Boot the machine of a pod, in the network namespace and the control group of its first container.
+    """Boot the machine of a pod, in the network namespace and the cgroup of its first container.
 
-    :param home: the control group to go back to when that fails
-    :param sealed: is set when this process can make no further machine
-    :param resumed: it goes on from there, and its container with it, frozen
+    :param home: the cgroup to return to if that fails
+    :param sealed: set when this process can make no further machine
+    :param resumed: the machine continues from there, with its container frozen
     :raises VmmError: it cannot be booted; nothing of it is left
     """
     if sealed.is_set():
@@ -176,8 +176,8 @@ class Adopted:
     :param bundle: that of the pod's first container
     :param sandbox: is prepared
     :param memory: of the machine
-    :param group: the control group in which this process is; empty: none
-    :raises VmmError: it is not fit for the pod, of which nothing has been made
+    :param group: this process's cgroup; empty: none
+    :raises VmmError: it does not fit the pod, of which nothing has been made
     """
 
     def __init__(self, place: Place, bundle: Bundle, sandbox: Sandbox, memory: int, group: str) -> None:
@@ -211,7 +211,7 @@ class Adopted:
     def start(self, face: Face, listener: Callable[[SandboxEvent], None], resumed: Resumed | None) -> Sandbox:
         """In place of :func:`start_sandbox`.
 
-        :raises VmmError: this process has had its machine, which is none that goes on from a checkpoint
+        :raises VmmError: this process has made its machine, which does not continue from a checkpoint
         """
         if self._started.is_set() or resumed is not None:
             raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
@@ -225,9 +225,9 @@ class Adopted:
 
 
 def pod_resources(bundle: Bundle) -> dict[str, Any]:
-    """``linux.resources`` for all of a pod: of a pause container, what containerd notes of the containers to come.
+    """``linux.resources`` for all of a pod: for a pause container, containerd's annotations about later containers.
 
-    :raises ConfigError: what is noted is no number
+    :raises ConfigError: an annotation is not a number
     """
     resources: dict[str, Any] = (bundle.spec.get("linux") or {}).get("resources") or {}
     noted = {}
@@ -247,8 +247,8 @@ def pod_resources(bundle: Bundle) -> dict[str, Any]:
 def _enter_cgroup(
     place: Place, bundle: Bundle, face: Face, memory: int, resources: dict[str, Any]
 ) -> cgroups.Cgroup | None:
-    """Go where the pod's processes are to be; the group, if it is to be limited: a pod of several containers is by the
-    one above."""
+    """Enter the cgroup of the pod's processes; returns the group to limit: for a pod of several containers, its
+    parent."""
     path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     folder = cgroups.place(path, place.group, systemd=path.count(":") == 2)
     group = cgroups.Cgroup(folder)
@@ -264,7 +264,7 @@ def _enter_cgroup(
 
 
 def own_cgroup() -> str:
-    """The directory of this process's control group, empty where there is no cgroup v2 (cgroups(7))."""
+    """The directory of this process's cgroup, empty without cgroup v2 (cgroups(7))."""
     with open("/proc/self/cgroup") as lines:
         for line in lines:
             if line.startswith("0::") and os.path.exists(f"{cgroups.ROOT}/cgroup.controllers"):
@@ -273,7 +273,7 @@ def own_cgroup() -> str:
 
 
 def leave_cgroup(place: Place, home: str) -> None:
-    """Go back to the group `home`, and remove the pod's. Raises VmmError when it has other processes."""
+    """Return to the group `home`, and remove the pod's. Raises VmmError if it has other processes."""
     if home:
         try:
             cgroups.Cgroup(home).enter()
@@ -283,7 +283,7 @@ def leave_cgroup(place: Place, home: str) -> None:
 
 
 def config_path(options: Message | None) -> str:
-    """The settings' file that containerd's configuration names for this runtime, empty for the usual one."""
+    """The settings' file that containerd's configuration names for this runtime, empty for the default."""
     if options is None or options.type_url.rpartition("/")[2] != OPTIONS:
         return ""
     try:

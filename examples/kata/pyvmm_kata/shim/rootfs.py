@@ -41,7 +41,7 @@ MAX_DATA = 4095  # the kernel takes one page of options, with a zero byte at its
 
 
 def as_disk(mounts: Sequence[Message]) -> RootDisk | None:
-    """The disk that a CreateTaskRequest's `rootfs` is, which the guest can mount itself; None: it is something else.
+    """The disk in a CreateTaskRequest's `rootfs`, which the guest can mount itself; None: it is something else.
 
     Raises ConfigError for a disk that no guest could mount.
     """
@@ -54,9 +54,9 @@ def as_disk(mounts: Sequence[Message]) -> RootDisk | None:
 
 
 def mount_rootfs(mounts: Sequence[Message], target: str) -> None:
-    """Mount what a CreateTaskRequest's `rootfs` says at `target`, one on top of the other.
+    """Mount a CreateTaskRequest's `rootfs` at `target`, one over the other.
 
-    Raises ConfigError for an invalid mount, HostError when the kernel refuses; nothing is mounted then.
+    Raises ConfigError for an invalid mount, HostError if the kernel refuses; nothing is mounted then.
     """
     try:
         for number, one in enumerate(mounts):
@@ -102,7 +102,7 @@ def _mount(one: Message, target: str, where: str) -> None:
 
 
 def _shorten(options: Sequence[str]) -> tuple[str, str]:
-    """A folder, and the options of an overlay with its layers seen from there."""
+    """A folder, and the options of an overlay with its layers relative to it."""
     layers = [path for option in options if option.startswith(LAYERS) for path in option[len(LAYERS) :].split(":")]
     if not layers or not all(path.startswith("/") for path in layers):
         return "", ",".join(options)
@@ -112,7 +112,7 @@ def _shorten(options: Sequence[str]) -> tuple[str, str]:
 
 
 def _in_folder(folder: str, work: Callable[[], None]) -> None:
-    """Do something in a thread of its own whose working directory is `folder`, which others do not notice."""
+    """Run a function in a thread of its own with the working directory `folder`, without effect on other threads."""
     if not folder:
         work()
         return

@@ -1,4 +1,4 @@
-"""The shim's process: serves containerd until no container is left and it is told to end."""
+"""The shim's process: serves containerd until no container is left and containerd requests its end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ IDLE_S = 5.0
 
 
 def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
-    """Be the shim: returns when it has ended and its place is removed, or another process is the shim."""
+    """Run the shim: returns when it has ended and its place is removed, or another process is the shim."""
     log = Log(os.path.join(arguments.bundle or ".", "log"))
     try:
         _detach(log)
@@ -138,7 +138,7 @@ def _run(
 
 
 class FirstCall:
-    """Waits for the first call of all that the shim gets, and reads it without taking it from its connection.
+    """Waits for the shim's first call, and reads it without removing it from its connection.
 
     :ivar connections: those that there are
     :ivar request: of the method Create; None: the first call is another one, or none came in time
@@ -197,13 +197,13 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def _wait_for_more() -> bool:
-    """poll(2) has nothing to wait for: what has come stays there."""
+    """poll(2) has nothing to wait for: received data stay there."""
     time.sleep(0.001)  # the caller looks again, until its own deadline
     return True
 
 
 def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> bool:
-    """Have a process whose machine is ready be the shim of this pod; False: there is none for it."""
+    """Make a process whose machine is ready the shim of this pod; False: there is none for it."""
     request = first.request
     if request is None or request.checkpoint:
         return False
@@ -255,7 +255,7 @@ def _give(arguments: Arguments, place: Place, first: FirstCall, log: Log) -> boo
 
 
 def _paths(bundle: Bundle, rootfs: Sequence[Message]) -> Iterator[str]:
-    """Those of the host that the first container of a pod names."""
+    """The files of the host that the first container of a pod names."""
     yield bundle.path
     for mount in bundle.spec.get("mounts") or ():
         yield os.path.join(bundle.path, mount.get("source") or "")  # "proc" is no file
@@ -270,13 +270,13 @@ def _paths(bundle: Bundle, rootfs: Sequence[Message]) -> Iterator[str]:
 
 
 def take_over(request: Json, fds: list[int], sandbox: Sandbox, group: str, folder: str) -> Callable[[], None]:
-    """In a process whose machine is ready: be the shim of a pod from now on, instead of the process that asks.
+    """In a process whose machine is ready: be the shim of a pod from now on, instead of the requesting process.
 
-    :param request: what :func:`_give` sends, with descriptors, which are taken over
-    :param group: the control group in which this process is; empty: none
+    :param request: the message of :func:`_give`, with descriptors, which are taken over
+    :param group: this process's cgroup; empty: none
     :param folder: of the sandbox's state
     :returns: serves containerd, and returns as :func:`serve` does
-    :raises VmmError: the machine is not fit for that pod, of which nothing has been made
+    :raises VmmError: the machine does not fit that pod, of which nothing has been made
     """
     listener, lock, output, *others = fds
     if request["traced"]:
@@ -335,8 +335,8 @@ def _detach(log: Log) -> None:
 
 
 class Log:
-    """Writes lines in the form of containerd's own into the FIFO that it copies to its log.  Nothing waits for a
-    reader: what it does not take is lost.
+    """Writes lines in containerd's format into the FIFO that it copies to its log. It never waits for a reader: unread
+    lines are lost.
 
     :param path: of the FIFO `log` in the bundle
     :param fd: it is open already
@@ -357,7 +357,7 @@ class Log:
         return self._fd
 
     def info(self, text: str) -> None:
-        """Something that an administrator may want to know."""
+        """Log a message for administrators."""
         self._write("info", text)
 
     def error(self, text: str) -> None:

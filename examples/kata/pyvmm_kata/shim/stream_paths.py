@@ -1,4 +1,4 @@
-"""Where a process's streams go, from containerd's words: FIFOs by their paths, files by URIs."""
+"""The destinations of a process's streams, from containerd's request: FIFOs by their paths, files by URIs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ READER_S = 10.0
 
 
 def open_stdio(paths: StdioPaths) -> Stdio:
-    """What the library copies from and to.
+    """The streams in the library's form.
 
-    Raises ConfigError for a kind of stream that is not known, HostError for one that cannot be opened.
+    Raises ConfigError for an unknown kind of stream, HostError for one that cannot be opened.
     """
     stdin = _path(paths.stdin)
     stdout = _output(paths.stdout)
@@ -37,9 +37,9 @@ def _path(text: str) -> str | None:
 
 
 def end_input(paths: StdioPaths) -> None:
-    """Let stdin end once everything was read that writers of its FIFO have written, or will write before they close it.
+    """End stdin once everything was read that writers of its FIFO have written, or will write before they close it.
 
-    A FIFO ends when its last writer goes (fifo(7)); where there never was one, that is us.
+    A FIFO ends when its last writer goes (fifo(7)); if there never was one, that is us.
     """
     try:
         os.close(os.open(_path(paths.stdin) or "", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -68,10 +68,11 @@ def _output(text: str) -> int | None:
 
 
 def _open_fifo(path: str) -> int:
-    """A FIFO for writing, once it has a reader: what is written before is lost if the shim closes it before it is read.
+    """A FIFO for writing, once it has a reader: otherwise data would be lost if the shim closes it before they are
+    read.
 
-    It is opened for reading as well, so that nothing is lost when a reader closes it, as a containerd does that is
-    restarted: the next reader gets what is written meanwhile.
+    It is opened for reading as well, so that nothing is lost when a reader closes it, as a restarted containerd does:
+    the next reader gets what is written meanwhile.
     """
     flags = os.O_NONBLOCK | os.O_CLOEXEC
     deadline = time.monotonic() + READER_S

@@ -1,4 +1,4 @@
-"""What the shim knows of a container (a *task* in containerd's words) and of each process in it."""
+"""The shim's record of a container (a *task* in containerd's terms) and of each process in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StdioPaths(NamedTuple):
-    """FIFOs or URIs of a process's streams as containerd gave them; empty for none."""
+    """FIFOs or URIs of a process's streams from containerd; empty for none."""
 
     stdin: str = ""
     stdout: str = ""
@@ -51,7 +51,7 @@ class TaskProcess:
         self._ended.set()
 
     def wait(self, timeout: float) -> ExitStatus | None:
-        """How it ended; None when it has not after `timeout` seconds."""
+        """How it ended; None if it has not after `timeout` seconds."""
         self._ended.wait(timeout)
         return self.status
 
@@ -59,7 +59,7 @@ class TaskProcess:
 class Task:
     """A container and its processes.
 
-    :ivar face: the process whose pid containerd is told
+    :ivar face: the process whose pid is reported to containerd
     :ivar order: held from a change until its event is queued, so that events have the order of what happened
     """
 

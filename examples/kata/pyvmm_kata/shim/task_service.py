@@ -1,4 +1,4 @@
-"""The service `Task` of a shim, versions 2 and 3: requests to calls of the pod, errors to statuses."""
+"""The service `Task` of a shim, versions 2 and 3: maps requests to calls of the pod, and errors to statuses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CODE_OF = {
 
 
 def as_status(error: VmmError) -> RpcError:
-    """The status that says an error to containerd."""
+    """The status that reports an error to containerd."""
     text = f"{error} ({error.hint})" if error.hint and error.hint not in str(error) else str(error)
     if isinstance(error, AgentError):
         return RpcError(_code_name(error.status), text)
@@ -62,7 +62,7 @@ class TaskService:
     """The handlers of one version of the service.
 
     :param package: the proto package: "containerd.task.v2"
-    :param on_shutdown: is called when containerd wants the shim to end and no container is left
+    :param on_shutdown: called when containerd requests the shim's end and no container is left
     """
 
     def __init__(self, package: str, pod: Pod, version: str, on_shutdown: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ class TaskService:
         return _empty()
 
     def _checkpoint(self, request: Message, call: Call) -> Message:
-        """The other options are about what the guest's kernel keeps in any case."""
+        """The other options concern what the guest's kernel keeps in any case."""
         options = request.options
         end = False
         if options.type_url.rpartition("/")[2] == CHECKPOINT_OPTIONS:
@@ -233,7 +233,7 @@ def _stdio(request: Message) -> StdioPaths:
 
 
 def _json(packed: Message, field: str) -> dict[str, Any]:
-    """The JSON object in a google.protobuf.Any, which is how containerd sends what OCI defines."""
+    """The JSON object in a google.protobuf.Any, which is how containerd sends OCI's structures."""
     return parse_json(packed.value, f"{field}: {packed.type_url or 'nothing'}", "oci-config")
 
 
