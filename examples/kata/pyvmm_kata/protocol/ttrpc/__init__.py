@@ -1,7 +1,7 @@
 """ttrpc, the protocol between containerd and its shims, and between a Kata runtime and its agent: client and server.
 
-Unary calls, any number at a time over one connection. Streams are answered with UNIMPLEMENTED: none of the services
-that this package speaks needs them.
+Unary calls, any number at a time over one connection. Streams are answered with UNIMPLEMENTED: no service of this
+package needs them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ REPLY_TIME = 30.0  # seconds that a client has to take an answer before its conn
 
 
 class _Answer:
-    """Where a call waits for its response."""
+    """The place where a call waits for its response."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -66,10 +66,10 @@ class _Answer:
 
 
 class Client:
-    """One connection to a ttrpc server. Any thread may call; a thread of its own sorts the answers.
+    """One connection to a ttrpc server. Any thread may call; a thread of its own dispatches the answers.
 
     :param sock: a connected stream socket (unix, vsock, ...), which the client owns from now on
-    :param peer: who the server is, for messages: "the agent of sandbox s1"
+    :param peer: the name of the server, for messages: "the agent of sandbox s1"
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -89,7 +89,7 @@ class Client:
 
         :param service: its full name: "grpc.AgentService"
         :param timeout: seconds; None waits for ever, or until the connection ends
-        :param room: bytes that the answer may have
+        :param room: the largest answer, in bytes
         :raises CallTimeout: the server did not answer in time
         :raises ConnectionLost: the connection has ended
         :raises RpcError: the status that the server answered
@@ -144,7 +144,7 @@ class Client:
             raise RpcError("INTERNAL", f"{self._peer} answered {method} with what is {error}") from None
 
     def _room(self, stream: int) -> int:
-        """Room for the answer of a stream; 0 for an unknown one."""
+        """The limit for the answer of a stream; 0 for an unknown one."""
         with self._lock:
             answer = self._waiting.get(stream)
         return 0 if answer is None else answer.room
@@ -184,14 +184,14 @@ class Client:
         return self._lost is None
 
     def close(self) -> None:
-        """End the connection; calls under way raise ConnectionLost. May be called twice, and from any thread."""
+        """End the connection; pending calls raise ConnectionLost. May be called twice, and from any thread."""
         self._frames.shut_down()
         if threading.current_thread() is not self._reader:
             self._reader.join()
 
 
 class Call(NamedTuple):
-    """What a handler may know of a call beside its request."""
+    """A handler's information about a call besides its request."""
 
     method: str
     timeout: float | None
@@ -209,7 +209,7 @@ class Server:
 
     :param services: full name of a service -> name of a method -> its handler. Methods of the service without a handler
         are answered with UNIMPLEMENTED.
-    :param on_error: is told of exceptions that a handler should not have raised; the client gets INTERNAL
+    :param on_error: called with exceptions that a handler should not have raised; the client gets INTERNAL
     """
 
     def __init__(

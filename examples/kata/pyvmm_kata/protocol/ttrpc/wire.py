@@ -42,9 +42,9 @@ NUMBERS = {name: number for number, name in CODES.items()}
 
 
 class RpcError(Exception):
-    """A call failed: the status that the server answered, or that a server's handler raises to answer it.
+    """A call failed: the status in the server's answer, or one that a server's handler raises.
 
-    :ivar code: the name of a google.rpc.Code, "UNKNOWN" for numbers that it does not have
+    :ivar code: the name of a google.rpc.Code, "UNKNOWN" for unknown numbers
     :ivar message: what the server says
     """
 
@@ -69,11 +69,11 @@ class ConnectionLost(RpcError):
 
 
 class ProtocolError(Exception):
-    """The peer sent something that is not ttrpc; what follows on the connection cannot be parsed."""
+    """The peer sent something that is not ttrpc; later data on the connection cannot be parsed."""
 
 
 class Frames:
-    """Whole frames over a connected stream socket. One thread may receive while any number send."""
+    """Complete frames over a connected stream socket. One thread may receive while any number send."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
@@ -94,7 +94,7 @@ class Frames:
     def send(self, stream: int, kind: int, data: bytes, deadline: float | None) -> None:
         """Send one frame; the caller holds turn().
 
-        Raises TimeoutError when the peer does not take it in time, OSError when the connection has ended.
+        Raises TimeoutError if the peer does not accept it in time, OSError if the connection has ended.
         """
         if self._broken:
             raise BrokenPipeError("a frame was cut off before")
@@ -124,8 +124,8 @@ class Frames:
     ) -> tuple[int, int, int, bytes | None] | None:
         """The next frame: stream id, type, flags and data, or None at the end of the connection.
 
-        The data is None where it was larger than the stream has room for; it was skipped then. Raises ProtocolError for
-        a header that cannot be one, OSError when the connection breaks.
+        The data is None if it was larger than the stream's limit; it was skipped then. Raises ProtocolError for an
+        invalid header, OSError if the connection breaks.
         """
         header = self._read(HEADER.size)
         if header is None:
@@ -144,7 +144,7 @@ class Frames:
         return None if data is None else (stream, kind, flags, data)
 
     def _read(self, size: int) -> bytes | None:
-        """Exactly `size` bytes; None when the connection ends before."""
+        """Exactly `size` bytes; None if the connection ends before."""
         parts = []
         while size:
             part = self._sock.recv(min(size, 1 << 18))
@@ -155,14 +155,14 @@ class Frames:
         return b"".join(parts)
 
     def shut_down(self) -> None:
-        """End both directions; a thread that receives gets the end of the connection."""
+        """End both directions; a receiving thread gets the end of the connection."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the peer was first
 
     def close(self) -> None:
-        """Give the socket back. Only the thread that receives may call it."""
+        """Give the socket back. Only the receiving thread may call it."""
         with self._turn:
             self._broken = True
             self._sock.close()
