@@ -2,8 +2,8 @@
 
 python examples/custom_device.py VMLINUX ROOTFS [COMMAND LINE]
 
-In the guest, ``head -c 12 /dev/hwrng`` prints what this file says.  A device like this one is slower than one with a C
-worker (every kick goes through the control loop), but it is all there is to write.
+In the guest, ``head -c 12 /dev/hwrng`` prints the text in this file. A device like this one is slower than one with a C
+worker (every kick goes through the control loop), but this file is all the code it needs.
 """
 
 from __future__ import annotations

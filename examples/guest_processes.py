@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Prints the processes of a guest from outside, read by drgn out of the guest's memory while it runs.
+"""Prints the processes of a guest from outside: drgn reads them from the guest's memory while it runs.
 
-usage: examples/guest_processes.py VMLINUX ROOTFS VMLINUX_DEBUG
-or, on a machine that runs already:
-       pyvmm debug --vm unix:/tmp/vm.gdb --vmlinux VMLINUX_DEBUG --script examples/guest_processes.py
+usage: examples/guest_processes.py VMLINUX ROOTFS VMLINUX_DEBUG or, for a running machine: pyvmm debug --vm
+unix:/tmp/vm.gdb --vmlinux VMLINUX_DEBUG --script examples/guest_processes.py
 """
 
 from __future__ import annotations

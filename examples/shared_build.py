@@ -1,9 +1,10 @@
-"""Run a command in a virtual machine that sees this host's files, but can change only one directory.
+"""Runs a command in a virtual machine that sees this host's files, but can change only one directory.
 
 python examples/shared_build.py VMLINUX DIRECTORY COMMAND [ARGUMENT]...
 
 The guest's root is a read-only share of this host's root, so its compilers and libraries are there; DIRECTORY is a
-second share, the working directory of COMMAND. What COMMAND prints comes out here, its exit status is this program's.
+second share, the working directory of COMMAND. The command's output appears here, and its exit status is this
+program's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A host-guest RPC over vsock: the host has a guest run commands, with their output and exit status, without a console.
+"""A host-guest RPC over vsock: the host runs commands in a guest, with their output and exit status, without a console.
 
 python examples/vsock_rpc.py VMLINUX ROOTFS COMMAND...
 
-The agent, vsock_agent.c, is compiled and handed over on a second disk, as a tar archive; it tells by a connection of
-its own that it is ready.
+The agent, vsock_agent.c, is compiled and passed on a second disk, as a tar archive; it reports by a connection of its
+own that it is ready.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def receive(sock: socket.socket, length: int) -> bytes:
 
 
 def call(machine: Machine, command: str) -> tuple[int, str]:
-    """Run *command* in the guest; returns its exit status and what it wrote."""
+    """Run *command* in the guest; returns its exit status and its output."""
     code = command.encode()
     with machine.vsock.connect(CALL_PORT, timeout=60) as sock:
         sock.sendall(struct.pack("=I", len(code)) + code)

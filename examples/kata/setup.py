@@ -17,7 +17,7 @@ class BuildPackage(build_py):  # type: ignore[misc]
 
 
 class NativeDistribution(Distribution):  # type: ignore[misc]
-    """Of one architecture, for the programs' sake."""
+    """For one architecture, because of the programs."""
 
     def has_ext_modules(self) -> bool:
         return True

@@ -18,9 +18,9 @@ WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
 
 
 def build_programs(folder: str) -> None:
-    """Make them in *folder*: static where the C library can be linked so, since they start in half the time.
+    """Compile them into *folder*: static where the C library supports it, since they start in half the time.
 
-    CalledProcessError when one cannot be compiled.
+    CalledProcessError if one cannot be compiled.
     """
     for name, sources in PROGRAMS.items():
         _build(os.path.join(folder, name), [os.path.join(HERE, source) for source in sources])

@@ -27,8 +27,7 @@ SINGLE, OPTIONAL, REPEATED, MAP = range(4)
 
 
 def descriptor_set(output: str) -> Any:
-    """The FileDescriptorSet of all .proto files, written to `output`. Raises RuntimeError when protoc finds a
-    mistake."""
+    """The FileDescriptorSet of all .proto files, written to `output`. Raises RuntimeError if protoc finds a mistake."""
     from google.protobuf import descriptor_pb2
     from grpc_tools import protoc
 
@@ -71,7 +70,7 @@ def _entries(messages: Any, package: str) -> Iterator[tuple[str, Any]]:
 
 
 def _renamed(table: dict[str, Any], package: str, other: str) -> dict[str, Any]:
-    """The entries of a package as another one has them."""
+    """The entries of a package under the name of another one."""
     return {
         name.replace(package, other): ast.literal_eval(repr(entry).replace(package, other))
         for name, entry in table.items()
@@ -80,7 +79,7 @@ def _renamed(table: dict[str, Any], package: str, other: str) -> dict[str, Any]:
 
 
 def compile_messages(output: str = OUTPUT) -> None:
-    """Write the table of all .proto files to `output`. Raises RuntimeError when there is a mistake in one."""
+    """Write the table of all .proto files to `output`. Raises RuntimeError if there is a mistake in one."""
     table: dict[str, Any] = {}
     try:
         for file in descriptor_set(f"{output}.new").file:

@@ -1,4 +1,4 @@
-"""How the programs ``pyvmm-oci`` and ``containerd-shim-pyvmm-v2`` begin and end: their scripts call :func:`begin`."""
+"""How the programs ``pyvmm-oci`` and ``containerd-shim-pyvmm-v2`` start and end: their scripts call :func:`begin`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PROGRAMS = {"pyvmm_kata.oci.main": MONITOR, "pyvmm_kata.shim.main": SHIM}
 
 
 def begin(program: str) -> int:
-    """Be the program whose function ``main`` is in that module; returns the exit status."""
+    """Run the program whose function ``main`` is in that module; returns the exit status."""
     if "pyvmm_warm" in sys._xoptions:
         from vmm import warm_start
 
@@ -68,8 +68,8 @@ def begin(program: str) -> int:
 
 
 def _leave(status: int) -> None:
-    """End this process without taking the interpreter apart, which writes to each page that an image of it has: a tenth
-    of a container's run.  Returns where something is left to the interpreter: threads that run, output that fails."""
+    """End this process without the interpreter's teardown, which writes to each page of its image: a tenth of a
+    container's run. Returns if something is left to the interpreter: running threads, output that fails."""
     import atexit
 
     threading = sys.modules.get("threading")

@@ -1,4 +1,4 @@
-"""The errors of this package: those of :mod:`vmm`, and who did not answer."""
+"""The errors of this package: those of :mod:`vmm`, and those of an agent that does not answer."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class AgentError(GuestError):
 
 
 class AgentTimeout(GuestError):
-    """The agent did not answer in time.  The message says which call, of which sandbox."""
+    """The agent did not answer in time. The message names the call and the sandbox."""
 
     default_code = "agent-timeout"
 
 
 class AgentGone(GuestError):
-    """The connection to the agent is closed: the virtual machine has ended, or is being ended."""
+    """The connection to the agent is closed: the virtual machine has ended, or is ending."""
 
     default_code = "agent-gone"

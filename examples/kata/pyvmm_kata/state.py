@@ -1,7 +1,7 @@
-"""What is known of a container beside its processes: ``state.json``, in the form that ``runc state`` prints, and more;
-and the file that ``--pid-file`` names.
+"""The record of a container beside its processes: ``state.json``, in the form of ``runc state``, and more; and the file
+that ``--pid-file`` names.
 
-It is written whole or not at all, so it survives a crash of any command.
+It is written completely or not at all, so it survives a crash of any command.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LEFT = "removed-"
 
 
 def remove_tree(path: str) -> None:
-    """Remove a folder and all that is in it, following no links; what cannot be removed stays.
+    """Remove a folder and its contents, following no links; what cannot be removed stays.
 
-    As shutil.rmtree(), whose module brings half a MiB of others into each process that has a machine.
+    Like shutil.rmtree(), whose module adds half a MiB of others to each process with a machine.
     """
     try:
         for _, folders, files, fd in os.fwalk(path, topdown=False):
@@ -48,7 +48,7 @@ def _remove(name: str, folder: int) -> None:
 def write(folder: str, state: Json) -> None:
     """Replace the state in *folder*.
 
-    :raises OSError: it cannot be written, and is what it was
+    :raises OSError: it cannot be written, and is unchanged
     """
     path = os.path.join(folder, FILE)
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -61,9 +61,9 @@ def write(folder: str, state: Json) -> None:
 
 
 def read(folder: str) -> Json:
-    """The state in *folder*; its ``status`` is that of now.
+    """The state in *folder*; its ``status`` is the present one.
 
-    :raises ConfigError: there is none that can be read
+    :raises ConfigError: there is none, or it cannot be read
     """
     container_id = os.path.basename(folder)
     try:
@@ -83,8 +83,8 @@ def read(folder: str) -> Json:
 
 
 def leave(folder: str, machine: str) -> str:
-    """Remove the container for all commands, and its folder from the place where users look.  It has ended; what is
-    left of it is in the folder of its machine until the monitor has removed that.  Returns where.
+    """Remove the container for all commands, and its folder from its visible place. It has ended; its remains are in
+    the folder of its machine until the monitor has removed that. Returns where.
 
     :raises OSError: there is no state
     """
@@ -98,7 +98,7 @@ def leave(folder: str, machine: str) -> str:
 
 
 def left_in(machine: str, container_id: str) -> str:
-    """Where what is left of a container is, in the folder of its machine or of whoever removes it."""
+    """The place of a container's remains, in the folder of its machine or of the process that removes it."""
     return os.path.join(machine, _LEFT + container_id)
 
 
@@ -111,7 +111,7 @@ def all_left_in(machine: str) -> list[str]:
 
 
 def left_cgroup(place: str) -> str:
-    """The control group of a container of which something is left; empty: it has none, or that is removed already."""
+    """The cgroup of a container with remains; empty: it has none, or that is removed already."""
     try:
         with open(os.path.join(place, REMOVED)) as file:
             return str(json.load(file).get("cgroup", ""))
@@ -120,7 +120,7 @@ def left_cgroup(place: str) -> str:
 
 
 def write_cgroup(folder: str, path: str) -> None:
-    """Note a control group that is made before there is a state.
+    """Record a cgroup that is made before there is a state.
 
     :raises OSError: it cannot be written
     """
@@ -133,7 +133,7 @@ def write_cgroup(folder: str, path: str) -> None:
 
 
 def noted_cgroup(folder: str) -> str:
-    """What :func:`write_cgroup` has noted; empty for nothing.
+    """The record of :func:`write_cgroup`; empty for none.
 
     :raises OSError: it cannot be read
     """
@@ -145,7 +145,7 @@ def noted_cgroup(folder: str) -> str:
 
 
 def read_cgroup(folder: str) -> str:
-    """The control group of a container, with or without a state; empty for none."""
+    """The cgroup of a container, with or without a state; empty for none."""
     try:
         return str(read(folder).get("cgroup", ""))
     except ConfigError:
@@ -157,15 +157,15 @@ def read_cgroup(folder: str) -> str:
 
 
 def missing(container_id: str) -> ConfigError:
-    """The error of a container that is not there, in runc's words, which others look for."""
+    """The error for a missing container, in runc's words, which others look for."""
     return ConfigError(f"container does not exist: {container_id}", code="container-missing")
 
 
 def start_time(pid: int) -> int:
-    """When a process began, in ticks since the host's start, which identifies it together with its pid; 0: there is no
-    such process, or it is a zombie (proc_pid_stat(5)).
+    """A process's start time, in ticks since the host's start, which identifies it together with its pid; 0: there is
+    no such process, or it is a zombie (proc_pid_stat(5)).
 
-    :raises HostError: the host has no descriptor or memory to look: a process that lives must not be taken for dead
+    :raises HostError: the host has no descriptor or memory to check: a running process must not be treated as dead
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -178,7 +178,7 @@ def start_time(pid: int) -> int:
 
 
 def descendants(pid: int, most: int) -> list[int]:
-    """A process, its children and theirs, of no more than about *most* in all (proc_pid_children(5))."""
+    """A process, its children and theirs, limited to about *most* in all (proc_pid_children(5))."""
     found = [pid]
     for each in found:
         try:
@@ -191,7 +191,7 @@ def descendants(pid: int, most: int) -> list[int]:
 
 
 def number_in(path: str, field: str, unit: int) -> int | None:
-    """The number behind *field* in a file of lines like those of /proc/meminfo, times *unit*; None: it is not there."""
+    """The number after *field* in a file of lines like those of /proc/meminfo, times *unit*; None: it is missing."""
     try:
         with open(path) as lines:
             for line in lines:
@@ -204,7 +204,7 @@ def number_in(path: str, field: str, unit: int) -> int | None:
 
 
 def is_alive(pid: int, began: int) -> bool:
-    """Is it still the same process that runs?
+    """Whether the same process still runs.
 
     :raises HostError: see :func:`start_time`
     """
@@ -221,7 +221,7 @@ PUBLIC = ("ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "a
 
 
 def public(state: Json) -> Json:
-    """What ``state`` prints, and hooks are given."""
+    """The output of ``state``, which hooks receive too."""
     shown = {key: state[key] for key in PUBLIC}
     if shown["status"] == "stopped":
         shown["pid"] = 0
@@ -234,7 +234,7 @@ def text(state: Json) -> str:
 
 
 def write_pid(path: str, pid: int) -> None:
-    """Write a pid file, whole or not at all, without following a link of another user's."""
+    """Write a pid file, completely or not at all, without following a link of another user."""
     temporary = f"{path}.{os.getpid()}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

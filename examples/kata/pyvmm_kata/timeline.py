@@ -1,9 +1,9 @@
 """Times of the steps of a container's start and end, which ``--debug`` writes into the log, and those of a pod's start,
-which ``traces`` in ``kata.toml`` sends to a collector of OpenTelemetry.
+which ``traces`` in ``kata.toml`` sends to an OpenTelemetry collector.
 
-Without the one and the other nothing is recorded.  A trace is sent by a process of its own (``python -m
-pyvmm_kata.timeline URL``), which waits until the pod has started, and imports what it needs then: the pod does not wait
-for it, and the process that is the machine's has no network of the host's.
+Without either, nothing is recorded. A separate process sends a trace (``python -m pyvmm_kata.timeline URL``). It waits
+until the pod has started, and imports its modules only then, so the pod does not wait for it. The machine's process has
+no network of the host.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def note(what: str, at: float = 0.0) -> None:
 
 class Trace(NamedTuple):
     """
-    :ivar fd: of a pipe to the process that sends it
+    :ivar fd: of a pipe to the sending process
     :ivar began: nanoseconds of CLOCK_REALTIME
-    :ivar steps: what was done, and when that was: each took from the one before
+    :ivar steps: the steps and their times: each began at the end of the one before
     """
 
     fd: int
@@ -84,7 +84,7 @@ def start_sender(url: str) -> int:
 
 
 def begin(fd: int, began: int = 0) -> None:
-    """From now on, or from *began* on, what is noted are steps of a trace, until :func:`finish`.
+    """From now on, or from *began* on, recorded events are steps of a trace, until :func:`finish`.
 
     :param fd: of :func:`start_sender`, which is taken over
     """
@@ -117,7 +117,7 @@ def send(url: str, trace: Mapping[str, Any]) -> None:
     """Send a trace with OTLP over HTTP (https://opentelemetry.io/docs/specs/otlp/): a span for the pod's start, and one
     below it for each step.
 
-    :raises ImportError: OpenTelemetry's packages are not there
+    :raises ImportError: OpenTelemetry's packages are missing
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource

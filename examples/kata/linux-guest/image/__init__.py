@@ -1,1 +1,1 @@
-"""How the image of the guest is made: the agent and crun."""
+"""Builds the image of the guest: the agent and crun."""

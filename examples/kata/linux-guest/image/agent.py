@@ -26,7 +26,7 @@ def sources() -> list[Path]:
 
 
 def inputs() -> list[Path]:
-    """Everything in this checkout that the program is made of."""
+    """Everything in this checkout from which the program is built."""
     protos = [PROTO / f"{name}.proto" for name in MESSAGES]
     return [*sources(), *sorted(SOURCE.glob("*.h")), SOURCE / "nanopb.options", *protos, Path(__file__)]
 
@@ -41,7 +41,7 @@ def generate(output: Path) -> list[Path]:
 
 
 def includes(generated: Path) -> list[str]:
-    """The compiler's options that find all headers; others' code gives no warnings."""
+    """The compiler's options that find all headers; others' code causes no warnings."""
     return [f"-I{SOURCE}", f"-isystem{generated}", f"-isystem{NANOPB}"]
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the image that a sandbox's machine boots: the agent as process 1, and crun with its libraries.
+"""Builds the image that a sandbox's machine boots: the agent as process 1, and crun with its libraries.
 
 Prints the path of the image on stdout. It is an erofs file system, not compressed, so that all machines of a host share
-its pages: a machine has it as read-only persistent memory (virtio-pmem) and runs the programs in place (DAX). The same
+its pages: a machine maps it as read-only persistent memory (virtio-pmem) and runs the programs in place (DAX). The same
 sources and packages give the same bytes; the cache is keyed by content.
 """
 
@@ -44,7 +44,7 @@ def check_tools() -> None:
 
 
 def libraries_of(program: str) -> list[Path]:
-    """The libraries and the loader that a program or a library needs, at the paths where the loader looks for them."""
+    """The libraries and the loader that a program or a library needs, at the paths where the loader finds them."""
     listing = recipe.run(["ldd", program])
     if missing := re.findall(r"(\S+) => not found", listing):
         raise RecipeError(f"{program}: its library {missing[0]} is not installed")
@@ -52,7 +52,7 @@ def libraries_of(program: str) -> list[Path]:
 
 
 def crun_files() -> list[Path]:
-    """crun and what it needs, but for the library that :func:`make_systemd` makes, and what only that one needs."""
+    """crun and its libraries, except the one that :func:`make_systemd` makes, and those that only that one needs."""
     direct = re.findall(r"\(NEEDED\).*\[(.+)\]", recipe.run(["readelf", "--dynamic", "--wide", CRUN]))
     known = libraries_of(CRUN)
     kept = {path for path in known if path.name in direct and path.name != SYSTEMD}
@@ -60,8 +60,8 @@ def crun_files() -> list[Path]:
 
 
 def make_systemd(tree: Path, work: Path) -> None:
-    """A libsystemd for crun: what it has there always fails.  The guest has no systemd, so none of it is called; but to
-    load the true one is half of each start of crun's.
+    """A libsystemd for crun whose functions always fail. The guest has no systemd, so none of it is called; but loading
+    the real one is half of each start of crun.
     """
     listing = recipe.run(["nm", "--dynamic", "--undefined-only", CRUN])
     needed = sorted(re.findall(r" U (\w+)@(LIBSYSTEMD_\d+)", listing))
@@ -93,7 +93,7 @@ def make_tree(tree: Path, program: Path) -> None:
 
 
 def make_image(tree: Path, image: Path) -> None:
-    """Write the file system, each file from the start of a block, so that it can be mapped as it is."""
+    """Write the file system, each file from the start of a block, so that it can be mapped directly."""
     options = ["-x-1", f"-T{EPOCH}", f"-U{FILESYSTEM_ID}", "--all-root", "-Enoinline_data"]
     recipe.run(["mkfs.erofs", "--quiet", *options, str(image), str(tree)])
     if image.stat().st_size > LARGEST:
@@ -119,7 +119,7 @@ def build(entry: Path, progress: Progress) -> Path:
 
 
 def image_entry() -> Path:
-    """Where the cache has the image that these sources and the installed packages make."""
+    """The path in the cache of the image for these sources and the installed packages."""
     files = [*agent.inputs(), Path(__file__), *crun_files(), Path("/usr/lib/x86_64-linux-gnu/libprotobuf-nanopb.a")]
     parts = {file.name: recipe.file_digest(file) for file in files}
     parts["libc"] = recipe.file_digest(Path("/usr/lib/x86_64-linux-gnu/libc.a"))
