@@ -29,7 +29,7 @@ power-off."""
 LABS = 3
 """How many are started for one kernel before it is given up."""
 LIMIT = "faulthandler_timeout=1200"
-"""Seconds for one test: a distribution's kernel boots several times as long as ours, and this may run beside other work."""
+"""Seconds for one test: a distribution's kernel takes several times as long to boot as ours, and other work may run."""
 
 DISK_ROOT = (
     "tests/guest/test_boot.py::test_every_cpu_takes_load[3]",

@@ -1981,6 +1981,8 @@ NEVER = {
     "vmm.virtio.pci_layout": "devices are placed before",
     "vmm.board.attach_pci": "devices are placed before",
     "importlib.metadata": "only --version and snapshots tell it",
+    "vmm.version": "the same",
+    "asyncio": "nobody awaits a machine of pyvmm boot",
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
     "termios": "only with a terminal, and then imported before",
@@ -1990,7 +1992,9 @@ NEVER = {
     ),
     **dict.fromkeys(
         (
+            "vmm.control",
             "vmm.processes.parent",
+            "vmm.processes.runner",
             "vmm.control.server",
             "vmm.processes.jailed",
             "vmm.saving.directory",
@@ -2023,7 +2027,7 @@ NEVER = {
 }
 NOT_ASKED = {
     **dict.fromkeys(
-        ("vmm.saving.snapshot", "vmm.saving.machine_state", "vmm.kvm.saved", "vmm.board.vcpu_gate"),
+        ("vmm.saving.snapshot", "vmm.saving.new_directory", "vmm.saving.machine_state", "vmm.kvm.saved", "vmm.board.vcpu_gate"),
         "without a control socket nobody saves or pauses it",
     ),
     "json": "only with --json, and then imported before",

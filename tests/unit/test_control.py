@@ -30,12 +30,12 @@ from vmm import (
     Publish,
     VsockConfig,
 )
-from vmm.control import broker
 from vmm.control.client import ask
 from vmm.control.requests import REQUESTS, Request
 from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
 from vmm.memory import open_memory
+from vmm.processes import jail_server
 
 if TYPE_CHECKING:
     from vmm.control.requests import Server, Tell
@@ -205,7 +205,7 @@ def test_no_request_of_a_jailed_machine_outlives_its_server(machine: Machine) ->
     """A thread that the interpreter finds at its end opens a file (Python before 3.14), which ends a jailed process."""
     for _ in range(5):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        requests = broker.Requests(theirs)
+        requests = jail_server.Requests(theirs)
         requests.hand_over(machine)
         requests.start()
         answers, mine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -215,7 +215,7 @@ def test_no_request_of_a_jailed_machine_outlives_its_server(machine: Machine) ->
         requests.close()
         running = [frame for thread, frame in sys._current_frames().items() if thread != threading.get_ident()]
         for frame, _ in (each for lowest in running for each in traceback.walk_stack(lowest)):
-            assert frame.f_code.co_filename != broker.__file__
+            assert frame.f_code.co_filename != jail_server.__file__
         for each in (ours, answers, mine):
             each.close()
         for fd in files:

@@ -524,7 +524,7 @@ def impostor(folder: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> Any:
     def spawn(fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", IMPOSTOR, str(fd), said.hex()], pass_fds=(fd,))
 
-    monkeypatch.setattr(isolated, "_spawn", spawn)
+    monkeypatch.setattr(isolated, "spawn", spawn)
     return create_machine(config(tiny.make(folder, tiny.SPIN)))
 
 
