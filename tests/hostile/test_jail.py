@@ -2027,7 +2027,13 @@ NEVER = {
 }
 NOT_ASKED = {
     **dict.fromkeys(
-        ("vmm.saving.snapshot", "vmm.saving.new_directory", "vmm.saving.machine_state", "vmm.kvm.saved", "vmm.board.vcpu_gate"),
+        (
+            "vmm.saving.snapshot",
+            "vmm.saving.new_directory",
+            "vmm.saving.machine_state",
+            "vmm.kvm.saved",
+            "vmm.board.vcpu_gate",
+        ),
         "without a control socket nobody saves or pauses it",
     ),
     "json": "only with --json, and then imported before",
