@@ -23,7 +23,7 @@ from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, 
 from pyvmm_kata.host import mounts
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import agent_client as agent_module
-from pyvmm_kata.pod import sandbox
+from pyvmm_kata.pod import machine_size, sandbox
 from pyvmm_kata.pod.process import LOST
 from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -628,14 +628,14 @@ def test_a_machine_grows_for_a_limit_and_shrinks_again(bench: Make) -> None:
     """It has 512 MiB, of which 96 are not for containers, and may get 1 GiB more."""
     made = bench(more_memory=1024 * MIB)
     bounds: list[int] = []
-    made.sandbox.bound = bounds.append
+    made.sandbox.size.bound = bounds.append
     made.run("sleep 600")
     changes = [(100, 512), (416, 512), (417, 514), (800, 896), (4096, 1536), (700, 796), (-1, 512), (100, 512)]
     for size, memory in changes:
-        made.sandbox.update("c1", limit(size))
-        assert made.sandbox.memory == memory * MIB
+        made.sandbox.size.update("c1", limit(size))
+        assert made.sandbox.size.memory == memory * MIB
         assert json.loads(made.agent.requests["UpdateContainer"].config) == limit(size)
-    made.sandbox.update("c1", {"pids": {"limit": 9}})
+    made.sandbox.size.update("c1", {"pids": {"limit": 9}})
     assert made.vm.sizes == [size * MIB for size in (514, 896, 1536, 796, 512)]
     assert bounds == [size * MIB for size in (514, 896, 1536)]
 
@@ -646,29 +646,29 @@ def test_containers_of_a_pod_have_room_beside_each_other(bench: Make) -> None:
         bundle = made.bundle("sleep 600")
         bundle.spec["linux"]["resources"] = limit(200)
         made.sandbox.create_container(name, bundle, Stdio()).start()
-    made.sandbox.update("c1", limit(216))
+    made.sandbox.size.update("c1", limit(216))
     assert made.vm.sizes == []
-    made.sandbox.update("c1", limit(300))
-    made.sandbox.update("c2", limit(400))
+    made.sandbox.size.update("c1", limit(300))
+    made.sandbox.size.update("c2", limit(400))
     assert made.vm.sizes == [596 * MIB, 796 * MIB]
 
 
 def test_a_machine_without_more_keeps_its_memory(bench: Make) -> None:
     made = bench()
     made.run("sleep 600")
-    made.sandbox.update("c1", limit(4096))
-    assert made.vm.sizes == [] and made.sandbox.memory == 512 * MIB
+    made.sandbox.size.update("c1", limit(4096))
+    assert made.vm.sizes == [] and made.sandbox.size.memory == 512 * MIB
 
 
 def test_a_guest_that_takes_no_memory_has_the_old_limit(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "GROW_S", 0.05)
+    monkeypatch.setattr(machine_size, "GROW_S", 0.05)
     made = bench(more_memory=1024 * MIB)
     made.run("sleep 600")
     made.vm.plugs = False
     with pytest.raises(GuestError, match="has taken 512 of 896 MiB"):
-        made.sandbox.update("c1", limit(800))
+        made.sandbox.size.update("c1", limit(800))
     assert made.vm.sizes == [896 * MIB, 512 * MIB] and "UpdateContainer" not in made.agent.calls
-    assert made.sandbox.memory == 512 * MIB
+    assert made.sandbox.size.memory == 512 * MIB
 
 
 def test_a_limit_that_the_guest_refuses_takes_no_memory(bench: Make) -> None:
@@ -678,10 +678,10 @@ def test_a_limit_that_the_guest_refuses_takes_no_memory(bench: Make) -> None:
     made = bench(more_memory=1024 * MIB, UpdateContainer=refuse)
     made.run("sleep 600")
     with pytest.raises(VmmError, match="no"):
-        made.sandbox.update("c1", limit(800))
-    assert made.vm.sizes == [896 * MIB, 512 * MIB] and made.sandbox.memory == 512 * MIB
+        made.sandbox.size.update("c1", limit(800))
+    assert made.vm.sizes == [896 * MIB, 512 * MIB] and made.sandbox.size.memory == 512 * MIB
     with pytest.raises(ConfigError, match="no container"):
-        made.sandbox.update("other", limit(800))
+        made.sandbox.size.update("other", limit(800))
 
 
 def share(cpus: float, period: int = 100_000) -> dict[str, Any]:
@@ -692,40 +692,40 @@ def test_a_machine_gets_cpus_for_a_quota_and_gives_them_back(bench: Make) -> Non
     """It has 1, and may get 3 more.  What the guest has been told of them comes after theirs, or before they go."""
     made = bench(more_cpus=3)
     bounds: list[Any] = []
-    made.sandbox.bound_cpu = bounds.append
+    made.sandbox.size.bound_cpu = bounds.append
     made.run("sleep 600")
     for cpus, wanted in ((0.5, 1), (1.01, 2), (2, 2), (2.5, 3), (9, 4), (1.5, 2), (-1, 1)):
-        made.sandbox.update("c1", share(cpus))
-        assert made.sandbox.cpus == made.vm.cpus == wanted
+        made.sandbox.size.update("c1", share(cpus))
+        assert made.sandbox.size.cpus == made.vm.cpus == wanted
         assert json.loads(made.agent.requests["UpdateContainer"].config) == share(cpus)
         assert bounds[-1] == share(cpus)["cpu"]
     assert made.vm.counts == [(2, 1), (3, 2), (4, 3), (2, 2), (1, 1)]
-    made.sandbox.update("c1", share(2, 10_000))
-    made.sandbox.update("c1", {"cpu": {"period": 5_000}})
-    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000}
-    made.sandbox.update("c1", {"cpu": {"shares": 100}})
-    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000, "shares": 100}
+    made.sandbox.size.update("c1", share(2, 10_000))
+    made.sandbox.size.update("c1", {"cpu": {"period": 5_000}})
+    assert made.sandbox.size.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000}
+    made.sandbox.size.update("c1", {"cpu": {"shares": 100}})
+    assert made.sandbox.size.cpus == 4 and bounds[-1] == {"quota": 20_000, "period": 5_000, "shares": 100}
 
 
 def test_containers_of_a_pod_have_cpus_beside_each_other(bench: Make) -> None:
     made = bench(more_cpus=7)
     bounds: list[Any] = []
-    made.sandbox.bound_cpu = bounds.append
+    made.sandbox.size.bound_cpu = bounds.append
     for name in ("c1", "c2"):
         bundle = made.bundle("sleep 600")
         bundle.spec["linux"]["resources"] = share(1.2) if name == "c1" else {}
         made.sandbox.create_container(name, bundle, Stdio()).start()
-    made.sandbox.update("c1", share(1.6))
-    assert made.sandbox.cpus == 2 and bounds == [{"quota": -1, "period": 100_000}]
-    made.sandbox.update("c2", share(1.6))
-    assert made.sandbox.cpus == 4 and bounds[-1] == {"quota": 320_000, "period": 100_000}
+    made.sandbox.size.update("c1", share(1.6))
+    assert made.sandbox.size.cpus == 2 and bounds == [{"quota": -1, "period": 100_000}]
+    made.sandbox.size.update("c2", share(1.6))
+    assert made.sandbox.size.cpus == 4 and bounds[-1] == {"quota": 320_000, "period": 100_000}
 
 
 def test_a_machine_without_more_keeps_its_cpus(bench: Make) -> None:
     made = bench()
     made.run("sleep 600")
-    made.sandbox.update("c1", share(4))
-    assert made.vm.counts == [] and made.sandbox.cpus == 1 and "OnlineCPUMem" not in made.agent.calls
+    made.sandbox.size.update("c1", share(4))
+    assert made.vm.counts == [] and made.sandbox.size.cpus == 1 and "OnlineCPUMem" not in made.agent.calls
 
 
 @pytest.mark.parametrize("method", ["OnlineCPUMem", "UpdateContainer"])
@@ -735,9 +735,9 @@ def test_a_guest_that_refuses_has_the_cpus_that_it_had(bench: Make, method: str)
 
     made = bench(more_cpus=3, **{method: refuse})
     bounds: list[Any] = []
-    made.sandbox.bound_cpu = bounds.append
+    made.sandbox.size.bound_cpu = bounds.append
     made.run("sleep 600")
     before = (made.bundle().spec["linux"].get("resources") or {}).get("cpu") or {}
     with pytest.raises(VmmError, match="no"):
-        made.sandbox.update("c1", share(2))
-    assert made.sandbox.cpus == made.vm.cpus == 1 and bounds == [share(2)["cpu"], before]
+        made.sandbox.size.update("c1", share(2))
+    assert made.sandbox.size.cpus == made.vm.cpus == 1 and bounds == [share(2)["cpu"], before]

@@ -105,7 +105,7 @@ class Settings(NamedTuple):
         """Bytes of memory and number of CPUs of the machine that is made for a pod with such limits.
 
         Clones have the usual size, so that one template, and one pool, serve pods of all limits: the guest enforces
-        limits below it, and the machine grows to those above it where it may (:func:`needed`, ``Sandbox.fit``).
+        limits below it, and the machine grows to those above it where it may (:func:`needed`, ``MachineSize.fit``).
 
         :param resources: ``linux.resources``
         :param clone: the machine can be one of a template

@@ -406,7 +406,7 @@ class ContainerService:
     def _do_update(self, request: Json, channel: control.Channel) -> None:
         if self._sandbox is None:
             raise HostError("the container is not made yet", code="oci-state")
-        self._sandbox.update(self.plan.guest_id, request["resources"])
+        self._sandbox.size.update(self.plan.guest_id, request["resources"])
         channel.send({})
 
     def _do_resize(self, request: Json, channel: control.Channel) -> None:

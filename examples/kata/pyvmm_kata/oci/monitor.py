@@ -164,13 +164,13 @@ class Monitor:
             self._boot,
         )
         self._sandbox.listen(self._on_event)
-        self._sandbox.bound, self._sandbox.bound_cpu = self._bound, self._bound_cpu
+        self._sandbox.size.bound, self._sandbox.size.bound_cpu = self._bound, self._bound_cpu
         if kept is not None:
             self._first.restore(self._sandbox, kept)
         else:
             self._sandbox.start()
             self.wanted = self._sandbox.wanted
-            self._sandbox.fit(self._resources)
+            self._sandbox.size.fit(self._resources)
             self._first.create(self._sandbox)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
@@ -200,9 +200,9 @@ class Monitor:
             self._settle()
             raise
         sandbox.listen(self._on_event)
-        sandbox.bound, sandbox.bound_cpu = self._bound, self._bound_cpu
+        sandbox.size.bound, sandbox.size.bound_cpu = self._bound, self._bound_cpu
         try:
-            sandbox.fit(self._resources)
+            sandbox.size.fit(self._resources)
         except BaseException:
             self._settle()
             raise
@@ -226,7 +226,7 @@ class Monitor:
             self._first.create(self._sandbox, placed)
         finally:
             self._settle()
-        self._bound(self._sandbox.memory)
+        self._bound(self._sandbox.size.memory)
         if self._home:
             Cgroup(self._home).limit_cpu(self._resources)
 

@@ -205,7 +205,7 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
         "serial": serial,
         "memory": config.memory,
         "more_memory": config.more_memory,
-        "added": sandbox.memory - config.memory,
+        "added": sandbox.size.memory - config.memory,
         "vcpus": config.vcpus,
         "more_cpus": config.more_cpus,
         "nets": config.network.kept() if config.network is not None else (),

@@ -13,7 +13,6 @@ from pyvmm_kata.bundle.guest_config import guest_config
 from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
 from pyvmm_kata.bundle.root_disks import SERIAL, RootDisk, device_storage, root_storages
-from pyvmm_kata.bundle.settings import GUEST_OVERHEAD, most_cpus, needed
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
@@ -21,12 +20,12 @@ from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.pod import templates
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.pod.container import Container
+from pyvmm_kata.pod.machine_size import MachineSize
 from pyvmm_kata.pod.network import in_namespace
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.mount_plan import Placed
@@ -42,20 +41,9 @@ MIB = 1 << 20
 START_S = 60.0
 STOP_S = 5.0
 SEED = 64
-GROW_S, _LOOK_S = 20.0, 0.01
-"""How long a guest may take to plug memory, and how often it is looked at."""
-_BLOCK = 2 * MIB
-_PERIOD = 100_000
-"""Microseconds of a period of CPU time, where nothing is said."""
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
-
-
-def _cpus_of(share: Json) -> float:
-    """How many CPUs a container may use, by ``linux.resources.cpu``; 0: no limit."""
-    quota, period = share.get("quota") or 0, share.get("period") or _PERIOD
-    return quota / period if quota > 0 and period > 0 else 0.0
 
 
 class SandboxEvent(NamedTuple):
@@ -105,20 +93,7 @@ class Sandbox:
         self._containers: dict[str, Container] = {}
         self._disks: dict[str, list[tuple[RootDisk, str]]] = {}
         self._pids: dict[str, int] = {}
-        self._sizing = threading.Lock()
-        self._limits: dict[str, int] = {}
-        """Of the containers whose limits of memory have been changed."""
-        self._shares: dict[str, Json] = {}
-        """The same of CPU time: ``linux.resources.cpu``."""
-        self.memory = config.memory
-        """Bytes of RAM that the machine is to have."""
-        self.bound: Callable[[int], None] = lambda memory: None
-        """Called with that before it grows: whoever limits what its processes have raises the limit."""
-        self.cpus = config.vcpus
-        """How many CPUs the guest may use."""
-        self.bound_cpu: Callable[[Json], None] = lambda cpu: None
-        """Called with ``linux.resources.cpu`` for all containers when one's has changed: whoever limits what its
-        processes compute changes the limit."""
+        self.size = MachineSize(self)
         self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
         self._layouts: dict[str, list[list[str]]] = {}
         self._serials = 0
@@ -196,9 +171,7 @@ class Sandbox:
             taken = True
             self._containers[container_id] = made
             self._pids[container_id] = pid
-            self.memory += added
-            if self.config.more_cpus:
-                self.cpus = min(max(vm.cpus, self.cpus), most_cpus(self.config.vcpus, self.config.more_cpus))
+            self.size.take_up(added)
             made.take_up(execs, frozen=frozen)
         except BaseException:
             if not taken:
@@ -219,10 +192,7 @@ class Sandbox:
 
         :raises VmmError: it cannot be saved, or does not run (any more)
         """
-        vm = self._vm
-        if vm is None:
-            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
-        vm.save(folder)
+        self.machine().save(folder)
 
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
         """Give a prepared sandbox its name.
@@ -366,148 +336,17 @@ class Sandbox:
 
         :raises HostError: it does not run (any more)
         """
-        vm = self._vm
-        if vm is None:
-            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
-        return vm.figures()
+        return self.machine().figures()
 
-    def update(self, container_id: str, resources: dict[str, Any]) -> None:
-        """Change limits of a container. If the containers together may use more memory or CPUs than the machine has, it
-        gets more, up to ``more_memory`` and ``more_cpus``. It returns what is not needed any more, memory as far as
-        possible, in its own time.
+    def machine(self) -> Vm:
+        """Its machine.
 
-        :param resources: see :meth:`Container.update`
-        :raises ConfigError: *resources* are invalid
-        :raises VmmError: the guest refuses the limit, or does not take memory or CPUs in time; nothing is changed then
+        :raises HostError: it does not run (any more)
         """
-        made = self.containers.get(container_id)
-        if made is None:
-            raise ConfigError(f"there is no container {container_id} here", code="container-missing")
-        made.check_update(resources)
-        limit = (resources.get("memory") or {}).get("limit")
-        share = resources.get("cpu") or {}
-        with self._sizing:
-            limits, shares = self._limits, self._shares
-            before, wanted, cpus_before, cpus = self.memory, self.memory, self.cpus, self.cpus
-            if limit is not None and self.config.more_memory:
-                limits = {**limits, container_id: max(limit, 0)}
-                wanted = self._fitting(limits)
-            if share:
-                shares = {**shares, container_id: {**self._share_of(container_id, shares), **share}}
-                cpus = self._fitting_cpus(shares)
-            try:
-                if share:
-                    self.bound_cpu(self._all_shares(shares))
-                if wanted > before:
-                    self.bound(wanted)
-                    self._grow(wanted)
-                if cpus > cpus_before:
-                    self._add_cpus(cpus)
-                made.update(resources)
-            except BaseException:
-                if share:
-                    self.bound_cpu(self._all_shares(self._shares))
-                if self.cpus > cpus_before:
-                    self._take_cpus(cpus_before)
-                if self.memory > before:
-                    self._resize(before)
-                    self.bound(before)
-                raise
-            self._limits, self._shares = limits, shares
-            if wanted < before:
-                self._resize(wanted)
-            if cpus < cpus_before:
-                self._take_cpus(cpus)
-
-    def fit(self, resources: Mapping[str, Json]) -> None:
-        """Grow the machine to what its pod's limits need, where they need more than it was made with.
-
-        :param resources: ``linux.resources`` of the pod
-        :raises VmmError: the guest does not take memory or CPUs in time
-        """
-        memory, vcpus = needed(resources, self.config.memory, self.config.vcpus)
-        with self._sizing:
-            if memory > self.memory:
-                self.bound(memory)
-                self._grow(memory)
-            if vcpus > self.cpus:
-                self._add_cpus(vcpus)
-
-    def _share_of(self, container_id: str, shares: Mapping[str, Json]) -> Json:
-        """``linux.resources.cpu`` of a container, with the new values."""
-        spec = self.containers[container_id].bundle.spec
-        found: Json = shares.get(container_id, ((spec.get("linux") or {}).get("resources") or {}).get("cpu") or {})
-        return found
-
-    def _all_shares(self, shares: Mapping[str, Json]) -> Json:
-        """The same for all of them together: their sum, if each has a limit."""
-        each = [self._share_of(container_id, shares) for container_id in self.containers]
-        if len(each) == 1:
-            return each[0]
-        parts = [_cpus_of(one) for one in each]
-        return {"quota": int(sum(parts) * _PERIOD) if all(parts) else -1, "period": _PERIOD}
-
-    def _fitting_cpus(self, shares: Mapping[str, Json]) -> int:
-        """How many CPUs the containers need."""
-        total = sum(_cpus_of(self._share_of(container_id, shares)) for container_id in self.containers)
-        config = self.config
-        return min(max(config.vcpus, int(-(-round(total, 3) // 1))), most_cpus(config.vcpus, config.more_cpus))
-
-    def _machine(self) -> Vm:
         vm = self._vm
         if vm is None:
             raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
         return vm
-
-    def _add_cpus(self, count: int) -> None:
-        self._machine().resize_cpus(count)
-        self.cpus = count
-        self.agent.online_cpus(count)
-
-    def _take_cpus(self, count: int) -> None:
-        """Limit the guest to that many; a guest that does not release CPUs keeps them, and its limits hold."""
-        takes: tuple[Callable[[int], None], ...] = (
-            lambda count: self.agent.online_cpus(count),
-            lambda count: self._machine().resize_cpus(count),
-        )
-        for take in takes:
-            try:
-                take(count)
-            except VmmError as error:
-                timeline.note(f"the guest has {self.cpus} CPUs: {error}")
-            else:
-                self.cpus = count
-
-    def _fitting(self, limits: Mapping[str, int]) -> int:
-        """Bytes of RAM for the containers, with their new limits."""
-        total = GUEST_OVERHEAD
-        for container_id, made in self.containers.items():
-            own = ((made.bundle.spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
-            total += limits.get(container_id, max(own.get("limit") or 0, 0))
-        most = self.config.memory + self.config.more_memory
-        return min(max(self.config.memory, -(-total // _BLOCK) * _BLOCK), most)
-
-    def _resize(self, memory: int) -> None:
-        self._machine().resize_memory(memory)
-        self.memory = memory
-
-    def _grow(self, memory: int) -> None:
-        deadline = time.monotonic() + GROW_S
-        self._resize(memory)
-        while (there := self._plugged_memory()) < memory:
-            if time.monotonic() > deadline:
-                raise GuestError(
-                    f"sandbox {self.config.sandbox_id}: the guest has taken {there >> 20} of {memory >> 20} MiB of "
-                    f"memory in {GROW_S:g} s",
-                    code="sandbox-memory",
-                )
-            time.sleep(_LOOK_S)
-
-    def _plugged_memory(self) -> int:
-        for device in self.figures()["devices"]:
-            if device["name"] == "hotplug memory":
-                return self.config.memory + int(device["plugged"])
-        return self.config.memory
 
     def stop(self) -> None:
         """End the machine with everything in it, and remove its files. A second call does nothing.

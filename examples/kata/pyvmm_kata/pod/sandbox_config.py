@@ -25,7 +25,8 @@ class SandboxConfig(NamedTuple):
     :ivar kernel: path of the guest kernel
     :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
     :ivar memory: bytes of guest RAM
-    :ivar more_memory: bytes of RAM that it may get while it runs, see :meth:`pyvmm_kata.pod.sandbox.Sandbox.update`
+    :ivar more_memory: bytes of RAM that it may get while it runs, see
+        :meth:`pyvmm_kata.pod.machine_size.MachineSize.update`
     :ivar vcpus: number of CPUs
     :ivar more_cpus: how many more it may get while it runs
     :ivar hostname: of the guest

@@ -30,8 +30,8 @@ def collect(sandbox: Sandbox) -> Json:
     made: Json = {
         "id": config.sandbox_id,
         "pid": os.getpid(),
-        "memory": sandbox.memory,
-        "vcpus": sandbox.cpus,
+        "memory": sandbox.size.memory,
+        "vcpus": sandbox.size.cpus,
         "machine": sandbox.figures(),
         "containers": {},
         "answered": True,

@@ -92,11 +92,11 @@ class Pod:
         return found
 
     def update(self, task_id: str, resources: dict[str, Any]) -> None:
-        """Change limits of a container, see :meth:`pyvmm_kata.pod.sandbox.Sandbox.update`."""
+        """Change limits of a container, see :meth:`pyvmm_kata.pod.machine_size.MachineSize.update`."""
         made, sandbox = self.task(task_id).container, self._sandbox
         if sandbox is None:
             raise HostError("the pod has no virtual machine any more", code="sandbox-state")
-        sandbox.update(made.id, resources)
+        sandbox.size.update(made.id, resources)
 
     def pid_of(self, task_id: str) -> int:
         """The pid of a container, 0: it does not exist yet."""

@@ -157,12 +157,12 @@ def start_sandbox(
         raise
     if group is not None:
         own = group
-        sandbox.bound = lambda memory: own.limit_memory(memory, resources)
-        sandbox.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
+        sandbox.size.bound = lambda memory: own.limit_memory(memory, resources)
+        sandbox.size.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
         group.limit_cpu(resources)
     if resumed is None:
         try:
-            sandbox.fit(resources)
+            sandbox.size.fit(resources)
         except BaseException:
             sandbox.stop()
             leave_cgroup(place, home)
@@ -198,11 +198,11 @@ class Adopted:
             if settle is not None:
                 settle()
         if group and not place.is_shared:
-            sandbox.bound = lambda memory: self._target.limit_memory(memory, resources)
-            sandbox.bound(memory)
-            sandbox.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
+            sandbox.size.bound = lambda memory: self._target.limit_memory(memory, resources)
+            sandbox.size.bound(memory)
+            sandbox.size.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
             self._target.limit_cpu(resources)
-        sandbox.fit(resources)
+        sandbox.size.fit(resources)
 
     def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
         """See :func:`launch_face`.  A container without a network has the machine's."""
