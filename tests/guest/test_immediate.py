@@ -10,7 +10,7 @@ import pytest
 from tests.guest.conftest import Boot
 from tests.guest.test_snapshot import TROUBLE, Child, Clone, prepare_fork
 from tests.guest.vmfixture import Guest
-from vmm import ShareConfig
+from vmm import DiskConfig, ShareConfig
 
 ROUNDS = 20
 
@@ -83,4 +83,25 @@ def test_forks_whose_memory_is_filled_ahead_are_used_at_once(boot: Boot, tmp_pat
             faults.append(child.machine.memory.fill_stats()["faults"])
     assert len(seeds) == 8
     assert faults[-1] < faults[0]
+    assert guest.check(TROUBLE) == ""
+
+
+@pytest.mark.parametrize("isolation", ["thread", pytest.param("process", marks=pytest.mark.long)])
+def test_disks_that_come_are_used_at_once(boot: Boot, tmp_path: Path, isolation: str) -> None:
+    """Read, written, and gone again as soon as the guest has let go."""
+    image = tmp_path / "late.img"
+    image.write_bytes(b"turn00".ljust(1 << 20, b"."))
+    guest = boot(transport="pci", isolation=isolation)
+    remove = "echo 1 >$(readlink -f /sys/block/vdb | sed 's,/virtio[0-9].*,,')/remove; test ! -e /dev/vdb"
+    for number in range(1, ROUNDS + 1):
+        late = guest.machine.plug(DiskConfig(str(image), serial="late"))
+        # This kernel looks for devices when it is told to
+        did = guest.check(
+            "echo 1 >/sys/bus/pci/rescan; until [ -b /dev/vdb ]; do :; done; cat /sys/block/vdb/serial; "
+            f"head -c 6 /dev/vdb; printf turn{number:02} | dd of=/dev/vdb conv=notrunc,fsync 2>/dev/null"
+        )
+        assert did == f"lateturn{number - 1:02}"
+        assert image.read_bytes()[:6] == b"turn%02d" % number
+        guest.check(remove)
+        assert guest.machine.unplug(late, timeout=0, force=True)
     assert guest.check(TROUBLE) == ""

@@ -303,7 +303,7 @@ def test_pod_of_the_container_runtime_interface(folder: Path, monkeypatch: pytes
         (folder / "site" / "index.html").write_text("from a volume")
         site = {"container_path": "/srv", "host_path": str(folder / "site"), "readonly": True}
         pod.run("web", "httpd", "-f", "-p", "8080", "-h", "/srv", mounts=(site,))
-        pod.run("app", "sh", "-c", "hostname; exec sleep 100000")
+        pod.run("app", "sh", "-c", "cat /etc/resolv.conf /etc/hosts; hostname; exec sleep 100000")
         assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "one shim serves the pod"
 
         # One network for both, and the host reaches it.
@@ -330,7 +330,9 @@ def test_pod_of_the_container_runtime_interface(folder: Path, monkeypatch: pytes
         pod.run("root", "sleep", "100003", privileged=True)
         assert pod.exec("root", "sh", "-c", "mount -t tmpfs x /tmp && ls /dev/kmsg && test -w /sys/kernel")[1] == 0
         assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
-        assert "p1" in (folder / "app.log").read_text()
+        first = (folder / "app.log").read_text()
+        assert "nameserver 192.0.2.53" in first and "127.0.0.1" in first, "its first program sees what is for the pod"
+        assert "p1" in first
 
         check_what_a_kubelet_mounts_and_rotates(daemon, pod, folder)
 

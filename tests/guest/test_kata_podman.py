@@ -108,6 +108,16 @@ def test_a_web_server_on_a_bridge(podman: Podman) -> None:
     podman.check("rm", "--force", "--time", "1", "web")
 
 
+@pytest.mark.long  # minutes in the lab
+def test_a_container_that_runs_is_removed_at_once(podman: Podman) -> None:
+    """podman gives up when the process does not die within a while."""
+    for number in range(30):
+        podman.check("run", "--detach", "--name", "gone", "--network", "none", "box", "sleep", "100000")
+        done = podman.run("rm", "--force", "--time", "0", "gone")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "gone\n", ""), f"round {number}"
+    assert podman.check("ps", "--all", "--quiet") == ""
+
+
 def write_criu(path: Path) -> None:
     """A program that is to podman what Debian's criu is: podman asks it for its version alone, by a socket whose number
     it is given.  The answer is a CriuResp of its rpc.proto: of type VERSION, success, 4.1."""

@@ -100,6 +100,7 @@ class CriPod:
             "metadata": {"name": name, "uid": name, "namespace": "test"},
             "hostname": name,
             "log_directory": str(logs),
+            "dns_config": {"servers": ["192.0.2.53"]},
             "linux": {"cgroup_parent": f"/pods/{name}", "security_context": {"privileged": privileged}},
         }
         answer = cri.call("RunPodSandbox", config=self._config, runtime_handler=handler)
