@@ -15,7 +15,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine
+from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine, create_machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
@@ -83,6 +83,7 @@ DO: dict[str, Callable[[Machine], object]] = {
     "memory": lambda machine: machine.memory,
     "resize_disk": lambda machine: machine.resize_disk(0),
     "refresh_shares": lambda machine: machine.refresh_shares(),
+    "uptime": lambda machine: machine.uptime(),
     "close": lambda machine: machine.close(),
 }
 LEADS_TO = {
@@ -140,6 +141,23 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(tmp_path: Path, cpus: int)
             assert tiny.BASE <= machine.vcpus[0].regs.rip < tiny.BASE + 0x1000
             machine.resume()
             wait_until(lambda before=before: counter(machine) != before)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_the_uptime_leaves_pauses_out(tmp_path: Path, isolation: str) -> None:
+    with create_machine(replace(tiny.config(tiny.make(tmp_path, tiny.SPIN)), isolation=isolation)) as machine:
+        before = time.monotonic()
+        machine.start()
+        wait_until(lambda: machine.uptime() > 20)
+        machine.pause()
+        paused = machine.uptime()
+        assert 20 < paused <= (time.monotonic() - before) * 1000
+        time.sleep(0.05)  # time that must not count
+        assert machine.uptime() == paused
+        machine.resume()
+        wait_until(lambda: machine.uptime() > paused)
+        machine.reset()
+        assert machine.uptime() < (time.monotonic() - before) * 1000 - 50
 
 
 def test_registers_that_were_set_while_paused_count(tmp_path: Path, console: Console) -> None:

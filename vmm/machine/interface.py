@@ -319,6 +319,11 @@ class MachineInterface:
     def resize_cpus(self, count: int) -> None:
         """Set how many vCPUs run, those of its start included."""
 
+    @call(OPEN, "report for how many ms the guest has run, pauses left out; `result`", request="uptime")
+    def uptime(self) -> int:
+        """For how many ms the guest has run since its start, restore or reset, without the time that it was paused."""
+        raise NotImplementedError
+
     @call(OPEN, "wait until the guest sees what the host has written to its shares", jailed=OUTSIDE)
     def refresh_shares(self) -> None:
         """Wait until the guest sees what the host has written to the files of its shares before this call."""
@@ -467,3 +472,4 @@ class AsyncCalls:
     resize_memory = on_thread(MachineInterface.resize_memory)
     resize_cpus = on_thread(MachineInterface.resize_cpus)
     refresh_shares = on_thread(MachineInterface.refresh_shares)
+    uptime = on_thread(MachineInterface.uptime)

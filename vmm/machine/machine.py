@@ -106,6 +106,8 @@ class Machine(AnyMachine):
         self._core: Core | None = None
         self._shells: Shells | None = None
         self._counts: dict[type, int] = {}
+        self._ran = 0.0
+        self._runs_since: float | None = None
         with self._life_lock:
             close_at_exit(self)
             try:
@@ -348,6 +350,7 @@ class Machine(AnyMachine):
             if confined:
                 self._confine(terminal=terminal)
             self._life.publish(self._origin.event)
+            self._runs_since = time.monotonic()
             self._threads.start()
             try:
                 self._origin.go_on(self._slots)
@@ -403,6 +406,8 @@ class Machine(AnyMachine):
             for attached in self.attached:
                 attached.transport.pause()
             self._life.stage = PAUSED
+            if self._runs_since is not None:
+                self._ran, self._runs_since = self._ran + time.monotonic() - self._runs_since, None
             self._life.publish("paused")
 
     def resume(self) -> None:
@@ -415,6 +420,7 @@ class Machine(AnyMachine):
             for vcpu in self.vcpus:
                 vcpu.was_paused()
             self._life.stage = RUNNING
+            self._runs_since = time.monotonic()
             self._life.publish("resumed")
             self._threads.release("pause")
 
@@ -709,6 +715,7 @@ class Machine(AnyMachine):
         self._finish_bootstrap()
         self._map_register_pages()
         self._life.publish("reset")
+        self._ran, self._runs_since = 0.0, time.monotonic()
         self._threads.start()
 
     def stale_shares(self) -> float:
@@ -725,6 +732,13 @@ class Machine(AnyMachine):
         """
         if seconds := self.stale_shares():
             time.sleep(seconds)  # the guest drops what it knows by its clock, which nothing shows
+
+    def uptime(self) -> int:
+        """For how many ms the guest has run since its start, restore or reset, without the time that it was paused."""
+        self._life.check("uptime")
+        end, since = self._life.end, self._runs_since
+        until = time.monotonic() if end is None else end.at
+        return int((self._ran + (0.0 if since is None else max(until - since, 0.0))) * 1000)
 
     def press_power_button(self) -> None:
         """Request that the guest power off, by an ACPI event that it may ignore."""
