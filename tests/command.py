@@ -83,6 +83,7 @@ def not_for_a_jail(pid: int, folder: Path, writable: set[str]) -> list[tuple[str
     may = {f"{proc}/maps": read, f"{proc}/pagemap": read, "/run/pyvmm/users": read, "/dev/null": both}
     may |= {"/dev/zero": read, "/dev/urandom": read, "/dev/random": read, "/dev/kvm": both, "/dev/net/tun": both}
     may |= {"/dev/vhost-net": both, "/dev/vhost-vsock": both, "/dev/userfaultfd": both}
+    may |= {f"{proc}/task/{pid}/net/dev": read}  # with vhost
     wrong = []
     for link, mode in files_of(pid):
         mine = link in writable or link.startswith(f"{folder}/")
