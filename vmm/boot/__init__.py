@@ -61,7 +61,7 @@ class BootPlan:
 
 
 def check(config: Machine) -> BootPlan:
-    """Everything that can be wrong with *config* as far as booting goes, found without touching anything.
+    """Find every error of *config* that concerns booting, without changing anything.
 
     :raises ConfigError: a kernel or initrd that cannot be read, is invalid or does not fit; a command line that is too
         long; too little memory
