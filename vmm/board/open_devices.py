@@ -37,9 +37,9 @@ def open_devices(
 ) -> list[VirtioDevice]:
     """The device of each record, in their order. Opened objects are *owned*, also on errors.
 
-    :param counts: how many devices of each kind of record the machine has had so far; those opened are added
+    :param counts: how many devices of each kind of record the machine has had so far; updated here
     :param on_demand: as of :class:`~vmm.virtio.device_config.Opening`
-    :param ahead: devices that are open and owned already; those that are wanted are taken out
+    :param ahead: devices that are open and owned already; used ones are removed from it
     """
     devices: list[VirtioDevice] = []
     for record in records:
