@@ -276,7 +276,7 @@ class Run:
 
 
 def _start(run: Run) -> list[str]:
-    """Let the guest run, in a jail where that can be; the names of the walls that stand."""
+    """Run the guest, in a jail if possible; returns the names of the barriers in force."""
     from vmm.processes import outside as command
 
     machine, values, messages, outside = run.machine, run.values, run.messages, run.outside

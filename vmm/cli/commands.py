@@ -13,10 +13,10 @@ COMMANDS = {
     "fork": "make running copies of a machine",
     "resize": "change the memory or the number of vCPUs of a running machine",
     "control": "send any other request to a running machine",
-    "snapshots": "look at saved machines, verify or merge them",
-    "cpu": "print the processor that guests see, as a template, or what templates have in common",
-    "doctor": "tell whether this machine can run virtual machines, and what to do if not",
-    "debug": "look into the kernel of a running guest with drgn",
+    "snapshots": "inspect, verify or merge saved machines",
+    "cpu": "print a template of the guests' processor, or the common part of several templates",
+    "doctor": "check whether this host can run virtual machines, and print remedies",
+    "debug": "inspect the kernel of a running guest with drgn",
     "completion": "print a completion script for bash, zsh or fish",
 }
 INTERNAL = {"isolated": "vmm.processes.machine_process"}

@@ -31,7 +31,7 @@ _BOOLS = {"true": True, "false": False}
 
 
 def parser() -> argparse.ArgumentParser:
-    """For help, completion and the command line."""
+    """The parser, for help, completion and the command line."""
     made = make_parser(PROG, DESCRIPTION, (), EPILOG)
     add_vm(made)
     made.add_argument("request", metavar="REQUEST", nargs="?", help="its name")

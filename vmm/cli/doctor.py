@@ -267,7 +267,7 @@ def device(name: str, path: str, module: str) -> Capability:
 
 
 def jail() -> Capability:
-    """What ``pyvmm boot`` could give up before a guest runs, tried by a process of its own."""
+    """The parts of the jail that ``pyvmm boot`` could apply before a guest runs, tried by a separate process."""
     from vmm.processes.jail import enter
 
     reader, writer = os.pipe()

@@ -20,7 +20,7 @@ def usage() -> str:
     lines = ["usage: pyvmm COMMAND [OPTION]...", "", "A lightweight hypervisor on KVM.", "", "commands:"]
     lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     lines += [f"  {name:<12}{command.SUMMARY}" for name, command in external_commands().items()]
-    lines += ["", "pyvmm COMMAND --help tells about one; pyvmm --version prints the version."]
+    lines += ["", "pyvmm COMMAND --help describes a command; pyvmm --version prints the version."]
     return "\n".join(lines) + "\n"
 
 

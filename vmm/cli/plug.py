@@ -33,10 +33,10 @@ class Plug:
         self._actions = ("add", "remove", *actions)
 
     def parser(self) -> argparse.ArgumentParser:
-        """For help, completion and the command line."""
+        """The parser, for help, completion and the command line."""
         made = make_parser(f"pyvmm {self._kind}", self._description, (), self._epilog)
-        made.add_argument("--timeout", metavar="SECONDS", default="30", help="remove: wait so long (default: 30)")
-        made.add_argument("--force", action="store_true", help="remove: take it away then, whether it is in use or not")
+        made.add_argument("--timeout", metavar="SECONDS", default="30", help="remove: how long to wait (default: 30)")
+        made.add_argument("--force", action="store_true", help="remove: remove it then, even if the guest uses it")
         made.add_argument("what", choices=self._actions, help="what to do")
         add_vm(made)
         made.add_argument("device", metavar=self._metavar, help=self._text).complete = self._complete  # type: ignore[attr-defined]
@@ -66,6 +66,6 @@ class Plug:
             raise HostError(
                 f"{kind} {path}: the guest has not released it within {seconds} s",
                 code=f"{kind}-busy",
-                hint="it may be mounted there; --force takes it away",
+                hint="it may be mounted there; --force removes it",
             )
         return 0
