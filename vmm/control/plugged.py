@@ -44,9 +44,9 @@ class Plugged:
     def _source(self) -> Below:
         if self._below is None:
             raise ConfigError(
-                f"add-{self.kind}: the machine takes no {self.kind}s while it runs",
+                f"add-{self.kind}: the machine accepts no {self.kind}s while it runs",
                 code=f"{self.kind}-not-below",
-                hint=f"start it with {self.flag} DIR: it takes those below that directory",
+                hint=f"start it with {self.flag} DIR: it accepts {self.kind}s below that directory",
             )
         return self._below
 
@@ -133,7 +133,7 @@ class Shares(Plugged):
         self._tags: dict[str, str] = {}
 
     def add(self, config: ShareConfig) -> str:
-        """Plug in a share; its tag.
+        """Plug in a share; returns its tag.
 
         :raises ConfigError: it may not be plugged in here; or as :meth:`Machine.plug`
         """

@@ -133,8 +133,8 @@ class ControlServer:
     """Serves *machine* at a unix socket until :meth:`close`.  A context manager.
 
     :param path: where to make the socket, with mode 0600; or a socket that listens already
-    :param below: where disks may be opened that are plugged in; None: none may
-    :param shares: the same of the directories of shares
+    :param below: directories from which disks may be plugged in; None: none
+    :param shares: the same for directories of shares
     :param forker: makes children of the machine, numbered from the second argument on; None: this process does
     :ivar disks: those that were plugged in
     :ivar shares: the same of shares
