@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     class Console(Protocol):
         """The console of a machine.
 
-        :ivar space_callback: called when it takes input again, after :meth:`input` took less than it was given
+        :ivar space_callback: called when it accepts input again, after :meth:`input` accepted only a part
         """
 
         space_callback: Callable[[], None] | None
@@ -257,7 +257,7 @@ class MachineInterface:
         stop: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Save the machine as the directory *path*, which replaces a snapshot that is there; it goes on as before."""
+        """Save the machine as the directory *path*, replacing an existing snapshot; the machine continues."""
 
     @call((RUNNING, PAUSED), "make running copies of the machine", jailed=OUTSIDE)
     def fork(
@@ -268,7 +268,7 @@ class MachineInterface:
         start: bool = True,
         **changes: Any,
     ) -> Sequence[AnyMachine]:
-        """*n* new machines that go on where this one is now, and so does it."""
+        """Make *n* new machines that continue from where this one is now; this one continues too."""
         raise NotImplementedError
 
     @call((RUNNING, PAUSED), "keep empty machines ready for children of forks", jailed=CALLER)
@@ -281,7 +281,7 @@ class MachineInterface:
 
     @call((RUNNING,), "ask the guest to power off", request="press-power-button")
     def press_power_button(self) -> None:
-        """Ask the guest to power off: an ACPI event that it may hear or not."""
+        """Request that the guest power off, by an ACPI event that it may ignore."""
 
     @call(OPEN, "type bytes on the console", jailed=OUTSIDE)
     def console_input(self, data: bytes) -> int:
@@ -308,7 +308,7 @@ class MachineInterface:
         units={"size": "bytes"},
     )
     def resize_memory(self, size: int) -> None:
-        """Ask the guest to have *size* bytes of memory, those of its start included."""
+        """Request that the guest use *size* bytes of memory, its initial ones included."""
 
     @call(
         (RUNNING,),
@@ -326,7 +326,7 @@ class MachineInterface:
 
     @call(OPEN, "wait until the guest sees what the host has written to its shares", jailed=OUTSIDE)
     def refresh_shares(self) -> None:
-        """Wait until the guest sees what the host has written to the files of its shares before this call."""
+        """Wait until the guest sees everything that the host wrote to the files of its shares before this call."""
 
     @call(STATES, "wait until the run has ended", jailed=OUTSIDE)
     def wait(self, timeout: float | None = None) -> EndEvent | None:
@@ -389,14 +389,14 @@ class AnyMachine(MachineInterface):
 
     @property
     def end(self) -> EndEvent | None:
-        """How the run ended, None before."""
+        """How the run ended; None before."""
         return self._life.end
 
     def wait(self, timeout: float | None = None) -> EndEvent | None:
         """Wait until the run has ended, at most *timeout* seconds.
 
-        :returns: how it ended, or None when the time is over and the guest has not
-        :raises VmmError: it ended because it could not go on (for other exceptions: they come as they are)
+        :returns: how it ended, or None if the time is over and the run is not
+        :raises VmmError: it ended because it could not continue (other exceptions are raised as they are)
         """
         end = self._life.wait(timeout)
         if end is not None and end.error is not None:
@@ -409,7 +409,8 @@ class AnyMachine(MachineInterface):
         return self.wait(timeout) or self.expire(timeout or 0.0)
 
     def expire(self, timeout: float) -> EndEvent:
-        """Stop the guest because it still ran after *timeout* seconds; how the run ended, by that or just before."""
+        """Stop the guest because it still ran after *timeout* seconds; returns how the run ended, by that or just
+        before."""
         self.stop(TIMEOUT, f"the guest still ran after {timeout:g} s")
         end = self.wait()
         assert end is not None
@@ -425,7 +426,7 @@ class AnyMachine(MachineInterface):
         return self._life.stream()
 
     def shutdown(self, timeout: float | None = None) -> EndEvent | None:
-        """:meth:`press_power_button`, and :meth:`wait`; None when the guest has not ended by then."""
+        """:meth:`press_power_button`, and :meth:`wait`; None if the guest has not ended by then."""
         self._life.check("shutdown")
         self.press_power_button()
         return self.wait(timeout)

@@ -259,7 +259,8 @@ class Machine(AnyMachine):
     def plug(
         self, device: VirtioDevice | DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1
     ) -> Attached:
-        """Put a device, or that of a record, on the PCI bus while the guest runs; its driver finds it a moment later.
+        """Attach a device, or that of a record, to the PCI bus while the guest runs; its driver finds it a moment
+        later.
 
         :param files: of a disk by its record: they are open; closed with it, or now
         :param directory: of a share by its record: a descriptor of its directory, the caller's
@@ -497,7 +498,7 @@ class Machine(AnyMachine):
                     ahead.close()
 
     def open_for_saving(self) -> None:
-        """Open what :meth:`save` needs, before this process has no files any more."""
+        """Open what :meth:`save` needs, before this process loses its files."""
         from vmm.saving.snapshot import open_all
 
         assert self._core is not None
@@ -526,9 +527,9 @@ class Machine(AnyMachine):
         touched. Pages of memory are shared with its children until one of them writes. Disks of a child are copies that
         end with it. It has another VM generation ID; its networks are new, and connections of its vsock have ended.
 
-        :param each: called with 0 to *n* - 1: what that child has of its own beside *changes*; and its ``devices``, as
-            this one was made with
-        :param start: let them run; else :meth:`start` does
+        :param each: called with 0 to *n* - 1: returns further changes for that child beside *changes*, and its
+            ``devices``, like those of this one
+        :param start: run them; else :meth:`start` does
         :param changes: fields of :class:`~vmm.config.MachineConfig` that children have of their own: ``nets``,
             ``vsock``, whose sockets and tap devices are in use, ``disks``, ``shares`` (also a dictionary of paths by
             tag), ``console``, which is none by default
@@ -635,7 +636,7 @@ class Machine(AnyMachine):
         Its memory is that of the file, copied page by page when it is written; its disks are copies of its own, or
         overlays over the snapshot's, which are only read.
 
-        :param devices: as it was made with
+        :param devices: the devices that it was made with
         :param changes: fields of :class:`~vmm.config.MachineConfig` that are other ones now: ``disks`` (with
             those given the machine has no copies; the guest must find what it left on them), ``nets``, ``shares``
             (also a dictionary of paths by tag), ``vsock``, ``console``, which is none unless it is said
