@@ -14,7 +14,7 @@ _TEXT_MAX = 512
 
 
 def nonsense() -> HostError:
-    return HostError("the machine's process answers nothing that makes sense: end it", code="control-answer")
+    return HostError("the machine's process sends invalid answers: end it", code="control-answer")
 
 
 def parsed(data: bytes) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def text(value: object, most: int = _TEXT_MAX) -> str:
-    """What somebody's terminal may be shown."""
+    """Text that is safe to print to a terminal."""
     if not isinstance(value, str):
         raise nonsense()
     return "".join(each if each.isprintable() else "?" for each in value[:most])

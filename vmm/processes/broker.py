@@ -97,7 +97,9 @@ class Broker:
     def _send(self, op: int, text: bytes, device: int = 0, inode: int = 0, folder: int = -1) -> None:
         message = ffi.new("struct broker_msg *", {"op": op, "dev": device, "ino": inode})
         if len(text) >= len(message.text):
-            raise ConfigError(f"{text.decode(*_ENCODING)}: too long a path for a machine in a jail", code="broker-path")
+            raise ConfigError(
+                f"{text.decode(*_ENCODING)}: the path is too long for a jailed machine", code="broker-path"
+            )
         message.text = text
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", folder))] if folder >= 0 else []
         self._sock.sendmsg([bytes(ffi.buffer(message))], rights, socket.MSG_NOSIGNAL)
@@ -107,7 +109,7 @@ class Broker:
         machine.stop("error", "its broker has ended")
 
     def close(self) -> None:
-        """Have the broker end, and wait for that.  Called when the machine is closed; may be called again."""
+        """End the broker, and wait for it. Called when the machine is closed; may be called again."""
         if self._pidfd < 0:
             return
         self._sock.close()

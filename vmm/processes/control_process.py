@@ -32,16 +32,16 @@ _END_S = 10
 class ControlProcess(Requests):
     """A process outside of the jail that serves the control socket of a jailed machine.
 
-    It is forked before the machine is made, so it has no part of the machine.  The process of the machine does not have
-    the control socket, and does not see the clients' requests: it is told what to do, and gets the descriptors of the
-    files to write.  Each of the two processes ends with the other.
+    It is forked before the machine is made, so it has no part of the machine. The machine's process does not have the
+    control socket, and does not see the clients' requests: it receives commands, and the descriptors of the files to
+    write. Each of the two processes ends with the other.
 
     :param config: the machine's configuration
     :param path: the path of the control socket
-    :param below: where disks may be opened that are plugged in, or None; closed here
-    :param shares: the same of the directories of shares
-    :param jail: as of ``--jail``, for children of the machine
-    :param until: a pidfd, closed here: when that process has ended the machine does, too, or is killed; -1: none
+    :param below: directories from which disks may be plugged in, or None; closed here
+    :param shares: the same for directories of shares
+    :param jail: the value of ``--jail``, for children of the machine
+    :param until: a pidfd, closed here: when that process has ended, the machine ends too, or is killed; -1: none
     :ivar pid: the process id of the process that serves it
     :raises ConfigError: the socket cannot be made
     :raises HostError: fork(2) failed
@@ -94,7 +94,7 @@ class ControlProcess(Requests):
         machine.stop("error", "the process of its control socket has ended")
 
     def close(self) -> None:
-        """Have the process end, and wait for that.  Called when the machine is closed; may be called again."""
+        """End the process, and wait for it. Called when the machine is closed; may be called again."""
         if self._pidfd < 0:
             return
         super().close()
@@ -157,7 +157,7 @@ def _serve_outside(
 
 
 def _see_it_end(sock: socket.socket, machine: int) -> None:
-    """Kill a machine that does not end, though it has to: a guest may have its process."""
+    """Kill a machine that does not end although it must: a guest may have taken over its process."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     if not poll.poll(_END_S * 1000):

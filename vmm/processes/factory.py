@@ -53,7 +53,7 @@ def restore_machine(
 ) -> AnyMachine:
     """:meth:`vmm.machine.machine.Machine.restore`, with the isolation that *changes* name.
 
-    :raises ConfigError: it is no snapshot, or cannot be restored here; the message says why
+    :raises ConfigError: it is not a snapshot, or cannot be restored here; the message has the reason
     :raises HostError: the host refuses
     """
     options: dict[str, Any] = {"clock": clock, "force": force, "prefetch": prefetch, "cow": cow, "verify": verify}

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Forks:
-    """A process that forks the machine for one that may start no programs: it has the machine's process write what the
-    children are made of, and starts theirs.  It ends, and they with it, with whoever made it.
+    """A process that forks the machine on behalf of one that may start no programs: the machine's process writes the
+    children's data, and this one starts them. It ends with its parent, and they end with it.
 
-    :param machine: where the machine's process takes requests
+    :param machine: the socket at which the machine's process receives requests
     :param process: a pidfd of that
     :param listening: the machine's control socket, whose name is removed at the end, however its server ends
     :param jail: as of ``--jail``
@@ -57,7 +57,7 @@ class Forks:
         return children
 
     def close(self) -> None:
-        """Have it end its children and itself, and wait for that a while."""
+        """Request the end of its children and of itself, and wait a while."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -176,7 +176,7 @@ class _Forking:
             raise ConfigError(
                 f"a fork into {n} children beside {len(self._children)} that run",
                 code="fork-children",
-                hint=f"a machine in a jail has {CHILDREN_MAX} at most: end some before",
+                hint=f"a jailed machine has {CHILDREN_MAX} at most: end some before",
             )
         point = self._jailed.fork_point(n)
         try:
@@ -198,7 +198,7 @@ class _Forking:
 
 
 def fork_request(data: bytes) -> tuple[int, int]:
-    """How many children, and the number of the first, as :meth:`Forks.fork` asks for them.
+    """The number of children, and the number of the first, as :meth:`Forks.fork` sends them.
 
     :raises ConfigError: these are not two numbers
     """
@@ -209,5 +209,5 @@ def fork_request(data: bytes) -> tuple[int, int]:
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, list) or len(asked) != 2 or any(type(each) is not int or each < 0 for each in asked):
-        raise ConfigError("a request for forks that is none", code="fork-request")
+        raise ConfigError("an invalid request for forks", code="fork-request")
     return asked[0], asked[1]

@@ -22,8 +22,8 @@ _FDS_MAX = 64
 
 
 def leave_others(kept: set[int], name: bytes) -> None:
-    """In a child that was forked: leave the terminal, ignore the signals that are meant for the machine, close all
-    descriptors but stderr and *kept*, and take a name."""
+    """In a forked child: leave the terminal, ignore the signals meant for the machine, close all descriptors except
+    stderr and *kept*, and set the process name."""
     from vmm.faststart.builtin import signal
 
     posix.setsid()
@@ -50,7 +50,7 @@ def receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
 
 def answered(data: bytes) -> dict[str, Any]:
     """
-    :raises VmmError: that is what was answered
+    :raises VmmError: the answer was an error
     """
     import json
 
@@ -62,7 +62,7 @@ def answered(data: bytes) -> dict[str, Any]:
 
 
 def refusal_of(error: VmmError) -> bytes:
-    """The answer that has :func:`_answered` raise it."""
+    """The answer that makes :func:`_answered` raise it."""
     import json
 
     is_config = isinstance(error, ConfigError)

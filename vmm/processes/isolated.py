@@ -120,9 +120,9 @@ class IsolatedMachine(AnyMachine):
 
     :ivar walls: names of the walls around its process, see :data:`vmm.processes.jail.enter.WALLS`; empty before it is
         started
-    :ivar missing: in words, the first wall that cannot be had on this host and why; may be empty
-    :ivar pid: of its process; another one after :meth:`reset`
-    :ivar phases: steps of its start in this process, each with the time (CLOCK_MONOTONIC); :meth:`phases_within` has
+    :ivar missing: the first barrier that this host does not support, and why; may be empty
+    :ivar pid: of its process; a new one after :meth:`reset`
+    :ivar phases: steps of its start in this process, each with its time (CLOCK_MONOTONIC); :meth:`phases_within` has
         those of its own process
     """
 
@@ -310,7 +310,7 @@ class IsolatedMachine(AnyMachine):
         return {kind: [_figures(each) for each in _rows(told.get(kind))] for kind in ("vcpus", "devices")}
 
     def plug(self, device: DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
-        """As :meth:`Machine.plug`, of a disk or a share by its record: this process opens a disk's files, and starts a
+        """As :meth:`Machine.plug`, for a disk or a share by its record: this process opens a disk's files, and starts a
         share's server."""
         with self._life_lock:
             self._life.check("plug")

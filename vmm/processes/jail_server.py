@@ -25,8 +25,8 @@ class Requests:
 
     Each request is a message at *sock*, with the descriptors of a socket for its answers, and of files to write.
 
-    :ivar takes_disks: one of them may be to plug in a disk; to be set before :meth:`hand_over`
-    :ivar takes_shares: the same of a share
+    :ivar takes_disks: one of them may plug in a disk; set it before :meth:`hand_over`
+    :ivar takes_shares: the same for shares
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -127,7 +127,7 @@ class Requests:
             machine.stop(request["kind"], request["detail"])
 
     def _plugs(self, machine: Machine, request: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
-        """Do it if it is about devices that come and go; the answer, or None: it is about something else."""
+        """Execute it if it adds or removes a device; returns the answer, or None for any other request."""
         if request["command"] == "plug":
             try:
                 attached = _plug(machine, request, fds)
@@ -172,7 +172,7 @@ class Requests:
 
 
 def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
-    """Plug in a disk whose files are *fds*, or a share whose server they lead to; they are taken out."""
+    """Plug in a disk whose files are *fds*, or a share whose server they lead to; removes them from the list."""
     from vmm.saving.records import made
 
     if "share" in request:
@@ -196,7 +196,7 @@ def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached
 
 
 def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callable[[dict[str, Any]], None]) -> Any:
-    """Do what a request asks for; returns the answer."""
+    """Execute a request; returns the answer."""
     command = request["command"]
     if command == "status":
         return {

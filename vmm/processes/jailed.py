@@ -43,13 +43,13 @@ REQUEST_MAX = 128 << 10
 
 
 class Jailed(MachineInterface):
-    """A machine in a jail, as :class:`ControlServer` serves it from outside.  A guest may have its process, so what
-    it answers is checked, and it is killed when it does not end.
+    """A jailed machine, as :class:`ControlServer` serves it from outside. A guest may have taken over its process. So
+    its answers are checked, and it is killed if it does not end.
 
     :param sock: the socket at which its process receives requests: each with a socket for the answers, and the
         descriptors of the files to write
     :param process: a pidfd
-    :param starter: instead of :func:`start_server`: has it done by a process that may start programs
+    :param starter: instead of :func:`start_server`: delegates it to a process that may start programs
     :param has_ids: the real user and group of this process are those of the machine's process
     :ivar config: of the machine, as the user gave it
     """
@@ -123,9 +123,8 @@ class Jailed(MachineInterface):
         stop: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """As :meth:`Machine.snapshot`: the directory and all that describes the machine are made here, of the
-        configuration that the user gave; the machine's process writes RAM, its state and disks into files that are
-        open."""
+        """As :meth:`Machine.snapshot`: the directory and the manifest are made here, from the user's configuration; the
+        machine's process writes RAM, its state and disks into open files."""
         from vmm.saving.new_directory import NewDirectory
         from vmm.saving.snapshot import Taking
 
@@ -153,7 +152,7 @@ class Jailed(MachineInterface):
             pass  # it ends, and says so
 
     def plug(self, device: DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
-        """As :meth:`Machine.plug`, of a disk or a share: the disk's files are opened, checked and locked here, and the
+        """As :meth:`Machine.plug`, for a disk or a share: the disk's files are opened, checked and locked here, and the
         share's server is started from here.
 
         :param files: of a disk: its open files; closed here
@@ -165,7 +164,7 @@ class Jailed(MachineInterface):
         return plugged
 
     def plug_again(self, plugged: Plugged, files: DiskFiles | None = None, *, directory: int = -1) -> None:
-        """:meth:`plug` what was plugged in before, into a machine that does not have it."""
+        """:meth:`plug` previously plugged-in devices into a machine that does not have them."""
         from vmm.board.slots import no_hotplug
         from vmm.saving.records import plain
         from vmm.virtio.blk import DiskConfig
@@ -229,7 +228,7 @@ class Jailed(MachineInterface):
         return plugged.is_gone
 
     def allow_file(self, path: str) -> None:
-        """Let its process write a file that is as large as this one.
+        """Raise its process's limit on file sizes to the size of this file.
 
         :raises HostError: it has a limit that this process may not raise
         """

@@ -2,9 +2,9 @@
 
 It ends with the process at the other end of the socket FD, from which it receives the configuration and requests.
 
-``pyvmm isolated FD PARENT`` is a child of a machine of the command line's that is forked in its jail.  PARENT is a
-sealed memfd that says what the parent is, see :class:`vmm.processes.parent.Parent`: FD may be somebody's who has taken
-over the process that makes forks, and says no more than which child it is.
+``pyvmm isolated FD PARENT`` is a child of a jailed machine of the command line. PARENT is a sealed memfd that says what
+the parent is, see :class:`vmm.processes.parent.Parent`: FD may be somebody's who has taken over the process that makes
+forks, and says no more than which child it is.
 """
 
 from __future__ import annotations

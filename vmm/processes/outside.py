@@ -30,13 +30,13 @@ _RINGS = 8
 class Outside:
     """The processes that a jailed machine has outside. A context manager, to be left when the machine is closed.
 
-    :param config: of the machine, which is not made yet
+    :param config: of the machine, before it is made
     :ivar broker: see :mod:`vmm.processes.broker`; None where there is none
-    :ivar below: where disks may be opened that are plugged in, for who serves the control socket in this process
-    :ivar below_shares: the same of the directories of shares
-    :ivar control: who asks for things: who serves its control socket; None without one, or without a jail
-    :ivar gdb: the stub for a debugger, which the process of the machine itself is; None without one
-    :raises ConfigError: the control socket cannot be made, or disks cannot come from where they are to
+    :ivar below: directories from which disks may be plugged in, for a control socket that this process serves
+    :ivar below_shares: the same for directories of shares
+    :ivar control: the process that serves its control socket; None without one, or without a jail
+    :ivar gdb: the stub for a debugger, which the process of the machine itself runs; None without one
+    :raises ConfigError: the control socket cannot be made, or a directory for disks cannot be opened
     """
 
     def __init__(self, config: MachineConfig, values: dict[str, Any]) -> None:
@@ -148,7 +148,8 @@ def _file_size(machine: Machine, *, control: bool) -> int:
 
 
 def allow_many_files() -> None:
-    """A guest that has files of a share open has them open here.  The process is ours: take what it may have."""
+    """Files of a share that the guest has open are open here as well. The process is ours, so raise its limit to the
+    maximum."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -22,9 +22,9 @@ _NO_PROGRAM = struct.pack("=2i", 0, 32)  # EPIPE: it has ended
 
 
 class Runner:
-    """A process that runs machines' processes for one that may run no program: for whoever makes it, and makes no
-    other process.  It has the files of the user, and takes a byte and a descriptor; it ends with its maker.  The
-    programs that it runs make children of *parent*, and no other machine."""
+    """A process that runs the programs of machines on behalf of one that may run no programs, and makes no other
+    process. It has the user's files, accepts a byte and a descriptor, and ends with its parent. The programs that it
+    runs make children of *parent*, and no other machine."""
 
     def __init__(self, parent: Parent) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

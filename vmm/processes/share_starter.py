@@ -1,4 +1,4 @@
-"""A process that starts servers of shares, for one that may start no programs."""
+"""A process that starts servers of shares on behalf of one that may start no programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Starter:
-    """A process that starts servers of shares, for one that may start no programs.  It ends with whoever made it."""
+    """A process that starts servers of shares on behalf of one that may start no programs. It ends with its parent."""
 
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -45,8 +45,8 @@ class Starter:
 
 
 class Started:
-    """A server that a :class:`Starter` has started: what a :class:`~vmm.virtio.fs.process.FsProcess` is for whoever
-    hands it over."""
+    """A server that a :class:`Starter` has started: the counterpart of a :class:`~vmm.virtio.fs.process.FsProcess` for
+    the process that passes it on."""
 
     def __init__(self, fds: tuple[int, ...], about: dict[str, Any]) -> None:
         self.fds = fds
@@ -57,7 +57,7 @@ class Started:
         self.close()
 
     def close(self) -> None:
-        """Let go of it: it ends if nobody else has it.  May be called again."""
+        """Release it: it ends if no other process has it. May be called again."""
         fds, self.fds = self.fds, ()
         for fd in fds:
             posix.close(fd)

@@ -17,7 +17,7 @@ children may look at no links later."""
 
 
 def program(*fds: int) -> list[str]:
-    """``pyvmm isolated FD...``: that of this interpreter, which starts from an image where it can, or this one anew."""
+    """``pyvmm isolated FD...``: with this interpreter, from a process image if possible."""
     beside = os.path.join(os.path.dirname(sys.executable), "pyvmm")
     command = [beside]
     if not os.access(beside, os.X_OK):
@@ -43,7 +43,7 @@ def spawn(fd: int) -> Popen[bytes]:
 
 
 class Process:
-    """A child of this process, with the calls of a Popen that :class:`_Child` needs."""
+    """A child of this process, with the methods of a Popen that :class:`_Child` needs."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -51,7 +51,7 @@ class Process:
         self._status: int | None = None
 
     def wait(self, timeout: float | None) -> int:
-        """Its exit status, once it has ended, as that of Popen.
+        """Its exit status, once it has ended, as of a Popen.
 
         :param timeout: in seconds; None: for ever
         :raises TimeoutError: it has not

@@ -39,7 +39,7 @@ class JailLimits:
 
     :ivar files: most open descriptors (RLIMIT_NOFILE); 0: unchanged
     :ivar threads: most threads of its user (RLIMIT_NPROC); only if it gets a user of its own
-    :ivar file_size: largest offset that it may write a file at, in bytes (RLIMIT_FSIZE); 0: unchanged
+    :ivar file_size: largest offset at which it may write a file, in bytes (RLIMIT_FSIZE); 0: unchanged
     :ivar file_size_grows: another process can raise that later: :func:`raise_file_size`
     :ivar calls: the kinds of threads that it will have (``SECCOMP_*`` bits): their system calls stay allowed; 0: no
         filter, all system calls stay allowed
