@@ -28,9 +28,9 @@ def remove(path: str) -> None:
 
 
 class Directory:
-    """The directory of a snapshot that is read.  A context manager.
+    """The directory of a snapshot that is being read. A context manager.
 
-    :param folder: its path; :meth:`file` stays what it was when another snapshot has this path
+    :param folder: its path; :meth:`file` still refers to it when another snapshot has taken this path
     :raises ConfigError: there is none
     """
 
@@ -52,7 +52,7 @@ class Directory:
         raise ConfigError(f"{folder}: is replaced all the time", code="snapshot-none", hint="try it again")
 
     def file(self, name: str) -> str:
-        """A path of the file *name*, until this is closed."""
+        """A path of the file *name*, valid until this is closed."""
         return f"/proc/self/fd/{self._fd}/{name}"
 
     def name(self, name: str) -> str:
@@ -79,7 +79,7 @@ class Directory:
             return False
 
     def close(self) -> None:
-        """Let go of it; it is removed if it was replaced meanwhile.  A second call does nothing."""
+        """Release it; it is removed if it was replaced meanwhile. A second call does nothing."""
         if self._fd < 0:
             return
         try:
@@ -97,8 +97,8 @@ class Directory:
 
 
 def lock(fd: int, how: int) -> bool:
-    """Lock a file or directory, without waiting; whether it is locked.  Where there are no such locks (NFS has none for
-    directories) it counts as that."""
+    """Lock a file or directory, without waiting; whether it is locked. File systems without such locks (NFS has none
+    for directories) count as locked."""
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except OSError as error:
@@ -107,7 +107,7 @@ def lock(fd: int, how: int) -> bool:
 
 
 def remove_replaced(fd: int) -> None:
-    """Remove the directory that is open as *fd*, if it was replaced and nobody else reads it."""
+    """Remove the directory that is open as *fd*, if it was replaced and no other process reads it."""
     try:
         path = os.readlink(f"/proc/self/fd/{fd}")
         if f"{LEFT}{OLD}" in os.path.basename(path) and lock(fd, fcntl.LOCK_EX):

@@ -259,8 +259,8 @@ class GivenChild(Child):
     """The same for a machine in another process, which its guest may have taken over.
 
     :param about: :attr:`vmm.processes.jailed.Handed.about`
-    :param fds: the descriptors that it has; closed with this
-    :raises ConfigError: they are not of such a machine
+    :param fds: the descriptors of its files; closed with this
+    :raises ConfigError: they do not describe such a machine
     """
 
     own = False

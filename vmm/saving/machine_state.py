@@ -34,7 +34,7 @@ class MachineState:
     :ivar version: :data:`STATE_VERSION` of the writer
     :ivar vcpus: by their APIC ids
     :ivar platform: what is no virtio device, as :meth:`vmm.saveable.State.plain` has it
-    :ivar devices: of each virtio device, in the order of their slots, what its transport saved
+    :ivar devices: the saved state of each virtio device, in the order of their slots
     """
 
     version: int

@@ -93,9 +93,9 @@ class Manifest:
     :ivar memory_crc32: of the file ``memory``, see :func:`vmm.saving.memory_file.checksum`
     :ivar pages_crc32: of a diff: the same of the file ``pages``
     :ivar memory_size: bytes of RAM
-    :ivar memory_bytes: bytes of RAM that ``memory`` holds
+    :ivar memory_bytes: bytes of RAM that ``memory`` contains
     :ivar config: the machine's configuration, as :func:`vmm.saving.records.plain` has it
-    :ivar constant: guest physical addresses, half-open: the guest's kernel has its code and constants there
+    :ivar constant: guest physical addresses, half-open: code and constants of the guest's kernel
     :ivar checksum: SHA-256 of the manifest's text with 64 zeros in this place
     """
 

@@ -1,6 +1,6 @@
 """Writing a snapshot's directory: there is the old one or the new one, at any moment, whatever dies.
 
-It is written under another name beside its place, synced, and put there by one rename(2).
+It is written under another name beside its place, synced, and moved there by one rename(2).
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Saved:
 
     :ivar devices: kind and version of each
     :ivar cpuid: see :meth:`vmm.board.kvm_vm.Core.cpuid`
-    :ivar disks: of each disk that was open: size in bytes, and the time of its last change in ns
+    :ivar disks: of each disk that was open: size in bytes, and its time of last change in ns
     :ivar memory_bytes: bytes of RAM that were written
     :ivar areas: of a fork: where RAM lies over the last base; None: all of it was written
     """
