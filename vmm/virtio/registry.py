@@ -2,8 +2,8 @@
 
 A line holds what must be known before any code of the device is imported: its package, the flag of ``pyvmm boot``, and
 the name of its configuration record.  Everything else is in the package: the record, a
-:class:`~vmm.virtio.device_config.DeviceConfig`; ``SYNTAX``, the table of what users type for it; and the device.  The
-command line, ``--help``, completion, the names that ``vmm`` exports and the opening of devices are made of these.
+:class:`~vmm.virtio.device_config.DeviceConfig`; ``SYNTAX``, the table of what users type for it; and the device. The
+command line, ``--help``, completion, the names that ``vmm`` exports and the opening of devices come from these.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class BuiltIn:
     :param flag: of ``pyvmm boot``
     :param record: name of its configuration record
     :param field: of :class:`~vmm.config.MachineConfig`
-    :param one: a machine has one at most, and the field holds it, or None; else the field is a tuple
-    :param names: what else of its package the library exports
+    :param one: a machine has at most one, and the field is that one, or None; otherwise the field is a tuple
+    :param names: further exports of its package
     """
 
     __slots__ = ("field", "flag", "names", "one", "package", "record")
