@@ -103,7 +103,7 @@ class AsyncMachine(AsyncCalls):
 
     @property
     def machine(self) -> AnyMachine:
-        """The machine, inside of the context.
+        """The machine, inside the context.
 
         :raises ConfigError: outside of it
         """

@@ -276,7 +276,7 @@ class MachineConfig:
 
 
 def config_kinds() -> dict[str, type]:
-    """The records that a configuration is made of, by their names, less those of a program's own devices."""
+    """The types of configuration records, by name, without those of a program's own devices."""
     from vmm.options.cpu import CpuConfig, CpuLeaf
     from vmm.options.limit import LimitConfig
     from vmm.virtio.registry import BUILT_IN

@@ -228,7 +228,7 @@ def check_children(n: int) -> None:
 
 
 def make_children(point: Closable, n: int, make: Callable[[int], Made]) -> list[Made]:
-    """What *make* makes of *point* for 0 to *n* - 1: all of them, or none.  Closes *point*."""
+    """The results of *make* with *point* for 0 to *n* - 1: all of them, or none. Closes *point*."""
     children: list[Made] = []
     try:
         for number in range(n):

@@ -121,7 +121,7 @@ def _cannot_have(missing: list[str]) -> ConfigError:
 
 
 def template_of(cpuid: kvm_cpuid2, arch_capabilities: int = -1) -> CpuConfig:
-    """The leaves of *cpuid* as a template, less those that are each machine's own, and those without a bit."""
+    """The leaves of *cpuid* as a template, without those that are specific to a machine, and those without a bit."""
     from vmm.options.cpu import CpuConfig, CpuLeaf
 
     leaves = []
