@@ -3,7 +3,7 @@
 :class:`Container` is a container for programs; ``pyvmm-oci``, ``pyvmm run`` and ``containerd-shim-pyvmm-v2`` are for
 people and other runtimes.  :class:`pyvmm_kata.pod.sandbox.Sandbox` is a virtual machine with its containers.
 
-The public names are here; they are imported when they are first used.
+The public names are here; each is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -344,7 +344,7 @@ class Container:
         """Save it with all of its memory.
 
         :param folder: replaces the checkpoint that is there
-        :param end: it ends with that; else it goes on
+        :param end: the container ends then; otherwise it continues
         :raises VmmError: it cannot be saved, and goes on
         """
         checkpoints.save(self._folder, os.path.abspath(folder), end=end)

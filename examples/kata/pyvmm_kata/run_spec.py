@@ -42,7 +42,7 @@ class Options(NamedTuple):
 def make_spec(
     options: Options | argparse.Namespace, rootfs: str, process: Json, folder: str, container_id: str
 ) -> Json:
-    """config.json of what the user wants.
+    """The config.json for the user's options.
 
     :raises ConfigError: it cannot be
     """
@@ -66,7 +66,7 @@ def make_spec(
 
 
 def merge_env(base: list[str], changes: Sequence[str]) -> list[str]:
-    """Variables as ``NAME=VALUE``; of the changes, a ``NAME`` alone has the value that it has here, if any."""
+    """Variables as ``NAME=VALUE``; a ``NAME`` alone among the changes takes its value from this environment, if any."""
     found = dict(entry.partition("=")[::2] for entry in base)
     for entry in changes:
         name, equals, value = entry.partition("=")

@@ -326,7 +326,7 @@ def unpack(
 
     :param owners: set the owners of files; only root can
     :param user: find the ids of this user: see :func:`~pyvmm_kata.bundle.image_layers.find_user`
-    :param seconds: the most that it may take; 0: :data:`TIMEOUT_S`
+    :param seconds: the time limit; 0: :data:`TIMEOUT_S`
     :raises VmmError: it cannot be
     """
 

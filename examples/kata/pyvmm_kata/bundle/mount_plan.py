@@ -34,7 +34,7 @@ class Placed:
     """The config.json of the guest, and the mounts that belong to it.
 
     :ivar spec: as :func:`pyvmm_kata.bundle.guest_spec.place` makes it
-    :ivar trees: descriptors of detached mounts, ours, in the order of *names* and then of *sockets*
+    :ivar trees: descriptors of detached mounts, owned by this, in the order of *names* and then of *sockets*
     """
 
     def __init__(

@@ -94,9 +94,9 @@ class Settings(NamedTuple):
                 continue
             if each.name not in self.annotations:
                 raise ConfigError(
-                    f"annotation {each.key} is not for containers to say",
+                    f"annotation {each.key} may not be set by containers",
                     code="oci-annotation",
-                    hint=f'annotations = ["{each.name}"] in {FILE} lets them, and with it whoever may make a container',
+                    hint=f'annotations = ["{each.name}"] in {FILE} allows it to everybody who may create a container',
                 )
             found[each.setting] = each.parse(annotations[each.key], self, f"annotation {each.key}")
         return self._replace(**found)
@@ -168,7 +168,7 @@ def _memory(text: str, chosen: Settings, what: str) -> int:
         raise ConfigError(
             f"{what}: {memory} bytes are more than {most}",
             code="oci-annotation",
-            hint=f"max_memory in {FILE} says how many it may be",
+            hint=f"max_memory in {FILE} sets the limit",
         )
     return memory
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Storage(NamedTuple):
-    """What the agent mounts in the guest."""
+    """A storage that the agent mounts in the guest."""
 
     driver: str
     source: str

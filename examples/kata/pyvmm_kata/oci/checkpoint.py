@@ -1,7 +1,7 @@
 """``pyvmm-oci checkpoint ID`` saves a container in a folder, ``restore ID`` continues it from there, and ``fork ID
 NEW...`` makes running copies of it.
 
-What is saved is the whole virtual machine: the memory of the processes, and of the guest's kernel.
+It saves the whole virtual machine: the memory of the processes, and of the guest's kernel.
 :mod:`pyvmm_kata.pod.checkpoint_folder` has the form.
 """
 

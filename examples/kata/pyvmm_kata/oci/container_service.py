@@ -382,8 +382,8 @@ class ContainerService:
         channel.send({})
 
     def _do_checkpoint(self, request: Json, channel: control.Channel) -> None:
-        """Save the machine, and answer what is to be known of it; then wait, with all of the container's processes
-        frozen, until the caller has that on disk, too, and says whether they ``end``; without a word they go on."""
+        """Save the machine, and answer with its record. Then wait, with all of the container's processes frozen, until
+        the caller has stored that too and says whether they ``end``; without an answer they continue."""
         from pyvmm_kata.pod.checkpoint_folder import describe
 
         sandbox, made, plan = self._sandbox, self._made, self.plan
@@ -419,7 +419,7 @@ class ContainerService:
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
 
     def _do_figures(self, _request: Json, channel: control.Channel) -> None:
-        """Of the machine, with all that is in it."""
+        """Of the machine, with everything in it."""
         from pyvmm_kata.pod.statistics import collect
 
         if self._sandbox is None:

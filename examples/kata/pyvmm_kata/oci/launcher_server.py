@@ -114,7 +114,7 @@ def _rehearse(root: str, chosen: Settings) -> None:
 
 
 def _rehearse_pod(chosen: Settings) -> None:
-    """The same for the part of a pod's shim until another process has it."""
+    """The same for the steps of a pod's shim until another process takes it over."""
     from pyvmm_kata.protocol import protobuf
     from pyvmm_kata.shim.bootstrap import Arguments, Place
 

@@ -71,7 +71,7 @@ class Begun(NamedTuple):
     console: int
 
     def request(self, own: tuple[int, int, int]) -> tuple[Json, list[int]]:
-        """The part of a request that all processes with a machine understand, and its descriptors.
+        """The part of a request for every process with a machine, and its descriptors.
 
         :param own: the streams where there is no console
         """
@@ -232,7 +232,7 @@ class Own:
         )
 
     def _be_monitor(self, begun: Begun, face: tuple[int, int], sock: socket.socket) -> int:
-        """Be the monitor, in the child; returns its exit status."""
+        """Run the monitor, in the child; returns its exit status."""
         channel = control.Channel(sock, "create")
         try:
             timeline.note("monitor")

@@ -62,7 +62,7 @@ class _Child(NamedTuple):
     """A spare of ours.
 
     :ivar name: what whoever asks for it must have, see :func:`pyvmm_kata.pod.pool_client.name_of`
-    :ivar booted: it is no clone of a template, since there was none
+    :ivar booted: it is not a clone of a template, since there was none
     """
 
     pid: int

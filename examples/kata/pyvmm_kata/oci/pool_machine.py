@@ -42,7 +42,7 @@ MAX_WORD = 4096
 
 
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
-    """A spare for a container in a machine of its own; None: none is fit for it, or there is no pool."""
+    """A spare for a container in a machine of its own; None: none fits it, or there is no pool."""
     if not pool_client.is_for_pool(bundle, chosen):
         return None
     try:
@@ -89,8 +89,8 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = F
 
 
 def _rehearse(folder: str) -> None:
-    """Compute once what a container takes: the memory that this writes to, which is the pool's, is copied before
-    anybody waits for it."""
+    """Run the computations for a container once: memory that they write, which is shared with the pool, is then copied
+    before anybody waits."""
     from pyvmm_kata.bundle import guest_config, guest_share, guest_spec
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.default_spec import default_spec

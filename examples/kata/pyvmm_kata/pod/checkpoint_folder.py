@@ -61,7 +61,7 @@ class Kept(NamedTuple):
     :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
     :ivar layout: see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
-    :ivar made_of: what else of config.json its processes were made of, see :func:`_made_of`
+    :ivar made_of: what else of config.json its processes were made from, see :func:`_made_of`
     """
 
     machine: str

@@ -49,7 +49,7 @@ class LinuxGuest:
 
     def check(self, config: SandboxConfig) -> None:
         """
-        :raises ConfigError: there is no kernel, or no image of the guest, where the settings say
+        :raises ConfigError: the kernel, or the guest's image, is not where the settings say
         """
         for what, path in (("kernel", config.kernel), ("image", config.image)):
             if not os.path.exists(path):

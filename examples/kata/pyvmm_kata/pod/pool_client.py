@@ -40,7 +40,7 @@ def address(root: str) -> tuple[str, str]:
 
 
 def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
-    """What a spare is a clone of."""
+    """The template of a spare."""
     from pyvmm_kata.pod import virtual_machine
 
     return virtual_machine.kind_by(chosen, memory, vcpus, NETS)

@@ -145,8 +145,8 @@ class Sandbox:
         """Replaces :meth:`start` and :meth:`create_container`, if the configuration has a checkpoint: a copy of the
         saved machine, with its only container.
 
-        :param container_id: that of the container in the guest
-        :param stdio: what its first process reads and writes from now on
+        :param container_id: the id of the container in the guest
+        :param stdio: the new streams of its first process
         :param layout: what its guest has mounted, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
         :param nets: the network devices that the machine had
         :param execs: ids of its processes besides the first one

@@ -1,4 +1,4 @@
-"""What a sandbox is made of."""
+"""The configuration of a sandbox."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MIB = 1 << 20
 
 
 class SandboxConfig(NamedTuple):
-    """What a sandbox is made of.
+    """The configuration of a sandbox.
 
     :ivar sandbox_id: its name
-    :ivar state_dir: a directory of its own, which is there: sockets, the share, the console's log
+    :ivar state_dir: an existing directory of its own: sockets, the share, the console's log
     :ivar guest: the name of the guest's kind, see :mod:`pyvmm_kata.pod.guest_kind`
     :ivar kernel: path of the guest kernel
     :ivar image: path of the guest's root file system, with the agent (erofs): one copy in memory for all machines
@@ -31,16 +31,16 @@ class SandboxConfig(NamedTuple):
     :ivar more_cpus: how many more it may get while it runs
     :ivar hostname: of the guest
     :ivar cmdline: appended to the kernel's command line
-    :ivar network: what the guest is connected to; None: nothing
+    :ivar network: the network of the guest; None: none
     :ivar loopback: the guest answers connections to loopback addresses in the caller's network namespace
     :ivar shared_pids: all containers see each other's processes
     :ivar root: the disk with the root of its one container, or None
-    :ivar volumes: the block devices of its one container
-    :ivar more_disks: containers with disks may come while it runs, and go
-    :ivar seal: called when the machine is made and before it runs, with the template that there should be for the next
-        one, if any: what makes other machines has to be started there
+    :ivar volumes: the block devices of its only container
+    :ivar more_disks: containers with disks may come and go while it runs
+    :ivar seal: called when the machine is made and before it runs, with the template to build for the next one, if any:
+        a builder has to be started there
     :ivar template: the machine may be a clone of a template, see :mod:`pyvmm_kata.pod.templates`
-    :ivar policy: which requests the agent serves; None: all
+    :ivar policy: the requests that the agent serves; None: all
     :ivar checkpoint: the folder of a snapshot that the machine goes on from, see
         :meth:`pyvmm_kata.pod.sandbox.Sandbox.restore`; empty: none
     :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one

@@ -20,7 +20,7 @@ GUEST_S = 2.0
 
 
 def collect(sandbox: Sandbox) -> Json:
-    """Of a sandbox: ``id``, ``pid`` of the process that holds it, ``memory`` in bytes and ``vcpus``, ``machine``: see
+    """Of a sandbox: ``id``, ``pid`` of its holder, ``memory`` in bytes and ``vcpus``, ``machine``: see
     :meth:`pyvmm_kata.pod.virtual_machine.Vm.figures`, and ``containers``: those of each by its id, as far as the guest
     tells them; ``answered``: whether it has told all.
 

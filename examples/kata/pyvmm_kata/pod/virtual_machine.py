@@ -175,7 +175,7 @@ class PyvmmVm:
             raise
 
     def _cloned(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine | None:
-        """A machine that goes on from a template, not yet started; None: it has to boot."""
+        """A machine that continues from a template, not yet started; None: it has to boot."""
         if not config.template or not self._guest.can.templates:
             return None
         if config.root is not None or config.volumes:
@@ -222,8 +222,8 @@ class PyvmmVm:
         return machine
 
     def _restored(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
-        """A machine that goes on from a checkpoint, not yet started.  All of its configuration is ours: who made the
-        checkpoint could have named any file of the host."""
+        """A machine that continues from a checkpoint, not yet started. All of its configuration is ours: the author of
+        the checkpoint could have named any file of the host."""
         own = self._guest.machine(config, wiring)
         return restore_machine(
             config.checkpoint,
@@ -250,7 +250,7 @@ class PyvmmVm:
         )
 
     def _booted(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
-        """A machine that is to boot, not yet started.
+        """A machine that will boot, not yet started.
 
         :raises ConfigError: what the guest boots from is not where the settings say
         """
@@ -407,7 +407,7 @@ def wiring_of(folder: str, shared: str, nets: Sequence[NetConfig], console: int,
     """What a machine is connected to.
 
     :param folder: where its socket is made
-    :param console: a descriptor for what it prints
+    :param console: a descriptor for its output
     """
     vsock = VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS)
     return Wiring(shared, vsock, tuple(nets), ConsoleConfig("fd", console), isolation)
@@ -470,6 +470,6 @@ def _allow_files() -> None:
 
 
 def _note_phases(machine: AnyMachine) -> None:
-    """Note the times of the machine's start."""
+    """Record the times of the machine's start."""
     for name, at in machine.phases_within():
         timeline.note(f"machine: {name}", at)

@@ -105,7 +105,7 @@ class Pod:
         return found.face.pid if found is not None else 0
 
     def figures(self) -> dict[str, Any]:
-        """What is counted of the sandbox. Raises VmmError: there is none."""
+        """The counters of the sandbox. Raises VmmError: there is none."""
         from pyvmm_kata.pod.statistics import collect
 
         sandbox = self._sandbox
@@ -221,7 +221,7 @@ class Pod:
     def _resumed(
         self, bundle: Bundle, face: Face, options: Message, checkpoint: str, stdio: StdioPaths
     ) -> tuple[Sandbox, Container]:
-        """The sandbox that a checkpoint has, and the container in it, whose processes are frozen."""
+        """The sandbox of a checkpoint, and its container, whose processes are frozen."""
         from pyvmm_kata.pod import checkpoint_folder
 
         found = checkpoint_folder.read(checkpoint)
