@@ -160,7 +160,7 @@ def test_what_is_none(tmp_path: Path, disk: Path) -> None:
     assert not open_disk(str(disk)).read_only
     with pytest.raises(ConfigError, match="journal") as error:
         open_disk(str(disk), read_only=True)
-    assert "that may write" in error.value.hint
+    assert "writable container" in error.value.hint
 
 
 def test_a_bundle_says_read_only(tmp_path: Path, disk: Path) -> None:

@@ -177,7 +177,7 @@ def test_no_annotation_is_taken_that_the_administrator_does_not_name(name: str) 
     others = tuple(other for other in settings.ANNOTATIONS if other != name)
     for chosen in (settings.Settings(), settings.Settings(annotations=others)):
         assert chosen.with_annotations({"io.kubernetes.cri.container-type": "sandbox"}) == chosen
-        with pytest.raises(ConfigError, match=f"{name} is not for containers") as caught:
+        with pytest.raises(ConfigError, match=f"{name} may not be set by containers") as caught:
             chosen.with_annotations({settings.ANNOTATIONS[name].key: "1"})
         assert name in caught.value.hint
 

@@ -545,7 +545,7 @@ def impostor(folder: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> Any:
 def test_a_process_that_talks_nonsense_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
     with impostor(tmp_path, monkeypatch, said) as machine:
         machine.start()
-        with pytest.raises(HostError, match="nothing that makes sense"):
+        with pytest.raises(HostError, match="sends invalid answers"):
             machine.wait(PATIENCE)
         assert machine._child.process.wait(PATIENCE) == -signal.SIGKILL
 

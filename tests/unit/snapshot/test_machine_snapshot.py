@@ -394,7 +394,7 @@ def test_whatever_a_state_says_the_clone_is_refused_or_runs(
 def test_a_name_of_a_file_elsewhere_is_refused(warm: Path) -> None:
     disk = json.loads((warm / "manifest.json").read_text())["disks"][0]
     change(warm, disks=[{**disk, "file": "../disk.img"}])
-    with pytest.raises(ConfigError, match="no name of a file"):
+    with pytest.raises(ConfigError, match="is not a file name"):
         Machine.restore(str(warm))
 
 
