@@ -483,7 +483,7 @@ class GuestMemory:
         return fill
 
     def get_ready_to_fill(self, *, exactly: bool = False) -> None:
-        """Do what can be done now of a :meth:`fill_from` that may come: shared memory that nobody has touched.
+        """Prepare for a :meth:`fill_from` that may follow: untouched shared memory.
 
         :param exactly: see there
         """

@@ -64,7 +64,7 @@ class Guest(ConsoleGuest):
         return GuestEnded(end)
 
     def drain(self) -> None:
-        """Take what the guest has printed, without waiting."""
+        """Read the guest's output, without waiting."""
         self._read()
 
     def expect(self, pattern: str, timeout: float = RUN_TIMEOUT) -> None:

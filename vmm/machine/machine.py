@@ -578,9 +578,9 @@ class Machine(AnyMachine):
             return point
 
     def prepare_forks(self, n: int) -> None:
-        """Have *n* empty machines ready from now on, into which children of :meth:`fork` are put: that takes the host
-        a fraction of the time.  A thread makes them, and others when they have been used; each costs the host what a
-        machine without memory does.  With a share, also up to 8 MiB: the pages that earlier children touched first.
+        """Keep *n* shells ready from now on, into which children of :meth:`fork` are put: a fork then takes a fraction
+        of the time. A thread makes them, and replaces used ones; each costs the host as much as a machine without
+        memory. With a share, also up to 8 MiB: the pages that earlier children touched first.
 
         :param n: 0: none any more
         :raises ConfigError: *n* is not 0 to 64
