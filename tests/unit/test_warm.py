@@ -645,13 +645,19 @@ def test_what_makes_the_next_image_takes_no_cpu_from_others(starts: Starts) -> N
     some hosts the CPUs never are."""
     gate = starts.folder / "gate"
     os.mkfifo(gate)
-    starts.program(TELL, before=f"open({str(gate)!r}).close()")
+    starts.program(TELL, before=f"open({str(gate)!r}).read()")
     with subprocess.Popen(starts.command, env=starts.environment, stdin=subprocess.PIPE) as child:
-        with gate.open("w"):  # the maker waits to read it
+        with gate.open("w"):  # the maker reads it to its end
             found = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and starts._is_maker(pid)]
             (maker,) = {pid for pid in found if os.getsid(pid) == pid} - {child.pid}
-            (watcher,) = set(found) - {child.pid, maker}
-            assert os.getsid(watcher) == maker != os.getsid(child.pid) and os.listdir(f"/proc/{watcher}/fd") == []
+            assert maker != os.getsid(child.pid)
+            (watcher,) = Path(f"/proc/{maker}/task/{maker}/children").read_text().split()
+            deadline = time.monotonic() + 60
+            while b"-promote" not in Path(f"/proc/{watcher}/cmdline").read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert os.listdir(f"/proc/{watcher}/fd") == [] and os.readlink(f"/proc/{watcher}/cwd") == "/"
+            assert Path(f"/proc/{watcher}/environ").read_bytes() == b"", "nothing of the start"
             assert os.sched_getscheduler(maker) == os.SCHED_IDLE
             group = Path(f"/proc/{maker}/autogroup")
             assert not group.exists() or group.read_text().endswith(" nice 19\n")

@@ -31,6 +31,7 @@ enum { PATH_SIZE = 4096, LAST_OLD_SIGNAL = 31, RSEQ_SIGNATURE = 0x53053053, LOCK
 enum { DELAY_NS = 100 * 1000 * 1000 }; /* as long as a boot takes */
 enum { HURRY_S = 5 }; /* so long an image is made only when nothing else wants the CPU */
 #define LATER "-later" /* as the first argument: see wait_and_make() */
+#define PROMOTE "-promote" /* the same: see promote_parent() */
 #ifndef MAP_DROPPABLE /* Linux 6.11 */
 #define MAP_DROPPABLE 0x08
 #endif
@@ -393,22 +394,35 @@ static void set_autogroup(const char *path, const char *nice, long size)
 	CALL3(SYS_close, fd, 0, 0);
 }
 
-/* In a child of the process that makes an image: see to it that this comes to its end on a host that is never idle. */
-_Noreturn static void promote_later(long maker)
+/* What the child of a process that makes an image runs: see to it that this comes to its end on a host that is never idle. */
+_Noreturn static void promote_parent(void)
 {
 	struct sched_param none = {0};
 	struct timespec delay = {.tv_sec = HURRY_S};
+	long maker = CALL3(SYS_getppid, 0, 0, 0);
 
-	CALL3(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0);
-	CALL3(SYS_close_range, 0, ~0u, 0);
-	if (CALL3(SYS_getppid, 0, 0, 0) == maker)
+	/* In its session; who is somebody else's child by now is in that, too, but its parent is not */
+	if (CALL3(SYS_getsid, 0, 0, 0) == maker)
 		CALL3(SYS_nanosleep, &delay, 0, 0);
-	if (CALL3(SYS_getppid, 0, 0, 0) == maker) {
+	if (CALL3(SYS_getsid, 0, 0, 0) == maker && CALL3(SYS_getppid, 0, 0, 0) == maker) {
 		CALL3(SYS_sched_setscheduler, maker, SCHED_OTHER, &none);
 		CALL3(SYS_setpriority, PRIO_PROCESS, maker, 0);
 		set_autogroup("/proc/self/autogroup", "0", 1); /* their session's */
 	}
 	CALL3(SYS_exit_group, 0, 0, 0);
+	__builtin_unreachable();
+}
+
+/* In that child, which has nothing of the start: no environment, no folder, no descriptor. It ends with its parent. */
+_Noreturn static void promote_later(void)
+{
+	char *words[] = {"pyvmm-warm", PROMOTE, NULL};
+
+	CALL3(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0);
+	CALL3(SYS_chdir, "/", 0, 0);
+	CALL3(SYS_close_range, 0, ~0u, 0);
+	CALL3(SYS_execve, "/proc/self/exe", words, words + 2);
+	CALL3(SYS_exit_group, 127, 0, 0);
 	__builtin_unreachable();
 }
 
@@ -419,7 +433,7 @@ _Noreturn static void promote_later(long maker)
 static void become_idle(void)
 {
 	struct sched_param none = {0};
-	long maker = CALL3(SYS_getpid, 0, 0, 0), child;
+	long child;
 
 	/*
 	 * Where the scheduler groups processes by sessions (CONFIG_SCHED_AUTOGROUP) this one would have as much of a CPU as
@@ -432,7 +446,7 @@ static void become_idle(void)
 	CALL3(SYS_setpriority, PRIO_PROCESS, 0, LOWEST_NICE);
 	child = CALL3(SYS_fork, 0, 0, 0);
 	if (!child)
-		promote_later(maker);
+		promote_later();
 	if (child > 0)
 		CALL3(SYS_sched_setscheduler, 0, SCHED_IDLE, &none);
 }
@@ -522,6 +536,8 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 	char *path = option + sizeof(WARM_OPTION) - 1;
 	uint64_t *auxv = (uint64_t *)envp;
 
+	if (argc == 2 && text_same(argv[1], PROMOTE))
+		promote_parent();
 	if (argc < 3)
 		CALL3(SYS_exit_group, 2, 0, 0);
 	if (argc == 5 && text_same(argv[1], LATER))
