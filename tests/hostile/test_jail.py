@@ -1575,7 +1575,7 @@ def test_a_child_that_does_not_end_with_who_started_it_is_killed(forked: Command
     "asked", [b"", b"{", b"[1]", b"[1, 2, 3]", b"[true, 1]", b'["1", 1]', b"[-1, 1]", b"[" * 9999, b"\xff"]
 )
 def test_a_request_for_forks_that_is_none(asked: bytes) -> None:
-    with pytest.raises(ConfigError, match="is none"):
+    with pytest.raises(ConfigError, match="an invalid request for forks"):
         fork_request(asked)
     assert fork_request(b"[2, 7]") == (2, 7)
 

@@ -66,12 +66,12 @@ def test_streams_and_statuses(python: Python, tmp_path: Path) -> None:
 command = ["/bin/sh", "-c", "cat; echo more >&2; exit 5"]
 reader, writer = os.pipe()
 os.write(writer, b"typed\\n"); os.close(writer)
-with open(root + ".out", "wb") as out:
-    with Container.create(rootfs, command, name="c1", stdin=reader, stdout=out, stderr=out, **where) as one:
+with open(root + ".out", "wb") as out, open(root + ".err", "wb") as err:
+    with Container.create(rootfs, command, name="c1", stdin=reader, stdout=out, stderr=err, **where) as one:
         assert one.status == "created"
         one.start()
         print(one.wait(60), one.wait())
-print(open(root + ".out").read(), end="")
+print(open(root + ".out").read() + open(root + ".err").read(), end="")
 print(os.path.exists(one.bundle), os.listdir(root))
 """
     assert python(code) == "5 5\ntyped\nmore\nFalse []\n"

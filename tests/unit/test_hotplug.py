@@ -342,7 +342,7 @@ def test_a_disk_that_cannot_be_had_is_told_to_the_caller(tmp_path: Path, disk: D
                 usual.plug(record)
             told, wanted = caught.value, same.value
             assert (str(told), told.code, told.hint) == (str(wanted), wanted.code, wanted.hint)
-        with pytest.raises(ConfigError, match="a RngConfig that is plugged in cannot be had"):
+        with pytest.raises(ConfigError, match="a RngConfig that is plugged in is not available"):
             machine.plug(RngConfig())
         with pytest.raises(ConfigError, match="not attached"):
             machine.unplug(Plugged(disk))

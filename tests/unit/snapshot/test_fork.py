@@ -142,7 +142,7 @@ def test_disks_are_of_the_moment(tmp_path: Path, consoles: list[Console]) -> Non
         assert sorted(path.name for path in tmp_path.glob(".pyvmm*")) == []
         read.unlink()
         read.write_bytes(bytes(1 << 20))
-        with pytest.raises(ConfigError, match=r"read\.img: it is another file"):
+        with pytest.raises(ConfigError, match=r"read\.img: its path names another file"):
             source.fork()
         assert count(source, consoles[0]) == 1
 
