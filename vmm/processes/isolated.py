@@ -11,20 +11,18 @@ everything that the caller has open, except a directory that the path of the soc
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 
 from vmm import boot
 from vmm.board.owned import close_at_exit, is_closed
 from vmm.config import THREAD, config_kinds
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.faststart.thread import RLock, Thread, get_ident
+from vmm.faststart.thread import RLock
 from vmm.lifecycle import (
     CLOSED,
     DEVICE_LOST,
-    END_KINDS,
     ERROR,
     MADE,
     PAUSED,
@@ -32,12 +30,12 @@ from vmm.lifecycle import (
     STOPPED,
     Life,
     make_children,
-    refusal,
 )
 from vmm.machine.interface import CALLER, AnyMachine
-from vmm.processes.answers import error_of, lines, nonsense, number, parsed, text
-from vmm.processes.jailed import ANSWER_MAX, STOP_SECONDS, Jailed, Named, Plugged
-from vmm.processes.spawn import PACKAGE, spawn
+from vmm.processes.answers import nonsense, number, text
+from vmm.processes.jailed import Jailed, Named, Plugged
+from vmm.processes.machine_child import MachineChild
+from vmm.processes.spawn import spawn
 from vmm.saving.manifest import read_manifest
 from vmm.saving.records import made, plain
 from vmm.virtio.blk import DiskConfig
@@ -159,7 +157,7 @@ class IsolatedMachine(AnyMachine):
         self._memory_wanted = self._cpus_wanted = 0
         self._life = Life()
         self._life_lock = RLock()
-        self._child: _Child | None = None
+        self._child: MachineChild | None = None
         self._console_fd = -1 if config.console.fd < 0 else os.dup(config.console.fd)
         close_at_exit(self)
         try:
@@ -232,8 +230,15 @@ class IsolatedMachine(AnyMachine):
         """
         return spawn(fd)
 
-    def _make(self) -> _Child:
-        child = _Child(self)
+    def _make(self) -> MachineChild:
+        wanted: dict[str, Any] = {"number": self._number}
+        if not self._number:
+            # The configuration in a snapshot is that of the guest, wherever it runs
+            wanted = {"config": plain(replace(self.config, isolation=THREAD)), "restore": self._restore}
+        handed = self._handed
+        wanted["fork"] = None if handed is None else handed.about
+        fds = (*((self._console_fd,) if self._console_fd >= 0 else ()), *(() if handed is None else handed.fds))
+        child = MachineChild(self.config, wanted, fds, self._run or self.run_process, _Reports(self))
         self.pid = child.process.pid
         return child
 
@@ -551,170 +556,27 @@ def _cannot(what: str) -> ConfigError:
     )
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets.
-
-    :raises HostError: no descriptors are left
-    """
-    try:
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise refusal(error) or error from error
-
-
-class _Child:
-    """The process of an :class:`IsolatedMachine`, from its start to its end; :meth:`close` is its end.
-
-    :ivar stopped: how the run ends when the process exits without a report; empty: as an error
-    """
+class _Reports:
+    """What a machine does with the reports of its process."""
 
     def __init__(self, machine: IsolatedMachine) -> None:
         self._machine = machine
-        self._ident: int | None = None
-        self.stopped: tuple[str, str] | None = None
-        self._leaving = False
-        self._lost = 0
-        config = machine.config
-        self._pidfd = -1
-        self._sock, theirs = _pair()
-        try:
-            self._events, events = _pair()
-        except HostError:
-            self._sock.close()
-            theirs.close()
-            raise
-        self._reader = Thread(self._read, "machine")
-        with events:
-            try:
-                with theirs:
-                    self._run(machine, theirs.fileno())
-                self._open_process()
-            except BaseException:
-                self._sock.close()
-                self._events.close()
-                raise
-            # The configuration in a snapshot is that of the guest, wherever it runs
-            self.jailed = Jailed(self._sock, self._pidfd, replace(config, isolation=THREAD))
-            console = (machine._console_fd,) if machine._console_fd >= 0 else ()
-            handed = machine._handed
-            try:
-                self._reader.start()
-                self.jailed.ask(
-                    "make",
-                    (events.fileno(), *console, *(() if handed is None else handed.fds)),
-                    fork=None if handed is None else handed.about,
-                    package=PACKAGE,
-                    **self._wanted(machine),
-                )
-            except BaseException as error:
-                self.close()
-                if (refused := refusal(error)) is not None:
-                    raise refused from error
-                raise
 
-    def _wanted(self, machine: IsolatedMachine) -> dict[str, Any]:
-        if machine._number:
-            return {"number": machine._number}
-        return {"config": plain(self.jailed.config), "restore": machine._restore}
+    def end(self, kind: str, detail: str, error: BaseException | None = None) -> None:
+        self._machine._end(kind, detail, error)
 
-    def _run(self, machine: IsolatedMachine, fd: int) -> None:
-        run = machine._run or machine.run_process
-        try:
-            self.process: Popen[bytes] | Process = run(fd)
-        except OSError as error:
-            raise HostError(
-                f"no process for the machine: {error.strerror}", code="isolation-process", errno=error.errno or 0
-            ) from error
+    def lose_device(self, why: str) -> None:
+        self._machine._life.publish(DEVICE_LOST, why)
 
-    def _open_process(self) -> None:
-        try:
-            self._pidfd = os.pidfd_open(self.process.pid)
-        except OSError as error:
-            self._sock.close()
-            self.process.wait(None)  # it has read nothing yet, and ends
-            raise refusal(error) or error from error
+    def take_input(self) -> None:
+        callback = self._machine.console.space_callback
+        if callback is not None:
+            callback()
 
-    def is_reader(self) -> bool:
-        """It is the thread that reports the run's end."""
-        return self._ident == get_ident()
-
-    def _read(self) -> None:
-        self._ident = get_ident()
-        try:
-            while data := self._events.recv(ANSWER_MAX):
-                told = parsed(data)
-                if "space" in told:
-                    callback = self._machine.console.space_callback
-                    if callback is not None:
-                        callback()
-                    continue
-                if "lost" in told:
-                    self._lose_device(text(told["lost"], 4096))
-                    continue
-                kind, detail, error = text(told.get("end")), lines(told.get("detail")), error_of(told.get("error"))
-                if kind not in END_KINDS:
-                    raise nonsense()
-                if not self._leaving:
-                    self._machine._end(kind, detail, error)
-        except HostError as wrong:  # somebody else speaks there
-            self._kill()
-            self._machine._end(ERROR, str(wrong), wrong)
-        except OSError:
-            pass
-        if not self._leaving and self._machine.end is None and self._machine.state != MADE:
-            self._tell_of_death()
-
-    def _lose_device(self, why: str) -> None:
-        # A guest may have the process: who listens keeps what it is told
-        self._lost += 1
-        if self._lost <= _LOST_MAX:
-            self._machine._life.publish(DEVICE_LOST, why)
-
-    def _tell_of_death(self) -> None:
-        if self.stopped is not None:
-            self._machine._end(*self.stopped)
-            return
-        how = ""
-        try:
-            status = self.process.wait(_PATIENCE)
-            how = f" with status {status}" if status >= 0 else f" of {signal.Signals(-status).name}"
-        except Exception:  # it closed its sockets, and lives; or somebody else has waited for it
-            self._kill()
-        error = HostError(f"the machine's process has ended{how}", code="isolation-ended")
-        self._machine._end(ERROR, str(error), error)
-
-    def _kill(self) -> None:
-        try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-    def close(self) -> None:
-        """Request its end, and wait for it. Harmless when done twice."""
-        if self._pidfd < 0:
-            return
-        import select
-
-        self._leaving = True
-        self._sock.close()
-        self.jailed.close_base()
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        has_ended = poll.poll(STOP_SECONDS * 1000)
-        if not has_ended:
-            self._kill()
-            has_ended = poll.poll(_PATIENCE * 1000)
-        if has_ended:
-            self.process.wait(None)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._events.shutdown(socket.SHUT_RDWR)
-        self._reader.join()
-        self._events.close()
+    @property
+    def is_running(self) -> bool:
+        return self._machine.end is None and self._machine.state != MADE
 
 
-_PATIENCE = 5.0
-_LOST_MAX = 64
-"""Events of lost devices."""
 _PIECE = 4096
 """Bytes of input at once."""
