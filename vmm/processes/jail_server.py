@@ -13,7 +13,7 @@ from vmm.processes.helpers import PATIENCE_S, REQUEST_MAX, receive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from vmm.board.slots import Attached
@@ -78,13 +78,19 @@ class Requests:
             finally:
                 done.release()
 
-        for thread, its in self._threads:
-            if not its.locked():
-                thread.join()
-        self._threads = [each for each in self._threads if each[1].locked()]
+        living = []
+        for each in self._threads:
+            if each[1].locked():
+                living.append(each)
+            else:
+                each[0].join()
         thread = Thread(main, "control")
-        thread.start()
-        self._threads.append((thread, done))
+        self._threads = [*living, (thread, done)]  # before its start: the first thread calls this, too
+        try:
+            thread.start()
+        except RuntimeError:
+            done.release()  # the host has no thread left
+            raise
 
     def take(self, most: int = REQUEST_MAX) -> tuple[bytes, list[int]] | None:
         """Wait for the next request: up to *most* bytes, and its descriptors; None: the other end is closed."""
@@ -161,14 +167,15 @@ class Requests:
         except OSError:
             pass
         deadline = time.monotonic() + PATIENCE_S
-        for thread, done in (*self._threads[:1], *self._others()):
+        joined: list[Thread] = []
+        # One after the other: until the first one has ended it adds further ones
+        while left := [each for each in self._threads if each[0] not in joined]:
+            thread, done = left[0]
+            joined.append(thread)
             if done.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 thread.join()
         self._threads = []
         self._sock.close()
-
-    def _others(self) -> Iterator[tuple[Thread, LockType]]:
-        yield from self._threads[1:]  # by now the first one has ended, and adds no more
 
 
 def _plug(machine: Machine, request: dict[str, Any], fds: list[int]) -> Attached:
