@@ -123,6 +123,8 @@ def main(argv: list[str]) -> int:
         if answer < 0:
             raise
         _tell_error(answer, error)
+    finally:
+        asked.close()  # where another process serves a control socket, nobody else does
     return 0
 
 
