@@ -7,6 +7,7 @@ import posix
 import time
 
 from vmm.errors import ConfigError
+from vmm.faststart.thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Plugged:
         self._below = below
         self._stopping = stopping
         self._there: dict[str, Any] = {}
+        self._adding = allocate_lock()
+        """Held by whoever adds one, so that two clients cannot add the same."""
 
     @property
     def may_come(self) -> bool:
@@ -51,9 +54,15 @@ class Plugged:
         return self._below
 
     def find(self, path: str) -> Any:
-        """What was plugged in and is still there, or None."""
-        self._there = {known: each for known, each in self._there.items() if not each.wait_gone(0)}
+        """What was plugged in and is still there, or None.  For :attr:`_adding`."""
+        for known, each in tuple(self._there.items()):
+            if each.wait_gone(0):
+                self._forget(known, each)
         return self._there.get(path)
+
+    def _forget(self, path: str, attached: Any) -> None:
+        if self._there.get(path) is attached:  # else it was added again
+            self._there.pop(path, None)
 
     def remove(self, path: str, seconds: float, *, force: bool) -> bool:
         """Unplug one; whether it is removed.  The end of the machine, or of the server, is awaited no longer than a
@@ -73,7 +82,7 @@ class Plugged:
         if not gone and force:
             gone = machine.unplug(attached, 0, force=True)
         if gone:
-            self._there.pop(path, None)
+            self._forget(path, attached)
         return gone
 
 
@@ -90,16 +99,17 @@ class Disks(Plugged):
         from vmm.virtio.blk.device import DiskFiles
 
         below = self._source()
-        if self.find(config.path) is not None:
-            raise ConfigError(
-                f"disk {config.path}: it was added already",
-                code="already-attached",
-                hint="each is known by its path: remove it first, or give a hard link to the file",
-            )
-        if config.has_overlay:
-            raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
-        files = DiskFiles.open(config, below.open)
-        self._there[config.path] = self._machine.plug(config, files)
+        with self._adding:
+            if self.find(config.path) is not None:
+                raise ConfigError(
+                    f"disk {config.path}: it was added already",
+                    code="already-attached",
+                    hint="each is known by its path: remove it first, or give a hard link to the file",
+                )
+            if config.has_overlay:
+                raise ConfigError(f"disk {config.path}: one that is added has no overlay", code="disk-cow")
+            files = DiskFiles.open(config, below.open)
+            self._there[config.path] = self._machine.plug(config, files)
 
     def resize(self, path: str) -> None:
         """Tell the guest how large a disk is now, one of the machine's start or one that was plugged in.
@@ -137,11 +147,15 @@ class Shares(Plugged):
 
         :raises ConfigError: it may not be plugged in here; or as :meth:`Machine.plug`
         """
+        with self._adding:
+            return self._add(config)
+
+    def _add(self, config: ShareConfig) -> str:
         from vmm.faststart.record import replace
 
         below, machine = self._source(), self._machine
         known = self.find(config.path)
-        used = {tag for tag, _ in machine.config.tagged_shares()} | {self._tags[path] for path in self._there}
+        used = {tag for tag, _ in machine.config.tagged_shares()} | {self._tags[path] for path in tuple(self._there)}
         if known is not None or config.tag in used:
             raise ConfigError(
                 f"share {config.path}: the machine has it, or another one of that tag",

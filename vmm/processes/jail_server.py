@@ -35,6 +35,7 @@ class Requests:
         self.takes_disks = self.takes_shares = False
         self._plugged: dict[int, Attached] = {}
         self._numbers = 0
+        self._plugged_lock = allocate_lock()
         self._threads: list[tuple[Thread, LockType]] = []
         """Each with a lock that is free when it has done its work.  The first one adds the others."""
 
@@ -140,10 +141,13 @@ class Requests:
             except OSError as error:
                 what = error.strerror or str(error)
                 raise HostError(f"it cannot be plugged in: {what}", code="host-limit") from error
-            self._plugged = {number: each for number, each in self._plugged.items() if not each.wait_gone(0)}
-            self._numbers += 1
-            self._plugged[self._numbers] = attached
-            return {"number": self._numbers}
+            with self._plugged_lock:
+                for number, each in tuple(self._plugged.items()):
+                    if each.wait_gone(0):
+                        del self._plugged[number]
+                self._numbers += 1
+                self._plugged[self._numbers] = attached
+                return {"number": self._numbers}
         if request["command"] not in ("unplug", "wait-gone", "resize-plugged"):
             return None
         found = self._plugged.get(request["number"])
