@@ -106,8 +106,8 @@ class Machine(AnyMachine):
         self._core: Core | None = None
         self._shells: Shells | None = None
         self._counts: dict[type, int] = {}
-        self._ran = 0.0
-        self._runs_since: float | None = None
+        self._ran: tuple[float, float | None] = 0.0, None
+        """Seconds until the last pause, and since when the guest runs: one value, read without a lock."""
         with self._life_lock:
             close_at_exit(self)
             try:
@@ -351,7 +351,7 @@ class Machine(AnyMachine):
             if confined:
                 self._confine(terminal=terminal)
             self._life.publish(self._origin.event)
-            self._runs_since = time.monotonic()
+            self._ran = 0.0, time.monotonic()
             self._threads.start()
             try:
                 self._origin.go_on(self._slots)
@@ -407,8 +407,9 @@ class Machine(AnyMachine):
             for attached in self.attached:
                 attached.transport.pause()
             self._life.stage = PAUSED
-            if self._runs_since is not None:
-                self._ran, self._runs_since = self._ran + time.monotonic() - self._runs_since, None
+            ran, since = self._ran
+            if since is not None:
+                self._ran = ran + time.monotonic() - since, None
             self._life.publish("paused")
 
     def resume(self) -> None:
@@ -421,7 +422,7 @@ class Machine(AnyMachine):
             for vcpu in self.vcpus:
                 vcpu.was_paused()
             self._life.stage = RUNNING
-            self._runs_since = time.monotonic()
+            self._ran = self._ran[0], time.monotonic()
             self._life.publish("resumed")
             self._threads.release("pause")
 
@@ -716,7 +717,7 @@ class Machine(AnyMachine):
         self._finish_bootstrap()
         self._map_register_pages()
         self._life.publish("reset")
-        self._ran, self._runs_since = 0.0, time.monotonic()
+        self._ran = 0.0, time.monotonic()
         self._threads.start()
 
     def stale_shares(self) -> float:
@@ -737,9 +738,9 @@ class Machine(AnyMachine):
     def uptime(self) -> int:
         """For how many ms the guest has run since its start, restore or reset, without the time that it was paused."""
         self._life.check("uptime")
-        end, since = self._life.end, self._runs_since
+        end, (ran, since) = self._life.end, self._ran
         until = time.monotonic() if end is None else end.at
-        return int((self._ran + (0.0 if since is None else max(until - since, 0.0))) * 1000)
+        return int((ran + (0.0 if since is None else max(until - since, 0.0))) * 1000)
 
     def press_power_button(self) -> None:
         """Request that the guest power off, by an ACPI event that it may ignore."""

@@ -62,7 +62,7 @@ def answered(data: bytes) -> dict[str, Any]:
 
 
 def refusal_of(error: VmmError) -> bytes:
-    """The answer that makes :func:`_answered` raise it."""
+    """The answer that makes :func:`answered` raise it."""
     import json
 
     is_config = isinstance(error, ConfigError)
