@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.config import FORK, THREAD
+from vmm.config import THREAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from vmm.config import MachineConfig
     from vmm.machine.interface import AnyMachine
-    from vmm.processes.isolated import IsolatedMachine
     from vmm.virtio.device import VirtioDevice
 
 
@@ -26,17 +25,9 @@ def create_machine(config: MachineConfig, *, devices: tuple[VirtioDevice, ...] =
         from vmm.machine.machine import Machine
 
         return Machine(config, devices=devices)
-    return _kind(config.isolation)(config, devices=devices)
+    from vmm.processes.isolated import kind_of
 
-
-def _kind(isolation: str) -> type[IsolatedMachine]:
-    if isolation == FORK:
-        from vmm.processes.forked import ForkedMachine
-
-        return ForkedMachine
-    from vmm.processes.isolated import IsolatedMachine
-
-    return IsolatedMachine
+    return kind_of(config.isolation)(config, devices=devices)
 
 
 def restore_machine(
@@ -62,4 +53,6 @@ def restore_machine(
         from vmm.machine.machine import Machine
 
         return Machine.restore(path, devices=devices, start=start, **options, **changes)
-    return _kind(isolation).restore(path, changes, devices=devices, start=start, **options)
+    from vmm.processes.isolated import kind_of
+
+    return kind_of(isolation).restore(path, changes, devices=devices, start=start, **options)

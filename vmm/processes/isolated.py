@@ -16,7 +16,7 @@ import time
 
 from vmm import boot
 from vmm.board.owned import close_at_exit, is_closed
-from vmm.config import THREAD, config_kinds
+from vmm.config import FORK, THREAD, config_kinds
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock
@@ -202,7 +202,8 @@ class IsolatedMachine(AnyMachine):
             raise _cannot("a device of the caller's own")
         handed = point.child(changes)
         try:
-            return cls._begun(cls(handed.config, _handed=handed, _number=number, _run=run), start=start)
+            kind = kind_of(handed.config.isolation)
+            return cls._begun(kind(handed.config, _handed=handed, _number=number, _run=run), start=start)
         finally:
             handed.close()
 
@@ -519,6 +520,15 @@ class IsolatedMachine(AnyMachine):
         if name in ELSEWHERE:
             raise _cannot(name)
         raise AttributeError(name)
+
+
+def kind_of(isolation: str) -> type[IsolatedMachine]:
+    """The class of a machine with ``process`` or ``fork``."""
+    if isolation != FORK:
+        return IsolatedMachine
+    from vmm.processes.forked import ForkedMachine
+
+    return ForkedMachine
 
 
 def _rows(value: object) -> list[Any]:
