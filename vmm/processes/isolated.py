@@ -319,10 +319,16 @@ class IsolatedMachine(AnyMachine):
         """As :meth:`Machine.plug`, for a disk or a share by its record: this process opens a disk's files, and starts a
         share's server."""
         with self._life_lock:
-            self._life.check("plug")
-            if not isinstance(device, DiskConfig | ShareConfig):
-                raise _cannot(f"a {type(device).__name__} that is plugged in")
-            plugged = self._jailed.plug(device, files, directory=directory)
+            try:
+                self._life.check("plug")
+                if not isinstance(device, DiskConfig | ShareConfig):
+                    raise _cannot(f"a {type(device).__name__} that is plugged in")
+                jailed = self._jailed
+            except BaseException:
+                if files is not None:
+                    files.close()
+                raise
+            plugged = jailed.plug(device, files, directory=directory)
             self._plugged = [*(each for each in self._plugged if not each.is_gone), plugged]
             return plugged
 

@@ -172,6 +172,8 @@ class Jailed(MachineInterface):
 
         config = plugged.config
         if not self.config.has_pci():
+            if files is not None:
+                files.close()
             raise no_hotplug()
         if not isinstance(config, DiskConfig):
             self._plug_share(plugged, config, directory)
