@@ -16,6 +16,8 @@ MACHINE = (
     "vmm.boot.cache",
     "vmm.boot.loader",
     "vmm.boot.pvh",
+    "vmm.processes.broker",
+    "vmm.processes.forked",
     "vmm.processes.machine_process",
     "vmm.processes.trim_memory",
     "vmm.options.cpu",
