@@ -1,1 +1,1 @@
-"""The control socket of a machine: each request and each answer is one line of JSON.  See docs/control.md."""
+"""The control socket of a machine: each request and each answer is one line of JSON.  See docs/reference/control.md."""

@@ -193,4 +193,4 @@ _OF_SOCKET = (
 
 _OF_CALLS = [_of_call(row) for row in CALLS.values() if row.request]
 REQUESTS: dict[str, Request] = {each.name: each for each in (_OF_SOCKET[0], *_OF_CALLS, *_OF_SOCKET[1:])}
-"""All requests by name; docs/control.md has the same table."""
+"""All requests by name; docs/reference/control.md has the same table."""

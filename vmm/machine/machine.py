@@ -438,7 +438,8 @@ class Machine(AnyMachine):
     ) -> None:
         """Save the machine as the directory *path*, replacing an existing snapshot; the machine continues.
 
-        It is paused meanwhile, for as long as copying its memory and disks takes. See docs/snapshot-format.md.
+        It is paused meanwhile, for as long as copying its memory and disks takes.  The files are described in
+        docs/reference/snapshot-format.md.
 
         :param base: a snapshot of this machine, or one that it was restored from: only memory that differs is written,
             and the new one needs it for a restore

@@ -1,5 +1,5 @@
 """``manifest.json``: the description of a snapshot, and the requirements on a host that restores it. See
-docs/snapshot-format.md."""
+docs/reference/snapshot-format.md."""
 
 from __future__ import annotations
 

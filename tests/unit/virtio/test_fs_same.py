@@ -1,7 +1,7 @@
 """virtio-fs: what makes two looks the same file, on each file system that a share may lie on.
 
 A guest drops a directory entry whose file got another id, and with it every mount on or below it.  So an id must stay
-for as long as the file does, and never be that of another file.  See docs/decisions/0009.
+for as long as the file does, and never be that of another file.  See docs/decisions/shares.md, 0009.
 """
 
 from __future__ import annotations

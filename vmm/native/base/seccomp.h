@@ -4,7 +4,7 @@
  *
  * A list is a header with a macro on each line. CALL allows a call with any arguments; WHEN, if one argument has these bits;
  * WHEN2, if two have; FAIL makes it fail with an errno. Several lines of one call are alternatives: the first that matches
- * counts. The last argument says what needs the call; tools/calls.py shows it in docs/system-calls.md.
+ * counts. The last argument says what needs the call; tools/calls.py shows it in docs/reference/system-calls.md.
  */
 #ifndef VMM_NATIVE_SECCOMP_H
 #define VMM_NATIVE_SECCOMP_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The system calls that each kind of thread may make, and why. calls.c makes the filters from this table, and tools/calls.py
- * docs/system-calls.md. A call that is not listed for a thread ends its machine.
+ * docs/reference/system-calls.md. A call that is not listed for a thread ends its machine.
  *
  * CALL(name, threads, test, why). A test compares the low 32 bits of one argument: ANY: no test. IN(argument, values...): it
  * is one of these. WITHOUT(argument, bits): none of these bits is set. WITH(argument, bits): all of these are set.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Saves and restores the nodes and open files of a share; docs/snapshot-format.md has the layout.
+ * Saves and restores the nodes and open files of a share; docs/reference/snapshot-format.md has the layout.
  *
  * A node is found again by the names of its directories and its own name. If the shared directory is the same one as before,
  * it must be the same file, by its file handle and its number; else, a file of the same type, which keeps the number that the
