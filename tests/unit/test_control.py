@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -36,6 +37,7 @@ from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
 from vmm.memory import open_memory
 from vmm.processes import jail_server
+from vmm.virtio.image import Below
 
 if TYPE_CHECKING:
     from vmm.control.requests import Server, Tell
@@ -303,3 +305,30 @@ def test_a_client_that_leaves_meanwhile_harms_nobody(path: str, tmp_path: Path) 
     while (state := ask(path, "status")["state"]) == "paused" and time.monotonic() < deadline:
         time.sleep(0.01)  # the last snapshots are still being taken
     assert state == "running"
+
+
+def test_two_clients_plug_in_the_same_disk_once(tmp_path: Path) -> None:
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    image = disks / "a.img"
+    image.write_bytes(bytes(1 << 20))
+    config = replace(tiny.config(tiny.make(tmp_path, tiny.SPIN)), transport="pci")
+    with contextlib.closing(Below([str(disks)], "disk")) as below, Machine(config) as machine:
+        machine.start()
+        with ControlServer(machine, str(tmp_path / "vm.sock"), below) as server:
+            answers: list[str] = []
+
+            def add() -> None:
+                try:
+                    ask(server.path, "add-disk", disk=str(image))
+                    answers.append("added")
+                except ConfigError as error:
+                    answers.append(error.code)
+
+            clients = [threading.Thread(target=add) for _ in range(4)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join()
+            assert sorted(answers) == ["added", *["already-attached"] * 3]
+            assert len(machine.disks) == 1

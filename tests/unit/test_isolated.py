@@ -556,3 +556,15 @@ def test_what_it_says_of_its_end_is_no_order_to_a_terminal(tmp_path: Path, monke
         machine.start()
         end = machine.wait(PATIENCE)
         assert end.detail.replace("\n", "").isprintable() and len(end.detail) < 5000
+
+
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_a_child_may_have_another_isolation(tmp_path: Path, isolation: str) -> None:
+    with create_machine(replace(config(tiny.make(tmp_path, tiny.SPIN)), isolation=isolation)) as source:
+        source.start()
+        other = {"process": "fork", "fork": "process"}[isolation]
+        (child,) = source.fork(isolation=other)
+        with child:
+            assert child.config.isolation == other and child.state == "running"
+            command = Path(f"/proc/{child.pid}/cmdline").read_bytes().split(b"\0")  # type: ignore[attr-defined]
+            assert (b"isolated" in command) == (other == "process"), "a fork has its caller's command line"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm.config import THREAD
+from vmm.config import FORK, THREAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from vmm.config import MachineConfig
     from vmm.machine.interface import AnyMachine
+    from vmm.processes.isolated import IsolatedMachine
     from vmm.virtio.device import VirtioDevice
 
 
@@ -25,9 +26,18 @@ def create_machine(config: MachineConfig, *, devices: tuple[VirtioDevice, ...] =
         from vmm.machine.machine import Machine
 
         return Machine(config, devices=devices)
-    from vmm.processes.isolated import kind_of
+    return _kind_of(config.isolation)(config, devices=devices)
 
-    return kind_of(config.isolation)(config, devices=devices)
+
+def _kind_of(isolation: str) -> type[IsolatedMachine]:
+    from vmm.processes.isolated import IsolatedMachine
+
+    IsolatedMachine.kind_of = _kind_of
+    if isolation == FORK:
+        from vmm.processes.forked import ForkedMachine
+
+        return ForkedMachine
+    return IsolatedMachine
 
 
 def restore_machine(
@@ -53,6 +63,4 @@ def restore_machine(
         from vmm.machine.machine import Machine
 
         return Machine.restore(path, devices=devices, start=start, **options, **changes)
-    from vmm.processes.isolated import kind_of
-
-    return kind_of(isolation).restore(path, changes, devices=devices, start=start, **options)
+    return _kind_of(isolation).restore(path, changes, devices=devices, start=start, **options)

@@ -16,7 +16,7 @@ import time
 
 from vmm import boot
 from vmm.board.owned import close_at_exit, is_closed
-from vmm.config import FORK, THREAD, config_kinds
+from vmm.config import THREAD, config_kinds
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
 from vmm.faststart.thread import RLock
@@ -45,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from subprocess import Popen
-    from typing import Any
+    from typing import Any, ClassVar
 
     from vmm.config import MachineConfig
     from vmm.machine.interface import Call
@@ -123,6 +123,10 @@ class IsolatedMachine(AnyMachine):
     :ivar phases: steps of its start in this process, each with its time (CLOCK_MONOTONIC); :meth:`phases_within` has
         those of its own process
     """
+
+    kind_of: ClassVar[Callable[[str], type[IsolatedMachine]] | None] = None
+    """The class for an isolation, set by :mod:`vmm.processes.factory`; a child of a fork may have another than its
+    parent.  None: this class."""
 
     def __init__(
         self,
@@ -202,7 +206,7 @@ class IsolatedMachine(AnyMachine):
             raise _cannot("a device of the caller's own")
         handed = point.child(changes)
         try:
-            kind = kind_of(handed.config.isolation)
+            kind = cls if cls.kind_of is None else cls.kind_of(handed.config.isolation)
             return cls._begun(kind(handed.config, _handed=handed, _number=number, _run=run), start=start)
         finally:
             handed.close()
@@ -526,15 +530,6 @@ class IsolatedMachine(AnyMachine):
         if name in ELSEWHERE:
             raise _cannot(name)
         raise AttributeError(name)
-
-
-def kind_of(isolation: str) -> type[IsolatedMachine]:
-    """The class of a machine with ``process`` or ``fork``."""
-    if isolation != FORK:
-        return IsolatedMachine
-    from vmm.processes.forked import ForkedMachine
-
-    return ForkedMachine
 
 
 def _rows(value: object) -> list[Any]:
