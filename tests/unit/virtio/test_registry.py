@@ -60,6 +60,21 @@ def test_the_record_is_where_the_line_says(device: BuiltIn) -> None:
 
 
 @each
+def test_nothing_of_a_device_is_forgotten(device: BuiltIn) -> None:
+    """Tests, specification, reference, guide and changelog: see CONTRIBUTING.md, "A new built-in device"."""
+    tests = [path for folder in ("unit", "hostile") for path in (ROOT / "tests" / folder).rglob("test_*.py")]
+    assert any(f"vmm.virtio.{device.package}" in path.read_text() for path in tests), "no test imports it"
+    for text, where in (
+        (f"virtio/{device.package}/", "docs/reference/spec-map.md"),
+        (f"vmm.virtio.{device.package}", "docs/reference/python.rst"),
+        (device.flag, "CHANGELOG.md"),
+    ):
+        assert text in (ROOT / where).read_text(), where
+    guides = "".join(path.read_text() for path in (ROOT / "docs" / "guide").glob("*.md"))
+    assert device.flag in guides, "no page of docs/guide names its flag"
+
+
+@each
 def test_the_library_exports_its_names(device: BuiltIn) -> None:
     assert vmm.__getattr__(device.record) is device.load()
     for name in device.names:
