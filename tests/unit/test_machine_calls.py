@@ -135,3 +135,15 @@ def test_one_function_makes_machines_of_each_isolation(tmp_path: Path, isolation
             with pytest.raises(ConfigError, match="runs in this process") as caught:
                 Machine(config)
             assert "create_machine" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((1, 2), {}), ((), {}), ((1,), {"count": 1}), ((), {"counts": 1}), ((1,), {"more": 1})],
+)
+def test_a_call_that_is_forwarded_takes_its_own_arguments_alone(arguments: Any, named: Any) -> None:
+    row = CALLS["resize_cpus"]
+    assert row.bind((1,), {}) == row.bind((), {"count": 1}) == {"count": 1}
+    assert CALLS["snapshot"].bind(("a",), {"stop": True}) == {"path": "a", "stop": True}
+    with pytest.raises(TypeError, match="resize_cpus"):
+        row.bind(arguments, named)

@@ -143,6 +143,24 @@ class Call:
                 )
         return found
 
+    def bind(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, less those that are left out.
+
+        :raises TypeError: the method takes no such arguments, or needs others
+        """
+        method = self._method
+        positional = method.__code__.co_varnames[1 : method.__code__.co_argcount]
+        bound = {**dict(zip(positional, arguments, strict=False)), **named}
+        needed = {*positional[: len(positional) - len(method.__defaults__ or ())]}
+        needed |= {*self.names[len(positional) :]} - {*(method.__kwdefaults__ or {})}
+        if len(arguments) > len(positional) or len(bound) < len(arguments) + len(named) or not needed <= {*bound}:
+            raise TypeError(f"{self.name}() takes other arguments than {arguments!r:.60} and {[*named]!r:.60}")
+        takes_all = method.__code__.co_flags & 8  # **: CO_VARKEYWORDS
+        unknown = {*bound} - {*self.names}
+        if unknown and not takes_all:
+            raise TypeError(f"{self.name}() has no argument {min(unknown)!r}")
+        return bound
+
     @property
     def result(self) -> str:
         """The type of what it returns, as the annotation has it."""
@@ -177,7 +195,7 @@ def call(
         permit(row.name, states)
 
         def forward(self: MachineInterface, *arguments: Any, **named: Any) -> Any:
-            return self._forward(row, {**dict(zip(row.names, arguments, strict=False)), **named})
+            return self._forward(row, row.bind(arguments, named))
 
         made: Any = forward
         made.__name__, made.__doc__ = method.__name__, method.__doc__
