@@ -491,7 +491,10 @@ def test_many_cpus_and_the_host_at_once() -> None:
             size = chance.choice((1, 2, 4))
             offset = chance.randrange(9)
             if chance.random() < 0.5:
-                serial.write(offset, size, chance.getrandbits(8 * size))
+                value = chance.getrandbits(8 * size)
+                if offset <= 4 < offset + size:
+                    value &= ~(0x10 << 8 * (4 - offset))  # no loopback, in which the guest receives what it sends
+                serial.write(offset, size, value)
             else:
                 serial.read(offset, size)
 
