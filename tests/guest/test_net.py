@@ -30,7 +30,7 @@ from vmm.virtio.net import device as net_spec
 from vmm.virtio.net.tap import Tap
 from vmm.virtio.net.vhost import VhostNet
 
-TIMEOUT = 60.0
+TIMEOUT = 240.0
 AMOUNT = 24 << 20
 ETHERTYPE = 0x88B5
 """Of test frames."""
@@ -111,7 +111,7 @@ def to_guest(guest: Guest, number: int) -> None:
     with socket.create_connection((f"10.0.7.{number}", 5001), TIMEOUT) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
-        guest.check("wait")
+        guest.check("wait", TIMEOUT)
     assert int(guest.check("wc -c </dev/shm/got")) == len(data)
     assert guest.check("sha256sum </dev/shm/got").split()[0] == hashlib.sha256(data).hexdigest()
 
