@@ -28,8 +28,12 @@ C_CODE = (
     "examples/kata/linux-guest/agent",
     "examples/kata/launcher",
     "tests/kata/src",
+    "examples/sentry/core",
+    "examples/sentry/ptrace",
+    "tests/sentry/src",
 )
-KATA_CODE = C_CODE[6:]
+KATA_CODE = C_CODE[6:9]
+SENTRY_CORE, SENTRY_CODE = C_CODE[9], C_CODE[10:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
@@ -60,10 +64,18 @@ def check_c() -> int:
     from image import agent
 
     agent.generate(GENERATED)
-    kata = [*agent.DEFINES, *agent.includes(GENERATED)]
     others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
+    own: dict[str | tuple[str, ...], list[str]] = {
+        KATA_CODE: [*agent.DEFINES, *agent.includes(GENERATED)],
+        SENTRY_CORE: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only"],
+        SENTRY_CODE: [f"-I{SENTRY_CORE}"],
+    }
+
+    def flags(source: str) -> list[str]:
+        return next((flags for folders, flags in own.items() if source.startswith(folders)), others)
+
     commands = [
-        [compiler, *C_FLAGS, *options, *(kata if source.startswith(KATA_CODE) else others), source]
+        [compiler, *C_FLAGS, *options, *flags(source), source]
         for compiler, options in C_COMPILERS.items()
         for source in c_sources()
     ]
@@ -105,7 +117,7 @@ def main() -> int:
         "mypy --strict": [str(BIN / "mypy"), *code],
         f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],
         "documents": [sys.executable, "-m", "tools.check", "docs"],
-        "import layers": [str(BIN / "lint-imports"), "--no-logo"],
+        "import layers": ["env", "PYTHONPATH=examples/sentry", str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
         "sleeps without a reason": [sys.executable, "-m", "tools.sleeps"],
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],

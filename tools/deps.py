@@ -55,7 +55,7 @@ NEEDS = (
     Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
     Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
     Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
-    Need("demo kernel lab", "static busybox", "busybox-static", "user space of the guest and the lab"),
+    Need("demo kernel lab check", "static busybox", "busybox-static", "user space of guests, the lab and the Sentry"),
     Need("demo lab", "zstd", "zstd", "unpacks the distribution's kernel"),
     Need("guest", "mmdebstrap", "mmdebstrap", "makes the Debian that guest tests boot"),
     Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Linux's binary interface on x86-64, as far as the core uses it. The core includes no header of the host. */
+#ifndef SENTRY_ABI_H
+#define SENTRY_ABI_H
+
+#include "types.h"
+
+enum {
+	PAGE = 4096,
+	PATH_MAX = 4096,
+	NAME_MAX = 255,
+	IOV_MAX = 1024,
+	SIGNALS = 64,
+	RLIMITS = 16,
+};
+
+/* A read or write moves at most so many bytes, as in Linux. */
+#define MAX_RW_COUNT 0x7ffff000ull
+
+enum {
+	EPERM = 1, ENOENT = 2, ESRCH = 3, EIO = 5, E2BIG = 7, ENOEXEC = 8, EBADF = 9, EAGAIN = 11, ENOMEM = 12,
+	EACCES = 13, EFAULT = 14, EEXIST = 17, ENODEV = 19, ENOTDIR = 20, EISDIR = 21, EINVAL = 22, EMFILE = 24,
+	ENOTTY = 25, ESPIPE = 29, EROFS = 30, EPIPE = 32, ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ELOOP = 40,
+	EOVERFLOW = 75,
+};
+
+enum { PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4, PROT_SEM = 8 };
+enum { PROT_GROWSDOWN = 0x01000000, PROT_GROWSUP = 0x02000000 };
+enum {
+	MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_TYPE = 15, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20,
+	MAP_FIXED_NOREPLACE = 0x100000,
+};
+
+enum {
+	SIGILL = 4, SIGTRAP = 5, SIGBUS = 7, SIGFPE = 8, SIGKILL = 9, SIGSEGV = 11, SIGPIPE = 13, SIGCHLD = 17,
+	SIGCONT = 18, SIGSTOP = 19, SIGTSTP = 20, SIGTTIN = 21, SIGTTOU = 22, SIGURG = 23, SIGWINCH = 28, SIGSYS = 31,
+};
+#define SIG_DFL 0ull
+#define SIG_IGN 1ull
+
+enum { O_ACCMODE = 3, O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0x40, O_APPEND = 0x400, O_NONBLOCK = 0x800 };
+enum { O_DIRECTORY = 0x10000, O_CLOEXEC = 0x80000, O_LARGEFILE = 0x8000 };
+enum { AT_SYMLINK_NOFOLLOW = 0x100, AT_NO_AUTOMOUNT = 0x800, AT_EMPTY_PATH = 0x1000, AT_STATX_SYNC = 0x6000 };
+enum { S_IFCHR = 0020000, S_IFIFO = 0010000 };
+
+struct iovec {
+	u64 base, size;
+};
+
+struct timespec {
+	s64 seconds, nanoseconds;
+};
+
+struct rlimit {
+	u64 current, maximum;
+};
+
+struct sigaction {
+	u64 handler, flags, restorer, mask;
+};
+
+struct sigaltstack {
+	u64 stack;
+	s32 flags, pad;
+	u64 size;
+};
+
+struct stat {
+	u64 device, inode, links;
+	u32 mode, user, group, pad;
+	u64 special;
+	s64 size, block_size, blocks;
+	struct timespec accessed, modified, changed;
+	s64 unused[3];
+};
+
+struct utsname {
+	char system[65], node[65], release[65], version[65], machine[65], domain[65];
+};
+
+struct termios {
+	u32 input, output, control, local;
+	u8 line, characters[19];
+};
+
+struct winsize {
+	u16 rows, columns, width, height;
+};
+
+_Static_assert(sizeof(struct stat) == 144, "as the kernel has it");
+_Static_assert(sizeof(struct utsname) == 390, "as the kernel has it");
+_Static_assert(sizeof(struct termios) == 36, "as the kernel has it");
+
+struct elf_header {
+	u8 magic[4], class, order, version, abi, pad[8];
+	u16 type, machine;
+	u32 version2;
+	u64 entry, segments_at, sections_at;
+	u32 flags;
+	u16 size, segment_size, segment_count, section_size, section_count, names;
+};
+
+struct elf_segment {
+	u32 type, flags;
+	u64 offset, address, physical, file_size, size, align;
+};
+
+_Static_assert(sizeof(struct elf_header) == 64, "as in the specification");
+_Static_assert(sizeof(struct elf_segment) == 56, "as in the specification");
+
+#endif

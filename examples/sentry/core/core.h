@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Sentry's core loads a static Linux program and answers its system calls. It uses no libc and no host header. */
+#ifndef SENTRY_CORE_H
+#define SENTRY_CORE_H
+
+#include "abi.h"
+#include "platform.h"
+
+/* Programs have the addresses from the first to below the second; a platform has the few pages behind for itself. */
+#define USER_MIN 0x10000ull
+#define USER_TOP 0x7fffffff0000ull
+/* What Linux compares an address with before it touches anything. */
+#define TASK_SIZE 0x7ffffffff000ull
+#define STACK_SIZE (8ull << 20)
+
+/* -- ram.c: pages -- */
+
+struct ram {
+	u8 *base;
+	u64 pages, fresh;
+	u32 *next; /* of a free page: the next free one; in the first pages of RAM, which no program ever sees */
+	u32 free;
+};
+
+int ram_init(struct ram *ram, u8 *base, u64 size);
+u64 ram_alloc(struct ram *ram); /* offset of a page of zeros; 0: there is none */
+void ram_free(struct ram *ram, u64 offset);
+void bytes_copy(void *to, const void *from, u64 size);
+void bytes_zero(void *at, u64 size);
+bool strings_equal(const char *a, const char *b);
+u64 string_size(const char *text); /* without the zero */
+
+/* -- mm.c: an address space -- */
+
+struct vma {
+	u64 start, end;
+	u32 prot;
+};
+
+enum { VMAS = 4096 };
+
+struct mm {
+	const struct platform_ops *ops;
+	struct ram ram;
+	u64 root; /* page tables in the CPU's format, by offset in RAM */
+	u64 heap, brk;
+	u64 map_top;
+	bool exhausted; /* out of RAM: the program ends */
+	u32 count;
+	struct vma vmas[VMAS]; /* sorted, never overlapping */
+};
+
+int mm_init(struct mm *mm, const struct platform_ops *ops, u8 *ram, u64 ram_size);
+s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags);
+s64 mm_unmap(struct mm *mm, u64 address, u64 size);
+s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot);
+void mm_discard(struct mm *mm, u64 start, u64 end); /* the pages' content, not the mapping */
+u64 mm_covered(struct mm *mm, u64 address, u64 end); /* up to where there are mappings without a gap */
+bool mm_is_free(struct mm *mm, u64 start, u64 end);
+int mm_populate(struct mm *mm, u64 start, u64 end); /* of one mapping */
+int mm_fault(struct mm *mm, u64 address);
+void *mm_page(struct mm *mm, u64 address, bool write); /* NULL: the program may not do so */
+int mm_fill(struct mm *mm, u64 address, const void *from, u64 size); /* whatever the protection is */
+
+/* -- user.c: memory of the program -- */
+
+bool user_range(u64 address, u64 size);
+int user_read(struct mm *mm, void *to, u64 from, u64 size);
+int user_write(struct mm *mm, u64 to, const void *from, u64 size);
+u64 user_writable(struct mm *mm, u64 address, u64 size); /* how many bytes from there can be written */
+s64 user_string(struct mm *mm, char *to, u64 from, u64 size);
+
+/* -- elf.c, stack.c: a program's start -- */
+
+struct image {
+	u64 entry, headers, header_count, end;
+};
+
+const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image);
+const char *stack_build(struct mm *mm, const struct core_config *config, const struct image *image, u64 *top);
+
+/* -- files.c -- */
+
+enum { FDS = 256 };
+
+struct file {
+	enum { FILE_NONE, FILE_CONSOLE, FILE_NULL, FILE_ZERO } kind;
+	u32 flags; /* O_* */
+	u32 users;
+	int stream; /* of the console: 0, 1, 2 */
+};
+
+struct fd {
+	struct file *file;
+	bool cloexec;
+};
+
+struct process {
+	struct mm mm;
+	struct regs regs;
+	const struct platform_ops *ops;
+	const struct core_config *config;
+	struct fd fds[FDS];
+	struct file files[FDS];
+	struct sigaction actions[SIGNALS];
+	u64 blocked, pending;
+	struct sigaltstack altstack;
+	struct rlimit limits[RLIMITS];
+	char name[16];
+	u32 umask;
+	u64 unknown[512]; /* how often each system call that is not there was made */
+	bool ended;
+	struct core_exit exit;
+	u8 buffer[16 * PAGE];
+};
+
+enum { PID = 1 };
+
+void files_init(struct process *p);
+struct fd *fd_get(struct process *p, u64 number);
+
+/* -- signal.c -- */
+
+void signal_raise(struct process *p, int signal);
+void signal_force(struct process *p, int signal); /* of an exception: cannot be blocked or ignored */
+
+/* -- strace.c -- */
+
+void log_text(struct process *p, const char *text);
+void strace_call(struct process *p, u64 number, const u64 *args, s64 result);
+void strace_unknown(struct process *p);
+
+/* -- the table, generated from pyvmm_sentry/syscalls.py -- */
+
+enum argument { ARG_INT, ARG_FD, ARG_HEX, ARG_SIZE, ARG_STRING };
+
+struct syscall {
+	const char *name;
+	s64 (*call)(struct process *p, const u64 *args);
+	u8 count, arguments[6];
+};
+
+enum { SYSCALLS = 512 };
+extern const struct syscall syscalls[SYSCALLS];
+extern const char *const errnos[];
+extern const u32 errno_count;
+
+#endif

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Descriptors, the console, and the few files that there are: /dev/null, /dev/zero and /proc/self/exe. */
+#include "core.h"
+
+void files_init(struct process *p)
+{
+	for (int i = 0; i < 3; i++) {
+		p->files[i] = (struct file){ FILE_CONSOLE, i ? O_WRONLY : O_RDONLY, 1, i };
+		p->fds[i].file = &p->files[i];
+	}
+}
+
+struct fd *fd_get(struct process *p, u64 number)
+{
+	u32 fd = (u32)number; /* as Linux, which takes an unsigned int */
+
+	return fd < FDS && p->fds[fd].file ? &p->fds[fd] : NULL;
+}
+
+static void fd_close(struct fd *fd)
+{
+	if (!--fd->file->users)
+		fd->file->kind = FILE_NONE;
+	fd->file = NULL;
+}
+
+/* How many descriptors the program may have. */
+static u32 fd_limit(struct process *p)
+{
+	u64 limit = p->limits[7].current;
+
+	return limit < FDS ? (u32)limit : FDS;
+}
+
+/* The lowest free descriptor from one on; -EMFILE. */
+static s64 fd_install(struct process *p, struct file *file, u32 from, bool cloexec)
+{
+	for (u32 i = from; i < fd_limit(p); i++) {
+		if (p->fds[i].file)
+			continue;
+		p->fds[i] = (struct fd){ file, cloexec };
+		file->users++;
+		return i;
+	}
+	return -EMFILE;
+}
+
+/* -- read and write -- */
+
+static s64 read_file(struct process *p, struct file *file, u64 to, u64 size)
+{
+	s64 got;
+
+	if ((file->flags & O_ACCMODE) == O_WRONLY)
+		return -EBADF;
+	if (!user_range(to, size))
+		return -EFAULT;
+	if (!size || file->kind == FILE_NULL)
+		return 0;
+	if (size > sizeof(p->buffer))
+		size = sizeof(p->buffer);
+	size = user_writable(&p->mm, to, size); /* before anything is read that could not be handed over */
+	if (!size)
+		return -EFAULT;
+	if (file->kind == FILE_ZERO) {
+		bytes_zero(p->buffer, size);
+		got = (s64)size;
+	} else {
+		got = p->ops->console_read(p->buffer, size);
+	}
+	if (got > (s64)size)
+		return -EIO;
+	return got > 0 && user_write(&p->mm, to, p->buffer, (u64)got) ? -EFAULT : got;
+}
+
+static s64 write_file(struct process *p, struct file *file, u64 from, u64 size)
+{
+	u64 done = 0;
+
+	if ((file->flags & O_ACCMODE) == O_RDONLY)
+		return -EBADF;
+	if (!user_range(from, size))
+		return -EFAULT;
+	if (size > MAX_RW_COUNT)
+		size = MAX_RW_COUNT;
+	if (file->kind != FILE_CONSOLE)
+		return (s64)size;
+	while (done < size) {
+		u64 rest = PAGE - (from + done) % PAGE, part = rest < size - done ? rest : size - done;
+		const u8 *page = mm_page(&p->mm, from + done, false);
+		s64 put = page ? p->ops->console_write(file->stream, page, part) : -EFAULT;
+
+		if (put == -EPIPE)
+			signal_raise(p, SIGPIPE);
+		if (put < 0)
+			return done ? (s64)done : put;
+		done += (u64)put;
+		if ((u64)put < part)
+			break;
+	}
+	return (s64)done;
+}
+
+s64 sys_read(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	return fd ? read_file(p, fd->file, args[1], args[2]) : -EBADF;
+}
+
+s64 sys_write(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	return fd ? write_file(p, fd->file, args[1], args[2]) : -EBADF;
+}
+
+/* readv and writev: one buffer after the other, until one is not used up. */
+static s64 vector(struct process *p, const u64 *args, u32 refused,
+		  s64 (*move)(struct process *p, struct file *file, u64 at, u64 size))
+{
+	struct fd *fd = fd_get(p, args[0]);
+	struct iovec vectors[IOV_MAX];
+	u64 done = 0, total = 0, count = args[2];
+
+	if (!fd || (fd->file->flags & O_ACCMODE) == refused)
+		return -EBADF;
+	if (count > IOV_MAX)
+		return -EINVAL;
+	if (user_read(&p->mm, vectors, args[1], count * sizeof(*vectors)))
+		return -EFAULT;
+	for (u64 i = 0; i < count; i++)
+		if ((s64)vectors[i].size < 0)
+			return -EINVAL;
+	for (u64 i = 0; i < count; i++) {
+		if (!user_range(vectors[i].base, vectors[i].size))
+			return -EFAULT;
+		if (vectors[i].size > MAX_RW_COUNT - total)
+			vectors[i].size = MAX_RW_COUNT - total;
+		total += vectors[i].size;
+	}
+	for (u64 i = 0; i < count; i++) {
+		s64 moved = vectors[i].size ? move(p, fd->file, vectors[i].base, vectors[i].size) : 0;
+
+		if (moved < 0)
+			return done ? (s64)done : moved;
+		done += (u64)moved;
+		if ((u64)moved < vectors[i].size)
+			break;
+	}
+	return (s64)done;
+}
+
+s64 sys_readv(struct process *p, const u64 *args)
+{
+	return vector(p, args, O_WRONLY, read_file);
+}
+
+s64 sys_writev(struct process *p, const u64 *args)
+{
+	return vector(p, args, O_RDONLY, write_file);
+}
+
+s64 sys_lseek(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	if (!fd)
+		return -EBADF;
+	if ((u32)args[2] > 4)
+		return -EINVAL;
+	return fd->file->kind == FILE_CONSOLE ? -ESPIPE : 0;
+}
+
+/* -- descriptors -- */
+
+s64 sys_close(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	if (!fd)
+		return -EBADF;
+	fd_close(fd);
+	return 0;
+}
+
+s64 sys_dup(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	return fd ? fd_install(p, fd->file, 0, false) : -EBADF;
+}
+
+static s64 dup_to(struct process *p, struct fd *fd, u32 number, bool cloexec)
+{
+	if (number >= fd_limit(p))
+		return -EBADF;
+	fd->file->users++;
+	if (p->fds[number].file)
+		fd_close(&p->fds[number]);
+	p->fds[number] = (struct fd){ fd->file, cloexec };
+	return number;
+}
+
+s64 sys_dup2(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	if (!fd)
+		return -EBADF;
+	return (u32)args[0] == (u32)args[1] ? (s64)(u32)args[1] : dup_to(p, fd, (u32)args[1], false);
+}
+
+s64 sys_dup3(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	if ((u32)args[2] & ~(u32)O_CLOEXEC || (u32)args[0] == (u32)args[1])
+		return -EINVAL;
+	return fd ? dup_to(p, fd, (u32)args[1], (u32)args[2] != 0) : -EBADF;
+}
+
+s64 sys_fcntl(struct process *p, const u64 *args)
+{
+	enum { DUPFD = 0, GETFD = 1, SETFD = 2, GETFL = 3, SETFL = 4, DUPFD_CLOEXEC = 1030, SETTABLE = O_APPEND };
+	struct fd *fd = fd_get(p, args[0]);
+
+	if (!fd)
+		return -EBADF;
+	switch ((u32)args[1]) {
+	case DUPFD:
+	case DUPFD_CLOEXEC:
+		return args[2] < fd_limit(p) ? fd_install(p, fd->file, (u32)args[2], (u32)args[1] == DUPFD_CLOEXEC) : -EINVAL;
+	case GETFD:
+		return fd->cloexec;
+	case SETFD:
+		fd->cloexec = args[2] & 1;
+		return 0;
+	case GETFL:
+		return fd->file->flags;
+	case SETFL:
+		fd->file->flags = (fd->file->flags & ~(u32)SETTABLE) | ((u32)args[2] & SETTABLE);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+s64 sys_ioctl(struct process *p, const u64 *args)
+{
+	enum { TCGETS = 0x5401, TIOCGWINSZ = 0x5413 };
+	static const struct termios usual = {
+		0x500, 5, 0xbf, 0x8a3b, 0, { 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22 },
+	};
+	struct fd *fd = fd_get(p, args[0]);
+	struct winsize size = { 0 };
+
+	if (!fd)
+		return -EBADF;
+	if (fd->file->kind != FILE_CONSOLE || !p->ops->console_size(fd->file->stream, &size.rows, &size.columns))
+		return -ENOTTY;
+	switch ((u32)args[1]) {
+	case TCGETS:
+		return user_write(&p->mm, args[2], &usual, sizeof(usual));
+	case TIOCGWINSZ:
+		return user_write(&p->mm, args[2], &size, sizeof(size));
+	}
+	return -ENOTTY;
+}
+
+/* -- names -- */
+
+/* A name that the program gave; 0 or -errno. */
+static s64 get_path(struct process *p, char *path, u64 from)
+{
+	s64 size = user_string(&p->mm, path, from, PATH_MAX);
+
+	return size > 0 ? 0 : size < 0 ? size : -ENOENT;
+}
+
+static int find_file(const char *path)
+{
+	if (strings_equal(path, "/dev/null"))
+		return FILE_NULL;
+	return strings_equal(path, "/dev/zero") ? FILE_ZERO : FILE_NONE;
+}
+
+static s64 open_file(struct process *p, u64 from, u32 flags)
+{
+	char path[PATH_MAX];
+	s64 error = get_path(p, path, from), number;
+	int kind;
+
+	if (error)
+		return error;
+	kind = find_file(path);
+	if (!kind)
+		return flags & O_CREAT ? -EROFS : -ENOENT;
+	if (flags & O_DIRECTORY)
+		return -ENOTDIR;
+	for (u32 i = 0; i < FDS; i++) {
+		if (p->files[i].users)
+			continue;
+		p->files[i] = (struct file){ .kind = kind, .flags = (flags & (O_ACCMODE | O_APPEND)) | O_LARGEFILE };
+		number = fd_install(p, &p->files[i], 0, flags & O_CLOEXEC);
+		if (number < 0)
+			p->files[i].kind = FILE_NONE;
+		return number;
+	}
+	return -EMFILE;
+}
+
+s64 sys_open(struct process *p, const u64 *args)
+{
+	return open_file(p, args[0], (u32)args[1]);
+}
+
+s64 sys_openat(struct process *p, const u64 *args)
+{
+	return open_file(p, args[1], (u32)args[2]);
+}
+
+static s64 put_stat(struct process *p, u64 to, int kind, int stream)
+{
+	struct stat stat = { .device = 5, .links = 1, .mode = S_IFCHR | 0666, .block_size = PAGE };
+	u16 rows, columns;
+
+	if (kind == FILE_CONSOLE) {
+		bool terminal = p->ops->console_size(stream, &rows, &columns);
+
+		stat.inode = 16 + (u64)stream;
+		stat.mode = terminal ? S_IFCHR | 0620 : S_IFIFO | 0600;
+		stat.special = terminal ? 5 << 8 | 1 : 0;
+	} else {
+		stat.inode = (u64)kind;
+		stat.special = 1 << 8 | (kind == FILE_NULL ? 3 : 5);
+	}
+	stat.user = p->config->user;
+	stat.group = p->config->group;
+	return user_write(&p->mm, to, &stat, sizeof(stat));
+}
+
+s64 sys_fstat(struct process *p, const u64 *args)
+{
+	struct fd *fd = fd_get(p, args[0]);
+
+	return fd ? put_stat(p, args[1], fd->file->kind, fd->file->stream) : -EBADF;
+}
+
+s64 sys_newfstatat(struct process *p, const u64 *args)
+{
+	const u32 known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC;
+	u32 flags = (u32)args[3];
+	char path[PATH_MAX];
+	s64 error;
+	int kind;
+
+	if (flags & ~known)
+		return -EINVAL;
+	error = get_path(p, path, args[1]);
+	if (error == -ENOENT && flags & AT_EMPTY_PATH) {
+		const u64 fstat[] = { args[0], args[2] };
+
+		return sys_fstat(p, fstat);
+	}
+	if (error)
+		return error;
+	kind = find_file(path);
+	return kind ? put_stat(p, args[2], kind, 0) : -ENOENT;
+}
+
+static s64 read_link(struct process *p, u64 from, u64 to, s32 size)
+{
+	char path[PATH_MAX];
+	u64 length = string_size(p->config->real_path);
+	s64 error;
+
+	if (size <= 0)
+		return -EINVAL;
+	error = get_path(p, path, from);
+	if (error)
+		return error;
+	if (!strings_equal(path, "/proc/self/exe"))
+		return find_file(path) ? -EINVAL : -ENOENT;
+	if (length > (u64)size)
+		length = (u64)size;
+	return user_write(&p->mm, to, p->config->real_path, length) ? -EFAULT : (s64)length;
+}
+
+s64 sys_readlink(struct process *p, const u64 *args)
+{
+	return read_link(p, args[0], args[1], (s32)args[2]);
+}
+
+s64 sys_readlinkat(struct process *p, const u64 *args)
+{
+	return read_link(p, args[1], args[2], (s32)args[3]);
+}

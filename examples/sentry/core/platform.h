@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the core needs of the world: a platform runs the program's code and shows it the core's pages. */
+#ifndef SENTRY_PLATFORM_H
+#define SENTRY_PLATFORM_H
+
+#include "types.h"
+
+/* What a program has in its registers, while it does not run. */
+struct regs {
+	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, flags, rsp, fs_base, gs_base;
+};
+
+/* Why a program does not run any longer. */
+struct event {
+	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL } kind;
+	bool foreign; /* a system call of another interface, such as int 0x80: its number means something else */
+	u64 address;  /* of a fault */
+	int signal;   /* what Linux sends for the exception; SIGKILL: the program is gone */
+};
+
+enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU };
+
+struct platform_ops {
+	/* Run the program from these registers up to the next event. */
+	void (*run)(struct regs *regs, struct event *event);
+	/* Show it pages of RAM, in place of what it sees there; 0 or -errno. Both are multiples of a page. */
+	int (*map)(u64 address, u64 ram_offset, u64 size, u32 prot);
+	/* Show it nothing there. Never fails: a platform that cannot do so ends the sandbox. */
+	void (*unmap)(u64 address, u64 size);
+	s64 (*console_read)(void *data, u64 size);
+	s64 (*console_write)(int stream, const void *data, u64 size);
+	bool (*console_size)(int stream, u16 *rows, u16 *columns); /* whether it is a terminal */
+	u64 (*nanoseconds)(enum clock clock);
+	void (*random)(void *data, u64 size);
+	void (*log)(const char *line, u64 size); /* for who runs the sandbox, not for the program */
+};
+
+/* The start of a sandbox. Everything here is trusted, but for the content of the program. */
+struct core_config {
+	const struct platform_ops *ops;
+	u8 *ram; /* zeros */
+	u64 ram_size;
+	const u8 *program;
+	u64 program_size;
+	const char *path, *real_path; /* by which it was named; without links, from the root */
+	const char *const *argv, *const *envp;
+	u32 user, group;
+	bool strace;
+};
+
+struct core_exit {
+	int status;
+	int signal; /* 0 if the program exited */
+};
+
+/* Load the program; NULL, or why it cannot be. */
+const char *core_start(const struct core_config *config);
+/* Run it until it ends. */
+struct core_exit core_run(void);
+
+#endif

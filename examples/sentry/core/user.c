@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Memory of the program: the only way from a number that it gave to bytes. */
+#include "core.h"
+
+/* As Linux's access_ok: no wrap, nothing behind the last address. */
+bool user_range(u64 address, u64 size)
+{
+	return address + size >= address && address + size <= TASK_SIZE;
+}
+
+/* Copy one way or the other; how many bytes that went well for. */
+static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
+{
+	u64 done = 0;
+
+	if (!user_range(address, size))
+		return 0;
+	while (done < size) {
+		u64 rest = PAGE - (address + done) % PAGE, part = rest < size - done ? rest : size - done;
+		u8 *page = mm_page(mm, address + done, write), *at = (u8 *)mine + done;
+
+		if (!page)
+			break;
+		bytes_copy(write ? page : at, write ? at : page, part);
+		done += part;
+	}
+	return done;
+}
+
+int user_read(struct mm *mm, void *to, u64 from, u64 size)
+{
+	return copy(mm, from, to, size, false) == size ? 0 : -EFAULT;
+}
+
+int user_write(struct mm *mm, u64 to, const void *from, u64 size)
+{
+	return copy(mm, to, (void *)from, size, true) == size ? 0 : -EFAULT;
+}
+
+u64 user_writable(struct mm *mm, u64 address, u64 size)
+{
+	u64 done = 0;
+
+	while (done < size && mm_page(mm, address + done, true))
+		done += PAGE - (address + done) % PAGE;
+	return done < size ? done : size;
+}
+
+/* Copy a text with its end; its size without that, -EFAULT, or -ENAMETOOLONG if it is longer than there is room. */
+s64 user_string(struct mm *mm, char *to, u64 from, u64 size)
+{
+	for (u64 done = 0; done < size;) {
+		u64 rest = PAGE - (from + done) % PAGE, part = rest < size - done ? rest : size - done;
+		const char *page = user_range(from, done + 1) ? mm_page(mm, from + done, false) : NULL;
+
+		if (!page)
+			return -EFAULT;
+		for (u64 i = 0; i < part; i++, done++) {
+			to[done] = page[i];
+			if (!page[i])
+				return (s64)done;
+		}
+	}
+	return -ENAMETOOLONG;
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+/* pyvmm-sentry-ptrace: runs a static program on the Sentry's core, and ends as the program ended. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tracee.h"
+
+enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
+
+struct options {
+	u64 memory; /* MiB */
+	bool strace;
+};
+
+static pid_t self;
+static const char *subject = "pyvmm-sentry-ptrace";
+
+/* Without a stream, which would need memory: by now the process may be confined. */
+_Noreturn void fail(const char *what)
+{
+	char line[512];
+	int size = snprintf(line, sizeof(line), "%.256s: %s\n", subject, what);
+
+	if (write(2, line, (size_t)size) < 0)
+		_exit(CANNOT_RUN);
+	_exit(CANNOT_RUN);
+}
+
+/* -- what the core needs of the host -- */
+
+static s64 console_read(void *data, u64 size)
+{
+	ssize_t got = read(0, data, size);
+
+	return got < 0 ? -errno : got;
+}
+
+static s64 console_write(int stream, const void *data, u64 size)
+{
+	ssize_t put = write(stream, data, size);
+
+	return put < 0 ? -errno : put;
+}
+
+static bool console_size(int stream, u16 *rows, u16 *columns)
+{
+	struct winsize size;
+
+	if (ioctl(stream, TIOCGWINSZ, &size))
+		return false;
+	*rows = size.ws_row;
+	*columns = size.ws_col;
+	return true;
+}
+
+static u64 nanoseconds(enum clock clock)
+{
+	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
+	struct timespec now = { 0, 0 };
+
+	clock_gettime(clocks[clock], &now);
+	return (u64)now.tv_sec * 1000000000 + (u64)now.tv_nsec;
+}
+
+static void random_bytes(void *data, u64 size)
+{
+	u8 *at = data;
+
+	while (size) {
+		ssize_t got = getrandom(at, size, 0);
+
+		if (got <= 0)
+			fail("the host has no random numbers");
+		at += got;
+		size -= (u64)got;
+	}
+}
+
+static void log_line(const char *line, u64 size)
+{
+	if (write(2, line, size) < 0)
+		return; /* nobody listens */
+}
+
+static const struct platform_ops ops = {
+	.run = tracee_run,
+	.map = tracee_map,
+	.unmap = tracee_unmap,
+	.console_read = console_read,
+	.console_write = console_write,
+	.console_size = console_size,
+	.nanoseconds = nanoseconds,
+	.random = random_bytes,
+	.log = log_line,
+};
+
+/* -- start and end -- */
+
+static u8 *read_program(const char *path, u64 most, u64 *size)
+{
+	int fd = access(path, X_OK) ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat stat;
+	u64 done = 0;
+	u8 *data;
+
+	if (fd < 0 || fstat(fd, &stat))
+		fail(strerror(errno));
+	if (!S_ISREG(stat.st_mode))
+		fail("not a file");
+	if ((u64)stat.st_size > most)
+		fail("larger than the memory of the sandbox");
+	*size = (u64)stat.st_size;
+	data = malloc(*size + 1);
+	while (data && done < *size) {
+		ssize_t got = read(fd, data + done, *size - done);
+
+		if (got <= 0)
+			fail(got ? strerror(errno) : "it became shorter while it was read");
+		done += (u64)got;
+	}
+	close(fd);
+	if (!data)
+		fail("no memory");
+	return data;
+}
+
+static const char *real_path(const char *path)
+{
+	const char *real = realpath(path, NULL);
+
+	return real ? real : path;
+}
+
+static u8 *make_ram(u64 size, int *fd)
+{
+	void *ram;
+
+	*fd = memfd_create("sentry", MFD_CLOEXEC);
+	if (*fd < 0 || ftruncate(*fd, (off_t)size))
+		fail("no memory for the sandbox");
+	ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
+	if (ram == MAP_FAILED)
+		fail("no memory for the sandbox");
+	return ram;
+}
+
+/* Ends this process as the program ended. */
+static _Noreturn void finish(struct core_exit end)
+{
+	if (end.signal) {
+		signal(end.signal, SIG_DFL);
+		kill(self, end.signal);
+	}
+	_exit(end.signal ? 128 + end.signal : end.status);
+}
+
+static int parse(int argc, char **argv, struct options *options)
+{
+	int at = 1;
+
+	for (; at < argc && !strncmp(argv[at], "--", 2); at++) {
+		char *end;
+
+		if (!strcmp(argv[at], "--"))
+			return at + 1;
+		if (!strcmp(argv[at], "--strace")) {
+			options->strace = true;
+		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
+			options->memory = strtoull(argv[++at], &end, 10);
+			if (*end || options->memory < LEAST || options->memory > MOST)
+				fail("--memory is a number of MiB from 16 to 65536");
+		} else {
+			fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] -- PROGRAM [ARGUMENT]...");
+		}
+	}
+	return at;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+	struct options options = { .memory = 256 };
+	int first = parse(argc, argv, &options), fd, tracee;
+	struct rlimit no_core = { 0, 0 };
+	struct core_config config;
+	const char *error;
+
+	if (first >= argc)
+		fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] -- PROGRAM [ARGUMENT]...");
+	subject = argv[first];
+	config = (struct core_config){
+		.ops = &ops, .ram_size = options.memory * MIB,
+		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace,
+		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
+		.user = getuid(), .group = getgid(),
+	};
+	config.program = read_program(argv[first], config.ram_size, &config.program_size);
+	config.ram = make_ram(config.ram_size, &fd);
+	self = getpid(); /* which the filter does not allow later on */
+	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_CORE, &no_core);
+	tracee = tracee_start(fd);
+	close(fd);
+	confine(tracee);
+	error = core_start(&config);
+	if (error)
+		fail(error);
+	finish(core_run());
+}

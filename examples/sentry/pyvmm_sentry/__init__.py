@@ -1,0 +1,1 @@
+"""Runs static Linux programs on a guest kernel of this project's own, the Sentry."""

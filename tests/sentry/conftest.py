@@ -1,0 +1,35 @@
+"""Programs that run natively and on the Sentry."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvmm_sentry import program
+
+SRC = Path(__file__).parent / "src"
+Compile = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def compile_static(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """Compile a C program of src/ as a static one."""
+    folder = tmp_path_factory.mktemp("sentry")
+
+    def compile_it(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            command = ["gcc", "-std=gnu11", "-O1", "-static", "-o", str(path), str(SRC / f"{name}.c")]
+            subprocess.run(command, check=True, capture_output=True)
+        return path
+
+    return compile_it
+
+
+@pytest.fixture(scope="session")
+def platform() -> Path:
+    """The program of the ptrace platform."""
+    return program.ptrace()

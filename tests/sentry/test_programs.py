@@ -1,0 +1,192 @@
+"""Static programs have the output and the end on the Sentry that they have on Linux."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.sentry.conftest import Compile
+from tools.where import ROOT
+
+BUSYBOX = "/bin/busybox"
+TEXT = b"one\ntwo\nthree\ntwo\n" * 500
+COMMANDS = (
+    ["true"],
+    ["false"],
+    ["echo", "hello", "world"],
+    ["cat"],
+    ["cat", "/nonexistent"],
+    ["uname", "-m"],
+    ["env"],
+    ["id", "-u"],
+    ["sort"],
+    ["md5sum"],
+    ["tr", "a-z", "A-Z"],
+    ["head", "-c", "100"],
+    ["dd", "if=/dev/zero", "bs=1000", "count=70"],
+    ["awk", "{ s += length($0) } END { print s / 7 }"],
+    ["sed", "s/o/0/g"],
+    ["factor", "1000000007"],
+    ["sh", "-c", "for i in 1 2 3; do echo $((i * i)); done; exit 7"],
+    ["sh", "-c", "kill -15 $$"],
+    ["sh", "-c", "kill -9 $$"],
+)
+ENDS = {
+    **dict.fromkeys(("read_null", "read_kernel", "read_wild", "read_none"), signal.SIGSEGV),
+    **dict.fromkeys(("write_code", "write_read_only", "write_stub"), signal.SIGSEGV),
+    **dict.fromkeys(("jump_data", "jump_null", "privileged", "overflow_stack", "no_stack"), signal.SIGSEGV),
+    "undefined": signal.SIGILL,
+    "divide": signal.SIGFPE,
+    "breakpoint": signal.SIGTRAP,
+    "single_step": signal.SIGTRAP,
+    "misaligned": signal.SIGBUS,
+    "abort": signal.SIGABRT,
+}
+"""What ends a program that does that, here as on Linux."""
+
+
+def run(
+    *command: str | Path, text: bytes = b"", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with *text* as its input."""
+    return subprocess.run(command, input=text, capture_output=True, timeout=60, env=environment)
+
+
+def same(platform: Path, *command: str | Path, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command natively and on the Sentry, which have to agree; returns how it ended."""
+    environment = {"PATH": "/bin", "WORD": "a b"}
+    native = run(*command, text=text, environment=environment)
+    ours = run(platform, "--", *command, text=text, environment=environment)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (native.returncode, native.stdout, native.stderr)
+    return ours
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_busybox_behaves_as_on_linux(platform: Path, command: list[str]) -> None:
+    same(platform, BUSYBOX, *command, text=TEXT)
+
+
+def test_errors_are_those_of_linux(platform: Path, compile_static: Compile) -> None:
+    """About 200 calls, most with a descriptor, pointer, size or number that is wrong."""
+    program = compile_static("errors")
+    native, ours = (run(*head, program, text=b"abcdefghijklmnop") for head in ((), (platform, "--")))
+    assert native.returncode == ours.returncode == 42
+    rows = [each.stdout.decode().splitlines() for each in (native, ours)]
+    assert len(rows[0]) == len(rows[1]) > 190
+    assert rows[1] == rows[0]
+
+
+@pytest.mark.parametrize("deed", ENDS)
+def test_bad_programs_end_as_on_linux(platform: Path, compile_static: Compile, deed: str) -> None:
+    assert same(platform, compile_static("hostile"), deed).returncode == -ENDS[deed]
+
+
+@pytest.mark.parametrize("deed", ["many_mappings", "reuse_memory", "numbers"])
+def test_limits_are_errors_as_on_linux(platform: Path, compile_static: Compile, deed: str) -> None:
+    assert same(platform, compile_static("hostile"), deed).returncode == 0
+
+
+def test_memory_ends_at_that_of_the_sandbox(platform: Path, compile_static: Compile) -> None:
+    done = run(platform, "--memory", "32", "--", compile_static("hostile"), "fill_memory")
+    assert done.returncode == -signal.SIGKILL
+    assert b"out of memory" in done.stderr
+
+
+def test_instructions_that_need_no_kernel_give_no_more(platform: Path, compile_static: Compile) -> None:
+    """A base register in the kernel's half, the platform's own page, and the interface of 32-bit programs."""
+    hostile = compile_static("hostile")
+    assert run(platform, "--", hostile, "kernel_base").returncode == -signal.SIGSEGV
+    assert run(platform, "--", hostile, "call_stub").returncode == -signal.SIGTRAP  # its page is still there
+    assert run(platform, "--", hostile, "thirty_two").stdout == b"result -38\n"
+
+
+def test_static_pie_and_libc_start(platform: Path, tmp_path: Path) -> None:
+    source = tmp_path / "hello.c"
+    source.write_text('#include <stdio.h>\nint main(int c, char **v) { printf("%d %s\\n", c, v[c - 1]); return c; }\n')
+    for name, *options in (("pie", "-static-pie", "-fPIE"), ("plain", "-static", "-fno-pie")):
+        subprocess.run(["gcc", *options, "-o", tmp_path / name, source], check=True)
+        assert same(platform, tmp_path / name, "x", "hello there").returncode == 3
+
+
+def test_a_closed_pipe_ends_the_program(platform: Path) -> None:
+    for head in ([], [str(platform), "--"]):
+        with subprocess.Popen([*head, BUSYBOX, "yes"], stdout=subprocess.PIPE) as process:
+            assert process.stdout and process.stdout.read(2) == b"y\n"
+            process.stdout.close()
+            assert process.wait(60) == -signal.SIGPIPE
+
+
+@contextmanager
+def cat(platform: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A program that has started and waits for input, and the process that it runs in."""
+    with subprocess.Popen([platform, "--", BUSYBOX, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(b"here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"here\n"
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        yield process, int(child)
+        process.kill()
+
+
+def test_the_program_has_nothing_of_the_host(platform: Path) -> None:
+    """No memory but its own, no descriptor but that of the sandbox's RAM, and a filter around both processes."""
+    with cat(platform) as (process, child):
+        maps = [line.split(maxsplit=5) for line in Path(f"/proc/{child}/maps").read_text().splitlines()]
+        others = [row for row in maps if not row[-1].startswith("/memfd:sentry")]
+        assert [(row[0], row[1]) for row in others if "[vsyscall]" not in row] == [
+            ("7fffffffe000-7ffffffff000", "r-xp")
+        ]
+        (fd,) = Path(f"/proc/{child}/fd").iterdir()
+        assert os.readlink(fd).startswith("/memfd:sentry")
+        for pid in (process.pid, child):
+            assert "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_nothing_is_left_when_the_sandbox_is_killed(platform: Path) -> None:
+    with cat(platform) as (_, child):
+        pidfd = os.pidfd_open(child)
+    with select.epoll() as ended:
+        ended.register(pidfd, select.EPOLLIN)
+        assert ended.poll(60)
+    os.close(pidfd)
+
+
+def command_line(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run `python -m pyvmm_sentry`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples" / "sentry"), **({"PATH": path} if path else {})}
+    return run(sys.executable, "-m", "pyvmm_sentry", *arguments, environment=environment)
+
+
+def test_the_command_exits_as_the_program() -> None:
+    assert command_line("run", BUSYBOX, "sh", "-c", "exit 7").returncode == 7
+    assert command_line("run", BUSYBOX, "sh", "-c", "kill -6 $$").returncode == -signal.SIGABRT
+    assert command_line("run", "busybox", "echo", "--strace").stdout == b"--strace\n"
+
+
+def test_the_command_says_what_it_cannot_run(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    missing = command_line("run", "no-such-program")
+    assert (missing.returncode, missing.stderr) == (127, b"pyvmm_sentry: no-such-program: not found\n")
+    denied = command_line("run", str(tmp_path / "text"))
+    assert denied.returncode == 126
+    little = command_line("run", "--memory", "1", BUSYBOX)
+    assert (little.returncode, b"from 16 to 65536" in little.stderr) == (125, True)
+    dynamic = command_line("run", sys.executable)
+    assert dynamic.returncode == 126
+    assert b"only static ones run" in dynamic.stderr
+
+
+def test_strace_shows_calls_and_counts_those_that_are_not_there() -> None:
+    shown = command_line("run", "--strace", BUSYBOX, "cat", "/nonexistent\x1b[1m").stderr.decode()
+    assert 'openat(-100, "/nonexistent\\x1b[1m", 0, 0) = -1 ENOENT\n' in shown
+    assert "exit_group(1) = ?" in shown
+    assert "not there: system call 334, 1 times" in shown  # rseq
