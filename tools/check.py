@@ -29,11 +29,12 @@ C_CODE = (
     "examples/kata/launcher",
     "tests/kata/src",
     "examples/sentry/core",
+    "examples/sentry/kvm",
     "examples/sentry/ptrace",
     "tests/sentry/src",
 )
 KATA_CODE = C_CODE[6:9]
-SENTRY_CORE, SENTRY_CODE = C_CODE[9], C_CODE[10:]
+SENTRY_KERNEL, SENTRY_CODE = C_CODE[9:11], C_CODE[11:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
@@ -65,10 +66,10 @@ def check_c() -> int:
 
     agent.generate(GENERATED)
     others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
-    own: dict[str | tuple[str, ...], list[str]] = {
+    own: dict[tuple[str, ...], list[str]] = {
         KATA_CODE: [*agent.DEFINES, *agent.includes(GENERATED)],
-        SENTRY_CORE: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only"],
-        SENTRY_CODE: [f"-I{SENTRY_CORE}"],
+        SENTRY_KERNEL: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only", f"-I{SENTRY_KERNEL[0]}"],
+        SENTRY_CODE: [f"-I{SENTRY_KERNEL[0]}"],
     }
 
     def flags(source: str) -> list[str]:

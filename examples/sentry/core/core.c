@@ -27,7 +27,7 @@ const char *core_start(const struct core_config *config)
 	p->umask = 022;
 	limits_init(p);
 	files_init(p);
-	if (mm_init(&p->mm, config->ops, config->ram, config->ram_size))
+	if (mm_init(&p->mm, config))
 		return "the sandbox has too little memory";
 	error = elf_load(&p->mm, config->program, config->program_size, &image);
 	if (error)

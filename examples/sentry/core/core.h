@@ -18,11 +18,12 @@
 struct ram {
 	u8 *base;
 	u64 pages, fresh;
-	u32 *next; /* of a free page: the next free one; in the first pages of RAM, which no program ever sees */
+	u32 *next; /* of a free page: the next free one; in RAM that no program ever sees */
 	u32 free;
+	bool dirty;
 };
 
-int ram_init(struct ram *ram, u8 *base, u64 size);
+int ram_init(struct ram *ram, const struct core_config *config);
 u64 ram_alloc(struct ram *ram); /* offset of a page of zeros; 0: there is none */
 void ram_free(struct ram *ram, u64 offset);
 void bytes_copy(void *to, const void *from, u64 size);
@@ -50,7 +51,7 @@ struct mm {
 	struct vma vmas[VMAS]; /* sorted, never overlapping */
 };
 
-int mm_init(struct mm *mm, const struct platform_ops *ops, u8 *ram, u64 ram_size);
+int mm_init(struct mm *mm, const struct core_config *config);
 s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags);
 s64 mm_unmap(struct mm *mm, u64 address, u64 size);
 s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot);

@@ -72,15 +72,17 @@ static u64 *entry_next(struct mm *mm, u64 *address, u64 end)
 	return NULL;
 }
 
-int mm_init(struct mm *mm, const struct platform_ops *ops, u8 *ram, u64 ram_size)
+int mm_init(struct mm *mm, const struct core_config *config)
 {
-	int error = ram_init(&mm->ram, ram, ram_size);
+	int error = ram_init(&mm->ram, config);
 
 	if (error)
 		return error;
-	mm->ops = ops;
+	mm->ops = config->ops;
 	mm->root = ram_alloc(&mm->ram);
 	mm->map_top = USER_TOP;
+	if (mm->ops->use_tables)
+		mm->ops->use_tables(mm->root);
 	return 0;
 }
 
@@ -178,18 +180,18 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end)
 	return address < end ? address : end;
 }
 
-/* Free the pages of a range, after the program no longer sees them. */
+/* Free the pages of a range. None is used again before the program no longer sees them. */
 void mm_discard(struct mm *mm, u64 start, u64 end)
 {
-	u64 at = start, *entry = entry_next(mm, &at, end);
+	u64 at = start, *entry;
+	bool any = false;
 
-	if (!entry)
-		return;
-	mm->ops->unmap(start, end - start);
-	for (; entry; entry = entry_next(mm, &at, end)) {
+	for (; (entry = entry_next(mm, &at, end)); any = true) {
 		ram_free(&mm->ram, *entry & PTE_OFFSET);
 		*entry = 0;
 	}
+	if (any)
+		mm->ops->unmap(start, end - start);
 }
 
 static int unmap_range(struct mm *mm, u64 start, u64 end)

@@ -21,9 +21,14 @@ struct event {
 enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU };
 
 struct platform_ops {
+	/* Use page tables at this offset in RAM from now on; NULL for a platform that follows map and unmap instead. */
+	void (*use_tables)(u64 ram_offset);
 	/* Run the program from these registers up to the next event. */
 	void (*run)(struct regs *regs, struct event *event);
-	/* Show it pages of RAM, in place of what it sees there; 0 or -errno. Both are multiples of a page. */
+	/*
+	 * Show it pages of RAM, in place of what it sees there; 0 or -errno. All are multiples of a page. The page tables
+	 * have been changed before, here and in unmap.
+	 */
 	int (*map)(u64 address, u64 ram_offset, u64 size, u32 prot);
 	/* Show it nothing there. Never fails: a platform that cannot do so ends the sandbox. */
 	void (*unmap)(u64 address, u64 size);
@@ -38,8 +43,9 @@ struct platform_ops {
 /* The start of a sandbox. Everything here is trusted, but for the content of the program. */
 struct core_config {
 	const struct platform_ops *ops;
-	u8 *ram; /* zeros */
-	u64 ram_size;
+	u8 *ram;
+	u64 ram_size, ram_reserved; /* the core leaves so much at the start alone */
+	bool ram_dirty;		    /* it may contain something else than zeros */
 	const u8 *program;
 	u64 program_size;
 	const char *path, *real_path; /* by which it was named; without links, from the root */

@@ -37,28 +37,30 @@ u64 string_size(const char *text)
 	return size;
 }
 
-int ram_init(struct ram *ram, u8 *base, u64 size)
+int ram_init(struct ram *ram, const struct core_config *config)
 {
-	u64 pages = size / PAGE;
+	u64 pages = config->ram_size / PAGE, first = (config->ram_reserved + PAGE - 1) / PAGE;
 	u64 own = (pages * sizeof(*ram->next) + PAGE - 1) / PAGE;
 
-	if (pages > 0xffffffffull || own + 16 > pages)
+	if (pages > 0xffffffffull || first > pages || own + 16 > pages - first)
 		return -EINVAL;
-	*ram = (struct ram){ .base = base, .pages = pages, .fresh = own, .next = (u32 *)base };
+	*ram = (struct ram){ .base = config->ram, .pages = pages, .fresh = first + own, .dirty = config->ram_dirty };
+	ram->next = (u32 *)(ram->base + first * PAGE);
 	return 0;
 }
 
 u64 ram_alloc(struct ram *ram)
 {
-	u32 page = ram->free;
+	u64 page = ram->free;
+	bool fresh = !page;
 
-	if (page) {
+	if (page)
 		ram->free = ram->next[page];
-		bytes_zero(ram->base + (u64)page * PAGE, PAGE);
-		return (u64)page * PAGE;
-	}
-	/* Pages that were never used are zeros already, and one behind the other: one mapping shows many. */
-	return ram->fresh < ram->pages ? ram->fresh++ * PAGE : 0;
+	else if (ram->fresh < ram->pages)
+		page = ram->fresh++; /* one behind the other: one mapping shows many */
+	if (page && (!fresh || ram->dirty))
+		bytes_zero(ram->base + page * PAGE, PAGE);
+	return page * PAGE;
 }
 
 void ram_free(struct ram *ram, u64 offset)

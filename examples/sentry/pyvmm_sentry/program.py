@@ -1,59 +1,67 @@
-"""Builds the program that runs the Sentry's core on a platform; once for each state of its sources."""
+"""Builds the programs that run the Sentry's core, each once for each state of its sources."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-CORE, PTRACE = HERE / "core", HERE / "ptrace"
+CORE, PTRACE, KVM = (HERE / name for name in ("core", "ptrace", "kvm"))
 BUILD = HERE.parents[1] / "build" / "sentry"
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
-HARDENED = ("-fstack-protector-strong",)
+HARDENED = ("-static", "-fstack-protector-strong")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+KERNEL_FLAGS = (
+    *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-pie", "-fcf-protection=none"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
+)
+KERNEL_LINK = ("-no-pie", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments")
 
 
 class BuildError(Exception):
     """The program cannot be compiled."""
 
 
-def build(name: str, sources: list[Path], *, sanitized: bool = False) -> Path:
-    """Compile the core with *sources*, unless that is done already; returns the program's path.
-
-    :param sanitized: with the address and undefined behaviour sanitizers; otherwise static
-    :raises BuildError: it cannot be compiled
-    """
-    core = sorted(CORE.glob("*.c"))
-    digest = hashlib.sha256(repr((FLAGS, CORE_FLAGS, HARDENED, SANITIZED, sanitized)).encode())
-    for path in sorted([*core, *sources, *CORE.glob("*.h"), *PTRACE.glob("*.h")]):
+def _made(name: str, sources: Sequence[Path], commands: Sequence[Sequence[str]]) -> Path:
+    """The result of commands of the C compiler in which OUT is the program and OBJECT a file on the way to it."""
+    digest = hashlib.sha256(repr(commands).encode())
+    for path in sources:
         digest.update(path.read_bytes())
     target = BUILD / f"{name}-{digest.hexdigest()[:16]}"
-    if not target.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        _compile(target, core, sources, SANITIZED if sanitized else (*HARDENED, "-static"))
-    return target
-
-
-def _compile(target: Path, core: list[Path], sources: list[Path], options: tuple[str, ...]) -> None:
+    if target.exists():
+        return target
+    BUILD.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CC", "gcc").split()[0]
-    ours = f"{target}.{os.getpid()}"
-    objects = f"{ours}.o"
-    compile_core = [compiler, *FLAGS, *CORE_FLAGS, *options, "-r", "-nostdlib", "-o", objects, *map(str, core)]
-    link = [compiler, *FLAGS, *options, f"-I{CORE}", f"-I{PTRACE}", "-o", ours, *map(str, sources), objects]
+    names = {"OUT": f"{target}.{os.getpid()}", "OBJECT": f"{target}.{os.getpid()}.o"}
     try:
-        for command in (compile_core, link):
-            done = subprocess.run(command, capture_output=True, text=True)
+        for command in commands:
+            words = [compiler, *(names.get(word, word) for word in command)]
+            done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f"{compiler} failed\n{done.stderr}")
-        os.replace(ours, target)
+        os.replace(names["OUT"], target)
     except FileNotFoundError as error:
         raise BuildError(f"{compiler} is not installed: install gcc and the static C library") from error
     finally:
-        if os.path.exists(objects):
-            os.unlink(objects)
+        Path(names["OBJECT"]).unlink(missing_ok=True)
+    return target
+
+
+def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Path:
+    """Compile the core with a platform that is a process of the host; returns the program's path.
+
+    :param sanitized: with the address and undefined behaviour sanitizers
+    :raises BuildError: it cannot be compiled
+    """
+    core = sorted(CORE.glob("*.c"))
+    options = SANITIZED if sanitized else HARDENED
+    to_object = [*FLAGS, *CORE_FLAGS, *options, "-r", "-nostdlib", "-o", "OBJECT", *map(str, core)]
+    link = [*FLAGS, *options, f"-I{CORE}", f"-I{PTRACE}", "-o", "OUT", *map(str, sources), "OBJECT"]
+    return _made(name, [*core, *sources, *sorted(CORE.glob("*.h")), *sorted(PTRACE.glob("*.h"))], [to_object, link])
 
 
 def ptrace() -> Path:
@@ -61,4 +69,16 @@ def ptrace() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    return build("pyvmm-sentry-ptrace", sorted(PTRACE.glob("*.c")))
+    return hosted("pyvmm-sentry-ptrace", sorted(PTRACE.glob("*.c")))
+
+
+def kernel() -> Path:
+    """The core as a guest kernel with a PVH entry: the kvm platform.
+
+    :raises BuildError: it cannot be compiled
+    """
+    sources = [KVM / "entry.S", KVM / "main.c", *sorted(CORE.glob("*.c"))]
+    script = KVM / "kernel.lds"
+    options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS, *KERNEL_LINK, f"-I{CORE}", "-nostdlib", f"-Wl,-T,{script}"]
+    command = [*options, "-o", "OUT", *map(str, sources)]
+    return _made("sentry.elf", [*sources, script, *sorted(CORE.glob("*.h"))], [command])

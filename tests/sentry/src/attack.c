@@ -144,7 +144,7 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
-	run, show, hide, console_read, console_write, console_size, nanoseconds, random_bytes, log_line,
+	NULL, run, show, hide, console_read, console_write, console_size, nanoseconds, random_bytes, log_line,
 };
 
 static void put(u64 at, u64 value, u32 size)

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where a machine enters the kernel (PVH), and where the CPU goes between the program and the core. */
+
+#define KERNEL 0xffffffff80000000
+#define PHYSICAL(symbol) (symbol - KERNEL)
+
+/* Places in struct regs and struct cpu. */
+#define R15 0
+#define R14 8
+#define R13 16
+#define R12 24
+#define RBP 32
+#define RBX 40
+#define R11 48
+#define R10 56
+#define R9 64
+#define R8 72
+#define RAX 80
+#define RCX 88
+#define RDX 96
+#define RSI 104
+#define RDI 112
+#define RIP 120
+#define FLAGS 128
+#define RSP 136
+
+#define USER_DATA 0x2b
+#define USER_CODE 0x33
+#define SYSCALL 256 /* beside the numbers of exceptions */
+
+	.section .note.pvh, "a", @note
+	.long 4, 8, 18
+	.asciz "Xen"
+	.quad PHYSICAL(start)
+
+	.section .text.start, "ax"
+	.code32
+	.global start
+start:
+	cli
+	cld
+	mov $PHYSICAL(kernel_stack_end), %esp
+	mov %ebx, PHYSICAL(start_info)
+	/* 4 GiB of physical memory in pages of 2 MiB: at 0 for now, and where the core sees all memory. */
+	mov $PHYSICAL(directory), %edi
+	mov $0x83, %eax
+	mov $2048, %ecx
+1:	mov %eax, (%edi)
+	movl $0, 4(%edi)
+	add $0x200000, %eax
+	add $8, %edi
+	loop 1b
+	mov $PHYSICAL(directory) + 3, %eax
+	mov $PHYSICAL(low_pointers), %edi
+	mov $4, %ecx
+2:	mov %eax, (%edi)
+	add $4096, %eax
+	add $8, %edi
+	loop 2b
+	movl $PHYSICAL(directory) + 3, PHYSICAL(high_pointers) + 510 * 8
+	movl $PHYSICAL(low_pointers) + 3, PHYSICAL(kernel_tables)
+	movl $PHYSICAL(low_pointers) + 3, PHYSICAL(kernel_tables) + 256 * 8
+	movl $PHYSICAL(high_pointers) + 3, PHYSICAL(kernel_tables) + 511 * 8
+	mov $0x620, %eax		/* CR4: PAE, OSFXSR, OSXMMEXCPT */
+	mov %eax, %cr4
+	mov $PHYSICAL(kernel_tables), %eax
+	mov %eax, %cr3
+	mov $0xc0000080, %ecx		/* EFER: SCE, LME, NXE */
+	rdmsr
+	or $0x901, %eax
+	wrmsr
+	mov $0x80050033, %eax		/* CR0: PG, AM, WP, NE, ET, MP, PE */
+	mov %eax, %cr0
+	lgdt PHYSICAL(gdt_low)
+	ljmp $8, $PHYSICAL(long_mode)
+	.code64
+long_mode:
+	movabs $high, %rax
+	jmp *%rax
+high:
+	lgdt gdt_high(%rip)
+	xor %eax, %eax
+	mov %eax, %fs
+	mov %eax, %gs
+	mov %eax, %ds
+	mov %eax, %es
+	mov $0x10, %eax
+	mov %eax, %ss
+	mov $kernel_stack_end, %rsp
+	xor %ebp, %ebp
+	call kernel_main
+	ud2
+
+	.text
+/* void enter_program(struct regs *regs): returns when the program stops. */
+	.global enter_program
+enter_program:
+	push %rbx
+	push %rbp
+	push %r12
+	push %r13
+	push %r14
+	push %r15
+	mov %rsp, core_rsp(%rip)
+	mov %rdi, program_regs(%rip)
+	pushq $USER_DATA
+	pushq RSP(%rdi)
+	pushq FLAGS(%rdi)
+	pushq $USER_CODE
+	pushq RIP(%rdi)
+	mov R15(%rdi), %r15
+	mov R14(%rdi), %r14
+	mov R13(%rdi), %r13
+	mov R12(%rdi), %r12
+	mov RBP(%rdi), %rbp
+	mov RBX(%rdi), %rbx
+	mov R11(%rdi), %r11
+	mov R10(%rdi), %r10
+	mov R9(%rdi), %r9
+	mov R8(%rdi), %r8
+	mov RAX(%rdi), %rax
+	mov RCX(%rdi), %rcx
+	mov RDX(%rdi), %rdx
+	mov RSI(%rdi), %rsi
+	mov RDI(%rdi), %rdi
+	iretq
+
+	.macro save
+	mov %r15, R15(%rdi)
+	mov %r14, R14(%rdi)
+	mov %r13, R13(%rdi)
+	mov %r12, R12(%rdi)
+	mov %rbp, RBP(%rdi)
+	mov %rbx, RBX(%rdi)
+	mov %r11, R11(%rdi)
+	mov %r10, R10(%rdi)
+	mov %r9, R9(%rdi)
+	mov %r8, R8(%rdi)
+	mov %rax, RAX(%rdi)
+	mov %rcx, RCX(%rdi)
+	mov %rdx, RDX(%rdi)
+	mov %rsi, RSI(%rdi)
+	.endm
+
+/* One CPU: what is per CPU elsewhere has a fixed address. Interrupts are off, and FMASK keeps the trap flag out. */
+	.global syscall_entry
+syscall_entry:
+	mov %rsp, program_rsp(%rip)
+	mov core_rsp(%rip), %rsp
+	push %rdi
+	mov program_regs(%rip), %rdi
+	save
+	pop RDI(%rdi)
+	mov %rcx, RIP(%rdi)
+	mov %r11, FLAGS(%rdi)
+	mov program_rsp(%rip), %rax
+	mov %rax, RSP(%rdi)
+	movl $SYSCALL, stopped_for(%rip)
+	jmp leave_program
+
+/* On the stack: vector, error code, RIP, CS, flags, RSP, SS. */
+exception:
+	cld
+	testb $3, 24(%rsp)
+	jz 1f
+	push %rdi
+	mov program_regs(%rip), %rdi
+	save
+	pop RDI(%rdi)
+	pop %rax
+	mov %eax, stopped_for(%rip)
+	pop %rax
+	mov %eax, exception_error(%rip)
+	pop RIP(%rdi)
+	add $8, %rsp
+	pop FLAGS(%rdi)
+	pop RSP(%rdi)
+leave_program:
+	mov core_rsp(%rip), %rsp
+	pop %r15
+	pop %r14
+	pop %r13
+	pop %r12
+	pop %rbp
+	pop %rbx
+	cld
+	ret
+1:	mov %rsp, %rdi		/* of the core itself */
+	and $-16, %rsp
+	call kernel_fault
+	ud2
+
+	.altmacro
+	.macro stub vector
+	.align 16
+	.if !((\vector == 8) || (\vector >= 10 && \vector <= 14) || (\vector == 17) || (\vector == 21) || (\vector == 29) || (\vector == 30))
+	pushq $0
+	.endif
+	pushq $\vector
+	jmp exception
+	.endm
+
+/* Each 16 bytes from the one before it. */
+	.align 16
+	.global exception_stubs
+exception_stubs:
+	.set number, 0
+	.rept 32
+	stub %number
+	.set number, number + 1
+	.endr
+
+	.data
+	.align 16
+gdt:	.quad 0
+	.quad 0x00af9b000000ffff	/* 0x08: code of the core */
+	.quad 0x00cf93000000ffff	/* 0x10: its data */
+	.quad 0, 0
+	.quad 0x00cff3000000ffff	/* 0x28: data of programs, numbered as in Linux */
+	.quad 0x00affb000000ffff	/* 0x30: their code */
+	.quad 0
+	.global gdt_tss
+gdt_tss:
+	.quad 0, 0			/* 0x40 */
+gdt_end:
+gdt_low:
+	.word gdt_end - gdt - 1
+	.long PHYSICAL(gdt)
+gdt_high:
+	.word gdt_end - gdt - 1
+	.quad gdt
+
+	.bss
+	.align 4096
+directory:
+	.skip 4 * 4096
+low_pointers:
+	.skip 4096
+high_pointers:
+	.skip 4096
+	.global kernel_tables
+kernel_tables:
+	.skip 4096
+kernel_stack:
+	.skip 128 * 1024
+kernel_stack_end:
+	.skip 4096
+	.global exception_stack_end, fatal_stack_end
+exception_stack_end:
+	.skip 4096
+fatal_stack_end:
+	.global start_info, stopped_for, exception_error
+start_info:
+	.quad 0
+core_rsp:
+	.quad 0
+program_rsp:
+	.quad 0
+program_regs:
+	.quad 0
+stopped_for:
+	.long 0
+exception_error:
+	.long 0
