@@ -72,11 +72,12 @@ def test_input_comes_from_the_serial_port(kernel: Path) -> None:
 
 @needs_qemu
 def test_errors_are_those_of_linux(kernel: Path, compile_static: Compile) -> None:
-    """The same answers as the host's, but for the calls whose result depends on what standard input is."""
+    """The same answers as the host's, but for how much is read at once: a serial port has a byte at a time."""
     errors = compile_static("errors")
-    native = subprocess.run([errors], input=b"abcdefghijklmnop\x04", capture_output=True).stdout
+    native = subprocess.run([errors], input=b"abcdefghijklmnop", capture_output=True).stdout
     ours = boot(kernel, errors, "errors", b"abcdefghijklmnop\x04")
-    rows = [re.sub(rb"read\(0, page, 4096\).*\n", b"", each).splitlines() for each in (native, ours)]
+    rows = [re.sub(rb"(read\(0, page|readv\(0|readv has).*\n", b"", each).splitlines() for each in (native, ours)]
+    assert len(rows[0]) > 180
     assert rows[1] == [*rows[0], b"sentry: the program exited with 42"]
 
 

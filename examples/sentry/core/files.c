@@ -47,38 +47,57 @@ static s64 fd_install(struct process *p, struct file *file, u32 from, bool cloex
 
 /* -- read and write -- */
 
-static s64 read_file(struct process *p, struct file *file, u64 to, u64 size)
+/* How many bytes fit into vectors, up to the first that cannot be written. */
+static u64 vector_room(struct process *p, const struct iovec *vectors, u64 count)
 {
+	u64 room = 0;
+
+	for (u64 i = 0; i < count && room < sizeof(p->buffer); i++) {
+		u64 rest = sizeof(p->buffer) - room, want = vectors[i].size < rest ? vectors[i].size : rest;
+		u64 part = user_writable(&p->mm, vectors[i].base, want);
+
+		room += part;
+		if (part < want)
+			break;
+	}
+	return room;
+}
+
+/* One read for all vectors, whose ranges and total have been checked: a second could wait for more. */
+static s64 read_file(struct process *p, struct file *file, const struct iovec *vectors, u64 count)
+{
+	u64 total = 0, done = 0, room;
 	s64 got;
 
-	if ((file->flags & O_ACCMODE) == O_WRONLY)
-		return -EBADF;
-	if (!user_range(to, size))
-		return -EFAULT;
-	if (!size || file->kind == FILE_NULL)
+	for (u64 i = 0; i < count; i++)
+		total += vectors[i].size;
+	if (!total || file->kind == FILE_NULL)
 		return 0;
-	if (size > sizeof(p->buffer))
-		size = sizeof(p->buffer);
-	size = user_writable(&p->mm, to, size); /* before anything is read that could not be handed over */
-	if (!size)
+	room = vector_room(p, vectors, count); /* before anything is read that could not be handed over */
+	if (!room)
 		return -EFAULT;
 	if (file->kind == FILE_ZERO) {
-		bytes_zero(p->buffer, size);
-		got = (s64)size;
+		bytes_zero(p->buffer, room);
+		got = (s64)room;
 	} else {
-		got = p->ops->console_read(p->buffer, size);
+		got = p->ops->console_read(p->buffer, room);
 	}
-	if (got > (s64)size)
+	if (got > (s64)room)
 		return -EIO;
-	return got > 0 && user_write(&p->mm, to, p->buffer, (u64)got) ? -EFAULT : got;
+	for (u64 i = 0; got > 0 && done < (u64)got; i++) {
+		u64 part = vectors[i].size < (u64)got - done ? vectors[i].size : (u64)got - done;
+
+		if (user_write(&p->mm, vectors[i].base, p->buffer + done, part))
+			return -EFAULT;
+		done += part;
+	}
+	return got;
 }
 
 static s64 write_file(struct process *p, struct file *file, u64 from, u64 size)
 {
 	u64 done = 0;
 
-	if ((file->flags & O_ACCMODE) == O_RDONLY)
-		return -EBADF;
 	if (!user_range(from, size))
 		return -EFAULT;
 	if (size > MAX_RW_COUNT)
@@ -104,30 +123,32 @@ static s64 write_file(struct process *p, struct file *file, u64 from, u64 size)
 s64 sys_read(struct process *p, const u64 *args)
 {
 	struct fd *fd = fd_get(p, args[0]);
+	struct iovec vector = { args[1], args[2] };
 
-	return fd ? read_file(p, fd->file, args[1], args[2]) : -EBADF;
+	if (!fd || (fd->file->flags & O_ACCMODE) == O_WRONLY)
+		return -EBADF;
+	if (!user_range(vector.base, vector.size))
+		return -EFAULT;
+	return read_file(p, fd->file, &vector, 1);
 }
 
 s64 sys_write(struct process *p, const u64 *args)
 {
 	struct fd *fd = fd_get(p, args[0]);
 
-	return fd ? write_file(p, fd->file, args[1], args[2]) : -EBADF;
+	if (!fd || (fd->file->flags & O_ACCMODE) == O_RDONLY)
+		return -EBADF;
+	return write_file(p, fd->file, args[1], args[2]);
 }
 
-/* readv and writev: one buffer after the other, until one is not used up. */
-static s64 vector(struct process *p, const u64 *args, u32 refused,
-		  s64 (*move)(struct process *p, struct file *file, u64 at, u64 size))
+/* Copy vectors and check them: 0 or -errno. Together they have no more than MAX_RW_COUNT bytes afterwards. */
+static s64 get_vectors(struct process *p, struct iovec *vectors, u64 from, u64 count)
 {
-	struct fd *fd = fd_get(p, args[0]);
-	struct iovec vectors[IOV_MAX];
-	u64 done = 0, total = 0, count = args[2];
+	u64 total = 0;
 
-	if (!fd || (fd->file->flags & O_ACCMODE) == refused)
-		return -EBADF;
 	if (count > IOV_MAX)
 		return -EINVAL;
-	if (user_read(&p->mm, vectors, args[1], count * sizeof(*vectors)))
+	if (user_read(&p->mm, vectors, from, count * sizeof(*vectors)))
 		return -EFAULT;
 	for (u64 i = 0; i < count; i++)
 		if ((s64)vectors[i].size < 0)
@@ -139,26 +160,42 @@ static s64 vector(struct process *p, const u64 *args, u32 refused,
 			vectors[i].size = MAX_RW_COUNT - total;
 		total += vectors[i].size;
 	}
-	for (u64 i = 0; i < count; i++) {
-		s64 moved = vectors[i].size ? move(p, fd->file, vectors[i].base, vectors[i].size) : 0;
-
-		if (moved < 0)
-			return done ? (s64)done : moved;
-		done += (u64)moved;
-		if ((u64)moved < vectors[i].size)
-			break;
-	}
-	return (s64)done;
+	return 0;
 }
 
 s64 sys_readv(struct process *p, const u64 *args)
 {
-	return vector(p, args, O_WRONLY, read_file);
+	struct fd *fd = fd_get(p, args[0]);
+	struct iovec vectors[IOV_MAX];
+	s64 error;
+
+	if (!fd || (fd->file->flags & O_ACCMODE) == O_WRONLY)
+		return -EBADF;
+	error = get_vectors(p, vectors, args[1], args[2]);
+	return error ? error : read_file(p, fd->file, vectors, args[2]);
 }
 
 s64 sys_writev(struct process *p, const u64 *args)
 {
-	return vector(p, args, O_RDONLY, write_file);
+	struct fd *fd = fd_get(p, args[0]);
+	struct iovec vectors[IOV_MAX];
+	s64 done = 0, error;
+
+	if (!fd || (fd->file->flags & O_ACCMODE) == O_RDONLY)
+		return -EBADF;
+	error = get_vectors(p, vectors, args[1], args[2]);
+	if (error)
+		return error;
+	for (u64 i = 0; i < args[2]; i++) {
+		s64 put = vectors[i].size ? write_file(p, fd->file, vectors[i].base, vectors[i].size) : 0;
+
+		if (put < 0)
+			return done ? done : put;
+		done += put;
+		if ((u64)put < vectors[i].size)
+			break;
+	}
+	return done;
 }
 
 s64 sys_lseek(struct process *p, const u64 *args)

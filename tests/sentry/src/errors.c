@@ -37,6 +37,8 @@ static void show(const char *what, long result)
 static void try_io(void)
 {
 	struct iovec negative = { page, -1 }, two[2] = { { page, 1 }, { BAD, 1 } }, kernel = { KERNEL, 1 };
+	struct iovec some[3] = { { page, 2 }, { BAD, 0 }, { page + 2, 3 } }, hole[2] = { { read_only, 1 }, { page, 1 } };
+	struct iovec more[2] = { { page, 2 }, { page + 100, 3000 } };
 	int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDONLY);
 
 	TRY(read, -1, page, 1);
@@ -51,7 +53,11 @@ static void try_io(void)
 	TRY(read, 0, NULL, 0);
 	TRY(read, 0, page, 3);
 	TRY(read, zero, edge, 5);
-	TRY(read, 0, page, 4096);
+	TRY(readv, 0, some, 3);
+	TRY(readv, 0, hole, 2);
+	TRY(readv, zero, hole, 2);
+	TRY(readv, 0, more, 2);
+	show("readv has read", page[0] << 16 | page[1] << 8 | page[100]);
 	TRY(read, null, BAD, 1);
 	TRY(read, zero, page, 4096);
 	TRY(read, zero, BAD, 1);
