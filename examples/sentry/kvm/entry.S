@@ -160,7 +160,8 @@ syscall_entry:
 
 /* On the stack: vector, error code, RIP, CS, flags, RSP, SS. */
 exception:
-	cld
+	pushq $2		/* an exception leaves most flags as the program had them */
+	popfq
 	testb $3, 24(%rsp)
 	jz 1f
 	push %rdi

@@ -365,7 +365,7 @@ static void start_cpu(void)
 		ticks_khz = cpuid(0x40000010).a;
 }
 
-/* How much RAM there is from 0 on that nothing else is in: up to the program, or the end of the piece with the kernel. */
+/* Where the RAM that the kernel is in ends, or the program begins: up to there it is the core's. */
 static u64 ram_end(const struct start_info *info, u64 kernel, u64 program)
 {
 	const struct map_entry *map = (const struct map_entry *)(DIRECT + info->map);
