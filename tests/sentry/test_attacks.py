@@ -50,6 +50,7 @@ BAD = {
     "a segment is outside": [
         elf(segment(0, PAGE)),
         elf(segment(0xF000, PAGE)),
+        elf(segment(0x10000, PAGE)),
         elf(segment(TOP, PAGE)),
         elf(segment(TOP - PAGE, 2 * PAGE)),
         elf(segment(MOST - PAGE + 1, PAGE)),

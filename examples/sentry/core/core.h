@@ -6,8 +6,8 @@
 #include "abi.h"
 #include "platform.h"
 
-/* Programs have the addresses from the first to below the second; a platform has the few pages behind for itself. */
-#define USER_MIN 0x10000ull
+/* Programs have the addresses from the first to below the second; a platform has the page before for itself. */
+#define USER_MIN 0x11000ull
 #define USER_TOP 0x7fffffff0000ull
 /* What Linux compares an address with before it touches anything. */
 #define TASK_SIZE 0x7ffffffff000ull

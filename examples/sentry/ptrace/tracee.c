@@ -29,7 +29,7 @@
 enum { STUB_SIZE = 4096, RAM_FD = 0, STOPPED_AT_SYSCALL = SIGTRAP | 0x80 };
 enum { OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL };
 #define TASK_SIZE 0x7ffffffff000ull
-#define STUB (TASK_SIZE - STUB_SIZE) /* above all that a program may have */
+#define STUB 0x10000ull /* below all that a program may have, where no process of the host has its stack */
 #define AFTER_SYSCALL (STUB + 2)
 #define AFTER_TRAP (STUB + 3)
 static const u8 stub_code[] = { 0x0f, 0x05, 0xcc }; /* syscall; int3 */
@@ -157,6 +157,7 @@ int tracee_start(int ram)
 	home.orig_rax = ~0ull;
 	home.eflags = 0x202;
 	tracee_unmap(0, STUB);
+	tracee_unmap(STUB + STUB_SIZE, TASK_SIZE - STUB - STUB_SIZE);
 	latest = home;
 	latest.fs_base = latest.gs_base = latest.rbp = latest.rbx = 0;
 	return tracee;

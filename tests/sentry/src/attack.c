@@ -11,7 +11,7 @@
 #include "platform.h"
 
 enum { PAGE = 4096, RAM_PAGES = 1024, METADATA = RAM_PAGES * 4 / PAGE, CALLS = 400, FILE_SIZE = 3 * PAGE };
-#define USER_MIN 0x10000ull
+#define USER_MIN 0x11000ull
 #define USER_TOP 0x7fffffff0000ull
 
 static u8 *ram, *file;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define PAGE 4096
-#define STUB 0x7fffffffe000ul /* where the ptrace platform has its own page */
+#define STUB 0x10000ul /* where the ptrace platform has its own page */
 
 static volatile int sink;
 
