@@ -33,6 +33,12 @@ s64 sys_getgid(struct process *p, const u64 *args)
 	return p->config->group;
 }
 
+s64 sys_getgroups(struct process *p, const u64 *args)
+{
+	(void)p;
+	return (s32)args[0] < 0 ? -EINVAL : 0;
+}
+
 s64 sys_umask(struct process *p, const u64 *args)
 {
 	u32 old = p->umask;

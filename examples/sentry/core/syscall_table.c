@@ -14,6 +14,7 @@ s64 sys_exit_group(struct process *p, const u64 *args);
 s64 sys_fcntl(struct process *p, const u64 *args);
 s64 sys_fstat(struct process *p, const u64 *args);
 s64 sys_getgid(struct process *p, const u64 *args);
+s64 sys_getgroups(struct process *p, const u64 *args);
 s64 sys_getpid(struct process *p, const u64 *args);
 s64 sys_getrandom(struct process *p, const u64 *args);
 s64 sys_getrlimit(struct process *p, const u64 *args);
@@ -83,6 +84,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[108] = { "getegid", sys_getgid, 0, { 0 } },
 	[110] = { "getppid", sys_zero, 0, { 0 } },
 	[111] = { "getpgrp", sys_getpid, 0, { 0 } },
+	[115] = { "getgroups", sys_getgroups, 2, { ARG_INT, ARG_HEX } },
 	[131] = { "sigaltstack", sys_sigaltstack, 2, { ARG_HEX, ARG_HEX } },
 	[157] = { "prctl", sys_prctl, 5, { ARG_INT, ARG_HEX, ARG_HEX, ARG_HEX, ARG_HEX } },
 	[158] = { "arch_prctl", sys_arch_prctl, 2, { ARG_HEX, ARG_HEX } },

@@ -79,6 +79,7 @@ SYSCALLS = (
     Syscall(108, "getegid", "", 1, handler="getgid"),
     Syscall(110, "getppid", "", 1, _ALONE, handler="zero"),
     Syscall(111, "getpgrp", "", 2, _ALONE, handler="getpid"),
+    Syscall(115, "getgroups", "int hex", 1, "there are no supplementary groups"),
     Syscall(131, "sigaltstack", "hex hex", 2, _HANDLERS),
     Syscall(157, "prctl", "int hex hex hex hex", 1, "the process's name only"),
     Syscall(158, "arch_prctl", "hex hex", 1, "the bases of FS and GS only"),

@@ -244,6 +244,7 @@ static void try_process(void)
 	printf("name %s\n", page);
 	TRY(set_robust_list, page, 23);
 	TRY(set_robust_list, page, 24);
+	TRY(getgroups, -1, page);
 	TRY(umask, 0777777);
 	TRY(umask, 022);
 	TRY(rt_sigaction, SIGUSR1, NULL, page, 4);
