@@ -25,7 +25,8 @@ struct ram {
 
 int ram_init(struct ram *ram, const struct core_config *config);
 u64 ram_alloc(struct ram *ram); /* offset of a page of zeros; 0: there is none */
-void ram_free(struct ram *ram, u64 offset);
+/* Those of one mapping are used again in their order, which one mapping can show: *before is the one before, or 0. */
+void ram_free(struct ram *ram, u64 offset, u32 *before);
 void bytes_copy(void *to, const void *from, u64 size);
 void bytes_zero(void *at, u64 size);
 bool strings_equal(const char *a, const char *b);

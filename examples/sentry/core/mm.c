@@ -184,13 +184,13 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end)
 void mm_discard(struct mm *mm, u64 start, u64 end)
 {
 	u64 at = start, *entry;
-	bool any = false;
+	u32 last = 0;
 
-	for (; (entry = entry_next(mm, &at, end)); any = true) {
-		ram_free(&mm->ram, *entry & PTE_OFFSET);
+	while ((entry = entry_next(mm, &at, end))) {
+		ram_free(&mm->ram, *entry & PTE_OFFSET, &last);
 		*entry = 0;
 	}
-	if (any)
+	if (last)
 		mm->ops->unmap(start, end - start);
 }
 

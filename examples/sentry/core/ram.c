@@ -63,8 +63,10 @@ u64 ram_alloc(struct ram *ram)
 	return page * PAGE;
 }
 
-void ram_free(struct ram *ram, u64 offset)
+void ram_free(struct ram *ram, u64 offset, u32 *before)
 {
-	ram->next[offset / PAGE] = ram->free;
-	ram->free = (u32)(offset / PAGE);
+	u32 page = (u32)(offset / PAGE), *place = *before ? &ram->next[*before] : &ram->free;
+
+	ram->next[page] = *place;
+	*place = *before = page;
 }
