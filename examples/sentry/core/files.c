@@ -306,12 +306,16 @@ s64 sys_ioctl(struct process *p, const u64 *args)
 
 /* -- names -- */
 
-/* A name that the program gave; 0 or -errno. */
-static s64 get_path(struct process *p, char *path, u64 from)
+/* A name that the program gave, which is looked up from a descriptor on; 0 or -errno. */
+static s64 get_path(struct process *p, char *path, u64 start, u64 from)
 {
 	s64 size = user_string(&p->mm, path, from, PATH_MAX);
 
-	return size > 0 ? 0 : size < 0 ? size : -ENOENT;
+	if (size <= 0)
+		return size ? size : -ENOENT;
+	if (path[0] == '/' || (s32)start == AT_FDCWD)
+		return 0;
+	return fd_get(p, start) ? -ENOTDIR : -EBADF; /* none is of a directory */
 }
 
 static int find_file(const char *path)
@@ -321,10 +325,10 @@ static int find_file(const char *path)
 	return strings_equal(path, "/dev/zero") ? FILE_ZERO : FILE_NONE;
 }
 
-static s64 open_file(struct process *p, u64 from, u32 flags)
+static s64 open_file(struct process *p, u64 start, u64 from, u32 flags)
 {
 	char path[PATH_MAX];
-	s64 error = get_path(p, path, from), number;
+	s64 error = get_path(p, path, start, from), number;
 	int kind;
 
 	if (error)
@@ -348,12 +352,12 @@ static s64 open_file(struct process *p, u64 from, u32 flags)
 
 s64 sys_open(struct process *p, const u64 *args)
 {
-	return open_file(p, args[0], (u32)args[1]);
+	return open_file(p, (u64)AT_FDCWD, args[0], (u32)args[1]);
 }
 
 s64 sys_openat(struct process *p, const u64 *args)
 {
-	return open_file(p, args[1], (u32)args[2]);
+	return open_file(p, args[0], args[1], (u32)args[2]);
 }
 
 static s64 put_stat(struct process *p, u64 to, int kind, int stream)
@@ -393,7 +397,7 @@ s64 sys_newfstatat(struct process *p, const u64 *args)
 
 	if (flags & ~known)
 		return -EINVAL;
-	error = get_path(p, path, args[1]);
+	error = get_path(p, path, args[0], args[1]);
 	if (error == -ENOENT && flags & AT_EMPTY_PATH) {
 		const u64 fstat[] = { args[0], args[2] };
 
@@ -405,7 +409,7 @@ s64 sys_newfstatat(struct process *p, const u64 *args)
 	return kind ? put_stat(p, args[2], kind, 0) : -ENOENT;
 }
 
-static s64 read_link(struct process *p, u64 from, u64 to, s32 size)
+static s64 read_link(struct process *p, u64 start, u64 from, u64 to, s32 size)
 {
 	char path[PATH_MAX];
 	u64 length = string_size(p->config->real_path);
@@ -413,7 +417,7 @@ static s64 read_link(struct process *p, u64 from, u64 to, s32 size)
 
 	if (size <= 0)
 		return -EINVAL;
-	error = get_path(p, path, from);
+	error = get_path(p, path, start, from);
 	if (error)
 		return error;
 	if (!strings_equal(path, "/proc/self/exe"))
@@ -425,10 +429,10 @@ static s64 read_link(struct process *p, u64 from, u64 to, s32 size)
 
 s64 sys_readlink(struct process *p, const u64 *args)
 {
-	return read_link(p, args[0], args[1], (s32)args[2]);
+	return read_link(p, (u64)AT_FDCWD, args[0], args[1], (s32)args[2]);
 }
 
 s64 sys_readlinkat(struct process *p, const u64 *args)
 {
-	return read_link(p, args[1], args[2], (s32)args[3]);
+	return read_link(p, args[0], args[1], args[2], (s32)args[3]);
 }

@@ -145,6 +145,12 @@ static void try_names(void)
 	TRY(open, "/dev/null", O_RDONLY | O_DIRECTORY);
 	TRY(openat, AT_FDCWD, KERNEL, O_RDONLY);
 	TRY(openat, 99, "/dev/zero", O_RDONLY);
+	TRY(openat, 99, "x", O_RDONLY);
+	TRY(openat, 0, "x", O_RDONLY);
+	TRY(openat, 99, "", O_RDONLY);
+	TRY(newfstatat, 99, "x", &st, 0);
+	TRY(newfstatat, 0, "x", &st, AT_EMPTY_PATH);
+	TRY(readlinkat, 99, "x", page, 1);
 	TRY(close, 3);
 	TRY(newfstatat, AT_FDCWD, "/nonexistent", &st, 0);
 	TRY(newfstatat, AT_FDCWD, "/dev/null", &st, 0);
