@@ -6,6 +6,10 @@ names the file, flag or number concerned, and, where there is one, a :attr:`~Vmm
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class VmmError(Exception):
     """The base of all errors of this package."""
@@ -52,3 +56,8 @@ class GuestError(VmmError):
     """The guest broke a rule: a corrupt ring, an entry that KVM refuses. It never ends the VMM itself."""
 
     default_code = "guest"
+
+
+def as_answer(error: VmmError) -> dict[str, Any]:
+    """The answer to a request that failed with *error*; docs/reference/control.md describes it."""
+    return {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}

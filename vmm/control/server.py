@@ -20,7 +20,7 @@ import time
 from vmm import report
 from vmm.control.plugged import Disks, Shares
 from vmm.control.requests import REQUESTS
-from vmm.errors import ConfigError, VmmError
+from vmm.errors import ConfigError, VmmError, as_answer
 from vmm.faststart.thread import Thread, allocate_lock
 from vmm.lifecycle import check_children
 from vmm.virtio.vsock.path import Listening, listen
@@ -270,9 +270,7 @@ class ControlServer:
                 )
             tell({"ok": known.work(self, known.take(request), tell) or {}})
         except VmmError as error:
-            tell(
-                {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
-            )
+            tell(as_answer(error))
         except _Gone:
             raise
         except Exception as error:

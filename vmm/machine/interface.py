@@ -126,17 +126,23 @@ class Call:
         return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
     @property
+    def _positional(self) -> tuple[str, ...]:
+        """Names of those that need no name in a call."""
+        code = self._method.__code__
+        return code.co_varnames[1 : code.co_argcount]
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        positional, given = self._positional, self._method.__defaults__ or ()
+        last = positional[len(positional) - len(given) :]
+        return {**dict(zip(last, given, strict=True)), **(self._method.__kwdefaults__ or {})}
+
+    @property
     def arguments(self) -> list[Argument]:
         """Those that a request can carry, in the order of the method's parameters."""
-        method, found = self._method, []
-        positional = method.__code__.co_varnames[1 : method.__code__.co_argcount]
-        given = method.__defaults__ or ()
-        defaults = {
-            **dict(zip(positional[len(positional) - len(given) :], given, strict=True)),
-            **(method.__kwdefaults__ or {}),
-        }
+        found, defaults = [], self._defaults
         for name in self.names:
-            kind, _, none = method.__annotations__[name].partition(" | ")
+            kind, _, none = self._method.__annotations__[name].partition(" | ")
             if kind in KINDS and name not in self._hidden:
                 found.append(
                     Argument(name, kind, defaults.get(name), optional=none == "None", unit=self._units.get(name, ""))
@@ -148,14 +154,12 @@ class Call:
 
         :raises TypeError: the method takes no such arguments, or needs others
         """
-        method = self._method
-        positional = method.__code__.co_varnames[1 : method.__code__.co_argcount]
+        positional = self._positional
         bound = {**dict(zip(positional, arguments, strict=False)), **named}
-        needed = {*positional[: len(positional) - len(method.__defaults__ or ())]}
-        needed |= {*self.names[len(positional) :]} - {*(method.__kwdefaults__ or {})}
+        needed = {*self.names} - {*self._defaults}
         if len(arguments) > len(positional) or len(bound) < len(arguments) + len(named) or not needed <= {*bound}:
             raise TypeError(f"{self.name}() takes other arguments than {arguments!r:.60} and {[*named]!r:.60}")
-        takes_all = method.__code__.co_flags & 8  # **: CO_VARKEYWORDS
+        takes_all = self._method.__code__.co_flags & 8  # **: CO_VARKEYWORDS
         unknown = {*bound} - {*self.names}
         if unknown and not takes_all:
             raise TypeError(f"{self.name}() has no argument {min(unknown)!r}")

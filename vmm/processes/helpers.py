@@ -6,7 +6,7 @@ import posix
 import select
 import struct
 
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, HostError, VmmError, as_answer
 from vmm.faststart.builtin import socket
 from vmm.native import lib
 
@@ -65,8 +65,7 @@ def refusal_of(error: VmmError) -> bytes:
     """The answer that makes :func:`answered` raise it."""
     import json
 
-    is_config = isinstance(error, ConfigError)
-    return json.dumps({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config}).encode()
+    return json.dumps(as_answer(error)).encode()
 
 
 def wait_for(pid: int, pidfd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 import time
 
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, HostError, VmmError, as_answer
 from vmm.faststart.builtin import socket
 from vmm.faststart.thread import LockType, Thread, allocate_lock
 from vmm.machine.interface import CALLS, INSIDE
@@ -125,8 +125,7 @@ class Requests:
         try:
             tell({"ok": self._plugs(machine, request, fds) or _do(machine, request, fds, tell)})
         except VmmError as error:
-            is_config = isinstance(error, ConfigError)
-            tell({"error": str(error), "code": error.code, "hint": error.hint, "config": is_config})
+            tell(as_answer(error))
         finally:
             for fd in (answer, *fds):
                 posix.close(fd)

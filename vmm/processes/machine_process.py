@@ -15,7 +15,7 @@ import posix
 
 from vmm.board.bootstrap import Bootstrap
 from vmm.config import MachineConfig, config_kinds
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, HostError, VmmError, as_answer
 from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
 from vmm.faststart.warm import warm_settle
@@ -222,8 +222,7 @@ def _start(machine: Machine, asked: _Asked, outside: jail.Outside, answer: int, 
 
 
 def _tell_error(fd: int, error: VmmError) -> None:
-    is_config = isinstance(error, ConfigError)
-    _tell(fd, {"error": str(error), "code": error.code, "hint": error.hint, "config": is_config})
+    _tell(fd, as_answer(error))
 
 
 def _tell(fd: int, what: dict[str, Any]) -> None:
