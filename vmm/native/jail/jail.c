@@ -281,18 +281,19 @@ static int raise_file_size(int pid, uint64_t size)
 }
 
 /*
- * Without CAP_SYS_RESOURCE, prlimit(2) compares the ids of the process with the caller's real ones. This thread takes these
- * for the call, by system calls and not by the C library, which would change all threads.
+ * Without CAP_SYS_RESOURCE, prlimit(2) compares the ids of the process with the caller's real ones. This thread assumes these
+ * for the call, by system calls and not by the C library, which would change all threads. A sealed process may not do so,
+ * but has the capability.
  */
 int jail_raise_file_size(int pid, uint32_t uid, uint64_t size)
 {
 	unsigned int user, group, other, another;
-	int err;
+	int err = raise_file_size(pid, size);
 
-	if (!uid)
-		return raise_file_size(pid, size);
+	if (err != -EPERM || !uid)
+		return err;
 	if (syscall(SYS_getresuid, &user, &other, &another) < 0 || syscall(SYS_getresgid, &group, &other, &another) < 0)
-		return -errno;
+		return err;
 	(void)!syscall(SYS_setresgid, uid, -1, -1);
 	(void)!syscall(SYS_setresuid, uid, -1, -1);
 	err = raise_file_size(pid, size);
