@@ -22,7 +22,17 @@ from tests.guest.vmfixture import PROMPT, Guest
 from tools import guest as recipes
 from tools.versions import has_event
 from tools.where import PYVMM
-from vmm import BalloonConfig, ConfigError, ConsoleConfig, DiskConfig, Machine, NetConfig, ShareConfig, VsockConfig
+from vmm import (
+    BalloonConfig,
+    ConfigError,
+    ConsoleConfig,
+    DiskConfig,
+    Machine,
+    NetConfig,
+    ShareConfig,
+    VsockConfig,
+    restore_machine,
+)
 from vmm.control.client import ask
 from vmm.saving import verify as whole
 
@@ -46,7 +56,8 @@ class Clone(Guest):
         self._commands = like._commands
 
         def make(fd: int) -> Machine:
-            return Machine.restore(str(path), console=ConsoleConfig("fd", fd), start=False, **changes)
+            made: Any = restore_machine(str(path), console=ConsoleConfig("fd", fd), start=False, **changes)
+            return made  # type: ignore[no-any-return]
 
         self._open(make)
         self.machine.start()
