@@ -299,6 +299,8 @@ class GivenChild(Child):
 
 
 MOST_SHELLS = 64
+_RECENT = 4
+"""How many children's records are read again for the next shell."""
 _MOST_TOUCHED = 2048
 """Pages that are filled and mapped ahead in each shell."""
 _PAUSE = 0.05
@@ -414,9 +416,12 @@ class Shells:
             shell.close()
 
     def _learn(self) -> None:
-        """What children have touched since their forks will be there in those that come."""
+        """What children have touched since their forks will be there in those that come.
+
+        On a slow or loaded host a child has run little by now, so that the records of the last children are read again.
+        """
         with self._lock:
-            taken, self._taken = self._taken, []
+            taken = self._taken = self._taken[-_RECENT:]
         for first in taken:
             for page in first.pages():
                 if len(self._touched) == _MOST_TOUCHED:
