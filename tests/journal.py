@@ -2,8 +2,8 @@
 
 Loaded by ``-p tests.journal``, with a file's name in PYVMM_TEST_JOURNAL.  Each line of the file is one JSON object:
 ``{"test": NODEID, "started": true}``, and at its end ``{"test": NODEID, "outcomes": {"passed": 1}, "seconds": 2}``
-with the time of its setup, itself and its teardown.  What was said of a test so far is void from
-``{"test": NODEID, "again": true}`` on.
+with the time of its setup, itself and its teardown, and with ``"error"``, the end of its report, if it failed.  What
+was said of a test so far is void from ``{"test": NODEID, "again": true}`` on.
 
 With workers (pytest-xdist) only the process that gives them tests writes, and tells each what has ended before the run:
 they must all find the same tests, one that takes the place of a crashed one too.
@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+LINES = 12
+"""How much of a report is kept: its end has the error.  The rest is printed when all tests have ended."""
 ATTEMPTS = 2
 """How often a test may have been running when everything stopped, before it is to blame."""
 
@@ -31,12 +33,14 @@ class Journal:
         self.outcomes: dict[str, dict[str, int]] = {}
         self.starts: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
+        self.errors: dict[str, str] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             entry = json.loads(line)
             test = entry["test"]
             if "outcomes" in entry:
                 self.outcomes[test] = entry["outcomes"]
                 self.seconds[test] = entry["seconds"]
+                self.errors[test] = entry.get("error", "")
             elif "again" in entry:
                 self.outcomes.pop(test, None)
                 self.starts.pop(test, None)
@@ -95,6 +99,7 @@ class Writer:
         self.stopped = sorted(test for test, starts in journal.starts.items() if starts >= ATTEMPTS)
         self.now: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = {}
+        self.errors: dict[str, str] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -110,12 +115,15 @@ class Writer:
         if category:
             now = self.now.setdefault(report.nodeid, {})
             now[category] = now.get(category, 0) + 1
+        if report.failed:
+            self.errors[report.nodeid] = "\n".join(report.longreprtext.splitlines()[-LINES:])
         if report.when not in ("setup", "call", "teardown"):  # its worker crashed, and will not say that it has ended
             self.pytest_runtest_logfinish(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         seconds = round(self.seconds.pop(nodeid, 0.0), 2)
-        self.journal.write(test=nodeid, outcomes=self.now.pop(nodeid), seconds=seconds)
+        error = {"error": self.errors.pop(nodeid)} if nodeid in self.errors else {}
+        self.journal.write(test=nodeid, outcomes=self.now.pop(nodeid), seconds=seconds, **error)
 
 
 def pytest_configure(config: pytest.Config) -> None:

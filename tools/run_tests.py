@@ -139,7 +139,10 @@ def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
 def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bool, shared: bool) -> None:
     """Give the few tests that failed a second chance by themselves, in a new lab if they had one, a hostile one if
     theirs was; say how that went."""
-    failed = Journal(JOURNAL).failed()
+    journal = Journal(JOURNAL)
+    failed = journal.failed()
+    for test in failed:  # at once, since whoever runs this may not wait for the end
+        say(f"failed: {test}\n{journal.errors[test]}")
     if not 0 < len(failed) <= (SECOND_CHANCES if needs_kvm else SECOND_CHANCES_HERE):
         return
     say(f"once more, {'in another lab' if needs_kvm else 'one by one'}: {', '.join(failed)}")

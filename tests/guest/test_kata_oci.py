@@ -123,9 +123,13 @@ def test_a_life(oci: Oci) -> None:
 
 
 def test_a_machine_grows_with_a_limit(oci: Oci) -> None:
-    oci.settings.write_text(f'{oci.settings.read_text()}more_memory = "512M"\n')
+    kept = oci.settings.read_text()
+    oci.settings.write_text(f'{kept}more_memory = "512M"\n')
     big = {"destination": "/big", "type": "tmpfs", "source": "tmpfs", "options": ["size=256m"]}
-    oci.start("c1", "sleep 600", mounts=[big], linux__resources={"memory": {"limit": 64 << 20}})
+    try:
+        oci.start("c1", "sleep 600", mounts=[big], linux__resources={"memory": {"limit": 64 << 20}})
+    finally:
+        oci.settings.write_text(kept)
 
     def total() -> int:
         return int(oci.check("exec", "c1", "awk", "/MemTotal/ {print $2}", "/proc/meminfo")) >> 10
@@ -217,7 +221,8 @@ class Templates:
         self._log.write_text("")
         words = ["--debug", "--log", str(self._log), "create", "--bundle", self.oci.bundle(script, **more), "c1"]
         command = self.oci.command(*self._options, *words)
-        subprocess.run(command, check=True, timeout=PATIENCE, env=self.environment, **NO_STDIO)
+        done = subprocess.run(command, timeout=PATIENCE, env=self.environment, **NO_STDIO)
+        assert done.returncode == 0, self._log.read_text()
         self.call("start", "c1")
         return self._log.read_text()
 
