@@ -31,7 +31,7 @@ from vmm.virtio.net.tap import Tap
 from vmm.virtio.net.vhost import VhostNet
 
 TIMEOUT = 240.0
-AMOUNT = 24 << 20
+AMOUNT = 8 << 20
 ETHERTYPE = 0x88B5
 """Of test frames."""
 MERGED = spec.F_VERSION_1 | net_spec.NET_F_MAC | net_spec.NET_F_MRG_RXBUF
