@@ -167,13 +167,18 @@ class Guest:
     def driver_ok(self) -> None:
         self.status |= spec.DRIVER_OK
 
-    def start(self, features: int | None = None, *, size: int | None = None) -> DriverQueue:
-        """All of it, with every queue, of at most *size*; returns the first."""
+    def prepare(self, features: int | None = None, *, size: int | None = None) -> DriverQueue:
+        """Up to DRIVER_OK, with every queue, of at most *size*; returns the first."""
         assert self.negotiate(features), "the device refused the features"
         for index, largest in enumerate(self.device.queue_sizes):
             self.add_queue(index, min(size or largest, largest))
-        self.driver_ok()
         return self.queues[0]
+
+    def start(self, features: int | None = None, *, size: int | None = None) -> DriverQueue:
+        """All of it; returns the first queue."""
+        queue = self.prepare(features, size=size)
+        self.driver_ok()
+        return queue
 
     # -- interrupts and memory -------------------------------------------------------------------------------
 
@@ -239,6 +244,28 @@ class Guest:
         self._free = gpa + size
         self.memory.offset(gpa, size)
         return gpa
+
+    @contextmanager
+    def rewriting(self, *targets: tuple[int, tuple[bytes, ...]]) -> Iterator[None]:
+        """Another vCPU, which writes values to guest physical addresses, one after another and over again.  Each has
+        been written when the block begins, and the last one stays when it ends."""
+        stop, written = threading.Event(), threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                for gpa, values in targets:
+                    for value in values:
+                        self.memory.write(gpa, value)
+                written.set()
+
+        vcpu = threading.Thread(target=write)
+        vcpu.start()
+        try:
+            assert written.wait(TIMEOUT)
+            yield
+        finally:
+            stop.set()
+            vcpu.join()
 
     @contextmanager
     def scratch(self) -> Iterator[None]:

@@ -228,22 +228,10 @@ def test_a_second_thread_changes_packets_while_the_device_reads_them(guest: Vsoc
     good = header(vsock_spec.VSOCK_OP_CREDIT_REQUEST, port, src)
     bad = header(vsock_spec.VSOCK_OP_RW, port, src, length=0xFFFF_FF00)
     gpa = guest.alloc(4096)
-    stop = threading.Event()
-
-    def flip() -> None:
-        while not stop.is_set():
-            guest.memory.write(gpa, bad)
-            guest.memory.write(gpa, good)
-
-    flipper = threading.Thread(target=flip)
-    flipper.start()
-    try:
+    with guest.rewriting((gpa, (bad, good))):
         for _ in range(500):
             guest.send_buffers(Buffer(gpa, 44))
             guest.packets()
-    finally:
-        stop.set()
-        flipper.join()
     program.close()
     guest.inbox.clear()
     works(guest)
