@@ -397,7 +397,8 @@ EXITS = {
         "import contextlib, threading\n"
         "        def main():\n"
         "            with contextlib.suppress(ConfigError): machine.run()\n"
-        "        threading.Thread(target=main, daemon=True).start()",
+        "        threading.Thread(target=main, daemon=True).start()\n"
+        "        while 'started' not in dict(machine.phases): pass",  # no thread starts at the exit (Python 3.12)
         0,
     ),
     "not started": ("", 0),
@@ -436,6 +437,34 @@ def test_the_interpreter_may_exit_with_a_machine_around(tmp_path: Path, how: str
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_a_machine_whose_threads_cannot_be_started_ends(tmp_path: Path) -> None:
+    program = f"""if True:
+        import resource, threading
+        from tests import tiny
+        from vmm import Machine
+        machine = Machine(tiny.config({tiny.make(tmp_path, tiny.SPIN)!r}))
+        def wait():
+            try:
+                machine.wait()
+            except RuntimeError as error:
+                print(error)
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        threading.stack_size(1 << 30)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (512 << 20), resource.RLIM_INFINITY))
+        try:
+            machine.start()
+        except RuntimeError:
+            waiting.join()
+            print(machine.state, machine.end.kind)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "can't start new thread\nended error\n", "")
 
 
 def test_an_uncaught_exception_ends_the_interpreter_with_its_traceback(tmp_path: Path) -> None:

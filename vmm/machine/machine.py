@@ -352,8 +352,8 @@ class Machine(AnyMachine):
                 self._confine(terminal=terminal)
             self._life.publish(self._origin.event)
             self._ran = 0.0, time.monotonic()
-            self._threads.start()
             try:
+                self._threads.start()
                 self._origin.go_on(self._slots)
                 self._loop_thread = Thread(self._loop_main, "loop")
                 self._loop_thread.start()
