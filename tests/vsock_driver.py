@@ -194,8 +194,10 @@ class VsockGuest(Guest):
     def client(self, line: bytes = b"", kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A program that connects to the device and writes *line*."""
         client = socket.socket(socket.AF_UNIX, kind)
-        client.settimeout(TIMEOUT)
+        # With a timeout of Python's it does not block, and fails while as many wait as the listener's queue holds
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("qq", int(TIMEOUT), 0))
         client.connect(str(self.uds) + (".seqpacket" if kind == socket.SOCK_SEQPACKET else ""))
+        client.settimeout(TIMEOUT)
         if line:
             client.sendall(line)
         return client
