@@ -23,7 +23,7 @@ from pyvmm_kata.errors import AgentGone, AgentTimeout, ConfigError, GuestError, 
 from pyvmm_kata.host import mounts
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import agent_client as agent_module
-from pyvmm_kata.pod import machine_size, sandbox
+from pyvmm_kata.pod import machine_size, process, sandbox
 from pyvmm_kata.pod.process import LOST
 from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -493,7 +493,8 @@ def test_output_without_end(bench: Make) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1 << 20])
-def test_input_that_was_not_taken(bench: Make, taken: int) -> None:
+def test_input_that_was_not_taken(bench: Make, monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+    monkeypatch.setattr(process, "DRAIN_FIRST_S", 0.2)  # this guest's output does not end
     asked = threading.Event()
 
     def write(_request: Any, _call: ttrpc.Call) -> Any:

@@ -36,7 +36,7 @@ from vmm import (
     restore_machine,
 )
 from vmm.faststart.record import replace
-from vmm.processes import isolated
+from vmm.processes import isolated, jailed
 from vmm.processes.isolated import ELSEWHERE
 from vmm.saving.manifest import read_manifest
 
@@ -254,7 +254,8 @@ def test_who_ends_by_itself_is_an_error_that_says_how(tmp_path: Path) -> None:
         assert machine.state == "running"
 
 
-def test_who_does_not_answer_is_killed(tmp_path: Path) -> None:
+def test_who_does_not_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jailed, "STOP_SECONDS", 0.5)
     with create_machine(config(tiny.make(tmp_path, tiny.SPIN))) as machine:
         machine.start()
         os.kill(machine.pid, signal.SIGSTOP)  # type: ignore[attr-defined]

@@ -211,8 +211,14 @@ SIGNALLED = """if True:
                 signal.raise_signal(signal.SIGTERM)
         return trace
 
-    def nothing_came():
+    def watch(over):
+        # It waits when it has run no line for three seconds
         global waits
+        before, still = left, 0
+        while still < 30:
+            if over.wait(0.1):
+                return
+            before, still = left, still + 1 if left == before else 0
         waits = True
         machine.stop(detail="" if left > 0 else f"the signal before line {{lines}} was lost")
 
@@ -223,12 +229,12 @@ SIGNALLED = """if True:
         left = lines
         with Machine(tiny.config({kernel!r})) as machine:
             signal.signal(signal.SIGTERM, lambda *_: machine.stop(detail="signal"))
-            timer = threading.Timer(10, nothing_came)
-            timer.start()
+            over = threading.Event()
+            threading.Thread(target=watch, args=[over]).start()
             sys.settrace(trace)
             end = machine.run()
             sys.settrace(None)
-            timer.cancel()
+            over.set()
             assert (end.kind, end.detail) == ("stopped", "" if waits else "signal"), end
     print(lines)
 """
