@@ -39,7 +39,7 @@ from vmm.control.client import ask
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import replace
 from vmm.lifecycle import CHILDREN_MAX
-from vmm.memory import freeze, open_memory
+from vmm.memory.memfd import freeze, open_memory
 from vmm.native import ffi, lib
 from vmm.processes import trim_memory
 from vmm.processes.broker import Broker

@@ -15,7 +15,8 @@ import pytest
 from tests.driver import RAM, Buffer, Guest, PackedQueue
 from tests.hostile.test_ring import KINDS, TWO_REGIONS, broken, good, make, works
 from tests.sample_devices import Echo, Holder
-from vmm.memory import HOLE_START, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_START
 from vmm.native import lib
 from vmm.virtio import spec
 

@@ -15,7 +15,8 @@ import pytest
 from tests.blk_driver import BlkGuest, header
 from tests.driver import RAM, Buffer, DriverQueue, Guest
 from tests.sample_devices import Echo, Holder
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_END, HOLE_START
 from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.blk import device as blk_spec

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Buffer, Guest
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_END, HOLE_START
 from vmm.native import lib
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig

@@ -35,7 +35,7 @@ from vmm.control.client import ask
 from vmm.control.requests import REQUESTS, Request
 from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
-from vmm.memory import open_memory
+from vmm.memory.memfd import open_memory
 from vmm.processes import jail_server
 from vmm.virtio.image import Below
 

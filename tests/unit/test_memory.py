@@ -18,7 +18,8 @@ import pytest
 from tests.command import descriptors, python_is_for_all
 from tools.where import ROOT
 from vmm.errors import ConfigError, GuestError, HostError
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_END, HOLE_START, regions
 from vmm.native import ffi, lib
 
 GIB = 1 << 30
@@ -357,9 +358,9 @@ def test_what_is_touched_is_all_that_is_filled_exactly(template: Path) -> None:
     for exactly, filled in ((True, 0b10), (False, 0b11)):
         with template.open("rb") as file:
             memory = GuestMemory(SIZE, shared=True)
-            assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], exactly=exactly)
+            assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")], exactly=exactly)
         assert memory.read(PAGE, 1) == template.read_bytes()[PAGE : PAGE + 1]
-        assert memory.filled()[0] == filled and not any(memory.filled()[1:])
+        assert memory.fill.filled()[0] == filled and not any(memory.fill.filled()[1:])
         memory.close()
 
 
@@ -367,7 +368,7 @@ def test_memory_is_filled_where_it_is_touched(template: Path) -> None:
     before = descriptors()
     with template.open("rb") as file:
         memory = GuestMemory(SIZE, shared=True)
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+        assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")])
     content = template.read_bytes()
     for at in (0, SIZE // 4 - 2, SIZE // 2, SIZE - 3 * PAGE - 1, SIZE - 1):
         assert memory.read(at, 1) == content[at : at + 1]
@@ -390,12 +391,12 @@ def test_pages_can_be_filled_beforehand(template: Path) -> None:
     for page in (0, 1, 7, 8, in_the_hole, last):
         bits[page // 8] |= 1 << page % 8
     with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bytes(bits))
+        assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")], bytes(bits))
         assert os.fstat(memory.fd).st_blocks * 512 == 6 * PAGE
         for page in (0, 1, 7, 8, in_the_hole, last):
             assert memory.read(page * PAGE, PAGE) == content[page * PAGE : (page + 1) * PAGE]
         assert memory.fill_stats() == {"faults": 0, "filled": 5 * PAGE}
-        assert memory.filled() == bytes(bits)
+        assert memory.fill.filled() == bytes(bits)
         assert mapped(template) == 0
         assert memory.read(0, SIZE) == content
 
@@ -406,8 +407,8 @@ def test_what_the_guest_only_reads_is_the_templates(template: Path) -> None:
     first, last = 8 * PAGE, 40 * PAGE
     with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
         bits = b"\xff" * 8 + bytes(SIZE // PAGE // 8 - 8)
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bits, constant=[(first, last)])
-        assert memory.filled() == bits
+        assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")], bits, constant=[(first, last)])
+        assert memory.fill.filled() == bits
         assert os.fstat(memory.fd).st_blocks * 512 == 64 * PAGE - (last - first)
         assert memory.read(0, SIZE // 4) == content[: SIZE // 4]
         memory.write(first + 5, b"own")
@@ -424,7 +425,7 @@ def test_what_the_guest_only_reads_is_the_templates(template: Path) -> None:
             os.close(uffd)
         assert not memory.release(last - PAGE, 2 * PAGE)
         expected = expected[: last - PAGE] + bytes(2 * PAGE) + expected[last + PAGE :]
-        memory.get_ready_below()
+        memory.forks.prepare()
         assert memory.read(0, SIZE) == expected
         memory.complete()
         assert memory.read(0, SIZE) == expected
@@ -447,10 +448,10 @@ def test_pieces_that_are_filled_for_the_most_part_may_be_huge(template: Path) ->
     content = template.read_bytes()
     bits = b"\xff" * 40 + bytes(24) + bytes(SIZE // PAGE // 8 - 64)  # 320 of the first 512 pages
     with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], bits)
+        assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")], bits)
         assert memory.read(0, 320 * PAGE) == content[: 320 * PAGE]
         assert memory.fill_stats()["faults"] == 0
-        assert memory.filled() in (bits, b"\xff" * 64 + bits[64:])
+        assert memory.fill.filled() in (bits, b"\xff" * 64 + bits[64:])
         memory.write(511 * PAGE, b"own")
         assert memory.read(0, SIZE) == content[: 511 * PAGE] + b"own" + content[511 * PAGE + 3 :]
 
@@ -461,17 +462,17 @@ def test_a_host_without_room_for_what_is_filled_beforehand_has_it_filled_later(t
     with template.open("rb") as file, contextlib.closing(GuestMemory(SIZE, shared=True)) as memory:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3 * PAGE // 2, limit[1]))  # in the middle of a page
         try:
-            assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")], b"\xff" * (SIZE // PAGE // 8))
+            assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")], b"\xff" * (SIZE // PAGE // 8))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        assert memory.filled() == bytes(SIZE // PAGE // 8)
+        assert memory.fill.filled() == bytes(SIZE // PAGE // 8)
         assert memory.read(0, SIZE) == content
 
 
 def test_after_a_reset_the_template_is_gone(template: Path) -> None:
     with template.open("rb") as file:
         memory = GuestMemory(SIZE, shared=True)
-        assert memory.fill_from([(file.fileno(), ((0, SIZE),), b"")])
+        assert memory.fill.start([(file.fileno(), ((0, SIZE),), b"")])
     memory.write(3 * PAGE, b"own")
     memory.clear()
     assert memory.read(0, SIZE) == bytes(SIZE)

@@ -7,7 +7,8 @@ from vmm.board.open_devices import OpenedAhead
 from vmm.board.owned import Native, Owned
 from vmm.events import Loop
 from vmm.faststart.thread import ThreadAhead
-from vmm.memory import PAGE, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import PAGE
 from vmm.native import lib
 from vmm.virtio.register_page import PagesAhead
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vmm.board.kvm_vm import Core
     from vmm.board.slots import Attached
     from vmm.config import MachineConfig
-    from vmm.memory import Layer
+    from vmm.memory.layers import Layer
 
 
 class Shell:
@@ -56,8 +57,8 @@ class Shell:
                 )
             )
             if shared and config.takes_memory_on_demand() and not ram.prefault and ram.huge_pages != "hugetlb":
-                self.memory.get_ready_to_fill(exactly=exactly)
-            self.first = self.memory.record_first()
+                self.memory.fill.prepare(exactly=exactly)
+            self.first = self.memory.fill.record_first()
             self.core = self._owned.add(new_core(config))
             self.core.async_pf = like.async_pf
             self.core.make_vcpus(self.memory)
@@ -83,7 +84,7 @@ class Shell:
         :raises OSError: the host has not enough memory; this must be closed
         """
         bits = bits_of(pages, self.memory.size)
-        self.filled = self.memory.fill_early(layers, bits)
+        self.filled = self.memory.fill.fill_early(layers, bits)
         if self.filled:
             self.core.vcpus[0].map_pages(self.memory, bits)  # where this KVM cannot, the guest takes its exits
 

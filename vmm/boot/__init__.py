@@ -17,7 +17,7 @@ from vmm.boot.image import Identity, KernelImage, check_placement, early_pieces,
 from vmm.boot.loader import find_kernel, load_initrd, load_kernel, open_file
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import regions
+from vmm.memory.layout import regions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

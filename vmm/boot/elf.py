@@ -11,7 +11,8 @@ import struct
 
 from vmm.boot.image import MAX_SEGMENTS, Identity, KernelImage, Segment, check_image
 from vmm.errors import ConfigError
-from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
+from vmm.memory.layout import HOLE_START, PAGE
+from vmm.memory.on_demand import MAX_CONSTANT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from vmm.boot import layout
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import HOLE_END, HOLE_START, HUGE_2M, PAGE
+from vmm.memory.layout import HOLE_END, HOLE_START, HUGE_2M, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from vmm.memory import Region
+    from vmm.memory.layout import Region
 
 MAX_SEGMENTS = 64
 """More loadable segments than any kernel has."""

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vmm.memory import Region
+    from vmm.memory.layout import Region
 
 # -- RAM below 1 MiB ---------------------------------------------------------------------------------------------------
 LOW_RAM_END = 0xA_0000

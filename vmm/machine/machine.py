@@ -343,11 +343,11 @@ class Machine(AnyMachine):
             self._life.stage = RUNNING
             self._finish_bootstrap()
             if ready is not None:
-                self._memory.rest()
+                self._memory.fill.rest()
                 try:
                     ready()
                 finally:
-                    self._memory.go_on()
+                    self._memory.fill.go_on()
             if confined:
                 self._confine(terminal=terminal)
             self._life.publish(self._origin.event)

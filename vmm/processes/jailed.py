@@ -360,7 +360,7 @@ class OpenPoint:
     """
 
     def __init__(self, config: MachineConfig, children: int, save: Callable[[Files], Saved], base: int) -> None:
-        from vmm.memory import open_memory
+        from vmm.memory.memfd import open_memory
         from vmm.saving.disk_copies import unnamed_file
         from vmm.saving.snapshot import Files
 
@@ -480,7 +480,7 @@ def _freeze(fd: int) -> None:
     """
     import fcntl
 
-    from vmm.memory import freeze
+    from vmm.memory.memfd import freeze
 
     frozen = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
     if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & frozen != frozen:

@@ -13,7 +13,7 @@ import posix
 from vmm.config import THREAD, config_kinds
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.memory import freeze, open_memory
+from vmm.memory.memfd import freeze, open_memory
 from vmm.processes.spawn import PACKAGE
 from vmm.saving.records import made, plain
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 
 from vmm.errors import HostError
-from vmm.memory import data_ranges
+from vmm.memory.memfd import data_ranges
 from vmm.saving.regular_files import hint_for, open_regular
 from vmm.virtio.blk import AUTO, COPY, REFLINK
 from vmm.virtio.image import OVERLAY_BITS

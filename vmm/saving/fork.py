@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vmm.board.pc import Platform
     from vmm.board.slots import Slots
     from vmm.config import MachineConfig, MemoryConfig
-    from vmm.memory import FirstTouched
+    from vmm.memory.on_demand import FirstTouched
     from vmm.saving.machine_state import MachineState
     from vmm.saving.memory_base import Ahead
     from vmm.virtio.blk import DiskConfig
@@ -146,7 +146,7 @@ def _bring_rings(slots: Slots, memory: GuestMemory) -> None:
             if queue.ready:
                 # Behind the used ring lies what asks for kicks (2.7.8)
                 places += queue.driver, queue.device, (queue.device + 4 + 8 * queue.size) & _MASK64
-    memory.fill_places(places)
+    memory.fill.fill_places(memory.native, places)
 
 
 def _is_open(path: str, blk: Any) -> bool:
@@ -360,7 +360,11 @@ class Shells:
     def refill(self) -> None:
         """Make the missing ones, on a thread, and merge the files that the machine's RAM is filled from."""
         with self._lock:
-            if self._making is None and not self._closed and (len(self._ready) < self._wanted or self._memory.deep):
+            if (
+                self._making is None
+                and not self._closed
+                and (len(self._ready) < self._wanted or self._memory.forks.are_many)
+            ):
                 try:
                     self._making = Task(self._make, "shells")
                 except RuntimeError:
@@ -398,7 +402,7 @@ class Shells:
     def _fill_and_put(self, shell: Shell) -> None:
         """Have *shell* ready for a child, unless it is not wanted any more."""
         try:
-            layers = self._memory.layers() if self._touched else []
+            layers = self._memory.forks.copies() if self._touched else []
             try:
                 if layers:
                     shell.fill_early(layers, self._touched)

@@ -11,7 +11,8 @@ import stat
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import HOLE_START, MAX_CONSTANT, PAGE
+from vmm.memory.layout import HOLE_START, PAGE
+from vmm.memory.on_demand import MAX_CONSTANT
 from vmm.native import ffi, lib
 from vmm.saving.directory import Directory
 from vmm.saving.records import made, plain

@@ -11,7 +11,9 @@ import mmap
 import posix
 
 from vmm.errors import ConfigError, HostError
-from vmm.memory import PAGE, GuestMemory, data_ranges, freeze, open_memory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import PAGE
+from vmm.memory.memfd import data_ranges, freeze, open_memory
 from vmm.native import ffi, lib
 from vmm.saving.memory_file import opened, page_runs, ram_areas
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from vmm.memory import Layer
+    from vmm.memory.layers import Layer
 
     Range = tuple[int, int]
     """Offsets into RAM, half-open, of whole pages."""
@@ -93,18 +95,19 @@ class Base:
         """
         memory = empty or GuestMemory(self.size, huge_pages=huge_pages, shared=shared, hotplug=hotplug)
         try:
-            if memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb" and self._fill(memory):
+            fills = memory.fd >= 0 and on_demand and not prefault and huge_pages != "hugetlb"
+            if fills and memory.fill.start(self._layers):
                 return memory
-            memory.empty()
+            memory.fill.discard_early()
             layers = self._layers
             if memory.fd < 0 and layers and layers[0][1]:
-                memory.lay_over(layers[0][0], layers[0][1])
+                memory.mapping.lay_over(layers[0][0], layers[0][1])
                 layers = layers[1:]
             for file, pieces, bits in layers:
                 for start, end in pieces:
-                    memory.copy_from(file, start, end)
+                    memory.mapping.copy_from(file, start, end)
                 if not pieces:
-                    memory.load_pages(file, bits)
+                    memory.mapping.load_pages(file, bits)
             if prefault:
                 memory.prefault()
         except OSError as error:
@@ -112,18 +115,11 @@ class Base:
             raise _no_memory(error) from error
         return memory
 
-    def _fill(self, memory: GuestMemory) -> bool:
-        if not memory.fill_from(self._layers):
-            return False
-        if len(self._layers) == 1:
-            memory.file = posix.dup(self._layers[0][0])
-        return True
-
     def settle(self, memory: GuestMemory) -> None:
         """Lay the machine that owns this RAM over it too, and return its private pages."""
         try:
             for file, pieces, _ in self._layers:
-                memory.lay_over(file, pieces)
+                memory.mapping.lay_over(file, pieces)
         except OSError:
             pass  # it has the same bytes in pages of its own: that costs memory and nothing else
 
@@ -133,7 +129,7 @@ class Base:
         :raises HostError: the host lacks memory
         """
         try:
-            if not memory.let_go():
+            if not memory.forks.seal():
                 # What is still written: from now on nobody writes it, here
                 file, pieces, bits = self._layers.pop()
                 try:
@@ -260,7 +256,7 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
     try:
         if memory.fd >= 0 and alone:
             merge_layers(memory)
-            layers = memory.put_below(() if memory.on_demand else _pieces(memory.fd, memory.size))
+            layers = memory.forks.add(() if memory.on_demand else _pieces(memory.fd, memory.size))
             if layers:
                 return Base(memory.size, layers)
         if memory.on_demand:
@@ -295,7 +291,7 @@ def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_
     try:
         if memory.fd >= 0:
             merge_layers(memory)
-            memory.get_ready_below()
+            memory.forks.prepare()
             return None
         return Ahead(memory, children, watch_from=watch_from)
     except OSError as error:
@@ -309,7 +305,7 @@ def merge_layers(memory: GuestMemory, *, soon: bool = False) -> None:
     :param soon: nobody waits for it: a concurrent fork does the work itself only if this is too late
     :raises OSError: the host lacks memory
     """
-    memory.merge_layers(lambda layers: _merged(layers, memory.size), soon=soon)
+    memory.forks.merge(lambda layers: _merged(layers, memory.size), soon=soon)
 
 
 def _merged(layers: Sequence[Layer], size: int) -> Layer:

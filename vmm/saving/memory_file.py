@@ -12,7 +12,9 @@ import os
 import posix
 
 from vmm.errors import ConfigError, HostError
-from vmm.memory import PAGE, GuestMemory, data_ranges
+from vmm.memory import GuestMemory
+from vmm.memory.layout import PAGE
+from vmm.memory.memfd import data_ranges
 from vmm.native import ffi, lib
 from vmm.saving.regular_files import hint_for, open_regular, read_regular
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from vmm.memory import Layer
+    from vmm.memory.layers import Layer
 
     Progress = Callable[[int, int], None]
     """Told how many bytes of how many are done."""
@@ -251,7 +253,7 @@ def open_ram(
     that
     :param first: bits of the pages that are filled at once nevertheless
     :param exactly: fill no page beside a touched one
-    :param constant: see :meth:`~vmm.memory.GuestMemory.fill_from`
+    :param constant: see :meth:`~vmm.memory.on_demand.OnDemand.start`
     :param hotplug: how many of the *size* bytes the guest does not have from the start
     :raises ConfigError: a file is too short
     :raises HostError: the host lacks memory
@@ -296,8 +298,7 @@ def _open_on_demand(
             diff = bool(below)
             bits = read_pages(os.path.dirname(path), size) if diff else b""
             below.append((files[-1], () if diff else ((0, size),), bits))
-        if memory.fill_from(below, first, exactly=exactly, constant=constant) and len(files) == 1:
-            memory.file = posix.dup(files[0])
+        memory.fill.start(below, first, exactly=exactly, constant=constant)
         return memory
     except BaseException:
         memory.close()
@@ -311,7 +312,7 @@ def _lay_over(memory: GuestMemory, path: str) -> None:
     bits = read_pages(os.path.dirname(path), memory.size)
     fd = open_regular(path)
     try:
-        memory.load_pages(fd, bits)
+        memory.mapping.load_pages(fd, bits)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", code="snapshot-format") from error
     finally:

@@ -11,7 +11,7 @@ import posix
 from vmm import report
 from vmm.errors import ConfigError
 from vmm.faststart.thread import Thread, allocate_lock
-from vmm.memory import PAGE
+from vmm.memory.layout import PAGE
 from vmm.saving.memory_file import page_runs
 from vmm.saving.regular_files import read_regular
 
@@ -57,7 +57,7 @@ class Prefetch:
         """
         if self._bits is None or not self._memory.on_demand or not _is_little(self._bits):
             return
-        map_pages(self._memory, self._memory.filled())  # where this KVM cannot, the guest takes its exits
+        map_pages(self._memory, self._memory.fill.filled())  # where this KVM cannot, the guest takes its exits
         self._brought = True
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class Prefetch:
             if self._over(0):
                 return
             if self._file < 0:
-                self._memory.fill_range(start, end)
+                self._memory.fill.fill_range(start, end)
             else:
                 posix.posix_fadvise(self._file, start, end - start, posix.POSIX_FADV_WILLNEED)
 
@@ -111,7 +111,7 @@ def _is_little(bits: bytes) -> bool:
 def touched(memory: GuestMemory) -> bytes:
     """A bit for each mapped page: accessed ones, and in files some next to them."""
     if memory.on_demand:
-        return memory.filled()
+        return memory.fill.filled()
     bits = bytearray(-(-memory.size // PAGE // 8))
     pagemap = posix.open("/proc/self/pagemap", posix.O_RDONLY | posix.O_CLOEXEC)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 
-from vmm.memory import map_memory, sealed_memory
+from vmm.memory.memfd import map_memory, sealed_memory
 from vmm.native import ffi
 
 TYPE_CHECKING = False

@@ -18,7 +18,8 @@ from vmm.boot.image import early_pieces
 from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
 from vmm.faststart.record import replace
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory, regions
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_END, HOLE_START, regions
 from vmm.virtio.blk import DiskConfig
 
 GIB = 1 << 30

@@ -13,7 +13,7 @@ from tests.unit.boot.images import MIB, kernel
 from vmm.boot import cpu, layout, linux, pvh
 from vmm.config import BootConfig, MachineConfig, MemoryConfig
 from vmm.machine.machine import Machine
-from vmm.memory import regions
+from vmm.memory.layout import regions
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from vmm.errors import ConfigError, HostError
 from vmm.faststart.record import dataclass
-from vmm.memory import PAGE, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import PAGE
 from vmm.saving import memory_file
 from vmm.saving.manifest import decode_state, encode_state
 from vmm.saving.new_directory import NewDirectory

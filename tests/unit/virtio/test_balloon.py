@@ -11,7 +11,8 @@ import pytest
 from tests.driver import Buffer, DriverQueue, Guest
 from vmm import BootConfig, HotplugMemoryConfig, MachineConfig, MemoryConfig
 from vmm.errors import ConfigError
-from vmm.memory import GuestMemory, regions
+from vmm.memory import GuestMemory
+from vmm.memory.layout import regions
 from vmm.saveable import State
 from vmm.saving.memory_file import open_ram
 from vmm.virtio import spec

@@ -10,7 +10,8 @@ from tests.driver import Buffer, DriverQueue, Guest, PackedQueue
 from tests.sample_devices import Echo, Holder
 from vmm.errors import GuestError
 from vmm.events import EventFd
-from vmm.memory import HOLE_END, HOLE_START, GuestMemory
+from vmm.memory import GuestMemory
+from vmm.memory.layout import HOLE_END, HOLE_START
 from vmm.virtio import spec
 from vmm.virtio.queue import Chain, Queue, QueueConfig
 

@@ -17,7 +17,7 @@ from vmm import native, report
 from vmm.errors import GuestError, HostError
 from vmm.events import EventFd
 from vmm.faststart.thread import allocate_lock
-from vmm.memory import map_memory, sealed_memory
+from vmm.memory.memfd import map_memory, sealed_memory
 from vmm.native import ffi, lib
 from vmm.virtio.fs.device import Fs
 from vmm.virtio.workers import COUNTERS

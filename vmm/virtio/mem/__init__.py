@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.memory import ADDRESSES_END, HUGE_2M, hotplug_base
+from vmm.memory.layout import ADDRESSES_END, HUGE_2M, hotplug_base
 from vmm.options.syntax import Key, Syntax, size
 from vmm.virtio.device_config import DeviceConfig
 
