@@ -96,9 +96,8 @@ enum { CBOR_DEPTH = 16 };
  */
 int cbor_check(const uint8_t *data, uint64_t size, uint32_t most);
 
-/* ---- fill.c: guest RAM that is filled from a template when it is touched ------------------------------- */
+/* ---- ram_map.c: mappings of guest RAM ---------------------------------------------------------------------- */
 
-/* Any thread may call these functions, if not stated otherwise. */
 /*
  * Replace pages by a mapping of the file fd, from offset on: RAM_SHARED, of a memfd; RAM_OVER_FILE, a private one, and the file is
  * never written. 0, or -errno and nothing has changed.
@@ -109,6 +108,10 @@ int ram_map(void *at, uint64_t len, uint32_t backing, int fd, uint64_t offset);
  * in them. 0, or -errno: this host does not make them (its policy, no such page free); what is there is as good.
  */
 int ram_huge(void *at, uint64_t len);
+
+/* ---- fill*.c: guest RAM that is filled from a template when it is touched ------------------------------- */
+
+/* Any thread may call these functions, if not stated otherwise. */
 /* fill_look() caches here where RAM has data. Zeros at first. */
 struct fill_extent {
 	uint64_t data, hole;
@@ -512,7 +515,7 @@ enum {
 	SECCOMP_PREFETCH = 16384, SECCOMP_REACH = 65536, SECCOMP_CONTROL = 131072, SECCOMP_GDB = 262144,
 	/* The broker; and a process that has one. */
 	SECCOMP_BROKER = 524288, SECCOMP_OUTSIDE = 1048576,
-	SECCOMP_FILL = 2097152, /* the thread that fills guest RAM (fill.c) */
+	SECCOMP_FILL = 2097152, /* the thread that fills guest RAM (fill_faults.c) */
 	SECCOMP_SERVER = 4194304, /* the process that serves the control socket of a jailed machine */
 	SECCOMP_HOST = 8388608, /* a process with a machine that continues to serve its host */
 	SECCOMP_SPAWN = 16777216, /* such a process that starts programs, and these programs */

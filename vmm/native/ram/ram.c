@@ -4,7 +4,7 @@
  *
  * These functions, ram_release() excepted, are called while no vCPU runs and no worker touches RAM.  Pages of zeros, and
  * pages that were never touched, are not written and stay holes of the file; the page map tells the latter without touching
- * them.  Of RAM that is filled on demand (fill.c), pages that are missing are read from the template, and are not filled.
+ * them.  Of RAM that is filled on demand (fill*.c), pages that are missing are read from the template, and are not filled.
  */
 #include "base/native.h"
 
