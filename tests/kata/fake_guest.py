@@ -24,7 +24,8 @@ from pyvmm_kata.bundle.root_disks import RootDisk
 from pyvmm_kata.bundle.settings import VARIABLE
 from pyvmm_kata.host.mounts import SharedDirectory
 from pyvmm_kata.host.proxy_process import Face, Shown
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+from pyvmm_kata.pod.events import SandboxEvent
+from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.protocol import protobuf, ttrpc
 from pyvmm_kata.protocol.protobuf import Message

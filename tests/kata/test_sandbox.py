@@ -24,8 +24,9 @@ from pyvmm_kata.host import mounts
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import agent_client as agent_module
 from pyvmm_kata.pod import machine_size, process, sandbox
+from pyvmm_kata.pod.events import SandboxEvent
 from pyvmm_kata.pod.process import LOST
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
 from pyvmm_kata.pod.virtual_machine import PyvmmVm
@@ -239,7 +240,7 @@ def test_a_pod_has_many_lives(bench: Make, tmp_path: Path, lives: int) -> None:
             before = used()
     assert before is not None
     eventually(lambda: all(now <= then for now, then in zip(used(), before, strict=True)), f"{before} {used()}")
-    assert not (made.sandbox._shown or made.sandbox._layouts or made.sandbox._pids)
+    assert not made.sandbox._containers.on_host
 
 
 def test_the_guest_is_told_what_is_its_own(bench: Make, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from pyvmm_kata.oci.container_service import ContainerService, Plan
 from pyvmm_kata.oci.delete import clear
 from pyvmm_kata.oci.shared_machine import folder_of, sweep
 from pyvmm_kata.pod import network
-from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+from pyvmm_kata.pod.events import SandboxEvent
+from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
 from vmm import Publish, warm_settle

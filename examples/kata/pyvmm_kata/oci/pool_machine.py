@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.oci.monitor import Monitor
+    from pyvmm_kata.pod.events import SandboxEvent
     from pyvmm_kata.pod.pool_client import Taken
-    from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.pod.sandbox import Sandbox
     from pyvmm_kata.state import Json
 
 MAX_WORD = 4096

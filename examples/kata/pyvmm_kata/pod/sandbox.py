@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.checks import check_id
-from pyvmm_kata.bundle.guest_config import guest_config
-from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
-from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
-from pyvmm_kata.bundle.root_disks import SERIAL, RootDisk, device_storage, root_storages
 from pyvmm_kata.bundle.storage import Storage
-from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
+from pyvmm_kata.errors import AgentGone, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
-from pyvmm_kata.host.namespaces import Member
-from pyvmm_kata.pod import templates
-from pyvmm_kata.pod.agent_client import AgentClient
-from pyvmm_kata.pod.container import Container
+from pyvmm_kata.pod.agent_connection import connect_agent
+from pyvmm_kata.pod.containers import PodContainers
+from pyvmm_kata.pod.events import Listeners, SandboxEvent
 from pyvmm_kata.pod.machine_size import MachineSize
 from pyvmm_kata.pod.network import in_namespace
-from pyvmm_kata.pod.sandbox_config import SandboxConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.mount_plan import Placed
+    from pyvmm_kata.host.namespaces import Member
     from pyvmm_kata.host.proxy_process import Shown
+    from pyvmm_kata.pod import templates
+    from pyvmm_kata.pod.agent_client import AgentClient
+    from pyvmm_kata.pod.container import Container
     from pyvmm_kata.pod.loopback import Loopback
     from pyvmm_kata.pod.network import KeptNet
     from pyvmm_kata.pod.process import ExitStatus, Process
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from pyvmm_kata.pod.stdio import Stdio
     from pyvmm_kata.pod.virtual_machine import Vm
     from pyvmm_kata.state import Json
 
-MIB = 1 << 20
-START_S = 60.0
 STOP_S = 5.0
-SEED = 64
 UNMOUNT_S = 25.0
 """How long a guest may take to write its disks back before the machine is ended."""
 CHECK_EVERY_S, CHECK_S = 10.0, 30.0
-
-
-class SandboxEvent(NamedTuple):
-    """An event of a sandbox.
-
-    :ivar kind: ``exit``: a process ended; ``oom``: the guest's kernel killed a process of a container because memory
-        ran out; ``end``: the virtual machine has ended, and with it everything in it
-    :ivar container_id: of which container, empty for ``end``
-    :ivar exec_id: of which process, for ``exit``
-    :ivar exit_status: for ``exit``
-    :ivar reason: for ``end``, in words
-    """
-
-    kind: str
-    container_id: str = ""
-    exec_id: str = ""
-    exit_status: ExitStatus | None = None
-    reason: str = ""
 
 
 def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
@@ -90,14 +67,9 @@ class Sandbox:
         self._loopback: Loopback | None = None
         self.no_loopback = ""
         """Why ``config.loopback`` has no effect, as text; containers run without it."""
-        self._containers: dict[str, Container] = {}
-        self._disks: dict[str, list[tuple[RootDisk, str]]] = {}
-        self._pids: dict[str, int] = {}
+        self._containers = PodContainers(self, self._shared, self._lock, self._on_exit, self._refresh)
         self.size = MachineSize(self)
-        self._shown: dict[str, tuple[Shown | None, list[Shown]]] = {}
-        self._layouts: dict[str, list[list[str]]] = {}
-        self._serials = 0
-        self._listeners: list[Callable[[SandboxEvent], None]] = []
+        self._listeners = Listeners()
         self._stopping = threading.Event()
         self._ended = threading.Event()
 
@@ -114,8 +86,8 @@ class Sandbox:
         except BaseException:
             self.stop()
             raise
-        self._attend("check", self._check)
-        self._attend("oom", self._watch_oom)
+        _attend("check", self._check)
+        _attend("oom", self._watch_oom)
 
     def prepare(self) -> None:
         """Do the part of :meth:`start` that is the same for all sandboxes; :meth:`begin` does the rest, once.
@@ -127,7 +99,7 @@ class Sandbox:
         except BaseException:
             self.stop()
             raise
-        self._attend("check", self._check)
+        _attend("check", self._check)
 
     def restore(
         self,
@@ -158,19 +130,14 @@ class Sandbox:
         try:
             self._shared.make()
             # The machine's share looks for the files that its guest has open: they are there before it
-            spec = place(bundle, container_id, self._shared)
-            self._shown[container_id] = shown(spec, self._shared)
-            self._layouts[container_id] = found = layout_of(spec)
-            check_layout(found, layout)
+            self._containers.place(container_id, bundle, pid, layout)
             self._make_machine()
             network, vm = self.config.network, self._vm
             assert vm is not None
             if network is not None:
                 network.take_up(nets, self.agent, vm.readdress)
-            made = Container(self.agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
+            made = self._containers.adopt(container_id, bundle, stdio)
             taken = True
-            self._containers[container_id] = made
-            self._pids[container_id] = pid
             self.size.take_up(added)
             made.take_up(execs, frozen=frozen)
         except BaseException:
@@ -179,13 +146,13 @@ class Sandbox:
             self.stop()
             raise
         timeline.note("container")
-        self._attend("check", self._check)
-        self._attend("oom", self._watch_oom)
+        _attend("check", self._check)
+        _attend("oom", self._watch_oom)
         return made
 
     def layout(self, container_id: str) -> list[list[str]]:
         """What the guest has mounted for a container, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`."""
-        return self._layouts[container_id]
+        return self._containers.on_host[container_id].layout
 
     def save(self, folder: str) -> None:
         """Save the machine, see :meth:`pyvmm_kata.pod.virtual_machine.Vm.save`.
@@ -212,7 +179,7 @@ class Sandbox:
                 vm = self._vm
                 self._loopback = in_namespace(namespace, lambda: self._take_loopback(vm)) if vm is not None else None
             self.adopt_network()
-        self._attend("oom", self._watch_oom)
+        _attend("oom", self._watch_oom)
 
     def _make(self) -> None:
         """Make a machine, its share, and a connection to its agent."""
@@ -230,7 +197,7 @@ class Sandbox:
         if self.config.loopback:
             self._loopback = self._take_loopback(self._vm)
         timeline.note("machine")
-        self._agent = self._connect(self._vm)
+        self._agent = connect_agent(self._vm, self.config)
         timeline.note("connected")
 
     def _begin(self) -> None:
@@ -249,37 +216,6 @@ class Sandbox:
                 network.readdress(vm.readdress)
             network.configure(agent)
         timeline.note("sandbox")
-
-    def _attend(self, name: str, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name=name, daemon=True).start()
-
-    def _connect(self, vm: Vm) -> AgentClient:
-        """The connection to the agent. A clone gets random numbers of its own and the time before any other request.
-        Otherwise there is no sandbox, and its template is removed.
-        """
-        name = self.config.sandbox_id
-        if not vm.template and not self.config.checkpoint:
-            return AgentClient(vm.connect(START_S), name)
-        agent: AgentClient | None = None
-        try:
-            agent = AgentClient(vm.connect(START_S), name)
-            agent.reseed(os.urandom(SEED))
-            agent.set_time(time.time())
-        except VmmError as error:
-            if agent is not None:
-                agent.close()
-            if self.config.checkpoint:
-                raise GuestError(
-                    f"sandbox {name}: the machine of the checkpoint did not accept its new identity: {error}",
-                    code="checkpoint-identity",
-                ) from error
-            templates.forget(vm.template)
-            raise GuestError(
-                f"sandbox {name}: a clone of the template {vm.template} did not accept its new identity: {error}",
-                code="template-identity",
-                hint="the template is removed: another start boots",
-            ) from error
-        return agent
 
     @property
     def wanted(self) -> templates.Kind | None:
@@ -366,8 +302,7 @@ class Sandbox:
                 config = self.config
                 if config.root is not None or config.volumes or config.more_disks or timeline.is_told():
                     agent.destroy_sandbox(STOP_S)
-                written = [not disk.read_only for disks in self._disks.values() for disk, _ in disks]
-                if any(written + [not volume.read_only for volume in config.volumes]):
+                if self._containers.disks.are_written:
                     self._ended.wait(UNMOUNT_S)
             except VmmError:
                 pass  # it hangs, or has ended: the machine is closed in any case
@@ -387,7 +322,7 @@ class Sandbox:
             first = not self._ended.is_set() and not self._stopping.is_set()
             self._ended.set()
         if first:
-            self._tell(SandboxEvent("end", reason=words))
+            self._listeners.tell(SandboxEvent("end", reason=words))
 
     def _check(self) -> None:
         """Check at intervals whether the agent still serves; end the machine if it does not."""
@@ -409,10 +344,8 @@ class Sandbox:
                 container_id = self.agent.get_oom_event()
             except GuestError:
                 return
-            with self._lock:
-                known = container_id in self._containers
-            if known:
-                self._tell(SandboxEvent("oom", container_id))
+            if container_id in self._containers.all:
+                self._listeners.tell(SandboxEvent("oom", container_id))
             self._stopping.wait(1)  # a guest can invent such events: that limits their rate
 
     # -- containers --------------------------------------------------------------------------------------------------
@@ -420,14 +353,12 @@ class Sandbox:
     @property
     def containers(self) -> dict[str, Container]:
         """By their ids."""
-        with self._lock:
-            return dict(self._containers)
+        return self._containers.all
 
     @property
     def members(self) -> list[Member]:
         """The containers, each with its proxy process on the host."""
-        with self._lock:
-            return [Member(container_id, self._pids.get(container_id, 0)) for container_id in self._containers]
+        return self._containers.members
 
     def create_container(
         self, container_id: str, bundle: Bundle, stdio: Stdio, pid: int = 0, placed: Placed | None = None
@@ -440,116 +371,26 @@ class Sandbox:
         :raises ConfigError: it is impossible, or the id is in use
         :raises VmmError: the host or the guest refuses; nothing of it is left
         """
-        with self._lock:
-            try:
-                check_id(container_id)
-                if container_id in self._containers:
-                    raise ConfigError(f"container {container_id} exists already", code="container-exists")
-                agent = self.agent
-            except BaseException:
-                stdio.close()
-                raise
-            made = Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
-            try:
-                root, storages = self._mount_root(bundle, container_id)
-                if placed is None:
-                    serials, devices = self._plug_volumes(bundle, container_id)
-                    storages += devices
-                    spec = place(bundle, container_id, self._shared, root, self.members, serials)
-                    storages += shm_storages(bundle)
-                else:
-                    placed.attach(self._shared)
-                    spec = placed.spec
-                    storages += placed.storages
-                storages += socket_storages(self._shared, container_id)
-                self._shown[container_id] = shown(spec, self._shared)
-                self._layouts[container_id] = layout_of(spec)
-                config = guest_config(spec, self.config.hostname, shared_pids=self.config.shared_pids)
-                agent.create_container(container_id, config, storages)
-            except BaseException:
-                made.init.abandon()
-                self._let_go(container_id)
-                raise
-            timeline.note("container")
-            self._containers[container_id] = made
-            self._pids[container_id] = pid
-            made.init.watch()  # it can be killed before it is started
-            return made
+        return self._containers.create(container_id, bundle, stdio, pid, placed)
 
     def shown(self, container_id: str) -> tuple[Shown | None, list[Shown]]:
         """What :meth:`pyvmm_kata.host.proxy_process.Face.show` shows of a container."""
-        return self._shown[container_id]
+        return self._containers.on_host[container_id].shown
 
     def _refresh(self) -> None:
         vm = self._vm
         if vm is not None:
             vm.refresh()
 
-    def _on_delete(self, container: Container) -> None:
-        with self._lock:
-            self._containers.pop(container.id, None)
-            self._let_go(container.id)
-
-    def _mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
-        """The path in the guest of a root on a disk, and the storages that mount it; empty for a folder."""
-        disk, vm = bundle.disk, self._vm
-        if disk is None:
-            return "", []
-        if self.config.more_disks and vm is not None:
-            serial = self._plug(vm, disk, container_id)
-        elif disk == self.config.root and not self._disks:
-            serial = SERIAL
-            self._disks[container_id] = [(disk, serial)]
-        else:
-            raise ConfigError(
-                f"container {container_id}: its root is on the disk {disk.path}, and this virtual machine has no room",
-                code="root-disk-late",
-                hint="containers of a pod may have disks if its first one has, or with more_disks = true in kata.toml",
-            )
-        return root_storages(disk, serial, container_id)
-
-    def _plug_volumes(self, bundle: Bundle, container_id: str) -> tuple[list[str], list[Storage]]:
-        """The serial numbers of a container's block devices that come with it, and the storages by which the agent
-        finds them."""
-        vm, serials = self._vm, []
-        if self.config.more_disks and vm is not None:
-            serials = [self._plug(vm, RootDisk(path, "", ro), container_id) for path, ro in bundle.volumes]
-        return serials, [device_storage(serial) for serial in serials]
-
-    def _plug(self, vm: Vm, disk: RootDisk, container_id: str) -> str:
-        """Give the guest a disk, until the container is removed; returns its serial number."""
-        self._serials += 1
-        serial = f"{SERIAL}-{self._serials}"
-        vm.plug(disk, serial)
-        self._disks.setdefault(container_id, []).append((disk, serial))
-        return serial
-
-    def _let_go(self, container_id: str) -> None:
-        """Remove what only this container used."""
-        self._shown.pop(container_id, None)
-        self._layouts.pop(container_id, None)
-        self._pids.pop(container_id, None)
-        vm = self._vm
-        for _, serial in self._disks.pop(container_id, []):
-            if serial != SERIAL and vm is not None:
-                try:
-                    vm.unplug(serial)
-                except VmmError:
-                    pass  # the machine has ended, or is about to, and the disk is closed with it
-        self._shared.unbind(container_id)
-
     # -- events ------------------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[SandboxEvent], None]) -> None:
         """Call *listener* with each later event, on a thread of the sandbox."""
-        with self._lock:
-            self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def _on_exit(self, process: Process, status: ExitStatus) -> None:
-        self._tell(SandboxEvent("exit", process.container_id, process.exec_id, status))
+        self._listeners.tell(SandboxEvent("exit", process.container_id, process.exec_id, status))
 
-    def _tell(self, event: SandboxEvent) -> None:
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener(event)
+
+def _attend(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pyvmm_kata.host.proxy_process import Face
     from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.pod.container import Container
-    from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.pod.events import SandboxEvent
+    from pyvmm_kata.pod.sandbox import Sandbox
     from pyvmm_kata.protocol.protobuf import Message
 
     Boot = Callable[[Bundle, Face, Message | None, Callable[[SandboxEvent], None], "Resumed | None"], Sandbox]

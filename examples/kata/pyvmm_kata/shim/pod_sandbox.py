@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.host.namespaces import Member
-    from pyvmm_kata.pod.sandbox import SandboxEvent
+    from pyvmm_kata.pod.events import SandboxEvent
     from pyvmm_kata.protocol.protobuf import Message
     from pyvmm_kata.shim.bootstrap import Place
     from pyvmm_kata.shim.pod import Resumed

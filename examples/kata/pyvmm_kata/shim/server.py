@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm_kata.host.proxy_process import Face
-    from pyvmm_kata.pod.sandbox import Sandbox, SandboxEvent
+    from pyvmm_kata.pod.events import SandboxEvent
+    from pyvmm_kata.pod.sandbox import Sandbox
     from pyvmm_kata.protocol.protobuf import Message
     from pyvmm_kata.shim.pod import Boot, Launch, Resumed
     from pyvmm_kata.state import Json
