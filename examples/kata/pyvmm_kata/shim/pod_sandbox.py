@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.host.namespaces import Member
+    from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.pod.events import SandboxEvent
     from pyvmm_kata.protocol.protobuf import Message
     from pyvmm_kata.shim.bootstrap import Place
@@ -49,125 +50,170 @@ def launch_face(bundle: Bundle, members: Sequence[Member], network_path: str = "
     return Face.launch(paths, bundle.spec.get("hostname") or "")
 
 
-def start_sandbox(
-    place: Place,
-    home: str,
-    sealed: threading.Event,
-    bundle: Bundle,
-    face: Face,
-    options: Message | None,
-    listener: Callable[[SandboxEvent], None],
-    resumed: Resumed | None,
-) -> Sandbox:
-    """Boot the machine of a pod, in the network namespace and the cgroup of its first container.
+class PodStart:
+    """Makes and starts the machine of a pod, once, from what a shim has before it knows the pod.
 
     :param home: the cgroup to return to if that fails
-    :param sealed: set when this process can make no further machine
-    :param resumed: the machine continues from there, with its container frozen
-    :raises VmmError: it cannot be booted; nothing of it is left
     """
-    if sealed.is_set():
-        raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
-    wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
-    resources = pod_resources(bundle)
-    kept = resumed.kept if resumed is not None else None
-    if kept is not None:
-        kept.sort(bundle)
-        kept.check(bundle, wanted, shared=False)
-    has_disks = bundle.disk is not None or bool(bundle.volumes)
-    if kept is not None:
-        memory, vcpus = kept.memory, kept.vcpus
-    else:
-        memory, vcpus = wanted.size(resources, clone=place.is_shared or not has_disks)
-    more_disks = place.is_shared and (wanted.more_disks or has_disks)
-    entry = namespace(bundle.spec, "network")
-    if entry is None:
-        raise ConfigError(
-            "config.json: linux.namespaces: a virtual machine cannot have the host's network",
-            code="oci-network",
-            hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
+
+    def __init__(self, place: Place, home: str) -> None:
+        self._place = place
+        self._home = home
+        self._sealed = threading.Event()
+        """This process can make no further machine."""
+
+    def start(
+        self,
+        bundle: Bundle,
+        face: Face,
+        options: Message | None,
+        listener: Callable[[SandboxEvent], None],
+        resumed: Resumed | None,
+    ) -> Sandbox:
+        """Boot the machine, in the network namespace and the cgroup of the pod's first container.
+
+        :param resumed: the machine continues from there, with its container frozen
+        :raises VmmError: it cannot be booted; nothing of it is left
+        """
+        if self._sealed.is_set():
+            raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
+        wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
+        place, resources = self._place, pod_resources(bundle)
+        config = self._config(bundle, wanted, resources, resumed)
+        if wanted.traces:
+            timeline.begin(timeline.start_sender(wanted.traces))
+        os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
+        group = _enter_cgroup(place, bundle, face, config.memory, resources)
+
+        def run() -> Sandbox:
+            if resumed is None:
+                late = "" if (namespace(bundle.spec, "network") or {}).get("path") else face.namespace("net")
+                nets = network.take_over(late)
+            else:
+                nets = network.take_again(resumed.kept.nets)
+            sandbox = Sandbox(config._replace(network=nets))
+            sandbox.listen(listener)
+            _run(sandbox, bundle, face, resumed)
+            return sandbox
+
+        try:
+            sandbox = network.in_namespace(face.namespace("net"), run)
+        except BaseException:
+            leave_cgroup(place, self._home)
+            raise
+        if group is not None:
+            _limit(sandbox, group, resources)
+        if resumed is None:
+            try:
+                sandbox.size.fit(resources)
+            except BaseException:
+                sandbox.stop()
+                leave_cgroup(place, self._home)
+                raise
+        return sandbox
+
+    def _config(
+        self, bundle: Bundle, wanted: settings.Settings, resources: dict[str, Any], resumed: Resumed | None
+    ) -> SandboxConfig:
+        """The sandbox that the pod needs, but for its network.
+
+        :raises ConfigError: there is no such machine
+        """
+        place, has_disks = self._place, bundle.disk is not None or bool(bundle.volumes)
+        more_disks = place.is_shared and (wanted.more_disks or has_disks)
+        config = SandboxConfig(
+            sandbox_id=place.group,
+            state_dir=place.sandbox,
+            kernel=wanted.kernel,
+            image=wanted.image,
+            more_memory=wanted.more_memory,
+            more_cpus=wanted.more_cpus,
+            hostname=machine_name(bundle.spec),
+            cmdline=wanted.kernel_params,
+            loopback=True,
+            root=None if place.is_shared else bundle.disk,
+            volumes=() if more_disks else bundle.volumes,
+            more_disks=more_disks,
+            template=wanted.template == "auto",
+            isolation=wanted.isolation,
+            policy=wanted.policy,
+            seal=self._seal,
         )
+        if resumed is None:
+            memory, vcpus = wanted.size(resources, clone=place.is_shared or not has_disks)
+            config = config._replace(memory=memory, vcpus=vcpus)
+        else:
+            config = _as_kept(config, bundle, wanted, resumed.kept)
+        if namespace(bundle.spec, "network") is None:
+            raise ConfigError(
+                "config.json: linux.namespaces: a virtual machine cannot have the host's network",
+                code="oci-network",
+                hint="ctr: leave --net-host out; Kubernetes: hostNetwork pods need another RuntimeClass",
+            )
+        if wanted.network:
+            raise ConfigError(
+                f"annotation {settings.NETWORK}: pods have the network that CNI gives", code="oci-annotation"
+            )
+        return config
 
-    if wanted.network:
-        raise ConfigError(f"annotation {settings.NETWORK}: pods have the network that CNI gives", code="oci-annotation")
-
-    def seal(kind: templates.Kind | None) -> None:
+    def _seal(self, kind: templates.Kind | None) -> None:
+        """Make no further machine and start no builder from now on."""
         if kind is not None:
             # Now or never, and not in the pod's network namespace
             outside = f"/proc/{os.getpid()}/ns/net"
-            if pid := network.in_namespace(outside, lambda: templates.request(kind, home)):
+            if pid := network.in_namespace(outside, lambda: templates.request(kind, self._home)):
                 threading.Thread(target=os.waitpid, args=(pid, 0), name="template", daemon=True).start()
-        sealed.set()
+        self._sealed.set()
         privileges.seal(programs=True)
 
-    def start() -> Sandbox:
-        late = "" if entry.get("path") else face.namespace("net")
-        sandbox = Sandbox(
-            SandboxConfig(
-                sandbox_id=place.group,
-                state_dir=place.sandbox,
-                kernel=wanted.kernel,
-                image=wanted.image,
-                memory=memory,
-                more_memory=kept.more_memory if kept is not None else wanted.more_memory,
-                more_cpus=kept.more_cpus if kept is not None else wanted.more_cpus,
-                vcpus=vcpus,
-                hostname=machine_name(bundle.spec),
-                cmdline=wanted.kernel_params,
-                network=network.take_again(kept.nets) if kept is not None else network.take_over(late),
-                loopback=True,
-                root=None if place.is_shared else bundle.disk,
-                volumes=() if more_disks else bundle.volumes,
-                more_disks=more_disks,
-                template=wanted.template == "auto" and kept is None,
-                checkpoint=kept.machine if kept is not None else "",
-                isolation=wanted.isolation,
-                policy=wanted.policy,
-                seal=seal,
-            )
-        )
-        sandbox.listen(listener)
-        if resumed is None:
-            sandbox.start()
-        else:
-            found = resumed.kept
-            sandbox.restore(
-                found.id,
-                bundle,
-                open_stdio(resumed.stdio),
-                face.pid,
-                found.layout,
-                found.nets,
-                found.execs,
-                frozen=True,
-                added=found.added,
-            )
-        if sandbox.no_loopback:
-            sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
-        return sandbox
 
-    if wanted.traces:
-        timeline.begin(timeline.start_sender(wanted.traces))
-    os.makedirs(place.sandbox, mode=0o700, exist_ok=True)
-    group = _enter_cgroup(place, bundle, face, memory, resources)
-    try:
-        sandbox = network.in_namespace(face.namespace("net"), start)
-    except BaseException:
-        leave_cgroup(place, home)
-        raise
-    if group is not None:
-        own = group
-        sandbox.size.bound = lambda memory: own.limit_memory(memory, resources)
-        sandbox.size.bound_cpu = lambda cpu: own.limit_cpu({"cpu": cpu})
-        group.limit_cpu(resources)
+def _as_kept(config: SandboxConfig, bundle: Bundle, wanted: settings.Settings, kept: Kept) -> SandboxConfig:
+    """The sandbox that continues from a checkpoint.
+
+    :raises ConfigError: the container or the settings are not those of the checkpoint
+    """
+    kept.sort(bundle)
+    kept.check(bundle, wanted, shared=False)
+    return config._replace(
+        memory=kept.memory,
+        vcpus=kept.vcpus,
+        more_memory=kept.more_memory,
+        more_cpus=kept.more_cpus,
+        template=False,
+        checkpoint=kept.machine,
+    )
+
+
+def _run(sandbox: Sandbox, bundle: Bundle, face: Face, resumed: Resumed | None) -> None:
+    """Start it, or continue it with its container."""
     if resumed is None:
-        try:
-            sandbox.size.fit(resources)
-        except BaseException:
-            sandbox.stop()
-            leave_cgroup(place, home)
-            raise
-    return sandbox
+        sandbox.start()
+    else:
+        kept = resumed.kept
+        sandbox.restore(
+            kept.id,
+            bundle,
+            open_stdio(resumed.stdio),
+            face.pid,
+            kept.layout,
+            kept.nets,
+            kept.execs,
+            frozen=True,
+            added=kept.added,
+        )
+    _note(sandbox)
+
+
+def _note(sandbox: Sandbox) -> None:
+    if sandbox.no_loopback:
+        sys.stderr.write(f"{sandbox.no_loopback}\n")  # the log
+
+
+def _limit(sandbox: Sandbox, group: cgroups.Cgroup, resources: dict[str, Any]) -> None:
+    """Limit the processes of a pod, now and when its machine grows."""
+    sandbox.size.bound = lambda memory: group.limit_memory(memory, resources)
+    sandbox.size.bound_cpu = lambda cpu: group.limit_cpu({"cpu": cpu})
+    group.limit_cpu(resources)
 
 
 class Adopted:
@@ -198,10 +244,8 @@ class Adopted:
             if settle is not None:
                 settle()
         if group and not place.is_shared:
-            sandbox.size.bound = lambda memory: self._target.limit_memory(memory, resources)
+            _limit(sandbox, self._target, resources)
             sandbox.size.bound(memory)
-            sandbox.size.bound_cpu = lambda cpu: self._target.limit_cpu({"cpu": cpu})
-            self._target.limit_cpu(resources)
         sandbox.size.fit(resources)
 
     def launch_face(self, bundle: Bundle, members: Sequence[Member]) -> Face:
@@ -209,7 +253,7 @@ class Adopted:
         return launch_face(bundle, members, f"/proc/{os.getpid()}/ns/net")
 
     def start(self, face: Face, listener: Callable[[SandboxEvent], None], resumed: Resumed | None) -> Sandbox:
-        """In place of :func:`start_sandbox`.
+        """In place of :meth:`PodStart.start`.
 
         :raises VmmError: this process has made its machine, which does not continue from a checkpoint
         """
@@ -219,8 +263,7 @@ class Adopted:
         if self._target.path:
             self._target.enter(face.pid)
         self._sandbox.listen(listener)
-        if self._sandbox.no_loopback:
-            sys.stderr.write(f"{self._sandbox.no_loopback}\n")  # the log
+        _note(self._sandbox)
         return self._sandbox
 
 

@@ -30,12 +30,12 @@ from pyvmm_kata.shim.events import Publisher
 from pyvmm_kata.shim.pod import Pod
 from pyvmm_kata.shim.pod_sandbox import (
     Adopted,
+    PodStart,
     config_path,
     launch_face,
     leave_cgroup,
     own_cgroup,
     pod_resources,
-    start_sandbox,
 )
 from pyvmm_kata.shim.rootfs import as_disk
 from pyvmm_kata.shim.task_service import MONITOR, PACKAGES, TaskService, monitor_handlers
@@ -73,7 +73,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
         enter_namespace()
         restrict()
         home = own_cgroup()
-        sealed = threading.Event()
+        start = PodStart(place, home)
 
         def boot(
             bundle: Bundle,
@@ -82,7 +82,7 @@ def serve(arguments: Arguments, place: Place, listener: socket.socket) -> None:
             listener: Callable[[SandboxEvent], None],
             resumed: Resumed | None,
         ) -> Sandbox:
-            sandbox = start_sandbox(place, home, sealed, bundle, face, options, listener, resumed)
+            sandbox = start.start(bundle, face, options, listener, resumed)
             gc.freeze()
             gc.enable()
             log.info(f"pod {place.group}: its machine {sandbox.origin}")
