@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from pyvmm_kata.pod.process import ExitStatus
@@ -30,10 +30,13 @@ class SandboxEvent(NamedTuple):
 
 
 class Listeners:
-    """The listeners of one sandbox.  Any thread."""
+    """The listeners of one sandbox.  Any thread.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    :param lock: of the sandbox: an event waits for a container that is being made
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
         self._all: list[Callable[[SandboxEvent], None]] = []
 
     def add(self, listener: Callable[[SandboxEvent], None]) -> None:

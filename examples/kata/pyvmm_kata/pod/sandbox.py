@@ -69,7 +69,7 @@ class Sandbox:
         """Why ``config.loopback`` has no effect, as text; containers run without it."""
         self._containers = PodContainers(self, self._shared, self._lock, self._on_exit, self._refresh)
         self.size = MachineSize(self)
-        self._listeners = Listeners()
+        self._listeners = Listeners(self._lock)
         self._stopping = threading.Event()
         self._ended = threading.Event()
 
