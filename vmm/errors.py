@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -61,3 +62,19 @@ class GuestError(VmmError):
 def as_answer(error: VmmError) -> dict[str, Any]:
     """The answer to a request that failed with *error*; docs/reference/control.md describes it."""
     return {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
+
+
+def _plain(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    return value
+
+
+def from_answer(answer: dict[str, Any], text: Callable[[object], str] = _plain) -> VmmError:
+    """The error of an answer by :func:`as_answer`.
+
+    :param text: makes text of a value, or raises an error if it is none
+    :raises TypeError: it is not such an answer
+    """
+    kind = ConfigError if answer.get("config") is True else HostError
+    return kind(text(answer.get("error")), code=text(answer.get("code")), hint=text(answer.get("hint")))

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError, HostError, from_answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def ask(
                         if progress is not None:
                             progress(answer["progress"], answer["of"])
                     elif "error" in answer:
-                        kind = ConfigError if answer.get("config") else HostError
-                        raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
+                        raise from_answer(answer)
                     else:
                         found: dict[str, Any] = answer["ok"]
                         return found

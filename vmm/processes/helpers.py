@@ -6,7 +6,7 @@ import posix
 import select
 import struct
 
-from vmm.errors import ConfigError, HostError, VmmError, as_answer
+from vmm.errors import VmmError, as_answer, from_answer
 from vmm.faststart.builtin import socket
 from vmm.native import lib
 
@@ -56,8 +56,7 @@ def answered(data: bytes) -> dict[str, Any]:
 
     answer: dict[str, Any] = json.loads(data)
     if "error" in answer:
-        kind = ConfigError if answer["config"] else HostError
-        raise kind(answer["error"], code=answer["code"], hint=answer["hint"])
+        raise from_answer(answer)
     return answer
 
 

@@ -15,7 +15,7 @@ import stat
 from typing import NamedTuple
 
 from vmm.config import PROCESS
-from vmm.errors import ConfigError, HostError, VmmError
+from vmm.errors import ConfigError, HostError, VmmError, from_answer
 from vmm.faststart.record import replace
 from vmm.lifecycle import PAUSED, RUNNING, STOPPED, check_children
 from vmm.machine.interface import INSIDE, MachineInterface
@@ -306,8 +306,7 @@ class Jailed(MachineInterface):
                     if progress is not None:
                         progress(number(answer["progress"]), number(answer.get("of")))
                 elif "error" in answer:
-                    kind = ConfigError if answer.get("config") is True else HostError
-                    raise kind(text(answer["error"]), code=text(answer.get("code")), hint=text(answer.get("hint")))
+                    raise from_answer(answer, text)
                 elif isinstance(answer.get("ok"), dict):
                     return dict(answer["ok"])
                 else:
