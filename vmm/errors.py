@@ -64,6 +64,12 @@ def as_answer(error: VmmError) -> dict[str, Any]:
     return {"error": str(error), "code": error.code, "hint": error.hint, "config": isinstance(error, ConfigError)}
 
 
+def as_fault(command: str, error: Exception) -> dict[str, Any]:
+    """The same if *error* is none of the package's: a fault in its code."""
+    text = f"{command}: {type(error).__name__}: {error}"
+    return {"error": text, "code": "control-failed", "hint": "it is a fault of pyvmm: report it", "config": False}
+
+
 def _plain(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.60} is no text")

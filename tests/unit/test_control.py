@@ -37,6 +37,7 @@ from vmm.control.server import CONNECTIONS_MAX, LINE_MAX, ControlServer
 from vmm.faststart.record import replace
 from vmm.memory.memfd import open_memory
 from vmm.processes import jail_server
+from vmm.processes.jailed import Jailed
 from vmm.virtio.image import Below
 
 if TYPE_CHECKING:
@@ -222,6 +223,26 @@ def test_no_request_of_a_jailed_machine_outlives_its_server(machine: Machine) ->
             each.close()
         for fd in files:
             os.close(fd)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its traceback, for stderr
+def test_a_fault_in_the_process_of_a_jailed_machine_is_reported_to_who_asks(machine: Machine) -> None:
+    """It is no end of the machine, which answers the next request."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    requests = jail_server.Requests(theirs)
+    requests.hand_over(machine)
+    requests.start()
+    pidfd = os.pidfd_open(os.getpid())
+    jailed = Jailed(ours, pidfd, machine.config)
+    try:
+        with pytest.raises(HostError, match=r"^set-mac: IndexError: ") as caught:
+            jailed.ask("set-mac", net=7, mac="02" * 6)
+        assert caught.value.code == "control-failed" and "report it" in caught.value.hint
+        assert jailed.ask("status")["state"] == "running"
+    finally:
+        requests.close()
+        ours.close()
+        os.close(pidfd)
 
 
 def test_an_unknown_command_is_told_what_there_is(path: str) -> None:

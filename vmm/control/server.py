@@ -20,7 +20,7 @@ import time
 from vmm import report
 from vmm.control.plugged import Disks, Shares
 from vmm.control.requests import REQUESTS
-from vmm.errors import ConfigError, VmmError, as_answer
+from vmm.errors import ConfigError, VmmError, as_answer, as_fault
 from vmm.faststart.thread import Thread, allocate_lock
 from vmm.lifecycle import check_children
 from vmm.virtio.vsock.path import Listening, listen
@@ -275,8 +275,7 @@ class ControlServer:
             raise
         except Exception as error:
             _log.exception("a request to the control socket failed")
-            text = f"{name}: {type(error).__name__}: {error}"
-            tell({"error": text, "code": "control-failed", "hint": "it is a fault of pyvmm: report it"})
+            tell(as_fault(name, error))
         return True
 
     def fork(self, n: int) -> list[dict[str, str]]:

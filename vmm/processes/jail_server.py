@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 import time
 
-from vmm.errors import ConfigError, HostError, VmmError, as_answer
+from vmm.errors import ConfigError, HostError, VmmError, as_answer, as_fault
 from vmm.faststart.builtin import socket
 from vmm.faststart.thread import LockType, Thread, allocate_lock
 from vmm.machine.interface import CALLS, INSIDE
@@ -126,6 +126,9 @@ class Requests:
             tell({"ok": self._plugs(machine, request, fds) or _do(machine, request, fds, tell)})
         except VmmError as error:
             tell(as_answer(error))
+        except Exception as error:
+            tell(as_fault(request["command"], error))
+            raise  # with its traceback, on stderr
         finally:
             for fd in (answer, *fds):
                 posix.close(fd)
