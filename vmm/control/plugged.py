@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from vmm.virtio.fs import ShareConfig
     from vmm.virtio.image import Below
 
+_SLOTS = 32
+"""No machine has more devices than this on PCI."""
+
 
 class Plugged:
     """The devices of one kind that were plugged in, each known by its path.
@@ -55,10 +58,18 @@ class Plugged:
 
     def find(self, path: str) -> Any:
         """What was plugged in and is still there, or None.  For :attr:`_adding`."""
-        for known, each in tuple(self._there.items()):
-            if each.wait_gone(0):
-                self._forget(known, each)
+        attached = self._there.get(path)
+        if attached is not None and attached.wait_gone(0):
+            self._forget(path, attached)
+        elif len(self._there) > _SLOTS:
+            self.sweep()  # some are gone: a machine has not so many
         return self._there.get(path)
+
+    def sweep(self) -> None:
+        """Forget those that are gone.  It is a request to a jailed machine for each."""
+        for path, each in tuple(self._there.items()):
+            if each.wait_gone(0):
+                self._forget(path, each)
 
     def _forget(self, path: str, attached: Any) -> None:
         if self._there.get(path) is attached:  # else it was added again
@@ -154,7 +165,8 @@ class Shares(Plugged):
         from vmm.faststart.record import replace
 
         below, machine = self._source(), self._machine
-        known = self.find(config.path)
+        self.sweep()  # their tags are free again
+        known = self._there.get(config.path)
         used = {tag for tag, _ in machine.config.tagged_shares()} | {self._tags[path] for path in tuple(self._there)}
         if known is not None or config.tag in used:
             raise ConfigError(
