@@ -2,7 +2,7 @@
 
 ``create`` asks them in this order: the first that claims the container decides on its network namespace, and makes it
 once its face is there.  One that turns out not to be able to leaves the container to the next.  (A machine that is made
-is a clone of a template or boots, which :mod:`pyvmm_kata.pod.virtual_machine` decides.)
+is a clone of a template or boots, which :mod:`pyvmm_kata.pod.machine_source` decides.)
 """
 
 from __future__ import annotations

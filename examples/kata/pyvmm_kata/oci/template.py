@@ -17,7 +17,7 @@ from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
-from pyvmm_kata.pod import network, templates, virtual_machine
+from pyvmm_kata.pod import machine_source, network, templates, virtual_machine
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -90,7 +90,7 @@ def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
         raise ConfigError(
             f"template build: --nets {nets!r:.20} is not 0 to {templates.MAX_NETS}", code="oci-usage", hint=USAGE
         )
-    return virtual_machine.kind_by(chosen, memory, vcpus, int(nets), more_disks=options["pci"])
+    return machine_source.kind_by(chosen, memory, vcpus, int(nets), more_disks=options["pci"])
 
 
 def _remove(names: Sequence[str]) -> int:
@@ -118,7 +118,7 @@ def _boot_and_save(kind: templates.Kind, place: str) -> str:
     keepers.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     machine: AnyMachine | None = None
     try:
-        machine = virtual_machine.machine_of_template(
+        machine = machine_source.machine_of_template(
             kind, f"/proc/self/fd/{keepers[-1]}", f"{place}/share", nets, console=keepers[-2]
         )
         machine.start(confined=True)
@@ -157,6 +157,7 @@ def _rehearse(kind: templates.Kind, place: str, made: str) -> None:
         kind.vcpus,
         hostname="rehearsal",
         network=network.Network((), nets, keepers),
+        guest=kind.guest,
     )
     sandbox = Sandbox(config, lambda config, folder, shared: virtual_machine.PyvmmVm(config, folder, shared, made))
     try:

@@ -6,7 +6,8 @@ Every kind has an agent that speaks the protocol of ``proto/agent.proto`` (Kata'
 what its machine can do is the kind's to say.  :mod:`pyvmm_kata.pod.linux_guest` is one.
 
 A new kind is a class with the methods of :class:`GuestKind` and a line in
-:func:`pyvmm_kata.pod.virtual_machine.kind_named`.
+:data:`pyvmm_kata.pod.guest_kinds.KINDS`.  Where a machine comes from, by what its kind can do, is in
+:mod:`pyvmm_kata.pod.machine_source`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from pyvmm_kata.pod.templates import Kind
-    from vmm import ConsoleConfig, MachineConfig, NetConfig, PmemConfig, VsockConfig
+    from vmm import ConsoleConfig, MachineConfig, NetConfig, VsockConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
 """Of the agent's requests, and for connections from the host (``linux-guest/agent/relay.h``)."""
@@ -71,15 +72,15 @@ class GuestKind(Protocol):
         """
 
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
-        """The machine that boots: which kernel with which command line, and which devices."""
+        """The machine that boots: which kernel with which command line, and which devices.  A clone or a restored
+        machine opens the files of these devices: what is saved could name any file."""
 
-    def template(self, config: SandboxConfig) -> Kind:
+    def template(self, config: SandboxConfig, nets: int) -> Kind:
         """What a template for such a machine is made of: two configurations that a clone of one template can serve
-        have the same."""
+        have the same.
+
+        :param nets: how many network devices it has
+        """
 
     def template_machine(self, kind: Kind, wiring: Wiring) -> MachineConfig:
         """The machine that becomes that template: all that its guest sees is what :meth:`machine` has."""
-
-    def files(self, config: SandboxConfig) -> Sequence[PmemConfig]:
-        """The devices with files of the host that a machine which goes on from a template or a checkpoint opens anew:
-        what is saved could name any file."""

@@ -65,21 +65,13 @@ class LinuxGuest:
         kind = self._kind(config, spares, len(wiring.nets))
         return _machine(kind, wiring, disks)
 
-    def template(self, config: SandboxConfig) -> templates.Kind:
+    def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         """See :class:`GuestKind`.  All network devices of a template are spare ones."""
-        return self.kind(config, len(config.network.nets) if config.network is not None else 0)
-
-    def kind(self, config: SandboxConfig, nets: int) -> templates.Kind:
-        """The same, with so many network devices."""
         return self._kind(config, [templates.mac_of(number) for number in range(nets)], nets)
 
     def template_machine(self, kind: templates.Kind, wiring: Wiring) -> MachineConfig:
         """See :class:`GuestKind`."""
         return _machine(kind, wiring)
-
-    def files(self, config: SandboxConfig) -> Sequence[PmemConfig]:
-        """See :class:`GuestKind`."""
-        return (PmemConfig(config.image, read_only=True),)
 
     def _kind(self, config: SandboxConfig, spares: Iterable[str], nets: int) -> templates.Kind:
         debug = DEBUG if timeline.is_told() else ""
@@ -94,13 +86,14 @@ class LinuxGuest:
             nets,
             config.more_memory,
             config.more_cpus,
+            self.name,
         )
 
 
 LINUX = LinuxGuest()
 
 
-def share_config(path: str) -> ShareConfig:
+def _share(path: str) -> ShareConfig:
     """The share with the files of all containers."""
     # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
     # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
@@ -113,7 +106,7 @@ def _machine(kind: templates.Kind, wiring: Wiring, disks: Sequence[DiskConfig] =
         memory=MemoryConfig(kind.memory),
         cpus=kind.vcpus,
         max_cpus=most_cpus(kind.vcpus, kind.more_cpus),
-        shares=(share_config(wiring.share),),
+        shares=(_share(wiring.share),),
         vsock=wiring.vsock,
         nets=tuple(wiring.nets),
         pmems=(PmemConfig(kind.image, read_only=True),),

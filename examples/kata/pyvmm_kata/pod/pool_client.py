@@ -41,9 +41,9 @@ def address(root: str) -> tuple[str, str]:
 
 def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
     """The template of a spare."""
-    from pyvmm_kata.pod import virtual_machine
+    from pyvmm_kata.pod import machine_source
 
-    return virtual_machine.kind_by(chosen, memory, vcpus, NETS)
+    return machine_source.kind_by(chosen, memory, vcpus, NETS)
 
 
 def name_of(chosen: Settings, kind: Kind) -> str:

@@ -52,6 +52,7 @@ class Kind(NamedTuple):
     :ivar nets: number of its network devices
     :ivar more_memory: bytes of RAM that it may get while it runs
     :ivar more_cpus: how many CPUs, too
+    :ivar guest: the name of the guest's kind
     """
 
     kernel: str
@@ -63,6 +64,7 @@ class Kind(NamedTuple):
     nets: int
     more_memory: int = 0
     more_cpus: int = 0
+    guest: str = "linux"
 
     @classmethod
     def parse(cls, text: str) -> Kind:

@@ -11,26 +11,22 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyvmm_kata import timeline
-from pyvmm_kata.errors import ConfigError, GuestError, HostError, VmmError
-from pyvmm_kata.host.mounts import TAG, VSOCK
-from pyvmm_kata.pod import templates
+from pyvmm_kata.errors import GuestError, HostError
+from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod.console_log import ConsoleLog
-from pyvmm_kata.pod.guest_kind import AGENT_PORT, FORWARD_PORT, Wiring
-from pyvmm_kata.pod.linux_guest import LINUX, share_config
-from pyvmm_kata.pod.sandbox_config import SandboxConfig
-from vmm import ConsoleConfig, DiskConfig, RngConfig, VsockConfig, create_machine, restore_machine
+from pyvmm_kata.pod.guest_kind import AGENT_PORT, FORWARD_PORT
+from pyvmm_kata.pod.guest_kinds import kind_named
+from pyvmm_kata.pod.machine_source import MachineSource, isolation_of, wiring_of
+from vmm import DiskConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pyvmm_kata.bundle.root_disks import RootDisk
-    from pyvmm_kata.bundle.settings import Settings
-    from pyvmm_kata.pod.guest_kind import GuestKind
-    from vmm import AnyMachine, EndEvent, Event, NetConfig
+    from pyvmm_kata.pod import templates
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from vmm import AnyMachine, EndEvent, Event
 
-CID = 3
-CONNECTIONS = 1024
-"""Of the socket device, in both directions: each takes a descriptor of this process, and the guest opens them."""
 FILES = 4096
 ROOM = 256
 DIAL_S = 10.0
@@ -152,110 +148,22 @@ class PyvmmVm:
         self.template = self.why = ""
         self.wanted: templates.Kind | None = None
         self._plugged: dict[str, Any] = {}
-        self._guest = kind_named(config.guest)
         # What notes with the template what it touches is in no jail
         wiring = wiring_of(
             f"/proc/self/fd/{self._folder}",
             shared,
             config.network.nets if config.network is not None else (),
             self._console.fileno(),
-            "thread" if template else _isolation(config),
+            "thread" if template else isolation_of(config),
         )
         try:
-            if config.checkpoint:
-                self._machine = self._restored(config, wiring)
-            elif template:
-                self._machine = self._clone(template, config, wiring)
-            else:
-                self._machine = self._cloned(config, wiring) or self._booted(config, wiring)
+            made = MachineSource(kind_named(config.guest), config, wiring).make(template)
+            self._machine, self.template, self.why, self.wanted = made
             seal = config.seal
             self._machine.start(None if seal is None else lambda: seal(self.wanted), confined=True)
         except BaseException:
             self.close()
             raise
-
-    def _cloned(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine | None:
-        """A machine that continues from a template, not yet started; None: it has to boot."""
-        if not config.template or not self._guest.can.templates:
-            return None
-        if config.root is not None or config.volumes:
-            self._note_boot("it has disks that are there from the start")
-            return None
-        kind = self._guest.template(config)
-        try:
-            key = kind.key()
-            found = templates.find(key)
-        except OSError as error:
-            self._note_boot(str(error))
-            return None
-        except HostError as error:
-            self.wanted = None if templates.has_failed(key) else kind
-            self._note_boot(str(error) if self.wanted is not None else f"{error}, and none could be made lately")
-            return None
-        try:
-            return self._clone(found, config, wiring)
-        except VmmError as error:
-            templates.forget(found)
-            self.wanted = kind
-            self._note_boot(str(error))
-            return None
-
-    def _note_boot(self, why: str) -> None:
-        timeline.note(f"boots: {why}")
-        self.why = why
-
-    def _clone(self, template: str, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
-        machine = restore_machine(
-            template,
-            start=False,
-            clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
-            prefetch=True,
-            shares=(share_config(wiring.share),),
-            vsock=wiring.vsock,
-            nets=wiring.nets,
-            pmems=self._guest.files(config),
-            console=wiring.console,
-            isolation=wiring.isolation,
-        )
-        timeline.note(f"clone of {template}")
-        self.template = template
-        return machine
-
-    def _restored(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
-        """A machine that continues from a checkpoint, not yet started. All of its configuration is ours: the author of
-        the checkpoint could have named any file of the host."""
-        own = self._guest.machine(config, wiring)
-        return restore_machine(
-            config.checkpoint,
-            start=False,
-            clock="resume",
-            memory=own.memory,
-            cpus=own.cpus,
-            max_cpus=own.max_cpus,
-            rootfs=None,
-            disks=(),
-            shares=own.shares,
-            vsock=own.vsock,
-            nets=own.nets,
-            pmems=own.pmems,
-            balloon=None,
-            more_devices=(),
-            rng=RngConfig(),
-            cpu="guest",
-            transport="mmio",
-            virtqueues="split",
-            console=own.console,
-            isolation=own.isolation,
-            hotplug_memory=own.hotplug_memory,
-        )
-
-    def _booted(self, config: SandboxConfig, wiring: Wiring) -> AnyMachine:
-        """A machine that will boot, not yet started.
-
-        :raises ConfigError: what the guest boots from is not where the settings say
-        """
-        self._guest.check(config)
-        return create_machine(self._guest.machine(config, wiring))
 
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
@@ -367,62 +275,6 @@ def _last_words(console: ConsoleLog) -> str:
     while "panic" not in (words := console.last_words()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return words
-
-
-def _isolation(config: SandboxConfig) -> str:
-    """A jailed process of its own, unless the settings name this one."""
-    return "thread" if config.isolation == "thread" else "fork"
-
-
-def kind_named(name: str) -> GuestKind:
-    """The kind of guest of that name.
-
-    :raises ConfigError: there is none
-    """
-    if name == LINUX.name:
-        return LINUX
-    raise ConfigError(f"there is no kind of guest {name!r:.60}", code="guest-kind")
-
-
-def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
-    """The template of machines that are made as the settings say, with so many network devices, all spare ones."""
-    return LINUX.kind(
-        SandboxConfig(
-            "template",
-            "",
-            chosen.kernel,
-            chosen.image,
-            memory,
-            vcpus,
-            cmdline=chosen.kernel_params,
-            more_memory=chosen.more_memory,
-            more_cpus=chosen.more_cpus,
-            more_disks=more_disks,
-        ),
-        nets,
-    )
-
-
-def wiring_of(folder: str, shared: str, nets: Sequence[NetConfig], console: int, isolation: str = "thread") -> Wiring:
-    """What a machine is connected to.
-
-    :param folder: where its socket is made
-    :param console: a descriptor for its output
-    """
-    vsock = VsockConfig(CID, f"{folder}/{VSOCK}", connections=CONNECTIONS)
-    return Wiring(shared, vsock, tuple(nets), ConsoleConfig("fd", console), isolation)
-
-
-def machine_of_template(
-    kind: templates.Kind, folder: str, shared: str, nets: Sequence[NetConfig], console: int
-) -> AnyMachine:
-    """The machine that becomes a template, not yet started.
-
-    :param folder: where its socket is made
-    :param shared: an empty directory
-    :param console: a descriptor for its output
-    """
-    return create_machine(LINUX.template_machine(kind, wiring_of(folder, shared, nets, console)))
 
 
 def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
