@@ -14,6 +14,7 @@ import pytest
 
 from tests.claims import Claims, file_is_hostile, file_is_of_host
 from tests.filesystems import sparse_copy
+from tests.guest.clones import Clone, MakeClone
 from tests.guest.vmfixture import Guest, boot_guest
 from tools import guest as recipes
 from vmm import DiskConfig, MemoryConfig, NetConfig, ShareConfig, VirtioDevice, VsockConfig
@@ -180,6 +181,19 @@ def boot(request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tm
     yield boot_one
     for guest in guests:
         guest.close()
+
+
+@pytest.fixture
+def clone() -> Iterator[MakeClone]:
+    made: list[Clone] = []
+
+    def make(path: Path, like: Guest, **changes: Any) -> Clone:
+        made.append(Clone(path, like, **changes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.clones import TROUBLE, Child, Clone, prepare_fork
 from tests.guest.conftest import Boot
-from tests.guest.test_snapshot import TROUBLE, Child, Clone, prepare_fork
 from tests.guest.vmfixture import Guest
 from vmm import DiskConfig, ShareConfig
 

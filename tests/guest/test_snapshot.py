@@ -8,7 +8,6 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.command import Command, of_threads
+from tests.guest.clones import HANGS, TROUBLE, Child, MakeClone, prepare_fork
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, programs_disk
 from tests.guest.vmfixture import PROMPT, Guest
@@ -31,7 +31,6 @@ from vmm import (
     NetConfig,
     ShareConfig,
     VsockConfig,
-    restore_machine,
 )
 from vmm.control.client import ask
 from vmm.saving import verify as whole
@@ -39,53 +38,12 @@ from vmm.saving import verify as whole
 TICK = "(i=0; while :; do i=$((i+1)); echo $i >/tmp/next; mv /tmp/next /tmp/tick; done) &"
 """What counts on in RAM alone: a reboot begins at 1."""
 CALM_TICK = TICK.replace("; done", "; sleep 0.1; done")  # the CPUs are for others, too
-HANGS = "dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error' || true"
 COPY = "dd if=/bin/sh bs=64k count=2 2>/dev/null"
-TROUBLE = f"{HANGS}; dmesg | grep -i unstable || true"
 
 
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
-
-
-class Clone(Guest):
-    """A machine of a snapshot, whose shell serves the same commands as the one that was saved."""
-
-    def __init__(self, path: Path, like: Guest, **changes: Any) -> None:
-        self._commands = like._commands
-
-        def make(fd: int) -> Machine:
-            made: Any = restore_machine(str(path), console=ConsoleConfig("fd", fd), start=False, **changes)
-            return made  # type: ignore[no-any-return]
-
-        self._open(make)
-        self.machine.start()
-
-
-MakeClone = Callable[..., Clone]
-
-
-class Child(Guest):
-    """A machine that was forked, with a console of its own."""
-
-    def __init__(self, of: Guest, **changes: Any) -> None:
-        self._commands = of._commands
-        self._open(lambda fd: of.machine.fork(console=ConsoleConfig("fd", fd), start=False, **changes)[0])
-        self.machine.start()
-
-
-@pytest.fixture
-def clone() -> Iterator[MakeClone]:
-    made: list[Clone] = []
-
-    def make(path: Path, like: Guest, **changes: Any) -> Clone:
-        made.append(Clone(path, like, **changes))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 @pytest.mark.parametrize(
@@ -273,15 +231,6 @@ def test_a_vsock_listener_stays_and_connections_end(boot: Boot, clone: MakeClone
     each = clone(tmp_path / "warm", guest, vsock=VsockConfig(cid=6, uds=str(tmp_path / "two.sock")))
     assert each.check("cat /tmp/nothing 2>/dev/null || echo fine") == "fine\n"
     assert (tmp_path / "two.sock").is_socket()
-
-
-def prepare_fork(guest: Guest) -> None:
-    """Have its next child put into a machine that was made ahead."""
-    guest.machine.prepare_forks(1)
-    deadline = time.monotonic() + 30
-    while not guest.machine.prepared_forks:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

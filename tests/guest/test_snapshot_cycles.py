@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.clones import HANGS, Clone
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
-from tests.guest.test_snapshot import HANGS, Clone, clone  # noqa: F401
 from tests.guest.vmfixture import Guest
 from vmm import HostError, ShareConfig
 from vmm.saving import verify as whole
