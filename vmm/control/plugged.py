@@ -58,11 +58,17 @@ class Plugged:
 
     def find(self, path: str) -> Any:
         """What was plugged in and is still there, or None.  For :attr:`_adding`."""
-        attached = self._there.get(path)
-        if attached is not None and attached.wait_gone(0):
-            self._forget(path, attached)
-        elif len(self._there) > _SLOTS:
+        attached = self._present(path)
+        if attached is None and len(self._there) > _SLOTS:
             self.sweep()  # some are gone: a machine has not so many
+        return attached
+
+    def _present(self, path: str) -> Any:
+        """What was plugged in and is still there, or None.  A guest can release it long after a client gave up."""
+        attached = self._there.get(path)
+        if attached is None or not attached.wait_gone(0):
+            return attached
+        self._forget(path, attached)
         return self._there.get(path)
 
     def sweep(self) -> None:
@@ -81,7 +87,7 @@ class Plugged:
 
         :raises ConfigError: it was not plugged in; or as :meth:`Machine.unplug`
         """
-        attached = self._there.get(path)
+        attached = self._present(path)
         if attached is None:
             raise ConfigError(
                 f"{self.kind} {path}: it was not added", code="not-attached", hint=f"pyvmm {self.kind} add"
@@ -127,7 +133,7 @@ class Disks(Plugged):
 
         :raises ConfigError: the machine does not have it; or as :meth:`Machine.resize_disk`
         """
-        machine, attached = self._machine, self._there.get(path)
+        machine, attached = self._machine, self._present(path)
         if attached is not None:
             attached.resize()
             return
