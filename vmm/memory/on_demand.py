@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 
 from vmm import report
-from vmm.memory.layers import Layers
+from vmm.memory.layers import Layers, duplicates
 from vmm.memory.layout import PAGE
 from vmm.native import ffi, lib
 
@@ -122,15 +122,14 @@ class OnDemand:
             _say_why(result)
         if result or fill == ffi.NULL:
             return False
+        self._fill, self.active = fill, True  # from here on, closing the memory ends it
+        self._early_bits = []
         self._mapping.keep_from_children()
+        self.layers.files = duplicates(
+            [(file, pieces, bits or self.bits(fill, index)) for index, (file, pieces, bits) in enumerate(layers)]
+        )
         if len(layers) == 1:
             self._mapping.file = posix.dup(layers[0][0])
-        self.layers.files = [
-            (posix.dup(file), pieces, bits or self.bits(fill, index))
-            for index, (file, pieces, bits) in enumerate(layers)
-        ]
-        self._fill, self.active = fill, True
-        self._early_bits = []
         return True
 
     def new(self, layers: Sequence[Layer], around: int = _AROUND) -> Any:
