@@ -473,6 +473,19 @@ def test_a_machine_whose_threads_cannot_be_started_ends(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "can't start new thread\nended error\n", "")
 
 
+def test_a_machine_whose_caller_is_not_ready_ends(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise OSError("not now")
+
+    with Machine(tiny.config(tiny.make(tmp_path, tiny.SPIN))) as machine:
+        with pytest.raises(OSError, match="not now"):
+            machine.start(refuse)
+        with pytest.raises(OSError, match="not now"):
+            machine.wait()
+        assert machine.state == "ended"
+        assert machine.vcpus[0].regs is not None, "what has ended can be looked at"
+
+
 def test_an_uncaught_exception_ends_the_interpreter_with_its_traceback(tmp_path: Path) -> None:
     program = f"""if True:
         from tests import tiny

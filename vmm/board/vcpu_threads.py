@@ -92,7 +92,12 @@ class VcpuThreads(Saveable):
         thread = Thread(work, f"vcpu{vcpu.index}")
         self._threads.append(thread)
         vcpu.busy = True
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.remove(thread)
+            vcpu.busy = False
+            raise
 
     def _spare(self) -> set[int]:
         return set(range(self.count, len(self._vcpus)))

@@ -341,18 +341,18 @@ class Machine(AnyMachine):
         with self._life_lock:
             self._life.check("start")
             self._life.stage = RUNNING
-            self._finish_bootstrap()
-            if ready is not None:
-                self._memory.fill.rest()
-                try:
-                    ready()
-                finally:
-                    self._memory.fill.go_on()
-            if confined:
-                self._confine(terminal=terminal)
-            self._life.publish(self._origin.event)
-            self._ran = 0.0, time.monotonic()
             try:
+                self._finish_bootstrap()
+                if ready is not None:
+                    self._memory.fill.rest()
+                    try:
+                        ready()
+                    finally:
+                        self._memory.fill.go_on()
+                if confined:
+                    self._confine(terminal=terminal)
+                self._life.publish(self._origin.event)
+                self._ran = 0.0, time.monotonic()
                 self._threads.start()
                 self._origin.go_on(self._slots)
                 self._loop_thread = Thread(self._loop_main, "loop")
