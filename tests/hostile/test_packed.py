@@ -326,7 +326,7 @@ def test_a_second_thread_changes_descriptors_while_the_device_works(kind: str, t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_thread_changes_tables_while_the_device_works(kind: str, tmp_path: Path) -> None:
-    """Indirect table and header, too."""
+    """An indirect table, too."""
     with make(kind, tmp_path) as guest:
         for round_ in range(30):
             queue = start(guest, guest.offered() & ~spec.F_EVENT_IDX)
