@@ -293,8 +293,8 @@ def test_a_machine_and_a_clone_get_cpus_with_a_quota(oci: Oci, templates: Templa
         return *found, templates.call("exec", "c1", "cat", "/sys/fs/cgroup/cpu.max").strip()
 
     for wanted in ("boots: there is no template", "clone of"):
-        assert wanted in templates.create("sleep 600", linux__resources={"cpu": {"quota": 50_000, "period": 100_000}})
-        assert cpus() == ("1", "1", "50000 100000")
+        assert wanted in templates.create("sleep 600", linux__resources={"cpu": {"quota": 90_000, "period": 100_000}})
+        assert cpus() == ("1", "1", "90000 100000")
         templates.call("update", "--cpu-quota", "150000", "c1")
         assert cpus() == ("2", "2", "150000 100000")
         templates.call("update", "--cpu-quota", "800000", "c1")

@@ -51,11 +51,11 @@ def test_a_container_in_the_background(podman: Podman) -> None:
 
 
 def test_limits(podman: Podman) -> None:
-    """A tenth of a CPU, which the machine's start does not have to do with; and too little memory."""
+    """Half a CPU, and too little memory."""
     done = podman.run(
-        "run", "--name", "slow", "--network", "none", "--cpus", "0.1", "box", "cat", "/sys/fs/cgroup/cpu.max"
+        "run", "--name", "slow", "--network", "none", "--cpus", "0.5", "box", "cat", "/sys/fs/cgroup/cpu.max"
     )
-    assert (done.returncode, done.stdout) == (0, "10000 100000\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "50000 100000\n"), done.stderr
     podman.check("rm", "slow")
     limits = ("-m", "24m", "--memory-swap", "24m")
     done = podman.run("run", "--name", "small", "--network", "none", *limits, "box", "tail", "/dev/zero")

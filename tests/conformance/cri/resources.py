@@ -12,14 +12,14 @@ GROUP = "cat /sys/fs/cgroup/"
 @scene(
     case("cri/resources/memory", "memory_limit_in_bytes is the group's limit", equal("memory.max", str(96 * MIB))),
     case("cri/resources/swap", "memory_swap_limit_in_bytes is the group's", equal("memory.swap.max", "0")),
-    case("cri/resources/cpu-quota", "cpu_quota and cpu_period are the group's", equal("cpu.max", "40000 80000")),
+    case("cri/resources/cpu-quota", "cpu_quota and cpu_period are the group's", equal("cpu.max", "72000 80000")),
     case("cri/resources/cpu-shares", "cpu_shares are the group's weight", equal("cpu.weight", "20")),
     case("cri/resources/cpuset", "cpuset_cpus limits the CPUs", equal("cpus", "0")),
     case("cri/resources/oom-score-adj", "oom_score_adj is the program's", equal("oom", "321")),
     case("cri/resources/unified", "unified sets files of the group", equal("memory.high", str(80 * MIB))),
     case("cri/resources/status", "ContainerStatus says the resources", equal("status", str(96 * MIB))),
     case("cri/resources/update", "UpdateContainerResources changes the limit", equal("updated", str(80 * MIB))),
-    case("cri/resources/update-cpu", "and the quota", equal("updated-cpu", "20000 80000")),
+    case("cri/resources/update-cpu", "and the quota", equal("updated-cpu", "60000 80000")),
     case("cri/resources/update-status", "ContainerStatus says the new ones", equal("updated-status", str(80 * MIB))),
     case("cri/resources/oom", "a program that takes more memory is OOMKilled", equal("oom-killed", "137 OOMKilled")),
     case("cri/resources/pod-lives", "the pod lives on", equal("pod", "ready")),
@@ -30,7 +30,7 @@ def limits(box: Box) -> Observation:
     resources = {
         "memory_limit_in_bytes": 96 * MIB,
         "memory_swap_limit_in_bytes": 96 * MIB,
-        "cpu_quota": 40000,
+        "cpu_quota": 72000,
         "cpu_period": 80000,
         "cpu_shares": 512,
         "cpuset_cpus": "0",
@@ -47,7 +47,7 @@ def limits(box: Box) -> Observation:
     seen = box.probe(made, probes)
     seen["oom"] = box.log_with("stdout F").split(" ")[-1].strip()
     seen["status"] = str(box.status(made).resources.linux.memory_limit_in_bytes)
-    changed = {"memory_limit_in_bytes": 80 * MIB, "cpu_quota": 20000, "cpu_period": 80000}
+    changed = {"memory_limit_in_bytes": 80 * MIB, "cpu_quota": 60000, "cpu_period": 80000}
     seen["update"] = box.refused("UpdateContainerResources", container_id=made, linux=changed)
     updated = box.probe(made, {"updated": f"{GROUP}memory.max", "updated-cpu": f"{GROUP}cpu.max"})
     seen |= updated

@@ -23,7 +23,7 @@ GROUP = "cat /sys/fs/cgroup/"
         "memory.reservation is the group's low limit",
         equal("memory.low", str(64 * MIB)),
     ),
-    case("config-linux/cgroups/cpu-quota", "cpu.quota and cpu.period are the group's", equal("cpu.max", "40000 80000")),
+    case("config-linux/cgroups/cpu-quota", "cpu.quota and cpu.period are the group's", equal("cpu.max", "72000 80000")),
     case("config-linux/cgroups/cpu-shares", "cpu.shares is the group's weight", matches("cpu.weight", r"^\d+$")),
     case("config-linux/cgroups/pids-limit", "pids.limit is the group's", equal("pids.max", "77")),
     case("config-linux/cgroups/unified", "unified sets files of the group", equal("memory.high", str(80 * MIB))),
@@ -37,7 +37,7 @@ GROUP = "cat /sys/fs/cgroup/"
     ),
     case("command/update/memory", "update --memory changes the limit", equal("memory-after", str(80 * MIB))),
     case("command/update/pids", "update --pids-limit changes the limit", equal("pids-after", "55")),
-    case("command/update/cpu", "update --cpu-quota changes the limit", equal("cpu-after", "20000 80000")),
+    case("command/update/cpu", "update --cpu-quota changes the limit", equal("cpu-after", "60000 80000")),
     case(
         "command/update/resources",
         "update --resources FILE takes the resources of the specification",
@@ -51,7 +51,7 @@ def cgroup_limits(box: Box) -> Observation:
         "sleep 600",
         {
             "linux.resources.memory": {"limit": 96 * MIB, "swap": 128 * MIB, "reservation": 64 * MIB},
-            "linux.resources.cpu": {"quota": 40000, "period": 80000, "shares": 512},
+            "linux.resources.cpu": {"quota": 72000, "period": 80000, "shares": 512},
             "linux.resources.pids": {"limit": 77},
             "linux.resources.unified": {"memory.high": str(80 * MIB)},
         },
@@ -60,7 +60,7 @@ def cgroup_limits(box: Box) -> Observation:
     probes = {name: GROUP + name for name in names}
     probes |= {"write": "mkdir /sys/fs/cgroup/new", "procs": GROUP + "cgroup.procs"}
     seen = box.exec(probes)
-    options = ("--memory", str(80 * MIB), "--pids-limit", "55", "--cpu-quota", "20000", "--cpu-period", "80000")
+    options = ("--memory", str(80 * MIB), "--pids-limit", "55", "--cpu-quota", "60000", "--cpu-period", "80000")
     box.call("update", *options, box.id())
     after = box.exec({"memory": GROUP + "memory.max", "pids": GROUP + "pids.max", "cpu": GROUP + "cpu.max"})
     seen |= {f"{name}-after": after.get(name, "") for name in ("memory", "pids", "cpu")}
