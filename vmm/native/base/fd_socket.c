@@ -20,7 +20,7 @@ int fd_socket_send(int sock, const void *data, size_t len, const int *fds, int n
 	ssize_t sent;
 	int n = 0;
 
-	/* Descriptors keep their order, so only the last ones can be missing. */
+	/* Descriptors keep their order on the receiving side, so only the last ones can be missing. */
 	while (n < nfds && fds[n] >= 0)
 		n++;
 	if (n) {
@@ -42,7 +42,7 @@ int fd_socket_send(int sock, const void *data, size_t len, const int *fds, int n
 	return (size_t)sent == len ? 0 : -EPROTO;
 }
 
-/* Take the descriptors of a message: the caller gets the first nfds, any others are closed. */
+/* Copy the first nfds descriptors of a message to the caller and close any others. */
 static int fd_socket_take(struct msghdr *msg, int *fds, int nfds)
 {
 	int err = 0, at = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Access to the guest: to its RAM, by the only function that turns a guest address into a pointer; and by an interrupt: a
- * bit that the driver reads, and an eventfd on which KVM injects the interrupt.
+ * Guest access: mem_ptr() is the only function that turns a guest address into a pointer. An interrupt is a bit that
+ * the driver reads, and an eventfd on which KVM injects it.
  */
 #include "base/native.h"
 
@@ -14,7 +14,7 @@ void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 	for (uint32_t i = 0; i < mem->nregions; i++) {
 		const struct mem_region *r = &mem->region[i];
 
-		/* The guest chooses gpa and len, so nothing here adds them: a sum could overflow. */
+		/* The guest chooses gpa and len: subtract instead of adding, since a sum could overflow. */
 		if (gpa < r->gpa || gpa - r->gpa >= r->size)
 			continue;
 		if (len > r->size - (gpa - r->gpa))
@@ -57,13 +57,13 @@ void memory_unmap_and_wait(const uint64_t *ranges, uint32_t count, int fd, int t
 void irq_raise(struct irq *irq, uint32_t bits)
 {
 	/*
-	 * The bit must be visible before the interrupt: the driver's handler reads it first. The write() in eventfd_write()
-	 * is no barrier, this atomic operation is one.
+	 * The bit must be visible before the interrupt, because the driver's handler reads it first. The write() in
+	 * eventfd_write() is not a memory barrier; this atomic operation is one.
 	 */
 	if (irq->status)
 		__atomic_fetch_or(irq->status, bits, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&irq->raised, 1, __ATOMIC_RELAXED);
-	/* This fails only if the counter would overflow, and then an interrupt is pending anyway. */
+	/* Fails only if the counter would overflow; an interrupt is pending then anyway. */
 	(void)!eventfd_write(irq->fd, 1);
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Lists of buffers in guest memory. A driver may cut a message into descriptors as it likes (virtio 1.2, 2.7.4). */
+/* Lists of buffers in guest memory. A driver may split a message into descriptors at any byte (virtio 1.2, 2.7.4). */
 #include "base/native.h"
 
 #include <string.h>
@@ -14,7 +14,7 @@ size_t iov_gather(const struct iovec *iov, uint32_t n, void *to, size_t len)
 		memcpy((uint8_t *)to + done, iov[i].iov_base, some);
 		done += some;
 	}
-	/* Callers check the copy: keep the compiler from reading the guest's bytes again instead. */
+	/* Callers validate the copy: prevent the compiler from reading the guest's bytes a second time instead. */
 	__asm__ volatile("" ::: "memory");
 	return done;
 }

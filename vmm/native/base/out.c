@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Writes to descriptors of the host: all of it to a file, or, to a descriptor of any kind, without blocking on its reader.
+ * Writes to host descriptors: file_write() writes everything to a file; out_write() never blocks on the reader.
  *
- * That file may be shared with other processes. O_NONBLOCK belongs to the file, so we cannot set it.
+ * Other processes may share the open file. O_NONBLOCK is a flag of the open file, so this process must not set it.
  */
 #include "base/native.h"
 
@@ -54,13 +54,15 @@ ssize_t out_write(enum out_kind kind, int fd, const struct iovec *iov, int n)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
 	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n };
-	/* A pipe that polls writable takes PIPE_BUF bytes without blocking; a terminal promises nothing beyond one byte. */
+	/*
+	 * A pipe that polls as writable accepts PIPE_BUF bytes without blocking; a terminal guarantees only one byte.
+	 */
 	size_t most = kind == OUT_POLL_BYTE ? 1 : PIPE_BUF;
 
 	if (kind == OUT_SOCKET)
 		return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (kind != OUT_POLL && kind != OUT_POLL_BYTE)
-		return pwritev2(fd, iov, n, -1, 0); /* as writev() */
+		return pwritev2(fd, iov, n, -1, 0); /* like writev() */
 	if (poll(&pfd, 1, 0) == 0) {
 		errno = EAGAIN;
 		return -1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Makes a seccomp filter from a list of system calls. For a call without conditions the filter compares the number and
- * allows it. The kernel recognizes that this does not depend on arguments, and does not run the filter for such calls.
+ * Compiles a list of system calls into a seccomp filter. For a call without conditions the filter compares only the
+ * number. The kernel detects that the result does not depend on arguments, and skips the filter for such calls.
  */
 #define _GNU_SOURCE /* syscall() */
 #include "base/seccomp.h"
@@ -20,7 +20,7 @@
 #endif
 
 enum { MAX_CODE = 1024, MAX_SKIP = 255, X32_BIT = 0x40000000 };
-/* As many system calls are compared one after another. */
+/* The most system calls that a leaf of the tree compares one after another. */
 enum { LEAF = 8 };
 
 struct code {
@@ -58,7 +58,7 @@ static bool is_plain(const struct seccomp_call *call)
 	return !call->match[0].mask && !call->match[1].mask && !call->err;
 }
 
-/* The only condition: one argument has one value. */
+/* Whether the only condition is that one argument has one value. */
 static bool is_value(const struct seccomp_call *call)
 {
 	return call->match[0].mask == SECCOMP_ALL && !call->match[1].mask;
@@ -75,7 +75,7 @@ static void code_act(struct code *c, const struct seccomp_call *call)
 	code_return(c, call->err ? SECCOMP_RET_ERRNO | call->err : SECCOMP_RET_ALLOW);
 }
 
-/* One line: the filter returns, or, if the arguments do not match, continues with the next line. */
+/* Emit one line: it returns from the filter, or continues with the next line if the arguments do not match. */
 static void code_line(struct code *c, const struct seccomp_call *call)
 {
 	size_t left = 1;
@@ -95,7 +95,7 @@ static void code_line(struct code *c, const struct seccomp_call *call)
 	code_act(c, call);
 }
 
-/* Lines that differ only in the value: the argument is loaded once. */
+/* Emit lines that differ only in the value: they load the argument once. */
 static void code_values(struct code *c, const struct seccomp_call *line[], size_t n)
 {
 	code_load_argument(c, line[0]->match[0].arg);
@@ -108,7 +108,7 @@ static void code_values(struct code *c, const struct seccomp_call *line[], size_
 	code_act(c, line[0]);
 }
 
-/* The number of lines, from the first one on, that differ only in the value. */
+/* Count the lines, starting with the first, that differ only in the value. */
 static size_t lines_alike(const struct seccomp_call *line[], size_t n)
 {
 	size_t i = 1;
@@ -120,7 +120,7 @@ static size_t lines_alike(const struct seccomp_call *line[], size_t n)
 	return i;
 }
 
-/* All lines of one system call. */
+/* Emit all lines of one system call. */
 static void code_call(struct code *c, const struct seccomp_call *line[], size_t n, uint32_t other)
 {
 	size_t head = c->n;
@@ -136,17 +136,17 @@ static void code_call(struct code *c, const struct seccomp_call *line[], size_t 
 		always |= !line[i]->match[0].mask && !line[i]->match[1].mask;
 	}
 	if (!always)
-		code_return(c, other); /* an argument is loaded in place of the number, so no further call can be compared */
+		code_return(c, other); /* the argument has replaced the number, so no further call can be compared */
 	if (c->n - head - 1 > MAX_SKIP)
 		c->n = MAX_CODE + 1;
 	else if (head < MAX_CODE)
 		c->at[head].jf = (uint8_t)(c->n - head - 1);
 }
 
-/* The lines of each system call, in their order. */
+/* All lines, grouped by system call. */
 struct lines {
-	const struct seccomp_call *line[SECCOMP_LINES]; /* those of the same call lie side by side, sorted by its number */
-	size_t first[SECCOMP_LINES + 1];                /* of each call: where in line[] */
+	const struct seccomp_call *line[SECCOMP_LINES]; /* sorted by number; lines of one call keep their order */
+	size_t first[SECCOMP_LINES + 1];                /* index in line[] of each call's first line */
 	size_t calls;
 };
 
@@ -154,7 +154,7 @@ static void lines_sort(struct lines *l, const struct seccomp_call *calls, size_t
 {
 	size_t done = 0;
 
-	/* An insertion sort keeps the order of lines of the same call. */
+	/* An insertion sort is stable: lines of one call keep their order. */
 	for (size_t i = 0; i < n; i++) {
 		size_t at = i;
 
@@ -170,7 +170,7 @@ static void lines_sort(struct lines *l, const struct seccomp_call *calls, size_t
 	l->first[l->calls] = n;
 }
 
-/* Compare with a few calls, one after another. */
+/* Emit comparisons with a few calls, one after another. */
 static void code_leaf(struct code *c, struct lines *l, size_t from, size_t to, uint32_t other)
 {
 	size_t plains = 0;
@@ -181,7 +181,7 @@ static void code_leaf(struct code *c, struct lines *l, size_t from, size_t to, u
 		else
 			code_call(c, &l->line[l->first[i]], l->first[i + 1] - l->first[i], other);
 	}
-	/* They share one "allow", behind `other`. */
+	/* Calls without conditions share one "allow", after `other`. */
 	for (size_t i = from; i < to; i++)
 		if (is_plain(l->line[l->first[i]]))
 			code_put(c, BPF_JMP | BPF_JEQ | BPF_K, (uint8_t)plains--, 0, l->line[l->first[i]]->nr);
@@ -190,8 +190,8 @@ static void code_leaf(struct code *c, struct lines *l, size_t from, size_t to, u
 }
 
 /*
- * A tree of comparisons. When a filter is installed the kernel goes through it once for each system call that there is: with a list,
- * that takes most of the time.
+ * Emit a binary tree of comparisons. At installation the kernel runs the filter once for each existing system call.
+ * With linear comparisons, these runs take most of the installation time.
  */
 static void code_tree(struct code *c, struct lines *l, size_t from, size_t to, uint32_t other)
 {
@@ -204,7 +204,7 @@ static void code_tree(struct code *c, struct lines *l, size_t from, size_t to, u
 	}
 	code_put(c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, l->line[l->first[middle]]->nr);
 	skip = c->n;
-	code_put(c, BPF_JMP | BPF_JA, 0, 0, 0); /* a conditional jump does not reach far enough */
+	code_put(c, BPF_JMP | BPF_JA, 0, 0, 0); /* a conditional jump has too short a range */
 	code_tree(c, l, from, middle, other);
 	if (skip < MAX_CODE)
 		c->at[skip].k = (uint32_t)(c->n - skip - 1);
@@ -226,7 +226,7 @@ static int install(const struct seccomp_call *calls, size_t n, uint32_t other, b
 	code_return(&c, SECCOMP_RET_KILL_PROCESS);
 	code_load(&c, offsetof(struct seccomp_data, nr));
 	if (other == SECCOMP_RET_ALLOW) {
-		/* The same calls have other numbers in the x32 ABI. */
+		/* The x32 ABI has other numbers for the same calls, so the list would not match them. */
 		code_put(&c, BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT);
 		code_return(&c, SECCOMP_RET_ERRNO | ENOSYS);
 	}
@@ -236,12 +236,12 @@ static int install(const struct seccomp_call *calls, size_t n, uint32_t other, b
 		return -E2BIG;
 	program.len = (unsigned short)c.n;
 	/*
-	 * Without the flag, kernels before 5.16 disable speculative store bypass for the thread, which slows it down. That
-	 * protects from code running in the same thread, which a guest cannot bring along.
+	 * Without this flag, kernels before 5.16 disable speculative store bypass for the thread, which slows it down.
+	 * That defends against hostile code in the same thread; a guest cannot inject any.
 	 */
 	err = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 	if (err > 0)
-		return -EBUSY; /* the number of the other thread */
+		return -EBUSY; /* the id of the thread that the kernel could not synchronize */
 	if (!err || all_threads)
 		return err < 0 ? -errno : 0;
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;

@@ -2,9 +2,13 @@
 /*
  * Makes filters from lists of system calls (seccomp(2)).
  *
- * A list is a header with a macro on each line. CALL allows a call with any arguments; WHEN, if one argument has these bits;
- * WHEN2, if two have; FAIL makes it fail with an errno. Several lines of one call are alternatives: the first that matches
- * counts. The last argument says what needs the call; tools/calls.py shows it in docs/reference/system-calls.md.
+ * A list is a header with one macro on each line:
+ *   CALL allows a call with any arguments;
+ *   WHEN allows it if one argument has these bits;
+ *   WHEN2 allows it if two arguments have these bits;
+ *   FAIL makes it fail with an errno.
+ * Several lines of one call are alternatives; the first match counts. The last argument of a macro states what needs
+ * the call. tools/calls.py copies it to docs/reference/system-calls.md.
  */
 #ifndef VMM_NATIVE_SECCOMP_H
 #define VMM_NATIVE_SECCOMP_H
@@ -12,23 +16,26 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The condition ((uint32_t)args[arg] & mask) == value. A mask of 0: no condition. The kernel uses these low 32 bits, too. */
+/*
+ * Matches if ((uint32_t)args[arg] & mask) == value; a mask of 0 always matches. The kernel uses only these low 32 bits,
+ * too.
+ */
 struct seccomp_match {
 	uint32_t arg, mask, value;
 };
 
 struct seccomp_call {
-	uint32_t nr, err; /* err: the call fails with this errno; 0: the kernel makes it */
+	uint32_t nr, err; /* err: the call fails with this errno; 0: it is allowed */
 	struct seccomp_match match[2];
 };
 
-/* The most lines of a list. */
+/* The most lines in a list. */
 enum { SECCOMP_LINES = 384 };
 
 /* All bits of an argument. */
 #define SECCOMP_ALL 0xffffffffu
 
-/* The macros of a list: #include it as the initializer of an array. */
+/* The macros of a list, which is included as the initializer of an array. */
 #define CALL(name, why) { .nr = SYS_##name },
 #define WHEN(name, arg0, mask0, value0, why)                                                                           \
 	{ .nr = SYS_##name, .match = { { (arg0), (uint32_t)(mask0), (uint32_t)(value0) } } },
@@ -38,12 +45,12 @@ enum { SECCOMP_LINES = 384 };
 #define FAIL(name, number, why) { .nr = SYS_##name, .err = (number) },
 
 /*
- * Install the filter, for good, for the calling thread and the threads and processes that it makes. For a call that is not
- * listed the kernel does `other` (SECCOMP_RET_*; with SECCOMP_RET_ALLOW the list says which calls fail). Takes
+ * Install the filter permanently for the calling thread, and for threads and processes that it starts. Unlisted calls
+ * get the action `other` (SECCOMP_RET_*). With SECCOMP_RET_ALLOW, the list names the calls that fail. Needs
  * PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN. 0 or -errno; -E2BIG: the list is too long.
  */
 int seccomp_install(const struct seccomp_call *calls, size_t n, uint32_t other);
-/* The same for all threads of the process. -EBUSY: one of them has a filter that the calling one has not. */
+/* The same for all threads of the process. -EBUSY: another thread has a filter that the calling thread lacks. */
 int seccomp_install_for_all(const struct seccomp_call *calls, size_t n, uint32_t other);
 
 #endif

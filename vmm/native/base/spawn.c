@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Starts a child program from a process with many threads, without copying its memory.
+ * Starts a program from a process with many threads, without copying its memory.
  *
- * The new process shares the memory until it executes the program, as with vfork(); it runs on a stack of its own and only
- * makes system calls. A PID namespace must be made with the process. Without the privilege for that, the child also gets a
- * user namespace, in which it has all capabilities; the only user there is the user of this process, with the same number.
+ * Until execve() the child shares the memory, as with vfork(); it runs on its own stack and makes only system calls. A
+ * process enters a new PID namespace only at its creation. Without the privilege for that, the child also gets a user
+ * namespace, where it has all capabilities. The only user there is this process's, with the same id.
  */
 #include "base/native.h"
 
@@ -26,9 +26,9 @@ enum { SPAWN_STACK = 64 << 10 };
 
 struct spawn {
 	const char *path;
-	char *const *argv, *const *env; /* argv: NULL: the name of the program alone */
-	bool session;                   /* in a session of its own */
-	int sock, more, err;            /* more: becomes descriptor SPAWN_SOCKET + 1; -1: there is none */
+	char *const *argv, *const *env; /* argv: NULL: only the program's name */
+	bool session;                   /* start a new session */
+	int sock, more, err;            /* more: becomes descriptor SPAWN_SOCKET + 1; -1: none */
 	char uid_map[64], gid_map[64]; /* empty without a user namespace */
 };
 
@@ -46,7 +46,7 @@ static int spawn_write(const char *path, const char *text)
 	return ret;
 }
 
-/* execve() drops the capabilities of a process that is not root, except for ambient ones: make them ambient. */
+/* execve() drops the capabilities of a non-root process, except ambient ones: make them all ambient. */
 static int spawn_keep_caps(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -78,7 +78,10 @@ static int spawn_main(void *arg)
 	if (*s->uid_map && (spawn_write("/proc/self/setgroups", "deny") || spawn_write("/proc/self/uid_map", s->uid_map) ||
 			    spawn_write("/proc/self/gid_map", s->gid_map) || spawn_keep_caps()))
 		goto fail;
-	/* Out of the way of the socket: this process has descriptors of its own, which share only files. */
+	/*
+	 * Move it away from the socket's number. The child has its own descriptor table, so the parent keeps its
+	 * numbers.
+	 */
 	if (s->more >= 0) {
 		more = fcntl(s->more, F_DUPFD, SPAWN_SOCKET + 2);
 		if (more < 0)
@@ -103,7 +106,10 @@ fail:
 
 static int spawn_try(struct spawn *s, int flags, int *pid)
 {
-	/* The files of a process that is not dumpable are root's: the child, which shares our memory, could not write its uid_map. */
+	/*
+	 * Root owns the /proc files of a process that is not dumpable. The child shares our memory and so this flag: it
+	 * could not write its uid_map.
+	 */
 	const bool hidden = flags & CLONE_NEWUSER && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 	int pidfd = -1;
 	void *stack;
@@ -143,7 +149,7 @@ int process_spawn(const char *path, int *sock, int *pid)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	s.sock = pair[1];
-	/* Block signals: a handler of this process must not run in the child, which shares its memory. */
+	/* Block signals: the child shares our memory, so none of our handlers may run in it. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
