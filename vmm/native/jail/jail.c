@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The jail: what the process of a machine gives up when all files that it needs are open, and before the guest runs: its
- * user and capabilities, all files, all networks, and other namespaces (System V IPC, the host's name, control groups).
+ * The jail: drops the rights of a machine's process once its files are open, before the guest runs. The process gives
+ * up its user and capabilities, all files and networks, and its other namespaces (System V IPC, host name, cgroups).
  *
- * Namespaces, users and Landlock domains belong to threads; threads inherit them from the one that makes them. So the
- * process must have one thread.
+ * Namespaces, users and Landlock domains belong to threads, and new threads inherit them. So the process must have only
+ * one thread.
  */
 #include "base/native.h"
 
@@ -25,7 +25,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* struct landlock_ruleset_attr of kernels newer than the headers: networks (version 4 of Landlock), scopes (version 6). */
+/*
+ * struct landlock_ruleset_attr of newer kernels, which the headers may lack: networks (Landlock version 4) and scopes
+ * (version 6).
+ */
 struct ruleset {
 	uint64_t fs, net, scoped;
 };
@@ -36,13 +39,13 @@ static bool thread_is_only(void)
 {
 	struct stat st;
 
-	/* The directory has an entry for each thread: the links are "..", "." and one for each of them. */
+	/* Each thread has a directory here, and each directory adds a link to the two of an empty one. */
 	return stat("/proc/self/task", &st) == 0 && st.st_nlink == 3;
 }
 
 /*
- * A thread that was joined exists for a moment longer: pthread_join() returns before the kernel has removed it, and on a
- * busy host that takes a while.
+ * A joined thread remains for a moment: pthread_join() returns before the kernel has removed it, which takes longer on
+ * a busy host.
  */
 static bool thread_wait_only(void)
 {
@@ -68,7 +71,7 @@ static int write_file(const char *path, const char *text)
 	return err;
 }
 
-/* For a process without privileges: it has all capabilities in its user namespace, and the same user id as before. */
+/* For an unprivileged process: it has all capabilities in its own user namespace, and keeps its user id. */
 static int enter_user_namespace(void)
 {
 	const unsigned int uid = geteuid(), gid = getegid();
@@ -86,7 +89,7 @@ static int enter_user_namespace(void)
 	return write_file("/proc/self/gid_map", map);
 }
 
-/* A new file system that is empty and read-only. */
+/* Make an empty, read-only file system. */
 static int make_empty_tree(void)
 {
 	int fs = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), tree;
@@ -115,7 +118,7 @@ static int enter_empty_root(void)
 	tree = make_empty_tree();
 	if (tree < 0)
 		return tree;
-	/* Mount it on the root and make it the root; pivot_root() then mounts the old root on top of it: unmount that. */
+	/* Mount it over the root and make it the root. pivot_root() then stacks the old root on top: unmount that. */
 	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 || fchdir(tree) < 0 ||
 	    syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		err = -errno;
@@ -123,7 +126,7 @@ static int enter_empty_root(void)
 	return err;
 }
 
-/* The rights by version of the interface: 13 at first, then REFER, TRUNCATE, and ioctls of devices were added. */
+/* The rights of each version: 13 at first; REFER, TRUNCATE and device ioctls came later. */
 static uint64_t landlock_rights(long version)
 {
 	static const uint64_t rights[] = { 0, (1ULL << 13) - 1, (1ULL << 14) - 1, (1ULL << 15) - 1, (1ULL << 15) - 1,
@@ -158,7 +161,7 @@ int jail_keep_folders(const int *folders, uint32_t n)
 	return err;
 }
 
-/* A domain that allows nothing: no file can be opened, no TCP port used, and no process outside of it be signalled. */
+/* Enter a domain without rights: opening files, using TCP ports and signalling processes outside all fail. */
 static int enter_landlock(void)
 {
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -180,7 +183,7 @@ static int enter_landlock(void)
 	return err;
 }
 
-/* Lower a limit, hard and soft. To raise a hard limit would take a capability. */
+/* Lower both the soft and the hard limit. Raising a hard limit again needs a capability. */
 static int limit_lower(int what, uint64_t most)
 {
 	struct rlimit now;
@@ -212,7 +215,7 @@ static int limits_set(const struct jail_config *config)
 		err = (config->grows ? limit_lower_soft : limit_lower)(RLIMIT_FSIZE, config->file_size);
 	if (!err && config->files)
 		err = limit_lower(RLIMIT_NOFILE, config->files);
-	/* The kernel counts all threads of the user, so this needs a user that no other process has. */
+	/* The kernel counts all threads of a user, so the limit is only correct for a user with no other process. */
 	if (!err && config->uid)
 		err = limit_lower(RLIMIT_NPROC, config->threads);
 	return err;
@@ -233,7 +236,7 @@ static int keep_capabilities(uint64_t kept)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-/* Call this before the user changes: it takes CAP_SETPCAP. */
+/* Needs CAP_SETPCAP, so call this before the user changes. */
 static void keep_bounding_set(uint64_t kept)
 {
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
@@ -242,7 +245,7 @@ static void keep_bounding_set(uint64_t kept)
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 }
 
-/* System calls instead of the C library's functions, which would signal all threads: there is only this one. */
+/* Use system calls: the C library's functions would signal all threads to follow, but there is only this one. */
 static int user_become(uint32_t id)
 {
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, id, id, id) < 0 ||
@@ -281,9 +284,9 @@ static int raise_file_size(int pid, uint64_t size)
 }
 
 /*
- * Without CAP_SYS_RESOURCE, prlimit(2) compares the ids of the process with the caller's real ones. This thread assumes these
- * for the call, by system calls and not by the C library, which would change all threads. A sealed process may not do so,
- * but has the capability.
+ * Without CAP_SYS_RESOURCE, prlimit(2) requires the process's ids to equal the caller's real ids. This thread assumes
+ * these ids for the call. It uses system calls, since the C library would change all threads. A sealed process may not
+ * change ids, but it has the capability.
  */
 int jail_raise_file_size(int pid, uint32_t uid, uint64_t size)
 {
@@ -303,8 +306,8 @@ int jail_raise_file_size(int pid, uint32_t uid, uint64_t size)
 }
 
 /*
- * With the right to it, who opens /proc/PID/pagemap reads physical page numbers there for ever after, whoever has the
- * descriptor by then (Documentation/admin-guide/mm/pagemap.rst).
+ * Opening /proc/PID/pagemap with CAP_SYS_ADMIN lets every later holder of the descriptor read physical page numbers
+ * (Documentation/admin-guide/mm/pagemap.rst).
  */
 int jail_open_unprivileged(const char *path)
 {
