@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A 16550A UART (National Semiconductor PC16550D data sheet) without a baud clock: bytes are sent at once.
+ * A 16550A UART (National Semiconductor PC16550D data sheet) without a baud clock: bytes are sent immediately.
  *
- * Input waits in rx[] until the guest is ready to receive, as if the other end used RTS/CTS flow control: a driver that opens
- * the port clears the FIFO and reads RBR, which would lose the first bytes of a pipe.
+ * Input waits in rx[] until the guest is ready, as with RTS/CTS flow control. A driver that opens the port clears the
+ * FIFO and reads RBR, which would discard the first bytes of a pipe.
  *
- * Input is given in bursts. After a burst comes a pause as long as the guest took to read it. Linux's interrupt handler
- * reads while there is data, up to 128 KiB; without pauses, nothing else would run in the guest during a paste, not even
- * the code that clears RTS when its buffers are full.
+ * The guest receives input in bursts. After each burst, input pauses for as long as the guest took to read it. Linux's
+ * interrupt handler reads while there is data, up to 128 KiB. Without pauses nothing else would run in the guest during
+ * a paste, not even the code that clears RTS when its buffers are full.
  */
 #include <string.h>
 #include <sys/eventfd.h>
@@ -17,7 +17,7 @@
 
 enum {
 	FIFO_SIZE = UART_FIFO_SIZE,
-	BURST_US = 1000, /* raise the THR-empty interrupt after this time, if the guest accesses no other register */
+	BURST_US = 1000, /* raise the THR-empty interrupt after this time if the guest accesses no other register */
 	RX_BURST = 256,
 	PAUSE_MIN_US = 500,
 	PAUSE_MAX_US = 50000,
@@ -41,7 +41,7 @@ static bool rx_listening(const struct uart *u)
 		return false;
 	if (u->s.seen & UART_SEEN_RTS)
 		return u->s.mcr & UART_MCR_RTS;
-	/* RTS was never set: a simple guest, which has enabled the receive interrupt, or which polls and never wrote MCR. */
+	/* RTS was never set. A simple guest either enables the receive interrupt, or polls and never writes MCR. */
 	return (u->s.ier & UART_IER_RDI) || !(u->s.seen & UART_SEEN_MCR);
 }
 
@@ -59,7 +59,7 @@ void uart_fifo_push(struct uart *u, uint8_t byte)
 		return;
 	}
 	u->s.lsr |= UART_LSR_OE;
-	/* On an overrun, RBR gets the new byte, while the FIFO keeps the old ones. */
+	/* On an overrun without the FIFO, the new byte replaces the one in RBR; the FIFO keeps its old bytes. */
 	if (depth == 1)
 		u->s.fifo[0] = byte;
 }
@@ -114,8 +114,8 @@ static uint8_t rx_byte(struct uart *u)
 }
 
 /*
- * The pending interrupt of the highest priority (data sheet, "interrupt control functions"). Data below the trigger level
- * counts as available, as if the character time-out had passed.
+ * The pending interrupt with the highest priority (data sheet, "interrupt control functions"). Data below the trigger
+ * level counts as available, as if the character time-out had expired.
  */
 static uint8_t interrupt_id(const struct uart *u)
 {
@@ -185,9 +185,9 @@ static void write_thr(struct uart *u, uint8_t value)
 		return;
 	}
 	/*
-	 * The THR-empty interrupt comes after the writes that fill the FIFO: with the next access to another register, and
-	 * after it if that is a read of IIR. Linux gives up on a port whose IIR never reports that no interrupt is pending.
-	 * The timer is for a guest that accesses no other register.
+	 * Raise the THR-empty interrupt only after the writes that fill the FIFO: at the next access to another
+	 * register. A read of IIR comes first: Linux gives up on a port whose IIR never reports "no interrupt pending".
+	 * The timer serves a guest that accesses no other register.
 	 */
 	u->s.thr_pending = 0;
 	if (!u->burst) {
@@ -205,7 +205,7 @@ static void write_ier(struct uart *u, uint8_t value)
 	u->s.ier = value & UART_IER_MASK;
 	if (u->tx_len && !u->stalled)
 		uart_tx_flush(u);
-	/* If the transmitter is empty, enabling the interrupt raises it; Linux tests for that. */
+	/* Enabling the interrupt while the transmitter is empty raises it; Linux tests for that. */
 	if ((enabled & UART_IER_THRI) && !u->stalled)
 		u->s.thr_pending = 1;
 }
@@ -218,7 +218,7 @@ static void write_fcr(struct uart *u, uint8_t value)
 		u->s.fifo_len = 0;
 	if ((value & UART_FCR_CLEAR_XMIT) && !u->stalled)
 		u->s.thr_pending = 1;
-	/* The other bits can be set only while the FIFO is enabled. */
+	/* The other bits take effect only while the FIFO is enabled. */
 	u->s.fcr = value & UART_FCR_ENABLE_FIFO ? value & UART_FCR_MASK : 0;
 }
 
@@ -335,7 +335,7 @@ static uint8_t reg_read(struct uart *u, uint64_t reg)
 	return value;
 }
 
-/* An access of several bytes becomes several accesses of one byte, as for an 8-bit device on the ISA bus. */
+/* Split a wide access into single bytes, as the ISA bus does for an 8-bit device. */
 bool uart_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
 {
 	struct uart *u = ctx;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A UART: uart.c has the registers that the guest accesses, uart_out.c the output to the host, uart_host.c the functions for
- * the host's side. */
+/*
+ * A UART: uart.c implements the guest's registers, uart_out.c output to the host, uart_host.c the functions for the
+ * host's side.
+ */
 #ifndef VMM_NATIVE_UART_H
 #define VMM_NATIVE_UART_H
 
@@ -13,15 +15,15 @@
 
 enum { UART_RX_SIZE = 4096, UART_FIFO_SIZE = 16 };
 enum { UART_OUT_BLOCK = 0, UART_OUT_DROP = 1 };
-/* Bits of uart_state.seen: since reset, the driver has written MCR; has set RTS. */
+/* Bits of uart_state.seen: since the last reset, the driver wrote MCR; the driver set RTS. */
 enum { UART_SEEN_MCR = 1, UART_SEEN_RTS = 2 };
 
-/* The state of a UART that the guest can see. It is saved and restored as plain data. */
+/* The guest-visible state of a UART, saved and restored as plain data. */
 struct uart_state {
 	uint8_t ier, lcr, lsr, mcr, msr, scr, fcr, dll, dlm, thr_pending, seen, fifo_len;
-	uint8_t fifo[16]; /* bytes received in loopback mode, or of a break: read before rx */
+	uint8_t fifo[16]; /* bytes from loopback mode or a break, which are read before rx */
 	uint32_t rx_len;
-	uint8_t rx[4096]; /* input of the host */
+	uint8_t rx[4096]; /* input from the host */
 };
 
 struct uart_stats {
@@ -30,26 +32,28 @@ struct uart_stats {
 
 /*
  * irq_fd: an eventfd that is signalled at each rising edge of the interrupt line.
- * out_fd: gets the guest's output; -1: it is discarded. Preferably non-blocking. With UART_OUT_BLOCK, the guest waits for a
- * slow reader; with UART_OUT_DROP, bytes that the reader does not take are dropped and counted.
- * space_fd: an eventfd that is signalled when uart_input() can take bytes again after it was full; or -1.
+ * out_fd: receives the guest's output, preferably non-blocking; -1: discard it. With UART_OUT_BLOCK the guest waits for
+ * a slow reader. UART_OUT_DROP drops and counts the bytes that the reader does not accept.
+ * space_fd: an eventfd that is signalled when uart_input() accepts bytes again after it was full; or -1.
  */
 struct uart *uart_new(int irq_fd, int out_fd, int out_mode, int space_fd);
-/* Write what out_fd takes without blocking, and free. To lose no output, call uart_flush() before, until it returns 0. */
+/* Write what out_fd accepts without blocking, then free u. To lose no output, call uart_flush() until it returns 0. */
 void uart_free(struct uart *uart);
-/* A descriptor that is readable when uart_flush() must be called. The UART owns it. */
+/* A descriptor that becomes readable when uart_flush() is due. The UART owns it. */
 int uart_timer_fd(const struct uart *uart);
-/* Write the collected output, and end a pause of the input. Returns the number of bytes that out_fd has not taken (call again
- * when it is writable); or -errno of out_fd, once for each errno. */
+/*
+ * Write the buffered output, and end a pause of the input. Returns the bytes that out_fd did not accept: call again
+ * when it is writable. Or -errno of out_fd, once for each errno.
+ */
 int64_t uart_flush(struct uart *uart);
-/* An access of the guest to len registers from offset on; the bus calls it. Always true. */
+/* The guest's access to len registers from offset, called by the bus. Always returns true. */
 bool uart_access(void *uart, uint64_t offset, uint8_t *data, uint32_t len, bool write);
-/* Give bytes to the guest; returns how many were taken (0: full). */
+/* Queue input for the guest. Returns the bytes accepted; 0: full. */
 int64_t uart_input(struct uart *uart, const uint8_t *data, uint64_t len);
 /* Send a break to the guest. */
 void uart_break(struct uart *uart);
 void uart_save(struct uart *uart, struct uart_state *out);
-/* -EINVAL: uart_save() cannot have returned this state. */
+/* -EINVAL: uart_save() cannot return such a state. */
 int uart_restore(struct uart *uart, const struct uart_state *state);
 void uart_get_stats(struct uart *uart, struct uart_stats *out);
 
@@ -57,7 +61,7 @@ void uart_get_stats(struct uart *uart, struct uart_stats *out);
 
 enum { UART_TX_SIZE = 4096 };
 
-/* The bits of registers that the guest can set, and those of LSR that a saved state can have. */
+/* The register bits that the guest can set, and the LSR bits that a saved state may contain. */
 enum {
 	UART_LSR_ERRORS = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | UART_LSR_BI,
 	UART_IER_MASK = UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI,
@@ -74,15 +78,15 @@ struct uart {
 
 	struct uart_state s; /* here rx[] is a ring that begins at rx_head; in a saved state it begins at 0 */
 	uint32_t rx_head;
-	bool rx_full; /* uart_input() took less than it was given */
-	bool rx_paused; /* a pause of the input, until the timer fires */
+	bool rx_full; /* uart_input() accepted less than it received */
+	bool rx_paused; /* input pauses until the timer fires */
 	uint32_t rx_burst; /* bytes since the last pause */
-	uint64_t rx_since; /* when the first of them was read, in microseconds */
+	uint64_t rx_since; /* when the first of them was read, in us */
 
 	bool line;    /* the level of the interrupt line */
 	bool burst;   /* the guest is writing to THR: the THR-empty interrupt follows */
-	bool stalled; /* out_fd takes no more: tx[] waits for uart_flush() */
-	bool gave_up; /* tx[] was full for WAIT_FULL slices: bytes are dropped without waiting */
+	bool stalled; /* out_fd is full: tx[] waits for uart_flush() */
+	bool gave_up; /* tx[] was full for WAIT_FULL slices: drop bytes without waiting */
 	uint64_t hurry_until;
 	int out_errno, told_errno;
 	uint32_t tx_len;
@@ -90,23 +94,23 @@ struct uart {
 	struct uart_stats stats;
 };
 
-/* These are called with the lock held. */
-/* Set the interrupt line according to the state. */
+/* Callers of these functions hold the lock. */
+/* Set the interrupt line from the state. */
 void uart_line_update(struct uart *u);
-/* Update the modem status: the other end is always ready; in loopback mode the inputs follow our own outputs. */
+/* Update the modem status. The peer is always ready; in loopback mode the inputs follow our own outputs. */
 void uart_modem_update(struct uart *u);
-/* Add a byte of loopback mode or of a break, which is read before rx[]. */
+/* Add a byte from loopback mode or a break, which is read before rx[]. */
 void uart_fifo_push(struct uart *u, uint8_t byte);
-/* The guest has stopped writing to THR: the THR-empty interrupt may come. */
+/* The guest has stopped writing to THR: allow the THR-empty interrupt. */
 void uart_end_burst(struct uart *u);
 uint64_t uart_now_us(void);
-/* Arm the timer: uart_flush() is to be called after this time at the latest. */
+/* Arm the timer, so that uart_flush() is called after this time at the latest. */
 void uart_timer_arm(struct uart *u, long us);
-/* Write the collected output. What out_fd does not take is kept (UART_OUT_BLOCK) or dropped (UART_OUT_DROP). */
+/* Write the buffered output. The rest is kept (UART_OUT_BLOCK) or dropped (UART_OUT_DROP). */
 void uart_tx_flush(struct uart *u);
-/* Collect a byte for the next flush. While there is no room, releases the lock and waits. */
+/* Buffer a byte for the next flush. While the buffer is full, releases the lock and waits. */
 void uart_tx_byte(struct uart *u, uint8_t byte);
-/* Release the lock and wait for out_fd, for a moment. False: the vCPU is being stopped, do not wait again. */
+/* Release the lock and wait briefly for out_fd. False: the vCPU is being stopped, so do not wait again. */
 bool uart_tx_wait(struct uart *u);
 
 #endif

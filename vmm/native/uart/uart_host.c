@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The host's side of a UART: making and freeing it, input, saved state, counters. */
+/* The host's side of a UART: creation, input, saved state and counters. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,7 +107,7 @@ void uart_save(struct uart *u, struct uart_state *out)
 	uart_end_burst(u);
 	uart_line_update(u);
 	*out = u->s;
-	/* The restored UART has an empty transmitter: output that waits is written by this one. */
+	/* The restored UART starts with an empty transmitter; this one writes the remaining output. */
 	if (u->stalled)
 		out->thr_pending = 1;
 	first = UART_RX_SIZE - u->rx_head;
@@ -126,7 +126,7 @@ int uart_restore(struct uart *u, const struct uart_state *state)
 	u->s = *state;
 	u->rx_head = 0;
 	u->burst = false;
-	/* Signal an edge again: it may have been lost, and a spurious one does no harm. */
+	/* Signal the edge again: it may have been lost, and a spurious one is harmless. */
 	u->line = false;
 	uart_line_update(u);
 	pthread_mutex_unlock(&u->lock);

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The output of a UART to a descriptor of the host.
+ * The output of a UART to a host descriptor.
  *
- * Bytes are collected and written by lines: a boot prints kilobytes, one byte per exit, and a system call for each would be
- * expensive. They are written at a newline; when there are BATCH of them; when the guest writes IER (a Linux console does
- * that after each message, a Linux tty when it has no more to send); and at the latest when the timer fires and the owner
- * calls uart_flush().
+ * Output is buffered by lines: a boot prints kilobytes, one byte per exit, and a system call for each would be
+ * expensive. The buffer is written
+ *   - at a newline, or when it has BATCH bytes;
+ *   - when the guest writes IER: a Linux console does so after each message, a Linux tty when it has nothing more to
+ *   send;
+ *   - at the latest when the timer fires and the owner calls uart_flush().
  *
- * When out_fd takes no more (UART_OUT_BLOCK), the UART is stalled: LSR reports a full transmitter until everything is written.
- * If the guest polls LSR, each read waits for up to WAIT_MS without the lock; the signal of vcpu_kick() ends that at once. If
- * it uses the interrupt, that comes later. When out_fd is writable, the owner calls uart_flush(), which continues.
+ * With UART_OUT_BLOCK a full out_fd stalls the UART: LSR reports a full transmitter until everything is written. If the
+ * guest polls LSR, each read waits up to WAIT_MS without the lock; the signal of vcpu_kick() ends the wait. If the
+ * guest uses the interrupt, that is delayed. When out_fd is writable, the owner calls uart_flush(), which continues.
  */
 #include <errno.h>
 #include <poll.h>
@@ -22,8 +24,8 @@
 enum {
 	BATCH = 512,
 	WAIT_MS = 20,
-	WAIT_FULL = 50,	 /* how often to wait for a guest that writes although LSR reports a full transmitter */
-	HURRY_US = 200000, /* do not wait within this time after a signal: the vCPU is being stopped */
+	WAIT_FULL = 50,	 /* how often to wait for a guest that ignores a full transmitter in LSR */
+	HURRY_US = 200000, /* after a signal, do not wait for this long: the vCPU is being stopped */
 	LINE_US = 10000, /* an unfinished line is written after this time */
 };
 
@@ -39,7 +41,7 @@ void uart_timer_arm(struct uart *u, long us)
 {
 	struct itimerspec when = { .it_value = { .tv_nsec = us * 1000 } };
 
-	/* During a pause of the input the timer is armed already; continuous output must not postpone it. */
+	/* A pause of the input has already armed the timer; continuous output must not postpone it. */
 	if (u->rx_paused && us > 1)
 		return;
 	timerfd_settime(u->timer_fd, 0, &when, NULL);
