@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A virtqueue, device side (virtio 1.2, 2.7 and 2.8): the part that is common to both formats. ring_new() chooses the
- * format. These files, ring*.c, are the only code that parses rings.
+ * A virtqueue, device side (virtio 1.2, 2.7 and 2.8): the part that both formats share. ring_new() selects the format.
+ * Only these files, ring*.c, parse rings.
  *
- * The guest can write everything in the three areas at any time, from another CPU. So each index and each descriptor is
- * read exactly once, into a local variable, and only that is checked and used. What the device wrote there is never read
- * back. When the guest breaks a rule, the first error and a sentence about it are latched until the ring is freed, and
- * nothing more is popped.
+ * The guest can write all three areas at any time, from another CPU. So each index and descriptor is read exactly once
+ * into a local variable, which is validated and used. The device never reads back what it wrote there. When the guest
+ * breaks a rule, the first error and its description are latched until the ring is freed, and nothing more is popped.
  *
- * There is no lock: one thread uses a ring at a time.
+ * There is no lock: one thread at a time uses a ring.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +27,7 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 		return NULL;
 	if (config->desc % DESC_SIZE)
 		return NULL;
-	/* ring_save() saves a ring only when no request is in flight: a state in which one is would lose it. */
+	/* ring_save() accepts only a ring without requests in flight; a state with one would lose it. */
 	if (config->next_avail > UINT16_MAX || config->next_used != config->next_avail)
 		return NULL;
 
@@ -45,7 +44,10 @@ struct ring *ring_new(const struct mem *mem, const struct ring_config *config, i
 	*err = -EFAULT;
 	ring->desc = mem_ptr(mem, config->desc, (uint64_t)config->size * DESC_SIZE);
 	if (ring->desc) {
-		/* RAM is mapped by pages, so the address is aligned as the guest's is, unless the caller made odd regions. */
+		/*
+		 * RAM is mapped by pages, so alignment of the guest address carries over, unless the caller made odd
+		 * regions.
+		 */
 		*err = (uintptr_t)ring->desc % DESC_SIZE ? -EINVAL : ring->ops->init(ring);
 	}
 	if (*err) {
@@ -69,7 +71,7 @@ bool ring_pending(struct ring *ring)
 	return ring->nredo || ring->ops->pending(ring);
 }
 
-/* Return a head again that another process had popped and not pushed when it ended. */
+/* Return a head again that another process had popped but not pushed when it ended. */
 static int ring_pop_again(struct ring *ring, struct chain *chain)
 {
 	uint32_t word = 0;
@@ -102,7 +104,7 @@ int ring_unpop(struct ring *ring, uint32_t head)
 
 int ring_push(struct ring *ring, uint32_t head, uint32_t written)
 {
-	/* A bug of the device, not an error of the guest: it pushes a head twice. */
+	/* Pushing a head twice is a bug of the device, not an error of the guest. */
 	if (!ring_is_busy(ring->s, head))
 		return -EINVAL;
 	ring->ops->push(ring, head, written);
@@ -115,9 +117,7 @@ void ring_publish(struct ring *ring)
 		ring->ops->publish(ring);
 }
 
-/*
- * A ring with an error is flushed, too: the chains that were pushed were valid.
- */
+/* After an error this still publishes earlier pushes: those chains were valid. */
 int ring_flush(struct ring *ring)
 {
 	ring_publish(ring);
@@ -130,8 +130,8 @@ int ring_kicks(struct ring *ring, int enable)
 	if (!enable)
 		return 0;
 	/*
-	 * The request for a kick must be visible before the ring is read: a guest that added a chain before it saw the
-	 * request did not kick, so look for that chain here.
+	 * The request for a kick must be visible before the ring is read. A guest that added a chain before it saw the
+	 * request did not kick, so check for that chain here.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return !ring->error && ring_pending(ring);
@@ -165,8 +165,8 @@ int ring_save(const struct ring *ring, struct ring_config *out)
 }
 
 /*
- * The device's state of a ring can lie in memory that two processes share. When the process that serves the ring ends, at
- * any point of its code, the other one adopts the ring.
+ * Two processes can share the device's state of a ring. If the process that serves the ring dies, at any instruction,
+ * the other one adopts the ring.
  */
 int ring_share(struct ring *ring, struct ring_state *state)
 {
@@ -178,7 +178,7 @@ int ring_adopt(struct ring *ring, const struct ring_state *state)
 	struct ring_state s = *state;
 	int n;
 
-	/* Check the copy: the process that wrote the state may be under an attacker's control and still run. */
+	/* Validate a copy: the process that wrote the state may be hostile and still running. */
 	__asm__ volatile("" : : "r"(&s) : "memory");
 	s.in_flight = 0;
 	for (uint32_t head = 0; head < RING_MAX_SIZE; head++) {

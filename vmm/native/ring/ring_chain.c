@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * Checks the buffers of a chain and adds them to it, and latches the first error of the guest.
- */
+/* Validates the buffers of a chain and adds them to it, and latches the guest's first error. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,7 +25,7 @@ int chain_add(struct ring *ring, struct chain *chain, const struct desc *d)
 	void *p;
 
 	/*
-	 * The specification does not define a buffer of zero bytes. No driver of Linux makes one, and QEMU refuses it, too.
+	 * The specification does not define a zero-length buffer. No Linux driver makes one, and QEMU rejects it, too.
 	 */
 	if (unlikely(d->len == 0))
 		return ring_fail(ring, -EPROTO, "chain %u has a buffer of zero bytes", chain->head);
@@ -40,7 +38,7 @@ int chain_add(struct ring *ring, struct chain *chain, const struct desc *d)
 		return ring_fail(ring, -EFAULT, "chain %u has a buffer at %#llx of %u bytes, not in one piece of RAM",
 				 chain->head, (unsigned long long)d->addr, d->len);
 	chain->iov[n] = (struct iovec){ .iov_base = p, .iov_len = d->len };
-	/* No overflow in 64 bits: the sum is at most RING_MAX_SEGMENTS times 4 GiB. */
+	/* The sums cannot overflow 64 bits: they are at most RING_MAX_SEGMENTS times 4 GiB. */
 	if (d->flags & DESC_WRITE) {
 		chain->nwrite++;
 		chain->write_len += d->len;
@@ -75,8 +73,8 @@ const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, cons
 }
 
 /*
- * The entries of an indirect table are the chain, in order (2.8.7). Only the flag DESC_WRITE has a meaning there, and drivers
- * may set others; but an indirect table in an indirect table is refused, as in a split ring.
+ * The entries of an indirect table form the chain, in order (2.8.7). Only the flag DESC_WRITE has a meaning there, and
+ * drivers may set others. As in a split ring, a nested indirect table is rejected.
  */
 int packed_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at)
 {
@@ -87,7 +85,7 @@ int packed_add_indirect(struct ring *ring, struct chain *chain, const struct des
 	if (!table)
 		return ring->error;
 	for (uint32_t i = 0; i < count; i++) {
-		/* In a packed descriptor, flags are where a split one has next. */
+		/* A packed descriptor has its flags where a split one has next. */
 		struct desc d = desc_copy(table + (size_t)i * DESC_SIZE);
 
 		d.flags = d.next;

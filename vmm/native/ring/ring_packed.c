@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The packed virtqueue (virtio 1.2, 2.8): one ring of descriptors. The guest makes them available, and the device writes used
- * descriptors over them. Two bits of a descriptor, compared with a wrap counter on each side, say whose it is.
+ * The packed virtqueue (virtio 1.2, 2.8): one ring of descriptors. The guest makes descriptors available, and the
+ * device overwrites them with used ones. Two bits of a descriptor, compared with a wrap counter on each side, determine
+ * its owner.
  *
- * The device writes used descriptors in the order in which it finishes, from the oldest available one on. So they may
- * overwrite descriptors of chains that are still in flight; these are not read again.
+ * The device writes used descriptors in completion order, starting at the oldest available one. So they may overwrite
+ * descriptors of chains that are still in flight; these are not read again.
  */
 #include "ring/ring_struct.h"
 
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 
 enum { EVENT_SIZE = 4, EVENT_ALIGN = 4 };
-/* The event suppression structure (2.8.14), as one word: offset and wrap in the low half, flags in the high half. */
+/* The event suppression structure (2.8.14) as one word: offset and wrap in the low half, flags in the high half. */
 enum { EVENT_ENABLE = 0, EVENT_DISABLE = 1, EVENT_DESC = 2 };
 enum { EVENT_WRAP = 0x8000 };
 
@@ -43,8 +44,8 @@ static void packed_deinit(struct ring *ring)
 }
 
 /*
- * Read a descriptor, once: length, id and flags by one load, then the address. Acquire: if we see the flags, we see
- * everything that the guest wrote before it set them.
+ * Read a descriptor once: length, id and flags by one load, then the address. The load acquires: having seen the flags,
+ * we see everything that the guest wrote before them.
  */
 static struct packed_desc packed_copy(const struct ring *ring, uint16_t position)
 {
@@ -76,7 +77,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	uint32_t n = 0;
 	int err;
 
-	/* The id is in the last descriptor of the chain. Until then, messages name the chain by its first descriptor. */
+	/* The chain's last descriptor contains its id. Until then, errors name the chain by its first descriptor. */
 	chain_begin(chain, position_index(at));
 	for (;;) {
 		p = packed_copy(ring, at);
@@ -107,10 +108,10 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 		if (!(d.flags & DESC_NEXT))
 			break;
 	}
-	/* The driver chooses the id. Known drivers number from 0, and devices find their requests by it. */
+	/* The driver chooses the id. Known drivers count from 0, and devices use it as an index for their requests. */
 	if (unlikely(p.id >= ring->config.size))
 		return ring_fail(ring, -EPROTO, "buffer id %u is available in a queue of %u", p.id, ring->config.size);
-	/* With two requests of one id, neither the guest nor the device could tell which one is done. */
+	/* With two requests of one id, neither side could tell which one has completed. */
 	if (unlikely(ring_is_busy(s, p.id)))
 		return ring_fail(ring, -EPROTO, "buffer id %u is available again while the device still has it", p.id);
 
@@ -120,7 +121,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	if (ring->log)
 		packed_log_pop(ring, p.id, n);
 	s->last_pop = p.id;
-	/* In this order, on which packed_adopt() relies: the process may be killed between two steps. */
+	/* packed_adopt() relies on this order: the process may be killed between two steps. */
 	state_step();
 	ring_set_busy(s, p.id);
 	state_step();
@@ -129,7 +130,7 @@ static int packed_pop(struct ring *ring, struct chain *chain)
 	return 1;
 }
 
-/* Only for the last chain: the descriptors of any other may be overwritten. */
+/* Only the last chain can be returned: the descriptors of others may be overwritten. */
 static int packed_unpop(struct ring *ring, uint32_t head)
 {
 	const struct ring_chain *c = &ring->chains[head];
@@ -154,13 +155,13 @@ static void packed_push(struct ring *ring, uint32_t head, uint32_t written)
 
 	__atomic_store_n((uint32_t *)(void *)(to + 8), written, __ATOMIC_RELAXED);
 	__atomic_store_n((uint16_t *)(void *)(to + 12), (uint16_t)head, __ATOMIC_RELAXED);
-	/* The guest reads used descriptors in order: it sees none of them before the flags of the first are written. */
+	/* The guest reads used descriptors in order, so it sees none of them before the flags of the first. */
 	if (s->next_used == s->published)
 		s->first_flags = flags;
 	else
 		__atomic_store_n(packed_flags(ring, s->next_used), flags, __ATOMIC_RELAXED);
 	s->last_push = (uint16_t)head;
-	/* In this order, as in packed_pop(). */
+	/* In this order for packed_adopt(), as in packed_pop(). */
 	state_step();
 	s->next_used = position_add(ring, s->next_used, count);
 	state_step();
@@ -175,7 +176,7 @@ static void packed_publish(struct ring *ring)
 {
 	uint16_t *flags = packed_flags(ring, ring->s->published);
 
-	/* Release: the used descriptors and the data of their buffers are visible before the flags of the first. */
+	/* Release: the used descriptors and their buffers' data must be visible before the first flags. */
 	__atomic_store_n(flags, ring->s->first_flags, __ATOMIC_RELEASE);
 	ring->s->published = ring->s->next_used;
 }
@@ -188,14 +189,16 @@ static bool packed_signal(struct ring *ring)
 	if (!since)
 		return false;
 	ring->unsignalled = 0;
-	/* As in split_signal(). */
+	/* The same barrier as in split_signal(). */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	event = __atomic_load_n(ring->driver_event, __ATOMIC_RELAXED);
 	switch (event >> 16 & 3) {
 	case EVENT_DISABLE:
 		return false;
 	case EVENT_DESC:
-		/* 2.8.10: the guest wants an interrupt if that position is among those of the pushes since the last one. */
+		/*
+		 * 2.8.10: the guest wants an interrupt if its event position is within the pushes since the last one.
+		 */
 		position = (uint16_t)((event & 0xffff) ^ EVENT_WRAP);
 		if (!(ring->config.flags & RING_EVENT_IDX) || position_index(position) >= ring->config.size)
 			return true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A packed ring that another process can adopt. Descriptors of chains in flight may be overwritten in the ring
- * (ring_packed.c), so copies of them, the log, lie beside the shared state.
+ * Lets another process adopt a packed ring. Used descriptors may overwrite those of chains in flight (ring_packed.c).
+ * So a log beside the shared state keeps copies of them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ static struct ring_log *log_of(const struct ring_state *state)
 	return (struct ring_log *)((uintptr_t)state + RING_LOG_OFFSET);
 }
 
-/* The log has an entry for each descriptor of the ring, and a chain needs as many as it has descriptors: one is free. */
+/* The log never overflows: it has as many entries as the ring, and a chain uses one for each of its descriptors. */
 void packed_log_desc(struct ring *ring, uint32_t n, const struct desc *d)
 {
 	uint16_t at = ring->log_free[ring->nlog_free - 1 - n];
@@ -39,7 +39,9 @@ void packed_log_push(struct ring *ring, uint32_t id)
 {
 	uint16_t at = ring->chains[id].first;
 
-	/* Only this process writes the log; if it writes wrong values, only its own ring breaks: the loop ends in any case. */
+	/*
+	 * Only this process writes the log. Wrong values break only its own ring; the bounds end the loop in any case.
+	 */
 	for (uint32_t n = ring->chains[id].count; n && at < ring->config.size && ring->nlog_free < ring->config.size; n--) {
 		ring->log_free[ring->nlog_free++] = at;
 		at = ring->log->desc[at].next;
@@ -63,7 +65,7 @@ int packed_share(struct ring *ring, struct ring_state *state)
 	return 0;
 }
 
-/* Check the log, and return the number of descriptors of all chains in flight. -EPROTO: it is not valid. */
+/* Validate the log. Returns the number of descriptors of all chains in flight; -EPROTO: invalid. */
 static int count_descs(const struct ring *ring, const struct ring_state *s)
 {
 	uint32_t sum = 0;
@@ -85,8 +87,8 @@ static int count_descs(const struct ring *ring, const struct ring_state *s)
 }
 
 /*
- * The process was killed between two steps of packed_pop() or packed_push(): the chain is busy, but next_avail does not
- * count it yet, or next_used counts it already. Finish the step.
+ * Complete an interrupted step: the process was killed within packed_pop() or packed_push(). The chain is busy, but
+ * next_avail does not count it yet, or next_used counts it already.
  */
 static void adopt_interrupted(const struct ring *ring, struct ring_state *s)
 {
@@ -99,7 +101,7 @@ static void adopt_interrupted(const struct ring *ring, struct ring_state *s)
 		ring_clear_busy(s, s->last_push);
 }
 
-/* Publish pushes that may not have been published, unless the guest has reused the descriptor already. */
+/* Publish pushes that may be unpublished, unless the guest has already reused the descriptor. */
 static void publish_again(struct ring *ring, struct ring_state *s)
 {
 	uint16_t flags = (uint16_t)(position_used(s->published) | (s->first_flags & DESC_WRITE));
@@ -123,7 +125,7 @@ int packed_adopt(struct ring *ring, struct ring_state *s, const struct ring_stat
 	if (position_index(s->next_avail) >= size || position_index(s->next_used) >= size ||
 	    position_index(s->published) >= size)
 		return -EPROTO;
-	/* Copy it, then check the copy, like the state. */
+	/* Copy first, then validate the copy, as for the state. */
 	memcpy(ring->own_chains, log->chain, size * sizeof(*ring->own_chains));
 	memcpy(ring->redo_desc, log->desc, size * sizeof(*ring->redo_desc));
 	__asm__ volatile("" : : "r"(ring->own_chains), "r"(ring->redo_desc) : "memory");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The split virtqueue (virtio 1.2, 2.7): a table of descriptors, and a ring for each direction. */
+/* The split virtqueue (virtio 1.2, 2.7): a descriptor table, and a ring for each direction. */
 #include <errno.h>
 
 #include "ring/ring_struct.h"
@@ -15,7 +15,7 @@ static int split_init(struct ring *ring)
 
 	if (size & (size - 1) || config->avail % AVAIL_ALIGN || config->used % USED_ALIGN)
 		return -EINVAL;
-	/* used_event and avail_event are part of the layout even if EVENT_IDX is not negotiated (2.7). */
+	/* used_event and avail_event belong to the layout even without EVENT_IDX (2.7). */
 	avail = mem_ptr(ring->mem, config->avail, 6 + 2 * size);
 	used = mem_ptr(ring->mem, config->used, 6 + 8 * size);
 	if (!avail || !used)
@@ -34,10 +34,10 @@ static int split_init(struct ring *ring)
 }
 
 /*
- * An indirect table takes the place of the last descriptor of a chain (2.7.5.3).
+ * An indirect table replaces the last descriptor of a chain (2.7.5.3).
  *
- * chain->max bounds the number of buffers, not the size of the queue: Linux makes tables that are longer than its queue, if
- * it had little memory and made the queue small. Each turn adds a buffer, so a loop ends at that bound, too.
+ * chain->max limits the number of buffers, not the queue size: Linux makes tables longer than its queue if little
+ * memory forced a small queue. Each iteration adds a buffer, so a loop also ends at that limit.
  */
 static int split_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at)
 {
@@ -89,7 +89,7 @@ static int split_fill(struct ring *ring, struct chain *chain)
 	}
 }
 
-/* Read avail.idx. Acquire: if we see the new index, we see everything that the guest wrote before it. */
+/* Read avail.idx with acquire: having seen the new index, we see everything that the guest wrote before it. */
 static bool split_pending(struct ring *ring)
 {
 	if (ring->avail_idx != ring->s->next_avail)
@@ -112,7 +112,9 @@ static int split_pop(struct ring *ring, struct chain *chain)
 	head = __atomic_load_n(&ring->avail_ring[ring->s->next_avail & ring->mask], __ATOMIC_RELAXED);
 	if (unlikely(head > ring->mask))
 		return ring_fail(ring, -EPROTO, "head %u is available in a queue of %u", head, ring->config.size);
-	/* Two requests on one chain would complete into the same buffers, when the guest may have reused those of the first. */
+	/*
+	 * Two requests on one chain would write the same buffers, which the guest may reuse once the first completes.
+	 */
 	if (unlikely(ring_is_busy(ring->s, head)))
 		return ring_fail(ring, -EPROTO, "head %u is available again while the device still has it", head);
 
@@ -141,7 +143,7 @@ static void split_push(struct ring *ring, uint32_t head, uint32_t written)
 
 	__atomic_store_n(&e->id, head, __ATOMIC_RELAXED);
 	__atomic_store_n(&e->len, written, __ATOMIC_RELAXED);
-	/* In this order, on which split_adopt() relies: the process may be killed between two steps. */
+	/* split_adopt() relies on this order: the process may be killed between two steps. */
 	state_step();
 	ring->s->next_used++;
 	state_step();
@@ -151,7 +153,7 @@ static void split_push(struct ring *ring, uint32_t head, uint32_t written)
 static void split_publish(struct ring *ring)
 {
 	ring->s->published = ring->s->next_used;
-	/* Release: the used entries and the data of their buffers are visible before the index. */
+	/* Release: the used entries and their buffers' data must be visible before the index. */
 	__atomic_store_n(&ring->used[1], ring->s->published, __ATOMIC_RELEASE);
 }
 
@@ -163,13 +165,14 @@ static bool split_signal(struct ring *ring)
 		return false;
 	ring->s->signalled = to;
 	/*
-	 * used.idx must be visible before used_event (or the flag) is read. The guest writes used_event and then reads
-	 * used.idx. With a full barrier on both sides, at least one side sees the other's write, and no interrupt is lost.
+	 * used.idx must be visible before used_event (or the flag) is read. The guest writes used_event, then reads
+	 * used.idx. With a full barrier on both sides, at least one side sees the other's write, so no interrupt is
+	 * lost.
 	 */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!(ring->config.flags & RING_EVENT_IDX))
 		return !(__atomic_load_n(&ring->avail[0], __ATOMIC_RELAXED) & AVAIL_NO_INTERRUPT);
-	/* 2.7.7.2: the guest wants an interrupt if used_event is one of from .. to-1. */
+	/* 2.7.7.2: the guest wants an interrupt if used_event is in from .. to-1. */
 	event = __atomic_load_n(ring->used_event, __ATOMIC_RELAXED);
 	return (uint16_t)(to - event - 1) < (uint16_t)(to - from);
 }
@@ -180,7 +183,7 @@ static void split_kicks(struct ring *ring, int enable)
 		__atomic_store_n(&ring->used[0], enable ? 0 : USED_NO_NOTIFY, __ATOMIC_RELAXED);
 	else if (enable)
 		__atomic_store_n(ring->avail_event, ring->s->next_avail, __ATOMIC_RELAXED);
-	/* With EVENT_IDX, an old avail_event suppresses kicks: the guest passes it again after 65536 chains. */
+	/* With EVENT_IDX a stale avail_event suppresses kicks: the guest reaches it again only after 65536 chains. */
 }
 
 static int split_share(struct ring *ring, struct ring_state *state)
@@ -191,8 +194,8 @@ static int split_share(struct ring *ring, struct ring_state *state)
 }
 
 /*
- * One head more is busy than the indices say: the process was killed in split_pop() before next_avail moved, or in
- * split_push() after next_used moved. In the first case, the head is the next in the available ring.
+ * The indices count one busy head too few: the process was killed in split_pop() before next_avail moved, or in
+ * split_push() after next_used moved. In the first case, the head is next in the available ring.
  */
 static void split_adopt_interrupted(struct ring *ring, struct ring_state *s)
 {
@@ -218,7 +221,7 @@ static int split_adopt(struct ring *ring, struct ring_state *s, const struct rin
 	}
 	if (n != (uint16_t)(s->next_avail - s->next_used) || n > ring->config.size)
 		return -EPROTO;
-	/* It is not known whether the last pushes were published: publish them now. The caller interrupts the guest. */
+	/* The last pushes may be unpublished: publish them now. The caller interrupts the guest. */
 	s->published = s->signalled = s->next_used;
 	ring->avail_idx = s->next_avail;
 	__atomic_store_n(&ring->used[1], s->published, __ATOMIC_RELEASE);
@@ -229,7 +232,7 @@ const struct ring_ops ring_split_ops = {
 	.init = split_init,
 	.pending = split_pending,
 	.pop = split_pop,
-	.pop_again = split_fill, /* reads the descriptors again: the guest must leave them unchanged while the chain is in flight */
+	.pop_again = split_fill, /* reads the descriptors again: unchanged while the chain is in flight */
 	.unpop = split_unpop,
 	.push = split_push,
 	.publish = split_publish,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The internals of a ring, for ring.c and the files of the two formats, ring_split.c and ring_packed.c. */
+/* Internals of a ring, for ring.c and the two formats, ring_split.c and ring_packed.c. */
 #ifndef VMM_NATIVE_RING_STRUCT_H
 #define VMM_NATIVE_RING_STRUCT_H
 
@@ -10,7 +10,7 @@
 enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
 enum { DESC_SIZE = 16 };
 
-/* A copy of a descriptor, with the layout of a split ring. A packed one has no next, and the buffer id before the flags. */
+/* A copy of a descriptor in the split layout. A packed one has no next, and its buffer id precedes the flags. */
 struct desc {
 	uint64_t addr;
 	uint32_t len;
@@ -21,18 +21,18 @@ struct used_elem {
 	uint32_t id, len;
 };
 
-/* The functions of a format; those of ring.c call these. */
+/* The operations of a format, called by the functions of ring.c. */
 struct ring_ops {
-	/* Check the part of the configuration that depends on the format, and set up the ring. 0 or -errno. */
+	/* Validate the format's part of the configuration and set up the ring. 0 or -errno. */
 	int (*init)(struct ring *ring);
-	/* Free what init(), share() and adopt() have allocated. May be NULL. */
+	/* Free the allocations of init(), share() and adopt(). May be NULL. */
 	void (*deinit)(struct ring *ring);
 	bool (*pending)(struct ring *ring);
-	/* As ring_pop(), of a ring without an error. */
+	/* Like ring_pop(), for a ring without an error. */
 	int (*pop)(struct ring *ring, struct chain *chain);
-	/* Read the chain of chain->head, which was popped before, again. 0 or the latched error. */
+	/* Read the chain of chain->head again, which was popped before. 0 or the latched error. */
 	int (*pop_again)(struct ring *ring, struct chain *chain);
-	/* As ring_unpop(); head is busy. */
+	/* Like ring_unpop(); head is busy. */
 	int (*unpop)(struct ring *ring, uint32_t head);
 	void (*push)(struct ring *ring, uint32_t head, uint32_t written);
 	void (*publish)(struct ring *ring);
@@ -41,7 +41,7 @@ struct ring_ops {
 	void (*kicks)(struct ring *ring, int enable);
 	/* Move the state to memory of RING_STATE_STRIDE bytes. 0 or -ENOMEM. */
 	int (*share)(struct ring *ring, struct ring_state *state);
-	/* Check *s, a copy of *state, and continue from it. The number of chains in flight, or -errno. */
+	/* Validate *s, a copy of *state, and continue from it. Returns the number of chains in flight, or -errno. */
 	int (*adopt)(struct ring *ring, struct ring_state *s, const struct ring_state *state);
 };
 
@@ -60,11 +60,11 @@ struct ring {
 			const uint16_t *avail_ring, *used_event;
 			uint16_t *avail_event;
 			uint16_t mask;
-			uint16_t avail_idx; /* avail.idx as last read; the entries before it may be popped */
+			uint16_t avail_idx; /* the last value read of avail.idx; entries before it may be popped */
 		};
 		struct {
-			const uint32_t *driver_event; /* when the guest wants an interrupt */
-			uint32_t *device_event;       /* when the device wants a kick */
+			const uint32_t *driver_event; /* whether the guest wants an interrupt */
+			uint32_t *device_event;       /* whether the device wants a kick */
 			struct ring_chain *chains;    /* by buffer id; own_chains, or in shared memory */
 			struct ring_chain *own_chains;
 			struct ring_log *log;         /* in shared memory, or NULL */
@@ -78,11 +78,11 @@ struct ring {
 	struct ring_config config;
 	char reason[160];
 	uint32_t nredo;         /* number of bits set in redo */
-	uint64_t redo[RING_MAX_SIZE / 64]; /* heads that ring_adopt() found in flight: to pop again */
+	uint64_t redo[RING_MAX_SIZE / 64]; /* heads that ring_adopt() found in flight, to pop again */
 	struct ring_state own;
 };
 
-/* The compiler keeps the order of stores around this. No CPU barrier: the reader looks when this process has ended. */
+/* Orders stores for the compiler. A CPU barrier is not needed: the reader starts after this process has ended. */
 static inline void state_step(void)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -112,7 +112,7 @@ static inline void chain_begin(struct chain *chain, uint32_t head)
 	chain->read_len = chain->write_len = 0;
 }
 
-/* Read a descriptor, once. Behind the empty asm, the compiler cannot read the two words from guest memory again. */
+/* Read a descriptor once. The empty asm prevents the compiler from reading guest memory a second time. */
 static inline struct desc desc_copy(const uint8_t *from)
 {
 	uint64_t word[2];
@@ -129,16 +129,16 @@ static inline struct desc desc_copy(const uint8_t *from)
 
 /* ring_chain.c */
 
-/* Add one buffer to the chain. 0 or the latched error. */
+/* Add a buffer to the chain. 0 or the latched error. */
 int chain_add(struct ring *ring, struct chain *chain, const struct desc *d);
-/* Check the descriptor of an indirect table (same fields in both formats); its address in this process. NULL: latched. */
+/* Validate an indirect table's descriptor (the formats share its fields). Returns its address; NULL: latched error. */
 const uint8_t *chain_indirect(struct ring *ring, const struct chain *chain, const struct desc *at);
 
 /* Packed rings: ring_packed.c, ring_packed_log.c */
 
 /*
- * A position in the ring: the index of a descriptor; POSITION_ODD is set if the wrap counter is 0 (2.8.1). A new ring has
- * both positions 0: both wrap counters are 1.
+ * A position in the ring: the index of a descriptor, with POSITION_ODD set if the wrap counter is 0 (2.8.1). In a new
+ * ring both positions are 0, so both wrap counters are 1.
  */
 enum { POSITION_ODD = 0x8000 };
 
@@ -147,7 +147,7 @@ static inline uint16_t position_index(uint16_t position)
 	return position & (uint16_t)~POSITION_ODD;
 }
 
-/* The position n descriptors later; n is at most the size of the ring. */
+/* The position n descriptors later; n is at most the ring size. */
 static inline uint16_t position_add(const struct ring *ring, uint16_t position, uint32_t n)
 {
 	uint32_t index = position_index(position) + n;
@@ -157,7 +157,7 @@ static inline uint16_t position_add(const struct ring *ring, uint16_t position, 
 	return (uint16_t)((index - ring->config.size) | ((position & POSITION_ODD) ^ POSITION_ODD));
 }
 
-/* How many descriptors `to` is after `from`, modulo two rounds. */
+/* The distance from `from` to `to` in descriptors, modulo two rounds. */
 static inline uint32_t position_distance(const struct ring *ring, uint16_t from, uint16_t to)
 {
 	uint32_t size = ring->config.size, distance = position_index(to) + 2 * size - position_index(from);
@@ -167,7 +167,7 @@ static inline uint32_t position_distance(const struct ring *ring, uint16_t from,
 	return distance % (2 * size);
 }
 
-/* A copy of a descriptor of the ring (2.8.13). */
+/* A copy of a packed descriptor (2.8.13). */
 struct packed_desc {
 	uint64_t addr;
 	uint32_t len;
@@ -176,7 +176,7 @@ struct packed_desc {
 
 enum { PACKED_AVAIL = 0x80, PACKED_USED = 0x8000 };
 
-/* The two bits of an available and of a used descriptor at this position (2.8.1). */
+/* The two ownership bits of an available and of a used descriptor at this position (2.8.1). */
 static inline uint16_t position_available(uint16_t position)
 {
 	return position & POSITION_ODD ? PACKED_USED : PACKED_AVAIL;
@@ -200,9 +200,9 @@ static inline bool packed_is_available(uint16_t flags, uint16_t position)
 /* In ring_chain.c: add the buffers of an indirect table. 0 or the latched error. */
 int packed_add_indirect(struct ring *ring, struct chain *chain, const struct desc *at);
 
-/* Copy the nth descriptor of the chain that is being popped to the log. */
+/* Copy the nth descriptor of the chain being popped to the log. */
 void packed_log_desc(struct ring *ring, uint32_t n, const struct desc *d);
-/* The n descriptors copied before are the chain of this buffer id. */
+/* Assign the n descriptors copied last to the chain of this buffer id. */
 void packed_log_pop(struct ring *ring, uint32_t id, uint32_t n);
 /* Remove the chain of this buffer id from the log. */
 void packed_log_push(struct ring *ring, uint32_t id);
