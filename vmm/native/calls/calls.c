@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The seccomp filters that table.h describes. A thread installs its own one before it reads anything that the guest wrote.
- * The other threads of the process, which may be a user's program, are not changed. No privilege is needed, since the
- * thread sets no_new_privs (which belongs to the thread, too).
+ * The seccomp filters that table.h describes. A thread installs its filter before it reads anything that the guest
+ * wrote. Other threads of the process, which may be a user's program, are not affected. No privilege is needed: the
+ * thread sets no_new_privs, which also applies to one thread.
  *
- * For a call that is not listed, the kernel sends SIGSYS to the thread and does not make the call. The handler reports the
- * call, and the thread does nothing more: an attacker may control it. If the signal is blocked or ignored, the kernel
- * takes the default action, which ends the process.
+ * For an unlisted call, the kernel sends SIGSYS to the thread instead of making the call. The handler reports the call
+ * and stops the thread, since an attacker may control it. If the signal is blocked or ignored, the kernel's default
+ * action ends the process.
  */
 #include "calls/calls.h"
 #include "base/seccomp.h"
@@ -49,7 +49,7 @@
 #define SANITIZED 1
 #endif
 #ifndef SANITIZED
-#define SANITIZED 0 /* 1: no filters, since sanitizers make system calls of their own */
+#define SANITIZED 0 /* 1: install no filters, since sanitizers make their own system calls */
 #endif
 
 enum test { TEST_ANY, TEST_OWN, TEST_IN, TEST_WITHOUT, TEST_WITH, TEST_FAIL, TEST_REFUSED };
@@ -74,7 +74,7 @@ enum {
 	EVERY = BLK | NET | VSOCK | CONSOLE | PMEM | RNG | DAX | FILL, RUN = VCPU | LOOP, NOBODY = 0,
 };
 
-/* What a server of a share may do, and so the process that starts it: its list holds for the server as well. */
+/* The calls of a share server. The process that starts it needs them, too: the server inherits its filter. */
 static const struct seccomp_call of_servers[] = {
 #include "calls/servers.h"
 };
@@ -111,8 +111,8 @@ int seccomp_row(uint32_t i, struct seccomp_row *out)
 /* ---- the filter ---------------------------------------------------------------------------------------------------- */
 
 /*
- * Install the lines of `kind`, for this thread or all; the filter answers all other calls with `other`. A line that refuses a call
- * counts only where it is one of `own`: another kind of the same process makes that call.
+ * Install the lines of `kind` for this thread or all threads; other calls get the action `other`. A line that refuses a
+ * call is installed only for kinds in `own`: another kind in the same process makes that call.
  */
 static int filter_install(uint32_t kind, uint32_t own, uint32_t other, bool all_threads)
 {
@@ -126,7 +126,7 @@ static int filter_install(uint32_t kind, uint32_t own, uint32_t other, bool all_
 			continue;
 		if (!(c->whose & own) && (c->test == TEST_FAIL || c->test == TEST_REFUSED))
 			continue;
-		/* Each value of IN is a line of its own. */
+		/* Each value of IN becomes a separate line. */
 		for (uint32_t k = 0; k < (c->test == TEST_IN ? c->n : 1); k++) {
 			if (n == SECCOMP_LINES)
 				return -E2BIG;
@@ -168,18 +168,18 @@ static const struct seccomp_call never[] = {
 #include "calls/forbidden.h"
 };
 
-/* When its machine is made: no further one, and no program or process. */
+/* After its machine is made, a sealed process cannot make another one, nor start programs or processes. */
 static const struct seccomp_call sealed[] = {
 	{ .nr = SYS_execve, .err = EPERM },
 	{ .nr = SYS_execveat, .err = EPERM },
 	{ .nr = SYS_fork, .err = EPERM },
 	{ .nr = SYS_vfork, .err = EPERM },
-	{ .nr = SYS_clone3, .err = ENOSYS }, /* the C library then calls clone, whose flags a filter can test */
+	{ .nr = SYS_clone3, .err = ENOSYS }, /* the C library falls back to clone, whose flags a filter can test */
 	{ .nr = SYS_clone, .err = EPERM, .match = { { 0, CLONE_THREAD, 0 } } },
 	{ .nr = SYS_ioctl, .err = EPERM, .match = { { 1, SECCOMP_ALL, KVM_CREATE_VM } } },
 };
 
-/* Those of `never` that a machine or a server of a share makes while it starts. */
+/* The calls in `never` that a machine or a share server makes while it starts. */
 static bool is_for_start(uint32_t nr)
 {
 	return nr == SYS_userfaultfd || nr == SYS_open_by_handle_at;
@@ -202,17 +202,17 @@ int seccomp_forbid(uint32_t what)
 
 /* ---- a call that is not listed ------------------------------------------------------------------------------------- */
 
-/* The guard of this thread. initial-exec: the memory is there from the start, a signal handler must not allocate it. */
+/* This thread's guard. initial-exec allocates it at thread start: a signal handler must not allocate memory. */
 static __thread struct seccomp_guard own_guard __attribute__((tls_model("initial-exec")));
 static struct sigaction previous_action;
-/* This thread has a filter and no guard (seccomp_enter() without one): the machine cannot continue without it. */
+/* This thread has a filter but no guard (seccomp_enter() with NULL): the machine cannot continue without it. */
 static __thread bool essential __attribute__((tls_model("initial-exec")));
-/* The name of such a thread: its filter may forbid to ask for it. */
+/* The name of such a thread, saved because its filter may forbid reading it later. */
 static __thread char essential_name[17] __attribute__((tls_model("initial-exec")));
 static bool whole_process;
-static bool confined; /* some threads have a filter and no guard (seccomp_enter_thread()) */
+static bool confined; /* a thread has a filter but no guard (seccomp_enter_thread()) */
 
-/* The signal came from a filter that is not ours: do what happened without our handler. */
+/* The signal came from another filter: do what would happen without our handler. */
 static void signal_pass_on(int sig, siginfo_t *info, void *context)
 {
 	if (previous_action.sa_flags & SA_SIGINFO) {
@@ -221,7 +221,7 @@ static void signal_pass_on(int sig, siginfo_t *info, void *context)
 		previous_action.sa_handler(sig);
 	} else {
 		signal(sig, SIG_DFL);
-		raise(sig); /* when the handler has returned */
+		raise(sig); /* takes effect when the handler returns */
 	}
 }
 
@@ -232,7 +232,7 @@ static size_t line_append(char *line, size_t at, size_t room, const char *text)
 	return at;
 }
 
-/* The thread may have run Python or code of the C library, so the state of the process cannot be relied on. */
+/* The thread may have run Python or C library code, so the state of the process is unreliable. */
 static void end_process(int nr)
 {
 	char line[200], name[17] = "", digits[12], *digit = &digits[sizeof(digits) - 1];
@@ -277,7 +277,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *context)
 	(void)!eventfd_write(*own_guard.event_fd, 1);
 	while (!__atomic_load_n(own_guard.stop, __ATOMIC_ACQUIRE))
 		syscall(SYS_futex, &same, FUTEX_WAIT_PRIVATE, same, &moment, NULL, 0);
-	/* Not pthread_exit(): this thread may have been in the middle of a function of the C library. */
+	/* Not pthread_exit(): the signal may have interrupted a function of the C library in this thread. */
 	for (;;)
 		syscall(SYS_exit, 0);
 }
@@ -300,8 +300,8 @@ static void install_handler(void)
 /* ---- capabilities -------------------------------------------------------------------------------------------------- */
 
 /*
- * Give up the capabilities of this thread that are not in `kept`. A process with a filter
- * (seccomp_enter_process()) has no capabilities, and its filter does not allow these calls.
+ * Drop this thread's capabilities except those in `kept`. A process with a filter (seccomp_enter_process()) has no
+ * capabilities left, and its filter forbids these calls.
  */
 static int keep_capabilities(uint64_t kept)
 {
@@ -320,7 +320,7 @@ static int keep_capabilities(uint64_t kept)
 	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
-/* The guest may connect to sockets of the host that any user may own. */
+/* A worker without a broker connects to host sockets for the guest, and any user may own these. */
 static uint32_t capabilities_of(uint32_t kind)
 {
 	return kind & REACH ? 1u << CAP_DAC_OVERRIDE : 0;
@@ -349,7 +349,7 @@ int seccomp_keep(uint64_t capabilities, uint32_t programs)
 	const uint32_t own = HOST | (programs ? SPAWN : 0);
 	int err = keep_capabilities(capabilities);
 
-	/* What seccomp_forbid(0) forbids is not on HOST's list: one filter is enough. */
+	/* HOST's list excludes everything that seccomp_forbid(0) forbids, so one filter suffices. */
 	return err ? err : filter_install(own | machine, own, SECCOMP_RET_ERRNO | ENOSYS, true);
 }
 
@@ -386,7 +386,7 @@ void seccomp_starter_end(void)
 	thread_starter_end();
 }
 
-/* What a spare has entered already. */
+/* The kind whose filter this spare thread has already installed. */
 static __thread uint32_t spare_calls;
 
 static int enter_spare(uint32_t kind)
