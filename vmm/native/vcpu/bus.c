@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The address ranges in which exits are looked up. A C function or Python answers a range. All other addresses read as all
- * ones, as on hardware, and do not involve Python.
+ * The address ranges in which exits are looked up. A C function or Python handles each range. All other addresses read
+ * as all ones, as on hardware, without involving Python.
  */
 #include "vcpu/bus.h"
 
@@ -20,17 +20,19 @@ struct range {
 };
 
 struct bus {
-	/* Devices are added and removed while vCPUs run (plug, unplug). An access holds the lock while it is answered. */
+	/*
+	 * Devices are added and removed while vCPUs run (plug, unplug). An access holds the lock until it is answered.
+	 */
 	pthread_rwlock_t lock;
 	uint32_t n[2];
 	struct range range[2][BUS_MAX];
-	uint32_t nwindows; /* also read without the lock, so that a machine without windows does not take it */
+	uint32_t nwindows; /* also read without the lock, so that machines without windows never lock */
 	struct bus_window window[BUS_WINDOWS];
 };
 
 /*
- * Readers are vCPUs. A guest can keep them here nearly all the time (a read of LSR waits while the UART's output is full),
- * so a writer that waits goes before later readers. That requires that no thread takes the lock twice.
+ * vCPUs are readers. A guest can keep them here nearly all the time: a read of LSR waits while the UART's output is
+ * full. So a waiting writer precedes later readers, which requires that no thread locks twice.
  */
 static int lock_init(pthread_rwlock_t *lock)
 {
@@ -116,7 +118,7 @@ static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32
 	if (offset + len > 4096)
 		return false;
 	if (!write) {
-		/* One load, so that the guest never sees a register half changed. */
+		/* A single load, so that the guest never sees a half-written register. */
 		if (len == 4 && !(offset & 3)) {
 			bits = __atomic_load_n((uint32_t *)(void *)(page + offset), __ATOMIC_ACQUIRE);
 			memcpy(data, &bits, 4);
@@ -161,7 +163,7 @@ int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_
 		if (addr < r->base || addr - r->base >= r->size)
 			continue;
 		if (len > r->size - (addr - r->base))
-			break; /* it goes beyond the end of the range */
+			break; /* it extends past the end of the range */
 		ret = r->fn && r->fn(r->ctx, addr - r->base, data, len, write) ? BUS_DONE : BUS_TO_PYTHON;
 		break;
 	}
@@ -198,7 +200,7 @@ void bus_remove_window(struct bus *bus, const void *device)
 	pthread_rwlock_unlock(&bus->lock);
 }
 
-/* Take the lock to read windows. False: there are none, and the lock is not taken. */
+/* Lock the windows for reading. False: there are none, and the lock is not held. */
 static bool windows_lock(struct bus *bus)
 {
 	if (!__atomic_load_n(&bus->nwindows, __ATOMIC_RELAXED))
@@ -251,8 +253,8 @@ bool bus_window_fault(struct bus *bus, uint64_t generation)
 }
 
 /*
- * Access a window by a system call: if a page has vanished again, that fails where a load would raise SIGBUS. Then a read
- * returns zeroes and a write does nothing.
+ * Access a window by a system call: if a page has vanished again, the call fails, where a load would raise SIGBUS. A
+ * read then returns zeros, and a write does nothing.
  */
 static void access_window(const struct bus_window *w, uint64_t at, uint8_t *data, uint32_t len, bool write)
 {

@@ -5,37 +5,35 @@
 
 #include "base/native.h"
 
-/*
- * Answer an access of len bytes at an offset from the start of a range. True: done; false: Python answers the exit.
- */
+/* Handle an access of len bytes at an offset into a range. True: done; false: Python handles the exit. */
 typedef bool (*bus_fn)(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write);
 
 int bus_add(struct bus *bus, int space, uint64_t base, uint64_t size, bus_fn fn, void *ctx);
 
 /*
- * A window: guest memory in which a device maps files, and whose pages can vanish when a file is truncated. memory: its
- * address in this process; NULL: an access that KVM emulates reads zeroes and writes nothing.
+ * A window: guest memory in which a device maps files, whose pages can vanish when a file is truncated. memory: its
+ * address in this process; NULL: emulated reads return zeros, and emulated writes do nothing.
  */
 struct bus_window {
 	uint64_t base, size;
 	void *device, *memory;
-	uint32_t (*fault)(void *device);             /* replace pages that vanished by memory; returns their number */
-	uint64_t (*generation)(const void *device);  /* a number that grows whenever the mappings change */
+	uint32_t (*fault)(void *device);             /* replace vanished pages with memory; returns their number */
+	uint64_t (*generation)(const void *device);  /* a number that grows with each change of the mappings */
 };
 
-/* 0; -ENOSPC: there are too many. */
+/* 0; -ENOSPC: too many windows. */
 int bus_add_window(struct bus *bus, const struct bus_window *window);
 
-/* For vcpu.c: a number that grows whenever a window of the bus changes. */
+/* For vcpu.c: a number that grows with each change of a window on the bus. */
 uint64_t bus_window_generation(struct bus *bus);
 /*
- * KVM_RUN failed, since a page of the guest does not exist. True: run again, since pages of a window were replaced, or a
- * window has changed since `generation`.
+ * Handle a failed KVM_RUN: a page of the guest does not exist. True: run again, since vanished pages were replaced, or
+ * a window has changed since `generation`.
  */
 bool bus_window_fault(struct bus *bus, uint64_t generation);
 /*
- * If KVM emulates the instruction that accesses such a page, the exit is an MMIO access instead. True: the address is in a
- * window, and the access was done there.
+ * If KVM emulates the instruction that touches such a page, the exit is an MMIO access. True: the address is in a
+ * window, and the access was made there.
  */
 bool bus_window_mmio(struct bus *bus, uint64_t addr, uint8_t *data, uint32_t len, bool write);
 

@@ -5,14 +5,14 @@
 
 #include "vcpu/bus.h"
 
-/* A device number has eight functions of 4096 bytes each; our devices have the first. */
+/* Each device number has eight functions of 4096 bytes; our devices use only the first. */
 enum { SLOT_SHIFT = 15, SLOTS = 32, SPACE = 4096, COMMON = 0x100 };
 
 static void page_read(const uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len)
 {
 	uint32_t word;
 
-	/* One load, so that the guest never sees a register half changed. */
+	/* A single load, so that the guest never sees a half-written register. */
 	if (len == 4 && !(offset & 3)) {
 		word = __atomic_load_n((const uint32_t *)(const void *)(page + offset), __ATOMIC_ACQUIRE);
 		memcpy(data, &word, 4);

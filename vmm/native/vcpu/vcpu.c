@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The KVM_RUN loop. It stays in C while the bus answers exits, and returns to Python for any other one.
+ * The KVM_RUN loop. It stays in C while the bus answers exits, and returns to Python for all others.
  *
- * Stopping: vcpu_kick() sets a flag, sets kvm_run->immediate_exit and signals the thread. The loop could test the flag just
- * before it is set, and then enter KVM_RUN; immediate_exit makes that KVM_RUN return, without changes of the signal mask.
- * The signal interrupts a KVM_RUN, or a blocking write() of the console, that has begun.
+ * Stopping: vcpu_kick() sets a flag, sets kvm_run->immediate_exit and signals the thread. The loop could test the flag
+ * just before it is set and then enter KVM_RUN. immediate_exit makes that KVM_RUN return, without changes to the signal
+ * mask. The signal interrupts a running KVM_RUN, or a blocking write() of the console.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -24,7 +24,7 @@ struct vcpu {
 	struct kvm_run *run;
 	uint64_t run_size;
 	struct bus *bus;
-	/* Protects `thread` and `running`, so that a kick never signals a thread that has left vcpu_run(). */
+	/* Protects `thread` and `running`: a kick must never signal a thread that has left vcpu_run(). */
 	pthread_mutex_t lock;
 	pthread_t thread;
 	bool running;
@@ -79,11 +79,14 @@ static void exit_count(uint64_t *counters, uint32_t reason)
 {
 	uint64_t *counter = &counters[reason < VCPU_REASONS ? reason : VCPU_REASONS - 1];
 
-	/* There is one writer; the atomic store is for readers in other threads. */
+	/* Only this thread writes; the store is atomic for readers in other threads. */
 	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
 }
 
-/* String I/O (ins/outs) is one exit with count accesses of size bytes. If Python answers the range, it gets the whole exit. */
+/*
+ * String I/O (ins/outs) is one exit with count accesses of size bytes. For Python's ranges, the whole exit goes to
+ * Python.
+ */
 static int io_exit(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -135,12 +138,12 @@ static int run_loop(struct vcpu *vcpu)
 	}
 	for (;;) {
 		/*
-		 * KVM_RUN is called even when stopping: it completes the I/O of the previous exit, and then returns at once
-		 * because of immediate_exit. Otherwise a restored machine would repeat the access.
+		 * Call KVM_RUN even when stopping: it completes the I/O of the previous exit, then returns because of
+		 * immediate_exit. Otherwise a restored machine would repeat the access.
 		 */
 		generation = bus_window_generation(vcpu->bus);
 		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-			/* EFAULT: a page does not exist. If it is in a window, its file was truncated. */
+			/* EFAULT: a page does not exist. In a window, this means that its file was truncated. */
 			if (errno == EFAULT && bus_window_fault(vcpu->bus, generation))
 				continue;
 			/* EAGAIN: the signal interrupted a vCPU that waits for its start-up IPI. */
@@ -220,7 +223,7 @@ static int map_run(int fd, uint64_t gpa, uint64_t size)
 	while (wanted.size) {
 		const uint64_t left = wanted.size;
 
-		/* A signal or a concurrent change of memory ends the call early; `wanted` then has what is left to do. */
+		/* A signal or a concurrent change of memory ends the call early and updates `wanted` to the rest. */
 		if (ioctl(fd, PRE_FAULT_MEMORY, &wanted) < 0 && errno != EINTR && errno != EAGAIN)
 			return -errno;
 		tries = wanted.size < left ? 0 : tries + 1;
@@ -263,7 +266,7 @@ static int msrs_get(int fd, struct kvm_msrs *msrs)
 	uint32_t done = 0, there = 0;
 
 	while (done < n) {
-		/* Its header lies in the value of the entry before, which is not there. */
+		/* The header overlaps the value of the previous entry, which the guest does not have. */
 		struct kvm_msrs *rest = (void *)((uint8_t *)msrs + done * sizeof(struct kvm_msr_entry));
 		int got;
 
@@ -303,7 +306,7 @@ struct clock_data {
 };
 
 enum { CLOCK_HOST_TSC = 1 << 3 };
-/* How often the clocks are looked at together, and after how many ticks of the TSC no more. */
+/* How often to read the clocks together, and the TSC interval that is short enough to stop. */
 enum { CLOCK_TRIES = 16, CLOCK_CLOSE = 100000 };
 
 static int tsc_get(int fd, uint64_t *tsc)
@@ -336,7 +339,10 @@ int clocks_get(int vm_fd, int vcpu_fd, uint64_t offset, struct vm_clocks *now)
 		after -= before;
 		before -= offset;
 		if (data.flags & CLOCK_HOST_TSC && data.host_tsc - before <= after) {
-			/* The very moment. Elsewhere it is the TSC of a host whose ticks are not the guest's. */
+			/*
+			 * KVM read both at one moment. A TSC outside the interval is an outer host's, whose ticks
+			 * differ from the guest's.
+			 */
 			*now = (struct vm_clocks){ data.clock, data.host_tsc };
 			return 0;
 		}
