@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Token buckets. A bucket is one number, `paid`: the time at which everything done so far is within the rate. Each request
- * moves it ahead by its cost in time. The burst is how far it may be ahead of now. So nothing needs to be refilled, an idle
- * limit costs nothing, and a request that is larger than the burst is done at once; those behind it wait the longer.
+ * Token buckets. A bucket is one number, `paid`: the time at which all requests so far are within the rate. Each
+ * request advances it by its cost in time; the burst limits how far it may be ahead of now. So nothing needs refilling,
+ * and an idle limit costs nothing. A request larger than the burst proceeds immediately, and later ones wait longer.
  */
 
 #include <errno.h>
@@ -15,17 +15,17 @@
 #include "dataplane/worker.h"
 
 enum { NS = 1000000000 };
-/* The shortest wait: waking up more often costs more than the smoother flow is worth. */
+/* The shortest wait: more frequent wake-ups cost more than a smoother flow is worth. */
 enum { WAIT_MIN_NS = 100 * 1000 };
 
-/* Ten days. No cost is longer, so that sums cannot overflow. */
+/* Ten days. Costs are capped at this, so that sums cannot overflow. */
 #define LONGEST_NS (864000ull * NS)
 
 struct bucket {
-	uint64_t rate;     /* a second; 0: no limit */
+	uint64_t rate;     /* per second; 0: no limit */
 	uint64_t burst_ns; /* how far paid may be ahead of now */
 	uint64_t paid;     /* ns */
-	uint64_t rest;     /* the fraction of a nanosecond that is not in paid, in units of 1/rate */
+	uint64_t rest;     /* the fraction of a nanosecond missing in paid, in units of 1/rate */
 };
 
 struct limit {

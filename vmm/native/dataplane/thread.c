@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Starts threads of the data plane.
+ * Starts the threads of the data plane.
  *
- * A thread inherits the restrictions of the thread that makes it: seccomp filters, and capabilities that were given up. A
- * worker is started when its driver is ready, on the thread of a vCPU. In a confined machine that thread has given up system
- * calls which, for example, a disk's worker needs. So another thread, the starter, makes the workers, and does nothing else.
+ * A thread inherits the restrictions of its creator: seccomp filters and dropped capabilities. A worker starts when its
+ * driver is ready, on a vCPU's thread. In a confined machine, that thread's filter lacks system calls that, for
+ * example, a disk's worker needs. So a separate thread, the starter, makes the workers and does nothing else.
  */
 #include "dataplane/worker.h"
 
@@ -16,12 +16,14 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-/* More than the code needs, for sanitizers. Pages that are not touched take no memory. */
+/* Larger than the code needs, for sanitizers. Untouched pages use no memory. */
 enum { STACK_SIZE = 256 << 10 };
 
 enum { NAME_SIZE = 16 };
 
-/* The argument of a new thread. It sets its name by itself: to name another thread one must open a file in /proc. */
+/*
+ * The argument of a new thread. The thread sets its own name: naming another thread requires opening a file in /proc.
+ */
 struct beginning {
 	void *(*body)(void *);
 	void *arg;
@@ -60,7 +62,7 @@ static void *thread_begin(void *arg)
 	return b.body(b.arg);
 }
 
-/* Make a thread with the small stack. It frees b, also on errors. */
+/* Make a thread with the small stack. Always frees b, even on errors. */
 static int make_thread(pthread_t *thread, struct beginning *b)
 {
 	sigset_t all, before;
@@ -73,8 +75,9 @@ static int make_thread(pthread_t *thread, struct beginning *b)
 	}
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	/*
-	 * The thread inherits this mask, so that other threads get the signals. A blocked SIGXFSZ makes write() return EFBIG.
-	 * SIGSYS stays unblocked: the thread's own system calls raise it, and if it were blocked it would end the process.
+	 * The thread inherits this mask, so that other threads receive the signals. A blocked SIGXFSZ makes write()
+	 * return EFBIG. SIGSYS stays unblocked: the thread's own system calls raise it, and a blocked SIGSYS would end
+	 * the process.
 	 */
 	sigfillset(&all);
 	sigdelset(&all, SIGSYS);
@@ -111,9 +114,9 @@ struct spare {
 	pthread_cond_t changed;
 	int (*enter)(uint32_t calls);
 	uint32_t calls, cpus;
-	uint32_t owners;       /* the thread until it has read its work, and whoever frees the spare */
-	uint32_t forks;        /* as spares.forks when it was made */
-	void *(*body)(void *); /* its work */
+	uint32_t owners;       /* the thread until it has read its work, and the holder that frees the spare */
+	uint32_t forks;        /* spares.forks at its creation */
+	void *(*body)(void *); /* the function that it will run */
 	void *arg;
 	bool ready, taken, end;
 	char name[NAME_SIZE];
@@ -121,8 +124,8 @@ struct spare {
 
 static struct {
 	pthread_mutex_t lock;
-	struct spare *first; /* those that nobody has taken */
-	uint32_t forks;      /* how many forks lie between this process and the first one */
+	struct spare *first; /* the untaken spares */
+	uint32_t forks;      /* the number of forks between the first process and this one */
 } spares = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void spares_forget(void)
@@ -132,7 +135,7 @@ static void spares_forget(void)
 	spares.forks++;
 }
 
-/* Called with the lock held. */
+/* The caller holds the lock. */
 static bool spare_unlink(struct spare *s)
 {
 	for (struct spare **at = &spares.first; *at; at = &(*at)->next)
@@ -143,7 +146,7 @@ static bool spare_unlink(struct spare *s)
 	return false;
 }
 
-/* Called with the lock held. */
+/* The caller holds the lock. */
 static void spare_disown(struct spare *s)
 {
 	if (--s->owners)
@@ -228,7 +231,7 @@ void spare_free(struct spare *s)
 		return;
 	}
 	if (s->forks != spares.forks)
-		s->owners = 1; /* its thread is another process's */
+		s->owners = 1; /* its thread belongs to another process */
 	spare_disown(s);
 	pthread_mutex_unlock(&spares.lock);
 }
@@ -259,7 +262,7 @@ int spare_take(pthread_t *thread, const char *name, uint32_t calls, bool (*fits)
 
 /* ---- the starter --------------------------------------------------------------------------------------------------- */
 
-/* A request to the starter to make a thread. The requesting thread waits until it is done. */
+/* A request to the starter for a thread. The requesting thread waits until it is done. */
 struct order {
 	struct order *next;
 	pthread_t *thread;
@@ -275,11 +278,11 @@ static struct {
 	struct order *first;
 	int (*enter)(void);
 	int err;        /* the result of enter() */
-	uint32_t users; /* the starter ends when this is 0 */
+	uint32_t users; /* the starter ends at 0 */
 	bool ready, stop;
 } starter = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
-/* Whether this thread has given up something that the threads it starts need. */
+/* Whether this thread lacks something that the threads it starts need. */
 static __thread bool needs_starter;
 
 void thread_needs_starter(void)
@@ -310,7 +313,7 @@ static void *starter_main(void *arg)
 	return NULL;
 }
 
-/* A child of fork() has only the calling thread, so it has no starter, and no spares. */
+/* A child of fork() has only the calling thread: neither the starter nor spares exist there. */
 static void starter_forget(void)
 {
 	pthread_mutex_init(&starter.lock, NULL);
@@ -339,7 +342,7 @@ static int starter_make(void)
 	return 0;
 }
 
-/* Called with the lock held; releases it while it waits for the thread. */
+/* The caller holds the lock, which is released while waiting for the thread. */
 static void starter_end(void)
 {
 	starter.stop = true;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A worker: a thread of the data plane that serves one queue (or all queues of a device that has its own `kicks`), without
- * locks.
+ * A worker: a data-plane thread that serves one queue without locks, or all queues of a device that has its own
+ * `kicks`.
  *
- * While the thread has work, it suppresses kicks (with EVENT_IDX this costs nothing). Before it sleeps it asks for a kick and
- * looks at the ring once more. Before that it may spin on the ring for a while, see worker_idle(); if there is one CPU, it may
- * let the guest go on when it wakes up, see worker_yield().
+ * While it has work, it suppresses kicks, which is free with EVENT_IDX. Before it sleeps, it requests a kick and checks
+ * the ring once more. Before that it may spin on the ring for a while, see worker_idle(). With one CPU, it may yield to
+ * the guest when it wakes up, see worker_yield().
  */
 #include "dataplane/worker.h"
 
@@ -17,24 +17,24 @@
 #include <unistd.h>
 
 /*
- * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). A guest usually makes the next request
- * within this time after an interrupt; then neither side needs a VM exit or a context switch.
+ * The longest spin: as long as KVM itself spins for a halted vCPU (halt_poll_ns). After an interrupt, a guest usually
+ * makes its next request within this time. Then neither side needs a VM exit or a context switch.
  */
 enum { POLL_MAX_NS = 200 * 1000 };
-/* If more time than this passes between two readings of the clock, another thread has used our CPU meanwhile. */
+/* A longer gap between two clock reads means that another thread used our CPU. */
 enum { POLL_HOLE_NS = 50 * 1000 };
-/* The number of idle periods without spinning after that. */
+/* The number of idle periods without spinning after such a gap. */
 enum { POLL_REST = 64 };
-/* The number of looks at the ring for each reading of the clock. */
+/* How often to check the ring for each clock read. */
 enum { POLL_SPINS = 32 };
 /*
- * With one CPU: the number of wake-ups without a yield after one that brought no second chain. It doubles each time. A guest
- * with one request at a time goes idle during a yield, which costs nearly as much as the request.
+ * With one CPU: the number of wake-ups without a yield after a yield that brought no second chain. It doubles each
+ * time. A guest with one request at a time goes idle during a yield, which costs nearly as much as the request.
  */
 enum { YIELD_REST_MIN = 16, YIELD_REST_MAX = 64 };
-/* How often a worker that is to be held is looked at. */
+/* How often worker_hold() checks the worker while waiting for it. */
 enum { HOLD_LOOK_NS = 20 * 1000 * 1000 };
-/* A yield that delays each chain by more does not pay either: the guest computes, or others use the CPU. */
+/* A yield that delays each chain by more does not pay: the guest computes, or other threads use the CPU. */
 enum { YIELD_MAX_NS = 100 * 1000 };
 
 uint64_t clock_ns(void)
@@ -54,8 +54,8 @@ void worker_flush(struct worker *w)
 }
 
 /*
- * The kick is edge-triggered and never read, so that waking up takes one system call. Its counter only grows; it cannot
- * overflow in the life of a machine, and an overflow would wake us, too.
+ * The kick is edge-triggered and never read, so that a wake-up takes one system call. Its counter only grows. It cannot
+ * overflow during a machine's life, and an overflow would wake the worker, too.
  */
 void worker_sleep(struct worker *w)
 {
@@ -67,7 +67,7 @@ void worker_sleep(struct worker *w)
 			stat_add(&w->stats.kicks, 1);
 }
 
-/* Spin until there is work; false: it is time to sleep. */
+/* Spin until there is work. False: it is time to sleep. */
 static bool worker_poll(struct worker *w, uint64_t start)
 {
 	uint64_t last = start, now;
@@ -91,8 +91,8 @@ static bool worker_poll(struct worker *w, uint64_t start)
 }
 
 /*
- * With one CPU, a wake-up interrupts whoever makes the requests, which would make more of them: then each costs two context
- * switches, an exit and an interrupt. So let it run until it has to wait. That pays if a second chain comes meanwhile.
+ * With one CPU, a wake-up preempts the guest while it is making further requests. Each request then costs two context
+ * switches, an exit and an interrupt. So yield until the guest waits; this pays if a second chain arrives meanwhile.
  */
 static void worker_yield(struct worker *w)
 {
@@ -109,7 +109,7 @@ static void worker_yield(struct worker *w)
 	w->yield_ns = clock_ns() - w->yield_ns;
 }
 
-/* What was found between a yield and the next sleep tells whether to yield again soon. */
+/* Decide from the chains found between a yield and the next sleep whether to yield again soon. */
 static void worker_yielded(struct worker *w)
 {
 	w->yielded = false;
@@ -132,8 +132,8 @@ static int worker_kicks(struct worker *w, int enable)
 }
 
 /*
- * There is no work: wait for the guest, first by spinning, then asleep. Spinning pays if the next wait is as short as the
- * last one, so its duration follows that: an idle guest costs no CPU time, and a busy one needs no exits.
+ * Without work, wait for the guest, first by spinning, then asleep. Spinning pays if the next wait is as short as the
+ * last one, so its duration follows that. An idle guest costs no CPU time, and a busy one needs no exits.
  */
 static void worker_idle(struct worker *w)
 {
@@ -169,7 +169,7 @@ static void worker_idle(struct worker *w)
 	w->poll_ns = waited < w->poll_max_ns ? w->poll_max_ns : w->poll_ns / 4;
 }
 
-/* By the thread: nothing of it touches guest memory until it may go on. */
+/* Runs on the worker's thread, which touches no guest memory until worker_go_on(). */
 static void worker_rest(struct worker *w)
 {
 	w->ops->rest(w);
@@ -221,7 +221,7 @@ static void *worker_main(void *arg)
 	if (n >= 0)
 		return NULL;
 
-	/* Report the error once, then only wait for worker_stop(). */
+	/* Report the error once, then wait only for worker_stop(). */
 	__atomic_store_n(&w->error, n, __ATOMIC_RELEASE);
 	worker_tell(w);
 	eventfd_write(w->event_fd, 1);
@@ -295,7 +295,7 @@ fail:
 
 void worker_stop(struct worker *worker)
 {
-	/* Held while joining, so that a second caller, too, returns only when the thread has ended. */
+	/* Held while joining, so that a second caller also returns only after the thread has ended. */
 	pthread_mutex_lock(&worker->join_lock);
 	if (!worker->joined) {
 		__atomic_store_n(&worker->stop, true, __ATOMIC_RELEASE);
@@ -325,7 +325,10 @@ void worker_hold(struct worker *worker)
 	pthread_mutex_lock(&worker->hold_lock);
 	__atomic_store_n(&worker->hold, true, __ATOMIC_RELEASE);
 	eventfd_write(worker->stop_fd, 1);
-	/* A thread that stopped by itself touches nothing any more. One that tried a forbidden call cannot say so. */
+	/*
+	 * A thread that stopped on an error touches nothing any more. After a forbidden call, it cannot signal
+	 * `changed`.
+	 */
 	while (!worker->resting && !worker_error(worker) && worker_forbidden(worker) < 0) {
 		struct timespec until;
 
