@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Fills guest RAM from a template when it is touched (userfaultfd(2)).
+ * Fills guest RAM from a template on first touch (userfaultfd(2)).
  *
- * RAM is an empty memfd. When a vCPU, another thread, the kernel on behalf of one, or another process that maps RAM
- * (fill_clients.c) touches a page that is missing, it waits until a thread (fill_faults.c) has copied the template's page there. The
- * template is a stack of layers (fill_layers.c).
+ * RAM is an empty memfd. A missing page can be touched by a vCPU, another thread, the kernel for one of these, or
+ * another process that maps RAM (fill_clients.c). The toucher waits until a thread (fill_faults.c) has copied the
+ * template's page there. The template is a stack of layers (fill_layers.c).
  *
- * A bit in `done` means that the page was filled or discarded. If such a page is missing, it was discarded, and is zero: the
- * template's page must not be copied a second time.
+ * A bit in `done` means that the page was filled or discarded. If such a page is missing, it was discarded and is zero:
+ * it must not be filled from the template a second time.
  *
- * Ranges that the guest only reads (its kernel's code) need no copy: fill_lay() maps the template's file there, privately, and all
- * clones share these pages. A process that maps the memfd does not see what the guest writes there afterwards, nor does the guest
- * see what that process writes: when it touches such a page, it gets a copy of what the guest has at that moment. fill_together()
- * ends that, for a caller that needs all of RAM to be the memfd.
+ * Ranges that the guest only reads (its kernel's code) need no copy. fill_lay() maps the template's file there
+ * privately, and all clones share these pages. A process that maps the memfd does not see the guest's later writes
+ * there, nor the guest those of the process. Its first touch copies the guest's page of that moment. fill_together()
+ * maps the memfd there again, for a caller that needs one memfd for all of RAM.
  */
 #include "ram/fill_struct.h"
 

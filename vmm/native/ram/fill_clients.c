@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Clients: other processes that map RAM. Their faults are answered by the thread of this one. */
+/* Clients: other processes that map RAM. A thread of this process answers their faults. */
 #include "ram/fill_struct.h"
 
 #include <errno.h>
@@ -39,7 +39,7 @@ int fill_client_maps(struct fill *f, int client, uint64_t address)
 	f->client[client].base = address;
 	uffd = f->client[client].uffd;
 	pthread_mutex_unlock(&f->lock);
-	/* Not under the lock: this may wait for that process, and other faults must not wait for it. */
+	/* Without the lock: this may wait for the client, and faults of others must not. */
 	return uffd < 0 ? -EINVAL : fill_uffd_register(f, uffd, address);
 }
 

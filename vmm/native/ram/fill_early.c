@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Fills RAM before its guest runs: no fault is taken for these pages. fill_lay() and fill_ahead() are called before any piece is
- * registered; fill_early() and fill_renew() for a shell, before it is known what all of its RAM is filled from.
+ * Fills RAM before its guest runs, so that these pages cause no faults. fill_lay() and fill_ahead() are called before
+ * any piece is registered. fill_early() and fill_renew() serve a shell whose final layers are not known yet.
  */
 #include "ram/fill_struct.h"
 
@@ -13,9 +13,9 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
-/* Bits that are looked at together. */
+/* The number of bits that are tested together. */
 enum { WORD_PAGES = 64 };
-/* A read fault maps the pages around it that are there, by so much (Linux's fault-around). */
+/* A read fault also maps present pages around it, within this size (Linux's fault-around). */
 enum { FAULT_AROUND = 64 << 10 };
 
 int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
@@ -32,8 +32,8 @@ int fill_lay(struct fill *f, int fd, uint64_t start, uint64_t end)
 }
 
 /*
- * Write to the memfd the pages between two offsets that the template has; or with bits those that are set there, zeros included, and
- * mark them done.
+ * Write the template's pages between two offsets to the memfd. With bits, write the pages whose bits are set, zeros
+ * included, and mark them done.
  */
 static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint64_t end)
 {
@@ -45,7 +45,7 @@ static int write_pages(struct fill *f, const uint8_t *bits, uint64_t start, uint
 		uint64_t stop = at + PAGE;
 
 		if (is_laid_page(f, at)) {
-			/* It is there. The bit says that the guest wants it. */
+			/* It is present already. The bit marks a page that the guest needs. */
 			if (bits && has_page(bits, at))
 				set_bits(f->done, at, stop);
 		} else if (bits ? has_page(bits, at) : from != NULL) {
@@ -83,7 +83,7 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 
 		if (!n)
 			continue;
-		/* No page of a huge one can be missing later, so all of it is filled. */
+		/* Fill all of a huge page: none of its pages can fault later. */
 		if (huge && end - start == PIECE && n >= PIECE / PAGE / 8 * 7 && !is_laid(f, start, &same) && same == end &&
 		    ram_huge(f->ram + start, PIECE) == 0) {
 			err = write_pages(f, NULL, start, end);
@@ -99,12 +99,12 @@ int fill_ahead(struct fill *f, const uint8_t *bits, bool huge)
 					break;
 				}
 	}
-	/* What this has read of the template would stay mapped, as memory of this process. */
+	/* Unmap the template's pages, which this process would otherwise keep mapped. */
 	for (uint32_t i = 0; i < f->layers; i++)
 		madvise((void *)(uintptr_t)f->layer[i].bytes, f->size, MADV_DONTNEED);
 	if (!err)
 		return 0;
-	/* Remove what was written: a page may be half full. */
+	/* Discard what was written: a page may be partly filled. */
 	memset(f->done, 0, bitmap_size(f));
 	f->filled = 0;
 	return madvise(f->ram, f->size, MADV_REMOVE) < 0 ? -errno : 0;
@@ -117,7 +117,7 @@ int fill_early(struct fill *f, const uint8_t *bits)
 
 	pthread_mutex_lock(&f->lock);
 	err = write_pages(f, bits, 0, f->size);
-	/* Where this fails (before Linux 5.14), a page is mapped when it is touched. */
+	/* Where this fails (before Linux 5.14), pages are mapped on first touch. */
 	while (!err && mem_run(bits, f->size, &start, &end))
 		(void)madvise(f->ram + start, end - start, MADV_POPULATE_WRITE);
 	pthread_mutex_unlock(&f->lock);
@@ -134,7 +134,7 @@ static void page_renew(const struct fill *f, uint64_t at)
 		memcpy(f->ram + at, from, PAGE);
 }
 
-/* The pages that begin with `page` which are done, and which a layer has that is not one of the first `same`: those of a word at most. */
+/* The pages of one word, starting at `page`, that are done and that a layer after the first `same` contains. */
 static uint64_t done_above(const struct fill *f, uint32_t same, uint64_t page, size_t bytes)
 {
 	uint64_t done = 0, above = same ? 0 : UINT64_MAX, word = 0;

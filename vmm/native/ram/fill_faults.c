@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The thread that answers page faults of RAM. If it cannot, the process ends, as it does elsewhere when the host cannot bring a
- * page. The thread waits for nothing but the disk with the template.
+ * The thread that answers page faults of RAM. If it cannot fill a page, the process ends, as after any failed page-in.
+ * The thread waits only for the disk with the template.
  */
 #include "calls/calls.h"
 #include "ram/fill_struct.h"
@@ -27,7 +27,7 @@ static void fill_die(int err, uint64_t at)
 		syscall(SYS_exit_group, 1);
 }
 
-/* ENOENT, ESRCH: the mapping or the process is about to end, and with it the thread that waits. */
+/* ENOENT, ESRCH: the mapping or the process is going away, and with it the waiting thread. */
 static void fill_must(int64_t result, uint64_t at)
 {
 	if (result < 0 && result != -ENOENT && result != -ESRCH)
@@ -53,19 +53,22 @@ static void fault_answer(struct fill *f, int uffd, uint64_t base, uint64_t addre
 		if (is_laid_page(f, at)) {
 			fill_must(fill_put_laid(f, uffd, page, at), at);
 		} else if (has_page(f->done, at) || !template_page(f, at)) {
-			/* The page was discarded, or the template does not have it, or another fault has filled it. */
+			/* The page was discarded, the template lacks it, or another fault has filled it. */
 			set_bits(f->done, at, at + PAGE);
 			fill_must(fill_put(f, at, at + PAGE, NULL), at);
 		} else {
 			const uint64_t start = at & ~(f->around - 1);
 			const uint64_t end = f->size - start > f->around ? start + f->around : f->size;
 
-			/* First the page that a thread waits for; then those around it, some of which may be there already. */
+			/*
+			 * First fill the page that a thread waits for, then those around it, some of which may be
+			 * present.
+			 */
 			fill_must(fill_missing(f, at, at + PAGE), at);
 			fill_must(fill_missing(f, start, end), start);
 		}
 	}
-	/* Always wake: the kernel does not, if the fault came by another userfaultfd, or the page was there already. */
+	/* Always wake: the kernel does not if the fault came through another userfaultfd, or the page was present. */
 	ioctl(uffd, UFFDIO_WAKE, &who);
 }
 
@@ -95,7 +98,8 @@ static void *fill_main(void *arg)
 			const uint64_t what = event[i].data.u64;
 
 			if (what == SOURCE_STOP)
-				stop = eventfd_read(f->stop_fd, &count) == 0; /* here: who stops it may be a vCPU's thread, which reads nothing */
+				/* Read it here: the stopping thread may be a vCPU's, whose filter allows no read. */
+				stop = eventfd_read(f->stop_fd, &count) == 0;
 			else if (what == SOURCE_OWN)
 				faults_answer(f, f->uffd, (uintptr_t)f->ram);
 			else if (what >= SOURCE_CLIENT && f->client[what - SOURCE_CLIENT].uffd >= 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Layers: the files that RAM is filled from, one over the other. The top one that has a page supplies it. */
+/* Layers: the stacked files that RAM is filled from. The topmost layer with a page provides it. */
 #include "ram/fill_struct.h"
 
 #include <errno.h>
@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Bits that are looked at together. */
+/* The number of bits that are tested together. */
 enum { WORD_PAGES = 64 };
 
 const uint8_t fill_zero_page[PAGE] __attribute__((aligned(PAGE)));
@@ -25,7 +25,7 @@ static int layer_add(struct fill *f, int fd, const uint8_t *bits)
 	l->bits = calloc(1, bitmap_size(f));
 	if (!l->bits)
 		return -ENOMEM;
-	/* A private mapping: with a shared one, a memfd could not be sealed. */
+	/* Map privately: a shared mapping would prevent sealing a memfd. */
 	bytes = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
 	if (bytes == MAP_FAILED) {
 		int err = -errno;
@@ -98,7 +98,7 @@ int fill_data(struct fill *f, int fd, uint64_t start, uint64_t end)
 		if (hole < 0)
 			return -errno;
 		at = (uint64_t)hole < end ? (uint64_t)hole : end;
-		/* Round to whole pages: the blocks of a file system may be smaller. */
+		/* Round to whole pages: a file system may have smaller blocks. */
 		at = (at + PAGE - 1) & ~(uint64_t)(PAGE - 1);
 		if ((uint64_t)data < end)
 			set_bits(f->layer[f->layers - 1].bits, (uint64_t)data & ~(uint64_t)(PAGE - 1), at);
@@ -114,7 +114,7 @@ void fill_layer_bits(const struct fill *f, uint32_t index, uint8_t *bits)
 
 static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 {
-	/* start is that of a piece, whose bits begin with a word. */
+	/* start is a multiple of PIECE, so its bits begin at a word. */
 	const uint64_t words = (end - start) / PAGE / WORD_PAGES;
 
 	for (uint32_t i = 0; i < f->layers; i++) {
@@ -135,7 +135,7 @@ static bool has_data(const struct fill *f, uint64_t start, uint64_t end)
 	return false;
 }
 
-/* Divide RAM into pieces of at least `size` bytes. False: these would be too many. */
+/* Divide RAM into pieces of at least `size` bytes. False: too many pieces. */
 static bool cut_pieces(struct fill *f, uint64_t size)
 {
 	f->pieces = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What RAM has by now: read without filling it, discarded, and moved into the memfd. */
+/* The current contents of RAM: read without filling it, discarded, or moved into the memfd. */
 #include "ram/fill_struct.h"
 
 #include <errno.h>
@@ -23,7 +23,7 @@ int fill_forget(struct fill *f, void *at, uint64_t len)
 	if (!laid)
 		set_bits(f->done, start, start + len);
 	pthread_mutex_unlock(&f->lock);
-	/* A guest that gives up the code that it runs. */
+	/* The guest returns pages of its own code: zero them instead. */
 	if (laid)
 		memset(at, 0, len);
 	return laid ? -EBUSY : 0;
@@ -33,7 +33,7 @@ int fill_unmap(struct fill *f)
 {
 	int err = 0;
 
-	/* What the guest has written where RAM is laid is nowhere else. */
+	/* Skip laid ranges: they contain the only copy of what the guest wrote there. */
 	for (uint64_t at = 0, end; at < f->size && !err; at = end) {
 		end = f->size;
 		if (!is_laid(f, at, &end) && madvise(f->ram + at, end - at, MADV_DONTNEED) < 0)
@@ -42,7 +42,7 @@ int fill_unmap(struct fill *f)
 	return err;
 }
 
-/* Whether the memfd has data there. */
+/* Whether the memfd has data at an offset. */
 static bool memfd_has(const struct fill *f, struct fill_extent *extent, uint64_t at)
 {
 	if (at >= extent->hole) {
@@ -55,7 +55,7 @@ static bool memfd_has(const struct fill *f, struct fill_extent *extent, uint64_t
 	return at >= extent->data;
 }
 
-/* Write to the memfd what the guest has in a laid range, where that is not what the template has. */
+/* Write to the memfd those pages of a laid range that differ from the template, or that it already has. */
 static int laid_write(struct fill *f, const struct piece *laid)
 {
 	struct fill_extent extent = { 0 };
@@ -151,7 +151,7 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 	*own = has_page(f->done, at);
 	if (!*own) {
 		from = template_page(f, at);
-		/* The template does not have the page: it is zero, unless RAM has it. */
+		/* A page that the template lacks is zero, unless RAM has it. */
 		if (from)
 			return from;
 	}

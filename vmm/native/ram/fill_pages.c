@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Fills missing pages while others may touch them. The copy is atomic: a page is either missing or complete. */
+/* Fills missing pages while other threads may touch them. The copy is atomic: a page is either missing or complete. */
 #include "ram/fill_struct.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 
-/* If the host has no memory, a copy is tried TRIES times, with pauses of TRY_MS. */
+/* If the host is out of memory, retry a copy TRIES times, pausing for TRY_MS. */
 enum { TRIES = 200, TRY_MS = 20 };
 
 /*
- * Handle the result of a UFFDIO_COPY or UFFDIO_ZEROPAGE that did not finish. moved: its result, in bytes, or negative. 0:
- * continue at *at; or -errno. EEXIST: another thread has filled the page already.
+ * Handle a UFFDIO_COPY or UFFDIO_ZEROPAGE that did not finish. moved: its result, in bytes, or negative. 0: continue at
+ * *at; or -errno. EEXIST: another thread has already filled the page.
  */
 static int pages_put_result(int64_t moved, int err, uint64_t *at, int *tries)
 {
@@ -36,7 +36,6 @@ static int pages_put_result(int64_t moved, int err, uint64_t *at, int *tries)
 	}
 }
 
-/* Fill missing pages with the bytes at `from`, or, if it is NULL, with zeros. */
 int fill_put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from)
 {
 	uint64_t at = start;
@@ -64,7 +63,6 @@ int fill_put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from)
 	return err;
 }
 
-/* Fill the pages between two offsets that are not done and that the template has. The bytes filled, or -errno. */
 int64_t fill_missing(struct fill *f, uint64_t start, uint64_t end)
 {
 	uint64_t at = start, total = 0;
@@ -91,7 +89,7 @@ int64_t fill_missing(struct fill *f, uint64_t start, uint64_t end)
 	return (int64_t)total;
 }
 
-/* Another process touches a page that is laid here: it gets what the guest has there now. */
+/* Another process touches a laid page: copy the guest's current page there. */
 int fill_put_laid(const struct fill *f, int uffd, uint64_t page, uint64_t at)
 {
 	uint64_t done = 0;
@@ -134,7 +132,7 @@ void fill_places(struct fill *f, const struct mem *mem, const uint64_t *gpa, uin
 		const uint8_t *place = mem_ptr(mem, gpa[i], 1);
 		const uint64_t at = (uint64_t)(place - f->ram) & ~(uint64_t)(PAGE - 1);
 
-		/* Whoever touches a page that cannot be filled finds that out. */
+		/* Ignore errors: the first toucher of such a page reports them. */
 		if (place && !has_page(f->done, at))
 			(void)fill_missing(f, at, at + PAGE);
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The internals of RAM that is filled on demand, for the files fill*.c. All functions but fill_uffd_register() are called under the
- * lock, or while no other thread uses the object.
+ * Internals of RAM that is filled on demand, for fill*.c. Callers hold the lock, or are the only user of the object;
+ * only fill_uffd_register() needs neither.
  */
 #ifndef VMM_NATIVE_FILL_STRUCT_H
 #define VMM_NATIVE_FILL_STRUCT_H
@@ -12,16 +12,16 @@
 #include <pthread.h>
 
 /*
- * RAM is divided into pieces of PIECE bytes or more. Those in which the template has data are registered with userfaultfd; in
- * the others the kernel fills pages with zeros.
+ * RAM is divided into pieces of PIECE bytes or more. Pieces with data in the template are registered with userfaultfd;
+ * in the others the kernel fills pages with zeros.
  */
 enum { PIECE = 2 << 20, PIECES = 32, CLIENTS = 64 };
-/* epoll data: the own userfaultfd; SOURCE_CLIENT + i: that of client i. */
+/* epoll data: our own userfaultfd; SOURCE_CLIENT + i: that of client i. */
 enum { SOURCE_STOP, SOURCE_OWN, SOURCE_CLIENT };
 
 struct layer {
 	const uint8_t *bytes;
-	uint8_t *bits; /* the pages that the layer has */
+	uint8_t *bits; /* the pages in this layer */
 };
 
 struct piece {
@@ -42,11 +42,11 @@ struct fill {
 	struct layer *layer;
 	uint32_t layers, pieces, laid_ranges;
 	struct piece piece[PIECES];
-	/* Where RAM lies over the file of the only layer: ascending, apart from each other. */
+	/* Where the only layer's file is mapped over RAM: ascending, not overlapping. */
 	struct piece laid[FILL_LAID];
 	bool running;
 	pthread_t thread;
-	/* Protects the fields below; and held while pages are copied. */
+	/* Protects the fields below, and is held while pages are copied. */
 	pthread_mutex_t lock;
 	uint8_t *done;
 	struct client client[CLIENTS];
@@ -80,7 +80,7 @@ static inline const uint8_t *template_page(const struct fill *f, uint64_t at)
 	return NULL;
 }
 
-/* Whether RAM lies over the template's file there. *end becomes where that changes, if that is before it. */
+/* Whether the template's file is mapped over RAM at this offset. Lowers *end to where that changes. */
 static inline bool is_laid(const struct fill *f, uint64_t at, uint64_t *end)
 {
 	for (uint32_t i = 0; i < f->laid_ranges; i++) {
@@ -107,30 +107,34 @@ extern const uint8_t fill_zero_page[PAGE];
 
 /* ---- fill_uffd.c ---- */
 
-/* Agree on the interface of a new userfaultfd. 0 or -errno; EINVAL: it was used before. */
+/* Negotiate the interface of a new userfaultfd. 0 or -errno; -EINVAL: it was used before. */
 int fill_uffd_begin(int uffd);
-/* Receive the page faults of RAM, which is mapped at base in the process that the userfaultfd belongs to. May wait for that process. */
+/*
+ * Receive the page faults of RAM, mapped at base in the process that owns the userfaultfd. May wait for that process.
+ */
 int fill_uffd_register(const struct fill *f, int uffd, uint64_t base);
 void fill_uffd_unregister(const struct fill *f, int uffd, uint64_t base);
 
 /* ---- fill_layers.c ---- */
 
 void fill_layer_free(struct fill *f, struct layer *l);
-/* Divide RAM into pieces, by the layers. */
+/* Divide RAM into pieces according to the layers. */
 void fill_cut(struct fill *f);
 
 /* ---- fill_pages.c ---- */
 
-/* Fill missing pages with the bytes at `from`, or, if it is NULL, with zeros. 0 or -errno. */
+/* Fill missing pages with the bytes at `from`; NULL: with zeros. 0 or -errno. */
 int fill_put(struct fill *f, uint64_t start, uint64_t end, const uint8_t *from);
-/* Fill the pages between two offsets that are not done and that the template has. The bytes filled, or -errno. */
+/*
+ * Fill the pages between two offsets that the template has and that are not done. Returns the bytes filled, or -errno.
+ */
 int64_t fill_missing(struct fill *f, uint64_t start, uint64_t end);
-/* Another process touches, at `page`, a page that is laid here: it gets what the guest has there now. 0 or -errno. */
+/* Another process touches, at `page`, a page that is laid here: copy the guest's current page there. 0 or -errno. */
 int fill_put_laid(const struct fill *f, int uffd, uint64_t page, uint64_t at);
 
 /* ---- fill_faults.c ---- */
 
-/* Add a descriptor to those that the thread waits for. Its number is one of SOURCE_*. */
+/* Add a descriptor that the thread waits for, with one of SOURCE_* as its number. */
 int fill_watch(struct fill *f, int fd, uint64_t source_number);
 
 /* ---- fill_clients.c ---- */

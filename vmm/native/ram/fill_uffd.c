@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The userfaultfd of this process and of others: made, and registered for the pieces of RAM that are filled on demand. */
+/*
+ * Userfaultfds of this process and of others: creation, and registration for the pieces of RAM that are filled on
+ * demand.
+ */
 #include "ram/fill_struct.h"
 
 #include <errno.h>
@@ -40,8 +43,8 @@ int fill_uffd_begin(int uffd)
 }
 
 /*
- * Do to a userfaultfd what `act` does, for each run of RAM whose faults it gets: RAM is mapped at base in the process that it belongs
- * to. In our own process (f->uffd) there is another file where RAM is laid.
+ * Apply `act` to a userfaultfd for each range of RAM whose faults it receives. RAM is mapped at base in the process
+ * that owns it. Our own process (f->uffd) maps another file over laid ranges, so these are skipped.
  */
 static int uffd_each(const struct fill *f, int uffd, uint64_t base, int (*act)(int uffd, struct uffdio_range range))
 {
@@ -72,15 +75,14 @@ static int range_unregister(int uffd, struct uffdio_range range)
 	return 0;
 }
 
-/* Ask for the page faults of RAM. */
 int fill_uffd_register(const struct fill *f, int uffd, uint64_t base)
 {
 	return uffd_each(f, uffd, base, range_register);
 }
 
 /*
- * Stop that: the kernel fills pages with zeros from now on. Closing the descriptor is not enough, since a process that was
- * forked from this one may have it, too.
+ * Unregister; from now on the kernel fills pages with zeros. Closing the descriptor does not suffice, since a forked
+ * process may hold it, too.
  */
 void fill_uffd_unregister(const struct fill *f, int uffd, uint64_t base)
 {

@@ -2,9 +2,10 @@
 /*
  * Saves guest RAM to a sparse file, maps such a file as RAM, and discards pages of RAM.
  *
- * These functions, ram_release() excepted, are called while no vCPU runs and no worker touches RAM.  Pages of zeros, and
- * pages that were never touched, are not written and stay holes of the file; the page map tells the latter without touching
- * them.  Of RAM that is filled on demand (fill*.c), pages that are missing are read from the template, and are not filled.
+ * Apart from ram_release(), these functions are called while no vCPU runs and no worker touches RAM. Zero pages and
+ * untouched pages are not written, and remain holes in the file. The page map identifies untouched pages without
+ * touching them. For RAM that is filled on demand (fill*.c), missing pages are read from the template without filling
+ * them.
  */
 #include "base/native.h"
 
@@ -42,7 +43,7 @@ struct pm_scan_arg {
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_FILE (1ULL << 61)
 
-/* Whether the page differs from that of `than`. */
+/* Whether the page differs from the page in `than`. */
 static bool page_differs(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
 	if (at >= than->hole) {
@@ -55,7 +56,7 @@ static bool page_differs(const struct ram_file *file, struct fill_extent *than, 
 	return at < than->data ? !page_is_zero(page) : memcmp(page, (const uint8_t *)file->than + at, PAGE) != 0;
 }
 
-/* Whether a page that the page map does not rule out is to be written, by its bytes. */
+/* Whether to write a page that the page map does not rule out, judging by its contents. */
 static bool page_wanted(const struct ram_file *file, struct fill_extent *than, const uint8_t *page, uint64_t at)
 {
 	if (file->again && has_page(file->bitmap, at))
@@ -64,21 +65,21 @@ static bool page_wanted(const struct ram_file *file, struct fill_extent *than, c
 		return fill_differs(file->fill, page, at);
 	if (file->than)
 		return page_differs(file, than, page, at);
-	/* A page of zeros that the guest wrote over a page of the template must be written. */
+	/* A zero page that the guest wrote over a page of the template must be saved. */
 	return file->what == RAM_OWN || !page_is_zero(page);
 }
 
-/* ---- what the page map does not rule out: runs of pages ---- */
+/* ---- runs of pages that the page map does not rule out ---- */
 
 struct runs {
 	const struct ram_file *file;
 	const uint8_t *base;
-	uint64_t at, end; /* what was not looked at yet */
+	uint64_t at, end; /* the range that was not scanned yet */
 	uint32_t n, i;
-	struct page_region run[RUNS]; /* by addresses */
+	struct page_region run[RUNS]; /* in addresses */
 };
 
-/* As PAGEMAP_SCAN does, for kernels before Linux 6.7, which have to be asked for an entry of each page. */
+/* A fallback for PAGEMAP_SCAN before Linux 6.7, which reads the entry of each page. */
 static int runs_read(struct runs *r)
 {
 	const uint64_t left = (r->end - r->at) / PAGE, n = left < ENTRIES ? left : ENTRIES;
@@ -97,7 +98,7 @@ static int runs_read(struct runs *r)
 		if (!(entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) || entry[i] & none)
 			continue;
 		if (!last || last->end != page) {
-			/* There are no more runs than half of the pages. */
+			/* Runs are separated by pages, so there are at most half as many runs as pages. */
 			last = &r->run[r->n++];
 			last->start = page;
 		}
@@ -129,7 +130,7 @@ static int runs_scan(struct runs *r)
 	return 0;
 }
 
-/* The next run, by offsets; 0: there is none. */
+/* The next run, in offsets; 0: none. */
 static int runs_next(struct runs *r, uint64_t *start, uint64_t *end)
 {
 	while (r->i == r->n) {
@@ -161,7 +162,7 @@ struct saving {
 	const uint8_t *base;
 	struct fill_extent extent, than;
 	uint64_t start, end, total;
-	const uint8_t *first; /* where what is at `start` lies */
+	const uint8_t *first; /* the address of the bytes at `start` */
 };
 
 static int save_page(struct saving *s, uint64_t at)
@@ -198,7 +199,7 @@ static int save_range(struct saving *s, uint64_t start, uint64_t end)
 	return err;
 }
 
-/* Pages that were written before are looked at wherever they are now: they may have been given back. */
+/* Pages saved earlier are compared even if they are missing now: the guest may have returned them to the host. */
 static int save_again(struct saving *s, uint64_t from, uint64_t to)
 {
 	uint64_t start, end = from;
@@ -244,9 +245,9 @@ int64_t ram_save(const struct ram_file *file, const void *ram, uint64_t begin, u
 	return result;
 }
 
-/* ---- pages that are written -------------------------------------------------------------------------------------------- */
+/* ---- tracking of written pages -------------------------------------------------------------------------------- */
 
-/* The descriptor of a userfaultfd that notes what is written, and stops nobody. */
+/* Open a userfaultfd that records writes without blocking the writer. */
 static int watch_open(void)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_ASYNC };
@@ -290,7 +291,7 @@ int file_is_cached(int fd)
 {
 	struct statfs fs;
 
-	/* Others, such as FUSE and 9P, may have a server or a device write the pages of who reads. */
+	/* Other file systems, such as FUSE and 9P, may transfer a read directly into the reader's pages. */
 	if (fstatfs(fd, &fs) < 0)
 		return 0;
 	return fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC ||
@@ -306,7 +307,7 @@ static void clear_pages(uint8_t *bits, uint64_t start, uint64_t end)
 int ram_changed(const void *ram, uint64_t size, int pagemap, uint8_t *bits)
 {
 	struct page_region run[RUNS];
-	/* Those that are there and not written. One that was given back is not there. */
+	/* Find pages that are present and not written. A page that was returned to the host is not present. */
 	struct pm_scan_arg scan = {
 		.size = sizeof(scan), .start = (uintptr_t)ram, .end = (uintptr_t)ram + size, .vec = (uintptr_t)run, .vec_len = RUNS,
 		.category_mask = PAGE_IS_PRESENT | PAGE_IS_WRITTEN, .category_inverted = PAGE_IS_WRITTEN,
@@ -343,7 +344,7 @@ int ram_load(void *ram, uint64_t size, int fd, const uint8_t *bits)
 
 int ram_zero(void *at, uint64_t len)
 {
-	/* Not MADV_DONTNEED: the next access would read the bytes of the mapped file again */
+	/* Not MADV_DONTNEED: the next access would read the mapped file's bytes again. */
 	void *new = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 
 	if (new == MAP_FAILED)
@@ -358,7 +359,10 @@ int ram_release(void *at, uint64_t len, uint32_t backing, struct fill *fill)
 
 	if (backing == RAM_OVER_FILE) {
 		err = ram_zero(at, len);
-		/* The process has too many mappings. The guest may rely on zeros, so write them; the host does not get the pages. */
+		/*
+		 * The process has too many mappings. The guest may rely on zeros, so write them; the host does not get
+		 * the pages back.
+		 */
 		if (err < 0)
 			memset(at, 0, len);
 		return err;

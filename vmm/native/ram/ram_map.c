@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Maps files into RAM, and makes huge pages of it: of a template's, and of a machine that boots. */
+/* Maps files into RAM, and collapses RAM into huge pages, for templates and for machines that boot. */
 #include "base/native.h"
 
 #include <errno.h>
@@ -24,13 +24,19 @@ int ram_map(void *at, uint64_t len, uint32_t backing, int fd, uint64_t offset)
 
 int ram_huge(void *at, uint64_t len)
 {
-	/* With this in force for the mapping, some policies have a huge page come when it is touched, and all others one be made. */
+	/*
+	 * With this advice, some host policies allocate a huge page on first touch, and all others at least allow
+	 * MADV_COLLAPSE.
+	 */
 	if (madvise(at, len, MADV_HUGEPAGE) < 0)
 		return -errno;
 	for (uint64_t done = 0; done < len; done += HUGE) {
 		uint8_t *piece = (uint8_t *)at + done;
 
-		/* One that has no page is none that could be collapsed. Nobody else has it yet, or it stays what it is. */
+		/*
+		 * Touch it first: a range without pages cannot be collapsed. The atomic OR does not change what others
+		 * may have written.
+		 */
 		(void)__atomic_fetch_or(piece, 0, __ATOMIC_RELAXED);
 		if (madvise(piece, HUGE, MADV_COLLAPSE) < 0)
 			return -errno;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Checks of a snapshot's files: checksums, and the shape of a state before Python decodes it. */
+/* Checks of a snapshot's files: checksums, and the structure of a state before Python decodes it. */
 #include "base/native.h"
 
 #include <errno.h>
@@ -10,7 +10,7 @@
 
 enum { CRC_PAGE = 4096, CRC_BLOCK = 128 << 10 };
 
-#define CRC32C_POLY 0x82f63b78u /* reflected */
+#define CRC32C_POLY 0x82f63b78u /* bit-reflected */
 
 typedef uint32_t (*crc_fn)(uint32_t crc, const uint8_t *data, size_t size);
 
@@ -45,14 +45,14 @@ static bool is_zero(const uint8_t *data, size_t size)
 	return !data[0] && !memcmp(data, data + 1, size - 1);
 }
 
-/* Add the pages of one block of the file, which begins at the offset at. */
+/* Add the pages of one block, which begins at the offset at. */
 static uint32_t crc_block(crc_fn add, uint32_t crc, const uint8_t *data, size_t size, uint64_t at)
 {
 	for (size_t done = 0; done < size; done += CRC_PAGE) {
 		const size_t length = size - done < CRC_PAGE ? size - done : CRC_PAGE;
 		const uint64_t place = at + done;
 
-		/* A file system may have made a hole of zeros, or zeros of a hole. */
+		/* Skip zeros, since a file system may store them as a hole, or a hole as zeros. */
 		if (is_zero(data + done, length))
 			continue;
 		crc = add(crc, (const uint8_t *)&place, sizeof(place));
@@ -103,7 +103,7 @@ int64_t file_crc32c(int fd, uint64_t size)
 			crc = -errno;
 			break;
 		}
-		/* Pages are counted from the beginning of the file, wherever a file system's blocks begin. */
+		/* Pages are counted from the start of the file, independent of the file system's blocks. */
 		at = (uint64_t)data & ~(uint64_t)(CRC_PAGE - 1);
 		hole = (hole + CRC_PAGE - 1) & ~(off_t)(CRC_PAGE - 1);
 		crc = crc_range(add, (uint32_t)crc, fd, block, at, (uint64_t)hole < size ? (uint64_t)hole : size);
@@ -137,7 +137,7 @@ int cbor_check(const uint8_t *data, uint64_t size, uint32_t most)
 		if (value >= 24) {
 			const uint32_t bytes = 1u << (value - 24);
 
-			/* From 28 on: reserved, or without a length. */
+			/* 28 and above: reserved, or an indefinite length. */
 			if (value > 27 || size - at < bytes)
 				return -EBADMSG;
 			value = 0;
@@ -154,7 +154,7 @@ int cbor_check(const uint8_t *data, uint64_t size, uint32_t most)
 				return -EBADMSG;
 			at += value;
 			break;
-		case 4: /* lists, maps: each item takes a byte at least */
+		case 4: /* lists, maps: each item takes at least one byte */
 		case 5:
 			if (value > size - at)
 				return -EBADMSG;
@@ -162,7 +162,7 @@ int cbor_check(const uint8_t *data, uint64_t size, uint32_t most)
 				return -E2BIG;
 			left[++depth] = head >> 5 == 5 ? 2 * value : value;
 			break;
-		case 6: /* a tag has a decoder make objects of other types */
+		case 6: /* a tag makes a decoder create objects of other types */
 			return -EOPNOTSUPP;
 		default: /* false, true, null, floating point */
 			if ((head & 31) < 20 || (head & 31) > 27 || (head & 31) == 23 || (head & 31) == 24)
