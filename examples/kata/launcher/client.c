@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: `exec` without a terminal, `start`, `kill` and `state`, done by the
- * monitor of the container; `create` and `run`, done by a process of the pool (pool.c). For all else, and whenever those do
- * not answer or refuse, the whole of pyvmm-oci, which is SCRIPT and whose errors are the ones that users get. Who refuses has
- * done nothing.
+ * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of pyvmm-oci. The container's monitor runs `exec`
+ * without a terminal, `start`, `kill` and `state`. A process of the pool runs `create` and `run` (pool.c). For
+ * everything else, and whenever these do not answer or refuse, the launcher starts the whole pyvmm-oci, SCRIPT, whose
+ * errors the user then sees. A process that refuses has changed nothing.
  *
- * SCRIPT is started by PYTHON -IS, and by WARM PYTHON (pyvmm-warm) where it makes a container: what other commands import
- * is not worth that an image is made once more.
+ * PYTHON -IS starts SCRIPT. Only commands that make a container start by WARM PYTHON (pyvmm-warm): the imports of other
+ * commands are not worth rebuilding the process image.
  *
- * It is here because a Python start takes longer than to run a program in a virtual machine.
+ * The launcher exists because a Python start takes longer than running a program in a virtual machine.
  */
 
 #include "client.h"
@@ -28,9 +28,9 @@
 
 #define FAILED CHANNEL_FAILED
 #define ANSWER_MS 90000
-#define STATE_MS 1000 /* otherwise the state is that of the file */
+#define STATE_MS 1000 /* after that, the state comes from the file */
 #define STATE_SIZE (16 << 20)
-#define COMMAND_LINE 5 /* where that is in argv */
+#define COMMAND_LINE 5 /* its index in argv */
 
 /* -- the monitor -- */
 
@@ -46,7 +46,7 @@ static int monitor_connect(const struct options *options)
 	close(root);
 	if (folder < 0)
 		return -errno;
-	/* The path of a socket must be short, and the folder's may not be. */
+	/* A socket's path must be short, which the folder's may not be: use its descriptor. */
 	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/control", folder);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address))) {
@@ -57,7 +57,7 @@ static int monitor_connect(const struct options *options)
 	return fd < 0 ? -errno : fd;
 }
 
-/* A line of JSON, which announces the arguments, each with a zero byte at its end; and the descriptors. */
+/* Send a line of JSON with the size of the arguments and the descriptors, then the zero-terminated arguments. */
 static bool request_send(int fd, const struct options *options, int process)
 {
 	const int fds[] = { 0, 1, 2, process };
@@ -77,7 +77,7 @@ static bool request_send(int fd, const struct options *options, int process)
 	return true;
 }
 
-/* The answer to a request, or NULL: there is none in time. */
+/* The answer to a request, or NULL after a timeout. */
 static const char *channel_answer(struct channel *channel, int milliseconds)
 {
 	struct pollfd ready = { .fd = channel->fd, .events = POLLIN };
@@ -90,7 +90,7 @@ static const char *channel_answer(struct channel *channel, int milliseconds)
 	return line;
 }
 
-/* Has the monitor run it? */
+/* Whether the monitor has started the program. */
 static bool channel_started(struct channel *channel)
 {
 	const char *line = channel_answer(channel, ANSWER_MS);
@@ -108,7 +108,7 @@ static void signal_send(int signals, int fd)
 	send_all(fd, line, snprintf(line, sizeof(line), "{\"signal\": %u}\n", info.ssi_signo));
 }
 
-/* Be there for the process, as a shell's child would be; its exit status. */
+/* Represent the process, as a shell's child would: forward signals to it. Returns its exit status. */
 static int process_attend(struct channel *channel, int signals)
 {
 	struct pollfd ready[] = {
@@ -129,7 +129,7 @@ static int process_attend(struct channel *channel, int signals)
 	return sscanf(line, "{\"exit\": %d", &status) == 1 ? status : FAILED;
 }
 
-/* Whole or not at all, without following a link of another user's. */
+/* Write the file atomically, without following another user's link. */
 static bool pid_write(const char *path, pid_t pid)
 {
 	char *new_path;
@@ -147,13 +147,13 @@ static bool pid_write(const char *path, pid_t pid)
 	return done;
 }
 
-/* A child stays with the process, in a session of its own, and holds none of our caller's streams. */
+/* A child remains for the process, in its own session and without our caller's streams. */
 static int leave_child(const struct options *options, struct channel *channel, int signals)
 {
 	pid_t pid = fork();
 
 	if (pid < 0)
-		return FAILED; /* the process ends with the connection */
+		return FAILED; /* closing the connection ends the process */
 	if (!pid) {
 		int null = open("/dev/null", O_RDWR);
 
@@ -170,7 +170,7 @@ static int leave_child(const struct options *options, struct channel *channel, i
 	return 0;
 }
 
-/* Have the monitor do a `start` or a `kill`: 0, or -1: it did not. */
+/* Send a `start` or a `kill` to the monitor. 0; -1: it did not run it. */
 static int ask_monitor(const struct options *options)
 {
 	struct channel channel = { .fd = monitor_connect(options) };
@@ -191,7 +191,7 @@ static int ask_monitor(const struct options *options)
 	return answer && !strcmp(answer, "{}") ? 0 : -1;
 }
 
-/* Print what the monitor says the state is: 0, or -1: it says nothing, and nothing is printed. */
+/* Print the state that the monitor reports. 0; -1: it reports none, and nothing was printed. */
 static int state_print(const struct options *options)
 {
 	static const char request[] = "{\"op\": \"state\"}\n";
@@ -219,7 +219,7 @@ static int state_print(const struct options *options)
 	return fwrite(text, 1, size, stdout) == size && !fflush(stdout) ? 0 : 1;
 }
 
-/* Have the monitor do it; the exit status, -1: it did not. */
+/* Run an `exec` through the monitor. Returns the exit status; -1: it did not run it. */
 static int exec_by_monitor(const struct options *options)
 {
 	struct channel channel = { .fd = monitor_connect(options) };
@@ -235,7 +235,7 @@ static int exec_by_monitor(const struct options *options)
 	}
 	if (!options->detach && !pid_write(options->pid_file, getpid()))
 		return -1;
-	/* What comes before the process runs is forwarded once it does. */
+	/* Signals that arrive before the process runs are forwarded once it does. */
 	signals = signals_take(false, &before);
 	if (signals >= 0 && request_send(channel.fd, options, process) && channel_started(&channel))
 		status = options->detach ? leave_child(options, &channel, signals) : process_attend(&channel, signals);
@@ -250,7 +250,7 @@ static int by_monitor(const struct options *options)
 	return options->command == COMMAND_STATE ? state_print(options) : ask_monitor(options);
 }
 
-/* Nobody else removes what is left of a container that was run. */
+/* Delete a container that `run` made; no other process does. */
 static void leave_nothing(char *argv[], const struct options *options)
 {
 	char *line[] = { argv[0],  argv[1],	argv[2],   argv[3], NULL, "--root", (char *)options->root,

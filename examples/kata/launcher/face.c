@@ -1,34 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-face 3 [NAME=VALUE]...: the process whose pid is a container's on the host.
+ * pyvmm-face 3 [NAME=VALUE]...: the proxy process, whose pid on the host is a container's.
  *
- * Tools of the host (podman cp and top, CNI, nsenter, /proc/PID/root) join the namespaces of a container's pid. The
- * container is in a virtual machine, so this process has namespaces that look like the container's from the host: its files
- * and volumes, its network, and nothing of the host's. It lives as long as the container: it passes its signals on, and
- * ends with its status.
+ * Host tools (podman cp and top, CNI, nsenter, /proc/PID/root) join the namespaces of a container's pid. The container
+ * runs in a virtual machine, so this process provides namespaces that show the container's files, volumes and network,
+ * and nothing of the host's. It lives as long as the container, forwards its signals, and exits with its status.
  *
- * The first process of the program is only the launcher: it enters or makes the namespaces, starts the face as a child of
- * its own parent (CLONE_PARENT), and ends. Arguments: net=PATH, ipc=PATH, uts=PATH, pid=PATH, an empty PATH
- * makes a new namespace; hostname=NAME; cgroup=PATH, the directory of a control group that the face enters once it has said
- * that it is there, if it may: the kernel may wait ten milliseconds for a grace period of RCU, as it will not for whoever
- * enters a group soon afterwards.
+ * The first process of the program only launches: it enters or makes the namespaces, starts the proxy process as a
+ * child of its own parent (CLONE_PARENT), and ends. Arguments:
+ *
+ *   net=PATH, ipc=PATH, uts=PATH, pid=PATH   the namespace to enter; an empty PATH makes a new one
+ *   hostname=NAME
+ *   cgroup=PATH   the cgroup directory that the proxy process enters, if allowed, after it has sent P
+ *
+ * It enters the cgroup late because the kernel may wait ten milliseconds for an RCU grace period. A process that enters
+ * a cgroup soon afterwards does not wait again.
  *
  * Descriptor 3 is a SOCK_SEQPACKET socket to the process that holds the machine. Each packet is a letter and its data:
  *
- *   from here   P 0 (int32)        the face is there; its pid is that of the credentials (SCM_CREDENTIALS)
- *               F errno (int32), argument   it cannot
- *               M errno (int32)    the answer to D: 0, the files are shown
- *               S signal (byte)    the face got this signal
- *   to here     C, with a terminal that becomes the controlling one: its changes of size are signals, too
+ *   from here   P 0 (int32)        the proxy process runs; the credentials contain its pid (SCM_CREDENTIALS)
+ *               F errno (int32), argument   it failed
+ *               M errno (int32)    the answer to D; 0: the files are visible
+ *               S signal (byte)    the proxy process received this signal
+ *   to here     C, with a terminal that becomes the controlling one, so that size changes also arrive as signals
  *               R, with a tree     the root, a detached mount (open_tree(2))
- *               V path, with a tree   a volume, and where
+ *               V path, with a tree   a volume and its path
  *                                  (the last may be a FUSE file system whose server answers only after D)
- *               T path             a place whose content only the guest has: empty, read-only
+ *               T path             a path whose content only the guest has: shown empty and read-only
  *               D                  no more of them
  *               X status (byte)    the container has ended
  *
- * Whatever is shown is nosuid, nodev and noexec: a guest wrote it, and a program of the guest's must not run on the host
- * because somebody typed `nsenter`.
+ * Everything shown is nosuid, nodev and noexec. The guest wrote it, and no program of the guest may run on the host
+ * because a user typed `nsenter`.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -58,7 +61,7 @@
 #include <unistd.h>
 
 #define FAILED 255
-#define KILLED (128 + SIGKILL) /* of whoever held the machine */
+#define KILLED (128 + SIGKILL) /* the holder of the machine was killed */
 #define PATH_SIZE 4096
 #define ROOT "root"
 #define MAX_PLACES 256
@@ -71,7 +74,7 @@ struct message {
 	int fd;        /* or -1 */
 };
 
-/* The packet's letter and a number behind it. */
+/* Send the packet's letter and a number. */
 static void number_send(int fd, char kind, int32_t number)
 {
 	struct iovec parts[] = { { &kind, 1 }, { &number, kind == 'S' ? 1 : sizeof(number) } };
@@ -80,7 +83,7 @@ static void number_send(int fd, char kind, int32_t number)
 	sendmsg(fd, &message, MSG_NOSIGNAL);
 }
 
-/* The next packet: false, the other end is gone. */
+/* Receive the next packet. False: the peer has closed. */
 static bool message_receive(int fd, struct message *message)
 {
 	union {
@@ -128,7 +131,7 @@ static int tree_restrict(int tree)
 	return syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) ? -errno : 0;
 }
 
-/* Not what is mounted below it. */
+/* Does not apply to mounts below it. */
 static int mount_set_read_only(int fd)
 {
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY };
@@ -136,7 +139,7 @@ static int mount_set_read_only(int fd)
 	return syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) ? -errno : 0;
 }
 
-/* Make a mounted directory the root, and unmount the old one. */
+/* Make a mounted directory the root, and unmount the old root. */
 static int root_enter(const char *path)
 {
 	if (chdir(path) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
@@ -144,7 +147,7 @@ static int root_enter(const char *path)
 	return 0;
 }
 
-/* An empty root, so that from the first moment on there is nothing of the host's here. */
+/* Enter an empty root, so that nothing of the host is visible from the start. */
 static int root_make_empty(void)
 {
 	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -154,7 +157,7 @@ static int root_make_empty(void)
 	return root_enter("/proc");
 }
 
-/* Put the container's root into the empty one, and have paths mean what they mean to the container. */
+/* Mount the container's root in the empty one and enter it, so that paths resolve as in the container. */
 static int root_begin(int tree)
 {
 	int error = tree_restrict(tree);
@@ -169,8 +172,8 @@ static int root_begin(int tree)
 }
 
 /*
- * The container's root becomes ours; or, after an error, all goes that was shown: half a view would have `podman cp` write
- * a volume's files into the container's layer.
+ * Make the container's root ours. After an error, unmount everything shown: with a partial view, `podman cp` would
+ * write a volume's files into the container's layer.
  */
 static int root_finish(int empty, int error)
 {
@@ -199,12 +202,12 @@ static int empty_make(void)
 }
 
 struct view {
-	dev_t devices[MAX_PLACES]; /* of the empty places */
-	int places[MAX_PLACES];    /* descriptors of their mounts, read-only at the end */
+	dev_t devices[MAX_PLACES]; /* of the empty mounts */
+	int places[MAX_PLACES];    /* descriptors of these mounts, made read-only at the end */
 	size_t count;
 };
 
-/* Is it on one of the empty places, where we alone make files? */
+/* Whether it is on one of the empty mounts, where only we create files. */
 static bool is_ours(int fd, const struct view *view)
 {
 	struct stat info;
@@ -219,8 +222,8 @@ static bool is_ours(int fd, const struct view *view)
 }
 
 /*
- * A mount point: what is there, and on an empty place what is made now. Links lead nowhere but into the root that we have
- * already, and the guest cannot make us create anything in its files.
+ * Open a mount point: an existing path, or on an empty mount one that is created now. Links cannot lead outside the
+ * container's root, and the guest cannot make us create anything in its files.
  */
 static int point_open(const struct view *view, const char *path, mode_t kind)
 {
@@ -233,7 +236,7 @@ static int point_open(const struct view *view, const char *path, mode_t kind)
 	for (slash = parent + strlen(parent); slash > parent && slash[-1] == '/';)
 		*--slash = '\0';
 	slash = strrchr(parent, '/');
-	if (!slash || slash == parent) /* right below the root, which is not ours */
+	if (!slash || slash == parent) /* directly below the root, where we create nothing */
 		return -ENOENT;
 	*slash = '\0';
 	above = point_open(view, parent, S_IFDIR);
@@ -260,7 +263,7 @@ static int volume_show(const struct view *view, const char *path, int tree)
 	struct statx info;
 	int point, error;
 
-	/* Without asking a server: that of the processes does not answer yet */
+	/* Do not sync: the FUSE server for the container's processes does not answer yet. */
 	if (statx(tree, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &info))
 		return -errno;
 	error = tree_restrict(tree);
@@ -320,7 +323,7 @@ static int part_show(struct view *view, const struct message *message, bool *has
 	}
 }
 
-/* What comes until D: the files as the container sees them, and its terminal. The error is that of the first that failed. */
+/* Process packets until D: the container's files and its terminal. Returns the first error. */
 static int view_receive(int fd, struct message *message)
 {
 	static struct view view;
@@ -348,11 +351,11 @@ static int view_receive(int fd, struct message *message)
 	return error;
 }
 
-/* -- the face ----------------------------------------------------------------------------------------------------- */
+/* -- the proxy process ------------------------------------------------------------------------------------------ */
 
 #define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
-/* From now on it waits, tells of signals, and ends; nothing else. */
+/* Drop all rights: from now on the process only waits, reports signals, and exits. */
 static void rights_drop(void)
 {
 	static const struct sock_filter rules[] = {
@@ -383,7 +386,7 @@ static void signal_tell(int fd, int signals)
 		number_send(fd, 'S', info.ssi_signo);
 }
 
-/* Until the container has ended; its status. */
+/* Run until the container ends. Returns its status. */
 static int face_run(int fd, int signals)
 {
 	static struct message message;
@@ -418,7 +421,7 @@ static int signals_open(void)
 	static const int left[] = { SIGCHLD, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
 	sigset_t set;
 
-	signal(SIGCHLD, SIG_IGN); /* who joins our namespaces may leave children to process 1 */
+	signal(SIGCHLD, SIG_IGN); /* processes that join our namespaces may leave children to process 1 */
 	sigfillset(&set);
 	for (size_t i = 0; i < sizeof(left) / sizeof(left[0]); i++)
 		sigdelset(&set, left[i]);
@@ -426,7 +429,7 @@ static int signals_open(void)
 	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
-/* -- the launcher ------------------------------------------------------------------------------------------------- */
+/* -- launching -------------------------------------------------------------------------------------------------- */
 
 static const struct {
 	const char *name;
@@ -460,7 +463,7 @@ static int namespace_enter(const char *argument)
 	return -EINVAL;
 }
 
-/* The file of a control group to which a process writes its number, or -1. */
+/* Open the file of a cgroup to which a process writes its pid; -1: not possible. */
 static int cgroup_open(const char *path)
 {
 	int folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC), file;
@@ -479,7 +482,7 @@ static void cgroup_enter(int file)
 	if (file < 0)
 		return;
 	written = write(file, "0", 1);
-	(void)written; /* whoever holds the machine tries, too, and says what is wrong */
+	(void)written; /* the holder of the machine also tries, and reports errors */
 	close(file);
 }
 
@@ -507,7 +510,7 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "usage: %s 3 [NAME=VALUE]...\n", argv[0]);
 		return FAILED;
 	}
-	/* What the caller left open, such as a pipe whose reader waits for its end, must not stay so with us */
+	/* Close what the caller left open, such as a pipe whose reader waits for its end. */
 	close_range(fd + 1, ~0U, 0);
 	for (int i = 2; i < argc; i++) {
 		if (!strncmp(argv[i], "cgroup=", 7)) {
@@ -521,7 +524,7 @@ int main(int argc, char *argv[])
 	signals = signals_open();
 	if (signals < 0)
 		return launch_fail(fd, "signalfd", -errno);
-	/* Its exit signal is ours, that of a child of our parent's, which it is */
+	/* No exit signal in the flags: with CLONE_PARENT the child uses ours, which suits a child of our parent. */
 	pid = syscall(SYS_clone, CLONE_PARENT | CLONE_NEWNS, NULL, NULL, NULL, NULL);
 	if (pid < 0)
 		return launch_fail(fd, "clone", -errno);

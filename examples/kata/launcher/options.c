@@ -12,8 +12,8 @@
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 enum use {
-	PASSED, /* the monitor gets it */
-	TAKEN,  /* it is for this program */
+	PASSED, /* forwarded to the monitor */
+	TAKEN,  /* used by this program */
 	IGNORED,
 };
 
@@ -23,7 +23,7 @@ struct option {
 	enum use use;
 };
 
-/* What is not named here is left to the whole program: terminals, and what is refused. */
+/* The whole program handles options that are not listed here: terminals, and those that it rejects. */
 static const struct option global_options[] = {
 	{ "root", NULL, true, TAKEN },		{ "log", NULL, true, IGNORED },	    { "log-format", NULL, true, IGNORED },
 	{ "rootless", NULL, true, IGNORED },	{ "criu", NULL, true, IGNORED },    { "config", NULL, true, IGNORED },
@@ -37,7 +37,7 @@ static const struct option exec_options[] = {
 	{ "ignore-paused", NULL, false, PASSED },
 };
 
-/* For the pool, which gets them all. */
+/* For the pool, which receives all of them. */
 static const struct option create_options[] = {
 	{ "bundle", "b", true, IGNORED },	 { "pid-file", NULL, true, IGNORED },
 	{ "console-socket", NULL, true, TAKEN }, { "no-pivot", NULL, false, IGNORED },
@@ -86,7 +86,10 @@ static bool option_take(struct options *options, const struct option *option, co
 	return !value || *value;
 }
 
-/* Options up to the first word that is none; where that is, or NULL. As Go has them: -root, --root and --root=DIR. */
+/*
+ * Parse options up to the first other word. Returns its position, or NULL. Accepts Go's syntax: -root, --root and
+ * --root=DIR.
+ */
 static char *const *options_take(struct options *options, char *const *argv, const struct option *table, size_t count,
 				 size_t *passed)
 {
@@ -95,7 +98,7 @@ static char *const *options_take(struct options *options, char *const *argv, con
 		const struct option *option = option_find(table, count, name, value ? (size_t)(value - name) : strlen(name));
 		char *const *first = argv++;
 
-		/* `--flag=false` is rare, and `--` too. */
+		/* `--flag=false` and `--` are rare: leave them to the whole program. */
 		if (!option || (value && !option->has_value))
 			return NULL;
 		if (value)
@@ -110,7 +113,7 @@ static char *const *options_take(struct options *options, char *const *argv, con
 	return argv;
 }
 
-/* Whatever else could be a file's name, or a way to another folder, is refused by the whole program. */
+/* The whole program rejects ids that could name another file or directory. */
 static bool id_is_plain(const char *id)
 {
 	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+.-";
@@ -118,7 +121,7 @@ static bool id_is_plain(const char *id)
 	return *id && *id != '.' && strspn(id, plain) == strlen(id);
 }
 
-/* Of a number or a name, with SIG or without; 0: none that is known here. */
+/* Parse a signal: a number, or a name with or without SIG. 0: unknown here. */
 static int signal_number(const char *text)
 {
 	char *end;
@@ -137,7 +140,7 @@ static int signal_number(const char *text)
 	return 0;
 }
 
-/* As pyvmm_kata.oci.context has it. */
+/* Must match pyvmm_kata.oci.context. */
 static const char *root_default(void)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR"), *user = getenv("USER");
@@ -193,7 +196,7 @@ bool options_parse(char *const argv[], struct options *options)
 		argv = options_take(options, argv + 1, create_options, ARRAY_SIZE(create_options), &passed);
 	} else if (!strcmp(*argv, "run")) {
 		argv = options_take(options, argv + 1, run_options, ARRAY_SIZE(run_options), &passed);
-		/* A person at a terminal: what they type is passed on by the whole program */
+		/* An interactive terminal: only the whole program forwards its input. */
 		if (!options->detach && !options->has_console && isatty(0))
 			return false;
 	} else {

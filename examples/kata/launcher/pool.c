@@ -18,14 +18,14 @@
 
 #define FACE "pyvmm-face"
 #define FACE_SOCKET 3
-#define MAX_WORDS 64 /* of a face's command line */
+#define MAX_WORDS 64 /* of the proxy process's command line */
 #define PLACE_SIZE 512
-#define MAX_FDS 8 /* that a line may have */
+#define MAX_FDS 8 /* in one line */
 #define ATTEND "{\"attend\":"
 #define READY "{\"ready\":"
-#define TAKE_MS 1000 /* that a pool may take to answer: otherwise a machine is made */
+#define TAKE_MS 1000 /* the time for a pool to answer; after that, make a machine without it */
 #define STATE_MAX (1 << 20)
-#define PODS "/run/pyvmm/pods" /* as in pyvmm_kata.pod.pool_client */
+#define PODS "/run/pyvmm/pods" /* must match pyvmm_kata.pod.pool_client */
 
 extern char **environ;
 
@@ -44,7 +44,7 @@ int whole_run(char *argv[], bool warm)
 		argv[3] = argv[2];
 		argv[2] = argv[1];
 		execv(argv[2], argv + 2);
-		argv[2] = argv[3]; /* it is not there */
+		argv[2] = argv[3]; /* WARM does not exist */
 	}
 	argv[3] = "-IS";
 	execvp(argv[2], argv + 2);
@@ -117,7 +117,7 @@ int channel_read(struct channel *channel)
 	return 0;
 }
 
-/* -- the signals of a container -- */
+/* -- signals for a container -- */
 
 int signals_take(bool children, sigset_t *before)
 {
@@ -135,7 +135,10 @@ int signals_take(bool children, sigset_t *before)
 
 /* -- the pool -- */
 
-/* Where we are must be where the pool is: it reads the paths that we were given. As pyvmm_kata.oci.launcher_server has it. */
+/*
+ * Describe our namespaces and root, which must equal the pool's, since it opens the paths of our command line. Must
+ * match pyvmm_kata.oci.launcher_server.
+ */
 static bool place_write(char *place, size_t size)
 {
 	static const char *const spaces[] = { "mnt", "pid", "user", "cgroup", "net" };
@@ -168,7 +171,7 @@ static int pool_connect(const char *root)
 	char *above;
 	int folder, fd, length;
 
-	/* Of any other path the whole program knows what it means. */
+	/* The whole program resolves any other path. */
 	if (*root != '/' || !*name || !strcmp(name, ".") || !strcmp(name, ".."))
 		return -1;
 	above = slash == root ? strdup("/") : strndup(root, slash - root);
@@ -176,7 +179,7 @@ static int pool_connect(const char *root)
 	free(above);
 	if (folder < 0)
 		return -1;
-	/* The path of a socket must be short, and the folder's may not be. */
+	/* A socket's path must be short, which the folder's may not be: use its descriptor. */
 	length = snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s.pool", folder, name);
 	fd = length < (int)sizeof(address.sun_path) ? socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
 	if (fd >= 0 && (connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
@@ -204,7 +207,7 @@ static char *words_write(char *to, char *const *words)
 	return to;
 }
 
-/* Ask whether there is somebody who takes a command line. Who has only been asked does nothing. */
+/* Ask whether a process accepts a command line. It does nothing before the command arrives. */
 static bool request_send(int fd)
 {
 	char place[PLACE_SIZE], line[PLACE_SIZE + 64];
@@ -213,7 +216,7 @@ static bool request_send(int fd)
 	       line_send(fd, line, snprintf(line, sizeof(line), "{\"op\": \"command\", \"place\": \"%s\"}\n", place), NULL, 0);
 }
 
-/* Our command line and environment, and what we have open. */
+/* Send our command line, environment and open descriptors. */
 static bool command_send(int fd, char *const *arguments)
 {
 	const size_t size = words_size(arguments), all = size + words_size(environ);
@@ -243,7 +246,7 @@ static bool file_actions_fill(posix_spawn_file_actions_t *actions, int sock)
 	return !posix_spawn_file_actions_adddup2(actions, sock, FACE_SOCKET);
 }
 
-/* The face is to be a child of ours, and its launcher makes it one: our end of its socket, or -1. */
+/* Start the proxy process, which its launcher makes our child. Returns our end of its socket, or -1. */
 static int face_launch(char *words, size_t size)
 {
 	char path[4096], *argv[MAX_WORDS + 3] = { FACE, "3" }, *slash, *none[] = { NULL };
@@ -282,7 +285,7 @@ static int face_launch(char *words, size_t size)
 	return fd;
 }
 
-/* The words of a face's command line follow, and are answered with its socket. */
+/* Receive a proxy process's command line, start it, and answer with its socket. */
 static bool face_serve(struct channel *channel, const char *line)
 {
 	size_t size;
@@ -306,8 +309,8 @@ static bool face_serve(struct channel *channel, const char *line)
 }
 
 /*
- * A signal before there is a container to have it: die of it, and whoever makes the container removes it. If there is one
- * just now, the answer that says so, and the signal comes once more.
+ * Handle a signal that arrives before the container exists: die of its default action, and the server removes the
+ * container. If the container has just started, return that answer and raise the signal again.
  */
 static const char *die_of(struct channel *channel, int number)
 {
@@ -329,7 +332,10 @@ static const char *die_of(struct channel *channel, int number)
 	return NULL;
 }
 
-/* Is what we waited for still there? Then nobody removes it but us. The face has ended, and its pid is ours still. */
+/*
+ * Whether the container that we waited for still exists, so that only we can delete it. Its proxy process has ended,
+ * but its pid is still reserved.
+ */
 static bool is_left(const struct options *options, pid_t face)
 {
 	char *path, wanted[32], *text = NULL;
@@ -352,7 +358,7 @@ static bool is_left(const struct options *options, pid_t face)
 	return left;
 }
 
-/* Until the face ends, its signals are ours; the container's exit status. */
+/* Forward signals until the proxy process ends. Returns the container's exit status. */
 static int face_attend(const struct options *options, pid_t face, int signals, bool *left)
 {
 	siginfo_t ended = { 0 };
@@ -371,7 +377,7 @@ static int face_attend(const struct options *options, pid_t face, int signals, b
 	return ended.si_code == CLD_EXITED ? ended.si_status : 128 + ended.si_status;
 }
 
-/* The next line: NULL, there is none, or not in time; a signal is the end of us. */
+/* The next line, or NULL: the peer closed or timed out. A signal ends this process. */
 static const char *answer_wait(struct channel *channel, int signals, int milliseconds)
 {
 	struct pollfd ready[] = {
@@ -398,7 +404,7 @@ static const char *answer_wait(struct channel *channel, int signals, int millise
 	return line;
 }
 
-/* The first line that comes when our command line is handed over, or NULL: nobody takes it. */
+/* Send our command line to a process of the pool. Returns its first line; NULL: no process accepts it. */
 static const char *front_ask(struct channel *channel, int signals, char *const *arguments)
 {
 	const char *line;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-shim-client WARM PYTHON SCRIPT -- COMMAND LINE: containerd's `start` of a container whose pod has a shim already,
- * which is all but the first of each pod: looks where it is and says so. For the first one a process of the pool is the shim,
- * if there is a pool (pool.c). For all else, and whatever is unusual, the whole of containerd-shim-pyvmm-v2, which is SCRIPT:
- * a shim is started by WARM from an image, all else by PYTHON -IS.
+ * pyvmm-shim-client WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of the containerd shim. It handles containerd's
+ * `start` for a container whose pod already has a shim, which is every container but the first: it finds the shim and
+ * prints its address. For the first container, a process of the pool becomes the shim, if there is a pool (pool.c).
  *
- * What it finds is what pyvmm_kata.shim.bootstrap finds: see there.
+ * For everything else the launcher starts the whole containerd-shim-pyvmm-v2, SCRIPT: a shim by WARM, from a process
+ * image, other commands by PYTHON -IS.
+ *
+ * It must find the same shim as pyvmm_kata.shim.bootstrap, which documents the rules.
  */
 #include "client.h"
 
@@ -23,7 +25,7 @@
 
 #define ROOT "/run/pyvmm/shim"
 #define FAILED 255
-#define COMMAND_LINE 5 /* where that is in argv */
+#define COMMAND_LINE 5 /* its index in argv */
 #define CONFIG_MAX (16 << 20)
 #define DEPTH_MAX 100
 #define DIGEST 16
@@ -42,7 +44,7 @@ struct arguments {
 
 /* -- the command line ---------------------------------------------------------------------------------------------- */
 
-/* Flags as Go has them: -id ID, --id ID, -id=ID. False: it is no `start`, or one that is to be complained about. */
+/* Parse flags in Go's syntax: -id ID, --id ID, -id=ID. False: not a `start`, or an invalid one. */
 static bool arguments_parse(char *const *argv, struct arguments *arguments)
 {
 	const char *ignored;
@@ -83,13 +85,13 @@ static bool arguments_parse(char *const *argv, struct arguments *arguments)
 
 /* -- config.json --------------------------------------------------------------------------------------------------- */
 
-/* A string as it is in the text, without its quotes. */
+/* A raw JSON string, without its quotes. */
 struct text {
 	const char *start;
 	size_t length;
 };
 
-/* A text that is read: every look at it is before `end`, and `at` is there once something was wrong. */
+/* A bounded JSON reader: it never reads past `end`. After an error, `at` equals `end`. */
 struct reader {
 	const char *at, *end;
 	bool wrong;
@@ -102,7 +104,7 @@ static bool reader_fail(struct reader *reader)
 	return false;
 }
 
-/* The next character that is no space, which stays; '\0': there is none. */
+/* The next character that is not a space, without consuming it; '\0': none. */
 static char reader_peek(struct reader *reader)
 {
 	while (reader->at < reader->end && *reader->at && strchr(" \t\n\r", *reader->at))
@@ -131,7 +133,7 @@ static bool string_read(struct reader *reader, struct text *text)
 	return true;
 }
 
-/* Any value: what it is does not matter. */
+/* Skip a value of any type. */
 static bool value_skip(struct reader *reader)
 {
 	unsigned int depth = 0;
@@ -165,7 +167,7 @@ static bool value_skip(struct reader *reader)
 	return true;
 }
 
-/* The next name in an object, whose '{' has been read; its value follows. False: there is none. */
+/* Read the next name in an object after its '{'; its value follows. False: no more names. */
 static bool name_read(struct reader *reader, bool *first, struct text *name)
 {
 	const bool is_first = *first;
@@ -177,7 +179,7 @@ static bool name_read(struct reader *reader, bool *first, struct text *name)
 		return reader_fail(reader);
 	if (!string_read(reader, name) || !reader_take(reader, ':'))
 		return reader_fail(reader);
-	/* It could be one that is looked for, written in another way */
+	/* An escaped name could be one of those sought. */
 	return !memchr(name->start, '\\', name->length) || reader_fail(reader);
 }
 
@@ -210,7 +212,7 @@ static void annotations_read(struct reader *reader, struct text found[GROUPS])
 	}
 }
 
-/* The pod that the text of a config.json names. False: none, or it is written in a way that is not known here. */
+/* Find the pod that a config.json names. False: none, or in a form that is not supported here. */
 static bool group_find(const char *config, size_t size, struct text *group)
 {
 	struct reader reader = { config, config + size, false };
@@ -240,7 +242,7 @@ static bool group_find(const char *config, size_t size, struct text *group)
 	return false;
 }
 
-/* -- where its shim is --------------------------------------------------------------------------------------------- */
+/* -- finding the pod's shim ------------------------------------------------------------------------------------- */
 
 static uint64_t rotate(uint64_t word, unsigned int by)
 {
@@ -308,7 +310,7 @@ static void blake2b(const uint8_t *data, size_t size, uint8_t digest[DIGEST])
 	memcpy(digest, state, DIGEST);
 }
 
-/* The socket of the shim of a pod. */
+/* Compute the socket path of a pod's shim. */
 static bool socket_path(const struct arguments *arguments, const struct text *group, char *path, size_t size)
 {
 	uint8_t digest[DIGEST];
@@ -340,7 +342,7 @@ static bool is_served(const char *path)
 	return served;
 }
 
-/* Where containerd before 2.0 looks for the shim when it was restarted. */
+/* Write the file that containerd before 2.0 reads to find the shim after a restart. */
 static bool address_write(int bundle, const char *path)
 {
 	int fd = openat(bundle, "address", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -349,7 +351,7 @@ static bool address_write(int bundle, const char *path)
 	return fd >= 0 && !close(fd) && written;
 }
 
-/* True: it was answered. */
+/* Answer a `start`. True: done. */
 static bool start(const struct arguments *arguments)
 {
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -374,9 +376,9 @@ static bool start(const struct arguments *arguments)
 }
 
 /*
- * containerd has DIR/bin first in PATH and DIR/lib first in LD_LIBRARY_PATH, where DIR is /opt/containerd (its plugin "opt"), and
- * then what was there, which for nothing is the current folder. No library of ours is in either; and with the variable
- * no program starts from an image.
+ * containerd's plugin "opt" puts DIR/bin first in PATH and DIR/lib first in LD_LIBRARY_PATH, where DIR is
+ * /opt/containerd. The old value follows; an empty one stands for the current folder. Neither contains a library of
+ * ours, and LD_LIBRARY_PATH prevents starts from a process image.
  */
 static void libraries_leave(void)
 {
