@@ -29,12 +29,13 @@ C_CODE = (
     "examples/kata/launcher",
     "tests/kata/src",
     "examples/sentry/core",
+    "examples/sentry/core/*",
     "examples/sentry/kvm",
     "examples/sentry/ptrace",
     "tests/sentry/src",
 )
 KATA_CODE = C_CODE[6:9]
-SENTRY_KERNEL, SENTRY_CODE = C_CODE[9:11], C_CODE[11:]
+SENTRY_KERNEL, SENTRY_CODE = C_CODE[9:12], C_CODE[12:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {

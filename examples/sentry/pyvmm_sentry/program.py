@@ -57,11 +57,11 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Pa
     :param sanitized: with the address and undefined behaviour sanitizers
     :raises BuildError: it cannot be compiled
     """
-    core = sorted(CORE.glob("*.c"))
+    core = sorted(CORE.rglob("*.c"))
     options = SANITIZED if sanitized else HARDENED
-    to_object = [*FLAGS, *CORE_FLAGS, *options, "-r", "-nostdlib", "-o", "OBJECT", *map(str, core)]
+    to_object = [*FLAGS, *CORE_FLAGS, *options, f"-I{CORE}", "-r", "-nostdlib", "-o", "OBJECT", *map(str, core)]
     link = [*FLAGS, *options, f"-I{CORE}", f"-I{PTRACE}", "-o", "OUT", *map(str, sources), "OBJECT"]
-    return _made(name, [*core, *sources, *sorted(CORE.glob("*.h")), *sorted(PTRACE.glob("*.h"))], [to_object, link])
+    return _made(name, [*core, *sources, *sorted(CORE.rglob("*.h")), *sorted(PTRACE.glob("*.h"))], [to_object, link])
 
 
 def ptrace() -> Path:
@@ -77,8 +77,8 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    sources = [KVM / "entry.S", KVM / "main.c", *sorted(CORE.glob("*.c"))]
+    sources = [KVM / "entry.S", KVM / "main.c", *sorted(CORE.rglob("*.c"))]
     script = KVM / "kernel.lds"
     options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS, *KERNEL_LINK, f"-I{CORE}", "-nostdlib", f"-Wl,-T,{script}"]
     command = [*options, "-o", "OUT", *map(str, sources)]
-    return _made("sentry.elf", [*sources, script, *sorted(CORE.glob("*.h"))], [command])
+    return _made("sentry.elf", [*sources, script, *sorted(CORE.rglob("*.h"))], [command])
