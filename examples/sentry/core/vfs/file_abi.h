@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Linux's numbers for files. */
+#ifndef SENTRY_FILE_ABI_H
+#define SENTRY_FILE_ABI_H
+
+enum {
+	O_EXCL = 0x80, O_NOCTTY = 0x100, O_TRUNC = 0x200, O_DSYNC = 0x1000, FASYNC = 0x2000, O_DIRECT = 0x4000,
+	O_NOFOLLOW = 0x20000, O_NOATIME = 0x40000, O_SYNC = 0x101000, O_PATH = 0x200000, O_TMPFILE = 0x410000,
+};
+
+enum {
+	S_IFMT = 0170000, S_IFSOCK = 0140000, S_IFLNK = 0120000, S_IFREG = 0100000, S_IFBLK = 0060000, S_IFDIR = 0040000,
+	S_ISUID = 04000, S_ISGID = 02000, S_ISVTX = 01000,
+};
+#define S_ISLNK(mode) (((mode) & S_IFMT) == S_IFLNK)
+#define S_ISREG(mode) (((mode) & S_IFMT) == S_IFREG)
+#define S_ISDIR(mode) (((mode) & S_IFMT) == S_IFDIR)
+#define S_ISCHR(mode) (((mode) & S_IFMT) == S_IFCHR)
+#define S_ISBLK(mode) (((mode) & S_IFMT) == S_IFBLK)
+#define S_ISFIFO(mode) (((mode) & S_IFMT) == S_IFIFO)
+#define S_ISSOCK(mode) (((mode) & S_IFMT) == S_IFSOCK)
+
+enum { AT_REMOVEDIR = 0x200, AT_EACCESS = 0x200, AT_SYMLINK_FOLLOW = 0x400 };
+enum { RENAME_NOREPLACE = 1, RENAME_EXCHANGE = 2, RENAME_WHITEOUT = 4 };
+enum { SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE };
+enum { MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_REMOUNT = 32, MS_BIND = 4096 };
+enum {
+	POLLIN = 1, POLLPRI = 2, POLLOUT = 4, POLLERR = 8, POLLHUP = 16, POLLNVAL = 32, POLLRDNORM = 64, POLLRDBAND = 128,
+	POLLWRNORM = 256, POLLWRBAND = 512, POLLMSG = 1024, POLLRDHUP = 8192,
+};
+enum { DT_UNKNOWN, DT_FIFO = 1, DT_CHR = 2, DT_DIR = 4, DT_BLK = 6, DT_REG = 8, DT_LNK = 10, DT_SOCK = 12 };
+enum { XATTR_CREATE = 1, XATTR_REPLACE = 2, XATTR_SIZE_MAX = 65536, XATTR_NAME_MAX = 255 };
+enum { TMPFS_MAGIC = 0x01021994, PROC_MAGIC = 0x9fa0, SYSFS_MAGIC = 0x62656572, PIPEFS_MAGIC = 0x50495045 };
+
+#define MAKE_DEVICE(major, minor) ((u64)((major) << 8 | (minor)))
+
+#endif

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Files: inodes, names of inodes (dentries), mounts, open files, and the operations that a file system provides.
+ *
+ * Every operation may sleep.  Errors are -errno.  A pointer that a function returns is a reference that the caller
+ * puts back, unless the function's comment says "borrowed".
+ */
+#ifndef SENTRY_VFS_H
+#define SENTRY_VFS_H
+
+#include "../abi.h"
+#include "../list.h"
+#include "file_abi.h"
+
+struct dentry;
+struct entries;
+struct file;
+struct inode;
+struct io;
+struct mm;
+struct mount;
+struct path;
+struct poll;
+struct super;
+struct task;
+struct wait_queue;
+
+/* -- attributes -- */
+
+enum attribute {
+	ATTR_MODE = 1, ATTR_USER = 2, ATTR_GROUP = 4, ATTR_SIZE = 8, ATTR_ACCESSED = 16, ATTR_MODIFIED = 32, ATTR_CHANGED = 64,
+};
+
+/* New values of attributes, as `which` of ATTR_* has them. They have been checked against the caller's rights. */
+struct attributes {
+	u32 which, mode, user, group;
+	u64 size;
+	struct timespec accessed, modified, changed;
+	struct file *file; /* through which a program changes them, or NULL */
+};
+
+struct statfs {
+	s64 type, block_size;
+	u64 blocks, blocks_free, blocks_available, files, files_free;
+	s32 id[2];
+	s64 name_max, fragment_size, flags, spare[4];
+};
+
+/* -- what a file system provides: NULL where it has no such operation -- */
+
+struct inode_operations {
+	/*
+	 * Find a name in a directory: dentry_attach() the inode, or leave the dentry without one if there is none.
+	 * The directory is locked, here and in all operations that change it.
+	 */
+	int (*lookup)(struct inode *directory, struct dentry *dentry);
+	/* Make a regular file, socket, FIFO or device, and attach its inode to the dentry. */
+	int (*create)(struct inode *directory, struct dentry *dentry, u32 mode, u64 device);
+	int (*mkdir)(struct inode *directory, struct dentry *dentry, u32 mode);
+	int (*symlink)(struct inode *directory, struct dentry *dentry, const char *target);
+	int (*link)(struct inode *inode, struct inode *directory, struct dentry *dentry);
+	int (*unlink)(struct inode *directory, struct dentry *dentry);
+	int (*rmdir)(struct inode *directory, struct dentry *dentry);
+	/* The caller moves the dentries afterwards (or exchanges them). `to` may have an inode, which is replaced. */
+	int (*rename)(struct inode *old_directory, struct dentry *from, struct inode *directory, struct dentry *to, u32 flags);
+	/* Make a regular file without a name. */
+	int (*tmpfile)(struct inode *directory, u32 mode, struct inode **inode);
+
+	/* Write the target without a zero; its size. At most `size` bytes. */
+	s64 (*readlink)(struct inode *inode, char *target, u64 size);
+	/* A link that leads to an object instead of a name, as those of /proc/self/fd. */
+	int (*jump)(struct inode *inode, struct path *target);
+
+	/* Bring the attributes in struct inode up to date; NULL: they always are. */
+	int (*getattr)(struct inode *inode);
+	/* Change attributes in struct inode and below; NULL: in struct inode only. */
+	int (*setattr)(struct inode *inode, const struct attributes *new);
+
+	/* Values of extended attributes; sizes. A size of 0: how much room is needed. */
+	s64 (*getxattr)(struct inode *inode, const char *name, void *value, u64 size);
+	int (*setxattr)(struct inode *inode, const char *name, const void *value, u64 size, u32 flags);
+	s64 (*listxattr)(struct inode *inode, char *names, u64 size);
+	int (*removexattr)(struct inode *inode, const char *name);
+
+	/*
+	 * A page of the content for a mapping: its offset in RAM, with a reference for the caller; -ENXIO behind the end.
+	 * With `write` it is for a shared mapping that changes it: the page is the file's own and is dirty from now on.
+	 */
+	s64 (*page)(struct inode *inode, u64 index, bool write);
+
+	/* A program opens it: change file->operations, set file->data, or refuse. */
+	int (*open)(struct inode *inode, struct file *file);
+};
+
+struct file_operations {
+	/* Move bytes at *position and advance it; how many. 0 of read: the end. */
+	s64 (*read)(struct file *file, struct io *to, u64 *position);
+	s64 (*write)(struct file *file, struct io *from, u64 *position);
+	/* NULL: by the size of the inode. */
+	s64 (*seek)(struct file *file, s64 offset, u32 whence);
+	/* Hand over entries by entries_put() from file->position on, which is the next entry's cookie afterwards. */
+	int (*readdir)(struct file *file, struct entries *entries);
+	/* POLLIN and so on that hold now. poll_wait() with the queues that are woken when they change. NULL: always ready. */
+	u32 (*poll)(struct file *file, struct poll *poll);
+	s64 (*ioctl)(struct file *file, u32 command, u64 argument);
+	int (*fsync)(struct file *file, bool data_only);
+	s64 (*fallocate)(struct file *file, u32 mode, u64 offset, u64 size);
+	int (*mmap)(struct file *file, u32 prot, u32 flags); /* may be mapped by inode_operations.page; NULL: -ENODEV */
+	int (*flush)(struct file *file); /* a descriptor of it is closed */
+	void (*release)(struct file *file);
+};
+
+struct super_operations {
+	int (*statfs)(struct super *super, struct statfs *stat);
+	int (*sync)(struct super *super);
+	/* The last reference to an inode is gone: free what belongs to it. */
+	void (*evict)(struct inode *inode);
+	/* 1: what the dentry has still holds; 0: look it up again. NULL: it always holds. */
+	int (*revalidate)(struct dentry *dentry);
+	void (*release)(struct super *super);
+};
+
+/* A mounted file system. */
+struct super {
+	u32 references;
+	const struct super_operations *operations;
+	const char *type;
+	struct dentry *root;
+	u64 device; /* st_dev */
+	u64 magic;
+	u64 next_inode, next_cookie;
+	bool pinned; /* its dentries are the directories: they stay until they are unlinked */
+	bool negative; /* names that do not exist may be remembered */
+	void *data;
+};
+
+struct inode {
+	u32 references;
+	const struct inode_operations *operations;
+	const struct file_operations *file_operations; /* of files that are opened, unless open() changes them */
+	struct super *super;
+	u64 number, size, blocks, device;
+	u32 mode, user, group, links;
+	u32 block_size;
+	struct timespec accessed, modified, changed, born;
+	struct list by_number; /* in the table of inode_find */
+	struct lock_list *locks;
+	struct list watches; /* of inotify */
+	struct list mappings; /* for mm.c */
+	u32 writers; /* open files that may write; negative as s32: being executed */
+	u32 seals; /* of a memfd */
+	void *data; /* the file system's */
+};
+
+enum { SHORT_NAME = 40 };
+
+struct dentry {
+	u32 references, hash;
+	struct super *super;
+	struct dentry *parent; /* a reference; of a root: itself */
+	struct inode *inode; /* a reference; NULL: there is no such file */
+	struct dentry *next; /* in the hash table */
+	struct list siblings, children; /* in the order of their cookies */
+	struct list unused; /* in the order in which they are dropped */
+	u64 cookie; /* its place in its directory */
+	u64 expires; /* for revalidate */
+	char *name;
+	u8 name_size;
+	bool hashed, mounted, killed;
+	char short_name[SHORT_NAME];
+};
+
+struct mount {
+	u32 references;
+	u32 flags; /* MS_* */
+	struct super *super;
+	struct dentry *root;
+	struct mount *parent; /* NULL of the first one */
+	struct dentry *point; /* in parent */
+	struct list all;
+	u32 id;
+	char *source;
+};
+
+struct path {
+	struct mount *mount;
+	struct dentry *dentry;
+};
+
+/* An open file: what several descriptors may share. */
+struct file {
+	u32 references;
+	u32 flags; /* O_* */
+	bool readable, writable;
+	const struct file_operations *operations;
+	struct path path;
+	struct inode *inode; /* that of the path; borrowed from there */
+	u64 position;
+	void *data;
+	struct dentry *hint; /* of readdir on dentries, as long as the directory's version is this */
+	u64 hint_version;
+	struct list polls; /* of epoll */
+	s32 owner, signal; /* F_SETOWN, F_SETSIG */
+};
+
+/* -- super.c, inode.c -- */
+
+struct super *super_new(const struct super_operations *operations, const char *type, u64 magic);
+void super_get(struct super *super);
+void super_put(struct super *super);
+
+struct inode *inode_new(struct super *super, u32 mode); /* with times of now and the caller as the owner */
+void inode_get(struct inode *inode);
+void inode_put(struct inode *inode);
+struct timespec time_now(void);
+void inode_init_owner(struct inode *inode, const struct inode *directory, u32 mode); /* set-group-ID directories */
+int inode_permission(struct inode *inode, u32 wanted); /* MAY_* */
+bool inode_owned(const struct inode *inode); /* by the caller, or it may do as if */
+int inode_change(struct inode *inode, struct attributes *new); /* checks, then setattr */
+void inode_apply(struct inode *inode, const struct attributes *new); /* the attributes in struct inode */
+/* Sleeping locks of an inode's content and of a directory's entries. */
+void inode_lock(struct inode *inode);
+void inode_unlock(struct inode *inode);
+
+enum { MAY_EXEC = 1, MAY_WRITE = 2, MAY_READ = 4 };
+
+/* -- dentry.c -- */
+
+struct dentry *dentry_new_root(struct super *super, struct inode *inode); /* takes the reference */
+struct dentry *dentry_find(struct dentry *parent, const char *name, u64 size); /* that is known; NULL */
+struct dentry *dentry_new(struct dentry *parent, const char *name, u64 size); /* not yet known to dentry_find */
+void dentry_attach(struct dentry *dentry, struct inode *inode); /* takes the reference */
+void dentry_get(struct dentry *dentry);
+void dentry_put(struct dentry *dentry);
+void dentry_hash(struct dentry *dentry); /* dentry_find may find it */
+void dentry_unhash(struct dentry *dentry); /* of a file that is gone, or of a name that no longer holds */
+void dentry_move(struct dentry *dentry, struct dentry *parent, struct dentry *to); /* to the place of `to` */
+void dentry_exchange(struct dentry *a, struct dentry *b);
+void dentry_forget(struct super *super); /* drop all that is not used */
+s64 dentry_path(const struct path *path, const struct path *root, char *to, u64 size); /* the start within `to` */
+
+/* -- mount.c -- */
+
+int mount_add(struct super *super, const struct path *point, u32 flags, const char *source); /* point NULL: the root */
+int mount_remove(struct mount *mount, u32 flags);
+void mount_get(struct mount *mount);
+void mount_put(struct mount *mount);
+int mount_writable(const struct mount *mount); /* 0 or -EROFS */
+void path_get(const struct path *path);
+void path_put(struct path *path);
+
+/* -- walk.c -- */
+
+enum {
+	WALK_FOLLOW = 1, /* a link at the end */
+	WALK_DIRECTORY = 2, /* it has to be one */
+	WALK_PARENT = 4, /* stop before the last component */
+	WALK_EMPTY = 8, /* an empty name is the start */
+};
+
+/* Find a name of the core's: absolute, from the root. */
+int path_lookup(const char *name, u32 flags, struct path *path);
+
+/* -- file.c -- */
+
+struct file *file_new(const struct path *path, const struct file_operations *operations, u32 flags);
+int file_open(const struct path *path, u32 flags, struct file **file); /* rights have been checked */
+void file_get(struct file *file);
+void file_put(struct file *file);
+s64 file_read_core(struct file *file, void *to, u64 size, u64 position); /* into the core's memory */
+s64 file_write_core(struct file *file, const void *from, u64 size, u64 position);
+
+/* -- io.c: bytes of the program or of the core -- */
+
+struct io {
+	struct mm *mm; /* NULL: the core's own memory */
+	const struct iovec *vectors;
+	u64 offset; /* in the first */
+	u64 left;
+};
+
+/* Copy, and advance; how many bytes that went well for. */
+u64 io_put(struct io *io, const void *from, u64 size);
+u64 io_get(struct io *io, void *to, u64 size);
+u64 io_zero(struct io *io, u64 size);
+struct io io_core(struct iovec *vector, void *memory, u64 size);
+
+/* -- readdir.c -- */
+
+struct entries {
+	struct task *task;
+	u64 to, size, used;
+	u64 last; /* where the previous entry begins, for its cookie */
+	bool first;
+	int error;
+	bool (*put)(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie);
+};
+
+/* Whether there was room. The cookie is where readdir continues behind this entry. */
+bool entries_put(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie);
+int dentry_readdir(struct file *file, struct entries *entries); /* of a file system that is its dentries */
+
+/* -- fds.c: descriptors of a process -- */
+
+struct files;
+
+struct files *files_new(void);
+struct files *files_copy(struct files *files); /* for fork */
+void files_get(struct files *files);
+void files_put(struct files *files);
+void files_close_on_exec(struct files *files);
+struct file *fd_file(struct task *t, u64 number); /* NULL: it is not open */
+s64 fd_install(struct task *t, struct file *file, u32 from, bool close_on_exec); /* takes the reference; -EMFILE */
+
+/* What CLONE_FS shares. */
+struct fs_context {
+	u32 references;
+	u32 umask;
+	struct path root, cwd;
+};
+
+struct fs_context *fs_new(void); /* at the root of the first mount */
+struct fs_context *fs_copy(struct fs_context *fs);
+void fs_get(struct fs_context *fs);
+void fs_put(struct fs_context *fs);
+
+#endif
