@@ -1,12 +1,16 @@
-"""The Sentry as the kernel of a machine: a program in ring 3."""
+"""Programs in ring 3: with the Sentry as the kernel of a machine, and with system calls that Python answers."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
 from pyvmm_sentry import program
 from tests.sentry.test_kernel import boot_on_machine
 from tests.sentry.test_programs import BUSYBOX
+from tools.where import ROOT
 
 pytestmark = pytest.mark.guest
 
@@ -18,3 +22,21 @@ def test_a_machine_runs_a_program() -> None:
 def test_a_machine_reports_how_a_program_ended() -> None:
     output = boot_on_machine(program.kernel(), BUSYBOX, "-- busybox cat /nonexistent")
     assert output.endswith(b"sentry: the program exited with 1\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["uname", "-sm"],
+        ["tr", "a-z", "A-Z"],
+        ["sh", "-c", "i=0; while [ $i -lt 100 ]; do i=$((i + 1)); done; echo $i; exit 7"],
+        ["expr", "1", "+"],
+    ],
+    ids=" ".join,
+)
+def test_the_example_in_python_runs_busybox(words: list[str]) -> None:
+    minimal = [sys.executable, ROOT / "examples" / "sentry" / "minimal.py", BUSYBOX]
+    native, ours = (
+        subprocess.run([*head, *words], input=b"text\n", capture_output=True) for head in ([BUSYBOX], minimal)
+    )
+    assert (ours.returncode, ours.stdout, ours.stderr) == (native.returncode, native.stdout, native.stderr)
