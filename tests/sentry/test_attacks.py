@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import program, syscalls
+from pyvmm_sentry import program
 from tests.sentry.conftest import SRC
 
 PAGE = 4096
@@ -120,18 +120,6 @@ def test_random_files_and_calls_find_nothing(first: int) -> None:
     started, answered = (int(words.split()[0]) for words in done.stdout.split(", ")[:2])
     assert started > 500
     assert answered > 20_000
-
-
-def test_generated_files_are_those_of_the_descriptions() -> None:
-    assert syscalls.TABLE.read_text() == syscalls.table(), "python -m pyvmm_sentry.syscalls --write"
-    assert syscalls.PAGE.read_text() == syscalls.page(), "python -m pyvmm_sentry.syscalls --write"
-
-
-def test_descriptions_are_sorted_and_each_number_and_name_is_there_once() -> None:
-    numbers = [call.number for call in syscalls.SYSCALLS]
-    assert numbers == sorted(set(numbers))
-    assert len({call.name for call in syscalls.SYSCALLS}) == len(numbers)
-    assert all(len(call.arguments.split()) <= 6 for call in syscalls.SYSCALLS)
 
 
 def test_the_core_includes_nothing_of_the_host() -> None:
