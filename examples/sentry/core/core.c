@@ -2,7 +2,7 @@
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
 
-static struct process process;
+struct core core;
 
 static void limits_init(struct process *p)
 {
@@ -15,70 +15,102 @@ static void limits_init(struct process *p)
 	p->limits[NOFILE] = (struct rlimit){ FDS, FDS };
 }
 
-const char *core_start(const struct core_config *config)
+static s64 dispatch(struct task *t, const u64 *args)
 {
-	struct process *p = &process;
-	struct image image;
-	const char *error;
+	u64 number = t->number;
 
-	bytes_zero(p, sizeof(*p));
-	p->config = config;
-	p->ops = config->ops;
-	p->umask = 022;
-	limits_init(p);
-	files_init(p);
-	if (mm_init(&p->mm, config))
-		return "the sandbox has too little memory";
-	error = elf_load(&p->mm, config->program, config->program_size, &image);
-	if (error)
-		return error;
-	error = stack_build(&p->mm, config, &image, &p->regs.rsp);
-	if (error)
-		return error;
-	p->mm.heap = p->mm.brk = image.end;
-	p->regs.rip = image.entry;
-	return NULL;
-}
-
-static s64 dispatch(struct process *p, u64 number, const u64 *args)
-{
 	if (number < SYSCALLS && syscalls[number].call)
-		return syscalls[number].call(p, args);
-	p->unknown[number < SYSCALLS ? number : SYSCALLS - 1]++;
+		return syscalls[number].call(t, args);
+	core.unknown[number < SYSCALLS ? number : SYSCALLS - 1]++;
 	return -ENOSYS;
 }
 
-static void answer(struct process *p, const struct event *event)
+static void answer(struct task *t, const struct event *event)
 {
-	struct regs *r = &p->regs;
-	u64 number = event->foreign ? SYSCALLS - 1 : r->rax & 0xffffffff; /* of which Linux takes 32 bits */
+	struct regs *r = &t->regs;
 	const u64 args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
-	s64 result = dispatch(p, number, args);
+	s64 result;
 
-	if (p->config->strace)
-		strace_call(p, number, args, result);
+	t->number = event->foreign ? SYSCALLS - 1 : r->rax & 0xffffffff; /* of which Linux takes 32 bits */
+	result = dispatch(t, args);
+	if (core.config->strace)
+		strace_call(t, t->number, args, result);
 	r->rax = (u64)result;
+}
+
+/* A task's life in the core. */
+static void task_run(void)
+{
+	struct task *t = core.current;
+	struct event event;
+
+	while (!t->process->ended) {
+		core.ops->run(&t->regs, &event);
+		if (event.kind == EVENT_SYSCALL)
+			answer(t, &event);
+		else if (event.kind == EVENT_SIGNAL)
+			signal_force(t, event.signal);
+		else if (mm_fault(t->mm, event.address) == -EFAULT)
+			signal_force(t, SIGSEGV);
+		if (t->mm->exhausted) {
+			log_text("the sandbox is out of memory: the program is killed\n");
+			signal_force(t, SIGKILL);
+		}
+	}
+	core.exit = t->process->exit;
+	sched_end();
+}
+
+static struct task *first_task(void)
+{
+	struct task *t = task_alloc(task_run);
+
+	if (!t)
+		return NULL;
+	t->tid = PID;
+	t->process = kmalloc(sizeof(*t->process));
+	t->mm = kmalloc(sizeof(*t->mm));
+	t->files = files_new();
+	t->fs = fs_new();
+	t->sighand = kmalloc(sizeof(*t->sighand));
+	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || mm_init(t->mm))
+		return NULL;
+	t->process->pid = PID;
+	t->sighand->users = 1;
+	limits_init(t->process);
+	return t;
+}
+
+const char *core_start(const struct core_config *config)
+{
+	struct image image;
+	struct task *t;
+	const char *error;
+
+	bytes_zero(&core, sizeof(core));
+	core.config = config;
+	core.ops = config->ops;
+	sched_init();
+	slab_init();
+	t = ram_init(config) ? NULL : first_task();
+	if (!t)
+		return "the sandbox has too little memory";
+	error = elf_load(t->mm, config->program, config->program_size, &image);
+	if (error)
+		return error;
+	error = stack_build(t->mm, &image, &t->regs.rsp);
+	if (error)
+		return error;
+	t->mm->heap = t->mm->brk = image.end;
+	t->regs.rip = image.entry;
+	task_ready(t);
+	return NULL;
 }
 
 struct core_exit core_run(void)
 {
-	struct process *p = &process;
-	struct event event;
-
-	while (!p->ended) {
-		p->ops->run(&p->regs, &event);
-		if (event.kind == EVENT_SYSCALL)
-			answer(p, &event);
-		else if (event.kind == EVENT_SIGNAL)
-			signal_force(p, event.signal);
-		else if (mm_fault(&p->mm, event.address) == -EFAULT)
-			signal_force(p, SIGSEGV);
-		if (p->mm.exhausted) {
-			log_text(p, "the sandbox is out of memory: the program is killed\n");
-			signal_force(p, SIGKILL);
-		}
-	}
-	if (p->config->strace)
-		strace_unknown(p);
-	return p->exit;
+	sched_run();
+	if (core.config->strace)
+		strace_unknown();
+	return core.exit;
 }

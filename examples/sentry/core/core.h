@@ -5,6 +5,11 @@
 
 #include "abi.h"
 #include "platform.h"
+#include "list.h"
+#include "ram.h"
+#include "slab.h"
+#include "task.h"
+#include "wait_queue.h"
 
 /* Programs have the addresses from the first to below the second; a platform has the page before for itself. */
 #define USER_MIN 0x11000ull
@@ -12,25 +17,6 @@
 /* What Linux compares an address with before it touches anything. */
 #define TASK_SIZE 0x7ffffffff000ull
 #define STACK_SIZE (8ull << 20)
-
-/* -- ram.c: pages -- */
-
-struct ram {
-	u8 *base;
-	u64 pages, fresh;
-	u32 *next; /* of a free page: the next free one; in RAM that no program ever sees */
-	u32 free;
-	bool dirty;
-};
-
-int ram_init(struct ram *ram, const struct core_config *config);
-u64 ram_alloc(struct ram *ram); /* offset of a page of zeros; 0: there is none */
-/* Those of one mapping are used again in their order, which one mapping can show: *before is the one before, or 0. */
-void ram_free(struct ram *ram, u64 offset, u32 *before);
-void bytes_copy(void *to, const void *from, u64 size);
-void bytes_zero(void *at, u64 size);
-bool strings_equal(const char *a, const char *b);
-u64 string_size(const char *text); /* without the zero */
 
 /* -- mm.c: an address space -- */
 
@@ -42,8 +28,6 @@ struct vma {
 enum { VMAS = 4096 };
 
 struct mm {
-	const struct platform_ops *ops;
-	struct ram ram;
 	u64 root; /* page tables in the CPU's format, by offset in RAM */
 	u64 heap, brk;
 	u64 map_top;
@@ -52,7 +36,7 @@ struct mm {
 	struct vma vmas[VMAS]; /* sorted, never overlapping */
 };
 
-int mm_init(struct mm *mm, const struct core_config *config);
+int mm_init(struct mm *mm);
 s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags);
 s64 mm_unmap(struct mm *mm, u64 address, u64 size);
 s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot);
@@ -79,7 +63,7 @@ struct image {
 };
 
 const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image);
-const char *stack_build(struct mm *mm, const struct core_config *config, const struct image *image, u64 *top);
+const char *stack_build(struct mm *mm, const struct image *image, u64 *top);
 
 /* -- files.c -- */
 
@@ -97,40 +81,52 @@ struct fd {
 	bool cloexec;
 };
 
-struct process {
-	struct mm mm;
-	struct regs regs;
-	const struct platform_ops *ops;
-	const struct core_config *config;
+/* Descriptors; shared by tasks with CLONE_FILES. */
+struct files {
+	u32 users;
 	struct fd fds[FDS];
 	struct file files[FDS];
-	struct sigaction actions[SIGNALS];
-	u64 blocked, pending;
-	struct sigaltstack altstack;
-	struct rlimit limits[RLIMITS];
-	char name[16];
-	u32 umask;
-	u64 unknown[512]; /* how often each system call that is not there was made */
-	bool ended;
-	struct core_exit exit;
-	u8 buffer[16 * PAGE];
 };
 
-enum { PID = 1 };
+/* Where names start from; shared by tasks with CLONE_FS. */
+struct fs_context {
+	u32 users;
+	u32 umask;
+};
 
-void files_init(struct process *p);
-struct fd *fd_get(struct process *p, u64 number);
+struct files *files_new(void); /* with the three streams; NULL: no memory */
+struct fs_context *fs_new(void);
+struct fd *fd_get(struct task *t, u64 number);
+
+/* -- core.c -- */
+
+enum { PID = 1, UNKNOWN = 512 };
+
+/* What there is once. */
+struct core {
+	const struct core_config *config;
+	const struct platform_ops *ops;
+	struct ram ram;
+	struct task *current;		 /* that runs, in the core or in the program */
+	struct wait_queue console_input; /* woken when the console may have some */
+	struct core_exit exit;		 /* of the sandbox */
+	u64 unknown[UNKNOWN];		 /* how often each system call that is not there was made */
+	u8 buffer[16 * PAGE];		 /* for use without a sleep */
+};
+
+extern struct core core;
 
 /* -- signal.c -- */
 
-void signal_raise(struct process *p, int signal);
-void signal_force(struct process *p, int signal); /* of an exception: cannot be blocked or ignored */
+void signal_raise(struct task *t, int signal);
+bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
+void signal_force(struct task *t, int signal); /* of an exception: cannot be blocked or ignored */
 
 /* -- strace.c -- */
 
-void log_text(struct process *p, const char *text);
-void strace_call(struct process *p, u64 number, const u64 *args, s64 result);
-void strace_unknown(struct process *p);
+void log_text(const char *text);
+void strace_call(struct task *t, u64 number, const u64 *args, s64 result);
+void strace_unknown(void);
 
 /* -- the table, generated from pyvmm_sentry/syscalls.py -- */
 
@@ -138,7 +134,7 @@ enum argument { ARG_INT, ARG_FD, ARG_HEX, ARG_SIZE, ARG_STRING };
 
 struct syscall {
 	const char *name;
-	s64 (*call)(struct process *p, const u64 *args);
+	s64 (*call)(struct task *t, const u64 *args);
 	u8 count, arguments[6];
 };
 

@@ -2,28 +2,28 @@
 /* System calls for memory. */
 #include "core.h"
 
-s64 sys_mmap(struct process *p, const u64 *args)
+s64 sys_mmap(struct task *t, const u64 *args)
 {
 	u32 flags = (u32)args[3];
 
 	if (args[5] % PAGE)
 		return -EINVAL;
 	if (!(flags & MAP_ANONYMOUS)) {
-		struct fd *fd = fd_get(p, args[4]);
+		struct fd *fd = fd_get(t, args[4]);
 
 		if (!fd)
 			return -EBADF;
 		return args[1] ? -ENODEV : -EINVAL; /* the console and its like */
 	}
-	return mm_map(&p->mm, args[0], args[1], (u32)args[2], flags);
+	return mm_map(t->mm, args[0], args[1], (u32)args[2], flags);
 }
 
-s64 sys_munmap(struct process *p, const u64 *args)
+s64 sys_munmap(struct task *t, const u64 *args)
 {
-	return mm_unmap(&p->mm, args[0], args[1]);
+	return mm_unmap(t->mm, args[0], args[1]);
 }
 
-s64 sys_mprotect(struct process *p, const u64 *args)
+s64 sys_mprotect(struct task *t, const u64 *args)
 {
 	const u64 grows = PROT_GROWSDOWN | PROT_GROWSUP;
 	u64 start = args[0], size = (args[1] + PAGE - 1) & -(u64)PAGE, prot = args[2] & ~grows;
@@ -38,10 +38,10 @@ s64 sys_mprotect(struct process *p, const u64 *args)
 		return -EINVAL; /* no mapping here grows */
 	if (start + size > USER_TOP)
 		return -ENOMEM;
-	return mm_protect(&p->mm, start, size, (u32)prot & ~(u32)PROT_SEM);
+	return mm_protect(t->mm, start, size, (u32)prot & ~(u32)PROT_SEM);
 }
 
-s64 sys_madvise(struct process *p, const u64 *args)
+s64 sys_madvise(struct task *t, const u64 *args)
 {
 	enum { LAST_ADVICE = 4, DONTNEED = 4, HUGEPAGE = 14, NOHUGEPAGE = 15, DONTDUMP = 16, DODUMP = 17 };
 	u64 start = args[0], size = (args[1] + PAGE - 1) & -(u64)PAGE, covered;
@@ -53,15 +53,15 @@ s64 sys_madvise(struct process *p, const u64 *args)
 		return -EINVAL;
 	if (!size)
 		return 0;
-	covered = mm_covered(&p->mm, start, start + size);
+	covered = mm_covered(t->mm, start, start + size);
 	if (advice == DONTNEED)
-		mm_discard(&p->mm, start, covered);
+		mm_discard(t->mm, start, covered);
 	return covered < start + size ? -ENOMEM : 0;
 }
 
-s64 sys_brk(struct process *p, const u64 *args)
+s64 sys_brk(struct task *t, const u64 *args)
 {
-	struct mm *mm = &p->mm;
+	struct mm *mm = t->mm;
 	u64 old = (mm->brk + PAGE - 1) & -(u64)PAGE, new = (args[0] + PAGE - 1) & -(u64)PAGE;
 
 	if (args[0] < mm->heap || args[0] > mm->map_top)

@@ -15,9 +15,9 @@
 #define PTE_OFFSET 0x000ffffffffff000ull
 #define FAULT_AROUND (16ull * PAGE)
 
-static u64 *table_at(struct mm *mm, u64 offset)
+static u64 *table_at(u64 offset)
 {
-	return (u64 *)(mm->ram.base + offset);
+	return page_at(offset);
 }
 
 static u64 pte_of(u64 offset, u32 prot)
@@ -37,18 +37,18 @@ static u64 *entry_make(struct mm *mm, u64 address)
 	u64 table = mm->root;
 
 	for (int shift = 39; shift > 12; shift -= 9) {
-		u64 *entry = &table_at(mm, table)[address >> shift & 511];
+		u64 *entry = &table_at(table)[address >> shift & 511];
 
 		if (!*entry) {
-			u64 page = ram_alloc(&mm->ram);
+			void *page = page_alloc();
 
 			if (!page)
 				return NULL;
-			*entry = page | PTE_PRESENT | PTE_WRITE | PTE_USER;
+			*entry = page_offset(page) | PTE_PRESENT | PTE_WRITE | PTE_USER;
 		}
 		table = *entry & PTE_OFFSET;
 	}
-	return &table_at(mm, table)[address >> 12 & 511];
+	return &table_at(table)[address >> 12 & 511];
 }
 
 /* The entry of the next page that is there, from *address to below end, and where it is; NULL: there is none. */
@@ -59,7 +59,7 @@ static u64 *entry_next(struct mm *mm, u64 *address, u64 end)
 		int shift = 39;
 
 		for (;; shift -= 9) {
-			u64 *entry = &table_at(mm, table)[*address >> shift & 511];
+			u64 *entry = &table_at(table)[*address >> shift & 511];
 
 			if (!*entry)
 				break;
@@ -72,17 +72,16 @@ static u64 *entry_next(struct mm *mm, u64 *address, u64 end)
 	return NULL;
 }
 
-int mm_init(struct mm *mm, const struct core_config *config)
+int mm_init(struct mm *mm)
 {
-	int error = ram_init(&mm->ram, config);
+	void *root = page_alloc();
 
-	if (error)
-		return error;
-	mm->ops = config->ops;
-	mm->root = ram_alloc(&mm->ram);
+	if (!root)
+		return -ENOMEM;
+	mm->root = page_offset(root);
 	mm->map_top = USER_TOP;
-	if (mm->ops->use_tables)
-		mm->ops->use_tables(mm->root);
+	if (core.ops->use_tables)
+		core.ops->use_tables(mm->root);
 	return 0;
 }
 
@@ -184,14 +183,15 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end)
 void mm_discard(struct mm *mm, u64 start, u64 end)
 {
 	u64 at = start, *entry;
-	u32 last = 0;
+	bool any = false;
 
 	while ((entry = entry_next(mm, &at, end))) {
-		ram_free(&mm->ram, *entry & PTE_OFFSET, &last);
+		page_put(*entry & PTE_OFFSET);
 		*entry = 0;
+		any = true;
 	}
-	if (last)
-		mm->ops->unmap(start, end - start);
+	if (any)
+		core.ops->unmap(start, end - start);
 }
 
 static int unmap_range(struct mm *mm, u64 start, u64 end)
@@ -292,7 +292,7 @@ static int show_range(struct mm *mm, u64 start, u64 end, u32 prot)
 		u64 page = *entry & PTE_OFFSET;
 
 		if (size && (from + size != at || offset + size != page)) {
-			if (mm->ops->map(from, offset, size, prot))
+			if (core.ops->map(from, offset, size, prot))
 				return -ENOMEM;
 			size = 0;
 		}
@@ -301,7 +301,7 @@ static int show_range(struct mm *mm, u64 start, u64 end, u32 prot)
 		size += PAGE;
 		at += PAGE;
 	}
-	return size && mm->ops->map(from, offset, size, prot) ? -ENOMEM : 0;
+	return size && core.ops->map(from, offset, size, prot) ? -ENOMEM : 0;
 }
 
 s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot)
@@ -334,14 +334,15 @@ int mm_populate(struct mm *mm, u64 start, u64 end)
 	u64 at;
 
 	for (at = start; at < end; at += PAGE) {
-		u64 *entry = entry_make(mm, at), page;
+		u64 *entry = entry_make(mm, at);
+		void *page;
 
 		if (entry && *entry)
 			continue;
-		page = entry ? ram_alloc(&mm->ram) : 0;
+		page = entry ? page_alloc() : NULL;
 		if (!page)
 			break;
-		*entry = pte_of(page, prot);
+		*entry = pte_of(page_offset(page), prot);
 	}
 	if (at == start || show_range(mm, start, at, prot)) {
 		mm->exhausted = true;
@@ -383,7 +384,7 @@ void *mm_page(struct mm *mm, u64 address, bool write)
 		at = page;
 		entry = entry_next(mm, &at, page + PAGE);
 	}
-	return entry ? mm->ram.base + (*entry & PTE_OFFSET) + address % PAGE : NULL;
+	return entry ? (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE : NULL;
 }
 
 int mm_fill(struct mm *mm, u64 address, const void *from, u64 size)
@@ -396,7 +397,7 @@ int mm_fill(struct mm *mm, u64 address, const void *from, u64 size)
 
 		if (!entry)
 			return -EFAULT;
-		bytes_copy(mm->ram.base + (*entry & PTE_OFFSET) + address % PAGE, data, part);
+		bytes_copy((u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE, data, part);
 		address += part, data += part, size -= part;
 	}
 	return 0;

@@ -32,11 +32,17 @@ struct platform_ops {
 	int (*map)(u64 address, u64 ram_offset, u64 size, u32 prot);
 	/* Show it nothing there. Never fails: a platform that cannot do so ends the sandbox. */
 	void (*unmap)(u64 address, u64 size);
+	/*
+	 * Wait until the monotonic clock shows this time (0: do not wait; ~0: for ever) or something happens; whether the
+	 * console may have input. May return too early.
+	 */
+	bool (*wait)(u64 deadline);
 	s64 (*console_read)(void *data, u64 size);
 	s64 (*console_write)(int stream, const void *data, u64 size);
 	bool (*console_size)(int stream, u16 *rows, u16 *columns); /* whether it is a terminal */
 	u64 (*nanoseconds)(enum clock clock);
 	void (*random)(void *data, u64 size);
+	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for who runs the sandbox, not for the program */
 };
 

@@ -2,58 +2,58 @@
 /* System calls for the process itself, for time and for the machine. */
 #include "core.h"
 
-s64 sys_exit_group(struct process *p, const u64 *args)
+s64 sys_exit_group(struct task *t, const u64 *args)
 {
-	p->ended = true;
-	p->exit = (struct core_exit){ .status = args[0] & 0xff };
+	t->process->ended = true;
+	t->process->exit = (struct core_exit){ .status = args[0] & 0xff };
 	return 0;
 }
 
-s64 sys_getpid(struct process *p, const u64 *args)
+s64 sys_getpid(struct task *t, const u64 *args)
 {
-	(void)p, (void)args;
+	(void)t, (void)args;
 	return PID;
 }
 
-s64 sys_zero(struct process *p, const u64 *args)
+s64 sys_zero(struct task *t, const u64 *args)
 {
-	(void)p, (void)args;
+	(void)t, (void)args;
 	return 0;
 }
 
-s64 sys_getuid(struct process *p, const u64 *args)
+s64 sys_getuid(struct task *t, const u64 *args)
 {
-	(void)args;
-	return p->config->user;
+	(void)t, (void)args;
+	return core.config->user;
 }
 
-s64 sys_getgid(struct process *p, const u64 *args)
+s64 sys_getgid(struct task *t, const u64 *args)
 {
-	(void)args;
-	return p->config->group;
+	(void)t, (void)args;
+	return core.config->group;
 }
 
-s64 sys_getgroups(struct process *p, const u64 *args)
+s64 sys_getgroups(struct task *t, const u64 *args)
 {
-	(void)p;
+	(void)t;
 	return (s32)args[0] < 0 ? -EINVAL : 0;
 }
 
-s64 sys_umask(struct process *p, const u64 *args)
+s64 sys_umask(struct task *t, const u64 *args)
 {
-	u32 old = p->umask;
+	u32 old = t->fs->umask;
 
-	p->umask = args[0] & 0777;
+	t->fs->umask = args[0] & 0777;
 	return old;
 }
 
-s64 sys_set_robust_list(struct process *p, const u64 *args)
+s64 sys_set_robust_list(struct task *t, const u64 *args)
 {
-	(void)p;
+	(void)t;
 	return args[1] == 24 ? 0 : -EINVAL;
 }
 
-s64 sys_arch_prctl(struct process *p, const u64 *args)
+s64 sys_arch_prctl(struct task *t, const u64 *args)
 {
 	enum { SET_GS = 0x1001, SET_FS = 0x1002, GET_FS = 0x1003, GET_GS = 0x1004 };
 	u32 code = (u32)args[0];
@@ -63,72 +63,72 @@ s64 sys_arch_prctl(struct process *p, const u64 *args)
 	case SET_FS:
 		if (args[1] >= TASK_SIZE)
 			return -EPERM;
-		*(code == SET_FS ? &p->regs.fs_base : &p->regs.gs_base) = args[1];
+		*(code == SET_FS ? &t->regs.fs_base : &t->regs.gs_base) = args[1];
 		return 0;
 	case GET_FS:
-		return user_write(&p->mm, args[1], &p->regs.fs_base, sizeof(u64));
+		return user_write(t->mm, args[1], &t->regs.fs_base, sizeof(u64));
 	case GET_GS:
-		return user_write(&p->mm, args[1], &p->regs.gs_base, sizeof(u64));
+		return user_write(t->mm, args[1], &t->regs.gs_base, sizeof(u64));
 	}
 	return -EINVAL;
 }
 
-s64 sys_prctl(struct process *p, const u64 *args)
+s64 sys_prctl(struct task *t, const u64 *args)
 {
 	enum { SET_NAME = 15, GET_NAME = 16 };
 	char name[16] = "";
 
 	switch ((u32)args[0]) {
 	case SET_NAME:
-		if (user_string(&p->mm, name, args[1], sizeof(name) - 1) == -EFAULT)
+		if (user_string(t->mm, name, args[1], sizeof(name) - 1) == -EFAULT)
 			return -EFAULT;
 		name[15] = 0;
-		bytes_copy(p->name, name, sizeof(name));
+		bytes_copy(t->name, name, sizeof(name));
 		return 0;
 	case GET_NAME:
-		return user_write(&p->mm, args[1], p->name, sizeof(p->name));
+		return user_write(t->mm, args[1], t->name, sizeof(t->name));
 	}
 	return -EINVAL;
 }
 
-s64 sys_prlimit64(struct process *p, const u64 *args)
+s64 sys_prlimit64(struct task *t, const u64 *args)
 {
 	enum { NOFILE = 7 };
 	u32 resource = (u32)args[1];
 	struct rlimit new, old;
 
-	if (args[2] && user_read(&p->mm, &new, args[2], sizeof(new)))
+	if (args[2] && user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
 	if ((s32)args[0] != 0 && (s32)args[0] != PID)
 		return -ESRCH;
 	if (resource >= RLIMITS)
 		return -EINVAL;
-	old = p->limits[resource];
+	old = t->process->limits[resource];
 	if (args[2]) {
 		if (new.current > new.maximum)
 			return -EINVAL;
 		if (new.maximum > old.maximum || (resource == NOFILE && new.maximum > FDS))
 			return -EPERM;
-		p->limits[resource] = new;
+		t->process->limits[resource] = new;
 	}
-	return args[3] ? user_write(&p->mm, args[3], &old, sizeof(old)) : 0;
+	return args[3] ? user_write(t->mm, args[3], &old, sizeof(old)) : 0;
 }
 
-s64 sys_getrlimit(struct process *p, const u64 *args)
+s64 sys_getrlimit(struct task *t, const u64 *args)
 {
 	if ((u32)args[0] >= RLIMITS)
 		return -EINVAL;
-	return user_write(&p->mm, args[1], &p->limits[(u32)args[0]], sizeof(struct rlimit));
+	return user_write(t->mm, args[1], &t->process->limits[(u32)args[0]], sizeof(struct rlimit));
 }
 
-s64 sys_uname(struct process *p, const u64 *args)
+s64 sys_uname(struct task *t, const u64 *args)
 {
 	static const struct utsname name = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
 
-	return user_write(&p->mm, args[0], &name, sizeof(name));
+	return user_write(t->mm, args[0], &name, sizeof(name));
 }
 
-s64 sys_getrandom(struct process *p, const u64 *args)
+s64 sys_getrandom(struct task *t, const u64 *args)
 {
 	enum { NONBLOCK = 1, RANDOM = 2, INSECURE = 4 };
 	u64 size = args[1] < 0x7fffffff ? args[1] : 0x7fffffff, done = 0;
@@ -141,11 +141,11 @@ s64 sys_getrandom(struct process *p, const u64 *args)
 	while (done < size) {
 		u64 part = size - done < PAGE ? size - done : PAGE;
 
-		part = user_writable(&p->mm, args[0] + done, part);
+		part = user_writable(t->mm, args[0] + done, part);
 		if (!part)
 			break;
-		p->ops->random(p->buffer, part);
-		if (user_write(&p->mm, args[0] + done, p->buffer, part))
+		core.ops->random(core.buffer, part);
+		if (user_write(t->mm, args[0] + done, core.buffer, part))
 			break;
 		done += part;
 	}
@@ -157,7 +157,7 @@ s64 sys_getrandom(struct process *p, const u64 *args)
 enum { SECOND = 1000000000 };
 
 /* A clock's time; false: there is no such clock. */
-static bool get_time(struct process *p, u32 number, struct timespec *time)
+static bool get_time(u32 number, struct timespec *time)
 {
 	static const u8 clocks[] = {
 		CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU, CLOCK_IS_CPU, CLOCK_IS_MONOTONIC, CLOCK_IS_REALTIME,
@@ -167,44 +167,44 @@ static bool get_time(struct process *p, u32 number, struct timespec *time)
 
 	if (number >= ARRAY_SIZE(clocks))
 		return false;
-	now = p->ops->nanoseconds(clocks[number]);
+	now = core.ops->nanoseconds(clocks[number]);
 	*time = (struct timespec){ (s64)(now / SECOND), (s64)(now % SECOND) };
 	return true;
 }
 
-s64 sys_clock_gettime(struct process *p, const u64 *args)
+s64 sys_clock_gettime(struct task *t, const u64 *args)
 {
 	struct timespec time;
 
-	return get_time(p, (u32)args[0], &time) ? user_write(&p->mm, args[1], &time, sizeof(time)) : -EINVAL;
+	return get_time((u32)args[0], &time) ? user_write(t->mm, args[1], &time, sizeof(time)) : -EINVAL;
 }
 
-s64 sys_clock_getres(struct process *p, const u64 *args)
+s64 sys_clock_getres(struct task *t, const u64 *args)
 {
 	struct timespec time;
 
-	if (!get_time(p, (u32)args[0], &time))
+	if (!get_time((u32)args[0], &time))
 		return -EINVAL;
 	time = (struct timespec){ 0, (u32)args[0] == 5 || (u32)args[0] == 6 ? 4000000 : 1 };
-	return args[1] ? user_write(&p->mm, args[1], &time, sizeof(time)) : 0;
+	return args[1] ? user_write(t->mm, args[1], &time, sizeof(time)) : 0;
 }
 
-s64 sys_gettimeofday(struct process *p, const u64 *args)
+s64 sys_gettimeofday(struct task *t, const u64 *args)
 {
 	struct timespec time;
 	s32 zone[2] = { 0, 0 };
 
-	get_time(p, 0, &time);
+	get_time(0, &time);
 	time.nanoseconds /= 1000;
-	if (args[0] && user_write(&p->mm, args[0], &time, sizeof(time)))
+	if (args[0] && user_write(t->mm, args[0], &time, sizeof(time)))
 		return -EFAULT;
-	return args[1] ? user_write(&p->mm, args[1], zone, sizeof(zone)) : 0;
+	return args[1] ? user_write(t->mm, args[1], zone, sizeof(zone)) : 0;
 }
 
-s64 sys_time(struct process *p, const u64 *args)
+s64 sys_time(struct task *t, const u64 *args)
 {
 	struct timespec time;
 
-	get_time(p, 0, &time);
-	return args[0] && user_write(&p->mm, args[0], &time.seconds, sizeof(s64)) ? -EFAULT : time.seconds;
+	get_time(0, &time);
+	return args[0] && user_write(t->mm, args[0], &time.seconds, sizeof(s64)) ? -EFAULT : time.seconds;
 }

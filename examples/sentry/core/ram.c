@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Pages of RAM, and what a freestanding program has no libc for. */
+/* Pages of RAM in blocks of powers of two, and what a freestanding program has no libc for. */
 #include "core.h"
+
+enum { PAGE_USED, PAGE_FREE };
 
 /* A sanitizer sees what the compiler's own functions touch, but not what an instruction does. */
 void bytes_copy(void *to, const void *from, u64 size)
@@ -21,6 +23,14 @@ void bytes_zero(void *at, u64 size)
 #endif
 }
 
+bool bytes_equal(const void *a, const void *b, u64 size)
+{
+	for (u64 i = 0; i < size; i++)
+		if (((const u8 *)a)[i] != ((const u8 *)b)[i])
+			return false;
+	return true;
+}
+
 bool strings_equal(const char *a, const char *b)
 {
 	while (*a && *a == *b)
@@ -37,36 +47,145 @@ u64 string_size(const char *text)
 	return size;
 }
 
-int ram_init(struct ram *ram, const struct core_config *config)
-{
-	u64 pages = config->ram_size / PAGE, first = (config->ram_reserved + PAGE - 1) / PAGE;
-	u64 own = (pages * sizeof(*ram->next) + PAGE - 1) / PAGE;
+/* -- lists of pages; page 0 is in none -- */
 
-	if (pages > 0xffffffffull || first > pages || own + 16 > pages - first)
+static void place_add(struct page_list *list, u32 at, bool in_front)
+{
+	struct page *pages = core.ram.pages;
+
+	pages[at].next = in_front ? list->first : 0;
+	pages[at].before = in_front ? 0 : list->last;
+	*(pages[at].next ? &pages[pages[at].next].before : &list->last) = at;
+	*(pages[at].before ? &pages[pages[at].before].next : &list->first) = at;
+}
+
+static void place_remove(struct page_list *list, u32 at)
+{
+	struct page *pages = core.ram.pages;
+
+	*(pages[at].next ? &pages[pages[at].next].before : &list->last) = pages[at].before;
+	*(pages[at].before ? &pages[pages[at].before].next : &list->first) = pages[at].next;
+}
+
+/* -- blocks -- */
+
+static void block_add(u32 at, u32 order, bool in_front)
+{
+	core.ram.pages[at].kind = PAGE_FREE;
+	core.ram.pages[at].order = (u8)order;
+	place_add(&core.ram.free[order], at, in_front);
+}
+
+static void block_take(u32 at)
+{
+	place_remove(&core.ram.free[core.ram.pages[at].order], at);
+	core.ram.pages[at].kind = PAGE_USED;
+}
+
+int ram_init(const struct core_config *config)
+{
+	struct ram *ram = &core.ram;
+	u64 count = config->ram_size / PAGE, first = (config->ram_reserved + PAGE - 1) / PAGE;
+	u64 own = (count * sizeof(*ram->pages) + PAGE - 1) / PAGE, at;
+
+	if (count > 0xffffffffull || first > count || own + 16 > count - first)
 		return -EINVAL;
-	*ram = (struct ram){ .base = config->ram, .pages = pages, .fresh = first + own, .dirty = config->ram_dirty };
-	ram->next = (u32 *)(ram->base + first * PAGE);
+	*ram = (struct ram){ .base = config->ram, .count = count, .dirty = config->ram_dirty };
+	ram->pages = (struct page *)(ram->base + first * PAGE);
+	if (ram->dirty)
+		bytes_zero(ram->pages, count * sizeof(*ram->pages));
+	for (at = first + own; at < count;) {
+		u32 order = 0;
+
+		while (order + 1 < ORDERS && !(at & ((2ull << order) - 1)) && (2ull << order) <= count - at)
+			order++;
+		block_add((u32)at, order, false);
+		at += 1ull << order;
+	}
+	ram->available = count - first - own;
 	return 0;
 }
 
-u64 ram_alloc(struct ram *ram)
+u64 pages_alloc(u32 order)
 {
-	u64 page = ram->free;
-	bool fresh = !page;
+	struct ram *ram = &core.ram;
+	u32 from = order, at;
 
-	if (page)
-		ram->free = ram->next[page];
-	else if (ram->fresh < ram->pages)
-		page = ram->fresh++; /* one behind the other: one mapping shows many */
-	if (page && (!fresh || ram->dirty))
-		bytes_zero(ram->base + page * PAGE, PAGE);
-	return page * PAGE;
+	while (from < ORDERS && !ram->free[from].first)
+		from++;
+	if (from >= ORDERS)
+		return 0;
+	at = ram->free[from].first;
+	block_take(at);
+	while (from > order) { /* the lower half is used first: one mapping shows many pages */
+		from--;
+		block_add(at + (1u << from), from, true);
+	}
+	ram->pages[at].order = (u8)order;
+	ram->pages[at].users = 1;
+	ram->available -= 1ull << order;
+	return (u64)at * PAGE;
 }
 
-void ram_free(struct ram *ram, u64 offset, u32 *before)
+void *page_alloc(void)
 {
-	u32 page = (u32)(offset / PAGE), *place = *before ? &ram->next[*before] : &ram->free;
+	u64 offset = pages_alloc(0);
 
-	ram->next[page] = *place;
-	*place = *before = page;
+	if (!offset)
+		return NULL;
+	if (core.ram.pages[offset / PAGE].used || core.ram.dirty)
+		bytes_zero(page_at(offset), PAGE);
+	return page_at(offset);
+}
+
+static void block_free(u32 at, u32 order)
+{
+	struct page *pages = core.ram.pages;
+
+	for (u32 i = 0; i < 1u << order; i++)
+		pages[at + i].used = true;
+	core.ram.available += 1ull << order;
+	for (; order + 1 < ORDERS; order++) {
+		u32 other = at ^ 1u << order;
+
+		if (other >= core.ram.count || pages[other].kind != PAGE_FREE || pages[other].order != order)
+			break;
+		block_take(other);
+		at &= ~(1u << order);
+	}
+	block_add(at, order, false);
+}
+
+void page_get(u64 offset)
+{
+	reference_get(&core.ram.pages[offset / PAGE].users);
+}
+
+void page_put(u64 offset)
+{
+	struct page *page = &core.ram.pages[offset / PAGE];
+
+	if (reference_put(&page->users))
+		block_free((u32)(offset / PAGE), page->order);
+}
+
+bool page_is_shared(u64 offset)
+{
+	return core.ram.pages[offset / PAGE].users > 1;
+}
+
+void *page_at(u64 offset)
+{
+	return core.ram.base + offset;
+}
+
+u64 page_offset(const void *page)
+{
+	return (u64)((const u8 *)page - core.ram.base);
+}
+
+void page_free(void *page)
+{
+	if (page)
+		page_put(page_offset(page));
 }

@@ -7,82 +7,89 @@
 #define STOPPED (BIT(SIGSTOP) | BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU)) /* nobody could continue it */
 #define UNBLOCKABLE (BIT(SIGKILL) | BIT(SIGSTOP))
 
-static void end(struct process *p, int signal)
+static void end(struct task *t, int signal)
 {
-	if (p->actions[signal - 1].handler > SIG_IGN)
-		log_text(p, "a signal ends the program although it has a handler: those are not called yet\n");
-	p->ended = true;
-	p->exit = (struct core_exit){ .signal = signal };
+	if (t->sighand->actions[signal - 1].handler > SIG_IGN)
+		log_text("a signal ends the program although it has a handler: those are not called yet\n");
+	t->process->ended = true;
+	t->process->exit = (struct core_exit){ .signal = signal };
 }
 
-void signal_force(struct process *p, int signal)
+/* Nobody else sends signals yet. */
+bool signal_interrupts(struct task *t, bool killable)
 {
-	end(p, signal);
+	(void)t, (void)killable;
+	return false;
 }
 
-void signal_raise(struct process *p, int signal)
+void signal_force(struct task *t, int signal)
 {
-	u64 handler = p->actions[signal - 1].handler, bit = BIT(signal);
+	end(t, signal);
+}
 
-	if (p->blocked & bit)
-		p->pending |= bit;
+void signal_raise(struct task *t, int signal)
+{
+	u64 handler = t->sighand->actions[signal - 1].handler, bit = BIT(signal);
+
+	if (t->blocked & bit)
+		t->pending |= bit;
 	else if (handler != SIG_IGN && (handler != SIG_DFL || !(bit & (IGNORED | STOPPED))))
-		end(p, signal);
+		end(t, signal);
 }
 
-s64 sys_rt_sigaction(struct process *p, const u64 *args)
+s64 sys_rt_sigaction(struct task *t, const u64 *args)
 {
 	struct sigaction new, old;
 	s32 signal = (s32)args[0];
 
-	if (args[3] != sizeof(p->blocked))
+	if (args[3] != sizeof(t->blocked))
 		return -EINVAL;
-	if (args[1] && user_read(&p->mm, &new, args[1], sizeof(new)))
+	if (args[1] && user_read(t->mm, &new, args[1], sizeof(new)))
 		return -EFAULT;
 	if (signal < 1 || signal > SIGNALS || (args[1] && BIT(signal) & UNBLOCKABLE))
 		return -EINVAL;
-	old = p->actions[signal - 1];
+	old = t->sighand->actions[signal - 1];
 	if (args[1]) {
 		new.mask &= ~UNBLOCKABLE;
-		p->actions[signal - 1] = new;
+		t->sighand->actions[signal - 1] = new;
 	}
-	return args[2] ? user_write(&p->mm, args[2], &old, sizeof(old)) : 0;
+	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
 }
 
-s64 sys_rt_sigprocmask(struct process *p, const u64 *args)
+s64 sys_rt_sigprocmask(struct task *t, const u64 *args)
 {
-	u64 set, old = p->blocked, ready;
+	u64 set, old = t->blocked, ready;
 
 	if (args[3] != sizeof(set))
 		return -EINVAL;
 	if (args[1]) {
-		if (user_read(&p->mm, &set, args[1], sizeof(set)))
+		if (user_read(t->mm, &set, args[1], sizeof(set)))
 			return -EFAULT;
 		set &= ~UNBLOCKABLE;
 		switch ((s32)args[0]) {
-		case 0: p->blocked |= set; break;
-		case 1: p->blocked &= ~set; break;
-		case 2: p->blocked = set; break;
+		case 0: t->blocked |= set; break;
+		case 1: t->blocked &= ~set; break;
+		case 2: t->blocked = set; break;
 		default: return -EINVAL;
 		}
 	}
-	ready = p->pending & ~p->blocked;
-	p->pending &= p->blocked;
-	for (int signal = 1; signal <= SIGNALS && !p->ended; signal++)
+	ready = t->pending & ~t->blocked;
+	t->pending &= t->blocked;
+	for (int signal = 1; signal <= SIGNALS && !t->process->ended; signal++)
 		if (ready & BIT(signal))
-			signal_raise(p, signal);
-	return args[2] ? user_write(&p->mm, args[2], &old, sizeof(old)) : 0;
+			signal_raise(t, signal);
+	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
 }
 
-s64 sys_sigaltstack(struct process *p, const u64 *args)
+s64 sys_sigaltstack(struct task *t, const u64 *args)
 {
 	enum { ON_STACK = 1, DISABLE = 2, LEAST = 2048 };
 	const u32 autodisarm = 1u << 31;
-	struct sigaltstack new, old = p->altstack;
+	struct sigaltstack new, old = t->altstack;
 	u32 mode;
 
 	if (args[0]) {
-		if (user_read(&p->mm, &new, args[0], sizeof(new)))
+		if (user_read(t->mm, &new, args[0], sizeof(new)))
 			return -EFAULT;
 		mode = (u32)new.flags & ~autodisarm;
 		if (mode != DISABLE && mode != ON_STACK && mode)
@@ -92,41 +99,41 @@ s64 sys_sigaltstack(struct process *p, const u64 *args)
 		else if (new.size < LEAST)
 			return -ENOMEM;
 		new.pad = 0;
-		p->altstack = new;
+		t->altstack = new;
 	}
 	if (!old.size)
 		old.flags = DISABLE;
-	return args[1] ? user_write(&p->mm, args[1], &old, sizeof(old)) : 0;
+	return args[1] ? user_write(t->mm, args[1], &old, sizeof(old)) : 0;
 }
 
-static s64 send(struct process *p, s32 signal)
+static s64 send(struct task *t, s32 signal)
 {
 	if (signal < 0 || signal > SIGNALS)
 		return -EINVAL;
 	if (signal)
-		signal_raise(p, signal);
+		signal_raise(t, signal);
 	return 0;
 }
 
-s64 sys_kill(struct process *p, const u64 *args)
+s64 sys_kill(struct task *t, const u64 *args)
 {
 	s32 pid = (s32)args[0];
 
 	if (pid != PID && pid != 0 && pid != -PID)
 		return (u32)args[1] > SIGNALS ? -EINVAL : -ESRCH;
-	return send(p, (s32)args[1]);
+	return send(t, (s32)args[1]);
 }
 
-s64 sys_tkill(struct process *p, const u64 *args)
+s64 sys_tkill(struct task *t, const u64 *args)
 {
 	if ((s32)args[0] <= 0)
 		return -EINVAL;
-	return (s32)args[0] == PID ? send(p, (s32)args[1]) : -ESRCH;
+	return (s32)args[0] == PID ? send(t, (s32)args[1]) : -ESRCH;
 }
 
-s64 sys_tgkill(struct process *p, const u64 *args)
+s64 sys_tgkill(struct task *t, const u64 *args)
 {
 	if ((s32)args[0] <= 0 || (s32)args[1] <= 0)
 		return -EINVAL;
-	return (s32)args[0] == PID && (s32)args[1] == PID ? send(p, (s32)args[2]) : -ESRCH;
+	return (s32)args[0] == PID && (s32)args[1] == PID ? send(t, (s32)args[2]) : -ESRCH;
 }

@@ -21,7 +21,7 @@ struct slab_page {
 
 _Static_assert(sizeof(struct slab_page) % 16 == 0, "objects are aligned");
 
-static struct ram *core_ram;
+static u32 epoch; /* what slabs have of an earlier sandbox is void */
 
 enum { SIZES = 9 };
 static struct slab sizes[SIZES] = {
@@ -30,34 +30,9 @@ static struct slab sizes[SIZES] = {
 	{ .name = "800", .size = 800 }, { .name = "1344", .size = 1344 }, { .name = "2016", .size = 2016 },
 };
 
-void slab_init(struct ram *ram)
+void slab_init(void)
 {
-	core_ram = ram;
-}
-
-void *page_alloc(void)
-{
-	u64 offset = ram_alloc(core_ram);
-
-	return offset ? core_ram->base + offset : NULL;
-}
-
-void page_free(void *page)
-{
-	u32 before = 0;
-
-	if (page)
-		ram_free(core_ram, page_offset(page), &before);
-}
-
-u64 page_offset(const void *page)
-{
-	return (u64)((const u8 *)page - core_ram->base);
-}
-
-void *page_at(u64 offset)
-{
-	return core_ram->base + offset;
+	epoch++;
 }
 
 static u32 stride(const struct slab *slab)
@@ -94,8 +69,11 @@ void *slab_alloc(struct slab *slab)
 	struct slab_page *page;
 	u8 *object;
 
-	if (!slab->partial.next)
+	if (slab->epoch != epoch) {
 		list_init(&slab->partial);
+		slab->used = slab->empty = 0;
+		slab->epoch = epoch;
+	}
 	page = list_empty(&slab->partial) ? page_new(slab) : CONTAINER(slab->partial.next, struct slab_page, partial);
 	if (!page)
 		return NULL;
@@ -138,12 +116,26 @@ void slab_free(struct slab *slab, void *object)
 	}
 }
 
+static void *pages_zeroed(u64 size)
+{
+	u32 order = 0;
+	u64 offset;
+
+	while (order < ORDERS && size > (u64)PAGE << order)
+		order++;
+	offset = order < ORDERS ? pages_alloc(order) : 0;
+	if (!offset)
+		return NULL;
+	bytes_zero(page_at(offset), (u64)PAGE << order);
+	return page_at(offset);
+}
+
 void *kmalloc(u64 size)
 {
 	for (u32 i = 0; i < SIZES; i++)
 		if (size <= sizes[i].size)
 			return slab_alloc(&sizes[i]);
-	return size <= PAGE ? page_alloc() : NULL;
+	return pages_zeroed(size);
 }
 
 void kfree(void *memory)

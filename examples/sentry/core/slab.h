@@ -5,9 +5,6 @@
 
 #include "list.h"
 
-struct ram;
-
-
 /* Objects of one type. Define one with SLAB(type). */
 struct slab {
 	const char *name;
@@ -15,20 +12,17 @@ struct slab {
 	u32 used; /* objects */
 	struct list partial; /* pages with a free object */
 	u32 empty; /* pages without a used one */
+	u32 epoch;
 };
 
 #define SLAB(type) { .name = #type, .size = sizeof(type) }
 
-void slab_init(struct ram *ram);
+void slab_init(void);
 void *slab_alloc(struct slab *slab); /* NULL: no RAM is left */
 void slab_free(struct slab *slab, void *object);
 
-/* Of any size up to a page; a page is aligned to its size. */
+/* Of any size up to 4 MiB; from a page on it is aligned to a page. */
 void *kmalloc(u64 size);
 void kfree(void *memory); /* may be NULL */
-void *page_alloc(void);
-void page_free(void *page);
-u64 page_offset(const void *page); /* in RAM, as mappings need it */
-void *page_at(u64 offset);
 
 #endif

@@ -65,13 +65,14 @@ static u32 cpu_features(void)
 }
 
 /* So many words follow it, and then the stack pointer is a multiple of 16. */
-static void push_auxv(struct stack *s, const struct core_config *config, const struct image *image, u64 words)
+static void push_auxv(struct stack *s, const struct image *image, u64 words)
 {
+	const struct core_config *config = core.config;
 	u64 name = push(s, config->path, string_size(config->path) + 1);
 	u64 platform = push(s, "x86_64", 7);
 	u64 seed, bytes[2];
 
-	config->ops->random(bytes, sizeof(bytes));
+	core.ops->random(bytes, sizeof(bytes));
 	seed = push(s, bytes, sizeof(bytes));
 	const u64 auxv[][2] = {
 		{ AT_HWCAP, cpu_features() }, { AT_PAGESZ, PAGE }, { AT_CLKTCK, 100 }, { AT_PHDR, image->headers },
@@ -84,8 +85,9 @@ static void push_auxv(struct stack *s, const struct core_config *config, const s
 	push(s, auxv, sizeof(auxv));
 }
 
-const char *stack_build(struct mm *mm, const struct core_config *config, const struct image *image, u64 *top)
+const char *stack_build(struct mm *mm, const struct image *image, u64 *top)
 {
+	const struct core_config *config = core.config;
 	struct stack s = { .mm = mm, .top = USER_TOP };
 	u64 bytes = 0, argc = measure(config->argv, &bytes), envc = measure(config->envp, &bytes), text;
 
@@ -96,7 +98,7 @@ const char *stack_build(struct mm *mm, const struct core_config *config, const s
 	mm->map_top = USER_TOP - STACK_SIZE - (1 << 20);
 	push_word(&s, 0);
 	text = s.top -= bytes;
-	push_auxv(&s, config, image, argc + envc + 3);
+	push_auxv(&s, image, argc + envc + 3);
 	s.top -= (argc + envc + 2) * sizeof(u64);
 	text = push_pointers(&s, config->argv, argc, s.top, text);
 	push_pointers(&s, config->envp, envc, s.top + (argc + 1) * sizeof(u64), text);

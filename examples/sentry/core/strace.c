@@ -44,10 +44,10 @@ static void put_hex(struct line *line, u64 value)
 	put_number(line, value, 16);
 }
 
-static void put_string(struct process *p, struct line *line, u64 from)
+static void put_string(struct task *t, struct line *line, u64 from)
 {
 	char text[33];
-	s64 size = user_string(&p->mm, text, from, 32);
+	s64 size = user_string(t->mm, text, from, 32);
 
 	if (size == -EFAULT) {
 		put_hex(line, from);
@@ -70,12 +70,12 @@ static void put_string(struct process *p, struct line *line, u64 from)
 	put_text(line, size < 0 ? "\"..." : "\"");
 }
 
-void log_text(struct process *p, const char *text)
+void log_text(const char *text)
 {
-	p->ops->log(text, string_size(text));
+	core.ops->log(text, string_size(text));
 }
 
-void strace_call(struct process *p, u64 number, const u64 *args, s64 result)
+void strace_call(struct task *t, u64 number, const u64 *args, s64 result)
 {
 	const struct syscall *call = number < SYSCALLS && syscalls[number].name ? &syscalls[number] : NULL;
 	struct line line = { .size = 0 };
@@ -89,12 +89,12 @@ void strace_call(struct process *p, u64 number, const u64 *args, s64 result)
 		switch (call ? call->arguments[i] : ARG_HEX) {
 		case ARG_INT: case ARG_FD: put_signed(&line, (s32)args[i]); break;
 		case ARG_SIZE: put_number(&line, args[i], 10); break;
-		case ARG_STRING: put_string(p, &line, args[i]); break;
+		case ARG_STRING: put_string(t, &line, args[i]); break;
 		default: put_hex(&line, args[i]);
 		}
 	}
 	put_text(&line, ") = ");
-	if (p->ended) {
+	if (t->process->ended) {
 		put(&line, '?');
 	} else if (result < 0 && result > -4096) {
 		put_text(&line, "-1 ");
@@ -106,22 +106,22 @@ void strace_call(struct process *p, u64 number, const u64 *args, s64 result)
 	}
 	line.size = line.size < sizeof(line.text) ? line.size : sizeof(line.text) - 1;
 	put(&line, '\n');
-	p->ops->log(line.text, line.size);
+	core.ops->log(line.text, line.size);
 }
 
 /* Which system calls the program made that are not there, and how often. */
-void strace_unknown(struct process *p)
+void strace_unknown(void)
 {
-	for (u32 i = 0; i < ARRAY_SIZE(p->unknown); i++) {
+	for (u32 i = 0; i < ARRAY_SIZE(core.unknown); i++) {
 		struct line line = { .size = 0 };
 
-		if (!p->unknown[i])
+		if (!core.unknown[i])
 			continue;
 		put_text(&line, "not there: system call ");
 		put_number(&line, i, 10);
-		put_text(&line, i + 1 == ARRAY_SIZE(p->unknown) ? " or above, " : ", ");
-		put_number(&line, p->unknown[i], 10);
+		put_text(&line, i + 1 == ARRAY_SIZE(core.unknown) ? " or above, " : ", ");
+		put_number(&line, core.unknown[i], 10);
 		put_text(&line, " times\n");
-		p->ops->log(line.text, line.size);
+		core.ops->log(line.text, line.size);
 	}
 }

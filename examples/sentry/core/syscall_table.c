@@ -2,7 +2,7 @@
 /* Generated from pyvmm_sentry/syscalls.py: python -m pyvmm_sentry.generate --write */
 #include "core.h"
 
-#define ANSWER(name) s64 name(struct process *p, const u64 *args) __attribute__((weak))
+#define ANSWER(name) s64 name(struct task *t, const u64 *args) __attribute__((weak))
 
 ANSWER(sys_accept);
 ANSWER(sys_accept4);

@@ -150,23 +150,37 @@ static void put_decimal(u64 value)
 	put_char((char)('0' + value % 10));
 }
 
+static u64 nanoseconds(enum clock clock);
+
+static bool input_ended; /* by a byte that came behind others, which have been read */
+
+/* Without interrupts, by asking again and again. */
+static bool wait_until(u64 deadline)
+{
+	while (!input_ended && !(in(LINE_STATUS) & READY)) {
+		if (!deadline || (deadline != ~0ull && nanoseconds(CLOCK_IS_MONOTONIC) >= deadline))
+			return false;
+		asm volatile("pause");
+	}
+	return true;
+}
+
 static s64 console_read(void *data, u64 size)
 {
-	static bool ended; /* by a byte that came behind others */
 	u8 *at = data;
 	u64 got = 0;
 
-	while (!ended && got < size && (!got || in(LINE_STATUS) & READY)) {
+	while (!input_ended && got < size && (!got || in(LINE_STATUS) & READY)) {
 		u8 byte;
 
 		while (!(in(LINE_STATUS) & READY))
 			asm volatile("pause");
 		byte = in(COM1);
-		ended = byte == END_OF_INPUT;
-		if (!ended)
+		input_ended = byte == END_OF_INPUT;
+		if (!input_ended)
 			at[got++] = byte;
 	}
-	ended = ended && got;
+	input_ended = input_ended && got;
 	return (s64)got;
 }
 
@@ -315,6 +329,8 @@ static const struct platform_ops ops = {
 	.run = run,
 	.map = map,
 	.unmap = flush,
+	.wait = wait_until,
+	.fatal = panic,
 	.console_read = console_read,
 	.console_write = console_write,
 	.console_size = console_size,

@@ -19,7 +19,7 @@ struct rule {
 	u32 value;
 };
 
-enum { ALLOWED = 12, STEPS = 5 };
+enum { ALLOWED = 13, STEPS = 5 };
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
@@ -35,7 +35,7 @@ void confine(int tracee)
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
 		{ SYS_ptrace, 1, (u32)tracee }, { SYS_wait4, 0, (u32)tracee }, { SYS_clock_gettime, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
-		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 },
+		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
 	};
 	struct sock_filter code[4 + ALLOWED * STEPS] = {
 		LOAD(arch), if_equal(AUDIT_ARCH_X86_64, 1), LOAD(nr),

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -41,6 +42,20 @@ _Noreturn void fail(const char *what)
 }
 
 /* -- what the core needs of the host -- */
+
+static bool wait_until(u64 deadline)
+{
+	struct pollfd input = { .fd = 0, .events = POLLIN };
+	struct timespec left = { 0, 0 }, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (deadline > (u64)now.tv_sec * 1000000000 + (u64)now.tv_nsec) {
+		u64 rest = deadline - (u64)now.tv_sec * 1000000000 - (u64)now.tv_nsec;
+
+		left = (struct timespec){ (time_t)(rest / 1000000000), (long)(rest % 1000000000) };
+	}
+	return ppoll(&input, 1, deadline == ~0ull ? NULL : &left, NULL) > 0;
+}
 
 static s64 console_read(void *data, u64 size)
 {
@@ -100,6 +115,8 @@ static const struct platform_ops ops = {
 	.run = tracee_run,
 	.map = tracee_map,
 	.unmap = tracee_unmap,
+	.wait = wait_until,
+	.fatal = fail,
 	.console_read = console_read,
 	.console_write = console_write,
 	.console_size = console_size,

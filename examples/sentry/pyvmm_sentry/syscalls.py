@@ -1,7 +1,7 @@
 """The system calls of Linux on x86-64, described once.
 
 The core's dispatch table, its strace, the page SYSCALLS.md, the help and the fuzzer's programs are made from this. To
-add a system call, define ``s64 sys_NAME(struct process *, const u64 *args)`` in the core: a row without such a function
+add a system call, define ``s64 sys_NAME(struct task *, const u64 *args)`` in the core: a row without such a function
 answers ENOSYS.  Then run ``python -m pyvmm_sentry.generate --write``.
 
 An argument is ``name:kind``, or ``name:kind(detail)``.

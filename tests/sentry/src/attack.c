@@ -10,7 +10,7 @@
 
 #include "platform.h"
 
-enum { PAGE = 4096, RAM_PAGES = 1024, METADATA = RAM_PAGES * 4 / PAGE, CALLS = 400, FILE_SIZE = 3 * PAGE };
+enum { PAGE = 4096, RAM_PAGES = 1024, METADATA = RAM_PAGES * 16 / PAGE, CALLS = 400, FILE_SIZE = 3 * PAGE };
 #define USER_MIN 0x11000ull
 #define USER_TOP 0x7fffffff0000ull
 
@@ -101,6 +101,18 @@ static void run(struct regs *regs, struct event *event)
 	}
 }
 
+static bool wait_until(u64 deadline)
+{
+	(void)deadline;
+	return true;
+}
+
+static _Noreturn void fatal(const char *why)
+{
+	check(0, why);
+	abort();
+}
+
 static s64 console_read(void *data, u64 size)
 {
 	u64 got = next() % (size + 1);
@@ -144,7 +156,7 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
-	NULL, run, show, hide, console_read, console_write, console_size, nanoseconds, random_bytes, log_line,
+	NULL, run, show, hide, wait_until, console_read, console_write, console_size, nanoseconds, random_bytes, fatal, log_line,
 };
 
 static void put(u64 at, u64 value, u32 size)

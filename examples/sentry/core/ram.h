@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pages of RAM. */
+#ifndef SENTRY_RAM_H
+#define SENTRY_RAM_H
+
+#include "platform.h"
+
+enum { ORDERS = 11 }; /* blocks of 1 to 1,024 pages */
+
+/* What is noted for each page of RAM. */
+struct page {
+	u32 next, before; /* of a free block: neighbours in their list */
+	u32 users; /* of a page in use: how many mappings and files have it */
+	u8 kind, order;
+	bool used; /* at some time: no longer zeros */
+};
+
+struct page_list {
+	u32 first, last;
+};
+
+struct ram {
+	u8 *base;
+	struct page *pages; /* one for each page; in RAM that no program ever sees */
+	u64 count, available;
+	struct page_list free[ORDERS];
+	bool dirty; /* it may contain something else than zeros at the start */
+};
+
+int ram_init(const struct core_config *config);
+
+void *page_alloc(void); /* zeros, with one user; NULL: no RAM is left */
+void page_free(void *page);
+u64 page_offset(const void *page);
+void *page_at(u64 offset);
+
+/* By offset in RAM, which is never 0: that stands for none. */
+u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one user, and whatever was there before */
+void page_get(u64 offset);	 /* one more user */
+void page_put(u64 offset);	 /* one less; the last frees the page or the block */
+bool page_is_shared(u64 offset); /* whether it has several users */
+
+void bytes_copy(void *to, const void *from, u64 size);
+void bytes_zero(void *at, u64 size);
+bool bytes_equal(const void *a, const void *b, u64 size);
+bool strings_equal(const char *a, const char *b);
+u64 string_size(const char *text); /* without the zero */
+
+#endif
