@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -99,24 +100,56 @@ def test_a_file_that_is_no_program_is_refused(kernel: Path, tmp_path: Path) -> N
     assert boot(kernel, tmp_path / "text", "") == b"sentry: not an ELF program\n"
 
 
-def boot_on_machine(kernel: Path, initrd: str | Path, cmdline: str) -> bytes:
-    """The same on a machine of pyvmm's own."""
+def run_on_machine(kernel: Path, initrd: str | Path, cmdline: str) -> tuple[bytes, str]:
+    """The same on a machine of pyvmm's own; what it prints, and how it ends."""
     console = Console()
     config = MachineConfig(
         BootConfig(str(kernel), str(initrd), cmdline), MemoryConfig(64 * MIB), console=console.config
     )
     try:
         with Machine(config) as machine:
-            machine.start()
-            assert machine.wait(60), "it does not power off"
+            end = machine.run(60)
+            assert end, "it does not power off"
         os.close(console.writer)
         with open(console.reader, "rb", closefd=False) as output:
-            return output.read()
+            return output.read(), end.kind
     finally:
         os.close(console.reader)
+
+
+def boot_on_machine(kernel: Path, initrd: str | Path, cmdline: str) -> bytes:
+    """What a machine that powers off prints."""
+    output, end = run_on_machine(kernel, initrd, cmdline)
+    assert end == "poweroff", output
+    return output
 
 
 def test_a_machine_boots_the_core(kernel: Path, tmp_path: Path) -> None:
     """As far as a KVM that has no ring 3 can: the core refuses a file."""
     (tmp_path / "text").write_text("text" * 100)
     assert boot_on_machine(kernel, tmp_path / "text", "") == b"sentry: not an ELF program\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("null", rb"exception 0+e error 0+2\n"),
+        ("write-code", rb"exception 0+e error 0+3\n"),
+        ("write-code-alias", rb"exception 0+e error 0+3\n"),
+        ("run-data", rb"exception 0+e error 0+11\n"),
+        ("run-data-alias", rb"exception 0+e error 0+11\n"),
+        ("stack", rb"panic: a stack has overflowed\n"),
+    ],
+)
+def test_a_fault_of_the_core_ends_the_machine_as_a_panic(kernel: Path, tmp_path: Path, fault: str, what: bytes) -> None:
+    """Also one that W^X stops: the kernel writes no code, and executes no data, at neither of their addresses."""
+    (tmp_path / "text").write_text("text" * 100)
+    output, end = run_on_machine(kernel, tmp_path / "text", f"sentry.crash={fault}")
+    assert end == "panic"
+    assert re.search(what, output)
+    assert re.search(rb"called from( ffffffff80[0-9a-f]{6})+\n", output)
+
+
+@needs_qemu
+def test_the_calendar_is_the_hosts(kernel: Path) -> None:
+    assert abs(int(boot(kernel, BUSYBOX, "busybox date +%s")) - time.time()) < 1000

@@ -50,6 +50,8 @@ static void task_run(void)
 			answer(t, &event);
 		else if (event.kind == EVENT_SIGNAL)
 			signal_force(t, event.signal);
+		else if (event.kind == EVENT_PREEMPTED)
+			task_yield();
 		else if (mm_fault(t->mm, event.address) == -EFAULT)
 			signal_force(t, SIGSEGV);
 		if (t->mm->exhausted) {

@@ -12,7 +12,7 @@ struct regs {
 
 /* Why a program does not run any longer. */
 struct event {
-	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL } kind;
+	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL, EVENT_PREEMPTED } kind;
 	bool foreign; /* a system call of another interface, such as int 0x80: its number means something else */
 	u64 address;  /* of a fault */
 	int signal;   /* what Linux sends for the exception; SIGKILL: the program is gone */

@@ -26,7 +26,7 @@
 
 #define USER_DATA 0x2b
 #define USER_CODE 0x33
-#define SYSCALL 256 /* beside the numbers of exceptions */
+#define SYSCALL 256 /* beside the numbers of exceptions and interrupts */
 
 	.section .note.pvh, "a", @note
 	.long 4, 8, 18
@@ -186,10 +186,45 @@ leave_program:
 	pop %rbx
 	cld
 	ret
-1:	mov %rsp, %rdi		/* of the core itself */
+/* Of the core itself: an interrupt while it waits for one, or a fault. */
+1:	push %rdi
+	push %rsi
+	push %rdx
+	push %rcx
+	push %rax
+	push %r8
+	push %r9
+	push %r10
+	push %r11
+	push %rbx
+	push %rbp
+	push %r12
+	push %r13
+	push %r14
+	push %r15
+	cld
+	mov %rsp, %rdi
+	mov %rsp, %rbx
 	and $-16, %rsp
-	call kernel_fault
-	ud2
+	call kernel_trap
+	mov %rbx, %rsp
+	pop %r15
+	pop %r14
+	pop %r13
+	pop %r12
+	pop %rbp
+	pop %rbx
+	pop %r11
+	pop %r10
+	pop %r9
+	pop %r8
+	pop %rax
+	pop %rcx
+	pop %rdx
+	pop %rsi
+	pop %rdi
+	add $16, %rsp
+	iretq
 
 	.altmacro
 	.macro stub vector
@@ -203,10 +238,10 @@ leave_program:
 
 /* Each 16 bytes from the one before it. */
 	.align 16
-	.global exception_stubs
-exception_stubs:
+	.global vector_stubs
+vector_stubs:
 	.set number, 0
-	.rept 32
+	.rept 256
 	stub %number
 	.set number, number + 1
 	.endr
@@ -233,13 +268,15 @@ gdt_high:
 
 	.bss
 	.align 4096
+	.global directory, high_directory, high_pointers, kernel_tables
 directory:
 	.skip 4 * 4096
+high_directory:
+	.skip 4096
 low_pointers:
 	.skip 4096
 high_pointers:
 	.skip 4096
-	.global kernel_tables
 kernel_tables:
 	.skip 4096
 kernel_stack:

@@ -17,9 +17,10 @@ HARDENED = ("-static", "-fstack-protector-strong")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 KERNEL_FLAGS = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-pie", "-fcf-protection=none"),
-    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables"),
+    *("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"),
+    *("-fstack-protector-strong", "-mstack-protector-guard=global"),
 )
-KERNEL_LINK = ("-no-pie", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments")
+KERNEL_LINK = ("-no-pie", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096")
 
 
 class BuildError(Exception):
@@ -77,8 +78,8 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    sources = [KVM / "entry.S", KVM / "main.c", *sorted(CORE.rglob("*.c"))]
+    sources = [KVM / "entry.S", *sorted(KVM.glob("*.c")), *sorted(CORE.rglob("*.c"))]
     script = KVM / "kernel.lds"
     options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS, *KERNEL_LINK, f"-I{CORE}", "-nostdlib", f"-Wl,-T,{script}"]
     command = [*options, "-o", "OUT", *map(str, sources)]
-    return _made("sentry.elf", [*sources, script, *sorted(CORE.rglob("*.h"))], [command])
+    return _made("sentry.elf", [*sources, script, *sorted(CORE.rglob("*.h")), *sorted(KVM.glob("*.h"))], [command])

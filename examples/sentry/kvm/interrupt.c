@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Interrupts: those of devices, by the IO-APIC, and the timer of the local APIC.
+ *
+ * The core runs with interrupts off.  They come while the program runs, which stops for them, and in wait_until().
+ */
+#include "kvm.h"
+
+enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24, APIC_BASE = 0x1b, X2APIC_ON = 1 << 10, APIC_ON = 1 << 11 };
+enum { ID = 0x20, PRIORITY = 0x80, EOI = 0xb0, SPURIOUS = 0xf0, TIMER = 0x320, LINE_0 = 0x350, LINE_1 = 0x360 };
+enum { INITIAL = 0x380, DIVIDE = 0x3e0, BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
+enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
+#define APIC (DIRECT + 0xfee00000)
+#define IOAPIC (DIRECT + 0xfec00000)
+#define MINUTE 60000000000ull
+#define SLICE 10000000ull
+
+static bool wide, deadlines; /* x2APIC; the timer compares with the TSC */
+static u64 armed = NEVER, idle;
+
+static void apic_write(u32 reg, u32 value)
+{
+	if (wide)
+		write_msr(X2APIC_MSR + reg / 16, value);
+	else
+		*(volatile u32 *)(APIC + reg) = value;
+}
+
+static u32 apic_id(void)
+{
+	return wide ? (u32)read_msr(X2APIC_MSR + ID / 16) : *(volatile u32 *)(APIC + ID) >> 24;
+}
+
+static void ioapic_write(u32 reg, u32 value)
+{
+	*(volatile u32 *)IOAPIC = reg;
+	*(volatile u32 *)(IOAPIC + 0x10) = value;
+}
+
+/* Edge-triggered, active high: as those of all devices here. */
+void pin_enable(u32 pin)
+{
+	if (pin >= PINS)
+		return;
+	ioapic_write(0x11 + 2 * pin, apic_id() << 24);
+	ioapic_write(0x10 + 2 * pin, VECTOR_PINS + pin);
+}
+
+void interrupts_init(void)
+{
+	const u32 features = cpuid(1).c;
+
+	out(PIC_MASK_1, 0xff);
+	out(PIC_MASK_2, 0xff);
+	wide = features & X2APIC;
+	deadlines = features & TSC_DEADLINE;
+	write_msr(APIC_BASE, read_msr(APIC_BASE) | APIC_ON | (wide ? X2APIC_ON : 0));
+	apic_write(SPURIOUS, ENABLED | VECTOR_SPURIOUS);
+	apic_write(PRIORITY, 0);
+	apic_write(LINE_0, MASKED);
+	apic_write(LINE_1, MASKED);
+	apic_write(DIVIDE, BY_1);
+	apic_write(TIMER, VECTOR_TIMER | (deadlines ? DEADLINE : 0));
+	asm volatile("mfence" : : : "memory"); /* before the first deadline */
+	for (u32 pin = 0; pin < PINS; pin++)
+		ioapic_write(0x10 + 2 * pin, MASKED);
+}
+
+void interrupt_arrived(u32 vector)
+{
+	if (vector == VECTOR_TIMER)
+		armed = NEVER;
+	if (vector != VECTOR_SPURIOUS)
+		apic_write(EOI, 0);
+}
+
+/* At a time of the monotonic clock, or before; NEVER: not at all. */
+static void set_timer(u64 deadline)
+{
+	u64 now, rest;
+
+	if (deadline == armed)
+		return;
+	armed = deadline;
+	now = deadline == NEVER ? 0 : monotonic();
+	rest = deadline > now ? deadline - now : 0;
+	if (rest > MINUTE)
+		rest = MINUTE;
+	if (deadlines) {
+		write_msr(DEADLINE_MSR, deadline == NEVER ? 0 : ticks() + ticks_in(rest) + 1);
+		return;
+	}
+	rest = bus_ticks_in(rest) + 1;
+	apic_write(INITIAL, deadline == NEVER ? 0 : rest < 0xffffffff ? (u32)rest : 0xffffffff);
+}
+
+void start_slice(void)
+{
+	if (armed == NEVER)
+		set_timer(monotonic() + SLICE);
+}
+
+/* STI takes effect after the instruction behind it: an interrupt that is pending already ends the HLT. */
+bool wait_until(u64 deadline)
+{
+	u64 start = monotonic();
+
+	if (!deadline || deadline <= start || serial_ready()) {
+		asm volatile("sti; nop; cli" : : : "memory");
+		return serial_ready();
+	}
+	set_timer(deadline);
+	asm volatile("sti; hlt; cli" : : : "memory");
+	set_timer(NEVER);
+	idle += monotonic() - start;
+	return serial_ready();
+}
+
+u64 idle_nanoseconds(void)
+{
+	return idle;
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the kvm platform have in common: the CPU's instructions, and the parts of the machine. */
+#ifndef SENTRY_KVM_H
+#define SENTRY_KVM_H
+
+#include "platform.h"
+
+enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, TSS = 0x40, SYSCALL = 256, PAGE_FAULT = 14, VECTORS = 256 };
+/* Interrupts: pins of the IO-APIC from one vector on, and those of the local APIC. */
+enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
+#define DIRECT 0xffff800000000000ull /* all physical memory; also offsets in RAM are from here */
+#define KERNEL 0xffffffff80000000ull
+#define GIB4 (1ull << 32)
+#define TASK_SIZE 0x7ffffffff000ull
+#define NEVER (~0ull)
+
+struct start_info {
+	u32 magic, version, flags, module_count;
+	u64 modules, cmdline, rsdp, map;
+	u32 map_count, reserved;
+};
+
+struct cpuid {
+	u32 a, b, c, d;
+};
+
+/* What the core has interrupted, or a fault of its own (entry.S). */
+struct trap {
+	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+	u64 vector, error, rip, cs, flags, rsp, ss;
+};
+
+static inline void out(u16 port, u8 value)
+{
+	asm volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline u8 in(u16 port)
+{
+	u8 value;
+
+	asm volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+static inline void write_msr(u32 number, u64 value)
+{
+	asm volatile("wrmsr" : : "c"(number), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
+}
+
+static inline u64 read_msr(u32 number)
+{
+	u32 low, high;
+
+	asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(number));
+	return (u64)high << 32 | low;
+}
+
+static inline struct cpuid cpuid(u32 leaf)
+{
+	struct cpuid r;
+
+	asm volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(0));
+	return r;
+}
+
+static inline u64 ticks(void)
+{
+	u32 low, high;
+
+	asm volatile("rdtsc" : "=a"(low), "=d"(high) : : "memory");
+	return (u64)high << 32 | low;
+}
+
+/* main.c: the compiler calls these. */
+void *memcpy(void *to, const void *from, unsigned long size);
+void *memset(void *at, int byte, unsigned long size);
+
+/* serial.c */
+void serial_init(void);
+bool serial_ready(void); /* a byte has come */
+void put_text(const char *text);
+void put_hex(const char *name, u64 value);
+void put_decimal(u64 value);
+s64 serial_read(void *data, u64 size);
+s64 serial_write(int stream, const void *data, u64 size);
+
+/* end.c */
+extern u64 __stack_chk_guard; /* which the compiler compares on the way out of functions */
+_Noreturn void __stack_chk_fail(void);
+_Noreturn void power_off(void);
+_Noreturn void refuse(const char *why); /* to run this program, or on this machine */
+_Noreturn void panic(const char *why); /* the core is broken, or the machine */
+_Noreturn void panic_at(const struct trap *trap);
+void crash_if_ordered(const char *line);
+
+/* interrupt.c */
+void interrupts_init(void);
+void pin_enable(u32 pin);
+void interrupt_arrived(u32 vector);
+void start_slice(void); /* after which the program stops, if it has not begun */
+bool wait_until(u64 deadline);
+u64 idle_nanoseconds(void);
+
+/* clock.c */
+void clock_init(void);
+u64 monotonic(void);
+u64 realtime(void);
+u64 ticks_in(u64 nanoseconds); /* of the TSC; for at most a minute */
+u64 bus_ticks_in(u64 nanoseconds);
+
+/* map.c */
+void protect_kernel(void);
+
+#endif
