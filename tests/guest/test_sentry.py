@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import subprocess
 import sys
-=======
 import time
->>>>>>> 4a470d75 (sentry: take interrupts on kvm, read kvm-clock, map W^X)
 
 import pytest
 
@@ -28,7 +25,6 @@ def test_a_machine_reports_how_a_program_ended() -> None:
     assert output.endswith(b"sentry: the program exited with 1\n")
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     "words",
     [
@@ -45,8 +41,8 @@ def test_the_example_in_python_runs_busybox(words: list[str]) -> None:
         subprocess.run([*head, *words], input=b"text\n", capture_output=True) for head in ([BUSYBOX], minimal)
     )
     assert (ours.returncode, ours.stdout, ours.stderr) == (native.returncode, native.stdout, native.stderr)
-=======
+
+
 def test_a_machines_calendar_is_the_hosts() -> None:
     output = boot_on_machine(program.kernel(), BUSYBOX, "-- busybox date +%s")
     assert abs(int(output) - time.time()) < 1000
->>>>>>> 4a470d75 (sentry: take interrupts on kvm, read kvm-clock, map W^X)
