@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
+#include "vfs/device.h"
+#include "vfs/fds.h"
 
 struct core core;
 
@@ -12,7 +14,7 @@ static void limits_init(struct process *p)
 		p->limits[i] = (struct rlimit){ ~0ull, ~0ull };
 	p->limits[STACK].current = STACK_SIZE;
 	p->limits[CORE].current = 0;
-	p->limits[NOFILE] = (struct rlimit){ FDS, FDS };
+	p->limits[NOFILE] = (struct rlimit){ 1024, FDS_MOST };
 }
 
 static s64 dispatch(struct task *t, const u64 *args)
@@ -72,7 +74,7 @@ static struct task *first_task(void)
 	t->tid = PID;
 	t->process = kmalloc(sizeof(*t->process));
 	t->mm = kmalloc(sizeof(*t->mm));
-	t->files = files_new();
+	t->files = files_with_console();
 	t->fs = fs_new();
 	t->sighand = kmalloc(sizeof(*t->sighand));
 	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || mm_init(t->mm))
@@ -94,7 +96,12 @@ const char *core_start(const struct core_config *config)
 	core.ops = config->ops;
 	sched_init();
 	slab_init();
-	t = ram_init(config) ? NULL : first_task();
+	if (ram_init(config))
+		return "the sandbox has too little memory";
+	error = root_init(config);
+	if (error)
+		return error;
+	t = first_task();
 	if (!t)
 		return "the sandbox has too little memory";
 	error = elf_load(t->mm, config->program, config->program_size, &image);

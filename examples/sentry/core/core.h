@@ -65,39 +65,6 @@ struct image {
 const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image);
 const char *stack_build(struct mm *mm, const struct image *image, u64 *top);
 
-/* -- files.c -- */
-
-enum { FDS = 256 };
-
-struct file {
-	enum { FILE_NONE, FILE_CONSOLE, FILE_NULL, FILE_ZERO } kind;
-	u32 flags; /* O_* */
-	u32 users;
-	int stream; /* of the console: 0, 1, 2 */
-};
-
-struct fd {
-	struct file *file;
-	bool cloexec;
-};
-
-/* Descriptors; shared by tasks with CLONE_FILES. */
-struct files {
-	u32 users;
-	struct fd fds[FDS];
-	struct file files[FDS];
-};
-
-/* Where names start from; shared by tasks with CLONE_FS. */
-struct fs_context {
-	u32 users;
-	u32 umask;
-};
-
-struct files *files_new(void); /* with the three streams; NULL: no memory */
-struct fs_context *fs_new(void);
-struct fd *fd_get(struct task *t, u64 number);
-
 /* -- core.c -- */
 
 enum { PID = 1, UNKNOWN = 512 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for memory. */
 #include "core.h"
+#include "vfs/vfs.h"
 
 s64 sys_mmap(struct task *t, const u64 *args)
 {
@@ -9,9 +10,7 @@ s64 sys_mmap(struct task *t, const u64 *args)
 	if (args[5] % PAGE)
 		return -EINVAL;
 	if (!(flags & MAP_ANONYMOUS)) {
-		struct fd *fd = fd_get(t, args[4]);
-
-		if (!fd)
+		if (!fd_file(t, args[4]))
 			return -EBADF;
 		return args[1] ? -ENODEV : -EINVAL; /* the console and its like */
 	}

@@ -54,6 +54,8 @@ struct core_config {
 	bool ram_dirty;		    /* it may contain something else than zeros */
 	const u8 *program;
 	u64 program_size;
+	const u8 *root; /* a cpio archive with the files of the root; NULL: there are none */
+	u64 root_size;
 	const char *path, *real_path; /* by which it was named; without links, from the root */
 	const char *const *argv, *const *envp;
 	u32 user, group;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for the process itself, for time and for the machine. */
 #include "core.h"
+#include "vfs/fds.h"
 
 s64 sys_exit_group(struct task *t, const u64 *args)
 {
@@ -37,14 +38,6 @@ s64 sys_getgroups(struct task *t, const u64 *args)
 {
 	(void)t;
 	return (s32)args[0] < 0 ? -EINVAL : 0;
-}
-
-s64 sys_umask(struct task *t, const u64 *args)
-{
-	u32 old = t->fs->umask;
-
-	t->fs->umask = args[0] & 0777;
-	return old;
 }
 
 s64 sys_set_robust_list(struct task *t, const u64 *args)
@@ -107,7 +100,7 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 	if (args[2]) {
 		if (new.current > new.maximum)
 			return -EINVAL;
-		if (new.maximum > old.maximum || (resource == NOFILE && new.maximum > FDS))
+		if (new.maximum > old.maximum || (resource == NOFILE && new.maximum > FDS_MOST))
 			return -EPERM;
 		t->process->limits[resource] = new;
 	}

@@ -217,7 +217,7 @@ int main(int argc, char **argv)
 {
 	u64 first = argc > 1 ? strtoull(argv[1], NULL, 10) : 0, count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
 
-	ram = malloc(RAM_PAGES * PAGE);
+	ram = aligned_alloc(PAGE, RAM_PAGES * PAGE);
 	file = malloc(FILE_SIZE);
 	for (u64 i = 0; ram && file && i < count; i++)
 		sandbox(first + i);

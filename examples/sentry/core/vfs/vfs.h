@@ -10,6 +10,8 @@
 
 #include "../abi.h"
 #include "../list.h"
+#include "../table.h"
+#include "../wait_queue.h"
 #include "file_abi.h"
 
 struct dentry;
@@ -23,7 +25,6 @@ struct path;
 struct poll;
 struct super;
 struct task;
-struct wait_queue;
 
 /* -- attributes -- */
 
@@ -143,30 +144,36 @@ struct inode {
 	u32 mode, user, group, links;
 	u32 block_size;
 	struct timespec accessed, modified, changed, born;
-	struct list by_number; /* in the table of inode_find */
+	struct table_entry by_number; /* in the table of inode_find */
 	struct lock_list *locks;
+	bool locked;
+	struct wait_queue lock_queue;
 	struct list watches; /* of inotify */
 	struct list mappings; /* for mm.c */
 	u32 writers; /* open files that may write; negative as s32: being executed */
 	u32 seals; /* of a memfd */
+	bool can_link; /* a file of O_TMPFILE */
+	bool dead; /* a directory that was removed */
 	void *data; /* the file system's */
 };
 
 enum { SHORT_NAME = 40 };
 
 struct dentry {
-	u32 references, hash;
+	u32 references;
 	struct super *super;
+	struct table_entry by_name;
 	struct dentry *parent; /* a reference; of a root: itself */
 	struct inode *inode; /* a reference; NULL: there is no such file */
-	struct dentry *next; /* in the hash table */
 	struct list siblings, children; /* in the order of their cookies */
 	struct list unused; /* in the order in which they are dropped */
 	u64 cookie; /* its place in its directory */
+	u64 version; /* of a directory: grows when an entry leaves it */
 	u64 expires; /* for revalidate */
 	char *name;
+	const char *label; /* of a file that no directory has: what /proc shows */
 	u8 name_size;
-	bool hashed, mounted, killed;
+	bool hashed, mounted;
 	char short_name[SHORT_NAME];
 };
 
@@ -192,6 +199,7 @@ struct file {
 	u32 references;
 	u32 flags; /* O_* */
 	bool readable, writable;
+	bool stream; /* without a position: -ESPIPE */
 	const struct file_operations *operations;
 	struct path path;
 	struct inode *inode; /* that of the path; borrowed from there */
@@ -212,10 +220,11 @@ void super_put(struct super *super);
 struct inode *inode_new(struct super *super, u32 mode); /* with times of now and the caller as the owner */
 void inode_get(struct inode *inode);
 void inode_put(struct inode *inode);
-struct timespec time_now(void);
+struct timespec time_real(void);
 void inode_init_owner(struct inode *inode, const struct inode *directory, u32 mode); /* set-group-ID directories */
 int inode_permission(struct inode *inode, u32 wanted); /* MAY_* */
 bool inode_owned(const struct inode *inode); /* by the caller, or it may do as if */
+void inode_strip(struct inode *inode, struct attributes *new); /* set-ID bits, when the content changes */
 int inode_change(struct inode *inode, struct attributes *new); /* checks, then setattr */
 void inode_apply(struct inode *inode, const struct attributes *new); /* the attributes in struct inode */
 /* Sleeping locks of an inode's content and of a directory's entries. */
@@ -232,22 +241,28 @@ struct dentry *dentry_new(struct dentry *parent, const char *name, u64 size); /*
 void dentry_attach(struct dentry *dentry, struct inode *inode); /* takes the reference */
 void dentry_get(struct dentry *dentry);
 void dentry_put(struct dentry *dentry);
-void dentry_hash(struct dentry *dentry); /* dentry_find may find it */
+int dentry_hash(struct dentry *dentry); /* dentry_find finds it from now on; 0 or -ENOMEM */
 void dentry_unhash(struct dentry *dentry); /* of a file that is gone, or of a name that no longer holds */
-void dentry_move(struct dentry *dentry, struct dentry *parent, struct dentry *to); /* to the place of `to` */
+void dentry_move(struct dentry *dentry, struct dentry *to); /* to the place of `to`, which is unhashed */
 void dentry_exchange(struct dentry *a, struct dentry *b);
 void dentry_forget(struct super *super); /* drop all that is not used */
-s64 dentry_path(const struct path *path, const struct path *root, char *to, u64 size); /* the start within `to` */
+bool dentry_above(const struct dentry *above, const struct dentry *dentry);
+s64 path_name(const struct path *path, const struct path *root, char *to, u64 size, bool *reachable);
 
 /* -- mount.c -- */
 
-int mount_add(struct super *super, const struct path *point, u32 flags, const char *source); /* point NULL: the root */
+/* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */
+int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source);
 int mount_remove(struct mount *mount, u32 flags);
 void mount_get(struct mount *mount);
 void mount_put(struct mount *mount);
+struct mount *mount_root(void); /* borrowed */
+struct list *mount_list(void);
 int mount_writable(const struct mount *mount); /* 0 or -EROFS */
 void path_get(const struct path *path);
 void path_put(struct path *path);
+void path_replace(struct path *path, struct path with); /* takes the references of `with` */
+void path_enter_mounts(struct path *path);
 
 /* -- walk.c -- */
 
@@ -256,6 +271,7 @@ enum {
 	WALK_DIRECTORY = 2, /* it has to be one */
 	WALK_PARENT = 4, /* stop before the last component */
 	WALK_EMPTY = 8, /* an empty name is the start */
+	WALK_FD = 16, /* a descriptor will be needed */
 };
 
 /* Find a name of the core's: absolute, from the root. */
@@ -270,7 +286,22 @@ void file_put(struct file *file);
 s64 file_read_core(struct file *file, void *to, u64 size, u64 position); /* into the core's memory */
 s64 file_write_core(struct file *file, const void *from, u64 size, u64 position);
 
+s64 file_seek(struct file *file, s64 offset, u32 whence); /* by the inode's size: the new position */
+s64 directory_seek(struct file *file, s64 offset, u32 whence);
+/* Checks of limits and seals before bytes are written to a regular file; it may make them fewer. */
+s64 inode_may_write(struct inode *inode, struct io *from, u64 position);
+int device_open(struct file *file);
+
+/* -- anonymous.c -- */
+
+int anonymous_path(u32 mode, const char *name, struct path *path);
+int anonymous_from(struct inode *inode, const char *name, struct path *path); /* takes the inode */
+int anonymous_file(u32 mode, const char *name, const struct file_operations *operations, u32 flags, struct file **file);
+
 /* -- io.c: bytes of the program or of the core -- */
+
+/* The size of a vector that is no vector, but leads to more of them. */
+#define IO_LINK (~0ull)
 
 struct io {
 	struct mm *mm; /* NULL: the core's own memory */
@@ -283,6 +314,7 @@ struct io {
 u64 io_put(struct io *io, const void *from, u64 size);
 u64 io_get(struct io *io, void *to, u64 size);
 u64 io_zero(struct io *io, u64 size);
+u64 io_writable(const struct io *io, u64 most);
 struct io io_core(struct iovec *vector, void *memory, u64 size);
 
 /* -- readdir.c -- */
@@ -298,13 +330,16 @@ struct entries {
 
 /* Whether there was room. The cookie is where readdir continues behind this entry. */
 bool entries_put(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie);
+bool entries_put_dots(struct file *file, struct entries *entries); /* with the cookies 1 and 2 behind them */
+u32 entry_type(u32 mode);
 int dentry_readdir(struct file *file, struct entries *entries); /* of a file system that is its dentries */
 
 /* -- fds.c: descriptors of a process -- */
 
 struct files;
 
-struct files *files_new(void);
+struct files *files_new(void); /* without any */
+struct files *files_with_console(void); /* 0, 1, 2 */
 struct files *files_copy(struct files *files); /* for fork */
 void files_get(struct files *files);
 void files_put(struct files *files);

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the file system calls need of the task that makes them. */
+#ifndef SENTRY_CALLER_H
+#define SENTRY_CALLER_H
+
+#include "../core.h"
+#include "../slab.h"
+#include "vfs.h"
+
+enum { CAP_CHOWN = 0, CAP_DAC_OVERRIDE = 1, CAP_DAC_READ_SEARCH = 2, CAP_FOWNER = 3, CAP_FSETID = 4, CAP_SYS_CHROOT = 18,
+       CAP_SYS_ADMIN = 21, CAP_MKNOD = 27, CAP_SYS_RESOURCE = 24, CAP_LEASE = 28 };
+
+static inline u32 caller_user(void)
+{
+	return core.config->user;
+}
+
+static inline u32 caller_group(void)
+{
+	return core.config->group;
+}
+
+static inline bool caller_in_group(u32 group)
+{
+	return group == caller_group();
+}
+
+static inline bool caller_capable(u32 capability)
+{
+	(void)capability;
+	return !caller_user();
+}
+
+/* What there is once. */
+struct vfs {
+	struct table names; /* of dentries */
+	struct list unused; /* dentries without references, those used last at the end */
+	u32 unused_count;
+	struct list mounts;
+	u32 last_mount;
+	u64 devices;		   /* how many numbers file systems have */
+	struct super *anonymous;   /* of files without a name */
+	struct mount anonymous_mount;
+	struct path streams[3];
+	struct fs_context *fs; /* before there are tasks */
+};
+
+extern struct vfs vfs;
+
+static inline struct fs_context *caller_fs(void)
+{
+	return core.current && core.current->fs ? core.current->fs : vfs.fs;
+}
+
+#endif

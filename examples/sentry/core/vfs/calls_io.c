@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+/* System calls that move bytes. */
+#include "calls.h"
+
+enum { RLIMIT_FSIZE = 1 };
+
+s64 inode_may_write(struct inode *inode, struct io *from, u64 position)
+{
+	u64 limit = core.current ? core.current->process->limits[RLIMIT_FSIZE].current : ~0ull;
+
+	if (!from->left)
+		return 0;
+	if (inode->seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return -EPERM;
+	if (position >= limit) {
+		signal_raise(core.current, SIGXFSZ);
+		return -EFBIG;
+	}
+	if (limit > MOST_OFFSET)
+		limit = MOST_OFFSET;
+	if (position >= limit)
+		return -EFBIG;
+	if (from->left > limit - position)
+		from->left = limit - position;
+	if (inode->seals & F_SEAL_GROW && position + from->left > inode->size) {
+		if (position >= inode->size)
+			return -EPERM;
+		from->left = inode->size - position;
+	}
+	return 0;
+}
+
+s64 file_seek(struct file *file, s64 offset, u32 whence)
+{
+	s64 size = (s64)file->inode->size;
+
+	switch (whence) {
+	case SEEK_SET: break;
+	case SEEK_CUR: offset += (s64)file->position; break;
+	case SEEK_END: offset += size; break;
+	case SEEK_DATA:
+		if (offset < 0 || offset >= size)
+			return -ENXIO;
+		break;
+	case SEEK_HOLE:
+		if (offset < 0 || offset >= size)
+			return -ENXIO;
+		offset = size;
+		break;
+	default: return -EINVAL;
+	}
+	return offset < 0 ? -EINVAL : offset;
+}
+
+/* As with relatime: the time of an access that nobody could have noticed otherwise. */
+void file_accessed(struct file *file)
+{
+	struct inode *inode = file->inode;
+	struct timespec now;
+
+	if (file->flags & O_NOATIME || mount_writable(file->path.mount))
+		return;
+	now = time_real();
+	if (time_before(&inode->accessed, &inode->modified) || time_before(&inode->accessed, &inode->changed) ||
+	    now.seconds - inode->accessed.seconds >= 24 * 3600)
+		inode->accessed = now;
+}
+
+/* -- files and vectors -- */
+
+static s64 check(struct file *file, bool write)
+{
+	if (!file || !(write ? file->writable : file->readable))
+		return -EBADF;
+	if (!write && S_ISDIR(file->inode->mode))
+		return -EISDIR;
+	return (write ? file->operations->write : file->operations->read) ? 0 : -EINVAL;
+}
+
+s64 file_transfer(struct file *file, struct io *io, u64 *position, bool write)
+{
+	s64 done;
+
+	if (write) {
+		done = file->operations->write(file, io, position);
+		if (done > 0)
+			file_notify(file, IN_MODIFY);
+		return done;
+	}
+	done = file->operations->read(file, io, position);
+	if (done >= 0 && S_ISREG(file->inode->mode))
+		file_accessed(file);
+	if (done > 0)
+		file_notify(file, IN_ACCESS);
+	return done;
+}
+
+/* At the file's own position, or at another. */
+static s64 transfer(struct file *file, struct io *io, const u64 *at, bool write)
+{
+	u64 position = at ? *at : file->position;
+	s64 done;
+
+	file_get(file);
+	done = file_transfer(file, io, &position, write);
+	if (!at && done >= 0 && !file->stream)
+		file->position = position;
+	file_put(file);
+	return done;
+}
+
+static s64 move(struct task *t, const u64 *args, const u64 *at, bool write)
+{
+	struct file *file = fd_file(t, args[0]);
+	struct iovec vector = { args[1], args[2] };
+	struct io io = { .mm = t->mm, .vectors = &vector };
+	s64 error = check(file, write);
+
+	if (error)
+		return error;
+	if (!user_range(vector.base, vector.size))
+		return -EFAULT;
+	if ((s64)args[2] < 0 || (at && *at + args[2] > MOST_OFFSET))
+		return -EINVAL;
+	io.left = vector.size < MAX_RW_COUNT ? vector.size : MAX_RW_COUNT;
+	return transfer(file, &io, at, write);
+}
+
+s64 sys_read(struct task *t, const u64 *args)
+{
+	return move(t, args, NULL, false);
+}
+
+s64 sys_write(struct task *t, const u64 *args)
+{
+	return move(t, args, NULL, true);
+}
+
+static s64 move_at(struct task *t, const u64 *args, bool write)
+{
+	struct file *file = fd_file(t, args[0]);
+
+	if ((s64)args[3] < 0)
+		return -EINVAL;
+	if (!file || file->flags & O_PATH)
+		return -EBADF;
+	return file->stream ? -ESPIPE : move(t, args, &args[3], write);
+}
+
+s64 sys_pread64(struct task *t, const u64 *args)
+{
+	return move_at(t, args, false);
+}
+
+s64 sys_pwrite64(struct task *t, const u64 *args)
+{
+	return move_at(t, args, true);
+}
+
+/* -- vectors -- */
+
+static s64 vectors_check(struct vectors *vectors, u64 count)
+{
+	const u64 per_page = VECTORS_PER_PAGE;
+	u64 total = 0;
+
+	for (u64 i = 0; i < count; i++) {
+		struct iovec *v = count > VECTORS_FEW ? &vectors->pages[i / per_page][i % per_page] : &vectors->few[i];
+
+		if ((s64)v->size < 0)
+			return -EINVAL;
+		if (!user_range(v->base, v->size))
+			return -EFAULT;
+		if (v->size > MAX_RW_COUNT - total)
+			v->size = MAX_RW_COUNT - total;
+		total += v->size;
+	}
+	return (s64)total;
+}
+
+/* Copy vectors and check them: how many bytes, at most MAX_RW_COUNT, or -errno. vectors_free() in any case. */
+s64 vectors_get(struct task *t, struct vectors *vectors, u64 from, u64 count)
+{
+	vectors->first = vectors->few;
+	if (count > IOV_MAX)
+		return -EINVAL;
+	if (count <= VECTORS_FEW) {
+		if (user_read(t->mm, vectors->few, from, count * sizeof(struct iovec)))
+			return -EFAULT;
+		return vectors_check(vectors, count);
+	}
+	for (u64 i = 0; i * VECTORS_PER_PAGE < count; i++) {
+		u64 start = i * VECTORS_PER_PAGE, part = count - start;
+
+		if (part > VECTORS_PER_PAGE)
+			part = VECTORS_PER_PAGE;
+		vectors->pages[i] = page_alloc();
+		if (!vectors->pages[i])
+			return -ENOMEM;
+		if (i)
+			vectors->pages[i - 1][VECTORS_PER_PAGE] = (struct iovec){ (u64)vectors->pages[i], IO_LINK };
+		if (user_read(t->mm, vectors->pages[i], from + start * sizeof(struct iovec), part * sizeof(struct iovec)))
+			return -EFAULT;
+	}
+	vectors->first = vectors->pages[0];
+	return vectors_check(vectors, count);
+}
+
+void vectors_free(struct vectors *vectors)
+{
+	for (u32 i = 0; i < ARRAY_SIZE(vectors->pages); i++)
+		page_free(vectors->pages[i]);
+}
+
+static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool write)
+{
+	struct file *file = fd_file(t, args[0]);
+	struct vectors vectors = { .first = NULL };
+	struct io io = { .mm = t->mm };
+	s64 done = check(file, write);
+
+	if (done)
+		return done;
+	done = vectors_get(t, &vectors, args[1], args[2]);
+	if (done > 0) {
+		io.vectors = vectors.first;
+		io.left = (u64)done;
+		done = transfer(file, &io, at, write);
+	}
+	vectors_free(&vectors);
+	return done;
+}
+
+s64 sys_readv(struct task *t, const u64 *args)
+{
+	return move_vectors(t, args, NULL, false);
+}
+
+s64 sys_writev(struct task *t, const u64 *args)
+{
+	return move_vectors(t, args, NULL, true);
+}
+
+static s64 move_vectors_at(struct task *t, const u64 *args, bool write)
+{
+	struct file *file = fd_file(t, args[0]);
+
+	if ((s64)args[3] < 0)
+		return -EINVAL;
+	if (!file || file->flags & O_PATH)
+		return -EBADF;
+	return file->stream ? -ESPIPE : move_vectors(t, args, &args[3], write);
+}
+
+s64 sys_preadv(struct task *t, const u64 *args)
+{
+	return move_vectors_at(t, args, false);
+}
+
+s64 sys_pwritev(struct task *t, const u64 *args)
+{
+	return move_vectors_at(t, args, true);
+}
+
+/* With flags; a position of -1 is the file's own. */
+static s64 move_vectors2(struct task *t, const u64 *args, bool write)
+{
+	enum { NOWAIT = 8, APPEND = 16, KNOWN = 31 };
+	struct file *file = fd_file(t, args[0]);
+	u32 flags = (u32)args[5], old;
+	s64 done;
+
+	if (!file)
+		return -EBADF;
+	if (flags & ~(u32)KNOWN || (flags & APPEND && !write))
+		return -EOPNOTSUPP;
+	old = file->flags;
+	if (flags & APPEND)
+		file->flags |= O_APPEND;
+	if (flags & NOWAIT)
+		file->flags |= O_NONBLOCK;
+	done = (s64)args[3] == -1 ? move_vectors(t, args, NULL, write) : move_vectors_at(t, args, write);
+	file->flags = old;
+	return done;
+}
+
+s64 sys_preadv2(struct task *t, const u64 *args)
+{
+	return move_vectors2(t, args, false);
+}
+
+s64 sys_pwritev2(struct task *t, const u64 *args)
+{
+	return move_vectors2(t, args, true);
+}
+
+s64 sys_lseek(struct task *t, const u64 *args)
+{
+	struct file *file = fd_file(t, args[0]);
+	s64 at;
+
+	if (!file || file->flags & O_PATH)
+		return -EBADF;
+	if ((u32)args[2] > SEEK_HOLE)
+		return -EINVAL;
+	if (file->stream)
+		return -ESPIPE;
+	at = file->operations->seek ? file->operations->seek(file, (s64)args[1], (u32)args[2])
+				    : file_seek(file, (s64)args[1], (u32)args[2]);
+	if (at >= 0)
+		file->position = (u64)at;
+	return at;
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The console: the three streams of the sandbox, a terminal or not. */
+#include "caller.h"
+#include "device.h"
+
+static s64 read(struct file *file, struct io *to, u64 *position)
+{
+	u8 *page = page_alloc();
+	s64 got;
+	u64 room = io_writable(to, PAGE); /* before anything is read that could not be handed over */
+
+	(void)file, (void)position;
+	if (!page)
+		return -ENOMEM;
+	got = !to->left ? 0 : room ? core.ops->console_read(page, room) : -EFAULT;
+	if (got > (s64)room)
+		got = -EIO;
+	if (got > 0 && io_put(to, page, (u64)got) != (u64)got)
+		got = -EFAULT;
+	page_free(page);
+	return got;
+}
+
+static s64 write(struct file *file, struct io *from, u64 *position)
+{
+	u8 *page = page_alloc();
+	u64 done = 0;
+	s64 put = 0;
+
+	(void)position;
+	if (!page)
+		return -ENOMEM;
+	while (from->left) {
+		u64 part = io_get(from, page, PAGE);
+
+		put = part ? core.ops->console_write((int)(u64)file->data, page, part) : -EFAULT;
+		if (put < 0)
+			break;
+		done += (u64)put;
+		if ((u64)put < part)
+			break;
+	}
+	page_free(page);
+	if (put == -EPIPE)
+		signal_raise(core.current, SIGPIPE);
+	return done || put >= 0 ? (s64)done : put;
+}
+
+static s64 ioctl(struct file *file, u32 command, u64 argument)
+{
+	enum { TCGETS = 0x5401, TIOCGWINSZ = 0x5413 };
+	static const struct termios usual = {
+		0x500, 5, 0xbf, 0x8a3b, 0, { 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22 },
+	};
+	struct winsize size = { 0 };
+
+	if (!core.ops->console_size((int)(u64)file->data, &size.rows, &size.columns))
+		return -ENOTTY;
+	switch (command) {
+	case TCGETS:
+		return user_write(core.current->mm, argument, &usual, sizeof(usual));
+	case TIOCGWINSZ:
+		return user_write(core.current->mm, argument, &size, sizeof(size));
+	}
+	return -ENOTTY;
+}
+
+static const struct file_operations operations = { .read = read, .write = write, .ioctl = ioctl };
+
+/* /dev/tty and /dev/console: what is read comes from the first stream, what is written goes to the second. */
+int console_open(struct file *file)
+{
+	u16 rows, columns;
+
+	if (!core.ops->console_size(0, &rows, &columns) && !core.ops->console_size(1, &rows, &columns))
+		return -ENXIO;
+	file->operations = &operations;
+	file->data = (void *)(u64)1;
+	file->stream = true;
+	return 0;
+}
+
+static int make_stream(u32 stream)
+{
+	u16 rows, columns;
+	bool terminal = core.ops->console_size((int)stream, &rows, &columns);
+	int error = anonymous_path(terminal ? S_IFCHR | 0620 : S_IFIFO | 0600, "pipe", &vfs.streams[stream]);
+
+	if (!error && terminal)
+		vfs.streams[stream].dentry->inode->device = MAKE_DEVICE(5, 1);
+	return error;
+}
+
+struct file *console_stream(u32 stream)
+{
+	struct file *file;
+
+	if (!vfs.streams[stream].dentry && make_stream(stream))
+		return NULL;
+	file = file_new(&vfs.streams[stream], &operations, stream ? O_WRONLY : O_RDONLY);
+	if (!file)
+		return NULL;
+	file->data = (void *)(u64)stream;
+	file->stream = true;
+	return file;
+}

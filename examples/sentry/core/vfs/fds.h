@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of a process's descriptors. */
+#ifndef SENTRY_FDS_H
+#define SENTRY_FDS_H
+
+#include "vfs.h"
+
+struct fd {
+	struct file *file; /* NULL: free */
+	bool close_on_exec;
+};
+
+enum { FDS_PER_PAGE = PAGE / sizeof(struct fd), FD_PAGES = 256, FDS_MOST = FD_PAGES * FDS_PER_PAGE, RLIMIT_NOFILE = 7 };
+
+struct files {
+	u32 references;
+	u32 lowest; /* no descriptor below is free */
+	struct fd *pages[FD_PAGES];
+};
+
+struct fd *fd_at(struct files *files, u32 number); /* NULL: it cannot be open */
+struct file *fd_clear(struct files *files, u32 number); /* its reference is the caller's */
+u32 fd_limit(struct task *t);
+int fd_room(struct task *t); /* whether another descriptor can be had: 0, -EMFILE, -ENOMEM */
+int fd_replace(struct task *t, struct file *file, u32 number, bool close_on_exec); /* gets a reference of its own */
+int file_close(struct file *file);
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Open files. */
+#include "caller.h"
+
+static struct slab files = SLAB(struct file);
+
+struct file *file_new(const struct path *path, const struct file_operations *operations, u32 flags)
+{
+	struct file *file = slab_alloc(&files);
+
+	if (!file)
+		return NULL;
+	file->references = 1;
+	file->flags = flags & ~(u32)(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC);
+	file->readable = (flags & O_ACCMODE) == O_RDONLY || (flags & O_ACCMODE) == O_RDWR;
+	file->writable = (flags & O_ACCMODE) == O_WRONLY || (flags & O_ACCMODE) == O_RDWR;
+	file->operations = operations;
+	file->path = *path;
+	path_get(path);
+	file->inode = path->dentry->inode;
+	list_init(&file->polls);
+	return file;
+}
+
+static const struct file_operations no_operations;
+
+static int choose_operations(struct file *file)
+{
+	struct inode *inode = file->inode;
+
+	if (file->flags & O_PATH) {
+		file->operations = &no_operations;
+		file->readable = file->writable = false;
+		return 0;
+	}
+	if (S_ISSOCK(inode->mode))
+		return -ENXIO;
+	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
+		return device_open(file);
+	return inode->operations->open ? inode->operations->open(inode, file) : 0;
+}
+
+int file_open(const struct path *path, u32 flags, struct file **result)
+{
+	struct file *file = file_new(path, path->dentry->inode->file_operations, flags);
+	int error;
+
+	if (!file)
+		return -ENOMEM;
+	error = choose_operations(file);
+	if (error) {
+		file->operations = &no_operations;
+		file_put(file);
+		return error;
+	}
+	if (!file->operations)
+		file->operations = &no_operations;
+	if (file->writable)
+		file->inode->writers++;
+	*result = file;
+	return 0;
+}
+
+void file_get(struct file *file)
+{
+	reference_get(&file->references);
+}
+
+void file_put(struct file *file)
+{
+	if (!file || !reference_put(&file->references))
+		return;
+	if (file->operations->release)
+		file->operations->release(file);
+	if (file->writable && file->inode->writers)
+		file->inode->writers--;
+	path_put(&file->path);
+	slab_free(&files, file);
+}
+
+s64 file_read_core(struct file *file, void *to, u64 size, u64 position)
+{
+	struct iovec vector;
+	struct io io = io_core(&vector, to, size);
+
+	return file->operations->read ? file->operations->read(file, &io, &position) : -EINVAL;
+}
+
+s64 file_write_core(struct file *file, const void *from, u64 size, u64 position)
+{
+	struct iovec vector;
+	struct io io = io_core(&vector, (void *)from, size);
+
+	return file->operations->write ? file->operations->write(file, &io, &position) : -EINVAL;
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Mounts: which file system is seen where. */
+#include "caller.h"
+
+static struct slab mounts = SLAB(struct mount);
+
+struct list *mount_list(void)
+{
+	return &vfs.mounts;
+}
+
+struct mount *mount_root(void)
+{
+	return list_empty(&vfs.mounts) ? NULL : CONTAINER(vfs.mounts.next, struct mount, all);
+}
+
+void mount_get(struct mount *mount)
+{
+	reference_get(&mount->references);
+}
+
+void mount_put(struct mount *mount)
+{
+	if (!mount || !reference_put(&mount->references))
+		return;
+	dentry_put(mount->root);
+	super_put(mount->super);
+	kfree(mount->source);
+	slab_free(&mounts, mount);
+}
+
+void path_get(const struct path *path)
+{
+	mount_get(path->mount);
+	dentry_get(path->dentry);
+}
+
+void path_put(struct path *path)
+{
+	if (path->dentry)
+		dentry_put(path->dentry);
+	mount_put(path->mount);
+	*path = (struct path){ NULL, NULL };
+}
+
+/* Put this in the place of a path, whose references go. It takes those of the new one. */
+void path_replace(struct path *path, struct path with)
+{
+	path_put(path);
+	*path = with;
+}
+
+/* A part of a file system; takes the references to it. */
+int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source)
+{
+	struct mount *mount = slab_alloc(&mounts);
+	u64 size = string_size(source);
+
+	if (mount)
+		mount->source = kmalloc(size + 1);
+	if (!mount || !mount->source) {
+		if (mount)
+			slab_free(&mounts, mount);
+		dentry_put(root);
+		super_put(super);
+		return -ENOMEM;
+	}
+	bytes_copy(mount->source, source, size);
+	mount->references = 1;
+	mount->flags = flags;
+	mount->super = super;
+	mount->root = root;
+	mount->id = ++vfs.last_mount;
+	if (point) {
+		path_get(point);
+		mount->parent = point->mount;
+		mount->point = point->dentry;
+		mount->point->mounted = true;
+	}
+	list_add(&vfs.mounts, &mount->all);
+	return 0;
+}
+
+/* What is mounted on a place last; borrowed. */
+static struct mount *mount_on(const struct path *path)
+{
+	for (struct list *at = vfs.mounts.previous; at != &vfs.mounts; at = at->previous) {
+		struct mount *mount = CONTAINER(at, struct mount, all);
+
+		if (mount->parent == path->mount && mount->point == path->dentry)
+			return mount;
+	}
+	return NULL;
+}
+
+void path_enter_mounts(struct path *path)
+{
+	while (path->dentry->mounted) {
+		struct mount *mount = mount_on(path);
+
+		if (!mount)
+			return;
+		mount_get(mount);
+		dentry_get(mount->root);
+		path_replace(path, (struct path){ mount, mount->root });
+	}
+}
+
+static bool has_mounts(const struct mount *mount)
+{
+	LIST_EACH(at, &vfs.mounts)
+		if (CONTAINER(at, struct mount, all)->parent == mount)
+			return true;
+	return false;
+}
+
+static void unmark_point(struct dentry *point)
+{
+	LIST_EACH(at, &vfs.mounts)
+		if (CONTAINER(at, struct mount, all)->point == point)
+			return;
+	point->mounted = false;
+}
+
+int mount_remove(struct mount *mount, u32 flags)
+{
+	enum { DETACH = 2 };
+	struct path point = { mount->parent, mount->point };
+
+	if (!mount->parent)
+		return -EINVAL;
+	/* The list's reference, and the caller's. */
+	if (has_mounts(mount) || (mount->references > 2 && !(flags & DETACH)))
+		return -EBUSY;
+	list_remove(&mount->all);
+	mount->parent = NULL;
+	mount->point = NULL;
+	unmark_point(point.dentry);
+	path_put(&point);
+	mount_put(mount);
+	return 0;
+}
+
+int mount_writable(const struct mount *mount)
+{
+	return mount->flags & MS_RDONLY ? -EROFS : 0;
+}

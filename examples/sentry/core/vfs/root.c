@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The first file system, and the archive that it is filled from (cpio in the "newc" format). */
+#include "caller.h"
+#include "device.h"
+#include "tmpfs.h"
+#include "walk.h"
+
+const char *text_join(char *to, u64 size, const char *directory, const char *name)
+{
+	u64 used = 0;
+
+	while (*directory && used + 2 < size)
+		to[used++] = *directory++;
+	to[used++] = '/';
+	while (*name && used + 1 < size)
+		to[used++] = *name++;
+	to[used] = 0;
+	return to;
+}
+
+/* Find the place for a new name: *dentry is without an inode and its directory locked, or the error is -EEXIST. */
+static int find_place(struct walk *w, const char *name, struct dentry **dentry)
+{
+	int error = walk_core(w, name, WALK_PARENT);
+
+	if (error)
+		return error;
+	if (w->kind != LAST_NAME)
+		return -EEXIST;
+	inode_lock(w->at.dentry->inode);
+	error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
+	if (!error && (*dentry)->inode)
+		error = -EEXIST;
+	else if (!error)
+		return 0;
+	inode_unlock(w->at.dentry->inode);
+	return error;
+}
+
+enum kind { DIRECTORY, NODE, LINK };
+
+static int make(const char *name, enum kind kind, u32 mode, u64 device, const char *target)
+{
+	struct walk w = { .flags = 0 };
+	struct dentry *dentry = NULL;
+	int error = find_place(&w, name, &dentry);
+
+	if (!error) {
+		struct inode *directory = w.at.dentry->inode;
+
+		if (kind == DIRECTORY)
+			error = directory->operations->mkdir(directory, dentry, mode);
+		else if (kind == NODE)
+			error = directory->operations->create(directory, dentry, mode, device);
+		else
+			error = directory->operations->symlink(directory, dentry, target);
+		inode_unlock(directory);
+	}
+	dentry_put(dentry);
+	walk_end(&w);
+	return error;
+}
+
+int core_mkdir(const char *name, u32 mode)
+{
+	int error = make(name, DIRECTORY, mode, 0, NULL);
+
+	return error == -EEXIST ? 0 : error;
+}
+
+int core_mknod(const char *name, u32 mode, u64 device)
+{
+	return make(name, NODE, mode, device, NULL);
+}
+
+int core_symlink(const char *target, const char *name)
+{
+	return make(name, LINK, 0, 0, target);
+}
+
+/* A new file, or a new content and mode of one that is there. */
+int core_write_file(const char *name, const void *data, u64 size, u32 mode)
+{
+	int error = make(name, NODE, S_IFREG | mode, 0, NULL);
+	struct file *file;
+	struct path path;
+	s64 done;
+
+	if (error && error != -EEXIST)
+		return error;
+	error = path_lookup(name, WALK_FOLLOW, &path);
+	if (error)
+		return error;
+	error = file_open(&path, O_WRONLY, &file);
+	path_put(&path);
+	if (error)
+		return error;
+	done = file_write_core(file, data, size, 0);
+	file_put(file);
+	return done == (s64)size ? 0 : -ENOSPC;
+}
+
+/* Make the directories on the way to a name. */
+static int make_parents(char *name)
+{
+	for (u64 i = 1; name[i]; i++) {
+		int error;
+
+		if (name[i] != '/')
+			continue;
+		name[i] = 0;
+		error = core_mkdir(name, 0755);
+		name[i] = '/';
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+/* -- the archive -- */
+
+struct header {
+	u8 magic[6];
+	u8 inode[8], mode[8], user[8], group[8], links[8], time[8], size[8], major[8], minor[8], device_major[8];
+	u8 device_minor[8], name_size[8], check[8];
+};
+
+_Static_assert(sizeof(struct header) == 110, "as the format has it");
+
+/* False: not eight hexadecimal digits. */
+static bool number(const u8 *text, u32 *value)
+{
+	*value = 0;
+	for (u32 i = 0; i < 8; i++) {
+		u8 c = text[i] | 0x20;
+
+		if (c >= '0' && c <= '9')
+			*value = *value << 4 | (u32)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			*value = *value << 4 | (u32)(c - 'a' + 10);
+		else
+			return false;
+	}
+	return true;
+}
+
+struct member {
+	char *name;  /* absolute, in a page */
+	char *again; /* of the first link to the same inode */
+	u32 inode, mode, user, group, links, time, device;
+	const u8 *data;
+	u64 size;
+};
+
+static int set_owner(const struct member *member)
+{
+	struct attributes new = { .which = ATTR_MODE | ATTR_USER | ATTR_GROUP | ATTR_ACCESSED | ATTR_MODIFIED };
+	struct path path;
+	int error = path_lookup(member->name, 0, &path);
+
+	if (error)
+		return error;
+	new.mode = member->mode & 07777;
+	new.user = member->user;
+	new.group = member->group;
+	new.accessed.seconds = new.modified.seconds = member->time;
+	if (S_ISLNK(member->mode))
+		new.which &= ~(u32)ATTR_MODE;
+	inode_apply(path.dentry->inode, &new);
+	path_put(&path);
+	return 0;
+}
+
+static int link_target(const struct member *member)
+{
+	char *target = page_alloc();
+	int error;
+
+	if (!target || member->size >= PAGE) {
+		page_free(target);
+		return -ENOMEM;
+	}
+	bytes_copy(target, member->data, member->size);
+	error = core_symlink(target, member->name);
+	page_free(target);
+	return error;
+}
+
+static int unpack(struct member *member)
+{
+	int error = make_parents(member->name);
+
+	if (error)
+		return error;
+	switch (member->mode & S_IFMT) {
+	case S_IFDIR: error = core_mkdir(member->name, member->mode & 07777); break;
+	case S_IFREG: error = core_write_file(member->name, member->data, member->size, member->mode & 07777); break;
+	case S_IFLNK: error = link_target(member); break;
+	default: error = core_mknod(member->name, member->mode, member->device);
+	}
+	if (error == -EEXIST)
+		error = 0;
+	return error ? error : set_owner(member);
+}
+
+/* Read the header at a place in the archive; where its data begins, or 0. */
+static u64 parse(const u8 *archive, u64 size, u64 at, struct member *member, u32 *name_size)
+{
+	const struct header *header = (const struct header *)(archive + at);
+	u32 length, major, minor;
+	u64 data;
+
+	if (size - at < sizeof(*header) || !bytes_equal(header->magic, "07070", 5))
+		return 0;
+	if (!number(header->name_size, name_size) || !number(header->size, &length) || !number(header->mode, &member->mode) ||
+	    !number(header->user, &member->user) || !number(header->group, &member->group) ||
+	    !number(header->time, &member->time) || !number(header->device_major, &major) ||
+	    !number(header->device_minor, &minor))
+		return 0;
+	member->device = (u32)MAKE_DEVICE(major, minor);
+	data = (at + sizeof(*header) + *name_size + 3) & -4ull;
+	if (!*name_size || *name_size >= PAGE - 1 || data > size || length > size - data)
+		return 0;
+	member->data = archive + data;
+	member->size = length;
+	return data;
+}
+
+const char *archive_unpack(const u8 *archive, u64 size)
+{
+	static const char trailer[] = "TRAILER!!!";
+	struct member member = { .name = page_alloc() };
+	const char *why = member.name ? NULL : "the archive does not fit into memory";
+	u64 at = 0;
+
+	while (!why) {
+		u32 name_size;
+		u64 data = at < size ? parse(archive, size, at, &member, &name_size) : 0;
+		const char *name = (const char *)archive + at + sizeof(struct header);
+
+		if (!data) {
+			why = "the archive of the root is damaged";
+			break;
+		}
+		if (name_size == sizeof(trailer) && bytes_equal(name, trailer, sizeof(trailer)))
+			break;
+		member.name[0] = '/';
+		bytes_copy(member.name + 1, name, name_size);
+		member.name[name_size] = 0;
+		if (unpack(&member))
+			why = "the archive of the root cannot be unpacked";
+		at = (data + member.size + 3) & -4ull;
+	}
+	page_free(member.name);
+	return why;
+}
+
+/* -- the start -- */
+
+static const struct {
+	const char *name;
+	u32 mode;
+} directories[] = {
+	{ "/dev", 0755 }, { "/dev/shm", 01777 }, { "/dev/pts", 0755 }, { "/proc", 0555 }, { "/sys", 0555 },
+	{ "/tmp", 01777 }, { "/run", 0755 }, { "/root", 0700 }, { "/etc", 0755 },
+};
+
+/* The program that the sandbox starts with is a file, too, where its name on the host is. */
+static int put_program(const struct core_config *config)
+{
+	u64 size = string_size(config->real_path) + 1;
+	char *name = size < PAGE ? page_alloc() : NULL;
+	int error = -ENOMEM;
+
+	if (!name)
+		return error;
+	bytes_copy(name, config->real_path, size);
+	error = name[0] == '/' ? make_parents(name) : 0;
+	if (!error && name[0] == '/')
+		error = core_write_file(name, config->program, config->program_size, 0755);
+	page_free(name);
+	return error;
+}
+
+const char *root_init(const struct core_config *config)
+{
+	struct super *super;
+	const char *why = NULL;
+
+	bytes_zero(&vfs, sizeof(vfs));
+	list_init(&vfs.unused);
+	list_init(&vfs.mounts);
+	vfs.last_mount = 20;
+	super = tmpfs_new("rootfs", 0755);
+	if (!super)
+		return "the sandbox has too little memory";
+	dentry_get(super->root);
+	if (mount_add(super, super->root, NULL, 0, "rootfs"))
+		return "the sandbox has too little memory";
+	vfs.fs = fs_new();
+	if (!vfs.fs)
+		return "the sandbox has too little memory";
+	if (config->root)
+		why = archive_unpack(config->root, config->root_size);
+	for (u32 i = 0; i < ARRAY_SIZE(directories) && !why; i++)
+		if (core_mkdir(directories[i].name, directories[i].mode))
+			why = "the root cannot be filled";
+	if (!why && devices_make("/dev"))
+		why = "the devices of the root cannot be made";
+	if (!why && (core_mkdir("/proc/self", 0555) || core_symlink(config->real_path, "/proc/self/exe")))
+		why = "the root cannot be filled";
+	if (!why && put_program(config))
+		why = "the program does not fit into the root";
+	return why;
+}
