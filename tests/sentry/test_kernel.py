@@ -153,3 +153,21 @@ def test_a_fault_of_the_core_ends_the_machine_as_a_panic(kernel: Path, tmp_path:
 @needs_qemu
 def test_the_calendar_is_the_hosts(kernel: Path) -> None:
     assert abs(int(boot(kernel, BUSYBOX, "busybox date +%s")) - time.time()) < 1000
+
+
+@needs_qemu
+@pytest.mark.parametrize("where", ["acpi", "command-line"])
+def test_a_machine_without_rdrand_takes_random_numbers_from_virtio(kernel: Path, where: str) -> None:
+    """The device is found by ACPI's tables, or by the kernel's command line."""
+    acpi, word = ("on", "quiet") if where == "acpi" else ("off", "virtio_mmio.device=512@0xfeb00e00:12")
+    parts = f"microvm,acpi={acpi},pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
+    machine = [QEMU, "-M", parts, "-accel", "tcg", "-cpu", "max,-rdrand", "-m", "64", "-nodefaults", "-no-reboot"]
+    device = ["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-rng-device"]
+    options = ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-initrd", BUSYBOX]
+    words = ["-append", f"{word} -- busybox mktemp -u xXXXXXX"]
+    with_it, without = (
+        subprocess.run([*machine, *each, *options, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        for each in (device, [])
+    )
+    assert re.fullmatch(rb"x[0-9A-Za-z]{6}\n", with_it.stdout)
+    assert b"neither RDRAND nor virtio-rng" in without.stdout

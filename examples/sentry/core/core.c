@@ -3,6 +3,7 @@
 #include "core.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
+#include "virtio/virtio.h"
 
 struct core core;
 
@@ -98,6 +99,7 @@ const char *core_start(const struct core_config *config)
 	slab_init();
 	if (ram_init(config))
 		return "the sandbox has too little memory";
+	virtio_init(config);
 	error = root_init(config);
 	if (error)
 		return error;

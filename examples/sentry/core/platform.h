@@ -42,6 +42,7 @@ struct platform_ops {
 	bool (*console_size)(int stream, u16 *rows, u16 *columns); /* whether it is a terminal */
 	u64 (*nanoseconds)(enum clock clock);
 	void (*random)(void *data, u64 size);
+	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for who runs the sandbox, not for the program */
 };
@@ -59,6 +60,8 @@ struct core_config {
 	const char *path, *real_path; /* by which it was named; without links, from the root */
 	const char *const *argv, *const *envp;
 	u32 user, group;
+	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
+	u32 device_count;
 	bool strace;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The scheduler: one task runs at a time, each on a stack of its own, until it sleeps, yields or ends. */
 #include "core.h"
+#include "virtio/virtio.h"
 
 enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER };
 #define CANARY 0x5ca1ab1e0ddba11ull
@@ -153,6 +154,7 @@ static void look_around(u64 deadline)
 {
 	if (core.ops->wait(deadline))
 		wake_all(&core.console_input);
+	virtio_poll();
 	expire_timers();
 }
 
@@ -179,8 +181,7 @@ void task_yield(void)
 {
 	core.current->state = TASK_SLEEPING;
 	task_ready(core.current);
-	if (core.console_input.first)
-		look_around(0);
+	look_around(0);
 	schedule();
 }
 

@@ -109,6 +109,10 @@ u64 realtime(void);
 u64 ticks_in(u64 nanoseconds); /* of the TSC; for at most a minute */
 u64 bus_ticks_in(u64 nanoseconds);
 
+/* devices.c */
+/* Physical addresses of virtio-mmio registers; their interrupts are on from now on. */
+const u64 *find_devices(const char *line, u64 rsdp, u32 *devices);
+
 /* map.c */
 void protect_kernel(void);
 

@@ -5,8 +5,10 @@
  * The program is the machine's initrd, its arguments follow "--" on the command line, its console is the serial port.
  */
 #include "kvm.h"
+#include "virtio/virtio.h"
 
 enum { WORDS = 64 };
+#define RDRAND (1u << 30)
 enum { STAR = 0xc0000081, LSTAR, CSTAR, FMASK, FS_BASE = 0xc0000100, GS_BASE };
 
 struct module {
@@ -159,18 +161,23 @@ static u64 nanoseconds(enum clock clock)
 	return clock == CLOCK_IS_CPU ? monotonic() - idle_nanoseconds() : monotonic();
 }
 
+static bool cpu_random(u64 *word)
+{
+	bool good = false;
+
+	for (int tries = 0; !good && tries < 100 && cpuid(1).c & RDRAND; tries++)
+		asm volatile("rdrand %0" : "=r"(*word), "=@ccc"(good));
+	return good;
+}
+
 static void random_bytes(void *data, u64 size)
 {
 	u8 *at = data;
 	u64 word = 0;
 
 	for (u64 i = 0; i < size; i++, word >>= 8) {
-		bool good = i % 8;
-
-		for (int tries = 0; !good && tries < 100; tries++)
-			asm volatile("rdrand %0" : "=r"(word), "=@ccc"(good));
-		if (!good)
-			panic("the CPU has no random numbers");
+		if (i % 8 == 0 && !cpu_random(&word) && !rng_fill(&word, sizeof(word)))
+			refuse("the machine has no random numbers: neither RDRAND nor virtio-rng");
 		at[i] = (u8)word;
 	}
 }
@@ -226,8 +233,6 @@ static void start_cpu(void)
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	cr4 |= (features.b & 1 << 7 ? SMEP : 0) | (features.b & 1 << 20 ? SMAP : 0) | (features.c & 1 << 2 ? UMIP : 0);
 	asm volatile("mov %0, %%cr4" : : "r"(cr4));
-	if (!(cpuid(1).c & 1u << 30))
-		refuse("the CPU has no RDRAND");
 }
 
 /* Where the RAM that the kernel is in ends, or the program begins: up to there it is the core's. */
@@ -277,9 +282,12 @@ _Noreturn void kernel_main(void)
 	struct core_exit end;
 	const char *error;
 	u64 kernel = (u64)kernel_end - KERNEL;
+	const u64 *devices;
+	u32 count;
 
 	start_cpu();
-	random_bytes(&__stack_chk_guard, sizeof(__stack_chk_guard));
+	if (!cpu_random(&__stack_chk_guard))
+		__stack_chk_guard = ticks() * 0x9e3779b97f4a7c15;
 	protect_kernel();
 	interrupts_init();
 	clock_init();
@@ -289,11 +297,13 @@ _Noreturn void kernel_main(void)
 		refuse("the machine has no initrd: that is the program");
 	if (program->address < kernel || program->address >= GIB4 || program->size > GIB4 - program->address)
 		refuse("the initrd is where the kernel cannot use it");
+	devices = find_devices((const char *)(DIRECT + info->cmdline), info->rsdp, &count);
 	split((char *)(DIRECT + info->cmdline), words);
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
 		.ram_size = ram_end(info, kernel, program->address), .program = (const u8 *)(DIRECT + program->address),
 		.program_size = program->size, .path = words[0], .real_path = "/program", .argv = words, .envp = environment,
+		.devices = devices, .device_count = count,
 	};
 	error = core_start(&config);
 	if (error)

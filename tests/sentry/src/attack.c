@@ -156,7 +156,8 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
-	NULL, run, show, hide, wait_until, console_read, console_write, console_size, nanoseconds, random_bytes, fatal, log_line,
+	NULL, run, show, hide, wait_until, console_read, console_write, console_size, nanoseconds, random_bytes,
+	NULL, fatal, log_line,
 };
 
 static void put(u64 at, u64 value, u32 size)

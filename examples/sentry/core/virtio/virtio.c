@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The devices of the machine, and what has come back from them. */
+#include "../core.h"
+#include "virtio.h"
+
+enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64 };
+
+static struct virtio_device *devices;
+
+static const struct {
+	u32 id;
+	void (*start)(struct virtio_device *device);
+} drivers[] = {
+	{ VIRTIO_RNG, rng_start },
+};
+
+void virtio_init(const struct core_config *config)
+{
+	devices = NULL;
+	for (u32 i = 0; i < config->device_count; i++) {
+		volatile u8 *registers = config->ram + config->devices[i];
+		u32 id = *(volatile u32 *)(registers + DEVICE_ID);
+
+		for (u32 k = 0; k < ARRAY_SIZE(drivers); k++) {
+			struct virtio_device *device = id == drivers[k].id ? kmalloc(sizeof(*device)) : NULL;
+
+			if (!device)
+				continue;
+			device->id = id;
+			device->registers = registers;
+			device->next = devices;
+			devices = device;
+			drivers[k].start(device);
+		}
+	}
+}
+
+void virtio_poll(void)
+{
+	for (struct virtio_device *device = devices; device; device = device->next) {
+		u32 status = device->registers ? *(volatile u32 *)(device->registers + INTERRUPT_STATUS) : 0;
+
+		if (status)
+			*(volatile u32 *)(device->registers + INTERRUPT_ACK) = status;
+		for (u32 i = 0; i < QUEUES; i++)
+			if (device->queues[i] && device->used && queue_has_used(device->queues[i]))
+				device->used(device->queues[i]);
+	}
+}

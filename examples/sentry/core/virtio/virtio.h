@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Virtio devices (virtio 1.2): split queues in the core's RAM, and the registers by which they are set up.
+ *
+ * A driver adds buffers to a queue, with a token for each request, and takes the tokens back.  All buffers are in RAM
+ * (slab.h, ram.h), and belong to the device meanwhile.
+ */
+#ifndef SENTRY_VIRTIO_H
+#define SENTRY_VIRTIO_H
+
+#include "../platform.h"
+
+enum { VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_FS = 26 };
+enum { QUEUE_SIZE = 256, QUEUES = 4 };
+#define VIRTIO_EVENT_IDX (1ull << 29)
+#define VIRTIO_VERSION_1 (1ull << 32)
+
+struct segment {
+	void *at;
+	u32 size;
+};
+
+struct ring_descriptor {
+	u64 address;
+	u32 size;
+	u16 flags, next;
+};
+
+struct ring_used {
+	u32 id, size;
+};
+
+struct virtio_device;
+
+struct virtqueue {
+	struct virtio_device *device;
+	u32 index;
+	u16 size, free, free_count; /* the first free descriptor, and how many there are */
+	u16 added, kicked, taken;   /* indices: of buffers, when the device was last told, of those that came back */
+	struct ring_descriptor *descriptors;
+	volatile u16 *available; /* flags, index, heads, used_event */
+	volatile u8 *used;	 /* flags, index, elements, avail_event */
+	void *tokens[QUEUE_SIZE];
+};
+
+struct virtio_device {
+	struct virtio_device *next;
+	volatile u8 *registers; /* NULL: the platform has set the device up */
+	u32 id;
+	u64 features;
+	struct virtqueue *queues[QUEUES];
+	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
+};
+
+/* -- virtio.c -- */
+
+void virtio_init(const struct core_config *config); /* the devices that the platform has found */
+void virtio_poll(void);				    /* call used() where buffers have come back */
+
+/* -- queue.c -- */
+
+u64 queue_bytes(u32 size);
+/* In memory of that many bytes, all zero, aligned to 16. */
+void queue_init(struct virtqueue *queue, struct virtio_device *device, u32 index, u32 size, u8 *memory);
+/* Add a request: buffers that the device reads, then such that it writes. -EAGAIN: the queue is full. */
+int queue_add(struct virtqueue *queue, const struct segment *segments, u32 readable, u32 writable, void *token);
+void queue_kick(struct virtqueue *queue);
+/* A request that came back, and how many bytes the device has written; NULL: there is none. */
+void *queue_take(struct virtqueue *queue, u32 *written);
+bool queue_has_used(const struct virtqueue *queue);
+
+/* -- mmio.c -- */
+
+/* Begin with a device that has these features beside those of all; false: it does not work like that. */
+bool mmio_begin(struct virtio_device *device, u64 features);
+struct virtqueue *mmio_queue(struct virtio_device *device, u32 index); /* NULL: there is none */
+void mmio_ready(struct virtio_device *device);
+void mmio_config(const struct virtio_device *device, u32 offset, void *to, u32 size);
+
+/* -- drivers -- */
+
+void rng_start(struct virtio_device *device);
+bool rng_fill(void *data, u64 size); /* false: there is no such device */
+
+#endif

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Where the machine has its virtio-mmio devices: "virtio_mmio.device=SIZE@ADDRESS:PIN" on the command line, as Linux has
+ * it, or devices "LNRO0005" in ACPI's DSDT.
+ */
+#include "kvm.h"
+
+enum { RSDP_XSDT = 24, TABLE_SIZE = 4, TABLE_HEADER = 36, FADT_DSDT = 40, FADT_DSDT_64 = 140, FADT_REVISION_2 = 148 };
+enum { MEMORY_32 = 0x86, INTERRUPT = 0x89, MAX_BYTES = 96, MAX_DEVICES = 32 };
+
+static u64 found[MAX_DEVICES];
+static u32 count;
+
+static void add(u64 address, u32 pin)
+{
+	if (count == MAX_DEVICES || address >= GIB4 || address % 4)
+		return;
+	found[count++] = address;
+	pin_enable(pin);
+}
+
+/* -- the command line -- */
+
+static u64 number(const char **text)
+{
+	const char *at = *text;
+	u32 base = at[0] == '0' && at[1] == 'x' ? 16 : 10;
+	u64 value = 0;
+
+	for (at += base == 16 ? 2 : 0;; at++) {
+		u32 digit = (u8)*at - (u32)'0';
+
+		if (digit > 9)
+			digit = ((u8)*at | 32) - (u32)'a' + 10;
+		if (digit >= base)
+			break;
+		value = value * base + digit;
+	}
+	*text = at;
+	return value;
+}
+
+static void read_command_line(const char *line)
+{
+	static const char key[] = "virtio_mmio.device=";
+
+	for (; *line && !(line[0] == '-' && line[1] == '-'); line++) {
+		const char *at = line;
+		u64 address;
+		u32 i = 0;
+
+		while (key[i] && at[i] == key[i])
+			i++;
+		if (key[i])
+			continue;
+		for (at += i; *at && *at != '@' && *at != ' '; at++)
+			;
+		if (*at++ != '@')
+			continue;
+		address = number(&at);
+		if (*at++ == ':')
+			add(address, (u32)number(&at));
+	}
+}
+
+/* -- ACPI -- */
+
+static u32 word(const u8 *at)
+{
+	return at[0] | (u32)at[1] << 8 | (u32)at[2] << 16 | (u32)at[3] << 24;
+}
+
+static const u8 *table(u64 address)
+{
+	return address && address < GIB4 - PAGE_SIZE ? (const u8 *)(DIRECT + address) : NULL;
+}
+
+static bool has_name(const u8 *at, const char *name)
+{
+	u32 i = 0;
+
+	while (name[i] && at[i] == (u8)name[i])
+		i++;
+	return !name[i];
+}
+
+/* The memory and the interrupt among the resources that follow a device's name. */
+static void read_resources(const u8 *at, const u8 *end)
+{
+	u64 address = 0;
+
+	for (u32 i = 0; i < MAX_BYTES && at + 12 < end; i++, at++) {
+		if (at[0] == MEMORY_32 && at[1] == 9 && !at[2]) {
+			address = word(at + 4);
+			at += 11;
+		} else if (address && at[0] == INTERRUPT && at[1] == 6 && !at[2] && at[4] == 1) {
+			add(address, word(at + 5));
+			return;
+		}
+	}
+}
+
+static void read_dsdt(const u8 *dsdt)
+{
+	const u8 *end = dsdt + word(dsdt + TABLE_SIZE);
+
+	for (const u8 *at = dsdt + TABLE_HEADER; at + 9 < end; at++)
+		if (has_name(at, "LNRO0005"))
+			read_resources(at + 9, end);
+}
+
+static void read_acpi(u64 rsdp)
+{
+	const u8 *root = table(rsdp), *xsdt;
+
+	if (!root || !has_name(root, "RSD PTR "))
+		return;
+	xsdt = table(word(root + RSDP_XSDT));
+	if (!xsdt || !has_name(xsdt, "XSDT"))
+		return;
+	for (u32 at = TABLE_HEADER; at + 8 <= word(xsdt + TABLE_SIZE); at += 8) {
+		const u8 *fadt = table(word(xsdt + at)), *dsdt;
+
+		if (!fadt || !has_name(fadt, "FACP"))
+			continue;
+		dsdt = table(word(fadt + TABLE_SIZE) >= FADT_REVISION_2 ? word(fadt + FADT_DSDT_64) : 0);
+		dsdt = dsdt ? dsdt : table(word(fadt + FADT_DSDT));
+		if (dsdt && has_name(dsdt, "DSDT"))
+			read_dsdt(dsdt);
+	}
+}
+
+const u64 *find_devices(const char *line, u64 rsdp, u32 *devices)
+{
+	read_command_line(line);
+	if (!count)
+		read_acpi(rsdp);
+	*devices = count;
+	return found;
+}
