@@ -41,6 +41,14 @@ static void answer(struct task *t, const struct event *event)
 	r->rax = (u64)result;
 }
 
+static void fault(struct task *t, const struct event *event)
+{
+	int error = mm_fault(t->mm, event->address, event->access, event->present);
+
+	if (error && error != -ENOMEM)
+		signal_force(t, error == -EFAULT ? SIGSEGV : SIGBUS);
+}
+
 /* A task's life in the core. */
 static void task_run(void)
 {
@@ -48,15 +56,15 @@ static void task_run(void)
 	struct event event;
 
 	while (!t->process->ended) {
-		core.ops->run(&t->regs, &event);
+		core.ops->run(t->mm->space, &t->regs, t->fpu, sched_is_busy(), &event);
 		if (event.kind == EVENT_SYSCALL)
 			answer(t, &event);
 		else if (event.kind == EVENT_SIGNAL)
 			signal_force(t, event.signal);
 		else if (event.kind == EVENT_PREEMPTED)
 			task_yield();
-		else if (mm_fault(t->mm, event.address) == -EFAULT)
-			signal_force(t, SIGSEGV);
+		else
+			fault(t, &event);
 		if (t->mm->exhausted) {
 			log_text("the sandbox is out of memory: the program is killed\n");
 			signal_force(t, SIGKILL);
@@ -74,11 +82,12 @@ static struct task *first_task(void)
 		return NULL;
 	t->tid = PID;
 	t->process = kmalloc(sizeof(*t->process));
-	t->mm = kmalloc(sizeof(*t->mm));
+	t->mm = mm_new(NULL);
+	t->fpu = fpu_new();
 	t->files = files_with_console();
 	t->fs = fs_new();
 	t->sighand = kmalloc(sizeof(*t->sighand));
-	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || mm_init(t->mm))
+	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || !t->fpu)
 		return NULL;
 	t->process->pid = PID;
 	t->sighand->users = 1;

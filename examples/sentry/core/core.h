@@ -6,47 +6,11 @@
 #include "abi.h"
 #include "platform.h"
 #include "list.h"
+#include "mm.h"
 #include "ram.h"
 #include "slab.h"
 #include "task.h"
 #include "wait_queue.h"
-
-/* Programs have the addresses from the first to below the second; a platform has the page before for itself. */
-#define USER_MIN 0x11000ull
-#define USER_TOP 0x7fffffff0000ull
-/* What Linux compares an address with before it touches anything. */
-#define TASK_SIZE 0x7ffffffff000ull
-#define STACK_SIZE (8ull << 20)
-
-/* -- mm.c: an address space -- */
-
-struct vma {
-	u64 start, end;
-	u32 prot;
-};
-
-enum { VMAS = 4096 };
-
-struct mm {
-	u64 root; /* page tables in the CPU's format, by offset in RAM */
-	u64 heap, brk;
-	u64 map_top;
-	bool exhausted; /* out of RAM: the program ends */
-	u32 count;
-	struct vma vmas[VMAS]; /* sorted, never overlapping */
-};
-
-int mm_init(struct mm *mm);
-s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags);
-s64 mm_unmap(struct mm *mm, u64 address, u64 size);
-s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot);
-void mm_discard(struct mm *mm, u64 start, u64 end); /* the pages' content, not the mapping */
-u64 mm_covered(struct mm *mm, u64 address, u64 end); /* up to where there are mappings without a gap */
-bool mm_is_free(struct mm *mm, u64 start, u64 end);
-int mm_populate(struct mm *mm, u64 start, u64 end); /* of one mapping */
-int mm_fault(struct mm *mm, u64 address);
-void *mm_page(struct mm *mm, u64 address, bool write); /* NULL: the program may not do so */
-int mm_fill(struct mm *mm, u64 address, const void *from, u64 size); /* whatever the protection is */
 
 /* -- user.c: memory of the program -- */
 
@@ -64,6 +28,11 @@ struct image {
 
 const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image);
 const char *stack_build(struct mm *mm, const struct image *image, u64 *top);
+
+/* -- fpu.c -- */
+
+void *fpu_new(void); /* NULL: no memory */
+void fpu_reset(void *fpu);
 
 /* -- core.c -- */
 

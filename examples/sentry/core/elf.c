@@ -78,9 +78,7 @@ static const char *load_segment(struct mm *mm, const u8 *file, const struct elf_
 	if (mm_map(mm, start, end - start, prot, MAP_PRIVATE | MAP_FIXED_NOREPLACE) < 0)
 		return "a segment cannot be mapped";
 	/* What Linux maps of the file around the segment, in its first and last page, is zeros here. */
-	if (s->file_size && mm_populate(mm, start, page_up(at + s->file_size)))
-		return "larger than the memory of the sandbox";
-	return mm_fill(mm, at, file + s->offset, s->file_size) ? "a segment cannot be filled" : NULL;
+	return mm_fill(mm, at, file + s->offset, s->file_size) ? "larger than the memory of the sandbox" : NULL;
 }
 
 const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image)

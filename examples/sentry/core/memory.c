@@ -3,17 +3,43 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
+static s64 map_file(struct task *t, const u64 *args)
+{
+	enum { SHARED_VALIDATE = 3, KNOWN = 0x1ff0ff };
+	u32 flags = (u32)args[3], type = flags & MAP_TYPE;
+	struct vma vma = { .prot = (u32)args[2], .offset = args[5], .file = fd_file(t, args[4]) };
+	bool shared = type == MAP_SHARED || type == SHARED_VALIDATE;
+	s64 error;
+
+	if (!vma.file || vma.file->flags & O_PATH)
+		return -EBADF;
+	if (!args[1])
+		return -EINVAL;
+	if (type == SHARED_VALIDATE && flags & ~(u32)KNOWN)
+		return -EOPNOTSUPP;
+	if (!vma.file->readable || (shared && vma.prot & PROT_WRITE && !vma.file->writable))
+		return -EACCES;
+	if (!vma.file->operations->mmap)
+		return -ENODEV;
+	if (vma.offset + args[1] < vma.offset)
+		return -EOVERFLOW;
+	if (shared)
+		vma.flags = VMA_SHARED | (vma.file->writable ? 0 : VMA_MAY_NOT_WRITE);
+	error = vma.file->operations->mmap(vma.file, vma.prot, flags);
+	if (error)
+		return error;
+	file_get(vma.file);
+	return mm_map_object(t->mm, args[0], args[1], shared ? (flags & ~(u32)MAP_TYPE) | MAP_SHARED : flags, &vma);
+}
+
 s64 sys_mmap(struct task *t, const u64 *args)
 {
 	u32 flags = (u32)args[3];
 
 	if (args[5] % PAGE)
 		return -EINVAL;
-	if (!(flags & MAP_ANONYMOUS)) {
-		if (!fd_file(t, args[4]))
-			return -EBADF;
-		return args[1] ? -ENODEV : -EINVAL; /* the console and its like */
-	}
+	if (!(flags & MAP_ANONYMOUS))
+		return map_file(t, args);
 	return mm_map(t->mm, args[0], args[1], (u32)args[2], flags);
 }
 

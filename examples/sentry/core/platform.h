@@ -10,28 +10,42 @@ struct regs {
 	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, flags, rsp, fs_base, gs_base;
 };
 
+/* How a program has used an address; a platform may not find out. */
+enum access { ACCESS_ANY, ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+
 /* Why a program does not run any longer. */
 struct event {
 	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL, EVENT_PREEMPTED } kind;
 	bool foreign; /* a system call of another interface, such as int 0x80: its number means something else */
 	u64 address;  /* of a fault */
+	enum access access;
+	bool present; /* of a fault: the page is there, but may not be used so */
 	int signal;   /* what Linux sends for the exception; SIGKILL: the program is gone */
+	int code;     /* of siginfo: why */
 };
 
 enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU };
 
 struct platform_ops {
-	/* Use page tables at this offset in RAM from now on; NULL for a platform that follows map and unmap instead. */
-	void (*use_tables)(u64 ram_offset);
-	/* Run the program from these registers up to the next event. */
-	void (*run)(struct regs *regs, struct event *event);
+	/*
+	 * An address space, whose page tables are at this offset in RAM; NULL: there are too many. from: another one, or
+	 * NULL for the first; copy: what a program sees in that one it sees here, too.
+	 */
+	void *(*space_new)(u64 tables, void *from, bool copy);
+	void (*space_free)(void *space);
+	/*
+	 * Run a program from these registers up to the next event. fpu is fpu_size bytes as XSAVE has them: loaded if
+	 * others were, and up to date only after fpu_flush.
+	 */
+	void (*run)(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event);
+	void (*fpu_flush)(void *space, void *fpu);
 	/*
 	 * Show it pages of RAM, in place of what it sees there; 0 or -errno. All are multiples of a page. The page tables
 	 * have been changed before, here and in unmap.
 	 */
-	int (*map)(u64 address, u64 ram_offset, u64 size, u32 prot);
+	int (*map)(void *space, u64 address, u64 ram_offset, u64 size, u32 prot);
 	/* Show it nothing there. Never fails: a platform that cannot do so ends the sandbox. */
-	void (*unmap)(u64 address, u64 size);
+	void (*unmap)(void *space, u64 address, u64 size);
 	/*
 	 * Wait until the monotonic clock shows this time (0: do not wait; ~0: for ever) or something happens; whether the
 	 * console may have input. May return too early.
@@ -62,6 +76,8 @@ struct core_config {
 	u32 user, group;
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
+	u32 fpu_size;	  /* of the state of the FPU, as XSAVE has it */
+	u64 fpu_features; /* XCR0 */
 	bool strace;
 };
 

@@ -39,6 +39,11 @@ void sched_init(void)
 	bytes_zero(&sched, sizeof(sched));
 }
 
+bool sched_is_busy(void)
+{
+	return sched.first || sched.timers || core.console_input.first;
+}
+
 /* -- tasks -- */
 
 static void stack_free(struct task *t)

@@ -29,6 +29,7 @@ enum task_state { TASK_READY, TASK_SLEEPING, TASK_DEAD };
 
 struct task {
 	struct regs regs; /* of the program, while the task is in the core */
+	void *fpu;	  /* as XSAVE has it; the platform can have a newer state */
 	u64 number;	  /* of the system call that it makes */
 	s32 tid;
 	struct process *process;
@@ -53,6 +54,7 @@ struct task {
 /* -- sched.c -- */
 
 void sched_init(void);
+bool sched_is_busy(void); /* others wait for their turn, for a time or for input */
 /* A task that is not yet ready, with a stack; it starts in run(task). NULL: no memory. */
 struct task *task_alloc(void (*run)(void));
 void task_ready(struct task *t);

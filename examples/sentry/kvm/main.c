@@ -49,6 +49,8 @@ void kernel_trap(const struct trap *trap);
 
 static struct gate gates[VECTORS];
 static struct tss tss;
+static bool has_xsave;
+static void *loaded_fpu; /* whose state the CPU has */
 
 void *memcpy(void *to, const void *from, unsigned long size)
 {
@@ -86,32 +88,53 @@ void kernel_trap(const struct trap *trap)
 	interrupt_arrived((u32)trap->vector);
 }
 
-static void use_tables(u64 ram_offset)
+static void use_tables(u64 tables)
 {
-	u64 *root = (u64 *)(DIRECT + ram_offset);
-
-	root[256] = kernel_tables[256];
-	root[511] = kernel_tables[511];
-	asm volatile("mov %0, %%cr3" : : "r"(ram_offset) : "memory");
+	asm volatile("mov %0, %%cr3" : : "r"(tables) : "memory");
 }
 
-static void flush(u64 address, u64 size)
+static u64 used_tables(void)
 {
-	u64 root;
+	u64 tables;
 
+	asm volatile("mov %%cr3, %0" : "=r"(tables));
+	return tables;
+}
+
+/* An address space is its page tables, by their offset in RAM. */
+static void *space_new(u64 tables, void *from, bool copy)
+{
+	u64 *root = (u64 *)(DIRECT + tables);
+
+	(void)from, (void)copy;
+	root[256] = kernel_tables[256];
+	root[511] = kernel_tables[511];
+	return (void *)tables;
+}
+
+static void space_free(void *space)
+{
+	if ((u64)space == used_tables())
+		use_tables((u64)kernel_tables - KERNEL);
+}
+
+static void flush(void *space, u64 address, u64 size)
+{
+	if ((u64)space != used_tables())
+		return;
 	if (size <= 32 * PAGE_SIZE) {
 		for (u64 at = 0; at < size; at += PAGE_SIZE)
 			asm volatile("invlpg (%0)" : : "r"(address + at) : "memory");
 		return;
 	}
-	asm volatile("mov %%cr3, %0; mov %0, %%cr3" : "=r"(root) : : "memory");
+	use_tables((u64)space);
 }
 
 /* The program's page tables are the core's own: only what the CPU remembers of them has to go. */
-static int map(u64 address, u64 ram_offset, u64 size, u32 prot)
+static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 {
 	(void)ram_offset, (void)prot;
-	flush(address, size);
+	flush(space, address, size);
 	return 0;
 }
 
@@ -125,7 +148,33 @@ static void set_bases(const struct regs *regs)
 		write_msr(GS_BASE, gs = regs->gs_base);
 }
 
-static void run(struct regs *regs, struct event *event)
+/* The core uses no register of the FPU: what a program has there stays until another one runs. */
+static void fpu_flush(void *space, void *fpu)
+{
+	(void)space;
+	if (fpu != loaded_fpu)
+		return;
+	if (has_xsave)
+		asm volatile("xsave64 %0" : "+m"(*(u8(*)[4096])fpu) : "a"(~0u), "d"(~0u));
+	else
+		asm volatile("fxsave64 %0" : "=m"(*(u8(*)[512])fpu));
+	loaded_fpu = NULL;
+}
+
+static void load_fpu(void *fpu)
+{
+	if (fpu == loaded_fpu)
+		return;
+	if (loaded_fpu)
+		fpu_flush(NULL, loaded_fpu);
+	if (has_xsave)
+		asm volatile("xrstor64 %0" : : "m"(*(u8(*)[4096])fpu), "a"(~0u), "d"(~0u));
+	else
+		asm volatile("fxrstor64 %0" : : "m"(*(u8(*)[512])fpu));
+	loaded_fpu = fpu;
+}
+
+static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	enum { ARITHMETIC = 0xcd5, TRAP = 0x100, RESUME = 0x10000, ALIGNMENT = 0x40000, ID = 0x200000 };
 	enum { ALWAYS = 0x202 }; /* a bit that is always set, and IF */
@@ -137,12 +186,18 @@ static void run(struct regs *regs, struct event *event)
 		return; /* IRET would fault in ring 0 */
 	regs->flags = (regs->flags & (ARITHMETIC | TRAP | RESUME | ALIGNMENT | ID)) | ALWAYS;
 	set_bases(regs);
-	start_slice();
+	if ((u64)space != used_tables())
+		use_tables((u64)space);
+	load_fpu(fpu);
+	if (preempt)
+		start_slice();
 	enter_program(regs);
 	if (stopped_for == SYSCALL) {
 		event->kind = EVENT_SYSCALL;
 	} else if (stopped_for == PAGE_FAULT) {
 		event->kind = EVENT_FAULT;
+		event->access = exception_error & 16 ? ACCESS_EXEC : exception_error & 2 ? ACCESS_WRITE : ACCESS_READ;
+		event->present = exception_error & 1;
 		asm volatile("mov %%cr2, %0" : "=r"(event->address));
 	} else if (stopped_for == 2 || stopped_for == 8 || stopped_for == 18) {
 		panic("the machine reports an error");
@@ -183,8 +238,10 @@ static void random_bytes(void *data, u64 size)
 }
 
 static const struct platform_ops ops = {
-	.use_tables = use_tables,
+	.space_new = space_new,
+	.space_free = space_free,
 	.run = run,
+	.fpu_flush = fpu_flush,
 	.map = map,
 	.unmap = flush,
 	.wait = wait_until,
@@ -233,6 +290,24 @@ static void start_cpu(void)
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	cr4 |= (features.b & 1 << 7 ? SMEP : 0) | (features.b & 1 << 20 ? SMAP : 0) | (features.c & 1 << 2 ? UMIP : 0);
 	asm volatile("mov %0, %%cr4" : : "r"(cr4));
+}
+
+/* All that the CPU can save in a format that the program finds in signal frames, but for the tiles of AMX. */
+static void start_fpu(struct core_config *config)
+{
+	enum { XSAVE = 1 << 26, OSXSAVE = 1 << 18, COMPONENTS = 0x2e7 };
+	u64 cr4;
+
+	has_xsave = cpuid(1).c & XSAVE;
+	config->fpu_size = 512;
+	config->fpu_features = 3;
+	if (!has_xsave)
+		return;
+	asm volatile("mov %%cr4, %0" : "=r"(cr4));
+	asm volatile("mov %0, %%cr4" : : "r"(cr4 | OSXSAVE));
+	config->fpu_features = cpuid(13).a & COMPONENTS;
+	asm volatile("xsetbv" : : "c"(0), "a"((u32)config->fpu_features), "d"(0));
+	config->fpu_size = cpuid(13).b;
 }
 
 /* Where the RAM that the kernel is in ends, or the program begins: up to there it is the core's. */
@@ -305,6 +380,7 @@ _Noreturn void kernel_main(void)
 		.program_size = program->size, .path = words[0], .real_path = "/program", .argv = words, .envp = environment,
 		.devices = devices, .device_count = count,
 	};
+	start_fpu(&config);
 	error = core_start(&config);
 	if (error)
 		refuse(error);

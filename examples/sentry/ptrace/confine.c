@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Limits the process of the core itself: from here on it traces one process, reads and writes its console, and ends. */
+/* Limits the process of the core itself: from here on it traces processes, reads and writes its console, and ends. */
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/ptrace.h>
 #include <linux/seccomp.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,7 +20,7 @@ struct rule {
 	u32 value;
 };
 
-enum { ALLOWED = 13, STEPS = 5 };
+enum { STEPS = 5 };
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
@@ -29,14 +30,20 @@ static struct sock_filter if_equal(u32 value, u8 otherwise)
 	return (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, otherwise);
 }
 
-void confine(int tracee)
+void confine(void)
 {
-	const struct rule rules[ALLOWED] = {
+	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
-		{ SYS_ptrace, 1, (u32)tracee }, { SYS_wait4, 0, (u32)tracee }, { SYS_clock_gettime, -1, 0 },
+		/* None of these reaches a process that was not traced before. */
+		{ SYS_ptrace, 0, PTRACE_SETREGS }, { SYS_ptrace, 0, PTRACE_GETREGS }, { SYS_ptrace, 0, PTRACE_CONT },
+		{ SYS_ptrace, 0, PTRACE_SYSEMU }, { SYS_ptrace, 0, PTRACE_GETSIGINFO }, { SYS_ptrace, 0, PTRACE_INTERRUPT },
+		{ SYS_ptrace, 0, PTRACE_GET_SYSCALL_INFO }, { SYS_ptrace, 0, PTRACE_GETEVENTMSG },
+		{ SYS_ptrace, 0, PTRACE_GETREGSET }, { SYS_ptrace, 0, PTRACE_SETREGSET },
+		{ SYS_wait4, -1, 0 }, { SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
 	};
+	enum { ALLOWED = sizeof(rules) / sizeof(*rules) };
 	struct sock_filter code[4 + ALLOWED * STEPS] = {
 		LOAD(arch), if_equal(AUDIT_ARCH_X86_64, 1), LOAD(nr),
 	};

@@ -59,15 +59,21 @@ static bool wait_until(u64 deadline)
 
 static s64 console_read(void *data, u64 size)
 {
-	ssize_t got = read(0, data, size);
+	ssize_t got;
 
+	do
+		got = read(0, data, size);
+	while (got < 0 && errno == EINTR);
 	return got < 0 ? -errno : got;
 }
 
 static s64 console_write(int stream, const void *data, u64 size)
 {
-	ssize_t put = write(stream, data, size);
+	ssize_t put;
 
+	do
+		put = write(stream, data, size);
+	while (put < 0 && errno == EINTR);
 	return put < 0 ? -errno : put;
 }
 
@@ -112,7 +118,10 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
+	.space_new = tracee_new,
+	.space_free = tracee_free,
 	.run = tracee_run,
+	.fpu_flush = tracee_fpu_flush,
 	.map = tracee_map,
 	.unmap = tracee_unmap,
 	.wait = wait_until,
@@ -210,7 +219,7 @@ static int parse(int argc, char **argv, struct options *options)
 int main(int argc, char **argv, char **envp)
 {
 	struct options options = { .memory = 256 };
-	int first = parse(argc, argv, &options), fd, tracee;
+	int first = parse(argc, argv, &options), fd;
 	struct rlimit no_core = { 0, 0 };
 	struct core_config config;
 	const char *error;
@@ -229,9 +238,9 @@ int main(int argc, char **argv, char **envp)
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
-	tracee = tracee_start(fd);
+	tracee_init(tracee_start(fd), &config.fpu_size, &config.fpu_features);
 	close(fd);
-	confine(tracee);
+	confine();
 	error = core_start(&config);
 	if (error)
 		fail(error);

@@ -1,237 +1,293 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Runs a program's code under PTRACE_SYSEMU: a system call stops the process, and the host does not carry it out.
+ * Runs programs' code under PTRACE_SYSEMU: a system call stops the process, and the host does not carry it out.
  *
- * The process has pages of RAM mapped, and one page with an instruction for a system call, by which its address space
- * is changed from here. A filter allows it mmap and munmap from that page only: a second wall, should it ever run
- * untraced.
+ * Each address space is a traced process of its own, in which the threads of a program take turns. A new one is a fork
+ * of another, made by a call from the page that start.c has prepared, and this process is its parent.
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <errno.h>
 #include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/ptrace.h>
-#include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tracee.h"
 
-enum { STUB_SIZE = 4096, RAM_FD = 0, STOPPED_AT_SYSCALL = SIGTRAP | 0x80 };
-enum { OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL };
+enum { STOPPED_AT_SYSCALL = SIGTRAP | 0x80, FPU_MOST = 16384, FEATURES_AT = 464, SLICE_US = 5000, SPACES = 4096 };
 #define TASK_SIZE 0x7ffffffff000ull
-#define STUB 0x10000ull /* below all that a program may have, where no process of the host has its stack */
-#define AFTER_SYSCALL (STUB + 2)
-#define AFTER_TRAP (STUB + 3)
-static const u8 stub_code[] = { 0x0f, 0x05, 0xcc }; /* syscall; int3 */
 
-static pid_t tracee;
-static bool gone;
+struct space {
+	pid_t pid;
+	bool used, gone;
+	void *fpu; /* whose state the process has */
+};
+
+static struct space spaces[SPACES];
+static pid_t first_pid;
 static struct user_regs_struct home;   /* registers fit for a call from the stub */
-static struct user_regs_struct latest; /* those of the program when it last stopped */
+static u32 fpu_size;
+static volatile sig_atomic_t ticked;
 
-/* <sys/ptrace.h> and <linux/ptrace.h> do not go together. */
-static long trace(long request, void *address, void *data)
+static long trace(long request, const struct space *space, void *address, void *data)
 {
-	return syscall(SYS_ptrace, request, tracee, address, data);
+	return syscall(SYS_ptrace, request, space->pid, address, data);
 }
 
-/* -- the start, in the new process -- */
-
-static void install_filter(void)
+/* The status of a process that has stopped, or ended. A tick of the timer interrupts it if it runs a program. */
+static int await(const struct space *space, bool preempt)
 {
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 7),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)AFTER_SYSCALL, 0, 5),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)(AFTER_SYSCALL >> 32), 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 2, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog filter = { sizeof(code) / sizeof(*code), code };
+	int status;
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
-		_exit(1);
-}
-
-/* The host's kernel would go on writing to libc's area for restartable sequences, which will not be there. */
-static bool leave_rseq(void)
-{
-	enum { UNREGISTER = 1, SIGNATURE = 0x53053053 };
-	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
-
-	if (!__rseq_size)
-		return true;
-	for (unsigned int size = 32; size <= 256; size += 32)
-		if (!syscall(SYS_rseq, area, size, UNREGISTER, SIGNATURE))
-			return true;
-	return false;
-}
-
-static _Noreturn void become_tracee(int ram)
-{
-	sigset_t none;
-	void *stub;
-
-	sigemptyset(&none);
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) || !leave_rseq())
-		_exit(1);
-	if (dup2(ram, RAM_FD) < 0 || close_range(RAM_FD + 1, ~0u, 0))
-		_exit(1);
-	stub = mmap((void *)STUB, STUB_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-	if (stub == MAP_FAILED)
-		_exit(1);
-	memcpy(stub, stub_code, sizeof(stub_code));
-	if (mprotect(stub, STUB_SIZE, PROT_READ | PROT_EXEC) || trace(PTRACE_TRACEME, NULL, NULL))
-		_exit(1);
-	install_filter();
-	asm volatile("int3");
-	__builtin_unreachable();
+	while (waitpid(space->pid, &status, 0) != space->pid) {
+		if (errno != EINTR)
+			fail("the traced process cannot be used");
+		if (preempt && ticked)
+			trace(PTRACE_INTERRUPT, space, NULL, NULL);
+	}
+	return status;
 }
 
 /* -- calls from the stub -- */
 
-static s64 call(u64 number, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
+/* The result; *child: the process that it made. */
+static s64 call(struct space *space, u64 number, const u64 args[6], pid_t *child)
 {
 	struct user_regs_struct regs = home;
+	unsigned long message;
 	int status;
 
-	if (gone)
+	if (space->gone)
 		return 0;
 	regs.rip = STUB;
 	regs.rax = number;
-	regs.rdi = a, regs.rsi = b, regs.rdx = c, regs.r10 = d, regs.r8 = e, regs.r9 = f;
-	if (trace(PTRACE_SETREGS, NULL, &regs) || trace(PTRACE_CONT, NULL, NULL) || waitpid(tracee, &status, 0) != tracee)
+	regs.rdi = args[0], regs.rsi = args[1], regs.rdx = args[2], regs.r10 = args[3], regs.r8 = args[4], regs.r9 = args[5];
+	if (trace(PTRACE_SETREGS, space, NULL, &regs))
 		fail("the traced process cannot be used");
-	/* Signals from elsewhere on the host are not for the program. */
-	while (WIFSTOPPED(status) && WSTOPSIG(status) != SIGTRAP)
-		if (trace(PTRACE_CONT, NULL, NULL) || waitpid(tracee, &status, 0) != tracee)
+	do {
+		if (trace(PTRACE_CONT, space, NULL, NULL))
 			fail("the traced process cannot be used");
+		status = await(space, false);
+		if (WIFSTOPPED(status) && status >> 16 == PTRACE_EVENT_FORK && child &&
+		    !trace(PTRACE_GETEVENTMSG, space, NULL, &message))
+			*child = (pid_t)message;
+		/* Signals from elsewhere on the host are not for the program. */
+	} while (WIFSTOPPED(status) && status >> 8 != SIGTRAP);
 	if (!WIFSTOPPED(status)) {
-		gone = true;
+		space->gone = true;
 		return 0;
 	}
-	if (trace(PTRACE_GETREGS, NULL, &regs) || regs.rip != AFTER_TRAP)
+	if (trace(PTRACE_GETREGS, space, NULL, &regs) || regs.rip != AFTER_TRAP)
 		fail("the traced process stopped somewhere else");
 	return (s64)regs.rax;
 }
 
-int tracee_map(u64 address, u64 ram_offset, u64 size, u32 prot)
+int tracee_map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 {
-	s64 at = call(SYS_mmap, address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset);
+	const u64 args[6] = { address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset };
+	s64 at = call(space, SYS_mmap, args, NULL);
 
 	return at < 0 && at > -4096 ? (int)at : 0;
 }
 
-void tracee_unmap(u64 address, u64 size)
+void tracee_unmap(void *space, u64 address, u64 size)
 {
-	if (call(SYS_munmap, address, size, 0, 0, 0, 0))
+	const u64 args[6] = { address, size };
+
+	if (call(space, SYS_munmap, args, NULL))
 		fail("memory cannot be taken from the traced process"); /* the program must not see it when it is reused */
 }
 
-int tracee_start(int ram)
-{
-	int status;
+/* -- processes -- */
 
-	tracee = fork();
-	if (!tracee)
-		become_tracee(ram);
-	if (tracee < 0 || waitpid(tracee, &status, 0) != tracee || !WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
-		fail("a traced process cannot be started: is ptrace allowed here?");
-	if (trace(PTRACE_SETOPTIONS, NULL, (void *)OPTIONS) || trace(PTRACE_GETREGS, NULL, &home))
+static void unmap_all(struct space *space)
+{
+	tracee_unmap(space, 0, STUB);
+	tracee_unmap(space, STUB + STUB_SIZE, TASK_SIZE - STUB - STUB_SIZE);
+}
+
+void *tracee_new(u64 tables, void *from, bool copy)
+{
+	const u64 args[6] = { CLONE_PARENT | SIGCHLD };
+	struct space *space = spaces;
+	pid_t pid = 0;
+
+	(void)tables;
+	while (space->used)
+		if (++space == spaces + SPACES)
+			return NULL;
+	if (!from)
+		pid = first_pid;
+	else if (call(from, SYS_clone, args, &pid) < 0 || !pid)
+		return NULL;
+	*space = (struct space){ .pid = pid, .used = true };
+	if (from && !WIFSTOPPED(await(space, false)))
+		space->gone = true;
+	if (!copy)
+		unmap_all(space);
+	return space;
+}
+
+void tracee_free(void *which)
+{
+	const u64 none[6] = { 0 };
+	struct space *space = which;
+
+	call(space, SYS_exit_group, none, NULL);
+	space->used = false;
+}
+
+static void on_tick(int signal)
+{
+	(void)signal;
+	ticked = 1;
+}
+
+void tracee_init(pid_t first, u32 *size, u64 *features)
+{
+	static u8 state[FPU_MOST];
+	const struct space space = { .pid = first };
+	struct iovec vector = { state, sizeof(state) };
+	struct sigaction action = { .sa_handler = on_tick };
+
+	if (trace(PTRACE_GETREGS, &space, NULL, &home) || trace(PTRACE_GETREGSET, &space, (void *)NT_X86_XSTATE, &vector))
 		fail("the new process cannot be traced");
 	home.orig_rax = ~0ull;
 	home.eflags = 0x202;
-	tracee_unmap(0, STUB);
-	tracee_unmap(STUB + STUB_SIZE, TASK_SIZE - STUB - STUB_SIZE);
-	latest = home;
-	latest.fs_base = latest.gs_base = latest.rbp = latest.rbx = 0;
-	return tracee;
+	home.fs_base = home.gs_base = 0;
+	*size = fpu_size = (u32)vector.iov_len;
+	memcpy(features, state + FEATURES_AT, sizeof(*features));
+	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
+	first_pid = first;
+}
+
+/* -- the FPU -- */
+
+void tracee_fpu_flush(void *which, void *fpu)
+{
+	struct space *space = which;
+	struct iovec vector = { fpu, fpu_size };
+
+	if (space->fpu != fpu)
+		return;
+	space->fpu = NULL;
+	if (!space->gone && trace(PTRACE_GETREGSET, space, (void *)NT_X86_XSTATE, &vector))
+		fail("the state of the FPU cannot be read");
+}
+
+static void load_fpu(struct space *space, void *fpu)
+{
+	struct iovec vector = { fpu, fpu_size };
+
+	if (space->fpu == fpu)
+		return;
+	if (space->fpu)
+		tracee_fpu_flush(space, space->fpu);
+	/* Fails for a state that the CPU would not load, which is the program's own doing. */
+	trace(PTRACE_SETREGSET, space, (void *)NT_X86_XSTATE, &vector);
+	space->fpu = fpu;
 }
 
 /* -- the program -- */
 
-static void put_regs(const struct regs *r)
+static void put_regs(struct user_regs_struct *to, const struct regs *r)
 {
-	latest.r15 = r->r15, latest.r14 = r->r14, latest.r13 = r->r13, latest.r12 = r->r12;
-	latest.r11 = r->r11, latest.r10 = r->r10, latest.r9 = r->r9, latest.r8 = r->r8;
-	latest.rax = r->rax, latest.rbx = r->rbx, latest.rcx = r->rcx, latest.rdx = r->rdx;
-	latest.rsi = r->rsi, latest.rdi = r->rdi, latest.rbp = r->rbp, latest.rsp = r->rsp;
-	latest.rip = r->rip, latest.fs_base = r->fs_base, latest.gs_base = r->gs_base;
-	latest.orig_rax = ~0ull; /* nothing to restart */
+	*to = home;
+	to->r15 = r->r15, to->r14 = r->r14, to->r13 = r->r13, to->r12 = r->r12;
+	to->r11 = r->r11, to->r10 = r->r10, to->r9 = r->r9, to->r8 = r->r8;
+	to->rax = r->rax, to->rbx = r->rbx, to->rcx = r->rcx, to->rdx = r->rdx;
+	to->rsi = r->rsi, to->rdi = r->rdi, to->rbp = r->rbp, to->rsp = r->rsp;
+	to->rip = r->rip, to->fs_base = r->fs_base, to->gs_base = r->gs_base;
+	to->eflags = r->flags; /* of which the host takes what a program may change */
+	to->orig_rax = ~0ull; /* nothing to restart */
 }
 
-static void get_regs(struct regs *r)
+static void get_regs(struct regs *r, const struct user_regs_struct *from)
 {
 	*r = (struct regs){
-		.r15 = latest.r15, .r14 = latest.r14, .r13 = latest.r13, .r12 = latest.r12,
-		.r11 = latest.r11, .r10 = latest.r10, .r9 = latest.r9, .r8 = latest.r8,
-		.rax = latest.rax, .rbx = latest.rbx, .rcx = latest.rcx, .rdx = latest.rdx,
-		.rsi = latest.rsi, .rdi = latest.rdi, .rbp = latest.rbp, .rsp = latest.rsp,
-		.rip = latest.rip, .flags = latest.eflags, .fs_base = latest.fs_base, .gs_base = latest.gs_base,
+		.r15 = from->r15, .r14 = from->r14, .r13 = from->r13, .r12 = from->r12,
+		.r11 = from->r11, .r10 = from->r10, .r9 = from->r9, .r8 = from->r8,
+		.rax = from->rax, .rbx = from->rbx, .rcx = from->rcx, .rdx = from->rdx,
+		.rsi = from->rsi, .rdi = from->rdi, .rbp = from->rbp, .rsp = from->rsp,
+		.rip = from->rip, .flags = from->eflags, .fs_base = from->fs_base, .gs_base = from->gs_base,
 	};
 }
 
-static void end(struct event *event, int signal)
-{
-	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = signal };
-}
-
-/* What the process has stopped for; false: nothing that the program did. */
-static bool classify(int stop, struct event *event)
+/* What a process has stopped for; false: nothing that the program did. */
+static bool classify(const struct space *space, int status, struct event *event)
 {
 	struct ptrace_syscall_info info;
+	int stop = WSTOPSIG(status);
 	siginfo_t signal;
 
+	if (status >> 16) {
+		*event = (struct event){ .kind = EVENT_PREEMPTED };
+		return true;
+	}
 	if (stop == STOPPED_AT_SYSCALL) {
-		if (trace(PTRACE_GET_SYSCALL_INFO, (void *)sizeof(info), &info) <= 0)
+		if (trace(PTRACE_GET_SYSCALL_INFO, space, (void *)sizeof(info), &info) <= 0)
 			fail("a system call cannot be read");
 		*event = (struct event){ .kind = EVENT_SYSCALL, .foreign = info.arch != AUDIT_ARCH_X86_64 };
 		return true;
 	}
-	if (trace(PTRACE_GETSIGINFO, NULL, &signal) || signal.si_code <= 0)
+	if (trace(PTRACE_GETSIGINFO, space, NULL, &signal) || signal.si_code <= 0)
 		return false; /* sent by somebody on the host */
-	if (stop == SIGSEGV && signal.si_code != SI_KERNEL)
-		*event = (struct event){ .kind = EVENT_FAULT, .address = (u64)signal.si_addr };
-	else
-		end(event, stop);
+	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = stop, .code = signal.si_code, .address = (u64)signal.si_addr };
+	if (stop == SIGSEGV && signal.si_code != SI_KERNEL) {
+		event->kind = EVENT_FAULT;
+		event->present = signal.si_code != SEGV_MAPERR;
+	}
 	return true;
 }
 
-void tracee_run(struct regs *regs, struct event *event)
+/* While a program may not run for as long as it likes. */
+static void set_timer(bool on)
 {
+	static bool is_on;
+	const struct itimerval timer = { { 0, on ? SLICE_US : 0 }, { 0, on ? SLICE_US : 0 } };
+
+	ticked = 0;
+	if (on != is_on && setitimer(ITIMER_REAL, &timer, NULL))
+		fail("the host has no timer");
+	is_on = on;
+}
+
+void tracee_run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
+{
+	struct user_regs_struct latest;
+	struct space *space = which;
 	int status;
 
-	put_regs(regs);
+	put_regs(&latest, regs);
+	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = SIGSEGV, .code = SI_KERNEL };
 	/* Fails if a register has a value that only the program's own instructions can set, such as a base in the kernel. */
-	if (!gone && trace(PTRACE_SETREGS, NULL, &latest)) {
-		end(event, SIGSEGV);
+	if (!space->gone && trace(PTRACE_SETREGS, space, NULL, &latest))
 		return;
-	}
+	load_fpu(space, fpu);
+	set_timer(preempt);
 	do {
-		gone = gone || trace(PTRACE_SYSEMU, NULL, NULL) || waitpid(tracee, &status, 0) != tracee || !WIFSTOPPED(status);
-		if (gone) {
-			end(event, SIGKILL);
+		space->gone = space->gone || trace(PTRACE_SYSEMU, space, NULL, NULL);
+		status = space->gone ? 0 : await(space, preempt);
+		space->gone = space->gone || !WIFSTOPPED(status);
+		if (space->gone) {
+			*event = (struct event){ .kind = EVENT_SIGNAL, .signal = SIGKILL };
 			return;
 		}
-	} while (!classify(WSTOPSIG(status), event));
-	if (trace(PTRACE_GETREGS, NULL, &latest))
+	} while (!classify(space, status, event));
+	if (trace(PTRACE_GETREGS, space, NULL, &latest))
 		fail("registers cannot be read");
-	get_regs(regs);
+	get_regs(regs, &latest);
 	if (event->kind == EVENT_SYSCALL)
 		regs->rax = latest.orig_rax; /* Linux has replaced RAX by -ENOSYS */
 }

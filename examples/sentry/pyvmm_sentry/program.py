@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -27,29 +29,48 @@ class BuildError(Exception):
     """The program cannot be compiled."""
 
 
-def _made(name: str, sources: Sequence[Path], commands: Sequence[Sequence[str]]) -> Path:
-    """The result of commands of the C compiler in which OUT is the program and OBJECT a file on the way to it."""
-    digest = hashlib.sha256(repr(commands).encode())
-    for path in sources:
+def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
+    """The file that a command of the C compiler makes, in which OUT stands for its path."""
+    digest = hashlib.sha256(repr(command).encode())
+    for path in inputs:
         digest.update(path.read_bytes())
     target = BUILD / f"{name}-{digest.hexdigest()[:16]}"
     if target.exists():
         return target
-    BUILD.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CC", "gcc").split()[0]
-    names = {"OUT": f"{target}.{os.getpid()}", "OBJECT": f"{target}.{os.getpid()}.o"}
+    made = f"{target}.{os.getpid()}"
     try:
-        for command in commands:
-            words = [compiler, *(names.get(word, word) for word in command)]
-            done = subprocess.run(words, capture_output=True, text=True)
-            if done.returncode:
-                raise BuildError(f"{compiler} failed\n{done.stderr}")
-        os.replace(names["OUT"], target)
+        words = [compiler, *(made if word == "OUT" else word for word in command)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"{compiler} failed\n{done.stderr}")
+        os.replace(made, target)
     except FileNotFoundError as error:
         raise BuildError(f"{compiler} is not installed: install gcc and the static C library") from error
-    finally:
-        Path(names["OBJECT"]).unlink(missing_ok=True)
     return target
+
+
+def _with_headers(source: Path) -> list[Path]:
+    """A source and the headers of the Sentry that it includes, each once."""
+    found = [source]
+    for path in found:
+        for name in re.findall(r'^#include "(.*)"$', path.read_text(), re.MULTILINE):
+            places = [path.parent / name, *(folder / name for folder in (CORE, PTRACE, KVM))]
+            there = [place.resolve() for place in places if place.exists()]
+            found += [place for place in there[:1] if place not in found]
+    return found
+
+
+def _objects(sources: Sequence[Path], options: Sequence[str]) -> list[str]:
+    """Compile each source by itself, unless that was done before; the paths of the objects."""
+
+    def compile_one(source: Path) -> str:
+        name = f"objects/{source.parent.name}-{source.stem}.o"
+        return str(_made(name, _with_headers(source), [*options, f"-I{CORE}", "-c", "-o", "OUT", str(source)]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(compile_one, sources))
 
 
 def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Path:
@@ -58,11 +79,10 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Pa
     :param sanitized: with the address and undefined behaviour sanitizers
     :raises BuildError: it cannot be compiled
     """
-    core = sorted(CORE.rglob("*.c"))
-    options = SANITIZED if sanitized else HARDENED
-    to_object = [*FLAGS, *CORE_FLAGS, *options, f"-I{CORE}", "-r", "-nostdlib", "-o", "OBJECT", *map(str, core)]
-    link = [*FLAGS, *options, f"-I{CORE}", f"-I{PTRACE}", "-o", "OUT", *map(str, sources), "OBJECT"]
-    return _made(name, [*core, *sources, *sorted(CORE.rglob("*.h")), *sorted(PTRACE.glob("*.h"))], [to_object, link])
+    options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
+    objects = _objects(sorted(CORE.rglob("*.c")), [*options, *CORE_FLAGS])
+    objects += _objects(sources, [*options, f"-I{PTRACE}"])
+    return _made(name, [], [*options, "-o", "OUT", *objects])
 
 
 def ptrace() -> Path:
@@ -80,6 +100,5 @@ def kernel() -> Path:
     """
     sources = [KVM / "entry.S", *sorted(KVM.glob("*.c")), *sorted(CORE.rglob("*.c"))]
     script = KVM / "kernel.lds"
-    options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS, *KERNEL_LINK, f"-I{CORE}", "-nostdlib", f"-Wl,-T,{script}"]
-    command = [*options, "-o", "OUT", *map(str, sources)]
-    return _made("sentry.elf", [*sources, script, *sorted(CORE.rglob("*.h")), *sorted(KVM.glob("*.h"))], [command])
+    objects = _objects(sources, [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS])
+    return _made("sentry.elf", [script], [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects])

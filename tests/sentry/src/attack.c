@@ -32,19 +32,20 @@ static void check(int good, const char *what)
 	}
 }
 
-static void hide(u64 address, u64 size)
+static void hide(void *space, u64 address, u64 size)
 {
+	(void)space;
 	check(address % PAGE == 0 && size % PAGE == 0 && size && address + size <= USER_TOP, "a bad range is hidden");
 	for (u32 i = 0; i < RAM_PAGES; i++)
 		if (shown[i] && shown[i] - address < size)
 			shown[i] = 0;
 }
 
-static int show(u64 address, u64 offset, u64 size, u32 prot)
+static int show(void *space, u64 address, u64 offset, u64 size, u32 prot)
 {
 	check(address >= USER_MIN && prot < 8, "a bad place is shown");
 	check(offset % PAGE == 0 && offset >= METADATA * PAGE && offset + size <= RAM_PAGES * PAGE, "no page of a program");
-	hide(address, size);
+	hide(space, address, size);
 	for (u64 at = 0; at < size; at += PAGE) {
 		check(!shown[(offset + at) / PAGE], "a page is shown twice");
 		shown[(offset + at) / PAGE] = address + at;
@@ -76,10 +77,11 @@ static u64 some_argument(void)
 	}
 }
 
-static void run(struct regs *regs, struct event *event)
+static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	static const u16 often[] = { 0, 1, 9, 9, 10, 11, 12, 20, 28, 33, 257, 318 };
 
+	(void)space, (void)fpu, (void)preempt;
 	answered += (s64)regs->rax >= 0;
 	refused += (s64)regs->rax < 0;
 	*event = (struct event){ .kind = EVENT_SYSCALL };
@@ -99,6 +101,22 @@ static void run(struct regs *regs, struct event *event)
 		mapped = regs->rdi = 0x600000000000 + (next() & 63) * PAGE;
 		regs->rsi = (1 + (next() & 31)) * PAGE, regs->rdx = 1 | (next() & 7), regs->r10 = 0x32, regs->r9 = 0;
 	}
+}
+
+static void *space_new(u64 tables, void *from, bool copy)
+{
+	(void)tables, (void)from, (void)copy;
+	return ram;
+}
+
+static void space_free(void *space)
+{
+	(void)space;
+}
+
+static void fpu_flush(void *space, void *fpu)
+{
+	(void)space, (void)fpu;
 }
 
 static bool wait_until(u64 deadline)
@@ -156,8 +174,8 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
-	NULL, run, show, hide, wait_until, console_read, console_write, console_size, nanoseconds, random_bytes,
-	NULL, fatal, log_line,
+	space_new, space_free, run, fpu_flush, show, hide, wait_until, console_read, console_write, console_size,
+	nanoseconds, random_bytes, NULL, fatal, log_line,
 };
 
 static void put(u64 at, u64 value, u32 size)
@@ -192,7 +210,8 @@ static u64 make_file(void)
 static void sandbox(u64 seed)
 {
 	static const char *const argv[] = { "program", "argument", NULL }, *const envp[] = { "A=B", NULL };
-	struct core_config config = { .ops = &ops, .ram = ram, .ram_size = RAM_PAGES * PAGE, .path = "program" };
+	struct core_config config = { .ops = &ops, .ram = ram, .ram_size = RAM_PAGES * PAGE, .path = "program",
+				       .fpu_size = 576, .fpu_features = 3 };
 	u8 *program;
 
 	state = seed * 0x9e3779b97f4a7c15 + 1;
