@@ -345,6 +345,17 @@ def install_kata(python: str) -> None:
     write_command(python)  # they can be others although what is installed is the same
 
 
+def install_sentry(python: str) -> None:
+    """Install the Sentry of examples/sentry, editable: its command, and what it adds to `pyvmm doctor`."""
+    folder = os.path.join("examples", "sentry")
+    current = Stamp("sentry", digest(os.path.join(folder, "pyproject.toml")))
+    if not current.is_current():
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        with step("installing examples/sentry into .venv"):
+            run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
 def install_plotting(python: str) -> None:
     """Install matplotlib, which draws the benchmark's plot. The benchmark runs without it, too."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
@@ -433,6 +444,7 @@ def main(groups: Sequence[str]) -> None:
         compile_messages(os.path.join(VENV, "bin", "python"))
         compile_kata_programs(os.path.join(VENV, "bin", "python"))
         install_kata(os.path.join(VENV, "bin", "python"))
+        install_sentry(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
 

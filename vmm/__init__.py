@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     __version__: str
 
     from vmm.aio import AsyncMachine as AsyncMachine
+    from vmm.cli.doctor import KvmVerdict as KvmVerdict
+    from vmm.cli.doctor import kvm_verdict as kvm_verdict
     from vmm.config import BootConfig as BootConfig
     from vmm.config import MachineConfig as MachineConfig
     from vmm.config import MemoryConfig as MemoryConfig
@@ -71,6 +73,7 @@ _HOMES = {
     "GuestMemory": "vmm.memory",
     "IsolatedMachine": "vmm.processes.isolated",
     "HostError": "vmm.errors",
+    "KvmVerdict": "vmm.cli.doctor",
     "LimitConfig": "vmm.options.limit",
     "Machine": "vmm.machine.machine",
     "MachineConfig": "vmm.config",
@@ -80,6 +83,7 @@ _HOMES = {
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
     "create_machine": "vmm.processes.factory",
+    "kvm_verdict": "vmm.cli.doctor",
     "restore_machine": "vmm.processes.factory",
     "restrict_process": "vmm.processes.jail.restrict",
     "seal_process": "vmm.processes.jail.restrict",

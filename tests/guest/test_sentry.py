@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,21 @@ def test_a_machine_runs_a_program() -> None:
 def test_a_machine_reports_how_a_program_ended() -> None:
     output = boot_on_machine(program.kernel(), BUSYBOX, "-- busybox cat /nonexistent")
     assert output.endswith(b"sentry: the program exited with 1\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sort"], ["cat", "/nonexistent"], ["sh", "-c", "exit\t3"], ["sh", "-c", "kill\t-9\t$$"]],
+    ids=" ".join,
+)
+def test_the_command_runs_a_program_in_a_machine(words: list[str]) -> None:
+    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
+    native, ours = (
+        subprocess.run([*head, BUSYBOX, *words], input=b"two\none\n", capture_output=True, env=environment)
+        for head in ([], command)
+    )
+    assert (ours.returncode, ours.stdout) == (native.returncode, native.stdout + native.stderr)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.sentry.conftest import Compile
-from tools.where import ROOT
+from tests.sentry.test_command import command_line
 
 BUSYBOX = "/bin/busybox"
 TEXT = b"one\ntwo\nthree\ntwo\n" * 500
@@ -164,33 +163,8 @@ def test_nothing_is_left_when_the_sandbox_is_killed(platform: Path) -> None:
     os.close(pidfd)
 
 
-def command_line(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run `python -m pyvmm_sentry`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "examples" / "sentry"), **({"PATH": path} if path else {})}
-    return run(sys.executable, "-m", "pyvmm_sentry", *arguments, environment=environment)
-
-
-def test_the_command_exits_as_the_program() -> None:
-    assert command_line("run", BUSYBOX, "sh", "-c", "exit 7").returncode == 7
-    assert command_line("run", BUSYBOX, "sh", "-c", "kill -6 $$").returncode == -signal.SIGABRT
-    assert command_line("run", "busybox", "echo", "--strace").stdout == b"--strace\n"
-
-
-def test_the_command_says_what_it_cannot_run(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("text")
-    missing = command_line("run", "no-such-program")
-    assert (missing.returncode, missing.stderr) == (127, b"pyvmm_sentry: no-such-program: not found\n")
-    denied = command_line("run", str(tmp_path / "text"))
-    assert denied.returncode == 126
-    little = command_line("run", "--memory", "1", BUSYBOX)
-    assert (little.returncode, b"from 16 to 65536" in little.stderr) == (125, True)
-    dynamic = command_line("run", sys.executable)
-    assert dynamic.returncode == 126
-    assert b"only static ones run" in dynamic.stderr
-
-
 def test_strace_shows_calls_and_counts_those_that_are_not_there() -> None:
-    shown = command_line("run", "--strace", BUSYBOX, "cat", "/nonexistent\x1b[1m").stderr.decode()
+    shown = command_line("do", "--strace", BUSYBOX, "cat", "/nonexistent\x1b[1m").stderr.decode()
     assert 'openat(-100, "/nonexistent\\x1b[1m", 0, 0) = -1 ENOENT\n' in shown
     assert "exit_group(1) = ?" in shown
     assert "not there: system call 334, 1 times" in shown  # rseq

@@ -286,7 +286,10 @@ def jail() -> Capability:
 
 
 def capabilities() -> tuple[Capability, ...]:
-    """All of them."""
+    """All of them, with those that other packages report."""
+    from vmm.cli.plugins import external_checks
+
+    others = [Capability(*found[:4]) for module in external_checks() for found in module.capabilities()]
     return (
         second_level_paging(),
         reserved_huge_pages(),
@@ -300,6 +303,7 @@ def capabilities() -> tuple[Capability, ...]:
         device("vhost-vsock", "/dev/vhost-vsock", "vhost_vsock"),
         device("tun", "/dev/net/tun", "tun"),
         jail(),
+        *others,
     )
 
 

@@ -4,6 +4,9 @@ The value of an entry point is the name of a module with three names: ``SUMMARY`
 ``parser()``, the ``argparse.ArgumentParser`` for help and shell completion; ``main(argv)``, which runs the command and
 returns its exit status.  A command of ``pyvmm`` itself cannot be replaced.
 
+The entry point group ``pyvmm.doctor`` adds to the report of ``pyvmm doctor``: modules with a function
+``capabilities()``, which returns records with the fields of :class:`vmm.cli.doctor.Capability`.
+
 Only what is not built in is looked for here, so a boot pays nothing.  The files are read directly:
 ``importlib.metadata`` imports ``email``, ``csv`` and ``zipfile``, which takes longer than Python's own start.
 """
@@ -20,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Protocol
+    from typing import Any, Protocol
 
     class Command(Protocol):
         """The module of a command."""
@@ -34,15 +37,16 @@ if TYPE_CHECKING:
             """Run the command; returns its exit status."""
 
 
-GROUP = "pyvmm.commands"
+GROUP, DOCTOR = "pyvmm.commands", "pyvmm.doctor"
 PACKAGES = {"run": ("the container runtime", "pip install ./examples/kata")}
 """Commands of this project's own packages: what each needs, and how it is installed."""
 
 
-def entry_points(path: Sequence[str] | None = None) -> dict[str, str]:
+def entry_points(path: Sequence[str] | None = None, group: str = GROUP) -> dict[str, str]:
     """The commands of all installed packages, and the module of each.
 
     :param path: folders to look in, the first one wins; ``sys.path`` by default
+    :param group: of entry points, whose names are those of commands
     """
     found: dict[str, str] = {}
     for folder in sys.path if path is None else path:
@@ -57,25 +61,25 @@ def entry_points(path: Sequence[str] | None = None) -> dict[str, str]:
                         text = file.read()
                 except (OSError, ValueError):
                     continue
-                for command, module in _commands_in(text):
+                for command, module in _entries_in(text, group):
                     found.setdefault(command, module)
     return {command: module for command, module in sorted(found.items()) if command not in COMMANDS}
 
 
-def _commands_in(text: str) -> list[tuple[str, str]]:
+def _entries_in(text: str, group: str) -> list[tuple[str, str]]:
     """Of an ``entry_points.txt``."""
     found = []
     section = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
             section = line.strip("[]").strip()
-        elif section == GROUP and "=" in line and line[0] not in "#;":
+        elif section == group and "=" in line and line[0] not in "#;":
             name, _, value = line.partition("=")
             found.append((name.strip(), value.strip()))
     return found
 
 
-def _load(name: str, module: str) -> Command:
+def _load(name: str, module: str) -> Any:
     """
     :raises ConfigError: its package is installed, but cannot be imported
     """
@@ -91,8 +95,7 @@ def _load(name: str, module: str) -> Command:
             __import__(module)
     except ImportError as error:
         raise ConfigError(f"the command {name} cannot be loaded: {error}", code="command-broken") from error
-    command: Command = sys.modules[module]
-    return command
+    return sys.modules[module]
 
 
 def external_command(name: str) -> Command | None:
@@ -102,7 +105,8 @@ def external_command(name: str) -> Command | None:
     """
     module = entry_points().get(name)
     if module is not None:
-        return _load(name, module)
+        command: Command = _load(name, module)
+        return command
     if name in PACKAGES:
         needed, hint = PACKAGES[name]
         raise ConfigError(f"pyvmm {name} needs {needed}, which is not installed", code="command-missing", hint=hint)
@@ -115,6 +119,17 @@ def external_commands() -> dict[str, Command]:
     for name, module in entry_points().items():
         try:
             found[name] = _load(name, module)
+        except ConfigError as error:
+            sys.stderr.write(f"pyvmm: {error}\n")
+    return found
+
+
+def external_checks() -> list[Any]:
+    """The modules that add to the report of ``pyvmm doctor``."""
+    found = []
+    for name, module in entry_points(group=DOCTOR).items():
+        try:
+            found.append(_load(name, module))
         except ConfigError as error:
             sys.stderr.write(f"pyvmm: {error}\n")
     return found

@@ -1,66 +1,171 @@
-"""`python -m pyvmm_sentry run PROGRAM [ARGUMENT]...`: run a static Linux program on the Sentry.
-
-`python -m pyvmm_sentry kernel` builds the Sentry as a guest kernel and prints its path.
-"""
+"""``pyvmm-runsc``, also as ``python -m pyvmm_sentry``: run Linux programs on the Sentry."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shutil
+import signal
 import sys
 from typing import NoReturn
 
-from pyvmm_sentry import program
+from pyvmm_sentry import generate, platforms, program
+from pyvmm_sentry.syscalls import SYSCALLS, Syscall
+from vmm import VmmError
 
+PROG = "pyvmm-runsc"
 CANNOT_START, NOT_FOUND = 125, 127
 """Exit statuses, as `env` has them; 126 is the platform's: the file is not a program that it can run."""
+_EPILOG = """\
+exit status:
+  that of the program; if a signal ended it, this command ends by the same signal
+  125  the sandbox cannot be started
+  126  the file is not a program that it can run
+  127  there is no such file
+
+help syscalls [NAME...] lists the system calls that the Sentry answers.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    whole = argparse.ArgumentParser("pyvmm_sentry", description="Runs Linux programs on a guest kernel of our own.")
-    commands = whole.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run a static program; exits as the program does")
-    run.add_argument("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
-    run.add_argument("--strace", action="store_true", help="print every system call to standard error")
-    run.add_argument("program", help="a static x86-64 program")
-    run.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    whole = argparse.ArgumentParser(
+        PROG,
+        description="Run Linux programs on a guest kernel of this project's own, the Sentry.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    do = commands.add_parser("do", help="run a program in a sandbox of its own")
+    add = do.add_argument
+    add("--root", metavar="DIR", help="the program's root directory (needs a file system, which is not there yet)")
+    add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
+    add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
+    add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
+    add("--strace", action="store_true", help="print every system call to standard error")
+    add("program", metavar="CMD", help="a static x86-64 program")
+    add("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments")
+    commands.add_parser("platforms", help="list the platforms, and which of them work here")
     commands.add_parser("kernel", help="build the Sentry as a guest kernel, and print its path")
+    text = commands.add_parser("help", help="print this help, or about system calls: help syscalls [NAME...]")
+    text.add_argument("topic", nargs="*")
     return whole
 
 
-def fail(text: str, status: int) -> NoReturn:
+def fail(text: str, hint: str = "", status: int = CANNOT_START) -> NoReturn:
     """Print an error and exit."""
-    print(f"pyvmm_sentry: {text}", file=sys.stderr)
+    print(f"{PROG}: {text}", *([f"  hint: {hint}"] if hint else []), sep="\n", file=sys.stderr)
     sys.exit(status)
 
 
-def run(options: argparse.Namespace) -> NoReturn:
-    """Replace this process by the platform's program."""
+def choose(name: str) -> str:
+    """The platform to use; exits if there is none."""
+    if name == "auto":
+        # Only a device that is there can be worth the milliseconds of a try.
+        if os.access("/dev/kvm", os.R_OK | os.W_OK) and platforms.kvm().present:
+            return "kvm"
+        name = "ptrace"
+    found = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}[name]()
+    if not found.present:
+        fail(f"the platform {name} does not work here: {found.detail}", found.hint)
+    return name
+
+
+def check(options: argparse.Namespace) -> str:
+    """The path of the program; exits if the options ask for what is not there."""
     if not 16 <= options.memory <= 65536:
-        fail(f"--memory {options.memory}: a number of MiB from 16 to 65536", CANNOT_START)
-    path = options.program if "/" in options.program else shutil.which(options.program)
+        fail(f"--memory {options.memory}: not from 16 to 65536 MiB")
+    if options.root is not None:
+        fail(f"--root {options.root}: the Sentry has no file system of the host yet", "omit --root")
+    if options.network != "none":
+        fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
+    path: str | None = options.program if "/" in options.program else shutil.which(options.program)
     if not path or not os.path.exists(path):
-        fail(f"{options.program}: not found", NOT_FOUND)
-    platform = program.ptrace()
+        fail(f"{options.program}: not found", status=NOT_FOUND)
+    return path
+
+
+def run_on_kvm(path: str, options: argparse.Namespace) -> int:
+    """Run a program in a machine; returns its exit status."""
+    from pyvmm_sentry import boot
+
+    words = [options.program, *options.arguments]
+    odd = next((word for word in words if not word or " " in word), None)
+    if odd is not None:
+        fail(f"the argument {odd!r}: the platform kvm accepts neither spaces nor empty ones yet", "use ptrace")
+    if options.strace:
+        fail("--strace: the platform kvm has no place for its output yet", "use ptrace")
+    status = boot.run(program.kernel(), path, words, options.memory)
+    if status > 128:
+        if status != 128 + signal.SIGKILL:
+            signal.signal(status - 128, signal.SIG_DFL)
+        os.kill(os.getpid(), status - 128)
+    return status
+
+
+def run_on_ptrace(path: str, options: argparse.Namespace) -> NoReturn:
+    """Replace this process by the platform's program."""
+    binary = str(program.ptrace())
     strace = ["--strace"] if options.strace else []
-    command = [str(platform), *strace, "--memory", str(options.memory), "--", path, *options.arguments]
+    os.execv(binary, [binary, *strace, "--memory", str(options.memory), "--", path, *options.arguments])
+
+
+def do(options: argparse.Namespace) -> int:
+    """Run a program; ends as it does."""
+    path = check(options)
+    run = run_on_kvm if choose(options.platform) == "kvm" else run_on_ptrace
     sys.stdout.flush()
-    os.execv(platform, command)
+    return run(path, options)
 
 
-def main(argv: list[str]) -> None:
-    """Run a command."""
+def describe(call: Syscall, there: bool) -> str:
+    """A line about a system call."""
+    arguments = ", ".join(argument.name for argument in call.arguments)
+    state = ("answered" + (f": {call.note}" if call.note else "")) if there else "ENOSYS"
+    return f"{call.number:>3}  tier {call.tier}  {call.name}({arguments})  {state}"
+
+
+def print_help(topic: list[str]) -> int:
+    """Print the help, or a line about each system call."""
+    if topic[:1] != ["syscalls"]:
+        parser().print_help()
+        return 0 if not topic else 2
+    names = {call.name for call in SYSCALLS}
+    unknown = sorted(set(topic[1:]) - names)
+    if unknown:
+        fail(f"no such system call: {', '.join(unknown)}", status=2)
+    there = {call.name for call in generate.answered()}
+    for call in SYSCALLS:
+        if not topic[1:] or call.name in topic[1:]:
+            print(describe(call, call.name in there))
+    return 0
+
+
+def print_platforms() -> int:
+    """Print a line about each platform; 0 if one works."""
+    found = platforms.all_platforms()
+    for each in found:
+        print(f"{'yes' if each.present else 'no':<3}  {each.name:<6}  {each.detail}")
+        if each.hint:
+            print(f"{'':13}do: {each.hint}")
+    return 0 if any(each.present for each in found) else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
     options = parser().parse_args(argv)
     try:
-        if options.command == "kernel":
-            print(program.kernel())
-        else:
-            run(options)
-    except program.BuildError as error:
-        fail(str(error), CANNOT_START)
+        if options.command == "do":
+            return do(options)
+        if options.command == "help":
+            return print_help(options.topic)
+        if options.command == "platforms":
+            return print_platforms()
+        print(program.kernel())
+    except (program.BuildError, VmmError) as error:
+        fail(str(error), getattr(error, "hint", ""))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

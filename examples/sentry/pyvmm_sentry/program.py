@@ -73,6 +73,16 @@ def _objects(sources: Sequence[Path], options: Sequence[str]) -> list[str]:
         return list(threads.map(compile_one, sources))
 
 
+def _core_sources() -> list[Path]:
+    """
+    :raises BuildError: they are not beside this package
+    """
+    found = sorted(CORE.rglob("*.c"))
+    if not found:
+        raise BuildError(f"the core's sources are not in {CORE}: install the package with pip install --editable")
+    return found
+
+
 def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Path:
     """Compile the core with a platform that is a process of the host; returns the program's path.
 
@@ -80,7 +90,7 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Pa
     :raises BuildError: it cannot be compiled
     """
     options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
-    objects = _objects(sorted(CORE.rglob("*.c")), [*options, *CORE_FLAGS])
+    objects = _objects(_core_sources(), [*options, *CORE_FLAGS])
     objects += _objects(sources, [*options, f"-I{PTRACE}"])
     return _made(name, [], [*options, "-o", "OUT", *objects])
 
@@ -98,7 +108,7 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    sources = [KVM / "entry.S", *sorted(KVM.glob("*.c")), *sorted(CORE.rglob("*.c"))]
+    sources = [KVM / "entry.S", *sorted(KVM.glob("*.c")), *_core_sources()]
     script = KVM / "kernel.lds"
     objects = _objects(sources, [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS])
     return _made("sentry.elf", [script], [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects])

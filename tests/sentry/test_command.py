@@ -1,0 +1,77 @@
+"""The command `pyvmm-runsc`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.where import ROOT
+
+BUSYBOX = "/bin/busybox"
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run it, by its module."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
+    command = [sys.executable, "-m", "pyvmm_sentry", *arguments]
+    return subprocess.run(command, input=b"", capture_output=True, timeout=60, env=environment)
+
+
+def do(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program on the platform that works everywhere."""
+    return command_line("do", "--platform", "ptrace", *arguments)
+
+
+def test_it_exits_as_the_program() -> None:
+    assert do("--", BUSYBOX, "sh", "-c", "exit 7").returncode == 7
+    assert do(BUSYBOX, "sh", "-c", "kill -6 $$").returncode == -signal.SIGABRT
+
+
+def test_options_of_the_program_are_not_its_own() -> None:
+    assert do("busybox", "echo", "--strace", "--", "x").stdout == b"--strace -- x\n"
+    assert do("--", "busybox", "echo", "--strace").stdout == b"--strace\n"
+
+
+def test_it_reports_a_file_that_it_cannot_run(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    missing = do("no-such-program")
+    assert (missing.returncode, missing.stderr) == (127, b"pyvmm-runsc: no-such-program: not found\n")
+    assert do(str(tmp_path / "text")).returncode == 126
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--memory", "1"), "--memory 1: not from 16 to 65536 MiB"),
+        (("--platform", "trap"), "the platform trap does not work here"),
+        (("--root", "/"), "--root /: the Sentry has no file system of the host yet"),
+        (("--network", "user"), "--network user: the Sentry has no network yet"),
+    ],
+)
+def test_it_reports_what_it_cannot_do(options: tuple[str, ...], reason: str) -> None:
+    done = command_line("do", *options, BUSYBOX, "true")
+    assert done.returncode == 125
+    assert done.stderr.decode().startswith(f"pyvmm-runsc: {reason}")
+
+
+def test_help_lists_system_calls() -> None:
+    every = command_line("help", "syscalls").stdout.decode().splitlines()
+    assert len(every) > 300
+    assert "tier 1  openat(directory, path, flags, mode)  answered" in "\n".join(every)
+    one = command_line("help", "syscalls", "io_setup", "close").stdout.decode()
+    assert one == "  3  tier 1  close(fd)  answered\n206  tier 3  io_setup(count, context)  ENOSYS\n"
+    assert command_line("help", "syscalls", "clsoe").returncode == 2
+
+
+def test_platforms_that_work_are_listed_also_by_doctor() -> None:
+    done = command_line("platforms")
+    lines = {line.split()[1]: line.split()[0] for line in done.stdout.decode().splitlines() if "do:" not in line}
+    assert lines == {"kvm": lines["kvm"], "trap": "no", "ptrace": "yes"}
+    doctor = subprocess.run([ROOT / ".venv" / "bin" / "pyvmm", "doctor"], capture_output=True, text=True)
+    assert "yes  Sentry on ptrace" in doctor.stdout
+    assert "no   Sentry on trap" in doctor.stdout
