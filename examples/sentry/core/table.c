@@ -94,6 +94,14 @@ struct table_entry *table_first(const struct table *table, u32 hash)
 	return table->pages ? *bucket(table, hash) : NULL;
 }
 
+void table_free(struct table *table)
+{
+	for (u32 i = 0; table->pages && i < 1u << (table->bits - PAGE_BITS); i++)
+		page_free(table->pages[i]);
+	page_free(table->pages);
+	*table = (struct table){ .pages = NULL };
+}
+
 u32 hash_bytes(const void *data, u64 size, u64 seed)
 {
 	const u8 *at = data;

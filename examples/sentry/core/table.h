@@ -19,6 +19,7 @@ struct table {
 int table_add(struct table *table, struct table_entry *entry, u32 hash); /* 0 or -ENOMEM */
 void table_remove(struct table *table, struct table_entry *entry);
 struct table_entry *table_first(const struct table *table, u32 hash); /* of those that may have this hash */
+void table_free(struct table *table); /* of an empty one */
 u32 hash_bytes(const void *data, u64 size, u64 seed);
 
 /* Values by number, sparse. Zeros are an empty one. */

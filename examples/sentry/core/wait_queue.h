@@ -31,6 +31,7 @@ struct waiter {
 	struct task *task;
 	bool alone;			  /* of these wake_one wakes one only */
 	void (*notify)(struct waiter *w); /* is called instead of waking the task; the waiter stays in the queue */
+	void *data;			  /* for notify */
 };
 
 /* Zeros are an empty one. It must be empty when it is freed. */

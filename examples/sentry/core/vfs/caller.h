@@ -40,6 +40,7 @@ struct vfs {
 	u32 last_mount;
 	u64 devices;		   /* how many numbers file systems have */
 	struct super *anonymous;   /* of files without a name */
+	struct super *memory;	   /* of memfd_create */
 	struct mount anonymous_mount;
 	struct path streams[3];
 	struct fs_context *fs; /* before there are tasks */

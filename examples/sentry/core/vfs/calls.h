@@ -27,6 +27,18 @@ void file_accessed(struct file *file);
 
 int may_create(const struct path *directory);
 
+/* -- poll.c: times and masks of calls that wait -- */
+
+s64 deadline_from(struct task *t, u64 from, u64 *deadline);
+u64 time_after(const struct timespec *time);
+s64 mask_begin(struct task *t, u64 from, u64 size, u64 *old);
+void mask_end(struct task *t, u64 from, u64 old);
+
+/* -- locks.c -- */
+
+s64 lock_test(struct file *file, u64 argument, bool of_file);
+s64 lock_set(struct file *file, u64 argument, bool of_file, bool wait);
+
 /* -- notify.c: what happens to files -- */
 
 enum {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for descriptors. */
 #include "calls.h"
+#include "pipe.h"
 
 s64 sys_close(struct task *t, const u64 *args)
 {
 	struct file *file = fd_file(t, args[0]);
 
-	return file ? file_close(fd_clear(t->files, (u32)args[0])) : -EBADF;
+	return file ? file_close(t->files, fd_clear(t->files, (u32)args[0])) : -EBADF;
 }
 
 s64 sys_close_range(struct task *t, const u64 *args)
@@ -36,7 +37,7 @@ s64 sys_close_range(struct task *t, const u64 *args)
 		if (flags & CLOEXEC)
 			fd->close_on_exec = true;
 		else
-			file_close(fd_clear(t->files, (u32)i));
+			file_close(t->files, fd_clear(t->files, (u32)i));
 	}
 	return 0;
 }
@@ -96,6 +97,20 @@ static s64 set_flags(struct file *file, u32 flags)
 	return 0;
 }
 
+static s64 add_seals(struct file *file, u32 seals)
+{
+	struct inode *inode = file->inode;
+
+	if (!file->writable)
+		return -EPERM;
+	if (!inode->may_seal || seals & ~63u)
+		return -EINVAL;
+	if (inode->seals & F_SEAL_SEAL)
+		return -EPERM;
+	inode->seals |= seals;
+	return 0;
+}
+
 /* What a descriptor of a path only does not have. */
 static s64 fcntl_file(struct task *t, struct file *file, u32 command, u64 argument)
 {
@@ -110,6 +125,16 @@ static s64 fcntl_file(struct task *t, struct file *file, u32 command, u64 argume
 		file->signal = (s32)argument;
 		return 0;
 	case F_GETSIG: return file->signal;
+	case F_GETPIPE_SZ: return file_pipe(file) ? (s64)file_pipe(file)->size * PAGE : -EBADF;
+	case F_SETPIPE_SZ: return file_pipe(file) ? pipe_resize(file_pipe(file), (u32)argument) : -EBADF;
+	case F_GET_SEALS: return file->inode->may_seal ? (s64)file->inode->seals : -EINVAL;
+	case F_ADD_SEALS: return add_seals(file, (u32)argument);
+	case F_GETLK:
+	case F_OFD_GETLK: return lock_test(file, argument, command == F_OFD_GETLK);
+	case F_SETLK:
+	case F_SETLKW:
+	case F_OFD_SETLK:
+	case F_OFD_SETLKW: return lock_set(file, argument, command >= F_OFD_SETLK, command == F_SETLKW || command == F_OFD_SETLKW);
 	}
 	return -EINVAL;
 }

@@ -3,16 +3,32 @@
 #include "caller.h"
 #include "device.h"
 
+/* Wait until there may be input. */
+static s64 wait_for_input(struct file *file)
+{
+	s64 error = 0;
+
+	while (!error && !core.ops->wait(0))
+		error = file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(&core.console_input, FOREVER);
+	return error;
+}
+
 static s64 read(struct file *file, struct io *to, u64 *position)
 {
-	u8 *page = page_alloc();
-	s64 got;
 	u64 room = io_writable(to, PAGE); /* before anything is read that could not be handed over */
+	u8 *page;
+	s64 got;
 
-	(void)file, (void)position;
+	(void)position;
+	if (!to->left)
+		return 0;
+	got = room ? wait_for_input(file) : -EFAULT;
+	if (got)
+		return got;
+	page = page_alloc();
 	if (!page)
 		return -ENOMEM;
-	got = !to->left ? 0 : room ? core.ops->console_read(page, room) : -EFAULT;
+	got = core.ops->console_read(page, room);
 	if (got > (s64)room)
 		got = -EIO;
 	if (got > 0 && io_put(to, page, (u64)got) != (u64)got)
@@ -46,6 +62,15 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	return done || put >= 0 ? (s64)done : put;
 }
 
+static u32 poll(struct file *file, struct poll *poll)
+{
+	bool reads = file->readable && core.ops->wait(0);
+
+	if (file->readable)
+		poll_wait(poll, &core.console_input);
+	return (reads ? POLLIN | POLLRDNORM : 0) | (file->writable ? POLLOUT | POLLWRNORM : 0);
+}
+
 static s64 ioctl(struct file *file, u32 command, u64 argument)
 {
 	enum { TCGETS = 0x5401, TIOCGWINSZ = 0x5413 };
@@ -65,7 +90,7 @@ static s64 ioctl(struct file *file, u32 command, u64 argument)
 	return -ENOTTY;
 }
 
-static const struct file_operations operations = { .read = read, .write = write, .ioctl = ioctl };
+static const struct file_operations operations = { .read = read, .write = write, .poll = poll, .ioctl = ioctl };
 
 /* /dev/tty and /dev/console: what is read comes from the first stream, what is written goes to the second. */
 int console_open(struct file *file)

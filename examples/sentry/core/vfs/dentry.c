@@ -37,6 +37,21 @@ static struct dentry *dentry_alloc(struct super *super, const char *name, u64 si
 	return dentry;
 }
 
+int dentry_rename(struct dentry *dentry, const char *name)
+{
+	u64 size = string_size(name);
+	char *copy = size < SHORT_NAME ? dentry->short_name : kmalloc(size + 1);
+
+	if (!copy)
+		return -ENOMEM;
+	if (dentry->name != dentry->short_name)
+		kfree(dentry->name);
+	bytes_copy(copy, name, size + 1);
+	dentry->name = copy;
+	dentry->name_size = (u8)size;
+	return 0;
+}
+
 struct dentry *dentry_new_root(struct super *super, struct inode *inode)
 {
 	struct dentry *dentry = dentry_alloc(super, "/", 1);

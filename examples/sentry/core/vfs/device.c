@@ -51,12 +51,6 @@ static s64 read_random(struct file *file, struct io *to, u64 *position)
 	return (s64)done;
 }
 
-static s64 stay(struct file *file, s64 offset, u32 whence)
-{
-	(void)file, (void)offset, (void)whence;
-	return 0;
-}
-
 static s64 write_random(struct file *file, struct io *from, u64 *position)
 {
 	u8 byte;
@@ -75,12 +69,12 @@ static int may_map(struct file *file, u32 prot, u32 flags)
 	return 0;
 }
 
-static const struct file_operations null_operations = { .read = read_nothing, .write = write_all, .seek = stay };
+static const struct file_operations null_operations = { .read = read_nothing, .write = write_all, .seek = file_stay };
 static const struct file_operations zero_operations = {
-	.read = read_zeros, .write = write_all, .seek = stay, .mmap = may_map,
+	.read = read_zeros, .write = write_all, .seek = file_stay, .mmap = may_map,
 };
-static const struct file_operations full_operations = { .read = read_zeros, .write = write_full, .seek = stay };
-static const struct file_operations random_operations = { .read = read_random, .write = write_random, .seek = stay };
+static const struct file_operations full_operations = { .read = read_zeros, .write = write_full, .seek = file_stay };
+static const struct file_operations random_operations = { .read = read_random, .write = write_random, .seek = file_stay };
 
 int device_open(struct file *file)
 {

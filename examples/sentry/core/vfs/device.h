@@ -18,6 +18,7 @@ const char *text_join(char *to, u64 size, const char *directory, const char *nam
 int core_mkdir(const char *name, u32 mode); /* 0 if it is there already */
 int core_mknod(const char *name, u32 mode, u64 device);
 int core_symlink(const char *target, const char *name);
+int core_mount(struct super *super, const char *name, u32 flags, const char *source); /* takes the file system */
 int core_write_file(const char *name, const void *data, u64 size, u32 mode);
 
 #endif

@@ -71,9 +71,12 @@ void files_get(struct files *files)
 }
 
 /* What close() does with a file, beside its descriptor. */
-int file_close(struct file *file)
+int file_close(struct files *files, struct file *file)
 {
-	int error = file->operations->flush ? file->operations->flush(file) : 0;
+	int error;
+
+	locks_release(file->inode, files);
+	error = file->operations->flush ? file->operations->flush(file) : 0;
 
 	file_put(file);
 	return error;
@@ -87,7 +90,7 @@ static void close_some(struct files *files, bool all)
 
 			if (!fd->file || (!all && !fd->close_on_exec))
 				continue;
-			file_close(fd_clear(files, i * FDS_PER_PAGE + j));
+			file_close(files, fd_clear(files, i * FDS_PER_PAGE + j));
 		}
 	}
 }
@@ -168,6 +171,27 @@ s64 fd_install(struct task *t, struct file *file, u32 from, bool close_on_exec)
 	return number;
 }
 
+s64 fd_install_two(struct task *t, struct file **files, u64 to, bool close_on_exec)
+{
+	s32 numbers[2];
+
+	numbers[0] = (s32)fd_install(t, files[0], 0, close_on_exec);
+	if (numbers[0] < 0) {
+		file_put(files[1]);
+		return numbers[0];
+	}
+	numbers[1] = (s32)fd_install(t, files[1], 0, close_on_exec);
+	if (numbers[1] < 0) {
+		file_put(fd_clear(t->files, (u32)numbers[0]));
+		return numbers[1];
+	}
+	if (!user_write(t->mm, to, numbers, sizeof(numbers)))
+		return 0;
+	file_put(fd_clear(t->files, (u32)numbers[0]));
+	file_put(fd_clear(t->files, (u32)numbers[1]));
+	return -EFAULT;
+}
+
 int fd_room(struct task *t)
 {
 	s64 number = fd_place(t->files, 0, fd_limit(t));
@@ -187,7 +211,7 @@ int fd_replace(struct task *t, struct file *file, u32 number, bool close_on_exec
 	}
 	fd_at(t->files, number)->close_on_exec = close_on_exec;
 	if (old)
-		file_close(old);
+		file_close(t->files, old);
 	return 0;
 }
 

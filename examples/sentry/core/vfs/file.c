@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Open files. */
 #include "caller.h"
+#include "pipe.h"
 
 static struct slab files = SLAB(struct file);
 
@@ -37,6 +38,8 @@ static int choose_operations(struct file *file)
 		return -ENXIO;
 	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
 		return device_open(file);
+	if (S_ISFIFO(inode->mode))
+		return fifo_open(file);
 	return inode->operations->open ? inode->operations->open(inode, file) : 0;
 }
 
@@ -70,6 +73,8 @@ void file_put(struct file *file)
 {
 	if (!file || !reference_put(&file->references))
 		return;
+	epoll_forget(file);
+	locks_release(file->inode, file);
 	if (file->operations->release)
 		file->operations->release(file);
 	if (file->writable && file->inode->writers)

@@ -35,7 +35,7 @@ void super_get(struct super *super)
 
 void super_put(struct super *super)
 {
-	if (!reference_put(&super->references))
+	if (!super || !reference_put(&super->references))
 		return;
 	dentry_forget(super);
 	if (super->operations->release)
@@ -87,20 +87,32 @@ void inode_put(struct inode *inode)
 		return;
 	if (inode->super->operations->evict)
 		inode->super->operations->evict(inode);
+	locks_free(inode);
 	slab_free(&inodes, inode);
+}
+
+void mutex_lock(struct mutex *mutex)
+{
+	while (mutex->held)
+		if (sleep_on_killable(&mutex->queue, FOREVER))
+			task_yield(); /* it ends, but not before this call has its lock */
+	mutex->held = true;
+}
+
+void mutex_unlock(struct mutex *mutex)
+{
+	mutex->held = false;
+	wake_one(&mutex->queue);
 }
 
 void inode_lock(struct inode *inode)
 {
-	while (inode->locked)
-		sleep_on_killable(&inode->lock_queue, FOREVER);
-	inode->locked = true;
+	mutex_lock(&inode->mutex);
 }
 
 void inode_unlock(struct inode *inode)
 {
-	inode->locked = false;
-	wake_one(&inode->lock_queue);
+	mutex_unlock(&inode->mutex);
 }
 
 /* -- rights -- */

@@ -260,10 +260,41 @@ const char *archive_unpack(const u8 *archive, u64 size)
 static const struct {
 	const char *name;
 	u32 mode;
+	const char *type; /* of a file system that is mounted there; NULL: none */
 } directories[] = {
-	{ "/dev", 0755 }, { "/dev/shm", 01777 }, { "/dev/pts", 0755 }, { "/proc", 0555 }, { "/sys", 0555 },
-	{ "/tmp", 01777 }, { "/run", 0755 }, { "/root", 0700 }, { "/etc", 0755 },
+	{ "/dev", 0755, "devtmpfs" }, { "/dev/shm", 01777, "tmpfs" }, { "/dev/pts", 0755, NULL },
+	{ "/proc", 0555, "proc" },     { "/sys", 0555, NULL },	     { "/tmp", 01777, NULL },
+	{ "/run", 0755, NULL },	      { "/root", 0700, NULL },	     { "/etc", 0755, NULL },
 };
+
+int core_mount(struct super *super, const char *name, u32 flags, const char *source)
+{
+	struct path point;
+	int error = super ? path_lookup(name, WALK_FOLLOW, &point) : -ENOMEM;
+
+	if (error) {
+		super_put(super);
+		return error;
+	}
+	dentry_get(super->root);
+	error = mount_add(super, super->root, &point, flags, source);
+	path_put(&point);
+	return error;
+}
+
+static int make_directories(void)
+{
+	for (u32 i = 0; i < ARRAY_SIZE(directories); i++) {
+		int error = core_mkdir(directories[i].name, directories[i].mode);
+
+		if (!error && directories[i].type)
+			error = core_mount(tmpfs_new(directories[i].type, directories[i].mode), directories[i].name, 0,
+					   directories[i].type);
+		if (error)
+			return error;
+	}
+	return 0;
+}
 
 /* The program that the sandbox starts with is a file, too, where its name on the host is. */
 static int put_program(const struct core_config *config)
@@ -302,9 +333,8 @@ const char *root_init(const struct core_config *config)
 		return "the sandbox has too little memory";
 	if (config->root)
 		why = archive_unpack(config->root, config->root_size);
-	for (u32 i = 0; i < ARRAY_SIZE(directories) && !why; i++)
-		if (core_mkdir(directories[i].name, directories[i].mode))
-			why = "the root cannot be filled";
+	if (!why && make_directories())
+		why = "the root cannot be filled";
 	if (!why && devices_make("/dev"))
 		why = "the devices of the root cannot be made";
 	if (!why && (core_mkdir("/proc/self", 0555) || core_symlink(config->real_path, "/proc/self/exe")))

@@ -152,7 +152,10 @@ static s64 page_for_mapping(struct inode *inode, u64 index, bool write)
 	if (index * PAGE >= inode->size)
 		return -ENXIO;
 	page = page_make(inode, index);
-	return page ? (s64)page_offset(page) : -ENOSPC;
+	if (!page)
+		return -ENOSPC;
+	page_get(page_offset(page));
+	return (s64)page_offset(page);
 }
 
 /* -- contents -- */
@@ -565,10 +568,13 @@ static const struct inode_operations special_operations = {
 };
 
 /* A regular file without a name, for memfd_create. */
-struct inode *tmpfs_file(struct super *super, u32 mode)
+struct inode *tmpfs_file(u32 mode)
 {
-	struct inode *inode = make(super, NULL, S_IFREG | mode);
+	struct inode *inode;
 
+	if (!vfs.memory)
+		vfs.memory = tmpfs_new("tmpfs", 0700);
+	inode = vfs.memory ? make(vfs.memory, NULL, S_IFREG | mode) : NULL;
 	if (inode)
 		inode->links = 0;
 	return inode;

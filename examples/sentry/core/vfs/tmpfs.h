@@ -6,7 +6,7 @@
 #include "vfs.h"
 
 struct super *tmpfs_new(const char *type, u32 mode); /* NULL: no memory */
-struct inode *tmpfs_file(struct super *super, u32 mode); /* without a name */
+struct inode *tmpfs_file(u32 mode); /* without a name */
 
 /* -- xattr.c: extended attributes in memory -- */
 

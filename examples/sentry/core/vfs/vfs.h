@@ -22,9 +22,19 @@ struct io;
 struct mm;
 struct mount;
 struct path;
+struct pipe;
 struct poll;
 struct super;
 struct task;
+
+/* A lock that is held while a task sleeps. Zeros are a free one. */
+struct mutex {
+	bool held;
+	struct wait_queue queue;
+};
+
+void mutex_lock(struct mutex *mutex);
+void mutex_unlock(struct mutex *mutex);
 
 /* -- attributes -- */
 
@@ -146,12 +156,13 @@ struct inode {
 	struct timespec accessed, modified, changed, born;
 	struct table_entry by_number; /* in the table of inode_find */
 	struct lock_list *locks;
-	bool locked;
-	struct wait_queue lock_queue;
+	struct mutex mutex;
 	struct list watches; /* of inotify */
 	struct list mappings; /* for mm.c */
 	u32 writers; /* open files that may write; negative as s32: being executed */
+	struct pipe *pipe; /* of a FIFO that is open */
 	u32 seals; /* of a memfd */
+	bool may_seal;
 	bool can_link; /* a file of O_TMPFILE */
 	bool dead; /* a directory that was removed */
 	void *data; /* the file system's */
@@ -244,6 +255,7 @@ void dentry_put(struct dentry *dentry);
 int dentry_hash(struct dentry *dentry); /* dentry_find finds it from now on; 0 or -ENOMEM */
 void dentry_unhash(struct dentry *dentry); /* of a file that is gone, or of a name that no longer holds */
 void dentry_move(struct dentry *dentry, struct dentry *to); /* to the place of `to`, which is unhashed */
+int dentry_rename(struct dentry *dentry, const char *name); /* of one that is not hashed */
 void dentry_exchange(struct dentry *a, struct dentry *b);
 void dentry_forget(struct super *super); /* drop all that is not used */
 bool dentry_above(const struct dentry *above, const struct dentry *dentry);
@@ -287,10 +299,27 @@ s64 file_read_core(struct file *file, void *to, u64 size, u64 position); /* into
 s64 file_write_core(struct file *file, const void *from, u64 size, u64 position);
 
 s64 file_seek(struct file *file, s64 offset, u32 whence); /* by the inode's size: the new position */
+s64 file_stay(struct file *file, s64 offset, u32 whence);
 s64 directory_seek(struct file *file, s64 offset, u32 whence);
 /* Checks of limits and seals before bytes are written to a regular file; it may make them fewer. */
 s64 inode_may_write(struct inode *inode, struct io *from, u64 position);
 int device_open(struct file *file);
+
+/* -- locks.c -- */
+
+void locks_release(struct inode *inode, const void *owner); /* an open file or a table of descriptors is gone */
+void locks_free(struct inode *inode);
+
+/* -- poll.c -- */
+
+/* Somebody who wants to be woken when the state of files changes. */
+struct poll {
+	void (*add)(struct poll *poll, struct wait_queue *queue);
+};
+
+void poll_wait(struct poll *poll, struct wait_queue *queue); /* poll may be NULL: only the state is wanted */
+void epoll_forget(struct file *file); /* it is gone */
+u32 file_poll(struct file *file, struct poll *poll);
 
 /* -- anonymous.c -- */
 

@@ -6,7 +6,7 @@
 struct attribute_list {
 	struct attribute_list *next;
 	u64 size;
-	u8 *value; /* pages of it are not contiguous: at most one page */
+	u8 *value;
 	char name[];
 };
 
@@ -63,7 +63,7 @@ int attributes_set(struct attribute_list **list, const char *name, const void *v
 		return -EEXIST;
 	if (!old && flags & XATTR_REPLACE)
 		return -ENODATA;
-	new = size > PAGE ? NULL : attribute_new(name, value, size);
+	new = attribute_new(name, value, size);
 	if (!new)
 		return -ENOSPC;
 	new->next = old ? old->next : NULL;
