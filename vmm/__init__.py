@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from vmm.aio import AsyncMachine as AsyncMachine
+    from vmm.board.device_server import DeviceServer as DeviceServer
     from vmm.cli.doctor import KvmVerdict as KvmVerdict
     from vmm.cli.doctor import kvm_verdict as kvm_verdict
     from vmm.config import BootConfig as BootConfig
@@ -67,6 +68,7 @@ _HOMES = {
     "ConfigError": "vmm.errors",
     "CpuConfig": "vmm.options.cpu",
     "DeviceConfig": "vmm.virtio.device_config",
+    "DeviceServer": "vmm.board.device_server",
     "EndEvent": "vmm.lifecycle",
     "Event": "vmm.lifecycle",
     "GuestError": "vmm.errors",

@@ -1,0 +1,87 @@
+"""One virtio device without a machine: its driver is another process, which shares memory with the device."""
+
+from __future__ import annotations
+
+from vmm.board.owned import Owned
+from vmm.events import EventFd, Loop
+from vmm.faststart.thread import Task
+from vmm.native import ffi
+from vmm.virtio import spec
+from vmm.virtio.device_config import Opening
+from vmm.virtio.queue import QueueConfig
+from vmm.virtio.register_page import RegisterPage
+from vmm.virtio.runner import Runner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from vmm.memory import GuestMemory
+    from vmm.virtio.device_config import DeviceConfig
+
+DRIVER_FEATURES = spec.F_VERSION_1 | spec.F_EVENT_IDX
+
+
+class DeviceServer:
+    """Serves the device of *config* on queues at fixed places, from the start until :meth:`close`.
+
+    Nothing is negotiated: the driver uses split queues with event indices. It signals :attr:`kicks`, and waits for
+    :attr:`irq`. A driver that breaks a ring stops the device for good.
+
+    :param config: the record of the device
+    :param memory: what both sides map; shared, and zeros where the queues are
+    :param queues: size and address of the descriptors of each queue, in the order of their numbers; the other areas
+        follow, see :func:`areas`
+    :ivar kicks: descriptors of eventfds, one for each queue: the driver adds 1 after it has made buffers available
+    :ivar irq: the descriptor of an eventfd: buffers have been used
+    :raises ConfigError: the device cannot be opened
+    :raises HostError: the same
+    """
+
+    def __init__(self, config: DeviceConfig, memory: GuestMemory, queues: Sequence[tuple[int, int]]) -> None:
+        self._owned = Owned()
+        self._loop = self._owned.add(Loop())
+        try:
+            self._start(config, memory, queues)
+        except BaseException:
+            self._owned.close()
+            raise
+        self._thread = Task(self._loop.run, "device-server")
+
+    def _start(self, config: DeviceConfig, memory: GuestMemory, queues: Sequence[tuple[int, int]]) -> None:
+        page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
+        irq = self._owned.add(EventFd())
+        device = config.open(Opening(1, memory.size, self._loop, self._owned))
+        kicks = [self._owned.add(EventFd()) for _ in device.queue_sizes]
+        native = ffi.new("struct irq *", {"fd": irq.fd, "status": page.status})
+        self._runner = self._owned.add(
+            Runner(device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, lambda: None)
+        )
+        device.negotiate(DRIVER_FEATURES)
+        configs = [QueueConfig(size, True, address, *areas(size, address)) for size, address in queues]
+        self._runner.start(DRIVER_FEATURES, configs)
+        self.kicks = tuple(kick.fd for kick in kicks)
+        self.irq = irq.fd
+
+    @property
+    def running(self) -> bool:
+        """The driver has broken no rule so far."""
+        return self._runner.running
+
+    def stats(self) -> dict[str, Any]:
+        """The device's own counters."""
+        return self._runner.device.stats()
+
+    def close(self) -> None:
+        """Stop and close the device.  A second call does nothing."""
+        self._loop.stop()
+        self._thread.close()
+        self._owned.close()
+
+
+def areas(size: int, address: int) -> tuple[int, int]:
+    """The addresses of the driver's area and the device's, of a queue of *size* whose descriptors are at *address*: one
+    behind the other, the last on a cache line of its own."""
+    driver = address + 16 * size
+    return driver, -(-(driver + 6 + 2 * size) // 64) * 64
