@@ -3,6 +3,7 @@
 #include "core.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
+#include "fuse/fuse.h"
 #include "virtio/virtio.h"
 
 struct core core;
@@ -95,6 +96,29 @@ static struct task *first_task(void)
 	return t;
 }
 
+/* TODO: exec from a file takes its place. */
+static const char *load_from_root(struct mm *mm, const char *name, struct image *image)
+{
+	const char *why = "not found in the root";
+	struct path path;
+	struct file *file;
+	u64 size;
+	u8 *data;
+
+	if (path_lookup(name, WALK_FOLLOW, &path))
+		return why;
+	size = path.dentry->inode->size;
+	data = kmalloc(size);
+	if (data && !file_open(&path, O_RDONLY, &file)) {
+		if (file_read_core(file, data, size, 0) == (s64)size)
+			why = elf_load(mm, data, size, image);
+		file_put(file);
+	}
+	kfree(data);
+	path_put(&path);
+	return why;
+}
+
 const char *core_start(const struct core_config *config)
 {
 	struct image image;
@@ -109,13 +133,16 @@ const char *core_start(const struct core_config *config)
 	if (ram_init(config))
 		return "the sandbox has too little memory";
 	virtio_init(config);
+	if (!config->program && !fuse_root)
+		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);
 	if (error)
 		return error;
 	t = first_task();
 	if (!t)
 		return "the sandbox has too little memory";
-	error = elf_load(t->mm, config->program, config->program_size, &image);
+	error = config->program ? elf_load(t->mm, config->program, config->program_size, &image)
+				: load_from_root(t->mm, config->path, &image);
 	if (error)
 		return error;
 	error = stack_build(t->mm, &image, &t->regs.rsp);

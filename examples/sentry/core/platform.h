@@ -67,7 +67,7 @@ struct core_config {
 	u8 *ram;
 	u64 ram_size, ram_reserved; /* the core leaves so much at the start alone */
 	bool ram_dirty;		    /* it may contain something else than zeros */
-	const u8 *program;
+	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
 	const u8 *root; /* a cpio archive with the files of the root; NULL: there are none */
 	u64 root_size;
@@ -76,6 +76,7 @@ struct core_config {
 	u32 user, group;
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
+	u64 share_rings; /* where the queues of a virtio-fs device are that the platform has set up, by offset; or 0 */
 	u32 fpu_size;	  /* of the state of the FPU, as XSAVE has it */
 	u64 fpu_features; /* XCR0 */
 	bool strace;

@@ -267,6 +267,27 @@ s64 sleep_on_killable(struct wait_queue *queue, u64 deadline)
 	return sleep_alone(queue, deadline, true);
 }
 
+static s64 sleep_until_woken(void)
+{
+	struct task *t = core.current;
+
+	while (!t->woken) {
+		t->state = TASK_SLEEPING;
+		schedule();
+	}
+	t->woken = false;
+	return 0;
+}
+
+void sleep_on_always(struct wait_queue *queue)
+{
+	struct waiter waiter = { .alone = true };
+
+	waiter_add(queue, &waiter);
+	sleep_until_woken();
+	waiter_remove(&waiter);
+}
+
 void waiter_add(struct wait_queue *queue, struct waiter *w)
 {
 	w->queue = queue;

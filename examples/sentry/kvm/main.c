@@ -347,12 +347,26 @@ static void split(char *text, const char **words)
 		words[0] = "program", words[1] = NULL;
 }
 
+/* The initrd; zeros: the program is in the root. */
+static struct module find_program(const struct start_info *info, u64 kernel)
+{
+	struct module program = { 0 };
+
+	if (info->magic != 0x336ec578)
+		refuse("the machine does not start kernels by PVH");
+	if (info->module_count)
+		program = *(const struct module *)(DIRECT + info->modules);
+	if (info->module_count && (program.address < kernel || program.address >= GIB4 || program.size > GIB4 - program.address))
+		refuse("the initrd is where the kernel cannot use it");
+	return program;
+}
+
 _Noreturn void kernel_main(void)
 {
 	static const char *words[WORDS + 1];
 	static const char *const environment[] = { "PATH=/bin", "HOME=/", NULL };
 	const struct start_info *info = (const struct start_info *)(DIRECT + start_info);
-	const struct module *program = (const struct module *)(DIRECT + info->modules);
+	struct module program;
 	static struct core_config config;
 	struct core_exit end;
 	const char *error;
@@ -368,18 +382,19 @@ _Noreturn void kernel_main(void)
 	clock_init();
 	serial_init();
 	crash_if_ordered((const char *)(DIRECT + info->cmdline));
-	if (info->magic != 0x336ec578 || !info->module_count)
-		refuse("the machine has no initrd: that is the program");
-	if (program->address < kernel || program->address >= GIB4 || program->size > GIB4 - program->address)
-		refuse("the initrd is where the kernel cannot use it");
+	program = find_program(info, kernel);
 	devices = find_devices((const char *)(DIRECT + info->cmdline), info->rsdp, &count);
 	split((char *)(DIRECT + info->cmdline), words);
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
-		.ram_size = ram_end(info, kernel, program->address), .program = (const u8 *)(DIRECT + program->address),
-		.program_size = program->size, .path = words[0], .real_path = "/program", .argv = words, .envp = environment,
-		.devices = devices, .device_count = count,
+		.ram_size = ram_end(info, kernel, program.address), .path = words[0], .real_path = words[0], .argv = words,
+		.envp = environment, .devices = devices, .device_count = count,
 	};
+	if (program.address) {
+		config.real_path = "/program";
+		config.program = (const u8 *)(DIRECT + program.address);
+		config.program_size = program.size;
+	}
 	start_fpu(&config);
 	error = core_start(&config);
 	if (error)

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "share.h"
 #include "tracee.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
@@ -45,7 +46,7 @@ _Noreturn void fail(const char *what)
 
 static bool wait_until(u64 deadline)
 {
-	struct pollfd input = { .fd = 0, .events = POLLIN };
+	struct pollfd sources[] = { { .fd = 0, .events = POLLIN }, { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
 	struct timespec left = { 0, 0 }, now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -54,7 +55,11 @@ static bool wait_until(u64 deadline)
 
 		left = (struct timespec){ (time_t)(rest / 1000000000), (long)(rest % 1000000000) };
 	}
-	return ppoll(&input, 1, deadline == ~0ull ? NULL : &left, NULL) > 0;
+	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, NULL) <= 0)
+		return false;
+	if (sources[1].revents)
+		share_answered();
+	return sources[0].revents;
 }
 
 static s64 console_read(void *data, u64 size)
@@ -125,6 +130,7 @@ static const struct platform_ops ops = {
 	.map = tracee_map,
 	.unmap = tracee_unmap,
 	.wait = wait_until,
+	.kick = share_kick,
 	.fatal = fail,
 	.console_read = console_read,
 	.console_write = console_write,
@@ -175,8 +181,8 @@ static u8 *make_ram(u64 size, int *fd)
 {
 	void *ram;
 
-	*fd = memfd_create("sentry", MFD_CLOEXEC);
-	if (*fd < 0 || ftruncate(*fd, (off_t)size))
+	*fd = share_is_there() ? share_fds[SHARE_RAM] : memfd_create("sentry", MFD_CLOEXEC);
+	if (*fd < 0 || (!share_is_there() && ftruncate(*fd, (off_t)size)))
 		fail("no memory for the sandbox");
 	ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
 	if (ram == MAP_FAILED)
@@ -205,6 +211,9 @@ static int parse(int argc, char **argv, struct options *options)
 			return at + 1;
 		if (!strcmp(argv[at], "--strace")) {
 			options->strace = true;
+		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
+			if (!share_parse(argv[++at]))
+				fail("--share is four descriptors: RAM, two kicks, an irq");
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
 			options->memory = strtoull(argv[++at], &end, 10);
 			if (*end || options->memory < LEAST || options->memory > MOST)
@@ -233,7 +242,11 @@ int main(int argc, char **argv, char **envp)
 		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
 		.user = getuid(), .group = getgid(),
 	};
-	config.program = read_program(argv[first], config.ram_size, &config.program_size);
+	if (share_is_there()) {
+		config.share_rings = SHARE_RINGS;
+		config.ram_reserved = SHARE_END;
+	}
+	config.program = share_is_there() ? NULL : read_program(argv[first], config.ram_size, &config.program_size);
 	config.ram = make_ram(config.ram_size, &fd);
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     do = commands.add_parser("do", help="run a program in a sandbox of its own")
     add = do.add_argument
-    add("--root", metavar="DIR", help="the program's root directory (needs a file system, which is not there yet)")
+    add("--root", metavar="DIR", help="a directory of the host as the root, which nobody else changes meanwhile")
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
     add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
@@ -71,14 +71,26 @@ def choose(name: str) -> str:
     return name
 
 
+def find(name: str, root: str) -> str:
+    """The path of a program inside of *root*."""
+    if not os.path.isdir(root):
+        fail(f"--root {root}: not a directory")
+    places = [""] if "/" in name else os.environ.get("PATH", "/usr/bin:/bin").split(":")
+    for place in places:
+        path = os.path.join(place, name)
+        if os.path.lexists(f"{root}/{path}"):
+            return path
+    fail(f"{name}: not found in {root}", status=NOT_FOUND)
+
+
 def check(options: argparse.Namespace) -> str:
     """The path of the program; exits if the options ask for what is not there."""
     if not 16 <= options.memory <= 65536:
         fail(f"--memory {options.memory}: not from 16 to 65536 MiB")
-    if options.root is not None:
-        fail(f"--root {options.root}: the Sentry has no file system of the host yet", "omit --root")
     if options.network != "none":
         fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
+    if options.root is not None:
+        return find(options.program, options.root)
     path: str | None = options.program if "/" in options.program else shutil.which(options.program)
     if not path or not os.path.exists(path):
         fail(f"{options.program}: not found", status=NOT_FOUND)
@@ -89,25 +101,35 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
     """Run a program in a machine; returns its exit status."""
     from pyvmm_sentry import boot
 
-    words = [options.program, *options.arguments]
+    words = [options.program if options.root is None else path, *options.arguments]
     odd = next((word for word in words if not word or " " in word), None)
     if odd is not None:
         fail(f"the argument {odd!r}: the platform kvm accepts neither spaces nor empty ones yet", "use ptrace")
     if options.strace:
         fail("--strace: the platform kvm has no place for its output yet", "use ptrace")
-    status = boot.run(program.kernel(), path, words, options.memory)
-    if status > 128:
-        if status != 128 + signal.SIGKILL:
-            signal.signal(status - 128, signal.SIG_DFL)
-        os.kill(os.getpid(), status - 128)
+    status = boot.run(program.kernel(), path, words, options.memory, root=options.root)
+    return end_as(128 - status if status > 128 else status)
+
+
+def end_as(status: int) -> int:
+    """End this process by the signal -*status*, if it is below 0; returns it."""
+    if status < 0:
+        if status != -signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
     return status
 
 
-def run_on_ptrace(path: str, options: argparse.Namespace) -> NoReturn:
-    """Replace this process by the platform's program."""
+def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
+    """Replace this process by the platform's program; with a root, run it and wait for its end."""
     binary = str(program.ptrace())
-    strace = ["--strace"] if options.strace else []
-    os.execv(binary, [binary, *strace, "--memory", str(options.memory), "--", path, *options.arguments])
+    command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
+    words = ["--", path, *options.arguments]
+    if options.root is None:
+        os.execv(binary, [*command, *words])
+    from pyvmm_sentry.share import run_with_root
+
+    return end_as(run_with_root(options.root, options.memory << 20, command, words))
 
 
 def do(options: argparse.Namespace) -> int:

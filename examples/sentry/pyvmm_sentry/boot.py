@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
 
 MIB = 1 << 20
 ENDED = re.compile(rb"sentry: the program (exited with|was ended by signal) (\d+)\n\Z")
@@ -64,20 +64,23 @@ def _copy_input(machine: Machine) -> None:
     machine.console_input(b"\x04")
 
 
-def run(kernel: Path, path: str, words: list[str], memory: int) -> int:
+def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | None = None) -> int:
     """Run a program; returns its exit status, or 128 and the signal that ended it.
 
     :param words: its name and arguments, without spaces
     :param memory: MiB
+    :param root: a directory of the host as the root, in which the program is then
     :raises VmmError: the machine cannot be made
     """
     output = _Output()
     status = CANNOT_RUN
     try:
+        shares = () if root is None else (ShareConfig(root, cache="always", locks="guest"),)
         config = MachineConfig(
-            BootConfig(str(kernel), path, f"quiet -- {' '.join(words)}"),
+            BootConfig(str(kernel), path if root is None else None, f"quiet -- {' '.join(words)}"),
             MemoryConfig(memory * MIB),
             console=ConsoleConfig("fd", output.writer),
+            shares=shares,
         )
         with Machine(config) as machine:
             machine.start()

@@ -5,8 +5,6 @@
  */
 #include "caller.h"
 
-enum { MOST_UNUSED = 8192 };
-
 static struct slab dentries = SLAB(struct dentry);
 struct vfs vfs;
 
@@ -137,7 +135,7 @@ void dentry_put(struct dentry *dentry)
 		return;
 	}
 	list_add(&vfs.unused, &dentry->unused);
-	if (++vfs.unused_count > MOST_UNUSED)
+	if (++vfs.unused_count > core.ram.count) /* with their inodes a fifth of RAM at most */
 		free_with_parents(CONTAINER(vfs.unused.next, struct dentry, unused));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The first file system, and the archive that it is filled from (cpio in the "newc" format). */
+#include "../fuse/fuse.h"
 #include "caller.h"
 #include "device.h"
 #include "tmpfs.h"
@@ -313,24 +314,46 @@ static int put_program(const struct core_config *config)
 	return error;
 }
 
+static const char *root_in_memory(void)
+{
+	struct super *super = tmpfs_new("rootfs", 0755);
+
+	if (!super)
+		return "the sandbox has too little memory";
+	dentry_get(super->root);
+	return mount_add(super, super->root, NULL, 0, "rootfs") ? "the sandbox has too little memory" : NULL;
+}
+
+/* What a directory of the host does not have for the sandbox: its devices and processes, where it has a place for them. */
+static const char *dress_root(const struct core_config *config)
+{
+	bool has_dev = !core_mount(tmpfs_new("devtmpfs", 0755), "/dev", 0, "devtmpfs");
+	bool has_proc = !core_mount(tmpfs_new("proc", 0555), "/proc", 0, "proc");
+
+	if (has_dev && (devices_make("/dev") || core_mkdir("/dev/pts", 0755) || core_mkdir("/dev/shm", 01777) ||
+			core_mount(tmpfs_new("tmpfs", 01777), "/dev/shm", 0, "tmpfs")))
+		return "the devices of the root cannot be made";
+	if (has_proc && (core_mkdir("/proc/self", 0555) || core_symlink(config->real_path, "/proc/self/exe")))
+		return "the root cannot be filled";
+	return NULL;
+}
+
 const char *root_init(const struct core_config *config)
 {
-	struct super *super;
-	const char *why = NULL;
+	const char *why;
 
 	bytes_zero(&vfs, sizeof(vfs));
 	list_init(&vfs.unused);
 	list_init(&vfs.mounts);
 	vfs.last_mount = 20;
-	super = tmpfs_new("rootfs", 0755);
-	if (!super)
-		return "the sandbox has too little memory";
-	dentry_get(super->root);
-	if (mount_add(super, super->root, NULL, 0, "rootfs"))
-		return "the sandbox has too little memory";
+	why = fuse_root ? fuse_mount_root() : root_in_memory();
+	if (why)
+		return why;
 	vfs.fs = fs_new();
 	if (!vfs.fs)
 		return "the sandbox has too little memory";
+	if (fuse_root)
+		return dress_root(config);
 	if (config->root)
 		why = archive_unpack(config->root, config->root_size);
 	if (!why && make_directories())

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The devices of the machine, and what has come back from them. */
 #include "../core.h"
+#include "../fuse/fuse.h"
 #include "virtio.h"
 
 enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64 };
@@ -12,11 +13,13 @@ static const struct {
 	void (*start)(struct virtio_device *device);
 } drivers[] = {
 	{ VIRTIO_RNG, rng_start },
+	{ VIRTIO_FS, fs_start },
 };
 
 void virtio_init(const struct core_config *config)
 {
 	devices = NULL;
+	fuse_root = NULL;
 	for (u32 i = 0; i < config->device_count; i++) {
 		volatile u8 *registers = config->ram + config->devices[i];
 		u32 id = *(volatile u32 *)(registers + DEVICE_ID);
@@ -32,6 +35,16 @@ void virtio_init(const struct core_config *config)
 			devices = device;
 			drivers[k].start(device);
 		}
+	}
+	if (config->share_rings) {
+		struct virtio_device *device = kmalloc(sizeof(*device));
+
+		if (!device)
+			return;
+		device->id = VIRTIO_FS;
+		device->next = devices;
+		devices = device;
+		fs_start_ready(device, config->ram + config->share_rings);
 	}
 }
 

@@ -11,7 +11,8 @@
 #include "../platform.h"
 
 enum { VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_FS = 26 };
-enum { QUEUE_SIZE = 256, QUEUES = 4 };
+enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
+enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
 #define VIRTIO_VERSION_1 (1ull << 32)
 
@@ -81,5 +82,7 @@ void mmio_config(const struct virtio_device *device, u32 offset, void *to, u32 s
 
 void rng_start(struct virtio_device *device);
 bool rng_fill(void *data, u64 size); /* false: there is no such device */
+void fs_start(struct virtio_device *device);
+void fs_start_ready(struct virtio_device *device, u8 *rings);
 
 #endif

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Directories: names, and what makes, moves and removes them. */
+#include "fuse.h"
+
+enum { BUFFER = 64 << 10, SECOND = 1000000000 };
+
+/* A file has other attributes than before. */
+static void touched(struct inode *inode)
+{
+	fuse_node_of(inode)->stale = true;
+}
+
+/*
+ * An entry of a directory has come or gone.  Rights are checked at each step to a name, so what the server has as its
+ * size is asked for only a second later.
+ */
+static void changed(struct inode *directory)
+{
+	struct fuse_node *node = fuse_node_of(directory);
+
+	directory->modified = directory->changed = time_real();
+	if (!node->stale_at)
+		node->stale_at = monotonic_now() + SECOND;
+}
+
+/* A request that makes a file, and its inode. */
+static int make(struct inode *directory, struct fuse_call *call, struct inode **inode)
+{
+	struct fuse_entry entry;
+	s64 size;
+
+	call->node = fuse_node_of(directory)->id;
+	call->answer = &entry;
+	call->answer_size = sizeof(entry);
+	size = fuse_call(fuse_of(directory), call);
+	if (size < 0)
+		return (int)size;
+	if (size != sizeof(entry) || !entry.node)
+		return -EIO;
+	*inode = fuse_inode(fuse_of(directory), &entry);
+	return *inode ? 0 : -ENOMEM;
+}
+
+static int add(struct inode *directory, struct dentry *dentry, struct inode *inode)
+{
+	changed(directory);
+	dentry_attach(dentry, inode);
+	return dentry_hash(dentry);
+}
+
+static int make_name(struct inode *directory, struct dentry *dentry, struct fuse_call *call)
+{
+	struct inode *inode;
+	int error = make(directory, call, &inode);
+
+	return error ? error : add(directory, dentry, inode);
+}
+
+/* -- the operations -- */
+
+static int lookup(struct inode *directory, struct dentry *dentry)
+{
+	struct fuse_call call = { .opcode = FUSE_LOOKUP, .names = { dentry->name } };
+	struct inode *inode;
+	int error = make(directory, &call, &inode);
+
+	if (error)
+		return error == -ENOENT ? 0 : error;
+	dentry_attach(dentry, inode);
+	return 0;
+}
+
+/* A regular file is open for writing from now on, as who makes one mostly writes it. */
+static int create_file(struct inode *directory, u32 opcode, const char *name, u32 mode, struct inode **inode)
+{
+	const u32 flags = O_WRONLY | O_LARGEFILE | (opcode == FUSE_CREATE ? O_CREAT | O_EXCL : 0);
+	const struct fuse_create_in in = { .flags = flags, .mode = S_IFREG | mode };
+	struct fuse_create_out out;
+	const struct fuse_call call = { .opcode = opcode, .node = fuse_node_of(directory)->id, .arguments = &in,
+					.arguments_size = sizeof(in), .names = { name }, .answer = &out,
+					.answer_size = sizeof(out) };
+	s64 size = fuse_call(fuse_of(directory), &call);
+	struct fuse_handle handle;
+
+	if (size < 0)
+		return (int)size;
+	if (size != sizeof(out) || !out.entry.node)
+		return -EIO;
+	handle = (struct fuse_handle){ true, out.open.fh };
+	*inode = fuse_inode(fuse_of(directory), &out.entry);
+	if (!*inode)
+		return -ENOMEM; /* the server has one open file more until the end */
+	if (fuse_node_of(*inode)->writer.open)
+		fuse_close_handle(*inode, &handle, FUSE_RELEASE);
+	else
+		fuse_node_of(*inode)->writer = handle;
+	return 0;
+}
+
+static int create(struct inode *directory, struct dentry *dentry, u32 mode, u64 device)
+{
+	const struct fuse_mknod_in in = { .mode = mode, .device = (u32)device };
+	struct fuse_call call = { .opcode = FUSE_MKNOD, .arguments = &in, .arguments_size = sizeof(in),
+				  .names = { dentry->name } };
+	struct inode *inode;
+	int error;
+
+	if (!S_ISREG(mode))
+		return make_name(directory, dentry, &call);
+	/* The name did not exist a moment ago, and nobody else makes one. */
+	error = create_file(directory, FUSE_CREATE, dentry->name, mode & 07777, &inode);
+	return error ? error : add(directory, dentry, inode);
+}
+
+static int tmpfile(struct inode *directory, u32 mode, struct inode **inode)
+{
+	int error = create_file(directory, FUSE_TMPFILE, NULL, mode & 07777, inode);
+
+	return error == -ENOSYS ? -EOPNOTSUPP : error;
+}
+
+static int mkdir(struct inode *directory, struct dentry *dentry, u32 mode)
+{
+	const struct fuse_mkdir_in in = { .mode = mode };
+	struct fuse_call call = { .opcode = FUSE_MKDIR, .arguments = &in, .arguments_size = sizeof(in),
+				  .names = { dentry->name } };
+
+	int error = make_name(directory, dentry, &call);
+
+	if (!error)
+		directory->links++;
+	return error;
+}
+
+static int symlink(struct inode *directory, struct dentry *dentry, const char *target)
+{
+	struct fuse_call call = { .opcode = FUSE_SYMLINK, .names = { dentry->name, target } };
+
+	return make_name(directory, dentry, &call);
+}
+
+static int link(struct inode *inode, struct inode *directory, struct dentry *dentry)
+{
+	const struct fuse_link_in in = { .node = fuse_node_of(inode)->id };
+	struct fuse_call call = { .opcode = FUSE_LINK, .arguments = &in, .arguments_size = sizeof(in),
+				  .names = { dentry->name } };
+
+	fuse_node_of(inode)->stale = true;
+	return make_name(directory, dentry, &call);
+}
+
+static int remove_name(struct inode *directory, struct dentry *dentry, u32 opcode)
+{
+	const struct fuse_call call = { .opcode = opcode, .node = fuse_node_of(directory)->id, .names = { dentry->name } };
+	s64 error = fuse_call(fuse_of(directory), &call);
+
+	if (error)
+		return (int)error;
+	changed(directory);
+	touched(dentry->inode);
+	return 0;
+}
+
+static int unlink(struct inode *directory, struct dentry *dentry)
+{
+	return remove_name(directory, dentry, FUSE_UNLINK);
+}
+
+static int rmdir(struct inode *directory, struct dentry *dentry)
+{
+	int error = remove_name(directory, dentry, FUSE_RMDIR);
+
+	if (!error && directory->links > 2)
+		directory->links--;
+	return error;
+}
+
+static int rename(struct inode *old_directory, struct dentry *from, struct inode *directory, struct dentry *to, u32 flags)
+{
+	const struct fuse_rename2_in in = { .directory = fuse_node_of(directory)->id, .flags = flags };
+	const struct fuse_call call = { .opcode = FUSE_RENAME2, .node = fuse_node_of(old_directory)->id, .arguments = &in,
+					.arguments_size = sizeof(in), .names = { from->name, to->name } };
+	s64 error = fuse_call(fuse_of(directory), &call);
+
+	if (error)
+		return (int)error;
+	changed(old_directory);
+	changed(directory);
+	if (S_ISDIR(from->inode->mode)) /* and with it the counts of links */
+		touched(old_directory), touched(directory);
+	touched(from->inode);
+	if (to->inode)
+		touched(to->inode);
+	return 0;
+}
+
+static s64 readlink(struct inode *inode, char *target, u64 size)
+{
+	struct fuse_node *node = fuse_node_of(inode);
+	const struct fuse_call call = { .opcode = FUSE_READLINK, .node = node->id, .answer = target,
+					.answer_size = size < PAGE ? (u32)size : PAGE };
+	s64 result;
+
+	if (!node->target) {
+		result = fuse_call(fuse_of(inode), &call);
+		if (result <= 0)
+			return result ? result : -EIO;
+		node->target = kmalloc((u64)result + 1);
+		if (node->target)
+			bytes_copy(node->target, target, (u64)result);
+		return result;
+	}
+	result = (s64)string_size(node->target);
+	if ((u64)result > size)
+		result = (s64)size;
+	bytes_copy(target, node->target, (u64)result);
+	return result;
+}
+
+/* -- reading: entries come with their attributes, so that nobody has to ask for them -- */
+
+struct listing {
+	struct fuse_handle handle;
+	u32 at, size;
+	u64 next; /* the cookie of the entry at `at` */
+	u8 entries[BUFFER];
+};
+
+static int open(struct inode *inode, struct file *file)
+{
+	struct listing *listing = kmalloc(sizeof(*listing));
+	int error = listing ? fuse_open_handle(inode, &listing->handle, O_RDONLY | O_DIRECTORY) : -ENOMEM;
+
+	if (error)
+		kfree(listing);
+	else
+		file->data = listing;
+	return error;
+}
+
+static void release(struct file *file)
+{
+	struct listing *listing = file->data;
+
+	fuse_close_handle(file->inode, &listing->handle, FUSE_RELEASEDIR);
+	kfree(listing);
+}
+
+static int fill(struct file *file)
+{
+	struct listing *listing = file->data;
+	const struct fuse_io_in in = { .fh = listing->handle.number, .offset = file->position, .size = BUFFER };
+	const struct fuse_call call = { .opcode = FUSE_READDIRPLUS, .node = fuse_node_of(file->inode)->id, .arguments = &in,
+					.arguments_size = sizeof(in), .answer = listing->entries, .answer_size = BUFFER };
+	s64 size = fuse_call(fuse_of(file->inode), &call);
+
+	listing->at = 0;
+	listing->size = size > 0 ? (u32)size : 0;
+	listing->next = file->position;
+	return size < 0 ? (int)size : 0;
+}
+
+/* The name and the inode are known from now on. */
+static void note(struct dentry *directory, const struct fuse_entry *entry, const char *name, u64 size)
+{
+	struct inode *inode = fuse_inode(fuse_of(directory->inode), entry);
+	struct dentry *dentry = inode ? dentry_find(directory, name, size) : NULL;
+
+	if (dentry && dentry->inode == inode) {
+		inode_put(inode);
+		dentry_put(dentry);
+		return;
+	}
+	if (dentry) {
+		dentry_unhash(dentry);
+		dentry_put(dentry);
+	}
+	dentry = inode ? dentry_new(directory, name, size) : NULL;
+	if (!dentry) {
+		inode_put(inode);
+		return;
+	}
+	dentry_attach(dentry, inode);
+	if (dentry_hash(dentry))
+		dentry_unhash(dentry);
+	dentry_put(dentry);
+}
+
+/* The entry that comes next, and its size; NULL: the answer of the server has ended, or is damaged. */
+static struct fuse_dirent *next_entry(struct listing *listing, u64 *size)
+{
+	struct fuse_dirent *entry = (struct fuse_dirent *)(listing->entries + listing->at);
+	u64 left = listing->size - listing->at;
+
+	if (left < sizeof(*entry) || !entry->name_size || entry->name_size > NAME_MAX)
+		return NULL;
+	*size = (sizeof(*entry) + entry->name_size + 7) & ~7ull;
+	return *size <= left ? entry : NULL;
+}
+
+static int readdir(struct file *file, struct entries *entries)
+{
+	struct listing *listing = file->data;
+
+	for (;;) {
+		struct fuse_dirent *entry = NULL;
+		const char *name;
+		u64 size = 0;
+		int error;
+
+		if (file->position == listing->next)
+			entry = next_entry(listing, &size);
+		if (!entry) {
+			error = fill(file);
+			entry = next_entry(listing, &size);
+			if (!entry)
+				return error;
+		}
+		name = (const char *)(entry + 1);
+		if (entry->entry.node) {
+			note(file->path.dentry, &entry->entry, name, entry->name_size);
+			entry->entry.node = 0; /* its lookup is counted */
+		}
+		if (!entries_put(entries, name, entry->name_size, entry->inode, entry->type, entry->next))
+			return 0;
+		listing->at += (u32)size;
+		file->position = listing->next = entry->next;
+	}
+}
+
+static int fsync(struct file *file, bool data_only)
+{
+	(void)file, (void)data_only;
+	return 0;
+}
+
+const struct inode_operations fuse_directory_operations = {
+	.lookup = lookup,
+	.create = create,
+	.mkdir = mkdir,
+	.symlink = symlink,
+	.link = link,
+	.unlink = unlink,
+	.rmdir = rmdir,
+	.rename = rename,
+	.tmpfile = tmpfile,
+	.open = open,
+	FUSE_ATTRIBUTES,
+};
+
+const struct file_operations fuse_directory_file_operations = {
+	.readdir = readdir,
+	.seek = directory_seek,
+	.fsync = fsync,
+	.release = release,
+};
+
+const struct inode_operations fuse_link_operations = {
+	.readlink = readlink,
+	FUSE_ATTRIBUTES,
+};

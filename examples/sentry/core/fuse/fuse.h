@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A directory of the host as a file system: FUSE over virtio-fs.
+ *
+ * Nobody else changes the directory meanwhile.  So names, attributes, targets of links and pages stay as the server has
+ * told them until the core changes them itself.  Writes go to the server at once; pages that programs change through
+ * shared mappings do when the file is synchronized or no longer used.
+ */
+#ifndef SENTRY_FUSE_H
+#define SENTRY_FUSE_H
+
+#include "../virtio/virtio.h"
+#include "../vfs/caller.h"
+#include "protocol.h"
+
+enum { FUSE_TAG = 36, FUSE_IO_PAGES = 32, FUSE_NO_HANDLE = 0 };
+
+/* A server, and what is known of its files. */
+struct fuse {
+	struct virtqueue *forgets, *requests;
+	struct wait_queue room; /* in the queue of requests */
+	char tag[FUSE_TAG + 1];
+	u64 unique;
+	struct table nodes; /* by their id */
+	struct list recent; /* nodes with pages, those used last at the end */
+	u64 pages, most_pages;
+	struct super *super;
+};
+
+/* What a file has open at the server; a handle may be 0. */
+struct fuse_handle {
+	bool open;
+	u64 number;
+};
+
+struct fuse_node {
+	struct table_entry by_id;
+	struct inode *inode; /* which owns this */
+	u64 id, lookups;
+	bool stale;   /* the server has newer attributes */
+	u64 stale_at; /* from this time on, if it is not 0 */
+	u64 changes; /* how often a change of the content has begun or ended */
+	struct fuse_handle reader, writer;
+	struct tree pages, dirty;
+	u64 page_count, next_index, window; /* where a sequential read goes on, and how far it looked ahead */
+	struct list recent;
+	char *target; /* of a link */
+};
+
+/* A request: arguments, names, data; and the answer. */
+struct fuse_call {
+	u32 opcode;
+	u64 node;
+	const void *arguments;
+	u32 arguments_size;
+	const char *names[2];
+	const void *data;
+	u32 data_size;
+	void *answer;
+	u32 answer_size; /* at most; fuse_call() returns how many bytes came */
+	const struct segment *pages; /* data of a write, behind the rest; or of a read, behind the answer */
+	u32 page_count;
+};
+
+/* -- request.c -- */
+
+s64 fuse_call(struct fuse *fuse, const struct fuse_call *call); /* -errno */
+void fuse_post(struct fuse *fuse, const struct fuse_call *call); /* without waiting for an answer */
+void fuse_used(struct virtqueue *queue);
+int fuse_init(struct fuse *fuse);
+
+/* -- node.c -- */
+
+extern const struct inode_operations fuse_directory_operations, fuse_file_inode_operations, fuse_link_operations;
+extern const struct inode_operations fuse_special_operations;
+extern const struct file_operations fuse_file_operations, fuse_directory_file_operations;
+
+struct fuse *fuse_of(const struct inode *inode);
+struct fuse_node *fuse_node_of(const struct inode *inode);
+/* The inode of an answer, with a reference; counts the lookup. NULL: no memory. */
+struct inode *fuse_inode(struct fuse *fuse, const struct fuse_entry *entry);
+void fuse_apply(struct inode *inode, const struct fuse_attr *attr);
+int fuse_getattr(struct inode *inode);
+int fuse_setattr(struct inode *inode, const struct attributes *new);
+void fuse_evict(struct inode *inode);
+int fuse_open_handle(struct inode *inode, struct fuse_handle *handle, u32 flags);
+void fuse_close_handle(struct inode *inode, struct fuse_handle *handle, u32 opcode);
+
+s64 fuse_getxattr(struct inode *inode, const char *name, void *value, u64 size);
+int fuse_setxattr(struct inode *inode, const char *name, const void *value, u64 size, u32 flags);
+s64 fuse_listxattr(struct inode *inode, char *names, u64 size);
+int fuse_removexattr(struct inode *inode, const char *name);
+#define FUSE_ATTRIBUTES .getattr = fuse_getattr, .setattr = fuse_setattr, .getxattr = fuse_getxattr, \
+			.setxattr = fuse_setxattr, .listxattr = fuse_listxattr, .removexattr = fuse_removexattr
+
+/* -- pages.c -- */
+
+int fuse_flush(struct inode *inode);			 /* write the pages that are dirty */
+void fuse_cut(struct inode *inode, u64 from, u64 end); /* forget content that the server has changed */
+
+/* -- mount.c -- */
+
+extern struct fuse *fuse_root; /* the file system for the root; NULL: there is none */
+const char *fuse_mount_root(void); /* NULL, or why it cannot be */
+
+#endif

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The file system as a whole. */
+#include "fuse.h"
+
+enum { FUSE_MAGIC = 0x65735546, REQUESTS = 1 };
+
+struct fuse *fuse_root;
+
+static int statfs(struct super *super, struct statfs *stat)
+{
+	struct fuse_statfs_out out;
+	const struct fuse_call call = { .opcode = FUSE_STATFS, .node = FUSE_ROOT, .answer = &out,
+					.answer_size = sizeof(out) };
+	s64 size = fuse_call(super->data, &call);
+
+	if (size < 0)
+		return (int)size;
+	if (size != sizeof(out))
+		return -EIO;
+	stat->blocks = out.blocks;
+	stat->blocks_free = out.free;
+	stat->blocks_available = out.available;
+	stat->files = out.files;
+	stat->files_free = out.files_free;
+	stat->block_size = out.block_size;
+	stat->fragment_size = out.fragment_size;
+	stat->name_max = out.name_max;
+	return 0;
+}
+
+static int sync(struct super *super)
+{
+	struct fuse *fuse = super->data;
+	int result = 0;
+
+	LIST_EACH_SAFE(at, after, &fuse->recent) {
+		int error = fuse_flush(CONTAINER(at, struct fuse_node, recent)->inode);
+
+		result = result ? result : error;
+	}
+	return result;
+}
+
+static const struct super_operations operations = {
+	.statfs = statfs,
+	.sync = sync,
+	.evict = fuse_evict,
+};
+
+static struct inode *root_inode(struct fuse *fuse)
+{
+	const struct fuse_getattr_in in = { 0 };
+	struct fuse_attr_out out;
+	const struct fuse_call call = { .opcode = FUSE_GETATTR, .node = FUSE_ROOT, .arguments = &in,
+					.arguments_size = sizeof(in), .answer = &out, .answer_size = sizeof(out) };
+	struct fuse_entry entry = { .node = FUSE_ROOT };
+
+	if (fuse_call(fuse, &call) != sizeof(out) || !S_ISDIR(out.attr.mode))
+		return NULL;
+	entry.attr = out.attr;
+	return fuse_inode(fuse, &entry);
+}
+
+const char *fuse_mount_root(void)
+{
+	struct fuse *fuse = fuse_root;
+	struct super *super = super_new(&operations, "virtiofs", FUSE_MAGIC);
+	struct inode *inode;
+
+	if (!super)
+		return "the sandbox has too little memory";
+	list_init(&fuse->recent);
+	fuse->most_pages = core.ram.count / 2;
+	fuse->super = super;
+	super->data = fuse;
+	super->negative = true;
+	if (fuse_init(fuse))
+		return "the server of the root does not answer as it should";
+	inode = root_inode(fuse);
+	super->root = inode ? dentry_new_root(super, inode) : NULL;
+	if (!super->root)
+		return "the directory for the root cannot be read";
+	dentry_get(super->root);
+	return mount_add(super, super->root, NULL, 0, fuse->tag) ? "the sandbox has too little memory" : NULL;
+}

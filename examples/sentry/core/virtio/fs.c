@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/* virtio-fs (virtio 1.2, 5.11): a queue for requests, and one for what must not wait behind them. */
+#include "../core.h"
+#include "../fuse/fuse.h"
+
+enum { FORGETS, REQUESTS, TAG_AT = 0 };
+
+static bool is_root(const char *tag)
+{
+	return strings_equal(tag, "rootfs") || strings_equal(tag, "share");
+}
+
+static void take(struct virtio_device *device, struct fuse *fuse)
+{
+	fuse->forgets = device->queues[FORGETS];
+	fuse->requests = device->queues[REQUESTS];
+	device->used = fuse_used;
+	fuse_root = fuse;
+}
+
+void fs_start(struct virtio_device *device)
+{
+	struct fuse *fuse = kmalloc(sizeof(*fuse));
+
+	if (!fuse)
+		return;
+	mmio_config(device, TAG_AT, fuse->tag, FUSE_TAG);
+	if (fuse_root || !is_root(fuse->tag) || !mmio_begin(device, 0) || !mmio_queue(device, FORGETS) ||
+	    !mmio_queue(device, REQUESTS)) {
+		kfree(fuse);
+		return;
+	}
+	mmio_ready(device);
+	take(device, fuse);
+}
+
+/* A device that the platform has set up: its queues lie one behind the other. */
+void fs_start_ready(struct virtio_device *device, u8 *rings)
+{
+	static const u32 sizes[] = { [FORGETS] = FORGET_QUEUE_SIZE, [REQUESTS] = QUEUE_SIZE };
+	struct fuse *fuse = kmalloc(sizeof(*fuse));
+
+	device->features = VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX;
+	for (u32 i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct virtqueue *queue = kmalloc(sizeof(*queue));
+
+		if (!queue || !fuse)
+			return;
+		queue_init(queue, device, i, sizes[i], rings + i * RINGS_STRIDE);
+	}
+	bytes_copy(fuse->tag, "root", 5);
+	take(device, fuse);
+}

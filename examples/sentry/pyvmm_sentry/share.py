@@ -1,0 +1,79 @@
+"""A directory of the host for the core as a process: a virtio-fs device whose queues lie in the sandbox's RAM."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from vmm import DeviceServer, GuestMemory, ShareConfig
+
+RINGS, STRIDE = 0x1000, 0x2000
+"""Where the queues lie in RAM, as `core/virtio/virtio.h` and `ptrace/main.c` have it."""
+SIZES = (128, 256)
+"""Of the queue for what must not wait, and of that for requests."""
+
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Share:
+    """Serves *path* to a core, with RAM for it.
+
+    :param size: bytes of RAM
+    :raises ConfigError: the directory cannot be served
+    :raises HostError: the same
+    """
+
+    def __init__(self, path: str, size: int, *, read_only: bool = False) -> None:
+        self._memory = GuestMemory(size, shared=True)
+        config = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
+        queues = [(entries, RINGS + index * STRIDE) for index, entries in enumerate(SIZES)]
+        try:
+            self._server = DeviceServer(config, self._memory, queues)
+        except BaseException:
+            self._memory.close()
+            raise
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What the platform's program needs: RAM, the kick of each queue, and the irq."""
+        return (self._memory.fd, *self._server.kicks, self._server.irq)
+
+    def stats(self) -> dict[str, Any]:
+        """The counters of the server: requests by kind, errors, bytes."""
+        return self._server.stats()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server.  A second call does nothing."""
+        self._server.close()
+        self._memory.close()
+
+
+def run_with_root(path: str, size: int, platform: Sequence[str], words: Sequence[str]) -> int:
+    """Run the platform's program with the directory *path* as its root; returns how it ended, as `Popen.returncode`.
+
+    :param size: bytes of RAM
+    :param platform: the program and its options
+    :param words: `--`, and what runs inside
+    :raises VmmError: the directory cannot be served
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with Share(path, size) as share:
+        command = [*platform, "--share", ",".join(str(fd) for fd in share.fds), *words]
+        with subprocess.Popen(command, pass_fds=share.fds) as process:
+            for number in FORWARDED:
+                # Those of a terminal reach the program too
+                signal.signal(number, lambda which, _frame: process.send_signal(which))
+            return process.wait()

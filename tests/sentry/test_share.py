@@ -1,0 +1,154 @@
+"""A directory of the host as the root of a sandbox: a virtio-fs server serves the core, which is a process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm_sentry.share import Share
+from tests.sentry.conftest import Compile
+from tests.sentry.test_command import command_line
+from tests.sentry.test_programs import BUSYBOX
+
+MIB = 1 << 20
+MANY = 10_000
+DEVICE_OR_TRUSTED = re.compile(r"char|trusted|llistxattr|close\(3\)|^ *type ")
+"""Lines of what may differ: a call on a device node, a trusted attribute, and the type of the file system."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory with busybox, some files, and the places for what is mounted."""
+    place = tmp_path / "root"
+    for name in ("bin", "dev", "proc", "etc"):
+        (place / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, place / "bin" / "busybox")
+    (place / "etc" / "motd").write_text("hello\n" * 1000)
+    (place / "etc" / "link").symlink_to("motd")
+    return place
+
+
+def run_inside(share: Share, platform: Path, *words: str, memory: int = 64) -> subprocess.CompletedProcess[bytes]:
+    """Run busybox with words."""
+    fds = ",".join(str(fd) for fd in share.fds)
+    command = [str(platform), "--memory", str(memory), "--share", fds, "--", "/bin/busybox", *words]
+    return subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cat", "etc/motd"],
+        ["cat", "etc/link"],
+        ["cat", "etc/absent"],
+        ["readlink", "etc/link"],
+        ["ls", "-n", "etc"],
+        ["wc", "bin/busybox", "etc/motd"],
+        ["mkdir", "-p", "etc/a/b/c"],
+        ["ln", "-s", "target", "etc/new"],
+        ["ln", "etc/motd", "etc/hard"],
+        ["mv", "etc/motd", "etc/moved"],
+        ["rm", "-r", "etc"],
+        ["rmdir", "etc"],
+        ["cp", "bin/busybox", "etc/copy"],
+        ["cp", "-a", "etc", "copy"],
+        ["touch", "-d", "2020-01-02 03:04:05", "etc/motd"],
+        ["truncate", "-s", "100", "etc/motd"],
+        ["chmod", "600", "etc/motd"],
+        ["dd", "if=etc/motd", "of=etc/part", "bs=7", "skip=2", "count=11"],
+        ["sed", "-i", "s/hello/there/", "etc/motd"],
+        ["find", "etc", "bin", "-type", "f"],
+    ],
+    ids=" ".join,
+)
+def test_a_program_does_to_the_root_what_it_does_on_linux(
+    tmp_path: Path, root: Path, platform: Path, words: list[str]
+) -> None:
+    """The same output, and the same files afterwards."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, symlinks=True)
+    native = subprocess.run([BUSYBOX, *words], cwd=copy, stdin=subprocess.DEVNULL, capture_output=True)
+    with Share(str(root), 64 * MIB) as share:
+        ours = run_inside(share, platform, *words)
+    assert ours.returncode == native.returncode
+    assert sorted(ours.stdout.splitlines()) == sorted(native.stdout.splitlines())
+    assert tree(root) == tree(copy)
+
+
+def tree(place: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Mode, links and content of every file."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        status = path.lstat()
+        content = os.readlink(path).encode() if path.is_symlink() else b""
+        if path.is_file() and not path.is_symlink():
+            content = hashlib.sha256(path.read_bytes()).digest()
+        found[str(path.relative_to(place))] = (status.st_mode, status.st_nlink, content)
+    return found
+
+
+def test_calls_for_files_return_what_they_do_on_linux(
+    tmp_path: Path, root: Path, platform: Path, compile_static: Compile
+) -> None:
+    """About 400 results; the server makes no device nodes and has no capability for trusted attributes."""
+    shutil.copy(compile_static("files"), root / "bin" / "files")
+    native = subprocess.run([root / "bin" / "files", tmp_path / "files"], capture_output=True)
+    with Share(str(root), 256 * MIB) as share:
+        fds = ",".join(str(fd) for fd in share.fds)
+        command = [str(platform), "--share", fds, "--", "/bin/files", "/files"]
+        ours = subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True)
+    assert native.returncode == ours.returncode == 42
+    rows = [each.stdout.decode().splitlines() for each in (native, ours)]
+    different = [pair for pair in zip(*rows, strict=True) if pair[0] != pair[1]]
+    assert [pair for pair in different if not DEVICE_OR_TRUSTED.search(pair[0])] == []
+
+
+def test_a_file_of_many_pages_arrives_whole(root: Path, platform: Path) -> None:
+    data = os.urandom(9 * MIB + 123)
+    (root / "data").write_bytes(data)
+    with Share(str(root), 32 * MIB) as share:
+        done = run_inside(share, platform, "sha256sum", "/data", memory=32)
+    assert done.stdout.split()[0] == hashlib.sha256(data).hexdigest().encode()
+
+
+def test_entries_of_a_large_directory_cost_no_request_each(root: Path, platform: Path) -> None:
+    for number in range(MANY):
+        os.symlink("x", root / "etc" / f"{number}")
+    with Share(str(root), 256 * MIB) as share:
+        done = run_inside(share, platform, "ls", "-l", "/etc", memory=256)
+        requests = {name: figures["count"] for name, figures in share.stats()["ops"].items()}
+    assert len(done.stdout.splitlines()) == MANY + 3
+    assert requests["readdirplus"] < MANY / 20
+    assert requests["lookup"] + requests["getattr"] < 100
+
+
+def test_a_read_only_root_refuses_changes(root: Path, platform: Path) -> None:
+    before = tree(root)
+    with Share(str(root), 64 * MIB, read_only=True) as share:
+        done = run_inside(share, platform, "rm", "-r", "/etc")
+    assert (done.returncode, b"Read-only file system" in done.stderr) == (1, True)
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("name", ["../secret", "/../../secret", "/etc/out"])
+def test_a_program_sees_nothing_above_its_root(root: Path, platform: Path, name: str) -> None:
+    (root.parent / "secret").write_text("secret")
+    (root / "etc" / "out").symlink_to("../../secret")
+    with Share(str(root), 64 * MIB) as share:
+        done = run_inside(share, platform, "cat", name)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_the_command_runs_a_program_of_the_root(tmp_path: Path, root: Path) -> None:
+    done = command_line("do", "--platform", "ptrace", "--root", str(root), "/bin/busybox", "cat", "/etc/motd")
+    assert (done.returncode, done.stdout) == (0, (root / "etc" / "motd").read_bytes())
+    missing = command_line("do", "--platform", "ptrace", "--root", str(tmp_path / "absent"), "/bin/busybox", "true")
+    assert (missing.returncode, b"absent: not a directory" in missing.stderr) == (125, True)
+    not_there = command_line("do", "--platform", "ptrace", "--root", str(root), "no-such-program")
+    assert (not_there.returncode, b"no-such-program: not found in " in not_there.stderr) == (127, True)
