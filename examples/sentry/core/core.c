@@ -133,7 +133,7 @@ const char *core_start(const struct core_config *config)
 	if (ram_init(config))
 		return "the sandbox has too little memory";
 	virtio_init(config);
-	if (!config->program && !fuse_root)
+	if (!config->program && !config->root && !fuse_root)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);
 	if (error)

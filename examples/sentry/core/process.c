@@ -2,6 +2,7 @@
 /* System calls for the process itself, for time and for the machine. */
 #include "core.h"
 #include "vfs/fds.h"
+#include "vfs/process_file.h"
 
 s64 sys_exit_group(struct task *t, const u64 *args)
 {
@@ -114,11 +115,16 @@ s64 sys_getrlimit(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &t->process->limits[(u32)args[0]], sizeof(struct rlimit));
 }
 
-s64 sys_uname(struct task *t, const u64 *args)
+const struct utsname *system_name(void)
 {
 	static const struct utsname name = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
 
-	return user_write(t->mm, args[0], &name, sizeof(name));
+	return &name;
+}
+
+s64 sys_uname(struct task *t, const u64 *args)
+{
+	return user_write(t->mm, args[0], system_name(), sizeof(struct utsname));
 }
 
 s64 sys_getrandom(struct task *t, const u64 *args)

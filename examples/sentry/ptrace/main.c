@@ -25,6 +25,7 @@ enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
 
 struct options {
 	u64 memory; /* MiB */
+	const char *root; /* an archive */
 	bool strace;
 };
 
@@ -170,6 +171,24 @@ static u8 *read_program(const char *path, u64 most, u64 *size)
 	return data;
 }
 
+/* The archive of the root, which the core unpacks. */
+static const u8 *map_root(const char *path, u64 *size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat stat;
+	void *data;
+
+	subject = path;
+	if (fd < 0 || fstat(fd, &stat))
+		fail(strerror(errno));
+	*size = (u64)stat.st_size;
+	data = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (data == MAP_FAILED)
+		fail(strerror(errno));
+	close(fd);
+	return data;
+}
+
 static const char *real_path(const char *path)
 {
 	const char *real = realpath(path, NULL);
@@ -214,12 +233,14 @@ static int parse(int argc, char **argv, struct options *options)
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
 			if (!share_parse(argv[++at]))
 				fail("--share is four descriptors: RAM, two kicks, an irq");
+		} else if (!strcmp(argv[at], "--archive") && at + 1 < argc) {
+			options->root = argv[++at];
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
 			options->memory = strtoull(argv[++at], &end, 10);
 			if (*end || options->memory < LEAST || options->memory > MOST)
 				fail("--memory is a number of MiB from 16 to 65536");
 		} else {
-			fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] -- PROGRAM [ARGUMENT]...");
+			fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...");
 		}
 	}
 	return at;
@@ -234,7 +255,7 @@ int main(int argc, char **argv, char **envp)
 	const char *error;
 
 	if (first >= argc)
-		fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] -- PROGRAM [ARGUMENT]...");
+		fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...");
 	subject = argv[first];
 	config = (struct core_config){
 		.ops = &ops, .ram_size = options.memory * MIB,
@@ -246,7 +267,14 @@ int main(int argc, char **argv, char **envp)
 		config.share_rings = SHARE_RINGS;
 		config.ram_reserved = SHARE_END;
 	}
-	config.program = share_is_there() ? NULL : read_program(argv[first], config.ram_size, &config.program_size);
+	if (options.root) {
+		config.root = map_root(options.root, &config.root_size);
+		subject = argv[first];
+	}
+	if (options.root || share_is_there())
+		config.real_path = config.path;
+	else
+		config.program = read_program(argv[first], config.ram_size, &config.program_size);
 	config.ram = make_ram(config.ram_size, &fd);
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);

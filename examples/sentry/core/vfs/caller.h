@@ -42,6 +42,8 @@ struct vfs {
 	struct super *anonymous;   /* of files without a name */
 	struct super *memory;	   /* of memfd_create */
 	struct mount anonymous_mount;
+	u64 started;
+	u8 boot_id[16];
 	struct path streams[3];
 	struct fs_context *fs; /* before there are tasks */
 };

@@ -356,7 +356,7 @@ s64 sys_memfd_create(struct task *t, const u64 *args)
 		return -ENOMEM;
 	inode->may_seal = true;
 	inode->seals = flags & NOEXEC_SEAL ? F_SEAL_EXEC : flags & ALLOW_SEALING ? 0 : F_SEAL_SEAL;
-	size = anonymous_from(inode, "memfd", &path);
+	size = anonymous_from(inode, "/memfd:", &path);
 	if (size)
 		return size;
 	size = dentry_rename(path.dentry, name);

@@ -105,15 +105,33 @@ int console_open(struct file *file)
 	return 0;
 }
 
+/* One of the streams again, through /proc/self/fd. */
+static int reopen(struct inode *inode, struct file *file)
+{
+	file->operations = &operations;
+	file->data = inode->data;
+	file->stream = true;
+	return 0;
+}
+
+static const struct inode_operations stream_operations = { .open = reopen };
+
 static int make_stream(u32 stream)
 {
 	u16 rows, columns;
 	bool terminal = core.ops->console_size((int)stream, &rows, &columns);
 	int error = anonymous_path(terminal ? S_IFCHR | 0620 : S_IFIFO | 0600, "pipe", &vfs.streams[stream]);
 
-	if (!error && terminal)
-		vfs.streams[stream].dentry->inode->device = MAKE_DEVICE(5, 1);
-	return error;
+	struct inode *inode;
+
+	if (error)
+		return error;
+	inode = vfs.streams[stream].dentry->inode;
+	inode->operations = &stream_operations;
+	inode->data = (void *)(u64)stream;
+	if (terminal)
+		inode->device = MAKE_DEVICE(5, 1);
+	return 0;
 }
 
 struct file *console_stream(u32 stream)

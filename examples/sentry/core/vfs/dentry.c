@@ -4,6 +4,7 @@
  * nobody uses are dropped in the order of their last use.
  */
 #include "caller.h"
+#include "text.h"
 
 static struct slab dentries = SLAB(struct dentry);
 struct vfs vfs;
@@ -309,4 +310,39 @@ s64 path_name(const struct path *path, const struct path *root, char *to, u64 si
 		return -ERANGE;
 	to[--start] = '/';
 	return (s64)start;
+}
+
+/* A path as /proc shows it, without a zero: its size. */
+s64 path_show(const struct path *path, char *to, u64 size)
+{
+	static const char gone[] = " (deleted)";
+	struct dentry *dentry = path->dentry;
+	char *page = page_alloc();
+	struct text text = { .data = NULL };
+	bool reachable;
+	s64 at;
+
+	if (!page)
+		return -ENOMEM;
+	if (dentry->label) {
+		text_put(&text, dentry->label);
+		if (dentry->label[0] == '/')
+			text_put(&text, dentry->name);
+		else if (dentry->label[0] != 'a') {
+			text_put(&text, ":[");
+			text_number(&text, dentry->inode->number);
+			text_put(&text, "]");
+		}
+	} else {
+		at = path_name(path, &caller_fs()->root, page, PAGE, &reachable);
+		if (at >= 0)
+			text_put(&text, page + at);
+	}
+	page_free(page);
+	if (dentry->label ? dentry->label[0] == '/' : dentry->parent != dentry && !dentry->hashed)
+		text_put(&text, gone);
+	at = (s64)(text.size < size ? text.size : size);
+	bytes_copy(to, text.data, (u64)at);
+	text_free(&text);
+	return at;
 }

@@ -372,7 +372,7 @@ static s64 make(struct task *t, u32 flags)
 		return -ENOMEM;
 	list_init(&epoll->items);
 	list_init(&epoll->ready);
-	error = anonymous_file(0600, "[eventpoll]", &epoll_operations, O_RDWR, &file);
+	error = anonymous_file(0600, "anon_inode:[eventpoll]", &epoll_operations, O_RDWR, &file);
 	if (error) {
 		slab_free(&epolls, epoll);
 		return error;

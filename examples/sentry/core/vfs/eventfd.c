@@ -97,7 +97,7 @@ static s64 make_counter(struct task *t, u32 value, u32 flags)
 		return -ENOMEM;
 	counter->value = value;
 	counter->semaphore = flags & SEMAPHORE;
-	error = anonymous_file(0600, "[eventfd]", &counter_operations, O_RDWR | (flags & O_NONBLOCK), &file);
+	error = anonymous_file(0600, "anon_inode:[eventfd]", &counter_operations, O_RDWR | (flags & O_NONBLOCK), &file);
 	if (error) {
 		slab_free(&counters, counter);
 		return error;
@@ -215,7 +215,7 @@ s64 sys_timerfd_create(struct task *t, const u64 *args)
 		return -ENOMEM;
 	data->realtime = clock == REALTIME || clock == REALTIME_ALARM;
 	data->timer.expire = expire;
-	error = anonymous_file(0600, "[timerfd]", &clock_operations, O_RDWR | (flags & O_NONBLOCK), &file);
+	error = anonymous_file(0600, "anon_inode:[timerfd]", &clock_operations, O_RDWR | (flags & O_NONBLOCK), &file);
 	if (error) {
 		slab_free(&clock_files, data);
 		return error;

@@ -34,13 +34,15 @@ static int choose_operations(struct file *file)
 		file->readable = file->writable = false;
 		return 0;
 	}
+	if (inode->operations->open)
+		return inode->operations->open(inode, file);
 	if (S_ISSOCK(inode->mode))
 		return -ENXIO;
 	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
 		return device_open(file);
 	if (S_ISFIFO(inode->mode))
 		return fifo_open(file);
-	return inode->operations->open ? inode->operations->open(inode, file) : 0;
+	return 0;
 }
 
 int file_open(const struct path *path, u32 flags, struct file **result)

@@ -383,6 +383,7 @@ static int make_ends(u32 flags, struct file **ends)
 		if (ends[i])
 			attach(pipe, ends[i]);
 	}
+	path.dentry->inode->pipe = pipe; /* for /proc/self/fd */
 	path_put(&path);
 	if (ends[0] && ends[1])
 		return 0;

@@ -3,6 +3,7 @@
 #include "../fuse/fuse.h"
 #include "caller.h"
 #include "device.h"
+#include "synthetic.h"
 #include "tmpfs.h"
 #include "walk.h"
 
@@ -264,7 +265,7 @@ static const struct {
 	const char *type; /* of a file system that is mounted there; NULL: none */
 } directories[] = {
 	{ "/dev", 0755, "devtmpfs" }, { "/dev/shm", 01777, "tmpfs" }, { "/dev/pts", 0755, NULL },
-	{ "/proc", 0555, "proc" },     { "/sys", 0555, NULL },	     { "/tmp", 01777, NULL },
+	{ "/proc", 0555, "proc" },     { "/sys", 0555, "sysfs" },	     { "/tmp", 01777, NULL },
 	{ "/run", 0755, NULL },	      { "/root", 0700, NULL },	     { "/etc", 0755, NULL },
 };
 
@@ -283,13 +284,20 @@ int core_mount(struct super *super, const char *name, u32 flags, const char *sou
 	return error;
 }
 
+static struct super *new_super(const char *type, u32 mode)
+{
+	if (strings_equal(type, "proc"))
+		return proc_new();
+	return strings_equal(type, "sysfs") ? sys_new() : tmpfs_new(type, mode);
+}
+
 static int make_directories(void)
 {
 	for (u32 i = 0; i < ARRAY_SIZE(directories); i++) {
 		int error = core_mkdir(directories[i].name, directories[i].mode);
 
 		if (!error && directories[i].type)
-			error = core_mount(tmpfs_new(directories[i].type, directories[i].mode), directories[i].name, 0,
+			error = core_mount(new_super(directories[i].type, directories[i].mode), directories[i].name, 0,
 					   directories[i].type);
 		if (error)
 			return error;
@@ -297,19 +305,31 @@ static int make_directories(void)
 	return 0;
 }
 
-/* The program that the sandbox starts with is a file, too, where its name on the host is. */
-static int put_program(const struct core_config *config)
+/* Make the directories of a name of the host's; its copy, or NULL. */
+static char *name_from_host(const char *path)
 {
-	u64 size = string_size(config->real_path) + 1;
-	char *name = size < PAGE ? page_alloc() : NULL;
-	int error = -ENOMEM;
+	u64 size = string_size(path) + 1;
+	char *name = size < PAGE && path[0] == '/' ? page_alloc() : NULL;
 
 	if (!name)
-		return error;
-	bytes_copy(name, config->real_path, size);
-	error = name[0] == '/' ? make_parents(name) : 0;
-	if (!error && name[0] == '/')
-		error = core_write_file(name, config->program, config->program_size, 0755);
+		return NULL;
+	bytes_copy(name, path, size);
+	if (!make_parents(name))
+		return name;
+	page_free(name);
+	return NULL;
+}
+
+/* The program that the sandbox starts with is a file, too, where it is on the host, and a link where it was named. */
+static int put_program(const struct core_config *config)
+{
+	char *name = name_from_host(config->real_path);
+	int error = name ? core_write_file(name, config->program, config->program_size, 0755) : -ENOMEM;
+
+	page_free(name);
+	name = error ? NULL : name_from_host(config->path);
+	if (name)
+		core_symlink(config->real_path, name); /* it may be there: the same name, or another link */
 	page_free(name);
 	return error;
 }
@@ -325,16 +345,15 @@ static const char *root_in_memory(void)
 }
 
 /* What a directory of the host does not have for the sandbox: its devices and processes, where it has a place for them. */
-static const char *dress_root(const struct core_config *config)
+static const char *dress_root(void)
 {
 	bool has_dev = !core_mount(tmpfs_new("devtmpfs", 0755), "/dev", 0, "devtmpfs");
-	bool has_proc = !core_mount(tmpfs_new("proc", 0555), "/proc", 0, "proc");
 
+	core_mount(proc_new(), "/proc", 0, "proc");
+	core_mount(sys_new(), "/sys", 0, "sysfs");
 	if (has_dev && (devices_make("/dev") || core_mkdir("/dev/pts", 0755) || core_mkdir("/dev/shm", 01777) ||
 			core_mount(tmpfs_new("tmpfs", 01777), "/dev/shm", 0, "tmpfs")))
 		return "the devices of the root cannot be made";
-	if (has_proc && (core_mkdir("/proc/self", 0555) || core_symlink(config->real_path, "/proc/self/exe")))
-		return "the root cannot be filled";
 	return NULL;
 }
 
@@ -353,16 +372,14 @@ const char *root_init(const struct core_config *config)
 	if (!vfs.fs)
 		return "the sandbox has too little memory";
 	if (fuse_root)
-		return dress_root(config);
+		return dress_root();
 	if (config->root)
 		why = archive_unpack(config->root, config->root_size);
 	if (!why && make_directories())
 		why = "the root cannot be filled";
 	if (!why && devices_make("/dev"))
 		why = "the devices of the root cannot be made";
-	if (!why && (core_mkdir("/proc/self", 0555) || core_symlink(config->real_path, "/proc/self/exe")))
-		why = "the root cannot be filled";
-	if (!why && put_program(config))
+	if (!why && config->program && put_program(config))
 		why = "the program does not fit into the root";
 	return why;
 }

@@ -261,6 +261,8 @@ void dentry_forget(struct super *super); /* drop all that is not used */
 bool dentry_above(const struct dentry *above, const struct dentry *dentry);
 s64 path_name(const struct path *path, const struct path *root, char *to, u64 size, bool *reachable);
 
+s64 path_show(const struct path *path, char *to, u64 size); /* as /proc does; without a zero */
+
 /* -- mount.c -- */
 
 /* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */

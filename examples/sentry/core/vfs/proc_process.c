@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Files of /proc about one process. */
+#include "caller.h"
+#include "fds.h"
+#include "process_file.h"
+
+struct task *process_task(s32 pid)
+{
+	struct task *t = core.current;
+
+	return t && (t->process->pid == pid || t->tid == pid) ? t : NULL;
+}
+
+s32 process_after(s32 pid)
+{
+	return pid < core.current->process->pid ? core.current->process->pid : 0;
+}
+
+s32 process_parent(struct task *t)
+{
+	(void)t;
+	return 0;
+}
+
+s32 process_group(struct task *t)
+{
+	return t->process->pid;
+}
+
+s32 process_session(struct task *t)
+{
+	return t->process->pid;
+}
+
+u64 process_threads(struct task *t)
+{
+	(void)t;
+	return 1;
+}
+
+int process_program(struct task *t, struct path *path)
+{
+	(void)t;
+	return path_lookup(core.config->real_path, WALK_FOLLOW, path);
+}
+
+static struct task *task_of(const struct synthetic_inode *node)
+{
+	return process_task(node->pid);
+}
+
+/* -- memory -- */
+
+static void put_permissions(struct text *text, const struct vma *vma)
+{
+	text_put(text, vma->prot & PROT_READ ? "r" : "-");
+	text_put(text, vma->prot & PROT_WRITE ? "w" : "-");
+	text_put(text, vma->prot & PROT_EXEC ? "x" : "-");
+	text_put(text, vma->flags & VMA_SHARED ? "s" : "p");
+}
+
+/* What a mapping shows, behind its numbers, from column 73 on. */
+static void put_name(struct text *text, const struct mm *mm, const struct vma *vma, u64 line)
+{
+	char *name = page_alloc();
+	s64 size = 0;
+
+	if (!name)
+		return;
+	if (vma->file)
+		size = path_show(&vma->file->path, name, PAGE);
+	else if (vma->start <= mm->brk && vma->end > mm->heap && mm->heap)
+		bytes_copy(name, "[heap]", (u64)(size = 6));
+	else if (vma->end == USER_TOP)
+		bytes_copy(name, "[stack]", (u64)(size = 7));
+	while (size > 0 && text->size - line < 73 && !text->failed)
+		text_put(text, " ");
+	if (size > 0)
+		text_bytes(text, name, (u64)size);
+	page_free(name);
+}
+
+static void write_maps(struct text *text, struct synthetic_inode *node)
+{
+	struct task *t = task_of(node);
+
+	for (u32 i = 0; t && t->mm && i < t->mm->count; i++) {
+		const struct vma *vma = &t->mm->vmas[i];
+		const struct inode *inode = vma->file ? vma->file->inode : NULL;
+		u64 device = inode ? inode->super->device : 0, line = text->size;
+
+		text_hex(text, vma->start, 8);
+		text_put(text, "-");
+		text_hex(text, vma->end, 8);
+		text_put(text, " ");
+		put_permissions(text, vma);
+		text_put(text, " ");
+		text_hex(text, vma->offset, 8);
+		text_put(text, " ");
+		text_hex(text, device >> 8 & 0xfff, 2);
+		text_put(text, ":");
+		text_hex(text, device & 0xff, 2);
+		text_put(text, " ");
+		text_number(text, inode ? inode->number : 0);
+		text_put(text, " ");
+		put_name(text, t->mm, vma, line);
+		text_put(text, "\n");
+	}
+}
+
+struct memory {
+	u64 pages, resident, stack;
+};
+
+static struct memory memory_of(struct task *t)
+{
+	struct memory memory = { 0 };
+
+	for (u32 i = 0; t->mm && i < t->mm->count; i++) {
+		const struct vma *vma = &t->mm->vmas[i];
+
+		memory.pages += (vma->end - vma->start) / PAGE;
+		memory.resident += mm_resident(t->mm, vma->start, vma->end, NULL);
+		if (vma->end == USER_TOP)
+			memory.stack = (vma->end - vma->start) / PAGE;
+	}
+	return memory;
+}
+
+static void write_statm(struct text *text, struct synthetic_inode *node)
+{
+	struct task *t = task_of(node);
+	struct memory memory = memory_of(t);
+
+	text_number(text, memory.pages);
+	text_put(text, " ");
+	text_number(text, memory.resident);
+	text_put(text, " 0 0 0 ");
+	text_number(text, memory.pages);
+	text_put(text, " 0\n");
+}
+
+/* -- state -- */
+
+static void put_ids(struct text *text, const char *name, u32 id)
+{
+	text_put(text, name);
+	for (u32 i = 0; i < 4; i++) {
+		text_put(text, "\t");
+		text_number(text, id);
+	}
+	text_put(text, "\n");
+}
+
+static void put_mask(struct text *text, const char *name, u64 mask)
+{
+	text_put(text, name);
+	text_hex(text, mask, 16);
+	text_put(text, "\n");
+}
+
+static void put_signals(struct text *text, struct task *t)
+{
+	u64 ignored = 0, caught = 0;
+
+	for (u32 i = 0; i < SIGNALS; i++) {
+		ignored |= t->sighand->actions[i].handler == SIG_IGN ? 1ull << i : 0;
+		caught |= t->sighand->actions[i].handler > SIG_IGN ? 1ull << i : 0;
+	}
+	text_put(text, "SigQ:\t0/1000\n");
+	put_mask(text, "SigPnd:\t", 0);
+	put_mask(text, "ShdPnd:\t", 0);
+	put_mask(text, "SigBlk:\t", t->blocked);
+	put_mask(text, "SigIgn:\t", ignored);
+	put_mask(text, "SigCgt:\t", caught);
+}
+
+static void write_status(struct text *text, struct synthetic_inode *node)
+{
+	static const char *const capabilities[] = { "CapInh:\t", "CapPrm:\t", "CapEff:\t", "CapBnd:\t", "CapAmb:\t" };
+	struct task *t = task_of(node);
+	struct memory memory = memory_of(t);
+	u64 all = caller_capable(CAP_SYS_ADMIN) ? 0x1ffffffffffull : 0;
+
+	text_put(text, "Name:\t");
+	text_put(text, t->name);
+	text_put(text, "\nUmask:\t");
+	text_octal(text, t->fs->umask, 4);
+	text_put(text, t == core.current ? "\nState:\tR (running)\n" : "\nState:\tS (sleeping)\n");
+	text_line(text, "Tgid:\t", (u64)t->process->pid, "\nNgid:\t0");
+	text_line(text, "Pid:\t", (u64)t->tid, "");
+	text_line(text, "PPid:\t", (u64)process_parent(t), "\nTracerPid:\t0");
+	put_ids(text, "Uid:", caller_user());
+	put_ids(text, "Gid:", caller_group());
+	text_put(text, "FDSize:\t256\nGroups:\t\n");
+	text_line(text, "VmPeak:\t", memory.pages * 4, " kB");
+	text_line(text, "VmSize:\t", memory.pages * 4, " kB\nVmLck:\t0 kB\nVmPin:\t0 kB");
+	text_line(text, "VmHWM:\t", memory.resident * 4, " kB");
+	text_line(text, "VmRSS:\t", memory.resident * 4, " kB");
+	text_line(text, "RssAnon:\t", memory.resident * 4, " kB\nRssFile:\t0 kB\nRssShmem:\t0 kB");
+	text_line(text, "VmData:\t", memory.pages * 4, " kB");
+	text_line(text, "VmStk:\t", memory.stack * 4, " kB\nVmExe:\t0 kB\nVmLib:\t0 kB\nVmPTE:\t0 kB\nVmSwap:\t0 kB");
+	text_line(text, "Threads:\t", process_threads(t), "");
+	put_signals(text, t);
+	for (u32 i = 0; i < ARRAY_SIZE(capabilities); i++)
+		put_mask(text, capabilities[i], i && i < 4 ? all : 0);
+	text_put(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
+}
+
+static void put_many(struct text *text, const s64 *values, u32 count)
+{
+	for (u32 i = 0; i < count; i++) {
+		text_put(text, " ");
+		text_signed(text, values[i]);
+	}
+}
+
+static void write_stat(struct text *text, struct synthetic_inode *node)
+{
+	struct task *t = task_of(node);
+	struct memory memory = memory_of(t);
+	const s64 first[] = { process_parent(t), process_group(t), process_session(t), 0, -1, 0x400000, 0, 0, 0, 0, 0, 0, 0, 0,
+			      20, 0, (s64)process_threads(t), 0, 0, (s64)memory.pages * PAGE, (s64)memory.resident };
+	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,
+			     (s64)t->mm->heap, 0, 0, 0, 0, 0 };
+
+	text_number(text, (u64)t->tid);
+	text_put(text, " (");
+	text_put(text, t->name);
+	text_put(text, t == core.current ? ") R" : ") S");
+	put_many(text, first, ARRAY_SIZE(first));
+	text_put(text, " 18446744073709551615");
+	put_many(text, rest, ARRAY_SIZE(rest));
+	text_put(text, "\n");
+}
+
+static void write_comm(struct text *text, struct synthetic_inode *node)
+{
+	text_put(text, task_of(node)->name);
+	text_put(text, "\n");
+}
+
+static s64 store_comm(struct synthetic_inode *node, const char *data, u64 size)
+{
+	struct task *t = task_of(node);
+	u64 used = size < sizeof(t->name) - 1 ? size : sizeof(t->name) - 1;
+
+	if (used && data[used - 1] == '\n')
+		used--;
+	bytes_zero(t->name, sizeof(t->name));
+	bytes_copy(t->name, data, used);
+	return (s64)size;
+}
+
+static void write_limits(struct text *text, struct synthetic_inode *node)
+{
+	static const char *const names[RLIMITS][2] = {
+		{ "Max cpu time              ", "seconds" }, { "Max file size             ", "bytes" },
+		{ "Max data size             ", "bytes" },   { "Max stack size            ", "bytes" },
+		{ "Max core file size        ", "bytes" },   { "Max resident set          ", "bytes" },
+		{ "Max processes             ", "processes" }, { "Max open files            ", "files" },
+		{ "Max locked memory         ", "bytes" },   { "Max address space         ", "bytes" },
+		{ "Max file locks            ", "locks" },   { "Max pending signals       ", "signals" },
+		{ "Max msgqueue size         ", "bytes" },   { "Max nice priority         ", "" },
+		{ "Max realtime priority     ", "" },	     { "Max realtime timeout      ", "us" },
+	};
+	struct task *t = task_of(node);
+
+	text_put(text, "Limit                     Soft Limit           Hard Limit           Units     \n");
+	for (u32 i = 0; i < RLIMITS; i++) {
+		const u64 values[] = { t->process->limits[i].current, t->process->limits[i].maximum };
+
+		text_put(text, names[i][0]);
+		for (u32 j = 0; j < 2; j++) {
+			u64 column = text->size + 21;
+
+			if (values[j] == ~0ull)
+				text_put(text, "unlimited");
+			else
+				text_number(text, values[j]);
+			while (text->size < column && !text->failed)
+				text_put(text, " ");
+		}
+		text_put(text, names[i][1]);
+		text_put(text, "\n");
+	}
+}
+
+/* -- the program -- */
+
+static void write_cmdline(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	for (u32 i = 0; core.config->argv[i]; i++)
+		text_bytes(text, core.config->argv[i], string_size(core.config->argv[i]) + 1);
+}
+
+static void write_environ(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	for (u32 i = 0; core.config->envp[i]; i++)
+		text_bytes(text, core.config->envp[i], string_size(core.config->envp[i]) + 1);
+}
+
+static int jump_to(const struct path *from, struct path *to)
+{
+	if (!from->dentry)
+		return -ENOENT;
+	*to = *from;
+	path_get(to);
+	return 0;
+}
+
+static int jump_exe(struct inode *inode, struct path *path)
+{
+	struct task *t = task_of(synthetic_of(inode));
+
+	return t ? process_program(t, path) : -ESRCH;
+}
+
+static int jump_cwd(struct inode *inode, struct path *path)
+{
+	struct task *t = task_of(synthetic_of(inode));
+
+	return t && t->fs ? jump_to(&t->fs->cwd, path) : -ENOENT;
+}
+
+static int jump_root(struct inode *inode, struct path *path)
+{
+	struct task *t = task_of(synthetic_of(inode));
+
+	return t && t->fs ? jump_to(&t->fs->root, path) : -ENOENT;
+}
+
+/* -- mounts -- */
+
+static bool show_place(struct text *text, const struct mount *mount)
+{
+	struct path path = { (struct mount *)mount, mount->root };
+	char *name = page_alloc();
+	bool reachable = true;
+	s64 at = name ? path_name(&path, &caller_fs()->root, name, PAGE, &reachable) : -ENOMEM;
+
+	if (at >= 0 && reachable)
+		text_put(text, name + at);
+	page_free(name);
+	return at >= 0 && reachable;
+}
+
+static void put_options(struct text *text, u32 flags)
+{
+	text_put(text, flags & MS_RDONLY ? "ro" : "rw");
+	text_put(text, flags & MS_NOSUID ? ",nosuid" : "");
+	text_put(text, flags & MS_NODEV ? ",nodev" : "");
+	text_put(text, flags & MS_NOEXEC ? ",noexec" : "");
+	text_put(text, ",relatime");
+}
+
+static void write_mounts(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	LIST_EACH(at, mount_list()) {
+		struct mount *mount = CONTAINER(at, struct mount, all);
+		u64 line = text->size;
+
+		text_put(text, mount->source);
+		text_put(text, " ");
+		if (!show_place(text, mount)) {
+			text->size = line;
+			continue;
+		}
+		text_put(text, " ");
+		text_put(text, mount->super->type);
+		text_put(text, " ");
+		put_options(text, mount->flags);
+		text_put(text, " 0 0\n");
+	}
+}
+
+static void write_mountinfo(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	LIST_EACH(at, mount_list()) {
+		struct mount *mount = CONTAINER(at, struct mount, all);
+		u64 line = text->size;
+
+		text_number(text, mount->id);
+		text_put(text, " ");
+		text_number(text, mount->parent ? mount->parent->id : 1);
+		text_put(text, " 0:");
+		text_number(text, mount->super->device & 0xff);
+		text_put(text, " / ");
+		if (!show_place(text, mount)) {
+			text->size = line;
+			continue;
+		}
+		text_put(text, " ");
+		put_options(text, mount->flags);
+		text_put(text, " - ");
+		text_put(text, mount->super->type);
+		text_put(text, " ");
+		text_put(text, mount->source);
+		text_put(text, " rw\n");
+	}
+}
+
+/* -- descriptors -- */
+
+static struct file *file_of(const struct synthetic_inode *node)
+{
+	struct task *t = task_of(node);
+	struct fd *fd = t && t->files ? fd_at(t->files, node->number) : NULL;
+
+	return fd ? fd->file : NULL;
+}
+
+static int jump_fd(struct inode *inode, struct path *path)
+{
+	struct file *file = file_of(synthetic_of(inode));
+
+	return file ? jump_to(&file->path, path) : -ENOENT;
+}
+
+static void write_fdinfo(struct text *text, struct synthetic_inode *node)
+{
+	struct file *file = file_of(node);
+
+	if (!file)
+		return;
+	text_line(text, "pos:\t", file->stream ? 0 : file->position, "");
+	text_put(text, "flags:\t0");
+	text_octal(text, file->flags, 1);
+	text_line(text, "\nmnt_id:\t", file->path.mount->id, "");
+	text_line(text, "ino:\t", file->inode->number, "");
+}
+
+static bool fd_is_there(struct inode *inode)
+{
+	return file_of(synthetic_of(inode)) != NULL;
+}
+
+static const struct synthetic fd_link = { .name = "fd", .jump = jump_fd };
+static const struct synthetic fd_info = { .name = "fdinfo", .write = write_fdinfo };
+
+static int look_up_fd(struct inode *directory, struct dentry *dentry)
+{
+	struct synthetic_inode node = *synthetic_of(directory);
+	s32 number = number_of(dentry->name);
+	bool info = node.prefix[2] != '/';
+	struct file *file;
+	u32 mode = S_IFREG | 0444;
+
+	node.number = (u32)number;
+	file = number >= 0 ? file_of(&node) : NULL;
+	if (!file)
+		return 0;
+	node.lookup = NULL;
+	node.list = NULL;
+	node.valid = fd_is_there;
+	if (!info)
+		mode = S_IFLNK | (file->readable || file->flags & O_PATH ? 0500 : 0) | (file->writable ? 0300 : 0);
+	dentry->inode = synthetic_inode(directory->super, &node, info ? &fd_info : &fd_link, mode);
+	return dentry->inode ? 0 : -ENOMEM;
+}
+
+static bool list_fds(struct file *file, struct entries *entries)
+{
+	struct synthetic_inode node = *synthetic_of(file->inode);
+	u64 first = node.count + 2;
+
+	for (u64 number = file->position - first; number < FDS_MOST; number++) {
+		struct text name = { .data = NULL };
+		bool room;
+
+		node.number = (u32)number;
+		if (!file_of(&node))
+			continue;
+		text_number(&name, number);
+		room = entries_put(entries, name.data, name.size, 20000 + number, node.prefix[2] == '/' ? DT_LNK : DT_REG,
+				   first + number + 1);
+		text_free(&name);
+		if (!room)
+			return false;
+		file->position = first + number + 1;
+	}
+	return true;
+}
+
+void process_prepare(struct synthetic_inode *node)
+{
+	if (!node->pid || node->prefix_size < 3)
+		return;
+	if (bytes_equal(node->prefix, "fd/", 3) || bytes_equal(node->prefix, "fdinfo/", 7)) {
+		node->lookup = look_up_fd;
+		node->list = list_fds;
+	}
+}
+
+const struct synthetic process_files[] = {
+	{ .name = "cgroup", .fixed = "0::/\n" },
+	{ .name = "cmdline", .write = write_cmdline },
+	{ .name = "comm", .write = write_comm, .store = store_comm },
+	{ .name = "cwd", .jump = jump_cwd },
+	{ .name = "environ", .write = write_environ, .mode = 0400 },
+	{ .name = "exe", .jump = jump_exe },
+	{ .name = "fd/" },
+	{ .name = "fdinfo/" },
+	{ .name = "limits", .write = write_limits },
+	{ .name = "loginuid", .fixed = "4294967295" },
+	{ .name = "maps", .write = write_maps },
+	{ .name = "mountinfo", .write = write_mountinfo },
+	{ .name = "mounts", .write = write_mounts },
+	{ .name = "net/dev", .fixed = "Inter-|   Receive\n face |bytes\n" },
+	{ .name = "oom_adj", .fixed = "0\n" },
+	{ .name = "oom_score", .fixed = "0\n" },
+	{ .name = "oom_score_adj", .fixed = "0\n" },
+	{ .name = "root", .jump = jump_root },
+	{ .name = "sessionid", .fixed = "4294967295" },
+	{ .name = "stat", .write = write_stat },
+	{ .name = "statm", .write = write_statm },
+	{ .name = "status", .write = write_status },
+};
+const u32 process_file_count = ARRAY_SIZE(process_files);
