@@ -14,7 +14,7 @@ from pyvmm_sentry import archive
 from tests.sentry.conftest import Compile
 from tests.sentry.test_programs import BUSYBOX, run
 
-SOURCES = ("files", "pipes", "events")
+SOURCES = ("files", "pipes", "events", "sockets", "watches")
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -30,7 +30,7 @@ def test_calls_return_what_they_return_on_linux(platform: Path, compile_static: 
     ours = run(platform, "--", program, folder)
     assert native.returncode == ours.returncode == 42, ours.stderr
     rows = [each.stdout.decode().splitlines() for each in (native, ours)]
-    assert len(rows[0]) > 100
+    assert len(rows[0]) > 80
     assert rows[1] == rows[0]
 
 

@@ -42,6 +42,9 @@ struct vfs {
 	struct super *anonymous;   /* of files without a name */
 	struct super *memory;	   /* of memfd_create */
 	struct mount anonymous_mount;
+	struct list bound; /* sockets with a name */
+	u64 watches; /* of inotify */
+	u32 last_cookie;
 	u64 started;
 	u8 boot_id[16];
 	struct path streams[3];

@@ -4,6 +4,7 @@
 #define SENTRY_CALLS_H
 
 #include "caller.h"
+#include "device.h"
 #include "fds.h"
 #include "walk.h"
 
@@ -51,7 +52,8 @@ void file_notify(struct file *file, u32 event);
 void notify_name(struct dentry *directory, struct dentry *dentry, u32 event);
 void notify_removed(struct dentry *directory, struct dentry *dentry);
 void notify_renamed(struct dentry *from, struct dentry *old, struct dentry *to, struct dentry *new, u32 flags);
-void notify_attributes(struct dentry *dentry);
+void notify_gone(struct inode *inode);
+void notify_attributes(struct dentry *dentry, u32 which); /* ATTR_*; 0: extended ones */
 
 /* A file that is not only a path. */
 static inline struct file *fd_real(struct task *t, u64 number)

@@ -5,12 +5,13 @@
 static s64 apply(const struct path *path, struct attributes *new)
 {
 	s64 error = mount_writable(path->mount);
+	u32 which = new->which;
 
 	if (error)
 		return error;
 	error = inode_change(path->dentry->inode, new);
 	if (!error)
-		notify_attributes(path->dentry);
+		notify_attributes(path->dentry, which);
 	return error;
 }
 

@@ -57,35 +57,37 @@ static int may_open(const struct path *path, u32 flags, bool created)
 static int truncate_opened(struct file *file)
 {
 	struct attributes new = { .which = ATTR_SIZE | ATTR_MODIFIED, .modified = time_real(), .file = file };
-	int error;
 
 	if (file->inode->seals & F_SEAL_SHRINK && file->inode->size)
 		return -EPERM;
 	if (!caller_capable(CAP_FSETID))
 		inode_strip(file->inode, &new);
-	error = inode_change(file->inode, &new);
-	if (!error)
-		file_notify(file, IN_MODIFY);
-	return error;
+	return inode_change(file->inode, &new);
 }
 
 static int open_path(const struct path *path, u32 flags, bool created, struct file **file)
 {
 	int error = may_open(path, flags, created);
+	bool truncate;
 
 	if (error)
 		return error;
 	if (flags & O_DIRECTORY && !S_ISDIR(path->dentry->inode->mode))
 		return -ENOTDIR;
 	error = file_open(path, flags, file);
-	if (!error && flags & O_TRUNC && !created && S_ISREG(path->dentry->inode->mode)) {
+	if (error)
+		return error;
+	truncate = flags & O_TRUNC && !created && S_ISREG(path->dentry->inode->mode);
+	if (truncate)
 		error = truncate_opened(*file);
-		if (error)
-			file_put(*file);
+	if (error) {
+		file_put(*file);
+		return error;
 	}
-	if (!error)
-		file_notify(*file, IN_OPEN);
-	return error;
+	file_notify(*file, IN_OPEN);
+	if (truncate)
+		file_notify(*file, IN_MODIFY);
+	return 0;
 }
 
 /* Make the last name of a walk as a regular file. */

@@ -313,6 +313,7 @@ s64 sys_getdents64(struct task *t, const u64 *args)
 	file_get(file);
 	error = file->operations->readdir(file, &entries);
 	file_accessed(file);
+	file_notify(file, IN_ACCESS);
 	file_put(file);
 	if (error && !entries.used)
 		return error;

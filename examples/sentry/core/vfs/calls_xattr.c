@@ -73,7 +73,7 @@ static s64 set(struct task *t, const struct path *path, const struct request *r)
 	}
 	kfree(value);
 	if (!error)
-		notify_attributes(path->dentry);
+		notify_attributes(path->dentry, 0);
 	return error;
 }
 
@@ -133,7 +133,7 @@ static s64 remove(struct task *t, const struct path *path, const struct request 
 	error = inode->operations->removexattr(inode, r->name);
 	inode_unlock(inode);
 	if (!error)
-		notify_attributes(path->dentry);
+		notify_attributes(path->dentry, 0);
 	return error;
 }
 

@@ -3,7 +3,7 @@
  * Names of files.  Those of a pinned file system are its directories; others are a cache, of which the names that
  * nobody uses are dropped in the order of their last use.
  */
-#include "caller.h"
+#include "calls.h"
 #include "text.h"
 
 static struct slab dentries = SLAB(struct dentry);
@@ -106,6 +106,8 @@ static struct dentry *dentry_free(struct dentry *dentry)
 		list_remove(&dentry->unused);
 		vfs.unused_count--;
 	}
+	if (dentry->inode && !dentry->inode->links)
+		notify_gone(dentry->inode);
 	inode_put(dentry->inode);
 	if (dentry->name != dentry->short_name)
 		kfree(dentry->name);

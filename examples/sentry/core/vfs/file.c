@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Open files. */
-#include "caller.h"
+#include "calls.h"
 #include "pipe.h"
 
 static struct slab files = SLAB(struct file);
@@ -76,6 +76,8 @@ void file_put(struct file *file)
 	if (!file || !reference_put(&file->references))
 		return;
 	epoll_forget(file);
+	if (!file->stream)
+		file_notify(file, file->writable ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
 	locks_release(file->inode, file);
 	if (file->operations->release)
 		file->operations->release(file);

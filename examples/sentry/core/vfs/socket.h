@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sockets: what their families provide, and messages. */
+#ifndef SENTRY_SOCKET_H
+#define SENTRY_SOCKET_H
+
+#include "vfs.h"
+
+enum { AF_UNSPEC = 0, AF_UNIX = 1 };
+enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3, SOCK_SEQPACKET = 5, SOCK_TYPES = 15 };
+enum {
+	MSG_OOB = 1, MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 0x20, MSG_DONTWAIT = 0x40, MSG_EOR = 0x80, MSG_WAITALL = 0x100,
+	MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000,
+};
+enum { SOL_SOCKET = 1 };
+enum { ADDRESS_SIZE = 128, RIGHTS_MOST = 253 };
+
+/* An address; its family comes first. */
+struct address {
+	u16 family;
+	char rest[ADDRESS_SIZE - 2];
+};
+
+struct credentials_message {
+	s32 pid;
+	u32 user, group;
+};
+
+/* Open files on their way, each with a reference. */
+struct rights {
+	u32 count;
+	struct file *files[RIGHTS_MOST];
+};
+
+struct message {
+	struct address address; /* to or from */
+	u32 address_size;	/* 0: none */
+	struct rights *rights;
+	struct credentials_message sender;
+	bool wants_sender; /* a receiver that gets it */
+	bool sender_given;
+	u32 flags; /* MSG_* of what was received */
+	u64 whole; /* how large a packet was */
+};
+
+struct socket;
+
+struct socket_operations {
+	int (*bind)(struct socket *socket, const struct address *address, u32 size);
+	int (*connect)(struct socket *socket, const struct address *address, u32 size, bool wait);
+	int (*listen)(struct socket *socket, s32 backlog);
+	int (*accept)(struct socket *socket, struct socket **new, bool wait);
+	int (*name)(struct socket *socket, struct address *address, u32 *size, bool of_peer);
+	s64 (*send)(struct socket *socket, struct message *message, struct io *from, u32 flags);
+	s64 (*receive)(struct socket *socket, struct message *message, struct io *to, u32 flags);
+	int (*shutdown)(struct socket *socket, bool receive, bool send);
+	u32 (*poll)(struct socket *socket, struct poll *poll);
+	s64 (*option)(struct socket *socket, u32 option, u64 value); /* SOL_SOCKET, that is not the same for all */
+	u64 (*readable)(struct socket *socket);			     /* bytes */
+	void (*release)(struct socket *socket);
+};
+
+struct socket {
+	const struct socket_operations *operations;
+	u16 family, type;
+	s32 error; /* of an earlier event, reported once */
+	bool pass_credentials, listening;
+	u64 send_size, receive_size;
+	u64 send_timeout, receive_timeout; /* nanoseconds; 0: none */
+	struct credentials_message peer;   /* of SO_PEERCRED */
+	void *data;
+};
+
+struct socket *socket_new(u16 family, u16 type, const struct socket_operations *operations);
+void rights_free(struct rights *rights);
+u64 socket_deadline(u64 timeout, bool wait); /* when a call gives up: 0 at once */
+struct socket *file_socket(struct file *file); /* NULL: it is none */
+
+/* -- unix.c -- */
+
+int unix_create(struct socket **socket, u32 type, s32 protocol);
+int unix_pair(struct socket *a, struct socket *b);
+
+#endif
