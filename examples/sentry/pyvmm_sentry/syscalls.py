@@ -72,20 +72,19 @@ class Syscall(NamedTuple):
         return tuple(Argument(*words) for words in found)
 
 
-_CONSOLE = "the console, /dev/null and /dev/zero only"
 _HANDLERS = "noted; handlers are not called yet"
 _ALONE = "there is one process"
 
 SYSCALLS = (
-    Syscall(0, "read", 1, "fd:fd buf:out(count) count:size", _CONSOLE),
-    Syscall(1, "write", 1, "fd:fd buf:in(count) count:size", _CONSOLE),
-    Syscall(2, "open", 2, "path:path flags:flags(open) mode:create_mode", "/dev/null and /dev/zero only"),
+    Syscall(0, "read", 1, "fd:fd buf:out(count) count:size"),
+    Syscall(1, "write", 1, "fd:fd buf:in(count) count:size"),
+    Syscall(2, "open", 2, "path:path flags:flags(open) mode:create_mode"),
     Syscall(3, "close", 1, "fd:fd"),
     Syscall(4, "stat", 2, "path:path status:put(stat)"),
     Syscall(5, "fstat", 1, "fd:fd status:put(stat)", "a console that is no terminal is shown as a pipe"),
     Syscall(6, "lstat", 2, "path:path status:put(stat)"),
     Syscall(7, "poll", 2, "polls:polls(count) count:uint timeout:int"),
-    Syscall(8, "lseek", 1, "fd:fd offset:long whence:one(seek)", _CONSOLE),
+    Syscall(8, "lseek", 1, "fd:fd offset:long whence:one(seek)"),
     Syscall(
         9,
         "mmap",
@@ -105,8 +104,8 @@ SYSCALLS = (
     ),
     Syscall(17, "pread64", 2, "fd:fd buf:out(count) count:size offset:long"),
     Syscall(18, "pwrite64", 2, "fd:fd buf:in(count) count:size offset:long"),
-    Syscall(19, "readv", 2, "fd:fd vectors:iovec_out(count) count:int", _CONSOLE),
-    Syscall(20, "writev", 2, "fd:fd vectors:iovec_in(count) count:int", _CONSOLE),
+    Syscall(19, "readv", 2, "fd:fd vectors:iovec_out(count) count:int"),
+    Syscall(20, "writev", 2, "fd:fd vectors:iovec_in(count) count:int"),
     Syscall(21, "access", 1, "path:path mode:flags(access)"),
     Syscall(22, "pipe", 2, "fds:put(fd_pair)"),
     Syscall(
@@ -177,11 +176,7 @@ SYSCALLS = (
     Syscall(70, "msgrcv", 3, "id:int message:addr size:size type:long flags:flags(ipc_get)"),
     Syscall(71, "msgctl", 3, "id:int command:one(ipc) argument:addr"),
     Syscall(
-        72,
-        "fcntl",
-        1,
-        "fd:fd command:one(fcntl) argument:hex",
-        "duplicates, flags of descriptors; of files only O_APPEND",
+        72, "fcntl", 1, "fd:fd command:one(fcntl) argument:hex", "no leases and no SIGIO; locks do not detect deadlocks"
     ),
     Syscall(73, "flock", 2, "fd:fd operation:flags(flock)"),
     Syscall(74, "fsync", 2, "fd:fd"),
@@ -199,7 +194,7 @@ SYSCALLS = (
     Syscall(86, "link", 2, "from:path to:path"),
     Syscall(87, "unlink", 1, "path:path"),
     Syscall(88, "symlink", 1, "target:path path:path"),
-    Syscall(89, "readlink", 1, "path:path buf:out(size) size:size", "/proc/self/exe only"),
+    Syscall(89, "readlink", 1, "path:path buf:out(size) size:size"),
     Syscall(90, "chmod", 1, "path:path mode:mode"),
     Syscall(91, "fchmod", 2, "fd:fd mode:mode"),
     Syscall(92, "chown", 2, "path:path user:id group:id"),
@@ -331,25 +326,17 @@ SYSCALLS = (
     Syscall(253, "inotify_init", 2, ""),
     Syscall(254, "inotify_add_watch", 2, "fd:fd path:path mask:flags(inotify)"),
     Syscall(255, "inotify_rm_watch", 2, "fd:fd watch:int"),
-    Syscall(
-        257, "openat", 1, "directory:dirfd path:path flags:flags(open) mode:create_mode", "/dev/null and /dev/zero only"
-    ),
+    Syscall(257, "openat", 1, "directory:dirfd path:path flags:flags(open) mode:create_mode"),
     Syscall(258, "mkdirat", 2, "directory:dirfd path:path mode:mode"),
     Syscall(259, "mknodat", 2, "directory:dirfd path:path mode:file_mode device:hex"),
     Syscall(260, "fchownat", 2, "directory:dirfd path:path user:id group:id flags:flags(at)"),
     Syscall(261, "futimesat", 2, "directory:dirfd path:path times:get(timeval_pair)"),
-    Syscall(
-        262,
-        "newfstatat",
-        1,
-        "directory:dirfd path:path status:put(stat) flags:flags(at)",
-        "descriptors, /dev/null and /dev/zero only",
-    ),
+    Syscall(262, "newfstatat", 1, "directory:dirfd path:path status:put(stat) flags:flags(at)"),
     Syscall(263, "unlinkat", 2, "directory:dirfd path:path flags:flags(unlinkat)"),
     Syscall(264, "renameat", 2, "from_directory:dirfd from:path to_directory:dirfd to:path"),
     Syscall(265, "linkat", 2, "from_directory:dirfd from:path to_directory:dirfd to:path flags:flags(at)"),
     Syscall(266, "symlinkat", 2, "target:path directory:dirfd path:path"),
-    Syscall(267, "readlinkat", 1, "directory:dirfd path:path buf:out(size) size:size", "/proc/self/exe only"),
+    Syscall(267, "readlinkat", 1, "directory:dirfd path:path buf:out(size) size:size"),
     Syscall(268, "fchmodat", 2, "directory:dirfd path:path mode:mode"),
     Syscall(269, "faccessat", 2, "directory:dirfd path:path mode:flags(access)"),
     Syscall(
