@@ -169,8 +169,11 @@ static void schedule(void)
 	struct task *before = core.current, *next;
 
 	expire_timers();
-	while (!sched.first)
-		look_around(sched.timers ? sched.timers->deadline : FOREVER);
+	while (!sched.first) {
+		virtio_poll(); /* somebody who asked for input may have taken the interrupt */
+		if (!sched.first)
+			look_around(sched.timers ? sched.timers->deadline : FOREVER);
+	}
 	next = sched.first;
 	sched.first = next->next_ready;
 	if (next == before)
@@ -218,74 +221,67 @@ static void wake_at_time(struct timer *timer)
 	task_ready((struct task *)((u8 *)timer - __builtin_offsetof(struct task, timer)));
 }
 
-static s64 sleep_until(u64 deadline, bool killable)
+enum sleep { INTERRUPTIBLE, KILLABLE, ALWAYS }; /* by any signal, by SIGKILL, by none */
+
+static bool interrupted(struct task *t, enum sleep how)
+{
+	return how != ALWAYS && signal_interrupts(t, how == KILLABLE);
+}
+
+static s64 sleep_until(u64 deadline, enum sleep how)
 {
 	struct task *t = core.current;
 
-	if (!t->woken && signal_interrupts(t, killable))
+	if (!t->woken && interrupted(t, how))
 		return -ERESTARTSYS;
 	if (!t->woken && deadline != FOREVER && deadline <= monotonic_now())
 		return -ETIMEDOUT;
-	if (!t->woken) {
-		t->killable = killable;
+	while (!t->woken) {
+		t->killable = how != INTERRUPTIBLE;
 		t->state = TASK_SLEEPING;
 		t->timer.expire = wake_at_time;
 		timer_start(&t->timer, deadline);
 		schedule();
 		timer_stop(&t->timer);
+		if (how != ALWAYS)
+			break;
 	}
 	if (t->woken) {
 		t->woken = false;
 		return 0;
 	}
-	return signal_interrupts(t, killable) ? -ERESTARTSYS : -ETIMEDOUT;
+	return interrupted(t, how) ? -ERESTARTSYS : -ETIMEDOUT;
 }
 
 s64 task_sleep(u64 deadline)
 {
-	return sleep_until(deadline, false);
+	return sleep_until(deadline, INTERRUPTIBLE);
 }
 
-static s64 sleep_alone(struct wait_queue *queue, u64 deadline, bool killable)
+static s64 sleep_alone(struct wait_queue *queue, u64 deadline, enum sleep how)
 {
 	struct waiter waiter = { .alone = true };
 	s64 result;
 
 	waiter_add(queue, &waiter);
-	result = sleep_until(deadline, killable);
+	result = sleep_until(deadline, how);
 	waiter_remove(&waiter);
 	return result;
 }
 
 s64 sleep_on(struct wait_queue *queue, u64 deadline)
 {
-	return sleep_alone(queue, deadline, false);
+	return sleep_alone(queue, deadline, INTERRUPTIBLE);
 }
 
 s64 sleep_on_killable(struct wait_queue *queue, u64 deadline)
 {
-	return sleep_alone(queue, deadline, true);
-}
-
-static s64 sleep_until_woken(void)
-{
-	struct task *t = core.current;
-
-	while (!t->woken) {
-		t->state = TASK_SLEEPING;
-		schedule();
-	}
-	t->woken = false;
-	return 0;
+	return sleep_alone(queue, deadline, KILLABLE);
 }
 
 void sleep_on_always(struct wait_queue *queue)
 {
-	struct waiter waiter = { .alone = true };
-
-	waiter_add(queue, &waiter);
-	sleep_until_woken();
-	waiter_remove(&waiter);
+	sleep_alone(queue, FOREVER, ALWAYS);
 }
 
 void waiter_add(struct wait_queue *queue, struct waiter *w)
