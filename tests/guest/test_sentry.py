@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from pyvmm_sentry import program
-from tests.sentry.test_kernel import boot_on_machine
+from tests.sentry.test_kernel import boot_on_machine, run_on_machine
+from tests.sentry.test_share import root as root
 from tests.sentry.test_programs import BUSYBOX
 from tools.where import ROOT
 
@@ -62,3 +64,16 @@ def test_the_example_in_python_runs_busybox(words: list[str]) -> None:
 def test_a_machines_calendar_is_the_hosts() -> None:
     output = boot_on_machine(program.kernel(), BUSYBOX, "-- busybox date +%s")
     assert abs(int(output) - time.time()) < 1000
+
+
+def test_a_machine_runs_a_program_of_a_shared_directory(root: Path) -> None:
+    """Its files are the host's: what it reads, and what it has changed."""
+    kernel = program.kernel()
+    assert run_on_machine(kernel, None, "-- /bin/busybox sort -u /etc/motd", root=root) == (b"hello\n", "poweroff")
+    assert run_on_machine(kernel, None, "-- /bin/busybox cp /bin/busybox /etc/copy", root=root) == (b"", "poweroff")
+    assert (root / "etc" / "copy").read_bytes() == (root / "bin" / "busybox").read_bytes()
+
+
+def test_a_programs_output_goes_to_a_virtio_console(root: Path) -> None:
+    output, end = run_on_machine(program.kernel(), None, "-- /bin/busybox cat /etc/motd", root=root, device="virtio")
+    assert (output, end) == (b"hello\n" * 1000, "poweroff")

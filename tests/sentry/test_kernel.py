@@ -16,7 +16,7 @@ from pyvmm_sentry import program
 from tests.sentry.conftest import Compile
 from tests.sentry.test_programs import BUSYBOX, ENDS
 from tests.tiny import Console
-from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
 
 QEMU = "qemu-system-x86_64"
 MIB = 1 << 20
@@ -100,11 +100,20 @@ def test_a_file_that_is_no_program_is_refused(kernel: Path, tmp_path: Path) -> N
     assert boot(kernel, tmp_path / "text", "") == b"sentry: not an ELF program\n"
 
 
-def run_on_machine(kernel: Path, initrd: str | Path, cmdline: str) -> tuple[bytes, str]:
-    """The same on a machine of pyvmm's own; what it prints, and how it ends."""
+def run_on_machine(
+    kernel: Path, initrd: str | Path | None, cmdline: str, *, root: Path | None = None, device: str = "serial"
+) -> tuple[bytes, str]:
+    """The same on a machine of pyvmm's own; what it prints, and how it ends.
+
+    :param root: a directory for the root, in which the program is then
+    :param device: that of the console
+    """
     console = Console()
     config = MachineConfig(
-        BootConfig(str(kernel), str(initrd), cmdline), MemoryConfig(64 * MIB), console=console.config
+        BootConfig(str(kernel), None if initrd is None else str(initrd), cmdline),
+        MemoryConfig(64 * MIB),
+        console=ConsoleConfig("fd", console.writer, device=device),
+        shares=() if root is None else (ShareConfig(str(root), cache="always", locks="guest"),),
     )
     try:
         with Machine(config) as machine:
@@ -128,6 +137,14 @@ def test_a_machine_boots_the_core(kernel: Path, tmp_path: Path) -> None:
     """As far as a KVM that has no ring 3 can: the core refuses a file."""
     (tmp_path / "text").write_text("text" * 100)
     assert boot_on_machine(kernel, tmp_path / "text", "") == b"sentry: not an ELF program\n"
+
+
+def test_a_machine_reads_the_program_from_a_shared_directory(kernel: Path, tmp_path: Path) -> None:
+    """As far as the same goes: what is no program, and what is not there."""
+    (tmp_path / "text").write_text("text" * 100)
+    for name, why in (("/text", b"not an ELF program"), ("/absent", b"not found in the root")):
+        assert run_on_machine(kernel, None, f"-- {name}", root=tmp_path) == (b"sentry: " + why + b"\n", "poweroff")
+    assert b"neither a program" in run_on_machine(kernel, None, "-- /text")[0]
 
 
 @pytest.mark.parametrize(
@@ -155,16 +172,33 @@ def test_the_calendar_is_the_hosts(kernel: Path) -> None:
     assert abs(int(boot(kernel, BUSYBOX, "busybox date +%s")) - time.time()) < 1000
 
 
+def microvm(*devices: str, acpi: str = "on", cpu: str = "max") -> list[str]:
+    """The start of a command that runs a machine with virtio-mmio devices."""
+    parts = f"microvm,acpi={acpi},pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
+    machine = [QEMU, "-M", parts, "-accel", "tcg", "-cpu", cpu, "-m", "64", "-nodefaults", "-no-reboot"]
+    return [*machine, "-display", "none", "-global", "virtio-mmio.force-legacy=false", *devices]
+
+
+@needs_qemu
+def test_the_console_can_be_virtio(kernel: Path) -> None:
+    ports = ["-serial", "null", "-chardev", "stdio,id=out", "-device", "virtconsole,chardev=out"]
+    command = [*microvm("-device", "virtio-serial-device"), *ports, "-kernel", str(kernel), "-initrd", BUSYBOX]
+    text = b"".join(b"%05d\n" % (number * 7919 % 10007) for number in range(5000))
+    done = subprocess.run(
+        [*command, "-append", "-- busybox sort"], input=text + b"\x04", capture_output=True, timeout=60
+    )
+    assert done.stdout == b"".join(sorted(text.splitlines(keepends=True)))
+
+
 @needs_qemu
 @pytest.mark.parametrize("where", ["acpi", "command-line"])
 def test_a_machine_without_rdrand_takes_random_numbers_from_virtio(kernel: Path, where: str) -> None:
     """The device is found by ACPI's tables, or by the kernel's command line."""
     acpi, word = ("on", "quiet") if where == "acpi" else ("off", "virtio_mmio.device=512@0xfeb00e00:12")
-    parts = f"microvm,acpi={acpi},pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
-    machine = [QEMU, "-M", parts, "-accel", "tcg", "-cpu", "max,-rdrand", "-m", "64", "-nodefaults", "-no-reboot"]
-    device = ["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-rng-device"]
-    options = ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-initrd", BUSYBOX]
+    device = ["-device", "virtio-rng-device"]
+    options = ["-serial", "stdio", "-kernel", str(kernel), "-initrd", BUSYBOX]
     words = ["-append", f"{word} -- busybox mktemp -u xXXXXXX"]
+    machine = microvm(acpi=acpi, cpu="max,-rdrand")
     with_it, without = (
         subprocess.run([*machine, *each, *options, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         for each in (device, [])

@@ -70,10 +70,28 @@ void *memset(void *at, int byte, unsigned long size)
 
 /* -- what the core needs -- */
 
-static bool console_size(int stream, u16 *rows, u16 *columns)
+/* The console is virtio's, or else the serial port. */
+static bool terminal_size(int stream, u16 *rows, u16 *columns)
 {
-	(void)stream, (void)rows, (void)columns;
-	return false;
+	(void)stream;
+	return console_is_there() && console_size(rows, columns);
+}
+
+static s64 read_console(void *data, u64 size)
+{
+	return console_is_there() ? console_read(data, size) : serial_read(data, size);
+}
+
+static s64 write_console(int stream, const void *data, u64 size)
+{
+	return console_is_there() ? console_write(data, size) : serial_write(stream, data, size);
+}
+
+static bool wait_for_event(u64 deadline)
+{
+	bool input = wait_until(deadline);
+
+	return console_is_there() ? console_ready() : input;
 }
 
 static void log_line(const char *line, u64 size)
@@ -244,11 +262,11 @@ static const struct platform_ops ops = {
 	.fpu_flush = fpu_flush,
 	.map = map,
 	.unmap = flush,
-	.wait = wait_until,
+	.wait = wait_for_event,
 	.fatal = panic,
-	.console_read = serial_read,
-	.console_write = serial_write,
-	.console_size = console_size,
+	.console_read = read_console,
+	.console_write = write_console,
+	.console_size = terminal_size,
 	.nanoseconds = nanoseconds,
 	.random = random_bytes,
 	.log = log_line,
@@ -400,6 +418,7 @@ _Noreturn void kernel_main(void)
 	if (error)
 		refuse(error);
 	end = core_run();
+	console_drain();
 	if (end.signal || end.status) {
 		put_text(end.signal ? "sentry: the program was ended by signal " : "sentry: the program exited with ");
 		put_decimal((u64)(end.signal ? end.signal : end.status));

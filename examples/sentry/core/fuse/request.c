@@ -84,7 +84,7 @@ static void wait_on(struct wait_queue *queue)
 		return;
 	}
 	core.ops->wait(FOREVER);
-	virtio_poll();
+	virtio_poll(); /* which only this function does then, so no interrupt is missed */
 }
 
 static void submit(struct fuse *fuse, struct virtqueue *queue, struct request *request, const struct fuse_call *call)

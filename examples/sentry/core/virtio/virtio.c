@@ -12,6 +12,7 @@ static const struct {
 	u32 id;
 	void (*start)(struct virtio_device *device);
 } drivers[] = {
+	{ VIRTIO_CONSOLE, console_start },
 	{ VIRTIO_RNG, rng_start },
 	{ VIRTIO_FS, fs_start },
 };

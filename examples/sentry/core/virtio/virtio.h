@@ -82,6 +82,13 @@ void mmio_config(const struct virtio_device *device, u32 offset, void *to, u32 s
 
 void rng_start(struct virtio_device *device);
 bool rng_fill(void *data, u64 size); /* false: there is no such device */
+void console_start(struct virtio_device *device);
+bool console_is_there(void); /* what follows is for then */
+bool console_ready(void);    /* there is input, or its end */
+s64 console_read(void *data, u64 size);
+s64 console_write(const void *data, u64 size); /* how many bytes */
+bool console_size(u16 *rows, u16 *columns);    /* false: it is no terminal */
+void console_drain(void);
 void fs_start(struct virtio_device *device);
 void fs_start_ready(struct virtio_device *device, u8 *rings);
 
