@@ -47,7 +47,9 @@ _Noreturn void fail(const char *what)
 
 static bool wait_until(u64 deadline)
 {
-	struct pollfd sources[] = { { .fd = 0, .events = POLLIN }, { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
+	static bool told; /* of input that nobody has wanted yet: it ends no further wait */
+	struct pollfd sources[] = { { .fd = deadline && told ? -1 : 0, .events = POLLIN },
+				    { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
 	struct timespec left = { 0, 0 }, now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -56,10 +58,9 @@ static bool wait_until(u64 deadline)
 
 		left = (struct timespec){ (time_t)(rest / 1000000000), (long)(rest % 1000000000) };
 	}
-	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, NULL) <= 0)
-		return false;
-	if (sources[1].revents)
+	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, NULL) > 0 && sources[1].revents)
 		share_answered();
+	told = sources[0].revents || (deadline && told);
 	return sources[0].revents;
 }
 
