@@ -12,8 +12,8 @@ import pytest
 
 from pyvmm_sentry import program
 from tests.sentry.test_kernel import boot_on_machine, run_on_machine
-from tests.sentry.test_share import root as root
 from tests.sentry.test_programs import BUSYBOX
+from tests.sentry.test_share import root as root
 from tools.where import ROOT
 
 pytestmark = pytest.mark.guest
