@@ -18,6 +18,7 @@ static void changed(struct inode *directory)
 {
 	struct fuse_node *node = fuse_node_of(directory);
 
+	node->changes++;
 	directory->modified = directory->changed = time_real();
 	if (!node->stale_at)
 		node->stale_at = monotonic_now() + SECOND;
@@ -222,7 +223,8 @@ static s64 readlink(struct inode *inode, char *target, u64 size)
 struct listing {
 	struct fuse_handle handle;
 	u32 at, size;
-	u64 next; /* the cookie of the entry at `at` */
+	u64 next;    /* the cookie of the entry at `at` */
+	u64 changes; /* of the directory, before the server was asked */
 	u8 entries[BUFFER];
 };
 
@@ -252,20 +254,27 @@ static int fill(struct file *file)
 	const struct fuse_io_in in = { .fh = listing->handle.number, .offset = file->position, .size = BUFFER };
 	const struct fuse_call call = { .opcode = FUSE_READDIRPLUS, .node = fuse_node_of(file->inode)->id, .arguments = &in,
 					.arguments_size = sizeof(in), .answer = listing->entries, .answer_size = BUFFER };
-	s64 size = fuse_call(fuse_of(file->inode), &call);
+	s64 size;
 
+	listing->changes = fuse_node_of(file->inode)->changes;
+	size = fuse_call(fuse_of(file->inode), &call);
 	listing->at = 0;
 	listing->size = size > 0 ? (u32)size : 0;
 	listing->next = file->position;
 	return size < 0 ? (int)size : 0;
 }
 
-/* The name and the inode are known from now on. */
-static void note(struct dentry *directory, const struct fuse_entry *entry, const char *name, u64 size)
+/* The name and the inode are known from now on, unless an entry has come or gone since the server was asked. */
+static void note(struct dentry *directory, u64 changes, const struct fuse_entry *entry, const char *name, u64 size)
 {
 	struct inode *inode = fuse_inode(fuse_of(directory->inode), entry);
-	struct dentry *dentry = inode ? dentry_find(directory, name, size) : NULL;
+	struct dentry *dentry;
 
+	if (!inode || changes != fuse_node_of(directory->inode)->changes) {
+		inode_put(inode);
+		return;
+	}
+	dentry = dentry_find(directory, name, size);
 	if (dentry && dentry->inode == inode) {
 		inode_put(inode);
 		dentry_put(dentry);
@@ -275,7 +284,7 @@ static void note(struct dentry *directory, const struct fuse_entry *entry, const
 		dentry_unhash(dentry);
 		dentry_put(dentry);
 	}
-	dentry = inode ? dentry_new(directory, name, size) : NULL;
+	dentry = dentry_new(directory, name, size);
 	if (!dentry) {
 		inode_put(inode);
 		return;
@@ -318,7 +327,9 @@ static int readdir(struct file *file, struct entries *entries)
 		}
 		name = (const char *)(entry + 1);
 		if (entry->entry.node) {
-			note(file->path.dentry, &entry->entry, name, entry->name_size);
+			inode_lock(file->inode);
+			note(file->path.dentry, listing->changes, &entry->entry, name, entry->name_size);
+			inode_unlock(file->inode);
 			entry->entry.node = 0; /* its lookup is counted */
 		}
 		if (!entries_put(entries, name, entry->name_size, entry->inode, entry->type, entry->next))
