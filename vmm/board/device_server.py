@@ -14,7 +14,7 @@ from vmm.virtio.runner import Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from vmm.memory import GuestMemory
@@ -33,13 +33,21 @@ class DeviceServer:
     :param memory: what both sides map; shared, and zeros where the queues are
     :param queues: size and address of the descriptors of each queue, in the order of their numbers; the other areas
         follow, see :func:`areas`
+    :param on_failure: called, on any thread, when the driver has broken a ring
     :ivar kicks: descriptors of eventfds, one for each queue: the driver adds 1 after it has made buffers available
     :ivar irq: the descriptor of an eventfd: buffers have been used
     :raises ConfigError: the device cannot be opened
     :raises HostError: the same
     """
 
-    def __init__(self, config: DeviceConfig, memory: GuestMemory, queues: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        config: DeviceConfig,
+        memory: GuestMemory,
+        queues: Sequence[tuple[int, int]],
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_failure = on_failure
         self._owned = Owned()
         self._loop = self._owned.add(Loop())
         try:
@@ -56,7 +64,7 @@ class DeviceServer:
         kicks = [self._owned.add(EventFd()) for _ in device.queue_sizes]
         native = ffi.new("struct irq *", {"fd": irq.fd, "status": page.status})
         self._runner = self._owned.add(
-            Runner(device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, lambda: None)
+            Runner(device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, self._on_failure)
         )
         device.negotiate(DRIVER_FEATURES)
         configs = [QueueConfig(size, True, address, *areas(size, address)) for size, address in queues]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from vmm import DeviceServer, GuestMemory, ShareConfig
+from vmm import ConfigError, DeviceServer, GuestMemory, ShareConfig
 
 RINGS, STRIDE = 0x1000, 0x2000
 """Where the queues lie in RAM, as `core/virtio/virtio.h` and `ptrace/main.c` have it."""
@@ -17,6 +17,8 @@ SIZES = (128, 256)
 """Of the queue for what must not wait, and of that for requests."""
 
 
+LARGEST = 3 << 30
+"""RAM that lies in a row for the server as it does for the core."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -24,16 +26,20 @@ class Share:
     """Serves *path* to a core, with RAM for it.
 
     :param size: bytes of RAM
-    :raises ConfigError: the directory cannot be served
-    :raises HostError: the same
+    :ivar on_failure: called, on any thread, when the core has broken a queue: it waits for ever
+    :raises ConfigError: the directory cannot be served, or RAM is too large
+    :raises HostError: the directory cannot be served
     """
 
     def __init__(self, path: str, size: int, *, read_only: bool = False) -> None:
+        self.on_failure: Callable[[], None] = lambda: None
+        if size > LARGEST:
+            raise ConfigError(f"memory of {size >> 20} MiB: with a root, {LARGEST >> 20} MiB is the most")
         self._memory = GuestMemory(size, shared=True)
         config = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
         queues = [(entries, RINGS + index * STRIDE) for index, entries in enumerate(SIZES)]
         try:
-            self._server = DeviceServer(config, self._memory, queues)
+            self._server = DeviceServer(config, self._memory, queues, lambda: self.on_failure())
         except BaseException:
             self._memory.close()
             raise
@@ -73,6 +79,7 @@ def run_with_root(path: str, size: int, platform: Sequence[str], words: Sequence
     with Share(path, size) as share:
         command = [*platform, "--share", ",".join(str(fd) for fd in share.fds), *words]
         with subprocess.Popen(command, pass_fds=share.fds) as process:
+            share.on_failure = process.kill
             for number in FORWARDED:
                 # Those of a terminal reach the program too
                 signal.signal(number, lambda which, _frame: process.send_signal(which))
