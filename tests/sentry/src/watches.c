@@ -132,7 +132,7 @@ int main(int argc, char **argv)
 	close(other);
 	EVENTS();
 	TRY(inotify_add_watch, fd, "dir", IN_ALL_EVENTS & ~(IN_OPEN | IN_CLOSE));
-	getdents64(open("dir", O_RDONLY), buffer, 1000);
+	syscall(SYS_getdents64, open("dir", O_RDONLY), buffer, 1000);
 	EVENTS();
 	return 42;
 }
