@@ -65,6 +65,7 @@ NEEDS = (
     Need("check", "mkfs.xfs", "xfsprogs", "makes file systems for the tests of shares"),
     Need("check", "mkfs.btrfs", "btrfs-progs", "makes file systems for the tests of shares"),
     Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
+    Need("check", "strace", "strace", "compared with what the Sentry prints of system calls"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.sentry.conftest import Compile
-from tests.sentry.test_command import command_line
 
 BUSYBOX = "/bin/busybox"
 TEXT = b"one\ntwo\nthree\ntwo\n" * 500
@@ -161,10 +160,3 @@ def test_nothing_is_left_when_the_sandbox_is_killed(platform: Path) -> None:
         ended.register(pidfd, select.EPOLLIN)
         assert ended.poll(60)
     os.close(pidfd)
-
-
-def test_strace_shows_calls_and_counts_those_that_are_not_there() -> None:
-    shown = command_line("do", "--strace", BUSYBOX, "cat", "/nonexistent\x1b[1m").stderr.decode()
-    assert 'openat(-100, "/nonexistent\\x1b[1m", 0, 0) = -1 ENOENT\n' in shown
-    assert "exit_group(1) = ?" in shown
-    assert "not there: system call 334, 1 times" in shown  # rseq

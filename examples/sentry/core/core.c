@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
+#include "strace.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
@@ -29,17 +30,24 @@ static s64 dispatch(struct task *t, const u64 *args)
 	return -ENOSYS;
 }
 
+static s64 dispatch_traced(struct task *t, const u64 *args)
+{
+	struct trace trace;
+	s64 result;
+
+	strace_enter(t, &trace, args);
+	result = dispatch(t, args);
+	strace_leave(t, &trace, result);
+	return result;
+}
+
 static void answer(struct task *t, const struct event *event)
 {
 	struct regs *r = &t->regs;
 	const u64 args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
-	s64 result;
 
 	t->number = event->foreign ? SYSCALLS - 1 : r->rax & 0xffffffff; /* of which Linux takes 32 bits */
-	result = dispatch(t, args);
-	if (core.config->strace)
-		strace_call(t, t->number, args, result);
-	r->rax = (u64)result;
+	r->rax = (u64)(core.config->strace ? dispatch_traced(t, args) : dispatch(t, args));
 }
 
 static void fault(struct task *t, const struct event *event)

@@ -61,22 +61,21 @@ void signal_force(struct task *t, int signal); /* of an exception: cannot be blo
 /* -- strace.c -- */
 
 void log_text(const char *text);
-void strace_call(struct task *t, u64 number, const u64 *args, s64 result);
-void strace_unknown(void);
 
 /* -- the table, generated from pyvmm_sentry/syscalls.py -- */
 
-enum argument { ARG_INT, ARG_FD, ARG_HEX, ARG_SIZE, ARG_STRING };
+struct trace_argument {
+	u8 kind, detail; /* see strace.h */
+};
 
 struct syscall {
 	const char *name;
-	s64 (*call)(struct task *t, const u64 *args);
-	u8 count, arguments[6];
+	s64 (*call)(struct task *t, const u64 *args); /* NULL: not there */
+	u8 count, result;
+	struct trace_argument arguments[6];
 };
 
 enum { SYSCALLS = 512 };
 extern const struct syscall syscalls[SYSCALLS];
-extern const char *const errnos[];
-extern const u32 errno_count;
 
 #endif

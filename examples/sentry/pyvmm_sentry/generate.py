@@ -1,21 +1,27 @@
 """`python -m pyvmm_sentry.generate --write`: make what follows from the descriptions of the system calls.
 
-That is the core's dispatch table and the page SYSCALLS.md.
+That is the core's dispatch table, what its strace prints, and the page SYSCALLS.md.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from pathlib import Path
 
-from pyvmm_sentry.syscalls import SYSCALLS, Syscall
+from pyvmm_sentry.abi import PAIRS, SETS, STRUCTS, WORDS, Struct
+from pyvmm_sentry.syscalls import SYSCALLS, Argument, Syscall
 
 HERE = Path(__file__).resolve().parents[1]
 CORE = HERE / "core"
-TABLE, PAGE = CORE / "syscall_table.c", HERE / "SYSCALLS.md"
-TYPES = {"int": "ARG_INT", "id": "ARG_INT", "fd": "ARG_FD", "dirfd": "ARG_FD", "size": "ARG_SIZE", "path": "ARG_STRING"}
+TABLE, TRACE, PAGE = CORE / "syscall_table.c", CORE / "strace_table.c", HERE / "SYSCALLS.md"
+TYPES = (*STRUCTS, *PAIRS, *WORDS)
+RESULTS = {"": "T_LONG", "addr": "T_HEX", "mode": "T_MODE", "fcntl": "T_FCNTL", "nothing": "T_NOTHING"}
+NAMED_SETS = {"signal": "signal", "type": "type", "futex": "futex", "poll": "poll", "epoll": "epoll_events"}
+NAMED_SETS |= {"family": "family", "open": "open"}
+"""Those to which the core's printer refers by name."""
 ERRNOS = 134
 """Linux has no errno above 133."""
 TIERS = {1: "Busybox", 2: "Ordinary programs", 3: "Special programs"}
@@ -34,35 +40,93 @@ def answered() -> tuple[Syscall, ...]:
     return tuple(call for call in SYSCALLS if call.function in there)
 
 
+def _detail(call: Syscall, argument: Argument) -> int:
+    """The number of a set, of a type or of another argument."""
+    if argument.kind in ("flags", "one"):
+        return list(SETS).index(argument.detail)
+    if argument.kind in ("get", "put", "change"):
+        return TYPES.index(argument.detail)
+    return [other.name for other in call.arguments].index(argument.detail) if argument.detail else 0
+
+
+def _row(call: Syscall) -> str:
+    arguments = [f"{{ T_{each.kind.upper()}, {_detail(call, each)} }}" for each in call.arguments]
+    count = f"{len(arguments)}, {RESULTS[call.result]}"
+    shown = f", {{ {', '.join(arguments)} }}" if arguments else ""
+    line = f'\t[{call.number}] = {{ "{call.name}", {call.function}, {count}{shown} }},'
+    return line if len(line) < 115 else line.replace(", { { T_", ",\n\t\t{ { T_", 1)
+
+
+def _source(*lines: str) -> str:
+    """A generated file of the core."""
+    first = "/* Generated from pyvmm_sentry/syscalls.py and abi.py: python -m pyvmm_sentry.generate --write */"
+    return "\n".join(["// SPDX-License-Identifier: Apache-2.0", first, *lines, ""])
+
+
 def table() -> str:
     """The source of the core's table. It does not depend on what is there: a function that is not is a null pointer."""
+    return _source(
+        '#include "core.h"',
+        '#include "strace.h"',
+        "",
+        "#define ANSWER(name) s64 name(struct task *t, const u64 *args) __attribute__((weak))",
+        "",
+        *(f"ANSWER({name});" for name in sorted({call.function for call in SYSCALLS})),
+        "",
+        "const struct syscall syscalls[SYSCALLS] = {",
+        *(_row(call) for call in SYSCALLS),
+        "};",
+    )
+
+
+def _sets() -> list[str]:
+    lines = []
+    for name, each in SETS.items():
+        rows = [f'\t{{ "{label}", {value:#x} }},' for label, value in each.values]
+        lines += [f"static const struct trace_name set_{name}[] = {{", *rows, "};", ""]
+    lines.append("const struct trace_set trace_sets[] = {")
+    for name, each in SETS.items():
+        zero = f'"{each.zero}"' if each.zero else "NULL"
+        lines.append(f"\t{{ set_{name}, ARRAY_SIZE(set_{name}), {each.mask}, {zero} }},")
+    numbers = [f"trace_{name}_set = {list(SETS).index(of)}" for name, of in NAMED_SETS.items()]
+    return [*lines, "};", f"const u8 {', '.join(numbers)};", ""]
+
+
+def _fields(name: str, struct: Struct) -> list[str]:
     rows = []
-    for call in SYSCALLS:
-        types = [TYPES.get(argument.kind, "ARG_HEX") for argument in call.arguments]
-        arguments = f"{{ {', '.join(types)} }}" if types else "{ 0 }"
-        rows.append(f'\t[{call.number}] = {{ "{call.name}", {call.function}, {len(types)}, {arguments} }},')
-    functions = sorted({call.function for call in SYSCALLS})
-    names = [f'\t[{number}] = "{name}",' for number, name in sorted(errno.errorcode.items()) if number < ERRNOS]
-    return "\n".join(
-        [
-            "// SPDX-License-Identifier: Apache-2.0",
-            "/* Generated from pyvmm_sentry/syscalls.py: python -m pyvmm_sentry.generate --write */",
-            '#include "core.h"',
-            "",
-            "#define ANSWER(name) s64 name(struct task *t, const u64 *args) __attribute__((weak))",
-            "",
-            *(f"ANSWER({name});" for name in functions),
-            "",
-            "const struct syscall syscalls[SYSCALLS] = {",
-            *rows,
-            "};",
-            "",
-            "const char *const errnos[] = {",
-            *names,
-            "};",
-            "const u32 errno_count = ARRAY_SIZE(errnos);",
-            "",
-        ]
+    for field in struct.fields:
+        nested = field.kind in STRUCTS
+        kind = "STRUCT" if nested else field.kind.upper()
+        detail = TYPES.index(field.kind) if nested else list(SETS).index(field.detail) if field.detail else 0
+        rows.append(f'\t{{ "{field.name}", {field.offset}, T_{kind}, {detail} }},')
+    return [f"static const struct trace_field fields_{name}[] = {{", *rows, "};", ""]
+
+
+def _types() -> list[str]:
+    lines = [line for name, struct in STRUCTS.items() for line in _fields(name, struct)]
+    lines.append("const struct trace_type trace_types[] = {")
+    for name, struct in STRUCTS.items():
+        more = "true" if struct.more else "false"
+        lines.append(f"\t{{ T_STRUCT, 0, {len(struct.fields)}, {more}, {struct.size}, fields_{name} }},")
+    for of in PAIRS.values():
+        lines.append(f"\t{{ T_PAIR, {TYPES.index(of)}, 0, false, {2 * STRUCTS[of].size}, NULL }},")
+    lines += [f"\t{{ T_{name.upper()}, 0, 0, false, {size}, NULL }}," for name, size in WORDS.items()]
+    return [*lines, "};", ""]
+
+
+def trace() -> str:
+    """The source of what the core's strace prints."""
+    names = sorted((number, name) for number, name in errno.errorcode.items() if number < ERRNOS)
+    return _source(
+        '#include "core.h"',
+        '#include "strace.h"',
+        "",
+        *_sets(),
+        *_types(),
+        "const struct trace_errno trace_errnos[] = {",
+        *(f'\t[{number}] = {{ "{name}", "{os.strerror(number)}" }},' for number, name in names),
+        "};",
+        "const u32 trace_errno_count = ARRAY_SIZE(trace_errnos);",
     )
 
 
@@ -95,11 +159,12 @@ def page() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the page, or write both files."""
+    """Print the page, or write all files."""
     if arguments != ["--write"]:
         print(page(), end="")
         return 0
     TABLE.write_text(table())
+    TRACE.write_text(trace())
     PAGE.write_text(page())
     return 0
 

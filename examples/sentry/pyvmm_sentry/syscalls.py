@@ -14,7 +14,7 @@ long, ulong, size, hex    64 bits
 addr                      an address that is not followed
 fd, dirfd                 a descriptor; a ``dirfd`` can be AT_FDCWD
 mode                      permissions in octal: ``file_mode`` with a type, ``create_mode`` only if a file is made
-signal, futex             a number with names
+signal, futex             a number with names; ``fcntl`` follows that of a command
 flags(S), one(S)          bits, or one value, of a set of :data:`pyvmm_sentry.abi.SETS`
 path, out_path            a text
 strings, environment      pointers to texts, up to a NULL
@@ -49,7 +49,7 @@ class Syscall(NamedTuple):
     :ivar signature: its arguments
     :ivar note: what is different from Linux; empty if nothing is
     :ivar handler: the function of the core that answers it; ``sys_NAME`` if empty
-    :ivar result: the kind of what it returns: a number, unless it is ``addr`` or ``mode``
+    :ivar result: the kind of what it returns: a number, unless it is ``addr``, ``mode``, ``fcntl`` or ``nothing``
     """
 
     number: int
@@ -163,7 +163,7 @@ SYSCALLS = (
     Syscall(57, "fork", 2, ""),
     Syscall(58, "vfork", 2, ""),
     Syscall(59, "execve", 1, "path:path arguments:strings environment:environment"),
-    Syscall(60, "exit", 1, "status:int", _ALONE, handler="exit_group"),
+    Syscall(60, "exit", 1, "status:int", _ALONE, handler="exit_group", result="nothing"),
     Syscall(61, "wait4", 1, "pid:int status:put(wait_status) options:flags(wait) usage:put(rusage)"),
     Syscall(62, "kill", 1, "pid:int signal:signal", _ALONE),
     Syscall(63, "uname", 1, "name:put(utsname)"),
@@ -176,7 +176,12 @@ SYSCALLS = (
     Syscall(70, "msgrcv", 3, "id:int message:addr size:size type:long flags:flags(ipc_get)"),
     Syscall(71, "msgctl", 3, "id:int command:one(ipc) argument:addr"),
     Syscall(
-        72, "fcntl", 1, "fd:fd command:one(fcntl) argument:hex", "no leases and no SIGIO; locks do not detect deadlocks"
+        72,
+        "fcntl",
+        1,
+        "fd:fd command:one(fcntl) argument:fcntl",
+        "no leases and no SIGIO; locks do not detect deadlocks",
+        result="fcntl",
     ),
     Syscall(73, "flock", 2, "fd:fd operation:flags(flock)"),
     Syscall(74, "fsync", 2, "fd:fd"),
@@ -306,7 +311,7 @@ SYSCALLS = (
     ),
     Syscall(229, "clock_getres", 2, "clock:one(clock) resolution:put(timespec)", "clocks 0 to 7"),
     Syscall(230, "clock_nanosleep", 1, "clock:one(clock) flags:flags(timer) time:get(timespec) rest:put(timespec)"),
-    Syscall(231, "exit_group", 1, "status:int"),
+    Syscall(231, "exit_group", 1, "status:int", result="nothing"),
     Syscall(232, "epoll_wait", 2, "epoll:fd events:epolls(most) most:int timeout:int"),
     Syscall(233, "epoll_ctl", 2, "epoll:fd operation:one(epoll_ctl) fd:fd event:get(epoll_event)"),
     Syscall(234, "tgkill", 2, "group:int tid:int signal:signal", _ALONE),
@@ -359,18 +364,18 @@ SYSCALLS = (
     Syscall(280, "utimensat", 1, "directory:dirfd path:path times:get(timespec_pair) flags:flags(at)"),
     Syscall(281, "epoll_pwait", 2, "epoll:fd events:epolls(most) most:int timeout:int mask:get(sigset) size:size"),
     Syscall(282, "signalfd", 2, "fd:fd mask:get(sigset) size:size"),
-    Syscall(283, "timerfd_create", 2, "clock:one(clock) flags:flags(open)"),
+    Syscall(283, "timerfd_create", 2, "clock:one(clock) flags:flags(timerfd)"),
     Syscall(284, "eventfd", 2, "value:uint"),
     Syscall(285, "fallocate", 2, "fd:fd mode:flags(fallocate) offset:long size:long"),
     Syscall(286, "timerfd_settime", 2, "fd:fd flags:flags(timer) new:get(itimerspec) old:put(itimerspec)"),
     Syscall(287, "timerfd_gettime", 2, "fd:fd value:put(itimerspec)"),
     Syscall(288, "accept4", 2, "fd:fd address:put_sockaddr(size) size:change(int) flags:flags(socket_flags)"),
-    Syscall(289, "signalfd4", 2, "fd:fd mask:get(sigset) size:size flags:flags(open)"),
+    Syscall(289, "signalfd4", 2, "fd:fd mask:get(sigset) size:size flags:flags(signalfd)"),
     Syscall(290, "eventfd2", 2, "value:uint flags:flags(eventfd)"),
     Syscall(291, "epoll_create1", 2, "flags:flags(epoll_create)"),
-    Syscall(292, "dup3", 2, "fd:fd to:fd flags:flags(open)"),
-    Syscall(293, "pipe2", 1, "fds:put(fd_pair) flags:flags(open)"),
-    Syscall(294, "inotify_init1", 2, "flags:flags(open)"),
+    Syscall(292, "dup3", 2, "fd:fd to:fd flags:flags(descriptor)"),
+    Syscall(293, "pipe2", 1, "fds:put(fd_pair) flags:flags(descriptor)"),
+    Syscall(294, "inotify_init1", 2, "flags:flags(inotify_init)"),
     Syscall(295, "preadv", 2, "fd:fd vectors:iovec_out(count) count:int offset:long"),
     Syscall(296, "pwritev", 2, "fd:fd vectors:iovec_in(count) count:int offset:long"),
     Syscall(297, "rt_tgsigqueueinfo", 2, "group:int tid:int signal:signal info:get(siginfo)"),
@@ -418,7 +423,7 @@ SYSCALLS = (
     Syscall(431, "fsconfig", 3, "fd:fd command:int key:path value:addr extra:int"),
     Syscall(432, "fsmount", 3, "fd:fd flags:hex attributes:hex"),
     Syscall(433, "fspick", 3, "directory:dirfd path:path flags:hex"),
-    Syscall(434, "pidfd_open", 3, "pid:int flags:flags(open)"),
+    Syscall(434, "pidfd_open", 3, "pid:int flags:flags(pidfd)"),
     Syscall(435, "clone3", 2, "arguments:get(clone_args) size:size"),
     Syscall(436, "close_range", 2, "first:uint last:uint flags:flags(close_range)"),
     Syscall(437, "openat2", 2, "directory:dirfd path:path how:get(open_how) size:size"),
