@@ -3,6 +3,30 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
+static u64 page_up(u64 size)
+{
+	return (size + PAGE - 1) & -(u64)PAGE;
+}
+
+/* What is wrong with an address or size, before anything else is; 0: nothing. */
+static s64 check_place(struct mm *mm, u64 address, u64 size, u32 flags)
+{
+	if (!size)
+		return -EINVAL;
+	size = page_up(size);
+	if (!size || size > TASK_SIZE)
+		return -ENOMEM;
+	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)))
+		return 0;
+	if (address > TASK_SIZE - size)
+		return -ENOMEM;
+	if (address % PAGE)
+		return -EINVAL;
+	if (address < USER_MIN)
+		return -EPERM;
+	return flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, address, address + size) ? -EEXIST : 0;
+}
+
 static s64 map_file(struct task *t, const u64 *args)
 {
 	enum { SHARED_VALIDATE = 3, KNOWN = 0x1ff0ff };
@@ -13,16 +37,17 @@ static s64 map_file(struct task *t, const u64 *args)
 
 	if (!vma.file || vma.file->flags & O_PATH)
 		return -EBADF;
-	if (!args[1])
-		return -EINVAL;
+	error = check_place(t->mm, args[0], args[1], flags);
+	if (error)
+		return error;
+	if (!S_ISREG(vma.file->inode->mode) ? vma.offset + page_up(args[1]) < vma.offset : (s64)(vma.offset + args[1]) < 0)
+		return -EOVERFLOW;
 	if (type == SHARED_VALIDATE && flags & ~(u32)KNOWN)
 		return -EOPNOTSUPP;
 	if (!vma.file->readable || (shared && vma.prot & PROT_WRITE && !vma.file->writable))
 		return -EACCES;
 	if (!vma.file->operations->mmap)
 		return -ENODEV;
-	if (vma.offset + args[1] < vma.offset)
-		return -EOVERFLOW;
 	if (shared)
 		vma.flags = VMA_SHARED | (vma.file->writable ? 0 : VMA_MAY_NOT_WRITE);
 	error = vma.file->operations->mmap(vma.file, vma.prot, flags);
@@ -59,8 +84,10 @@ s64 sys_mprotect(struct task *t, const u64 *args)
 		return 0;
 	if (start + size <= start)
 		return -ENOMEM;
-	if (prot & ~(u64)(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM) || args[2] & grows)
-		return -EINVAL; /* no mapping here grows */
+	if (prot & ~(u64)(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM))
+		return -EINVAL;
+	if (args[2] & grows) /* no mapping here does */
+		return mm_is_free(t->mm, start, start + size) ? -ENOMEM : -EINVAL;
 	if (start + size > USER_TOP)
 		return -ENOMEM;
 	return mm_protect(t->mm, start, size, (u32)prot & ~(u32)PROT_SEM);

@@ -156,15 +156,17 @@ s64 sys_getrandom(struct task *t, const u64 *args)
 enum { SECOND = 1000000000 };
 
 /* A clock's time; false: there is no such clock. */
+enum { NO_CLOCK = 0xff };
+
 static bool get_time(u32 number, struct timespec *time)
 {
 	static const u8 clocks[] = {
 		CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU, CLOCK_IS_CPU, CLOCK_IS_MONOTONIC, CLOCK_IS_REALTIME,
-		CLOCK_IS_MONOTONIC, CLOCK_IS_MONOTONIC,
+		CLOCK_IS_MONOTONIC, CLOCK_IS_MONOTONIC, NO_CLOCK, NO_CLOCK, NO_CLOCK, CLOCK_IS_REALTIME,
 	};
 	u64 now;
 
-	if (number >= ARRAY_SIZE(clocks))
+	if (number >= ARRAY_SIZE(clocks) || clocks[number] == NO_CLOCK)
 		return false;
 	now = core.ops->nanoseconds(clocks[number]);
 	*time = (struct timespec){ (s64)(now / SECOND), (s64)(now % SECOND) };

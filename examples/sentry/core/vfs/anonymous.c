@@ -48,7 +48,10 @@ int anonymous_file(u32 mode, const char *name, const struct file_operations *ope
 		return error;
 	*file = file_new(&path, operations, flags);
 	path_put(&path);
-	return *file ? 0 : -ENOMEM;
+	if (!*file)
+		return -ENOMEM;
+	(*file)->fixed = true;
+	return 0;
 }
 
 /* The position of a file that has none does not change. */

@@ -178,14 +178,19 @@ static s64 set_times(const struct path *path, const struct timespec *times)
 	return apply(path, &new);
 }
 
+static s64 set_valid_times(const struct path *path, const struct timespec *times)
+{
+	if (times && (!time_is_valid(&times[0]) || !time_is_valid(&times[1])))
+		return -EINVAL;
+	return set_times(path, times);
+}
+
 /* With a descriptor and no name: the file itself. */
 static s64 times_of(struct task *t, u64 directory, u64 name, const struct timespec *times, u32 flags)
 {
 	struct path path;
 	s64 error;
 
-	if (times && (!time_is_valid(&times[0]) || !time_is_valid(&times[1])))
-		return -EINVAL;
 	if (times && times[0].nanoseconds == UTIME_OMIT && times[1].nanoseconds == UTIME_OMIT)
 		return 0;
 	if (!name && (s32)directory != AT_FDCWD) {
@@ -193,7 +198,7 @@ static s64 times_of(struct task *t, u64 directory, u64 name, const struct timesp
 
 		if (flags)
 			return -EINVAL;
-		return file ? set_times(&file->path, times) : -EBADF;
+		return file ? set_valid_times(&file->path, times) : -EBADF;
 	}
 	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
 		return -EINVAL;
@@ -201,7 +206,7 @@ static s64 times_of(struct task *t, u64 directory, u64 name, const struct timesp
 			  (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0), &path);
 	if (error)
 		return error;
-	error = set_times(&path, times);
+	error = set_valid_times(&path, times);
 	path_put(&path);
 	return error;
 }
@@ -315,9 +320,20 @@ s64 sys_ftruncate(struct task *t, const u64 *args)
 	return set_size(&file->path, args[1], file);
 }
 
+static bool is_fallocate_mode(u32 mode)
+{
+	enum { KEEP_SIZE = 1, PUNCH_HOLE = 2, COLLAPSE = 8, ZERO = 0x10, INSERT = 0x20, UNSHARE = 0x40 };
+
+	switch (mode & ~(u32)KEEP_SIZE) {
+	case 0: case ZERO: case UNSHARE: return true;
+	case PUNCH_HOLE: return mode & KEEP_SIZE;
+	case COLLAPSE: case INSERT: return !(mode & KEEP_SIZE);
+	}
+	return false;
+}
+
 s64 sys_fallocate(struct task *t, const u64 *args)
 {
-	enum { KEEP_SIZE = 1, PUNCH_HOLE = 2, KNOWN = 0x7f };
 	struct file *file = fd_real(t, args[0]);
 	u32 mode = (u32)args[1];
 
@@ -325,7 +341,7 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 		return -EBADF;
 	if ((s64)args[2] < 0 || (s64)args[3] <= 0)
 		return -EINVAL;
-	if (mode & ~(u32)KNOWN || (mode & PUNCH_HOLE && !(mode & KEEP_SIZE)))
+	if (!is_fallocate_mode(mode))
 		return -EOPNOTSUPP;
 	if (!file->writable)
 		return -EBADF;

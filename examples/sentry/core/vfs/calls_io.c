@@ -74,8 +74,8 @@ static s64 check(struct file *file, bool write)
 {
 	if (!file || !(write ? file->writable : file->readable))
 		return -EBADF;
-	if (!write && S_ISDIR(file->inode->mode))
-		return -EISDIR;
+	if (S_ISDIR(file->inode->mode))
+		return 0; /* which reads find out later */
 	return (write ? file->operations->write : file->operations->read) ? 0 : -EINVAL;
 }
 
@@ -124,6 +124,8 @@ static s64 move(struct task *t, const u64 *args, const u64 *at, bool write)
 		return -EFAULT;
 	if ((s64)args[2] < 0 || (at && *at + args[2] > MOST_OFFSET))
 		return -EINVAL;
+	if (S_ISDIR(file->inode->mode))
+		return -EISDIR;
 	io.left = vector.size < MAX_RW_COUNT ? vector.size : MAX_RW_COUNT;
 	return transfer(file, &io, at, write);
 }
@@ -146,7 +148,7 @@ static s64 move_at(struct task *t, const u64 *args, bool write)
 		return -EINVAL;
 	if (!file || file->flags & O_PATH)
 		return -EBADF;
-	return file->stream ? -ESPIPE : move(t, args, &args[3], write);
+	return file->stream || file->fixed ? -ESPIPE : move(t, args, &args[3], write);
 }
 
 s64 sys_pread64(struct task *t, const u64 *args)
@@ -214,7 +216,43 @@ void vectors_free(struct vectors *vectors)
 		page_free(vectors->pages[i]);
 }
 
-static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool write)
+enum { RWF_HIPRI = 1, RWF_NOWAIT = 8, RWF_APPEND = 16, RWF_NOAPPEND = 32, RWF_KNOWN = 63 };
+
+/* Flags of one call. */
+static s64 check_flags(struct file *file, u32 flags, bool write)
+{
+	bool simple = S_ISDIR(file->inode->mode) || (file->fixed && write);
+
+	if (flags & ~(u32)RWF_KNOWN || (simple && flags & ~(u32)RWF_HIPRI))
+		return -EOPNOTSUPP;
+	if (flags & RWF_APPEND && flags & RWF_NOAPPEND)
+		return -EINVAL;
+	return 0;
+}
+
+/* The same as transfer(), with flags for this call. */
+static s64 transfer_with(struct file *file, struct io *io, const u64 *at, bool write, u32 flags)
+{
+	s64 done = S_ISDIR(file->inode->mode) ? -EISDIR : 0;
+	u32 old = file->flags;
+
+	if (done)
+		return done;
+	if (flags & RWF_NOAPPEND)
+		file->flags &= ~(u32)O_APPEND;
+	if (flags & RWF_APPEND)
+		file->flags |= O_APPEND;
+	if (flags & RWF_NOWAIT)
+		file->flags |= O_NONBLOCK;
+	file_get(file);
+	done = transfer(file, io, at, write);
+	if (flags)
+		file->flags = old;
+	file_put(file);
+	return done;
+}
+
+static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool write, u32 flags)
 {
 	struct file *file = fd_file(t, args[0]);
 	struct vectors vectors = { .first = NULL };
@@ -225,9 +263,11 @@ static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool wri
 		return done;
 	done = vectors_get(t, &vectors, args[1], args[2]);
 	if (done > 0) {
+		s64 error = at && *at + (u64)done > MOST_OFFSET ? -EINVAL : check_flags(file, flags, write);
+
 		io.vectors = vectors.first;
 		io.left = (u64)done;
-		done = transfer(file, &io, at, write);
+		done = error ? error : transfer_with(file, &io, at, write, flags);
 	}
 	vectors_free(&vectors);
 	return done;
@@ -235,15 +275,15 @@ static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool wri
 
 s64 sys_readv(struct task *t, const u64 *args)
 {
-	return move_vectors(t, args, NULL, false);
+	return move_vectors(t, args, NULL, false, 0);
 }
 
 s64 sys_writev(struct task *t, const u64 *args)
 {
-	return move_vectors(t, args, NULL, true);
+	return move_vectors(t, args, NULL, true, 0);
 }
 
-static s64 move_vectors_at(struct task *t, const u64 *args, bool write)
+static s64 move_vectors_at(struct task *t, const u64 *args, bool write, u32 flags)
 {
 	struct file *file = fd_file(t, args[0]);
 
@@ -251,39 +291,25 @@ static s64 move_vectors_at(struct task *t, const u64 *args, bool write)
 		return -EINVAL;
 	if (!file || file->flags & O_PATH)
 		return -EBADF;
-	return file->stream ? -ESPIPE : move_vectors(t, args, &args[3], write);
+	return file->stream || file->fixed ? -ESPIPE : move_vectors(t, args, &args[3], write, flags);
 }
 
 s64 sys_preadv(struct task *t, const u64 *args)
 {
-	return move_vectors_at(t, args, false);
+	return move_vectors_at(t, args, false, 0);
 }
 
 s64 sys_pwritev(struct task *t, const u64 *args)
 {
-	return move_vectors_at(t, args, true);
+	return move_vectors_at(t, args, true, 0);
 }
 
 /* With flags; a position of -1 is the file's own. */
 static s64 move_vectors2(struct task *t, const u64 *args, bool write)
 {
-	enum { NOWAIT = 8, APPEND = 16, KNOWN = 31 };
-	struct file *file = fd_file(t, args[0]);
-	u32 flags = (u32)args[5], old;
-	s64 done;
+	u32 flags = (u32)args[5];
 
-	if (!file)
-		return -EBADF;
-	if (flags & ~(u32)KNOWN || (flags & APPEND && !write))
-		return -EOPNOTSUPP;
-	old = file->flags;
-	if (flags & APPEND)
-		file->flags |= O_APPEND;
-	if (flags & NOWAIT)
-		file->flags |= O_NONBLOCK;
-	done = (s64)args[3] == -1 ? move_vectors(t, args, NULL, write) : move_vectors_at(t, args, write);
-	file->flags = old;
-	return done;
+	return (s64)args[3] == -1 ? move_vectors(t, args, NULL, write, flags) : move_vectors_at(t, args, write, flags);
 }
 
 s64 sys_preadv2(struct task *t, const u64 *args)

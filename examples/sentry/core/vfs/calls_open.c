@@ -51,6 +51,8 @@ static int may_open(const struct path *path, u32 flags, bool created)
 		error = -EPERM;
 	if (!error && (s32)inode->writers < 0 && wanted(flags) & MAY_WRITE)
 		error = -ETXTBSY;
+	if (!error && flags & O_DIRECT && !S_ISREG(inode->mode))
+		error = -EINVAL;
 	return error;
 }
 

@@ -90,9 +90,7 @@ static s64 side_begin(struct task *t, struct side *side)
 	side->position = side->file->position;
 	if (!side->address)
 		return 0;
-	if (user_read(t->mm, &side->position, side->address, sizeof(u64)))
-		return -EFAULT;
-	return (s64)side->position < 0 ? -EINVAL : 0;
+	return user_read(t->mm, &side->position, side->address, sizeof(u64)) ? -EFAULT : 0;
 }
 
 static s64 side_end(struct task *t, struct side *side)
@@ -144,20 +142,21 @@ static bool can(struct file *file, bool write)
 s64 sys_sendfile(struct task *t, const u64 *args)
 {
 	struct side from = { fd_file(t, args[1]), args[2], 0 }, to = { fd_file(t, args[0]), 0, 0 };
-	u64 size = args[3] < MAX_RW_COUNT ? args[3] : MAX_RW_COUNT;
+	u64 size = args[3] < MAX_RW_COUNT ? args[3] : MAX_RW_COUNT, position;
 	s64 result = 0, error;
 
+	if (from.address && user_read(t->mm, &position, from.address, sizeof(position)))
+		return -EFAULT;
 	if (!from.file || !from.file->readable)
 		return -EBADF;
-	if (from.address && from.file->stream)
+	if (from.address && (from.file->stream || from.file->fixed))
 		return -ESPIPE;
+	side_begin(t, &from);
+	if ((s64)from.position < 0 || (s64)args[3] < 0)
+		return -EINVAL;
 	if (!to.file || !to.file->writable)
 		return -EBADF;
-	error = side_begin(t, &from);
-	if (error)
-		return error;
-	if ((s64)args[3] < 0 || !can(from.file, false) || !can(to.file, true) || to.file->flags & O_APPEND ||
-	    S_ISFIFO(from.file->inode->mode))
+	if (!can(from.file, false) || !can(to.file, true) || to.file->flags & O_APPEND || S_ISFIFO(from.file->inode->mode))
 		return -EINVAL;
 	side_begin(t, &to);
 	file_get(from.file);
@@ -174,7 +173,7 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 s64 sys_copy_file_range(struct task *t, const u64 *args)
 {
 	struct side from = { fd_real(t, args[0]), args[1], 0 }, to = { fd_real(t, args[2]), args[3], 0 };
-	u64 size = args[4] < MAX_RW_COUNT ? args[4] : MAX_RW_COUNT;
+	u64 size = args[4] < MAX_RW_COUNT ? args[4] : MAX_RW_COUNT, left;
 	s64 result, error;
 
 	if (!from.file || !to.file)
@@ -194,7 +193,13 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 		return -EBADF;
 	if (from.file->inode->super != to.file->inode->super && from.file->inode->super->type != to.file->inode->super->type)
 		return -EXDEV;
+	if (from.position + size < from.position || to.position + size < to.position)
+		return -EOVERFLOW;
+	left = from.position < from.file->inode->size ? from.file->inode->size - from.position : 0;
+	size = size < left ? size : left;
 	if (from.file->inode == to.file->inode && from.position < to.position + size && to.position < from.position + size)
+		return -EINVAL;
+	if ((s64)from.position < 0 || (s64)to.position < 0)
 		return -EINVAL;
 	file_get(from.file);
 	file_get(to.file);
@@ -264,6 +269,8 @@ s64 sys_splice(struct task *t, const u64 *args)
 		error = side_begin(t, &from);
 	if (!error)
 		error = side_begin(t, &to);
+	if (!error && ((s64)from.position < 0 || (s64)to.position < 0))
+		error = -EINVAL;
 	if (error)
 		return error;
 	file_get(from.file);

@@ -56,17 +56,15 @@ static s64 set(struct task *t, const struct path *path, const struct request *r)
 	s64 error = mount_writable(path->mount);
 	void *value;
 
-	if (!error)
-		error = check_name(inode, r->name, true);
-	if (!error && !(inode->operations && inode->operations->setxattr))
-		error = -EOPNOTSUPP;
 	if (error)
 		return error;
 	value = kmalloc(r->size ? r->size : 1);
 	if (!value)
 		return -ENOMEM;
-	error = -EFAULT;
-	if (!user_read(t->mm, value, r->value, r->size)) {
+	error = user_read(t->mm, value, r->value, r->size) ? -EFAULT : check_name(inode, r->name, true);
+	if (!error && !(inode->operations && inode->operations->setxattr))
+		error = -EOPNOTSUPP;
+	if (!error) {
 		inode_lock(inode);
 		error = inode->operations->setxattr(inode, r->name, value, r->size, r->flags);
 		inode_unlock(inode);
@@ -143,15 +141,16 @@ typedef s64 (*operation)(struct task *t, const struct path *path, const struct r
 static s64 on_path(struct task *t, const struct path *path, const u64 *args, bool named, operation do_it)
 {
 	struct request r;
-	s64 error = named ? get_name(t, r.name, args[1]) : 0;
+	s64 error;
 
-	if (error)
-		return error;
 	r.value = args[named ? 2 : 1];
 	r.size = args[named ? 3 : 2];
 	r.flags = (u32)args[4];
 	if (do_it == set && r.flags & ~(u32)(XATTR_CREATE | XATTR_REPLACE))
 		return -EINVAL;
+	error = named ? get_name(t, r.name, args[1]) : 0;
+	if (error)
+		return error;
 	if (do_it == set && r.size > XATTR_SIZE_MAX)
 		return -E2BIG;
 	return do_it(t, path, &r);

@@ -45,7 +45,7 @@ static s64 counter_write(struct file *file, struct io *from, u64 *position)
 	u64 value;
 
 	(void)position;
-	if (from->left < sizeof(value))
+	if (from->left != sizeof(value))
 		return -EINVAL;
 	if (io_get(from, &value, sizeof(value)) != sizeof(value))
 		return -EFAULT;

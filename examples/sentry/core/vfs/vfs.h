@@ -211,6 +211,7 @@ struct file {
 	u32 flags; /* O_* */
 	bool readable, writable;
 	bool stream; /* without a position: -ESPIPE */
+	bool fixed;  /* lseek stays where it is, pread and pwrite: -ESPIPE */
 	const struct file_operations *operations;
 	struct path path;
 	struct inode *inode; /* that of the path; borrowed from there */
