@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance fuzz prove guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance fuzz fuzz-sentry prove guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -80,6 +80,10 @@ prove: ## proofs of the code that reads the guest's rings, for every content up 
 fuzz: ## the fuzzers; ARGS="--hours 8": for so long; ARGS=--coverage: which lines they reach
 	@python3 tools/deps.py fuzz
 	@$(PYTHON) -m tests.native.fuzz $(ARGS)
+
+fuzz-sentry: ## random programs of system calls, on Linux and on the Sentry; ARGS="--seconds 600": for so long
+	@python3 tools/deps.py check
+	@PYTHONPATH=examples/sentry $(PYTHON) -m tests.sentry.fuzz $(ARGS)
 
 guest-kernel: ## build the guest kernel and the root disk; print their paths
 	@python3 tools/deps.py kernel
