@@ -51,47 +51,49 @@ def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
     return target
 
 
-def _with_headers(source: Path) -> list[Path]:
+def _with_headers(source: Path, core: Path) -> list[Path]:
     """A source and the headers of the Sentry that it includes, each once."""
     found = [source]
     for path in found:
         for name in re.findall(r'^#include "(.*)"$', path.read_text(), re.MULTILINE):
-            places = [path.parent / name, *(folder / name for folder in (CORE, PTRACE, KVM))]
+            places = [path.parent / name, *(folder / name for folder in (core, PTRACE, KVM))]
             there = [place.resolve() for place in places if place.exists()]
             found += [place for place in there[:1] if place not in found]
     return found
 
 
-def _objects(sources: Sequence[Path], options: Sequence[str]) -> list[str]:
+def _objects(sources: Sequence[Path], options: Sequence[str], core: Path = CORE) -> list[str]:
     """Compile each source by itself, unless that was done before; the paths of the objects."""
 
     def compile_one(source: Path) -> str:
         name = f"objects/{source.parent.name}-{source.stem}.o"
-        return str(_made(name, _with_headers(source), [*options, f"-I{CORE}", "-c", "-o", "OUT", str(source)]))
+        command = [*options, f"-I{core}", "-c", "-o", "OUT", str(source)]
+        return str(_made(name, _with_headers(source, core), command))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(compile_one, sources))
 
 
-def _core_sources() -> list[Path]:
+def _core_sources(core: Path = CORE) -> list[Path]:
     """
     :raises BuildError: they are not beside this package
     """
-    found = sorted(CORE.rglob("*.c"))
+    found = sorted(core.rglob("*.c"))
     if not found:
-        raise BuildError(f"the core's sources are not in {CORE}: install the package with pip install --editable")
+        raise BuildError(f"the core's sources are not in {core}: install the package with pip install --editable")
     return found
 
 
-def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False) -> Path:
+def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False, core: Path = CORE) -> Path:
     """Compile the core with a platform that is a process of the host; returns the program's path.
 
     :param sanitized: with the address and undefined behaviour sanitizers
+    :param core: another folder of the core's sources
     :raises BuildError: it cannot be compiled
     """
     options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
-    objects = _objects(_core_sources(), [*options, *CORE_FLAGS])
-    objects += _objects(sources, [*options, f"-I{PTRACE}"])
+    objects = _objects(_core_sources(core), [*options, *CORE_FLAGS], core)
+    objects += _objects(sources, [*options, f"-I{PTRACE}"], core)
     return _made(name, [], [*options, "-o", "OUT", *objects])
 
 

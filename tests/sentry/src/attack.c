@@ -16,7 +16,7 @@ enum { PAGE = 4096, RAM_PAGES = 1024, METADATA = RAM_PAGES * 16 / PAGE, CALLS = 
 
 static u8 *ram, *file;
 static u64 shown[RAM_PAGES]; /* where the program sees a page; 0: nowhere */
-static u64 state, idle, left, mapped, answered, refused, started;
+static u64 state, idle, left, mapped, asked, answered, refused, started;
 
 static u64 next(void)
 {
@@ -83,6 +83,7 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 
 	(void)space, (void)fpu, (void)preempt;
 	idle = 0;
+	check((s64)regs->rax < 0 || regs->rax <= asked, "a read returns more than there is room for");
 	answered += (s64)regs->rax >= 0;
 	refused += (s64)regs->rax < 0;
 	*event = (struct event){ .kind = EVENT_SYSCALL };
@@ -96,8 +97,11 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 		regs->rax = next() & 1 ? often[next() % (sizeof(often) / sizeof(*often))] : next() % 520;
 	while (regs->rax == 60 || regs->rax == 231 || regs->rax == 62 || regs->rax == 200 || regs->rax == 234);
 	mapped = 0;
+	asked = ~0ull;
 	regs->rdi = some_argument(), regs->rsi = some_argument(), regs->rdx = some_argument();
 	regs->r10 = some_argument(), regs->r8 = some_argument(), regs->r9 = some_argument();
+	if (!regs->rax)
+		asked = regs->rdx;
 	if (regs->rax >= 9 && regs->rax <= 11 && next() & 3) { /* one that can succeed */
 		mapped = regs->rdi = 0x600000000000 + (next() & 63) * PAGE;
 		regs->rsi = (1 + (next() & 31)) * PAGE, regs->rdx = 1 | (next() & 7), regs->r10 = 0x32, regs->r9 = 0;
@@ -136,12 +140,15 @@ static _Noreturn void fatal(const char *why)
 	abort();
 }
 
+/* Now and then it lies about how much it has read. */
 static s64 console_read(void *data, u64 size)
 {
-	u64 got = next() % (size + 1);
+	u64 got = next() % (size + 1), r = next();
 
 	memset(data, 'r', got);
-	return next() & 15 ? (s64)got : -11;
+	if (!(r & 31))
+		return (s64)(size + 1 + (r >> 8 & 0xffff));
+	return r & 15 ? (s64)got : -11;
 }
 
 static s64 console_write(int stream, const void *data, u64 size)
