@@ -29,7 +29,7 @@ static s64 check_place(struct mm *mm, u64 address, u64 size, u32 flags)
 
 static s64 map_file(struct task *t, const u64 *args)
 {
-	enum { SHARED_VALIDATE = 3, KNOWN = 0x1ff0ff };
+	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
 	u32 flags = (u32)args[3], type = flags & MAP_TYPE;
 	struct vma vma = { .prot = (u32)args[2], .offset = args[5], .file = fd_file(t, args[4]) };
 	bool shared = type == MAP_SHARED || type == SHARED_VALIDATE;

@@ -193,7 +193,7 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 		return -EBADF;
 	if (from.file->inode->super != to.file->inode->super && from.file->inode->super->type != to.file->inode->super->type)
 		return -EXDEV;
-	if (from.position + size < from.position || to.position + size < to.position)
+	if (from.position + args[4] < from.position || to.position + args[4] < to.position)
 		return -EOVERFLOW;
 	left = from.position < from.file->inode->size ? from.file->inode->size - from.position : 0;
 	size = size < left ? size : left;
@@ -269,7 +269,7 @@ s64 sys_splice(struct task *t, const u64 *args)
 		error = side_begin(t, &from);
 	if (!error)
 		error = side_begin(t, &to);
-	if (!error && ((s64)from.position < 0 || (s64)to.position < 0))
+	if (!error && ((from.address && (s64)from.position < 0) || (to.address && (s64)to.position < 0)))
 		error = -EINVAL;
 	if (error)
 		return error;
