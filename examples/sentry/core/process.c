@@ -151,6 +151,16 @@ s64 sys_getrandom(struct task *t, const u64 *args)
 	return done || !size ? (s64)done : -EFAULT;
 }
 
+/* Only the usual policy is there, which is 0. */
+s64 sys_sched_getscheduler(struct task *t, const u64 *args)
+{
+	s32 pid = (s32)args[0];
+
+	if (pid < 0)
+		return -EINVAL;
+	return !pid || pid == t->tid ? 0 : -ESRCH;
+}
+
 /* -- time -- */
 
 enum { SECOND = 1000000000 };

@@ -279,6 +279,9 @@ static void try_process(void)
 	show("kill(self, 65)", kill(getpid(), 65));
 	show("kill(self, SIGCHLD)", kill(getpid(), SIGCHLD));
 	TRY(sched_yield);
+	TRY(sched_getscheduler, 0);
+	TRY(sched_getscheduler, -1);
+	TRY(sched_getscheduler, 1 << 30);
 	errno = 0;
 	show("system call 511", syscall(511) == -1 && errno == ENOSYS);
 	show("system call of the other interface", syscall(0x40000027) == -1 && errno == ENOSYS);
