@@ -303,14 +303,14 @@ FIELDS: dict[str, Callable[[Maker], list[int]]] = {
     "open_how": lambda maker: [
         maker.bits("open"),
         maker.random.choice((0, 0, 0o644, 0o10000)),
-        maker.random.choice((0, 0, 1, 2, 4, 8, 16, 32, 64)),
+        maker.random.choice((0, 0, 1, 2, 4, 8, 16, 64)),
     ],
     "epoll_event": lambda maker: [maker.bits("epoll_events") | 7 << 32, 0],
     "long": lambda maker: [maker.random.choice((0, 1, 100, 4096, MASK))],
 }
 _MEMORY = ("munmap", "mprotect", "madvise", "msync", "mincore")
 SPECIAL: dict[tuple[str, str], Callable[[Maker], int | str]] = {
-    ("mmap", "address"): lambda maker: _play(maker) if not maker.chance(4) else maker.random.choice((0, MASK, 4096)),
+    ("mmap", "address"): lambda maker: _play(maker) if not maker.chance(4) else maker.random.choice((1 << 63, MASK)),
     ("mmap", "size"): _some(0, 1, PAGE, 3 * PAGE, 100, MASK, 1 << 50),
     # A place in the play area alone is the same natively and here.
     ("mmap", "flags"): lambda maker: maker.bits("map") & ~0x40000 | maker.random.choice((0x10, 0x100000)),
@@ -479,13 +479,16 @@ class Known:
 
 
 _XATTR = "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr removexattr lremovexattr fremovexattr"
+_VECTORS = "readv writev preadv pwritev preadv2 pwritev2"
 KNOWN = (
     Known(_XATTR, "E2BIG ERANGE EFAULT EINVAL", "*", "Linux checks names and values before files since 6.13"),
     Known("fchmod fchown", "EOPNOTSUPP", "0", "files without a name have had no attributes to change since 6.16"),
-    Known("epoll_wait epoll_pwait", "EBADF", "EINVAL", "the number of events has been checked last since 6.15"),
+    Known("epoll_wait epoll_pwait", "EBADF", "EINVAL EFAULT", "the number of events has been checked last since 6.15"),
     Known("memfd_create", "*", "EINVAL", "there are no huge pages", (1, 4)),
     Known("link linkat rename renameat renameat2", "*", "EXDEV", "/dev is a mount of its own here"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
+    Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
+    Known(_VECTORS, "EINVAL", "EFAULT", "a bad length is found before vectors that cannot be read"),
     Known("prctl", "*", "EINVAL", "few options are there"),
     Known("sigaltstack", "*", "*", "a stack in use is not noticed"),
 )
