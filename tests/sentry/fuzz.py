@@ -489,6 +489,9 @@ KNOWN = (
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
     Known(_VECTORS, "EINVAL", "EFAULT", "a bad length is found before vectors that cannot be read"),
+    Known("socketpair", "*", "*", "Linux writes the descriptors before it checks the rest"),
+    Known("preadv2 pwritev2", "EOPNOTSUPP", "*", "RWF_NOWAIT is accepted for every file", (5, 8)),
+    Known("poll ppoll", "EFAULT", "0", "the address of no descriptors at all is not checked"),
     Known("prctl", "*", "EINVAL", "few options are there"),
     Known("sigaltstack", "*", "*", "a stack in use is not noticed"),
 )

@@ -40,7 +40,9 @@ static s64 map_file(struct task *t, const u64 *args)
 	error = check_place(t->mm, args[0], args[1], flags);
 	if (error)
 		return error;
-	if (!S_ISREG(vma.file->inode->mode) ? vma.offset + page_up(args[1]) < vma.offset : (s64)(vma.offset + args[1]) < 0)
+	if (vma.offset + page_up(args[1]) <= vma.offset)
+		return -EOVERFLOW;
+	if (S_ISREG(vma.file->inode->mode) && (s64)(vma.offset + args[1]) < 0)
 		return -EOVERFLOW;
 	if (type == SHARED_VALIDATE && flags & ~(u32)KNOWN)
 		return -EOPNOTSUPP;
