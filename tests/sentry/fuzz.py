@@ -448,7 +448,8 @@ class Difference:
     def kind(self) -> tuple[str, str, str]:
         """The same for the same bug, mostly: name, and both results without memory."""
         name = self.call.name if self.call else ""
-        return (name, *(" ".join(line.split()[1:3]) for line in (self.native, self.ours)))
+        native, ours = (" ".join(line.split()[1:3]) for line in (self.native, self.ours))
+        return name, native, ours
 
 
 @dataclass

@@ -52,7 +52,7 @@ def _detail(call: Syscall, argument: Argument) -> int:
 def _row(call: Syscall) -> str:
     arguments = [f"{{ T_{each.kind.upper()}, {_detail(call, each)} }}" for each in call.arguments]
     count = f"{len(arguments)}, {RESULTS[call.result]}"
-    shown = f", {{ {', '.join(arguments)} }}" if arguments else ""
+    shown = f", {{ {', '.join(arguments) or '{ 0, 0 }'} }}"
     line = f'\t[{call.number}] = {{ "{call.name}", {call.function}, {count}{shown} }},'
     return line if len(line) < 115 else line.replace(", { { T_", ",\n\t\t{ { T_", 1)
 
