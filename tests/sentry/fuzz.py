@@ -186,9 +186,8 @@ class Maker:
         for argument, value in zip(description.arguments, made.arguments, strict=True):
             if argument.kind.startswith(("iovec", "polls")) and isinstance(value, int) and DATA <= value < TEXTS:
                 self.fill(argument, value - DATA, made)
-        made.masks += [
-            mask for mask in MASKS.get(description.name, lambda call: [])(made) if mask[0] < DATA_PAGES * PAGE
-        ]
+        mask = MASKS.get(description.name)
+        made.masks += [each for each in mask(made) if each[0] < DATA_PAGES * PAGE] if mask else []
         return made
 
     def descriptor(self) -> int | str:
@@ -247,7 +246,8 @@ class Maker:
             return 0 if self.chance(2) else self.place()
         size = STRUCTS[name].size if name in STRUCTS else 32 if name in PAIRS else max(WORDS[name], 8)
         at = 8 * self.random.randrange((DATA_PAGES * PAGE - size) // 8)
-        words = FIELDS.get(name, lambda maker: [maker.random.choice(OFFSETS) for _ in range(size // 8)])(self)
+        fields = FIELDS.get(name)
+        words = fields(self) if fields else [self.random.choice(OFFSETS) for _ in range(size // 8)]
         made.pokes += [(at + 8 * i, word & MASK) for i, word in enumerate(words)]
         return DATA + at
 
