@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -45,7 +46,9 @@ def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise BuildError(f"{compiler} failed\n{done.stderr}")
-        os.replace(made, target)
+        with contextlib.suppress(FileExistsError):  # another process was first: who has opened its file keeps it
+            os.link(made, target)
+        os.unlink(made)
     except FileNotFoundError as error:
         raise BuildError(f"{compiler} is not installed: install gcc and the static C library") from error
     return target
