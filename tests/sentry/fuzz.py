@@ -70,8 +70,8 @@ _CALLS = """
     clock_gettime clock_getres epoll_wait epoll_ctl utimes openat mkdirat fchownat newfstatat unlinkat renameat linkat
     symlinkat readlinkat fchmodat faccessat pselect6 ppoll poll select splice tee sync_file_range utimensat fallocate
     eventfd2 epoll_create1 preadv pwritev prlimit64 renameat2 getrandom memfd_create copy_file_range preadv2 pwritev2
-    close_range openat2 faccessat2 fchmodat2 rt_sigprocmask rt_sigaction sigaltstack rt_sigpending getgroups prctl
-    statfs fstatfs getdents64 mremap msync mincore setrlimit socketpair shutdown nanosleep sched_yield getpriority
+    close_range openat2 faccessat2 fchmodat2 rt_sigprocmask rt_sigaction sigaltstack getgroups prctl
+    statfs fstatfs getdents64 socketpair shutdown sched_yield
     """
 CALLS = frozenset(_CALLS.split())
 """Those that are made."""

@@ -65,7 +65,10 @@ BAD = {
         elf(segment(0x401000, PAGE), GOOD),
         elf(segment(0x400000, PAGE + 1), segment(0x401000, PAGE)),
     ],
-    "a dynamic program": [elf(GOOD, segment(0, 0, kind=3))],
+    "the name of the interpreter is bad": [
+        elf(GOOD, segment(0, 0, kind=3)),
+        elf(GOOD, segment(0, 0, file_size=MOST, kind=3)),
+    ],
     "no segment to load": [elf(segment(0x400000, PAGE, kind=2)), elf(segment(0x400000, 0, file_size=0))],
     "the entry is outside": [elf(GOOD, entry=TOP), elf(GOOD, entry=MOST)],
     "a segment is where the stack has to be": [elf(GOOD, segment(TOP - PAGE, PAGE))],

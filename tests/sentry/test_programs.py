@@ -160,3 +160,37 @@ def test_nothing_is_left_when_the_sandbox_is_killed(platform: Path) -> None:
         ended.register(pidfd, select.EPOLLIN)
         assert ended.poll(60)
     os.close(pidfd)
+
+
+def test_processes_and_signals_are_those_of_linux(platform: Path, compile_static: Compile) -> None:
+    """Ends, stops, groups, handlers, faults, queues, and memory that is shared or not."""
+    assert same(platform, compile_static("processes")).stdout.count(b"\n") > 60
+
+
+def test_threads_are_those_of_linux(platform: Path, compile_static: Compile) -> None:
+    """Locks, conditions, robust and shared ones, signals for a thread, exit and exec in one."""
+    assert same(platform, compile_static("threads")).stdout.count(b"\n") == 11
+
+
+SCRIPTS = (
+    "for i in 1 2 3; do echo $i | wc -c; done",
+    "echo a b c | tr a-z A-Z | sed s/B/x/; (exit 3); echo $?; echo $(echo one $(echo two))",
+    "trap 'echo trapped' USR1; kill -USR1 $$; sleep 100 & kill $!; wait $!; echo $?",
+    "cd /tmp; printf '#!'$(readlink /proc/self/exe)' sh\\necho $0 $1 $#\\n' >sentry-script; chmod +x sentry-script; "
+    "./sentry-script a b; rm sentry-script; ./sentry-script; echo $?",
+    "yes | head -n 2; seq 1000 | (while read x; do y=$((y + x)); done; echo $y)",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shells_start_programs(platform: Path, script: str) -> None:
+    """The shell of busybox: pipelines, subshells, background jobs, traps and scripts. Its programs are in the file."""
+    environment = {"PATH": "/none"}
+    native = run(BUSYBOX, "sh", "-c", f"exec 2>&1; {script}", environment=environment)
+    ours = run(platform, "--", BUSYBOX, "sh", "-c", f"exec 2>&1; {script}", environment=environment)
+    assert (ours.returncode, ours.stdout) == (native.returncode, native.stdout)
+
+
+def test_memory_is_that_of_linux(platform: Path, compile_static: Compile) -> None:
+    """Mappings of files, moved and shared ones, advice, pages behind the end of a file, copies of many processes."""
+    assert same(platform, compile_static("memory")).stdout.count(b"\n") > 50

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
+#include "exec.h"
 #include "strace.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
@@ -52,45 +53,70 @@ static void answer(struct task *t, const struct event *event)
 
 static void fault(struct task *t, const struct event *event)
 {
+	enum { PAGE_FAULT = 14, MAPERR = 1, ACCERR = 2, ADRERR = 2, USER = 4 };
 	int error = mm_fault(t->mm, event->address, event->access, event->present);
 
-	if (error && error != -ENOMEM)
-		signal_force(t, error == -EFAULT ? SIGSEGV : SIGBUS);
+	if (!error || error == -ENOMEM)
+		return;
+	t->trap.number = PAGE_FAULT;
+	t->trap.error = USER | event->present | (event->access == ACCESS_WRITE) << 1 | (event->access == ACCESS_EXEC) << 4;
+	t->trap.address = event->address;
+	if (error == -EFAULT)
+		signal_force(t, SIGSEGV, mm_vma(t->mm, event->address) ? ACCERR : MAPERR, event->address);
+	else
+		signal_force(t, SIGBUS, ADRERR, event->address);
 }
 
-/* A task's life in the core. */
-static void task_run(void)
+static void exception(struct task *t, const struct event *event)
+{
+	enum { BREAKPOINT = 3 };
+	/* What most exceptions mean, should the platform not report it. */
+	static const u8 codes[] = { [SIGILL] = 2, [SIGFPE] = 1, [SIGBUS] = 1, [SIGSEGV] = SI_KERNEL, [SIGTRAP] = SI_KERNEL };
+	static const u8 numbers[] = { [SIGILL] = 6, [SIGBUS] = 17, [SIGSEGV] = 13, [SIGTRAP] = BREAKPOINT };
+	int code = event->code ? event->code : event->signal < (int)ARRAY_SIZE(codes) ? codes[event->signal] : SI_KERNEL;
+	bool is_at_code = event->signal == SIGILL || event->signal == SIGFPE;
+
+	t->trap.number = event->signal < (int)ARRAY_SIZE(numbers) ? numbers[event->signal] : 0;
+	t->trap.error = t->trap.address = 0;
+	signal_force(t, event->signal, code, is_at_code ? t->regs.rip : code == SI_KERNEL ? 0 : event->address);
+}
+
+void task_run(void)
 {
 	struct task *t = core.current;
 	struct event event;
 
-	while (!t->process->ended) {
+	for (;;) {
+		u64 start;
+
+		signal_deliver(t);
+		start = monotonic_now();
 		core.ops->run(t->mm->space, &t->regs, t->fpu, sched_is_busy(), &event);
+		t->cpu_time += monotonic_now() - start;
+		t->number = NO_CALL;
 		if (event.kind == EVENT_SYSCALL)
 			answer(t, &event);
 		else if (event.kind == EVENT_SIGNAL)
-			signal_force(t, event.signal);
+			exception(t, &event);
 		else if (event.kind == EVENT_PREEMPTED)
 			task_yield();
 		else
 			fault(t, &event);
 		if (t->mm->exhausted) {
 			log_text("the sandbox is out of memory: the program is killed\n");
-			signal_force(t, SIGKILL);
+			process_end(t->process, SIGKILL);
 		}
 	}
-	core.exit = t->process->exit;
-	sched_end();
 }
 
 static struct task *first_task(void)
 {
 	struct task *t = task_alloc(task_run);
+	s32 pid = tid_new();
 
 	if (!t)
 		return NULL;
-	t->tid = PID;
-	t->process = kmalloc(sizeof(*t->process));
+	t->process = process_new(NULL, pid);
 	t->mm = mm_new(NULL);
 	t->fpu = fpu_new();
 	t->files = files_with_console();
@@ -98,38 +124,15 @@ static struct task *first_task(void)
 	t->sighand = kmalloc(sizeof(*t->sighand));
 	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || !t->fpu)
 		return NULL;
-	t->process->pid = PID;
-	t->sighand->users = 1;
+	t->number = NO_CALL;
+	t->sighand->references = 1;
 	limits_init(t->process);
+	task_add(t, pid);
 	return t;
-}
-
-/* TODO: exec from a file takes its place. */
-static const char *load_from_root(struct mm *mm, const char *name, struct image *image)
-{
-	const char *why = "not found in the root";
-	struct path path;
-	struct file *file;
-	u64 size;
-	u8 *data;
-
-	if (path_lookup(name, WALK_FOLLOW, &path))
-		return why;
-	size = path.dentry->inode->size;
-	data = kmalloc(size);
-	if (data && !file_open(&path, O_RDONLY, &file)) {
-		if (file_read_core(file, data, size, 0) == (s64)size)
-			why = elf_load(mm, data, size, image);
-		file_put(file);
-	}
-	kfree(data);
-	path_put(&path);
-	return why;
 }
 
 const char *core_start(const struct core_config *config)
 {
-	struct image image;
 	struct task *t;
 	const char *error;
 
@@ -138,6 +141,8 @@ const char *core_start(const struct core_config *config)
 	core.ops = config->ops;
 	sched_init();
 	slab_init();
+	tasks_init();
+	futex_init();
 	if (ram_init(config))
 		return "the sandbox has too little memory";
 	virtio_init(config);
@@ -149,15 +154,9 @@ const char *core_start(const struct core_config *config)
 	t = first_task();
 	if (!t)
 		return "the sandbox has too little memory";
-	error = config->program ? elf_load(t->mm, config->program, config->program_size, &image)
-				: load_from_root(t->mm, config->path, &image);
+	error = exec_first(t);
 	if (error)
 		return error;
-	error = stack_build(t->mm, &image, &t->regs.rsp);
-	if (error)
-		return error;
-	t->mm->heap = t->mm->brk = image.end;
-	t->regs.rip = image.entry;
 	task_ready(t);
 	return NULL;
 }

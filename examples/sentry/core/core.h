@@ -17,17 +17,9 @@
 bool user_range(u64 address, u64 size);
 int user_read(struct mm *mm, void *to, u64 from, u64 size);
 int user_write(struct mm *mm, u64 to, const void *from, u64 size);
+int user_zero(struct mm *mm, u64 to, u64 size);
 u64 user_writable(struct mm *mm, u64 address, u64 size); /* how many bytes from there can be written */
 s64 user_string(struct mm *mm, char *to, u64 from, u64 size);
-
-/* -- elf.c, stack.c: a program's start -- */
-
-struct image {
-	u64 entry, headers, header_count, end;
-};
-
-const char *elf_load(struct mm *mm, const u8 *file, u64 size, struct image *image);
-const char *stack_build(struct mm *mm, const struct image *image, u64 *top);
 
 /* -- fpu.c -- */
 
@@ -52,11 +44,10 @@ struct core {
 
 extern struct core core;
 
-/* -- signal.c -- */
+/* -- time.c -- */
 
-void signal_raise(struct task *t, int signal);
-bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
-void signal_force(struct task *t, int signal); /* of an exception: cannot be blocked or ignored */
+s64 time_deadline(const struct timespec *time, u64 *deadline); /* of so long from now on: 0 or -EINVAL */
+u64 realtime_deadline(u64 at); /* when the real time will be that, as it is set now */
 
 /* -- strace.c -- */
 

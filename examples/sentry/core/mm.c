@@ -136,11 +136,11 @@ struct vma *mm_vma(struct mm *mm, u64 address)
 	return i < mm->count && mm->vmas[i].start <= address ? &mm->vmas[i] : NULL;
 }
 
-static void vma_remove(struct mm *mm, u32 at)
+static void vma_remove(struct mm *mm, u32 at, u32 count)
 {
-	for (u32 i = at + 1; i < mm->count; i++)
-		mm->vmas[i - 1] = mm->vmas[i];
-	mm->count--;
+	for (u32 i = at + count; i < mm->count; i++)
+		mm->vmas[i - count] = mm->vmas[i];
+	mm->count -= count;
 }
 
 static void vma_insert(struct mm *mm, u32 at, struct vma vma)
@@ -215,7 +215,7 @@ static void vma_join(struct mm *mm, u64 start, u64 end)
 
 		if (vmas_fit(this, &next)) {
 			this->end = next.end;
-			vma_remove(mm, i + 1);
+			vma_remove(mm, i + 1, 1);
 			vma_put(&next); /* not the last */
 		} else {
 			i++;
@@ -269,10 +269,17 @@ static int unmap_range(struct mm *mm, u64 start, u64 end)
 	vma_split(mm, start);
 	vma_split(mm, end);
 	while (!mm_is_free(mm, start, end)) {
-		u32 i = vma_find(mm, start);
-		struct vma vma = mm->vmas[i];
+		u32 from = vma_find(mm, start), to = from;
+		struct vma vma = mm->vmas[from];
 
-		vma_remove(mm, i);
+		for (; to < mm->count && mm->vmas[to].start < end && !mm->vmas[to].file; to++)
+			if (mm->vmas[to].shared)
+				shared_put(mm->vmas[to].shared);
+		if (to > from) {
+			vma.end = mm->vmas[to - 1].end;
+			vma.shared = NULL;
+		}
+		vma_remove(mm, from, to > from ? to - from : 1);
 		mm_discard(mm, vma.start, vma.end);
 		vma_put(&vma);
 		if (lies_across(mm, start) || lies_across(mm, end)) /* another thread was faster */
@@ -728,6 +735,29 @@ struct mm *mm_fork(struct mm *mm)
 failed:
 	mm_put(child);
 	return NULL;
+}
+
+static void cut_off(struct mm *mm, struct inode *inode, u64 size)
+{
+	for (u32 i = 0; i < mm->count; i++) {
+		const struct vma *vma = &mm->vmas[i];
+		u64 from = vma->start;
+
+		if (!vma->file || vma->file->inode != inode)
+			continue;
+		if (size > vma->offset)
+			from += (size - vma->offset + PAGE - 1) & -(u64)PAGE;
+		if (from < vma->end)
+			mm_discard(mm, from, vma->end);
+	}
+}
+
+void mm_truncate(struct inode *inode, u64 size)
+{
+	EACH_PROCESS(p)
+		EACH_TASK(t, p)
+			if (t->mm)
+				cut_off(t->mm, inode, size);
 }
 
 /* -- mremap -- */

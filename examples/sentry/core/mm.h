@@ -27,7 +27,7 @@ struct vma {
 	struct shared *shared; /* the same */
 };
 
-enum { VMAS = 32768 };
+enum { VMAS = 16384 };
 
 struct mm {
 	u32 references;
@@ -61,6 +61,11 @@ u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages); /* how many there
 int mm_fault(struct mm *mm, u64 address, enum access access, bool present);
 void *mm_page(struct mm *mm, u64 address, bool write); /* NULL: the program may not do so; valid until the next sleep */
 int mm_fill(struct mm *mm, u64 address, const void *from, u64 size); /* whatever the protection is */
+
+struct inode;
+
+/* A file has become shorter: no mapping shows what is behind its end any longer, not even copies of it. */
+void mm_truncate(struct inode *inode, u64 size);
 
 /* Pages that mappings share, without a file. */
 struct shared *shared_new(u64 size); /* NULL: no memory */

@@ -4,25 +4,6 @@
 #include "vfs/fds.h"
 #include "vfs/process_file.h"
 
-s64 sys_exit_group(struct task *t, const u64 *args)
-{
-	t->process->ended = true;
-	t->process->exit = (struct core_exit){ .status = args[0] & 0xff };
-	return 0;
-}
-
-s64 sys_getpid(struct task *t, const u64 *args)
-{
-	(void)t, (void)args;
-	return PID;
-}
-
-s64 sys_zero(struct task *t, const u64 *args)
-{
-	(void)t, (void)args;
-	return 0;
-}
-
 s64 sys_getuid(struct task *t, const u64 *args)
 {
 	(void)t, (void)args;
@@ -39,12 +20,6 @@ s64 sys_getgroups(struct task *t, const u64 *args)
 {
 	(void)t;
 	return (s32)args[0] < 0 ? -EINVAL : 0;
-}
-
-s64 sys_set_robust_list(struct task *t, const u64 *args)
-{
-	(void)t;
-	return args[1] == 24 ? 0 : -EINVAL;
 }
 
 s64 sys_arch_prctl(struct task *t, const u64 *args)
@@ -93,7 +68,7 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 
 	if (args[2] && user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
-	if ((s32)args[0] != 0 && (s32)args[0] != PID)
+	if ((s32)args[0] != 0 && (s32)args[0] != t->process->pid)
 		return -ESRCH;
 	if (resource >= RLIMITS)
 		return -EINVAL;
@@ -156,9 +131,10 @@ s64 sys_sched_getscheduler(struct task *t, const u64 *args)
 {
 	s32 pid = (s32)args[0];
 
+	(void)t;
 	if (pid < 0)
 		return -EINVAL;
-	return !pid || pid == t->tid ? 0 : -ESRCH;
+	return !pid || task_find(pid) ? 0 : -ESRCH;
 }
 
 /* -- time -- */

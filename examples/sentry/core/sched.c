@@ -62,10 +62,14 @@ static void switched(void)
 	struct task *dead = sched.dead;
 
 	sched.dead = NULL;
-	if (!dead)
-		return;
-	stack_free(dead);
-	kfree(dead);
+	if (dead)
+		task_free(dead);
+}
+
+void task_free(struct task *t)
+{
+	stack_free(t);
+	kfree(t);
 }
 
 static void task_first(void)
@@ -104,6 +108,12 @@ void task_ready(struct task *t)
 	t->next_ready = NULL;
 	*(sched.first ? &sched.last->next_ready : &sched.first) = t;
 	sched.last = t;
+}
+
+void task_wake(struct task *t)
+{
+	t->woken = true;
+	task_ready(t);
 }
 
 /* -- time -- */
@@ -223,34 +233,24 @@ static void wake_at_time(struct timer *timer)
 
 enum sleep { INTERRUPTIBLE, KILLABLE, ALWAYS }; /* by any signal, by SIGKILL, by none */
 
-static bool interrupted(struct task *t, enum sleep how)
-{
-	return how != ALWAYS && signal_interrupts(t, how == KILLABLE);
-}
-
+/* Others may make the task ready for less than it waits for, such as a signal that another thread takes. */
 static s64 sleep_until(u64 deadline, enum sleep how)
 {
 	struct task *t = core.current;
 
-	if (!t->woken && interrupted(t, how))
-		return -ERESTARTSYS;
-	if (!t->woken && deadline != FOREVER && deadline <= monotonic_now())
-		return -ETIMEDOUT;
 	while (!t->woken) {
-		t->killable = how != INTERRUPTIBLE;
+		if (how != ALWAYS && signal_interrupts(t, how == KILLABLE))
+			return -ERESTARTSYS;
+		if (deadline != FOREVER && deadline <= monotonic_now())
+			return -ETIMEDOUT;
 		t->state = TASK_SLEEPING;
 		t->timer.expire = wake_at_time;
 		timer_start(&t->timer, deadline);
 		schedule();
 		timer_stop(&t->timer);
-		if (how != ALWAYS)
-			break;
 	}
-	if (t->woken) {
-		t->woken = false;
-		return 0;
-	}
-	return interrupted(t, how) ? -ERESTARTSYS : -ETIMEDOUT;
+	t->woken = false;
+	return 0;
 }
 
 s64 task_sleep(u64 deadline)
@@ -316,8 +316,7 @@ static void wake(struct wait_queue *queue, u32 most)
 			continue;
 		most -= w->alone;
 		waiter_remove(w);
-		w->task->woken = true;
-		task_ready(w->task);
+		task_wake(w->task);
 	}
 }
 

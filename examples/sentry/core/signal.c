@@ -1,139 +1,333 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Signals that a program sends to itself, or has deserved. Handlers are noted, but not called yet. */
+/* Signals: how they are sent, which task gets one, and what it does before it returns to the program. */
 #include "core.h"
 
-#define BIT(signal) (1ull << ((signal) - 1))
-#define IGNORED (BIT(SIGCHLD) | BIT(SIGCONT) | BIT(SIGURG) | BIT(SIGWINCH))
-#define STOPPED (BIT(SIGSTOP) | BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU)) /* nobody could continue it */
-#define UNBLOCKABLE (BIT(SIGKILL) | BIT(SIGSTOP))
+#define IGNORED (SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) | SIGNAL_BIT(SIGWINCH))
+#define STOPS (SIGNAL_BIT(SIGSTOP) | SIGNAL_BIT(SIGTSTP) | SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU))
+#define SYNCHRONOUS                                                                                                 \
+	(SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGILL) | SIGNAL_BIT(SIGTRAP) | SIGNAL_BIT(SIGFPE) | \
+	 SIGNAL_BIT(SIGSYS))
+enum { FIRST_REAL_TIME = 32 };
 
-static void end(struct task *t, int signal)
+static struct slab queue_entries = SLAB(struct queued_signal);
+
+static struct sigaction *action_of(struct task *t, int signal)
 {
-	if (t->sighand->actions[signal - 1].handler > SIG_IGN)
-		log_text("a signal ends the program although it has a handler: those are not called yet\n");
-	t->process->ended = true;
-	t->process->exit = (struct core_exit){ .signal = signal };
+	return &t->sighand->actions[signal - 1];
 }
 
-/* Nobody else sends signals yet. */
+bool signal_is_ignored(struct task *t, int signal)
+{
+	u64 handler = action_of(t, signal)->handler;
+
+	return handler == SIG_IGN || (handler == SIG_DFL && SIGNAL_BIT(signal) & IGNORED);
+}
+
+/* -- what is pending -- */
+
+void signals_flush(struct pending *pending, u64 set)
+{
+	struct queued_signal **place = &pending->first, *entry;
+
+	pending->last = NULL;
+	while ((entry = *place)) {
+		if (SIGNAL_BIT(entry->info.signal) & set) {
+			*place = entry->next;
+			slab_free(&queue_entries, entry);
+		} else {
+			pending->last = entry;
+			place = &entry->next;
+		}
+	}
+	pending->set &= ~set;
+}
+
+static void enqueue(struct pending *pending, const struct siginfo *info)
+{
+	struct queued_signal *entry;
+
+	if (info->signal < FIRST_REAL_TIME && pending->set & SIGNAL_BIT(info->signal))
+		return;
+	pending->set |= SIGNAL_BIT(info->signal);
+	entry = slab_alloc(&queue_entries);
+	if (!entry)
+		return; /* it comes without what is known about it */
+	entry->info = *info;
+	*(pending->last ? &pending->last->next : &pending->first) = entry;
+	pending->last = entry;
+}
+
+/* The first of a set: its number, or 0. */
+static int dequeue(struct pending *pending, u64 set, struct siginfo *info)
+{
+	u64 ready = pending->set & set;
+	struct queued_signal **place = &pending->first, *entry, *before = NULL;
+	bool more = false;
+	int signal;
+
+	if (!ready)
+		return 0;
+	if (ready & SYNCHRONOUS)
+		ready &= SYNCHRONOUS;
+	signal = __builtin_ctzll(ready) + 1;
+	*info = (struct siginfo){ .signal = signal };
+	while (*place && (*place)->info.signal != signal)
+		before = *place, place = &(*place)->next;
+	entry = *place;
+	if (entry) {
+		*info = entry->info;
+		*place = entry->next;
+		if (pending->last == entry)
+			pending->last = before;
+		for (struct queued_signal *next = entry->next; next; next = next->next)
+			more = more || next->info.signal == signal;
+		slab_free(&queue_entries, entry);
+	}
+	if (!more)
+		pending->set &= ~SIGNAL_BIT(signal);
+	return signal;
+}
+
+int signal_take(struct task *t, u64 set, struct siginfo *info)
+{
+	int signal = dequeue(&t->pending, set, info);
+
+	return signal ? signal : dequeue(&t->process->pending, set, info);
+}
+
+static u64 deliverable(const struct task *t)
+{
+	return (t->pending.set | t->process->pending.set) & ~t->blocked;
+}
+
 bool signal_interrupts(struct task *t, bool killable)
 {
-	(void)t, (void)killable;
-	return false;
+	if (t->exiting)
+		return false;
+	if (t->process->ending || (t->process->alone && t->process->alone != t))
+		return true;
+	return deliverable(t) & (killable ? SIGNAL_BIT(SIGKILL) : ~0ull);
 }
 
-void signal_force(struct task *t, int signal)
+/* -- sending -- */
+
+static void continue_process(struct process *p)
 {
-	end(t, signal);
+	if (!p->stopped)
+		return;
+	p->stopped = p->stop_is_new = false;
+	p->continue_is_new = true;
+	wake_all(&p->continued);
+	process_notify_parent(p, CLD_CONTINUED, SIGCONT);
+}
+
+/* What a signal does when it is sent, whether or not it is blocked; false: it goes no further. */
+static bool prepare(struct task *t, int signal)
+{
+	struct process *p = t->process;
+
+	if (SIGNAL_BIT(signal) & STOPS) {
+		signals_flush(&p->pending, SIGNAL_BIT(SIGCONT));
+		EACH_TASK(other, p)
+			signals_flush(&other->pending, SIGNAL_BIT(SIGCONT));
+	} else if (signal == SIGCONT) {
+		signals_flush(&p->pending, STOPS);
+		EACH_TASK(other, p)
+			signals_flush(&other->pending, STOPS);
+		continue_process(p);
+	} else if (signal == SIGKILL) {
+		wake_all(&p->continued);
+	}
+	return t->blocked & SIGNAL_BIT(signal) || !signal_is_ignored(t, signal);
+}
+
+static bool takes(const struct task *t, int signal)
+{
+	return !t->exiting && (signal == SIGKILL || !(t->blocked & SIGNAL_BIT(signal)));
+}
+
+void signal_send_task(struct task *t, const struct siginfo *info)
+{
+	if (t->exiting || !prepare(t, info->signal))
+		return;
+	enqueue(&t->pending, info);
+	if (takes(t, info->signal))
+		task_ready(t);
+}
+
+void signal_send_process(struct process *p, const struct siginfo *info)
+{
+	struct task *first = NULL;
+
+	if (list_empty(&p->tasks))
+		return;
+	EACH_TASK(t, p) {
+		if (takes(t, info->signal)) {
+			first = t;
+			break;
+		}
+	}
+	if (!prepare(first ? first : CONTAINER(p->tasks.next, struct task, siblings), info->signal))
+		return;
+	enqueue(&p->pending, info);
+	if (first)
+		task_ready(first);
+}
+
+struct siginfo siginfo_user(int signal, int code)
+{
+	return (struct siginfo){
+		.signal = signal, .code = code, .fields = { (u32)core.current->process->pid | (u64)core.config->user << 32 },
+	};
 }
 
 void signal_raise(struct task *t, int signal)
 {
-	u64 handler = t->sighand->actions[signal - 1].handler, bit = BIT(signal);
+	const struct siginfo info = siginfo_user(signal, SI_USER);
 
-	if (t->blocked & bit)
-		t->pending |= bit;
-	else if (handler != SIG_IGN && (handler != SIG_DFL || !(bit & (IGNORED | STOPPED))))
-		end(t, signal);
+	signal_send_task(t, &info);
 }
 
-s64 sys_rt_sigaction(struct task *t, const u64 *args)
+void signal_process(struct process *p, int signal)
 {
-	struct sigaction new, old;
-	s32 signal = (s32)args[0];
+	const struct siginfo info = { .signal = signal, .code = SI_KERNEL };
 
-	if (args[3] != sizeof(t->blocked))
-		return -EINVAL;
-	if (args[1] && user_read(t->mm, &new, args[1], sizeof(new)))
-		return -EFAULT;
-	if (signal < 1 || signal > SIGNALS || (args[1] && BIT(signal) & UNBLOCKABLE))
-		return -EINVAL;
-	old = t->sighand->actions[signal - 1];
-	if (args[1]) {
-		new.mask &= ~UNBLOCKABLE;
-		t->sighand->actions[signal - 1] = new;
+	signal_send_process(p, &info);
+}
+
+bool signal_group(s32 group, int signal)
+{
+	bool any = false;
+
+	EACH_PROCESS(p) {
+		if (p->group != group)
+			continue;
+		any = true;
+		signal_process(p, signal);
 	}
-	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
+	return any;
 }
 
-s64 sys_rt_sigprocmask(struct task *t, const u64 *args)
+void signal_force(struct task *t, int signal, int code, u64 address)
 {
-	u64 set, old = t->blocked, ready;
+	const struct siginfo info = { .signal = signal, .code = code, .fields = { address } };
+	struct sigaction *action = action_of(t, signal);
 
-	if (args[3] != sizeof(set))
-		return -EINVAL;
-	if (args[1]) {
-		if (user_read(t->mm, &set, args[1], sizeof(set)))
-			return -EFAULT;
-		set &= ~UNBLOCKABLE;
-		switch ((s32)args[0]) {
-		case 0: t->blocked |= set; break;
-		case 1: t->blocked &= ~set; break;
-		case 2: t->blocked = set; break;
-		default: return -EINVAL;
-		}
+	if (signal == SIGKILL) {
+		process_end(t->process, SIGKILL);
+		return;
 	}
-	ready = t->pending & ~t->blocked;
-	t->pending &= t->blocked;
-	for (int signal = 1; signal <= SIGNALS && !t->process->ended; signal++)
-		if (ready & BIT(signal))
-			signal_raise(t, signal);
-	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
+	if (t->blocked & SIGNAL_BIT(signal) || action->handler == SIG_IGN)
+		action->handler = SIG_DFL;
+	t->blocked &= ~SIGNAL_BIT(signal);
+	enqueue(&t->pending, &info);
 }
 
-s64 sys_sigaltstack(struct task *t, const u64 *args)
+void signal_reset_handlers(struct sighand *sighand, bool all)
 {
-	enum { ON_STACK = 1, DISABLE = 2, LEAST = 2048 };
-	const u32 autodisarm = 1u << 31;
-	struct sigaltstack new, old = t->altstack;
-	u32 mode;
+	for (u32 i = 0; i < SIGNALS; i++) {
+		struct sigaction *action = &sighand->actions[i];
+		bool ignored = action->handler == SIG_IGN && !all;
 
-	if (args[0]) {
-		if (user_read(t->mm, &new, args[0], sizeof(new)))
-			return -EFAULT;
-		mode = (u32)new.flags & ~autodisarm;
-		if (mode != DISABLE && mode != ON_STACK && mode)
-			return -EINVAL;
-		if (mode == DISABLE)
-			new.stack = new.size = 0;
-		else if (new.size < LEAST)
-			return -ENOMEM;
-		new.pad = 0;
-		t->altstack = new;
+		*action = (struct sigaction){ .handler = ignored ? SIG_IGN : SIG_DFL };
 	}
-	if (!old.size)
-		old.flags = DISABLE;
-	return args[1] ? user_write(t->mm, args[1], &old, sizeof(old)) : 0;
 }
 
-static s64 send(struct task *t, s32 signal)
+/* -- before the program continues -- */
+
+bool group_is_orphaned(s32 group);
+
+static void stop(struct process *p, int signal)
 {
-	if (signal < 0 || signal > SIGNALS)
-		return -EINVAL;
-	if (signal)
-		signal_raise(t, signal);
-	return 0;
+	p->stopped = p->stop_is_new = true;
+	p->continue_is_new = false;
+	p->status = signal << 8 | 0x7f;
+	process_notify_parent(p, CLD_STOPPED, signal);
 }
 
-s64 sys_kill(struct task *t, const u64 *args)
+static void stay_stopped(struct task *t)
 {
-	s32 pid = (s32)args[0];
-
-	if (pid != PID && pid != 0 && pid != -PID)
-		return (u32)args[1] > SIGNALS ? -EINVAL : -ESRCH;
-	return send(t, (s32)args[1]);
+	while (t->process->stopped && !signal_interrupts(t, true))
+		sleep_on_killable(&t->process->continued, FOREVER);
 }
 
-s64 sys_tkill(struct task *t, const u64 *args)
+/* What happens to the system call that was interrupted, if one was. */
+static void settle_call(struct task *t, const struct sigaction *handler)
 {
-	if ((s32)args[0] <= 0)
-		return -EINVAL;
-	return (s32)args[0] == PID ? send(t, (s32)args[1]) : -ESRCH;
+	enum { SA_RESTART = 0x10000000, RESTART_SYSCALL = 219 };
+	struct regs *r = &t->regs;
+	s64 result = (s64)r->rax;
+	bool again;
+
+	if (t->number == NO_CALL || result < -ERESTART_RESTARTBLOCK || result > -ERESTARTSYS)
+		return;
+	again = result == -ERESTARTNOINTR || (result == -ERESTARTSYS && (!handler || handler->flags & SA_RESTART)) ||
+		(result == -ERESTARTNOHAND && !handler);
+	if (again) {
+		r->rax = t->number;
+		r->rip -= 2;
+	} else if (result == -ERESTART_RESTARTBLOCK && !handler) {
+		r->rax = RESTART_SYSCALL;
+		r->rip -= 2;
+	} else {
+		r->rax = (u64)-EINTR;
+	}
+	t->number = NO_CALL;
 }
 
-s64 sys_tgkill(struct task *t, const u64 *args)
+static void call_handler(struct task *t, const struct siginfo *info)
 {
-	if ((s32)args[0] <= 0 || (s32)args[1] <= 0)
-		return -EINVAL;
-	return (s32)args[0] == PID && (s32)args[1] == PID ? send(t, (s32)args[2]) : -ESRCH;
+	enum { SA_NODEFER = 0x40000000 };
+	const u32 once = 0x80000000; /* SA_RESETHAND */
+	struct sigaction *place = action_of(t, info->signal), action = *place;
+	u64 blocked = t->restore_blocked ? t->saved_blocked : t->blocked;
+
+	settle_call(t, &action);
+	t->restore_blocked = false;
+	if (action.flags & once)
+		place->handler = SIG_DFL;
+	if (frame_push(t, &action, info, blocked)) {
+		if (info->signal == SIGSEGV)
+			place->handler = SIG_DFL;
+		signal_force(t, SIGSEGV, SI_KERNEL, 0);
+		return;
+	}
+	t->blocked |= action.mask | (action.flags & SA_NODEFER ? 0 : SIGNAL_BIT(info->signal));
+	t->blocked &= ~UNBLOCKABLE;
+}
+
+static void act(struct task *t, const struct siginfo *info)
+{
+	u64 handler = action_of(t, info->signal)->handler, bit = SIGNAL_BIT(info->signal);
+
+	if (handler > SIG_IGN) {
+		call_handler(t, info);
+	} else if (handler == SIG_IGN || bit & IGNORED) {
+		return;
+	} else if (bit & STOPS) {
+		if (info->signal == SIGSTOP || !group_is_orphaned(t->process->group))
+			stop(t->process, info->signal);
+	} else {
+		process_end(t->process, info->signal);
+	}
+}
+
+void signal_deliver(struct task *t)
+{
+	struct siginfo info;
+
+	while (!t->process->ending && (!t->process->alone || t->process->alone == t)) {
+		if (t->process->stopped)
+			stay_stopped(t);
+		if (!signal_take(t, ~t->blocked, &info))
+			break;
+		act(t, &info);
+	}
+	if (t->process->ending || t->process->alone)
+		task_exit(t);
+	settle_call(t, NULL);
+	if (t->restore_blocked) {
+		t->blocked = t->saved_blocked;
+		t->restore_blocked = false;
+	}
 }

@@ -456,7 +456,7 @@ void strace_leave(struct task *t, struct trace *trace, s64 result)
 		return;
 	put_arguments(t, line, trace, true, result);
 	line_text(line, ") = ");
-	if (t->process->ended) {
+	if (t->process->ending) {
 		line_put(line, '?');
 	} else if (error && error < 4096) {
 		const struct trace_errno *found = error < trace_errno_count ? &trace_errnos[error] : NULL;

@@ -43,6 +43,7 @@ ANSWER(sys_eventfd);
 ANSWER(sys_eventfd2);
 ANSWER(sys_execve);
 ANSWER(sys_execveat);
+ANSWER(sys_exit);
 ANSWER(sys_exit_group);
 ANSWER(sys_faccessat);
 ANSWER(sys_faccessat2);
@@ -83,7 +84,9 @@ ANSWER(sys_getgroups);
 ANSWER(sys_getitimer);
 ANSWER(sys_getpeername);
 ANSWER(sys_getpgid);
+ANSWER(sys_getpgrp);
 ANSWER(sys_getpid);
+ANSWER(sys_getppid);
 ANSWER(sys_getpriority);
 ANSWER(sys_getrandom);
 ANSWER(sys_getresgid);
@@ -93,6 +96,7 @@ ANSWER(sys_getrusage);
 ANSWER(sys_getsid);
 ANSWER(sys_getsockname);
 ANSWER(sys_getsockopt);
+ANSWER(sys_gettid);
 ANSWER(sys_gettimeofday);
 ANSWER(sys_getuid);
 ANSWER(sys_getxattr);
@@ -218,6 +222,7 @@ ANSWER(sys_sched_setaffinity);
 ANSWER(sys_sched_setattr);
 ANSWER(sys_sched_setparam);
 ANSWER(sys_sched_setscheduler);
+ANSWER(sys_sched_yield);
 ANSWER(sys_seccomp);
 ANSWER(sys_select);
 ANSWER(sys_semctl);
@@ -229,6 +234,7 @@ ANSWER(sys_sendmmsg);
 ANSWER(sys_sendmsg);
 ANSWER(sys_sendto);
 ANSWER(sys_set_robust_list);
+ANSWER(sys_set_tid_address);
 ANSWER(sys_setdomainname);
 ANSWER(sys_setfsgid);
 ANSWER(sys_setfsuid);
@@ -298,7 +304,6 @@ ANSWER(sys_wait4);
 ANSWER(sys_waitid);
 ANSWER(sys_write);
 ANSWER(sys_writev);
-ANSWER(sys_zero);
 
 const struct syscall syscalls[SYSCALLS] = {
 	[0] = { "read", sys_read, 3, T_LONG, { { T_FD, 0 }, { T_OUT, 2 }, { T_SIZE, 0 } } },
@@ -329,7 +334,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[22] = { "pipe", sys_pipe, 1, T_LONG, { { T_PUT, 30 } } },
 	[23] = { "select", sys_select, 5, T_LONG,
 		{ { T_INT, 0 }, { T_FD_SET, 0 }, { T_FD_SET, 0 }, { T_FD_SET, 0 }, { T_CHANGE, 1 } } },
-	[24] = { "sched_yield", sys_zero, 0, T_LONG, { { 0, 0 } } },
+	[24] = { "sched_yield", sys_sched_yield, 0, T_LONG, { { 0, 0 } } },
 	[25] = { "mremap", sys_mremap, 5, T_HEX,
 		{ { T_ADDR, 0 }, { T_SIZE, 0 }, { T_SIZE, 0 }, { T_FLAGS, 30 }, { T_ADDR, 0 } } },
 	[26] = { "msync", sys_msync, 3, T_LONG, { { T_ADDR, 0 }, { T_SIZE, 0 }, { T_FLAGS, 31 } } },
@@ -372,7 +377,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[57] = { "fork", sys_fork, 0, T_LONG, { { 0, 0 } } },
 	[58] = { "vfork", sys_vfork, 0, T_LONG, { { 0, 0 } } },
 	[59] = { "execve", sys_execve, 3, T_LONG, { { T_PATH, 0 }, { T_STRINGS, 0 }, { T_ENVIRONMENT, 0 } } },
-	[60] = { "exit", sys_exit_group, 1, T_NOTHING, { { T_INT, 0 } } },
+	[60] = { "exit", sys_exit, 1, T_NOTHING, { { T_INT, 0 } } },
 	[61] = { "wait4", sys_wait4, 4, T_LONG, { { T_INT, 0 }, { T_PUT, 29 }, { T_FLAGS, 64 }, { T_PUT, 13 } } },
 	[62] = { "kill", sys_kill, 2, T_LONG, { { T_INT, 0 }, { T_SIGNAL, 0 } } },
 	[63] = { "uname", sys_uname, 1, T_LONG, { { T_PUT, 15 } } },
@@ -423,8 +428,8 @@ const struct syscall syscalls[SYSCALLS] = {
 	[107] = { "geteuid", sys_getuid, 0, T_LONG, { { 0, 0 } } },
 	[108] = { "getegid", sys_getgid, 0, T_LONG, { { 0, 0 } } },
 	[109] = { "setpgid", sys_setpgid, 2, T_LONG, { { T_INT, 0 }, { T_INT, 0 } } },
-	[110] = { "getppid", sys_zero, 0, T_LONG, { { 0, 0 } } },
-	[111] = { "getpgrp", sys_getpid, 0, T_LONG, { { 0, 0 } } },
+	[110] = { "getppid", sys_getppid, 0, T_LONG, { { 0, 0 } } },
+	[111] = { "getpgrp", sys_getpgrp, 0, T_LONG, { { 0, 0 } } },
 	[112] = { "setsid", sys_setsid, 0, T_LONG, { { 0, 0 } } },
 	[113] = { "setreuid", sys_setreuid, 2, T_LONG, { { T_ID, 0 }, { T_ID, 0 } } },
 	[114] = { "setregid", sys_setregid, 2, T_LONG, { { T_ID, 0 }, { T_ID, 0 } } },
@@ -477,7 +482,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[166] = { "umount2", sys_umount2, 2, T_LONG, { { T_PATH, 0 }, { T_FLAGS, 63 } } },
 	[170] = { "sethostname", sys_sethostname, 2, T_LONG, { { T_IN, 1 }, { T_SIZE, 0 } } },
 	[171] = { "setdomainname", sys_setdomainname, 2, T_LONG, { { T_IN, 1 }, { T_SIZE, 0 } } },
-	[186] = { "gettid", sys_getpid, 0, T_LONG, { { 0, 0 } } },
+	[186] = { "gettid", sys_gettid, 0, T_LONG, { { 0, 0 } } },
 	[187] = { "readahead", sys_readahead, 3, T_LONG, { { T_FD, 0 }, { T_LONG, 0 }, { T_SIZE, 0 } } },
 	[188] = { "setxattr", sys_setxattr, 5, T_LONG,
 		{ { T_PATH, 0 }, { T_PATH, 0 }, { T_IN, 3 }, { T_SIZE, 0 }, { T_FLAGS, 66 } } },
@@ -510,7 +515,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[210] = { "io_cancel", sys_io_cancel, 3, T_LONG, { { T_HEX, 0 }, { T_ADDR, 0 }, { T_ADDR, 0 } } },
 	[213] = { "epoll_create", sys_epoll_create, 1, T_LONG, { { T_INT, 0 } } },
 	[217] = { "getdents64", sys_getdents64, 3, T_LONG, { { T_FD, 0 }, { T_ADDR, 0 }, { T_UINT, 0 } } },
-	[218] = { "set_tid_address", sys_getpid, 1, T_LONG, { { T_ADDR, 0 } } },
+	[218] = { "set_tid_address", sys_set_tid_address, 1, T_LONG, { { T_ADDR, 0 } } },
 	[219] = { "restart_syscall", sys_restart_syscall, 0, T_LONG, { { 0, 0 } } },
 	[220] = { "semtimedop", sys_semtimedop, 4, T_LONG,
 		{ { T_INT, 0 }, { T_ADDR, 0 }, { T_UINT, 0 }, { T_GET, 0 } } },

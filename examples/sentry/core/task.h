@@ -4,6 +4,7 @@
 #define SENTRY_TASK_H
 
 #include "abi.h"
+#include "list.h"
 #include "platform.h"
 #include "wait_queue.h"
 
@@ -13,16 +14,52 @@ struct mm;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
 struct sighand {
-	u32 users;
+	u32 references;
 	struct sigaction actions[SIGNALS];
 };
 
-/* A process: the tasks that getpid() is the same for. */
+/* The start of Linux's siginfo; the rest is zeros. What the fields mean depends on the signal. */
+struct siginfo {
+	s32 signal, error, code, pad;
+	u64 fields[4];
+};
+
+struct queued_signal {
+	struct queued_signal *next;
+	struct siginfo info;
+};
+
+struct pending {
+	u64 set;
+	struct queued_signal *first, *last;
+};
+
+/* A process: the tasks that getpid() is the same for. It stays as a zombie until its parent has its status. */
 struct process {
-	s32 pid;
+	s32 pid, group, session;
+	struct process *parent; /* NULL: of the first */
+	struct list all, children, siblings, tasks;
+	u32 task_count;
+	bool ending; /* all its tasks are to end */
+	struct task *alone; /* all but this one are to end, as it starts another program */
+	bool zombie;
+	s32 status; /* for wait: of the end or of the stop */
+	s32 exit_signal; /* which the parent gets */
+	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
+	bool subreaper, has_executed, no_new_privileges;
+	struct pending pending; /* signals for any of its tasks */
+	struct wait_queue child_changed, continued;
 	struct rlimit limits[RLIMITS];
-	bool ended;
-	struct core_exit exit;
+	struct timer alarm;
+	u64 alarm_interval;
+	u64 cpu_time, child_cpu_time, started;
+};
+
+/* Of a parent that waits for its child to leave its memory (vfork). */
+struct vfork {
+	u32 references;
+	bool done;
+	struct wait_queue queue;
 };
 
 enum task_state { TASK_READY, TASK_SLEEPING, TASK_DEAD };
@@ -30,20 +67,32 @@ enum task_state { TASK_READY, TASK_SLEEPING, TASK_DEAD };
 struct task {
 	struct regs regs; /* of the program, while the task is in the core */
 	void *fpu;	  /* as XSAVE has it; the platform can have a newer state */
-	u64 number;	  /* of the system call that it makes */
+	u64 number;	  /* of the system call that it makes; NO_CALL: it is in the core for something else */
 	s32 tid;
+	struct list by_tid, siblings;
 	struct process *process;
 	struct mm *mm;
 	struct files *files;
 	struct fs_context *fs;
 	struct sighand *sighand;
-	u64 blocked, pending;
+	struct pending pending;
+	u64 blocked, saved_blocked;
+	bool restore_blocked; /* to what is saved, when no handler does */
+	bool exiting;	      /* nothing interrupts its sleeps */
 	struct sigaltstack altstack;
+	struct {
+		u64 number, error, address;
+	} trap; /* of the last exception, for signal frames */
+	s64 (*restart)(struct task *t); /* of a system call that cannot be made again with the same arguments */
+	u64 restart_args[6];
+	u64 clear_tid, robust_list;
+	struct vfork *vfork;
+	u64 cpu_time;
 	char name[16];
 
 	/* sched.c */
 	enum task_state state;
-	bool woken, killable; /* by a waiter; only SIGKILL interrupts it */
+	bool woken; /* by a waiter */
 	struct task *next_ready;
 	struct timer timer; /* ends a sleep */
 	void (*run)(void);
@@ -51,16 +100,86 @@ struct task {
 	void *stack;
 };
 
+#define NO_CALL (~0ull)
+
 /* -- sched.c -- */
 
 void sched_init(void);
 bool sched_is_busy(void); /* others wait for their turn, for a time or for input */
-/* A task that is not yet ready, with a stack; it starts in run(task). NULL: no memory. */
+/* A task that is not yet ready, with a stack; it starts in run(). NULL: no memory. */
 struct task *task_alloc(void (*run)(void));
-void task_ready(struct task *t);
+void task_ready(struct task *t); /* ends a sleep, whatever for */
+void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
+void task_free(struct task *t);	 /* one that never ran */
 _Noreturn void task_stop(void); /* the current task ends; it is freed by the next */
 void sched_run(void);		/* tasks, until sched_end() */
 _Noreturn void sched_end(void);
+
+/* -- task.c -- */
+
+void tasks_init(void);
+s32 tid_new(void); /* one that no task, process, group or session has */
+void task_add(struct task *t, s32 tid); /* to those that are found, and to its process */
+void task_remove(struct task *t);
+struct task *task_find(s32 tid); /* NULL */
+struct process *process_find(s32 pid); /* also a zombie; NULL */
+struct process *process_new(struct process *parent, s32 pid); /* NULL: no memory */
+void process_free(struct process *p);
+void process_adopt(struct process *parent, struct process *child);
+struct list *all_processes(void);
+#define EACH_PROCESS(p) \
+	for (struct process *p = CONTAINER(all_processes()->next, struct process, all); &p->all != all_processes(); \
+	     p = CONTAINER(p->all.next, struct process, all))
+#define EACH_TASK(t, process) \
+	for (struct task *t = CONTAINER((process)->tasks.next, struct task, siblings); &t->siblings != &(process)->tasks; \
+	     t = CONTAINER(t->siblings.next, struct task, siblings))
+
+/* -- core.c -- */
+
+void task_run(void); /* a task's life in the core */
+
+/* -- exit.c -- */
+
+_Noreturn void task_exit(struct task *t);
+void process_end(struct process *p, s32 status); /* all its tasks end; the first status counts */
+void process_notify_parent(struct process *p, s32 code, s32 status); /* of a stop or continuation: CLD_* */
+void release_mm(struct task *t); /* the task leaves its address space */
+
+/* -- signal.c -- */
+
+enum { SI_USER = 0, SI_KERNEL = 128, SI_TIMER = -2, SI_TKILL = -6 };
+enum { CLD_EXITED = 1, CLD_KILLED, CLD_DUMPED, CLD_TRAPPED, CLD_STOPPED, CLD_CONTINUED };
+#define SIGNAL_BIT(signal) (1ull << ((signal) - 1))
+#define UNBLOCKABLE (SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP))
+
+/* Of the core, to a task or a process. */
+void signal_raise(struct task *t, int signal);
+void signal_process(struct process *p, int signal);
+void signal_send_task(struct task *t, const struct siginfo *info);
+void signal_send_process(struct process *p, const struct siginfo *info);
+/* To all processes of a group; whether there is one. */
+bool signal_group(s32 group, int signal);
+void signal_force(struct task *t, int signal, int code, u64 address); /* cannot be blocked or ignored */
+bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
+bool signal_is_ignored(struct task *t, int signal);
+struct siginfo siginfo_user(int signal, int code); /* sent by the current task */
+/* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
+void signal_deliver(struct task *t);
+void signals_flush(struct pending *pending, u64 set); /* forget those */
+void signal_reset_handlers(struct sighand *sighand, bool all); /* of exec; all: those that are ignored, too */
+/* Take a signal of a set that is pending: its number or 0. */
+int signal_take(struct task *t, u64 set, struct siginfo *info);
+
+/* -- frame.c -- */
+
+int frame_push(struct task *t, const struct sigaction *action, const struct siginfo *info, u64 blocked); /* 0, -EFAULT */
+int frame_pop(struct task *t, u64 *blocked);
+
+/* -- futex.c -- */
+
+void futex_init(void);
+void futex_wake_address(struct task *t, u64 address); /* one that waits there, in the task's address space */
+void futex_exit(struct task *t); /* of robust locks that it holds */
 
 #endif

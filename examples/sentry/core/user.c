@@ -37,6 +37,16 @@ int user_write(struct mm *mm, u64 to, const void *from, u64 size)
 	return copy(mm, to, (void *)from, size, true) == size ? 0 : -EFAULT;
 }
 
+int user_zero(struct mm *mm, u64 to, u64 size)
+{
+	static const u8 zeros[PAGE];
+
+	for (u64 done = 0; done < size; done += PAGE)
+		if (user_write(mm, to + done, zeros, size - done < PAGE ? size - done : PAGE))
+			return -EFAULT;
+	return 0;
+}
+
 u64 user_writable(struct mm *mm, u64 address, u64 size)
 {
 	u64 done = 0;

@@ -72,9 +72,6 @@ class Syscall(NamedTuple):
         return tuple(Argument(*words) for words in found)
 
 
-_HANDLERS = "noted; handlers are not called yet"
-_ALONE = "there is one process"
-
 SYSCALLS = (
     Syscall(0, "read", 1, "fd:fd buf:out(count) count:size"),
     Syscall(1, "write", 1, "fd:fd buf:in(count) count:size"),
@@ -96,7 +93,7 @@ SYSCALLS = (
     Syscall(10, "mprotect", 1, "address:addr size:size protection:flags(prot)"),
     Syscall(11, "munmap", 1, "address:addr size:size"),
     Syscall(12, "brk", 1, "end:addr", result="addr"),
-    Syscall(13, "rt_sigaction", 1, "signal:signal new:get(sigaction) old:put(sigaction) size:size", _HANDLERS),
+    Syscall(13, "rt_sigaction", 1, "signal:signal new:get(sigaction) old:put(sigaction) size:size"),
     Syscall(14, "rt_sigprocmask", 1, "how:one(sigmask) new:get(sigset) old:put(sigset) size:size"),
     Syscall(15, "rt_sigreturn", 1, ""),
     Syscall(
@@ -114,7 +111,7 @@ SYSCALLS = (
         2,
         "count:int readable:fd_set(count) writable:fd_set(count) exceptional:fd_set(count) timeout:change(timeval)",
     ),
-    Syscall(24, "sched_yield", 2, "", handler="zero"),
+    Syscall(24, "sched_yield", 2, ""),
     Syscall(
         25, "mremap", 2, "address:addr old_size:size size:size flags:flags(mremap) new_address:addr", result="addr"
     ),
@@ -137,7 +134,7 @@ SYSCALLS = (
     Syscall(36, "getitimer", 2, "which:one(itimer) value:put(itimerval)"),
     Syscall(37, "alarm", 2, "seconds:uint"),
     Syscall(38, "setitimer", 2, "which:one(itimer) new:get(itimerval) old:put(itimerval)"),
-    Syscall(39, "getpid", 1, "", _ALONE),
+    Syscall(39, "getpid", 1, ""),
     Syscall(40, "sendfile", 1, "to:fd from:fd offset:change(long) count:size"),
     Syscall(41, "socket", 2, "family:one(family) type:flags(socket) protocol:int"),
     Syscall(42, "connect", 2, "fd:fd address:sockaddr(size) size:int"),
@@ -163,9 +160,9 @@ SYSCALLS = (
     Syscall(57, "fork", 2, ""),
     Syscall(58, "vfork", 2, ""),
     Syscall(59, "execve", 1, "path:path arguments:strings environment:environment"),
-    Syscall(60, "exit", 1, "status:int", _ALONE, handler="exit_group", result="nothing"),
+    Syscall(60, "exit", 1, "status:int", result="nothing"),
     Syscall(61, "wait4", 1, "pid:int status:put(wait_status) options:flags(wait) usage:put(rusage)"),
-    Syscall(62, "kill", 1, "pid:int signal:signal", _ALONE),
+    Syscall(62, "kill", 1, "pid:int signal:signal"),
     Syscall(63, "uname", 1, "name:put(utsname)"),
     Syscall(64, "semget", 3, "key:hex count:int flags:flags(ipc_get)"),
     Syscall(65, "semop", 3, "id:int operations:addr count:uint"),
@@ -220,8 +217,8 @@ SYSCALLS = (
     Syscall(107, "geteuid", 1, "", handler="getuid"),
     Syscall(108, "getegid", 1, "", handler="getgid"),
     Syscall(109, "setpgid", 2, "pid:int group:int"),
-    Syscall(110, "getppid", 1, "", _ALONE, handler="zero"),
-    Syscall(111, "getpgrp", 2, "", _ALONE, handler="getpid"),
+    Syscall(110, "getppid", 1, ""),
+    Syscall(111, "getpgrp", 2, ""),
     Syscall(112, "setsid", 2, ""),
     Syscall(113, "setreuid", 2, "real:id effective:id"),
     Syscall(114, "setregid", 2, "real:id effective:id"),
@@ -241,7 +238,7 @@ SYSCALLS = (
     Syscall(128, "rt_sigtimedwait", 2, "set:get(sigset) info:put(siginfo) timeout:get(timespec) size:size"),
     Syscall(129, "rt_sigqueueinfo", 2, "pid:int signal:signal info:get(siginfo)"),
     Syscall(130, "rt_sigsuspend", 1, "set:get(sigset) size:size"),
-    Syscall(131, "sigaltstack", 2, "new:get(stack) old:put(stack)", _HANDLERS),
+    Syscall(131, "sigaltstack", 2, "new:get(stack) old:put(stack)"),
     Syscall(132, "utime", 2, "path:path times:get(utimbuf)"),
     Syscall(133, "mknod", 2, "path:path mode:file_mode device:hex"),
     Syscall(135, "personality", 2, "personality:hex"),
@@ -270,7 +267,7 @@ SYSCALLS = (
     Syscall(166, "umount2", 3, "target:path flags:flags(umount)"),
     Syscall(170, "sethostname", 3, "name:in(size) size:size"),
     Syscall(171, "setdomainname", 3, "name:in(size) size:size"),
-    Syscall(186, "gettid", 1, "", _ALONE, handler="getpid"),
+    Syscall(186, "gettid", 1, ""),
     Syscall(187, "readahead", 2, "fd:fd offset:long count:size"),
     Syscall(188, "setxattr", 3, "path:path name:path value:in(size) size:size flags:flags(xattr)"),
     Syscall(189, "lsetxattr", 3, "path:path name:path value:in(size) size:size flags:flags(xattr)"),
@@ -284,7 +281,7 @@ SYSCALLS = (
     Syscall(197, "removexattr", 3, "path:path name:path"),
     Syscall(198, "lremovexattr", 3, "path:path name:path"),
     Syscall(199, "fremovexattr", 3, "fd:fd name:path"),
-    Syscall(200, "tkill", 2, "tid:int signal:signal", _ALONE),
+    Syscall(200, "tkill", 2, "tid:int signal:signal"),
     Syscall(201, "time", 2, "time:put(long)"),
     Syscall(202, "futex", 2, "word:addr operation:futex value:int timeout:hex word2:addr value3:hex"),
     Syscall(203, "sched_setaffinity", 2, "pid:int size:size mask:addr"),
@@ -296,7 +293,7 @@ SYSCALLS = (
     Syscall(210, "io_cancel", 3, "context:hex request:addr result:addr"),
     Syscall(213, "epoll_create", 2, "size:int"),
     Syscall(217, "getdents64", 1, "fd:fd entries:addr size:uint"),
-    Syscall(218, "set_tid_address", 1, "word:addr", _ALONE, handler="getpid"),
+    Syscall(218, "set_tid_address", 1, "word:addr"),
     Syscall(219, "restart_syscall", 2, ""),
     Syscall(220, "semtimedop", 3, "id:int operations:addr count:uint timeout:get(timespec)"),
     Syscall(221, "fadvise64", 2, "fd:fd offset:long size:size advice:one(fadvise)"),
@@ -318,7 +315,7 @@ SYSCALLS = (
     Syscall(231, "exit_group", 1, "status:int", result="nothing"),
     Syscall(232, "epoll_wait", 2, "epoll:fd events:epolls(most) most:int timeout:int"),
     Syscall(233, "epoll_ctl", 2, "epoll:fd operation:one(epoll_ctl) fd:fd event:get(epoll_event)"),
-    Syscall(234, "tgkill", 2, "group:int tid:int signal:signal", _ALONE),
+    Syscall(234, "tgkill", 2, "group:int tid:int signal:signal"),
     Syscall(235, "utimes", 2, "path:path times:get(timeval_pair)"),
     Syscall(240, "mq_open", 3, "name:path flags:flags(open) mode:create_mode attributes:get(mq_attr)"),
     Syscall(241, "mq_unlink", 3, "name:path"),
@@ -357,7 +354,7 @@ SYSCALLS = (
     ),
     Syscall(271, "ppoll", 2, "polls:polls(count) count:uint timeout:change(timespec) mask:get(sigset) size:size"),
     Syscall(272, "unshare", 3, "flags:flags(clone)"),
-    Syscall(273, "set_robust_list", 1, "head:addr size:size", _ALONE),
+    Syscall(273, "set_robust_list", 1, "head:addr size:size"),
     Syscall(274, "get_robust_list", 2, "pid:int head:put(ulong) size:put(ulong)"),
     Syscall(
         275, "splice", 2, "from:fd from_offset:change(long) to:fd to_offset:change(long) count:size flags:flags(splice)"

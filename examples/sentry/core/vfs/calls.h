@@ -8,8 +8,6 @@
 #include "fds.h"
 #include "walk.h"
 
-enum { SIGXFSZ = 25 };
-
 #define MOST_OFFSET 0x7fffffffffffffffull
 
 enum { VECTORS_FEW = 8, VECTORS_PER_PAGE = PAGE / sizeof(struct iovec) - 1 };

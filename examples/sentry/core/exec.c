@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+/* execve: another program in a task, whose other threads end. */
+#include "exec.h"
+#include "vfs/vfs.h"
+#include "vfs/walk.h"
+
+enum { MAX_SCRIPTS = 5 };
+
+/* -- arguments -- */
+
+int argument_add(struct arguments *a, const char *text, u64 size)
+{
+	u64 room = a->room ? a->room : PAGE;
+	char *texts;
+
+	if (size > ARGUMENT_MOST || size > ARGUMENT_BYTES - a->bytes)
+		return -E2BIG;
+	while (room < a->bytes + size)
+		room *= 2;
+	if (room > a->room) {
+		texts = kmalloc(room);
+		if (!texts)
+			return -ENOMEM;
+		if (a->bytes)
+			bytes_copy(texts, a->texts, a->bytes);
+		kfree(a->texts);
+		a->texts = texts;
+		a->room = room;
+	}
+	bytes_copy(a->texts + a->bytes, text, size);
+	a->bytes += size;
+	return 0;
+}
+
+/* A text of the program's, in pieces. */
+static int add_user(struct arguments *a, struct task *t, u64 from, char *page)
+{
+	u64 size = 0;
+	s64 got;
+	int error;
+
+	do {
+		got = user_string(t->mm, page, from + size, PAGE - 1);
+		if (got == -EFAULT)
+			return -EFAULT;
+		error = argument_add(a, page, got < 0 ? PAGE - 1 : (u64)got + 1);
+		size += PAGE - 1;
+		if (error || size > ARGUMENT_MOST)
+			return error ? error : -E2BIG;
+	} while (got < 0);
+	return 0;
+}
+
+static int add_list(struct arguments *a, struct task *t, u64 from, u64 *count, char *page)
+{
+	u64 text;
+	int error;
+
+	for (; from; from += sizeof(text)) {
+		if (user_read(t->mm, &text, from, sizeof(text)))
+			return -EFAULT;
+		if (!text)
+			return 0;
+		error = add_user(a, t, text, page);
+		if (error)
+			return error;
+		if (++*count > ARGUMENT_BYTES / sizeof(text))
+			return -E2BIG;
+	}
+	return 0;
+}
+
+static int get_arguments(struct arguments *a, struct task *t, u64 argv, u64 envp)
+{
+	char *page = page_alloc();
+	int error = page ? add_list(a, t, argv, &a->argc, page) : -ENOMEM;
+
+	if (!error && !a->argc) {
+		error = argument_add(a, "", 1);
+		a->argc = 1;
+	}
+	if (!error)
+		error = add_list(a, t, envp, &a->envc, page);
+	page_free(page);
+	return error;
+}
+
+/* -- files -- */
+
+static int open_program(const struct path *path, struct file **file)
+{
+	enum { MS_NOEXEC_FLAG = 8 };
+	struct inode *inode = path->dentry->inode;
+	int error;
+
+	if (!S_ISREG(inode->mode) || path->mount->flags & MS_NOEXEC_FLAG)
+		return -EACCES;
+	error = inode_permission(inode, MAY_EXEC);
+	return error ? error : file_open(path, O_RDONLY | O_LARGEFILE, file);
+}
+
+/* What a script's first line is: an interpreter, and what follows as one argument. *argument can be NULL. */
+static int parse_script(char *line, u64 size, char **interpreter, char **argument)
+{
+	u64 end = 0, at = 2;
+
+	while (end < size && line[end] != '\n')
+		end++;
+	if (end == SCRIPT_BYTES)
+		end--; /* what is behind is cut off */
+	line[end] = 0;
+	while (end && (line[end - 1] == ' ' || line[end - 1] == '\t'))
+		line[--end] = 0;
+	while (line[at] == ' ' || line[at] == '\t')
+		at++;
+	if (!line[at])
+		return -ENOEXEC;
+	*interpreter = line + at;
+	while (line[at] && line[at] != ' ' && line[at] != '\t')
+		at++;
+	*argument = NULL;
+	if (!line[at])
+		return 0;
+	line[at++] = 0;
+	while (line[at] == ' ' || line[at] == '\t')
+		at++;
+	*argument = line[at] ? line + at : NULL;
+	return 0;
+}
+
+/* The arguments of an interpreter: itself, its argument, the script's name, and the script's arguments but the first. */
+static int script_arguments(struct arguments *a, const char *interpreter, const char *argument, const char *name)
+{
+	struct arguments new = { .argc = a->argc + 1 + (argument != NULL), .envc = a->envc };
+	u64 first = string_size(a->texts) + 1;
+	int error = argument_add(&new, interpreter, string_size(interpreter) + 1);
+
+	if (!error && argument)
+		error = argument_add(&new, argument, string_size(argument) + 1);
+	if (!error)
+		error = argument_add(&new, name, string_size(name) + 1);
+	for (u64 part; !error && first < a->bytes; first += part) {
+		part = a->bytes - first < ARGUMENT_MOST ? a->bytes - first : ARGUMENT_MOST;
+		error = argument_add(&new, a->texts + first, part);
+	}
+	kfree(a->texts);
+	*a = new;
+	return error;
+}
+
+/* As long as it is a script, take its interpreter. */
+static int follow_scripts(struct file **file, struct arguments *a, char *name)
+{
+	char line[SCRIPT_BYTES + 1], *interpreter, *argument;
+	struct path path;
+
+	for (u32 depth = 0;; depth++) {
+		s64 got = file_read_core(*file, line, SCRIPT_BYTES, 0);
+		int error;
+
+		if (got < 0)
+			return (int)got;
+		if (got < 2 || line[0] != '#' || line[1] != '!')
+			return 0;
+		if (depth == MAX_SCRIPTS)
+			return -ELOOP;
+		error = parse_script(line, (u64)got, &interpreter, &argument);
+		if (!error)
+			error = script_arguments(a, interpreter, argument, name);
+		if (!error)
+			error = path_lookup(interpreter, WALK_FOLLOW, &path);
+		if (error)
+			return error;
+		file_put(*file);
+		*file = NULL;
+		error = open_program(&path, file);
+		path_put(&path);
+		if (error)
+			return error;
+		bytes_copy(name, interpreter, string_size(interpreter) + 1);
+	}
+}
+
+/* -- the change -- */
+
+static s64 end_others(struct task *t)
+{
+	struct process *p = t->process;
+	s64 error = 0;
+
+	if (p->alone || p->ending)
+		return -EAGAIN;
+	p->alone = t;
+	EACH_TASK(other, p)
+		if (other != t)
+			task_ready(other);
+	while (p->task_count > 1 && !error)
+		error = sleep_on_killable(&p->child_changed, FOREVER);
+	p->alone = NULL;
+	if (!error && t->tid != p->pid) {
+		task_remove(t);
+		task_add(t, p->pid);
+	}
+	return error;
+}
+
+static int unshare(struct task *t)
+{
+	struct sighand *sighand = t->sighand;
+	struct files *files;
+
+	if (sighand->references > 1) {
+		struct sighand *own = kmalloc(sizeof(*own));
+
+		if (!own)
+			return -ENOMEM;
+		*own = *sighand;
+		own->references = 1;
+		reference_put(&sighand->references);
+		t->sighand = own;
+	}
+	files = files_copy(t->files); /* also if nobody else has them */
+	if (!files)
+		return -ENOMEM;
+	files_put(t->files);
+	t->files = files;
+	return 0;
+}
+
+static void set_name(struct task *t, const char *path)
+{
+	const char *name = path;
+	u64 size = 0;
+
+	for (; *path; path++)
+		if (*path == '/')
+			name = path + 1;
+	bytes_zero(t->name, sizeof(t->name));
+	for (; name[size] && size < sizeof(t->name) - 1; size++)
+		t->name[size] = name[size];
+}
+
+static void begin(struct task *t, struct mm *mm, const struct image *image, u64 stack, const char *name)
+{
+	if (t->mm)
+		release_mm(t);
+	t->mm = mm;
+	fpu_reset(t->fpu);
+	t->regs = (struct regs){ .rip = image->start, .rsp = stack };
+	t->altstack = (struct sigaltstack){ .flags = 0 };
+	t->clear_tid = t->robust_list = 0;
+	t->restart = NULL;
+	t->process->has_executed = true;
+	t->process->exit_signal = SIGCHLD;
+	set_name(t, name);
+}
+
+/* With a file that may be executed: 0 or -errno. */
+static s64 execute(struct task *t, struct file *file, const struct arguments *a, const char *name)
+{
+	struct mm *mm = mm_new(t->mm);
+	struct image image;
+	u64 stack = 0;
+	int error = -ENOMEM;
+	s64 result;
+
+	if (!mm)
+		return -ENOMEM;
+	if (elf_load(mm, file, &image, &error) || stack_build(mm, a, name, &image, &stack)) {
+		mm_put(mm);
+		return error;
+	}
+	result = end_others(t);
+	if (!result)
+		result = unshare(t);
+	if (result) {
+		mm_put(mm);
+		return result;
+	}
+	futex_exit(t);
+	files_close_on_exec(t->files);
+	signal_reset_handlers(t->sighand, false);
+	begin(t, mm, &image, stack, name);
+	return 0;
+}
+
+static s64 exec_path(struct task *t, const struct path *path, char *name, u64 argv, u64 envp)
+{
+	struct arguments a = { 0 };
+	struct file *file = NULL;
+	s64 error = open_program(path, &file);
+
+	if (!error)
+		error = get_arguments(&a, t, argv, envp);
+	if (!error)
+		error = follow_scripts(&file, &a, name);
+	if (!error)
+		error = execute(t, file, &a, name);
+	if (file)
+		file_put(file);
+	kfree(a.texts);
+	return error;
+}
+
+static s64 exec_user(struct task *t, u64 directory, u64 from, u64 argv, u64 envp, u32 flags)
+{
+	char *name = page_alloc();
+	struct path path;
+	s64 error;
+
+	if (!name)
+		return -ENOMEM;
+	error = user_string(t->mm, name, from, PATH_MAX);
+	if (error >= 0)
+		error = path_user(t, directory, from, flags, &path);
+	if (!error) {
+		error = exec_path(t, &path, name, argv, envp);
+		path_put(&path);
+	}
+	page_free(name);
+	return error;
+}
+
+s64 sys_execve(struct task *t, const u64 *args)
+{
+	return exec_user(t, (u64)AT_FDCWD, args[0], args[1], args[2], WALK_FOLLOW);
+}
+
+s64 sys_execveat(struct task *t, const u64 *args)
+{
+	u32 flags = (u32)args[4];
+
+	if (flags & ~(u32)(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+		return -EINVAL;
+	return exec_user(t, args[0], args[1], args[2], args[3],
+			 (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0));
+}
+
+/* -- the first program -- */
+
+const char *exec_first(struct task *t)
+{
+	const struct core_config *config = core.config;
+	struct arguments a = { 0 };
+	struct file *file = NULL;
+	struct image image;
+	struct path path;
+	u64 stack = 0;
+	const char *why = "the arguments and the environment are too long";
+	int error = 0;
+
+	for (; config->argv[a.argc] && !error; a.argc++)
+		error = argument_add(&a, config->argv[a.argc], string_size(config->argv[a.argc]) + 1);
+	for (; config->envp[a.envc] && !error; a.envc++)
+		error = argument_add(&a, config->envp[a.envc], string_size(config->envp[a.envc]) + 1);
+	if (!error) {
+		why = "not found in the root";
+		error = path_lookup(config->program ? config->real_path : config->path, WALK_FOLLOW, &path);
+	}
+	if (!error) {
+		error = file_open(&path, O_RDONLY, &file);
+		path_put(&path);
+	}
+	if (!error)
+		why = elf_load(t->mm, file, &image, &error);
+	if (!error || !why)
+		why = stack_build(t->mm, &a, config->path, &image, &stack);
+	if (!why) {
+		struct mm *mm = t->mm;
+
+		t->mm = NULL;
+		begin(t, mm, &image, stack, config->path);
+	}
+	if (file)
+		file_put(file);
+	kfree(a.texts);
+	return why;
+}

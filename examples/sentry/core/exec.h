@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The start of programs. */
+#ifndef SENTRY_EXEC_H
+#define SENTRY_EXEC_H
+
+#include "core.h"
+
+struct file;
+
+enum { ARGUMENT_BYTES = 2 << 20, ARGUMENT_MOST = 128 << 10, SCRIPT_BYTES = 256 };
+
+/* Texts one behind the other, each with its zero: the arguments, then the environment. */
+struct arguments {
+	char *texts;
+	u64 bytes, room;
+	u64 argc, envc;
+};
+
+/* What a program file says. */
+struct image {
+	u64 entry, headers, header_count, end;
+	u64 base; /* of the interpreter; 0: it has none */
+	u64 start; /* where it begins: its entry, or the interpreter's */
+};
+
+/* Map a file's program; NULL, or why it cannot be. *error is what execve returns then. */
+const char *elf_load(struct mm *mm, struct file *file, struct image *image, int *error);
+/* Build the first stack; name is that of the file. NULL, or why it cannot be. */
+const char *stack_build(struct mm *mm, const struct arguments *arguments, const char *name, const struct image *image,
+			u64 *top);
+int argument_add(struct arguments *arguments, const char *text, u64 size); /* with its zero; 0, -E2BIG, -ENOMEM */
+/* Start the sandbox's first program in a task that has not run; NULL, or why it cannot be. */
+const char *exec_first(struct task *t);
+
+#endif

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+/* New tasks: fork, vfork, clone and clone3. */
+#include "core.h"
+#include "vfs/vfs.h"
+
+enum {
+	CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_PIDFD = 0x1000,
+	CLONE_PTRACE = 0x2000, CLONE_VFORK = 0x4000, CLONE_PARENT = 0x8000, CLONE_THREAD = 0x10000, CLONE_NEWNS = 0x20000,
+	CLONE_SYSVSEM = 0x40000, CLONE_SETTLS = 0x80000, CLONE_PARENT_SETTID = 0x100000, CLONE_CHILD_CLEARTID = 0x200000,
+	CLONE_DETACHED = 0x400000, CLONE_UNTRACED = 0x800000, CLONE_CHILD_SETTID = 0x1000000, CLONE_NAMESPACES = 0x7e020000,
+	SIGNAL_MASK = 0xff,
+};
+#define CLONE_CLEAR_SIGHAND 0x100000000ull
+#define CLONE_INTO_CGROUP 0x200000000ull
+#define CLONE_IO 0x80000000u
+
+struct clone {
+	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+static s64 check(struct task *t, const struct clone *c)
+{
+	const u64 flags = c->flags;
+
+	if (flags & CLONE_THREAD && !(flags & CLONE_SIGHAND))
+		return -EINVAL;
+	if (flags & CLONE_SIGHAND && (!(flags & CLONE_VM) || flags & CLONE_CLEAR_SIGHAND))
+		return -EINVAL;
+	if (flags & CLONE_PARENT && !t->process->parent)
+		return -EINVAL;
+	if (flags & CLONE_NEWNS && flags & CLONE_FS)
+		return -EINVAL;
+	if (flags & CLONE_NAMESPACES)
+		return core.config->user ? -EPERM : -EINVAL;
+	return flags & (CLONE_PIDFD | CLONE_INTO_CGROUP) ? -EINVAL : 0;
+}
+
+static struct sighand *sighand_copy(struct task *from, u64 flags)
+{
+	struct sighand *sighand = from->sighand;
+
+	if (flags & CLONE_SIGHAND) {
+		reference_get(&sighand->references);
+		return sighand;
+	}
+	sighand = kmalloc(sizeof(*sighand));
+	if (!sighand)
+		return NULL;
+	*sighand = *from->sighand;
+	sighand->references = 1;
+	if (flags & CLONE_CLEAR_SIGHAND)
+		signal_reset_handlers(sighand, false);
+	return sighand;
+}
+
+static struct mm *mm_copy(struct task *from, u64 flags)
+{
+	if (!(flags & CLONE_VM))
+		return mm_fork(from->mm);
+	mm_get(from->mm);
+	return from->mm;
+}
+
+static struct files *descriptors_copy(struct task *from, u64 flags)
+{
+	if (!(flags & CLONE_FILES))
+		return files_copy(from->files);
+	files_get(from->files);
+	return from->files;
+}
+
+static struct fs_context *directory_copy(struct task *from, u64 flags)
+{
+	if (!(flags & CLONE_FS))
+		return fs_copy(from->fs);
+	fs_get(from->fs);
+	return from->fs;
+}
+
+/* One that never ran, as far as it was made. */
+static void discard(struct task *t)
+{
+	if (t->mm)
+		mm_put(t->mm);
+	files_put(t->files);
+	if (t->fs)
+		fs_put(t->fs);
+	if (t->sighand && reference_put(&t->sighand->references))
+		kfree(t->sighand);
+	kfree(t->fpu);
+	task_free(t);
+}
+
+static struct task *copy(struct task *from, const struct clone *c)
+{
+	struct task *t = task_alloc(task_run);
+
+	if (!t)
+		return NULL;
+	t->fpu = fpu_new();
+	t->sighand = sighand_copy(from, c->flags);
+	t->files = descriptors_copy(from, c->flags);
+	t->fs = directory_copy(from, c->flags);
+	t->mm = mm_copy(from, c->flags);
+	if (!t->fpu || !t->sighand || !t->files || !t->fs || !t->mm) {
+		discard(t);
+		return NULL;
+	}
+	core.ops->fpu_flush(from->mm->space, from->fpu);
+	bytes_copy(t->fpu, from->fpu, core.config->fpu_size);
+	t->regs = from->regs;
+	t->regs.rax = 0;
+	if (c->stack)
+		t->regs.rsp = c->stack + c->stack_size;
+	if (c->flags & CLONE_SETTLS)
+		t->regs.fs_base = c->tls;
+	t->number = NO_CALL;
+	t->blocked = from->blocked;
+	if (!(c->flags & CLONE_VM) || c->flags & CLONE_VFORK)
+		t->altstack = from->altstack;
+	bytes_copy(t->name, from->name, sizeof(t->name));
+	return t;
+}
+
+/* A new process for a task, unless it is a thread of its parent's; false: no memory. */
+static bool join(struct task *t, struct task *from, const struct clone *c, s32 tid)
+{
+	struct process *parent = c->flags & CLONE_PARENT ? from->process->parent : from->process;
+
+	if (c->flags & CLONE_THREAD) {
+		t->process = from->process;
+	} else {
+		t->process = process_new(parent, tid);
+		if (!t->process)
+			return false;
+		t->process->group = from->process->group;
+		t->process->session = from->process->session;
+		t->process->exit_signal = c->flags & CLONE_PARENT ? from->process->exit_signal : (s32)c->exit_signal;
+	}
+	task_add(t, tid);
+	return true;
+}
+
+/* The child leads, as far as its parent waits; killed meanwhile, the parent does not. */
+static void await_vfork(struct vfork *vfork)
+{
+	while (!vfork->done && !sleep_on_killable(&vfork->queue, FOREVER))
+		;
+	if (reference_put(&vfork->references))
+		kfree(vfork);
+}
+
+static s64 clone(struct task *from, const struct clone *c)
+{
+	struct vfork *vfork = c->flags & CLONE_VFORK ? kmalloc(sizeof(*vfork)) : NULL;
+	s64 error = check(from, c);
+	struct task *t = error ? NULL : copy(from, c);
+	s32 tid = tid_new();
+
+	if (t && ((c->flags & CLONE_VFORK && !vfork) || !join(t, from, c, tid))) {
+		discard(t);
+		t = NULL;
+	}
+	if (!t) {
+		kfree(vfork);
+		return error ? error : -EAGAIN;
+	}
+	if (c->flags & CLONE_PARENT_SETTID)
+		user_write(from->mm, c->parent_tid, &tid, sizeof(tid));
+	if (c->flags & CLONE_CHILD_SETTID)
+		user_write(t->mm, c->child_tid, &tid, sizeof(tid));
+	if (c->flags & CLONE_CHILD_CLEARTID)
+		t->clear_tid = c->child_tid;
+	t->vfork = vfork;
+	task_ready(t);
+	if (vfork) {
+		vfork->references = 2;
+		await_vfork(vfork);
+	}
+	return tid;
+}
+
+s64 sys_fork(struct task *t, const u64 *args)
+{
+	const struct clone c = { .exit_signal = SIGCHLD };
+
+	(void)args;
+	return clone(t, &c);
+}
+
+s64 sys_vfork(struct task *t, const u64 *args)
+{
+	const struct clone c = { .flags = CLONE_VFORK | CLONE_VM, .exit_signal = SIGCHLD };
+
+	(void)args;
+	return clone(t, &c);
+}
+
+s64 sys_clone(struct task *t, const u64 *args)
+{
+	const struct clone c = {
+		.flags = (u32)args[0] & ~(u32)(SIGNAL_MASK | CLONE_DETACHED), .exit_signal = args[0] & SIGNAL_MASK,
+		.stack = args[1], .parent_tid = args[2], .child_tid = args[3], .tls = args[4],
+	};
+
+	if (c.flags & CLONE_SETTLS && c.tls >= TASK_SIZE)
+		return -EPERM;
+	return clone(t, &c);
+}
+
+s64 sys_clone3(struct task *t, const u64 *args)
+{
+	enum { LEAST = 64 };
+	const u64 known = 0x3ffffffffull & ~(u64)(SIGNAL_MASK | CLONE_DETACHED);
+	struct clone c = { .flags = 0 };
+	u8 rest = 0;
+
+	if (args[1] > PAGE)
+		return -E2BIG;
+	if (args[1] < LEAST)
+		return -EINVAL;
+	for (u64 at = sizeof(c); at < args[1]; at++)
+		if (user_read(t->mm, &rest, args[0] + at, 1) || rest)
+			return rest ? -E2BIG : -EFAULT;
+	if (user_read(t->mm, &c, args[0], args[1] < sizeof(c) ? args[1] : sizeof(c)))
+		return -EFAULT;
+	if (c.flags & ~known || c.exit_signal > SIGNALS || c.set_tid_size > 32 || !c.set_tid != !c.set_tid_size)
+		return -EINVAL;
+	if (c.flags & (CLONE_THREAD | CLONE_PARENT) && c.exit_signal)
+		return -EINVAL;
+	if (!c.stack != !c.stack_size || (c.stack && !user_range(c.stack, c.stack_size)))
+		return -EINVAL;
+	if (c.flags & CLONE_SETTLS && c.tls >= TASK_SIZE)
+		return -EPERM;
+	return c.set_tid_size ? -EPERM : clone(t, &c);
+}
+
+s64 sys_set_tid_address(struct task *t, const u64 *args)
+{
+	t->clear_tid = args[0];
+	return t->tid;
+}

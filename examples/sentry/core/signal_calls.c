@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+/* System calls for signals. */
+#include "core.h"
+
+s64 sys_rt_sigaction(struct task *t, const u64 *args)
+{
+	struct sigaction new, old;
+	s32 signal = (s32)args[0];
+
+	if (args[3] != sizeof(t->blocked))
+		return -EINVAL;
+	if (args[1] && user_read(t->mm, &new, args[1], sizeof(new)))
+		return -EFAULT;
+	if (signal < 1 || signal > SIGNALS || (args[1] && SIGNAL_BIT(signal) & UNBLOCKABLE))
+		return -EINVAL;
+	old = t->sighand->actions[signal - 1];
+	if (args[1]) {
+		new.mask &= ~UNBLOCKABLE;
+		t->sighand->actions[signal - 1] = new;
+		if (signal_is_ignored(t, signal)) {
+			signals_flush(&t->process->pending, SIGNAL_BIT(signal));
+			EACH_TASK(other, t->process)
+				signals_flush(&other->pending, SIGNAL_BIT(signal));
+		}
+	}
+	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
+}
+
+s64 sys_rt_sigprocmask(struct task *t, const u64 *args)
+{
+	u64 set, old = t->blocked;
+
+	if (args[3] != sizeof(set))
+		return -EINVAL;
+	if (args[1]) {
+		if (user_read(t->mm, &set, args[1], sizeof(set)))
+			return -EFAULT;
+		set &= ~UNBLOCKABLE;
+		switch ((s32)args[0]) {
+		case 0: t->blocked |= set; break;
+		case 1: t->blocked &= ~set; break;
+		case 2: t->blocked = set; break;
+		default: return -EINVAL;
+		}
+	}
+	return args[2] ? user_write(t->mm, args[2], &old, sizeof(old)) : 0;
+}
+
+s64 sys_rt_sigpending(struct task *t, const u64 *args)
+{
+	u64 set = (t->pending.set | t->process->pending.set) & t->blocked;
+
+	if (args[1] > sizeof(set))
+		return -EINVAL;
+	return user_write(t->mm, args[0], &set, args[1]);
+}
+
+s64 sys_rt_sigreturn(struct task *t, const u64 *args)
+{
+	u64 blocked;
+
+	(void)args;
+	t->number = NO_CALL; /* what RAX has is the program's */
+	if (frame_pop(t, &blocked)) {
+		signal_force(t, SIGSEGV, SI_KERNEL, 0);
+		return 0;
+	}
+	t->blocked = blocked & ~UNBLOCKABLE;
+	return (s64)t->regs.rax;
+}
+
+s64 sys_rt_sigsuspend(struct task *t, const u64 *args)
+{
+	u64 set;
+
+	if (args[1] != sizeof(set))
+		return -EINVAL;
+	if (user_read(t->mm, &set, args[0], sizeof(set)))
+		return -EFAULT;
+	t->saved_blocked = t->blocked;
+	t->blocked = set & ~UNBLOCKABLE;
+	t->restore_blocked = true;
+	while (task_sleep(FOREVER) != -ERESTARTSYS)
+		;
+	return -ERESTARTNOHAND;
+}
+
+s64 sys_pause(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	while (task_sleep(FOREVER) != -ERESTARTSYS)
+		;
+	return -ERESTARTNOHAND;
+}
+
+static s64 put_info(struct task *t, u64 to, const struct siginfo *info)
+{
+	u64 whole[16] = { 0 };
+
+	bytes_copy(whole, info, sizeof(*info));
+	return user_write(t->mm, to, whole, sizeof(whole));
+}
+
+s64 sys_rt_sigtimedwait(struct task *t, const u64 *args)
+{
+	struct timespec time;
+	struct siginfo info;
+	u64 set, deadline = FOREVER, blocked = t->blocked;
+	s64 error = 0;
+	int signal;
+
+	if (args[3] != sizeof(set))
+		return -EINVAL;
+	if (user_read(t->mm, &set, args[0], sizeof(set)) || (args[2] && user_read(t->mm, &time, args[2], sizeof(time))))
+		return -EFAULT;
+	if (args[2] && time_deadline(&time, &deadline))
+		return -EINVAL;
+	set &= ~UNBLOCKABLE;
+	signal = signal_take(t, set, &info);
+	t->blocked &= ~set; /* so that they interrupt the sleep */
+	while (!signal && !error) {
+		error = task_sleep(deadline);
+		signal = signal_take(t, set, &info);
+	}
+	t->blocked = blocked;
+	if (!signal)
+		return error == -ETIMEDOUT ? -EAGAIN : -EINTR;
+	return args[1] && put_info(t, args[1], &info) ? -EFAULT : signal;
+}
+
+s64 sys_sigaltstack(struct task *t, const u64 *args)
+{
+	enum { ON_STACK = 1, DISABLE = 2, LEAST = 2048 };
+	const u32 autodisarm = 1u << 31;
+	struct sigaltstack new, old = t->altstack;
+	bool is_on = !((u32)old.flags & autodisarm) && t->regs.rsp > old.stack && t->regs.rsp - old.stack <= old.size;
+	u32 mode;
+
+	if (args[0]) {
+		if (user_read(t->mm, &new, args[0], sizeof(new)))
+			return -EFAULT;
+		mode = (u32)new.flags & ~autodisarm;
+		if (is_on)
+			return -EPERM;
+		if (mode != DISABLE && mode != ON_STACK && mode)
+			return -EINVAL;
+		if (mode == DISABLE)
+			new.stack = new.size = 0;
+		else if (new.size < LEAST)
+			return -ENOMEM;
+		new.pad = 0;
+		new.flags = (s32)((u32)new.flags & autodisarm);
+		t->altstack = new;
+	}
+	old.flags = old.size ? (s32)((u32)old.flags | is_on) : DISABLE;
+	return args[1] ? user_write(t->mm, args[1], &old, sizeof(old)) : 0;
+}
+
+/* -- sending -- */
+
+s64 sys_kill(struct task *t, const u64 *args)
+{
+	const struct siginfo info = siginfo_user((s32)args[1], SI_USER);
+	s32 pid = (s32)args[0], group = pid == 0 ? t->process->group : -pid;
+	bool any = false;
+
+	if (info.signal < 0 || info.signal > SIGNALS)
+		return -EINVAL;
+	if (pid == -2147483647 - 1)
+		return -ESRCH;
+	EACH_PROCESS(p) {
+		if (pid > 0 ? p->pid != pid : pid == -1 ? p->pid == PID || p == t->process : p->group != group)
+			continue;
+		any = true;
+		if (info.signal)
+			signal_send_process(p, &info);
+	}
+	return any ? 0 : -ESRCH;
+}
+
+static s64 send_task(s32 process, s32 tid, s32 signal)
+{
+	const struct siginfo info = siginfo_user(signal, SI_TKILL);
+	struct task *to = task_find(tid);
+
+	if (!to || (process && to->process->pid != process))
+		return -ESRCH;
+	if (signal < 0 || signal > SIGNALS)
+		return -EINVAL;
+	if (signal)
+		signal_send_task(to, &info);
+	return 0;
+}
+
+s64 sys_tkill(struct task *t, const u64 *args)
+{
+	(void)t;
+	return (s32)args[0] <= 0 ? -EINVAL : send_task(0, (s32)args[0], (s32)args[1]);
+}
+
+s64 sys_tgkill(struct task *t, const u64 *args)
+{
+	(void)t;
+	if ((s32)args[0] <= 0 || (s32)args[1] <= 0)
+		return -EINVAL;
+	return send_task((s32)args[0], (s32)args[1], (s32)args[2]);
+}
+
+static s64 queue_info(struct task *t, struct process *p, struct task *to, s32 signal, u64 from)
+{
+	struct siginfo info;
+
+	if (user_read(t->mm, &info, from, sizeof(info)))
+		return -EFAULT;
+	if (signal < 0 || signal > SIGNALS)
+		return -EINVAL;
+	if ((info.code >= 0 || info.code == SI_TKILL) && p != t->process)
+		return -EPERM;
+	info.signal = signal;
+	if (signal && to)
+		signal_send_task(to, &info);
+	else if (signal)
+		signal_send_process(p, &info);
+	return 0;
+}
+
+s64 sys_rt_sigqueueinfo(struct task *t, const u64 *args)
+{
+	struct process *p = process_find((s32)args[0]);
+
+	return p ? queue_info(t, p, NULL, (s32)args[1], args[2]) : -ESRCH;
+}
+
+s64 sys_rt_tgsigqueueinfo(struct task *t, const u64 *args)
+{
+	struct task *to = task_find((s32)args[1]);
+
+	if ((s32)args[0] <= 0 || (s32)args[1] <= 0)
+		return -EINVAL;
+	return to && to->process->pid == (s32)args[0] ? queue_info(t, to->process, to, (s32)args[2], args[3]) : -ESRCH;
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The tables of tasks and processes, and their numbers. */
+#include "core.h"
+
+enum { BUCKETS = 256, LAST_TID = 4194303, RESERVED = 300 };
+
+static struct {
+	struct list by_tid[BUCKETS], processes;
+	s32 last;
+} tasks;
+
+void tasks_init(void)
+{
+	for (u32 i = 0; i < BUCKETS; i++)
+		list_init(&tasks.by_tid[i]);
+	list_init(&tasks.processes);
+	tasks.last = 0;
+}
+
+struct list *all_processes(void)
+{
+	return &tasks.processes;
+}
+
+struct task *task_find(s32 tid)
+{
+	struct list *bucket = &tasks.by_tid[(u32)tid % BUCKETS];
+
+	LIST_EACH(at, bucket) {
+		struct task *t = CONTAINER(at, struct task, by_tid);
+
+		if (t->tid == tid)
+			return t;
+	}
+	return NULL;
+}
+
+struct process *process_find(s32 pid)
+{
+	EACH_PROCESS(p)
+		if (p->pid == pid)
+			return p;
+	return NULL;
+}
+
+static bool is_used(s32 number)
+{
+	if (task_find(number))
+		return true;
+	EACH_PROCESS(p)
+		if (p->pid == number || p->group == number || p->session == number)
+			return true;
+	return false;
+}
+
+s32 tid_new(void)
+{
+	do
+		tasks.last = tasks.last < LAST_TID ? tasks.last + 1 : RESERVED;
+	while (is_used(tasks.last));
+	return tasks.last;
+}
+
+void task_add(struct task *t, s32 tid)
+{
+	t->tid = tid;
+	list_add(&tasks.by_tid[(u32)tid % BUCKETS], &t->by_tid);
+	list_add(&t->process->tasks, &t->siblings);
+	t->process->task_count++;
+}
+
+void task_remove(struct task *t)
+{
+	list_remove(&t->by_tid);
+	list_remove(&t->siblings);
+	t->process->task_count--;
+}
+
+void process_adopt(struct process *parent, struct process *child)
+{
+	if (child->parent)
+		list_remove(&child->siblings);
+	child->parent = parent;
+	if (parent)
+		list_add(&parent->children, &child->siblings);
+}
+
+struct process *process_new(struct process *parent, s32 pid)
+{
+	struct process *p = kmalloc(sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->pid = p->group = p->session = pid;
+	list_init(&p->children);
+	list_init(&p->siblings);
+	list_init(&p->tasks);
+	list_add(&tasks.processes, &p->all);
+	p->started = monotonic_now();
+	process_adopt(parent, p);
+	if (!parent)
+		return p;
+	p->group = parent->group;
+	p->session = parent->session;
+	p->subreaper = false;
+	p->no_new_privileges = parent->no_new_privileges;
+	bytes_copy(p->limits, parent->limits, sizeof(p->limits));
+	return p;
+}
+
+void process_free(struct process *p)
+{
+	timer_stop(&p->alarm);
+	signals_flush(&p->pending, ~0ull);
+	list_remove(&p->all);
+	list_remove(&p->siblings);
+	kfree(p);
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Sleeps and alarms, and calls of the scheduler. */
+#include "core.h"
+
+#define SECOND 1000000000ull
+enum { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS, CLOCK_THREAD, CLOCK_BOOT = 7, CLOCK_TAI = 11, TIMER_ABSTIME = 1 };
+
+s64 time_deadline(const struct timespec *time, u64 *deadline)
+{
+	u64 now = monotonic_now();
+
+	if (time->seconds < 0 || (u64)time->nanoseconds >= SECOND)
+		return -EINVAL;
+	if ((u64)time->seconds > (FOREVER - now) / SECOND / 2)
+		*deadline = FOREVER;
+	else
+		*deadline = now + (u64)time->seconds * SECOND + (u64)time->nanoseconds;
+	return 0;
+}
+
+u64 realtime_deadline(u64 at)
+{
+	u64 now = core.ops->nanoseconds(CLOCK_IS_REALTIME);
+
+	return at > now ? monotonic_now() + (at - now) : 0;
+}
+
+static s64 put_rest(struct task *t, u64 to, u64 deadline)
+{
+	u64 now = monotonic_now(), rest = deadline > now ? deadline - now : 0;
+	const struct timespec time = { (s64)(rest / SECOND), (s64)(rest % SECOND) };
+
+	return to ? user_write(t->mm, to, &time, sizeof(time)) : 0;
+}
+
+static s64 sleep_until(struct task *t, u64 deadline, u64 rest);
+
+static s64 restart_sleep(struct task *t)
+{
+	return sleep_until(t, t->restart_args[0], t->restart_args[1]);
+}
+
+/* By a time that has passed, 0; interrupted, what it takes to continue. */
+static s64 sleep_until(struct task *t, u64 deadline, u64 rest)
+{
+	s64 error;
+
+	do
+		error = task_sleep(deadline);
+	while (!error);
+	if (error == -ETIMEDOUT)
+		return 0;
+	if (put_rest(t, rest, deadline))
+		return -EFAULT;
+	t->restart = restart_sleep;
+	t->restart_args[0] = deadline;
+	t->restart_args[1] = rest;
+	return -ERESTART_RESTARTBLOCK;
+}
+
+s64 sys_restart_syscall(struct task *t, const u64 *args)
+{
+	s64 (*restart)(struct task *) = t->restart;
+
+	(void)args;
+	t->restart = NULL;
+	return restart ? restart(t) : -EINTR;
+}
+
+s64 sys_nanosleep(struct task *t, const u64 *args)
+{
+	struct timespec time;
+	u64 deadline;
+
+	if (user_read(t->mm, &time, args[0], sizeof(time)))
+		return -EFAULT;
+	if (time_deadline(&time, &deadline))
+		return -EINVAL;
+	return sleep_until(t, deadline, args[1]);
+}
+
+s64 sys_clock_nanosleep(struct task *t, const u64 *args)
+{
+	u32 clock = (u32)args[0];
+	struct timespec time;
+	u64 deadline, at;
+	s64 error;
+
+	if (clock == CLOCK_THREAD || (clock > CLOCK_PROCESS && clock != CLOCK_BOOT && clock != CLOCK_TAI))
+		return clock == CLOCK_THREAD || clock > CLOCK_TAI || clock == 10 ? -EINVAL : -EOPNOTSUPP;
+	if (user_read(t->mm, &time, args[2], sizeof(time)))
+		return -EFAULT;
+	if (time_deadline(&time, &deadline))
+		return -EINVAL;
+	if (!((u32)args[1] & TIMER_ABSTIME))
+		return sleep_until(t, deadline, args[3]);
+	at = deadline == FOREVER ? FOREVER : (u64)time.seconds * SECOND + (u64)time.nanoseconds;
+	if (clock == CLOCK_REALTIME || clock == CLOCK_TAI)
+		at = at == FOREVER ? FOREVER : realtime_deadline(at);
+	error = sleep_until(t, at, 0);
+	return error == -ERESTART_RESTARTBLOCK ? -ERESTARTNOHAND : error;
+}
+
+/* -- alarms -- */
+
+static void ring(struct timer *timer)
+{
+	struct process *p = CONTAINER(timer, struct process, alarm);
+
+	signal_process(p, SIGALRM);
+	if (p->alarm_interval) {
+		u64 now = monotonic_now(), next = timer->deadline + p->alarm_interval;
+
+		timer_start(timer, next > now ? next : now + p->alarm_interval);
+	}
+}
+
+static u64 left(const struct process *p)
+{
+	u64 now = monotonic_now();
+
+	if (!p->alarm.active)
+		return 0;
+	return p->alarm.deadline > now ? p->alarm.deadline - now : 1000;
+}
+
+static void set_alarm(struct process *p, u64 in, u64 interval)
+{
+	timer_stop(&p->alarm);
+	p->alarm.expire = ring;
+	p->alarm_interval = interval;
+	if (in)
+		timer_start(&p->alarm, monotonic_now() + in);
+}
+
+s64 sys_alarm(struct task *t, const u64 *args)
+{
+	u64 rest = left(t->process), seconds = (rest + SECOND / 2) / SECOND;
+
+	set_alarm(t->process, (u32)args[0] * SECOND, 0);
+	return rest && !seconds ? 1 : (s64)seconds;
+}
+
+enum { ITIMER_REAL, ITIMER_PROF = 2 };
+
+static s64 put_timer(struct task *t, u64 to, u64 rest, u64 interval)
+{
+	const u64 timer[4] = { interval / SECOND, interval % SECOND / 1000, rest / SECOND, rest % SECOND / 1000 };
+
+	return user_write(t->mm, to, timer, sizeof(timer));
+}
+
+s64 sys_getitimer(struct task *t, const u64 *args)
+{
+	struct process *p = t->process;
+
+	if ((u32)args[0] > ITIMER_PROF)
+		return -EINVAL;
+	if ((u32)args[0] != ITIMER_REAL)
+		return put_timer(t, args[1], 0, 0);
+	return put_timer(t, args[1], left(p), p->alarm_interval);
+}
+
+s64 sys_setitimer(struct task *t, const u64 *args)
+{
+	enum { MOST = 1000000000 };
+	struct process *p = t->process;
+	u64 new[4] = { 0 }, rest = left(p), interval = p->alarm_interval;
+
+	if (args[1] && user_read(t->mm, new, args[1], sizeof(new)))
+		return -EFAULT;
+	for (u32 i = 0; i < 4; i += 2) {
+		if ((s64)new[i] < 0 || new[i + 1] >= 1000000)
+			return -EINVAL;
+		new[i] = new[i] < MOST ? new[i] : MOST;
+	}
+	if ((u32)args[0] > ITIMER_PROF)
+		return -EINVAL;
+	if ((u32)args[0] != ITIMER_REAL)
+		return args[2] ? put_timer(t, args[2], 0, 0) : 0; /* of CPU time: they never ring */
+	set_alarm(p, new[2] * SECOND + new[3] * 1000, new[0] * SECOND + new[1] * 1000);
+	return args[2] ? put_timer(t, args[2], rest, interval) : 0;
+}
+
+s64 sys_times(struct task *t, const u64 *args)
+{
+	enum { TICK = 10000000 };
+	u64 own = t->process->cpu_time;
+
+	EACH_TASK(other, t->process)
+		own += other->cpu_time;
+	const u64 times[4] = { own / TICK, 0, t->process->child_cpu_time / TICK, 0 };
+	if (args[0] && user_write(t->mm, args[0], times, sizeof(times)))
+		return -EFAULT;
+	return (s64)(monotonic_now() / TICK);
+}
+
+/* -- the scheduler: one CPU, and all are alike -- */
+
+s64 sys_sched_yield(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	task_yield();
+	return 0;
+}
+
+static bool exists(struct task *t, u64 tid)
+{
+	return !(s32)tid || (s32)tid == t->tid || task_find((s32)tid);
+}
+
+s64 sys_sched_getaffinity(struct task *t, const u64 *args)
+{
+	const u64 mask = 1;
+
+	if ((u32)args[1] < sizeof(mask) || args[1] % sizeof(mask))
+		return -EINVAL;
+	if (!exists(t, args[0]))
+		return -ESRCH;
+	return user_write(t->mm, args[2], &mask, sizeof(mask)) ? -EFAULT : (s64)sizeof(mask);
+}
+
+s64 sys_sched_setaffinity(struct task *t, const u64 *args)
+{
+	u64 mask = 0, size = (u32)args[1] < sizeof(mask) ? (u32)args[1] : sizeof(mask);
+
+	if (user_read(t->mm, &mask, args[2], size))
+		return -EFAULT;
+	if (!exists(t, args[0]))
+		return -ESRCH;
+	return mask & 1 ? 0 : -EINVAL;
+}
+
+s64 sys_sched_getparam(struct task *t, const u64 *args)
+{
+	const u32 priority = 0;
+
+	if ((s32)args[0] < 0 || !args[1])
+		return -EINVAL;
+	if (!exists(t, args[0]))
+		return -ESRCH;
+	return user_write(t->mm, args[1], &priority, sizeof(priority));
+}
+
+s64 sys_getcpu(struct task *t, const u64 *args)
+{
+	const u32 zero = 0;
+
+	if (args[0] && user_write(t->mm, args[0], &zero, sizeof(zero)))
+		return -EFAULT;
+	return args[1] ? user_write(t->mm, args[1], &zero, sizeof(zero)) : 0;
+}
+
+s64 sys_membarrier(struct task *t, const u64 *args)
+{
+	enum { QUERY, GLOBAL = 1, GLOBAL_EXPEDITED = 2, REGISTER_GLOBAL = 4, PRIVATE = 8, REGISTER_PRIVATE = 16 };
+	const u32 known = GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL | PRIVATE | REGISTER_PRIVATE;
+	u32 command = (u32)args[0];
+
+	(void)t;
+	if ((u32)args[1] || (command != QUERY && (!(command & known) || command & (command - 1))))
+		return -EINVAL;
+	return command == QUERY ? known : 0; /* one task runs at a time, and a switch is a barrier */
+}
