@@ -55,6 +55,8 @@ static s64 map_file(struct task *t, const u64 *args)
 	error = vma.file->operations->mmap(vma.file, vma.prot, flags);
 	if (error)
 		return error;
+	if (!vma.file->inode->operations->page) /* /dev/zero */
+		return mm_map(t->mm, args[0], args[1], vma.prot, flags);
 	file_get(vma.file);
 	return mm_map_object(t->mm, args[0], args[1], shared ? (flags & ~(u32)MAP_TYPE) | MAP_SHARED : flags, &vma);
 }
@@ -95,22 +97,192 @@ s64 sys_mprotect(struct task *t, const u64 *args)
 	return mm_protect(t->mm, start, size, (u32)prot & ~(u32)PROT_SEM);
 }
 
+/* A range as most calls have it: whole pages, without a wrap. *end is behind it; 0 or -EINVAL. */
+static s64 get_range(u64 start, u64 size, u64 *end)
+{
+	u64 whole = (size + PAGE - 1) & -(u64)PAGE;
+
+	*end = start + whole;
+	return start % PAGE || (size && !whole) || *end < start ? -EINVAL : 0;
+}
+
+static s64 populate(struct mm *mm, u64 start, u64 end, bool write)
+{
+	for (u64 at = start; at < end; at += PAGE)
+		if (!mm_page(mm, at, write))
+			return mm_vma(mm, at) ? -EFAULT : -ENOMEM;
+	return 0;
+}
+
 s64 sys_madvise(struct task *t, const u64 *args)
 {
-	enum { LAST_ADVICE = 4, DONTNEED = 4, HUGEPAGE = 14, NOHUGEPAGE = 15, DONTDUMP = 16, DODUMP = 17 };
-	u64 start = args[0], size = (args[1] + PAGE - 1) & -(u64)PAGE, covered;
+	enum {
+		DONTNEED = 4, FREE = 8, DONTFORK = 10, DOFORK = 11, MERGEABLE = 12, DODUMP = 17, WIPEONFORK = 18,
+		KEEPONFORK = 19, COLD = 20, PAGEOUT = 21, POPULATE_READ = 22, POPULATE_WRITE = 23,
+	};
+	u64 start = args[0], end, covered;
 	s32 advice = (s32)args[2];
+	s64 error = 0;
 
-	if (advice < 0 || (advice > LAST_ADVICE && (advice < HUGEPAGE || advice > DODUMP)))
+	if (advice < 0 || advice > POPULATE_WRITE || (advice > DONTNEED && advice < FREE) || advice == 9)
 		return -EINVAL;
-	if (start % PAGE || (args[1] && !size) || start + size < start)
+	if (get_range(start, args[1], &end))
 		return -EINVAL;
-	if (!size)
+	if (start == end)
 		return 0;
-	covered = mm_covered(t->mm, start, start + size);
-	if (advice == DONTNEED)
+	covered = mm_covered(t->mm, start, end);
+	switch (advice) {
+	case DONTNEED:
 		mm_discard(t->mm, start, covered);
-	return covered < start + size ? -ENOMEM : 0;
+		break;
+	case DONTFORK: error = mm_mark(t->mm, start, covered, VMA_NO_FORK, 0); break;
+	case DOFORK: error = mm_mark(t->mm, start, covered, 0, VMA_NO_FORK); break;
+	case WIPEONFORK:
+		for (u64 at = start; at < covered; at = mm_vma(t->mm, at)->end)
+			if (mm_vma(t->mm, at)->file || mm_vma(t->mm, at)->flags & VMA_SHARED)
+				return -EINVAL;
+		error = mm_mark(t->mm, start, covered, VMA_WIPE_ON_FORK, 0);
+		break;
+	case KEEPONFORK: error = mm_mark(t->mm, start, covered, 0, VMA_WIPE_ON_FORK); break;
+	case POPULATE_READ:
+	case POPULATE_WRITE:
+		error = populate(t->mm, start, covered, advice == POPULATE_WRITE);
+		break;
+	}
+	return error ? error : covered < end ? -ENOMEM : 0;
+}
+
+s64 sys_mremap(struct task *t, const u64 *args)
+{
+	enum { MAYMOVE = 1, FIXED = 2, DONTUNMAP = 4 };
+	u64 old = args[0], old_size = (args[1] + PAGE - 1) & -(u64)PAGE, size = (args[2] + PAGE - 1) & -(u64)PAGE;
+	u32 flags = (u32)args[3];
+	u64 to = args[4];
+
+	if (flags & ~(u32)(MAYMOVE | FIXED | DONTUNMAP) || (flags & (FIXED | DONTUNMAP) && !(flags & MAYMOVE)))
+		return -EINVAL;
+	if (flags & DONTUNMAP && old_size != size)
+		return -EINVAL;
+	if (old % PAGE || !size)
+		return -EINVAL;
+	if (flags & FIXED) {
+		if (to % PAGE || size > TASK_SIZE || to > TASK_SIZE - size)
+			return -EINVAL;
+		if (to < old + old_size && old < to + size)
+			return -EINVAL;
+	}
+	return mm_remap(t->mm, old, old_size, size, flags, to);
+}
+
+s64 sys_msync(struct task *t, const u64 *args)
+{
+	enum { ASYNC = 1, INVALIDATE = 2, SYNC = 4 };
+	u32 flags = (u32)args[2];
+	u64 end;
+
+	if (flags & ~(u32)(ASYNC | INVALIDATE | SYNC) || (flags & (ASYNC | SYNC)) == (ASYNC | SYNC))
+		return -EINVAL;
+	if (args[0] % PAGE)
+		return -EINVAL;
+	if (get_range(args[0], args[1], &end))
+		return -ENOMEM;
+	for (u64 at = args[0]; flags & SYNC && at < end && mm_vma(t->mm, at);) {
+		struct vma *vma = mm_vma(t->mm, at);
+		struct file *file = vma->flags & VMA_SHARED ? vma->file : NULL;
+
+		at = vma->end;
+		if (file && file->operations->fsync) {
+			s64 error;
+
+			file_get(file);
+			error = file->operations->fsync(file, false);
+			file_put(file);
+			if (error)
+				return error;
+		}
+	}
+	return mm_covered(t->mm, args[0], end) < end ? -ENOMEM : 0;
+}
+
+s64 sys_mincore(struct task *t, const u64 *args)
+{
+	u64 start = args[0], end;
+	u8 *pages;
+
+	if (start % PAGE)
+		return -EINVAL;
+	if (get_range(start, args[1], &end) || end > TASK_SIZE)
+		return -ENOMEM;
+	pages = page_alloc();
+	if (!pages)
+		return -EAGAIN;
+	for (u64 at = start, part; at < end; at += part) {
+		s64 error = 0;
+
+		part = end - at < (u64)PAGE * PAGE ? end - at : (u64)PAGE * PAGE;
+		bytes_zero(pages, PAGE);
+		if (mm_covered(t->mm, at, at + part) < at + part)
+			error = -ENOMEM;
+		else
+			mm_resident(t->mm, at, at + part, pages);
+		if (!error)
+			error = user_write(t->mm, args[2] + (at - start) / PAGE, pages, part / PAGE);
+		if (error) {
+			page_free(pages);
+			return error;
+		}
+	}
+	page_free(pages);
+	return 0;
+}
+
+/* -- no page leaves memory: all are locked -- */
+
+static s64 lock(struct task *t, u64 address, u64 size)
+{
+	u64 start = address & -(u64)PAGE, end = (address + size + PAGE - 1) & -(u64)PAGE, covered;
+
+	if (end < start)
+		return -EINVAL;
+	covered = mm_covered(t->mm, start, end);
+	return covered < end ? -ENOMEM : 0;
+}
+
+s64 sys_mlock(struct task *t, const u64 *args)
+{
+	u64 start = args[0] & -(u64)PAGE, end = (args[0] + args[1] + PAGE - 1) & -(u64)PAGE;
+	s64 error = lock(t, args[0], args[1]);
+
+	return error ? error : populate(t->mm, start, end, false) ? -ENOMEM : 0;
+}
+
+s64 sys_mlock2(struct task *t, const u64 *args)
+{
+	enum { ONFAULT = 1 };
+
+	if ((u32)args[2] & ~(u32)ONFAULT)
+		return -EINVAL;
+	return (u32)args[2] ? lock(t, args[0], args[1]) : sys_mlock(t, args);
+}
+
+s64 sys_munlock(struct task *t, const u64 *args)
+{
+	return lock(t, args[0], args[1]);
+}
+
+s64 sys_mlockall(struct task *t, const u64 *args)
+{
+	enum { CURRENT = 1, FUTURE = 2, ONFAULT = 4 };
+	u32 flags = (u32)args[0];
+
+	(void)t;
+	return !flags || flags & ~(u32)(CURRENT | FUTURE | ONFAULT) || flags == ONFAULT ? -EINVAL : 0;
+}
+
+s64 sys_munlockall(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	return 0;
 }
 
 s64 sys_brk(struct task *t, const u64 *args)

@@ -197,5 +197,7 @@ int inode_change(struct inode *inode, struct attributes *new)
 	else
 		inode_apply(inode, new);
 	inode_unlock(inode);
+	if (!error && new->which & ATTR_SIZE)
+		mm_truncate(inode, new->size);
 	return error;
 }

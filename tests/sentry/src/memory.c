@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Mappings of files and memory, moved, shared, discarded and forked: the same output natively and on the Sentry. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAGE = 4096 };
+
+static sigjmp_buf back;
+
+static void show(const char *what, long result)
+{
+	if (result == -1)
+		printf("%s: %s\n", what, strerrorname_np(errno));
+	else
+		printf("%s = %ld\n", what, result);
+	fflush(stdout);
+}
+
+#define TRY(call) show(#call, (long)(call))
+#define MAPS(call) show(#call, (call) == MAP_FAILED ? -1 : 0)
+
+static char *memory(int pages, int flags)
+{
+	return mmap(NULL, (size_t)pages * PAGE, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+}
+
+static void on_signal(int signal)
+{
+	siglongjmp(back, signal);
+}
+
+static void touch(const char *what, volatile char *at, int write)
+{
+	int signal = sigsetjmp(back, 1);
+
+	if (!signal && write)
+		*at = 'w';
+	if (!signal)
+		printf("%s: %d\n", what, *at);
+	else
+		printf("%s: signal %d\n", what, signal);
+}
+
+static void remaps(void)
+{
+	char *a = memory(4, MAP_PRIVATE), *b, *s = memory(2, MAP_SHARED);
+
+	for (int i = 0; i < 4; i++)
+		a[i * PAGE] = (char)('a' + i);
+	b = mremap(a, 4 * PAGE, 9 * PAGE, MREMAP_MAYMOVE);
+	printf("moved %c%c%c%c%d\n", b[0], b[PAGE], b[2 * PAGE], b[3 * PAGE], b[8 * PAGE]);
+	TRY(mremap(b, 9 * PAGE, 2 * PAGE, 0) == b);
+	touch("behind", b + 2 * PAGE, 0);
+	MAPS(mremap(b + 1, PAGE, PAGE, 0));
+	MAPS(mremap(b, PAGE, 0, 0));
+	MAPS(mremap((void *)0x10000000, PAGE, 2 * PAGE, MREMAP_MAYMOVE));
+	MAPS(mremap(b, PAGE, PAGE, MREMAP_FIXED, b + PAGE));
+	MAPS(mremap(b, 0, PAGE, MREMAP_MAYMOVE));
+	s[0] = 's';
+	a = mremap(s, 0, 2 * PAGE, MREMAP_MAYMOVE);
+	a[PAGE] = 't';
+	printf("twice %c%c\n", a[0], s[PAGE]);
+	a = mremap(s, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)0x20000000);
+	printf("fixed %p %c\n", a, a[PAGE]);
+	touch("left", s, 0);
+}
+
+static void files(void)
+{
+	int fd = memfd_create("file", 0), only = open("/dev/zero", O_RDONLY);
+	char *private, *shared, *zero;
+
+	TRY(ftruncate(fd, 3 * PAGE - 100));
+	TRY(pwrite(fd, "hello", 5, PAGE));
+	private = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	shared = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	printf("%.5s %.5s\n", private + PAGE, shared + PAGE);
+	shared[PAGE] = 'H';
+	printf("before a copy %.5s\n", private + PAGE);
+	private[PAGE] = 'J';
+	shared[PAGE + 1] = 'E';
+	printf("%.5s %.5s\n", private + PAGE, shared + PAGE);
+	memset(private, 0, 16);
+	TRY(pread(fd, private, 5, PAGE));
+	printf("file %s\n", private);
+	shared[3 * PAGE - 1] = 'x';
+	touch("behind the end", shared + 3 * PAGE, 0);
+	TRY(ftruncate(fd, PAGE));
+	touch("cut off", shared + PAGE, 0);
+	touch("its own", private + PAGE, 0);
+	TRY(msync(shared, PAGE, MS_SYNC));
+	TRY(msync(shared, PAGE, MS_SYNC | MS_ASYNC));
+	TRY(msync((void *)0x10000000, PAGE, MS_ASYNC));
+	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, only, 0));
+	zero = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, only, 0);
+	touch("zero", zero, 1);
+	MAPS(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, 99, 0));
+	MAPS(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, fd, 0));
+	TRY(mprotect(zero, PAGE, PROT_READ));
+	touch("read only", zero, 1);
+	close(fd);
+	close(only);
+}
+
+static void advice(void)
+{
+	char *a = memory(4, MAP_PRIVATE), *s = memory(4, MAP_SHARED);
+	unsigned char resident[4] = { 9, 9, 9, 9 };
+	int status;
+	pid_t pid;
+
+	memset(a, 'a', 4 * PAGE);
+	memset(s, 's', 4 * PAGE);
+	TRY(madvise(a, PAGE, MADV_DONTNEED));
+	TRY(madvise(s, PAGE, MADV_DONTNEED));
+	printf("after: %d %c %c\n", a[0], a[PAGE], s[0]);
+	TRY(madvise(a + PAGE, PAGE, MADV_DONTFORK));
+	TRY(madvise(a + 2 * PAGE, PAGE, MADV_WIPEONFORK));
+	TRY(madvise(s, PAGE, MADV_WIPEONFORK));
+	pid = fork();
+	if (!pid) {
+		printf("child: %d %d %c\n", a[0], a[2 * PAGE], a[3 * PAGE]);
+		touch("not forked", a + PAGE, 0);
+		fflush(stdout);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	printf("child %x, parent: %c %c\n", status, a[PAGE], a[2 * PAGE]);
+	a = memory(4, MAP_PRIVATE);
+	TRY(madvise(a, 2 * PAGE, MADV_POPULATE_WRITE));
+	TRY(madvise(a + 1, PAGE, MADV_POPULATE_READ));
+	munmap(a + 2 * PAGE, PAGE);
+	TRY(madvise(a, 4 * PAGE, MADV_POPULATE_READ));
+	TRY(madvise(a, PAGE, 5));
+	TRY(mincore(a, 2 * PAGE, resident));
+	printf("resident %d%d\n", resident[0] & 1, resident[1] & 1);
+	TRY(mincore(a, 4 * PAGE, resident));
+	TRY(mincore(a + 1, PAGE, resident));
+	TRY(mlock(a, PAGE));
+	TRY(munlock(a, 4 * PAGE));
+	TRY(mlockall(8));
+}
+
+/* Many pages of many processes, which write to half of them. */
+static void copies(void)
+{
+	enum { PAGES = 256, CHILDREN = 8 };
+	char *a = memory(PAGES, MAP_PRIVATE), *sums = memory(1, MAP_SHARED);
+
+	for (int i = 0; i < PAGES; i++)
+		a[i * PAGE] = (char)i;
+	for (int child = 0; child < CHILDREN; child++) {
+		if (fork())
+			continue;
+		int sum = 0;
+
+		for (int i = child; i < PAGES; i += 2)
+			a[i * PAGE] += (char)child;
+		for (int i = 0; i < PAGES; i++)
+			sum += (unsigned char)a[i * PAGE];
+		sums[child] = (char)sum;
+		_exit(0);
+	}
+	while (wait(NULL) > 0)
+		;
+	for (int child = 0; child < CHILDREN; child++)
+		printf("%d ", sums[child]);
+	printf("%d\n", a[5 * PAGE]);
+}
+
+int main(void)
+{
+	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
+	signal(SIGSEGV, on_signal);
+	signal(SIGBUS, on_signal);
+	remaps();
+	files();
+	advice();
+	copies();
+	return 3;
+}
