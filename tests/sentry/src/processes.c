@@ -101,7 +101,7 @@ static void forks(void)
 	print_status("aborted child", end_of(pid));
 	pid = fork();
 	if (!pid)
-		*(volatile int *)8 = 1;
+		asm volatile("movl $1, (%0)" : : "r"(8l) : "memory");
 	print_status("child that faults", end_of(pid));
 	pid = vfork();
 	if (!pid) {
@@ -200,7 +200,7 @@ static void handlers(void)
 	handle(SIGALRM, SA_RESTART);
 	pid = fork();
 	if (!pid) {
-		nanosleep(&tenth, NULL);
+		nanosleep(&tenth, NULL); /* meanwhile, signals interrupt the reader */
 		_exit(write(pipes[1], "x", 1) == 1 ? 0 : 1);
 	}
 	setitimer(ITIMER_REAL, &often, NULL);
@@ -208,6 +208,7 @@ static void handlers(void)
 	setitimer(ITIMER_REAL, &never, NULL);
 	print_status("writer", end_of(pid));
 	setitimer(ITIMER_REAL, &often, NULL);
+	/* It ends by the signal. */
 	TRY(nanosleep(&hour, &hour));
 	printf("rest is positive %d\n", hour.tv_sec > 0);
 	setitimer(ITIMER_REAL, &often, NULL);
