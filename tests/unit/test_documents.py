@@ -36,6 +36,7 @@ REASONS = {
     "boots a guest",
     "needs a guest",
     "needs a machine",
+    "needs a root directory",
     "a guest test runs it",
     "needs a cluster",
     "needs two hosts",
