@@ -153,3 +153,28 @@ def test_the_command_runs_a_program_of_the_root(tmp_path: Path, root: Path) -> N
     assert (missing.returncode, b"absent: not a directory" in missing.stderr) == (125, True)
     not_there = command_line("do", "--platform", "ptrace", "--root", str(root), "no-such-program")
     assert (not_there.returncode, b"no-such-program: not found in " in not_there.stderr) == (127, True)
+
+
+CHANGES = (
+    *("rm -rf etc", "mkdir etc/new", "echo x >etc/motd", "echo x >>etc/motd", "touch etc/motd", "chmod 0 etc/motd"),
+    *("mv etc/motd etc/moved", "ln etc/motd etc/hard", "truncate -s 0 etc/motd", "sed -i s/hello/there/ etc/motd"),
+)
+
+
+def test_the_command_changes_a_root_only_when_it_may(root: Path) -> None:
+    def contents() -> dict[str, tuple[int, bytes]]:
+        return {
+            str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
+            for path in (root, *root.rglob("*"))
+        }
+
+    before = contents()
+    do = ("do", "--platform", "ptrace", "--root", str(root))
+    script = "; ".join(f"{change} && echo changed" for change in CHANGES)
+    done = command_line(*do, "/bin/busybox", "sh", "-c", script)
+    assert done.stdout == b"" and done.stderr.count(b"Read-only file system") >= len(CHANGES)
+    assert contents() == before
+    done = command_line(*do, "--writable", "/bin/busybox", "sh", "-c", "echo kept >etc/new")
+    assert (done.returncode, (root / "etc" / "new").read_text()) == (0, "kept\n")
+    nowhere = command_line("do", "--writable", BUSYBOX, "true")
+    assert (nowhere.returncode, b"there is no directory to write to" in nowhere.stderr) == (125, True)

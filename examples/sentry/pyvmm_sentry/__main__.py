@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     do = commands.add_parser("do", help="run a program in a sandbox of its own")
     add = do.add_argument
-    add("--root", metavar="DIR", help="a directory of the host as the root, which nobody else changes meanwhile")
+    add("--root", metavar="DIR", help="a directory of the host as the root, read-only; nobody else may change it")
+    add("--writable", action="store_true", help="with --root: the program changes the directory itself")
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
     add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
@@ -91,6 +92,8 @@ def check(options: argparse.Namespace) -> str:
         fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
     if options.root is not None:
         return find(options.program, options.root)
+    if options.writable:
+        fail("--writable: there is no directory to write to", "name one: --root DIR")
     path: str | None = options.program if "/" in options.program else shutil.which(options.program)
     if not path or not os.path.exists(path):
         fail(f"{options.program}: not found", status=NOT_FOUND)
@@ -107,7 +110,8 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         fail(f"the argument {odd!r}: the platform kvm accepts neither spaces nor empty ones yet", "use ptrace")
     if options.strace:
         fail("--strace: the platform kvm has no place for its output yet", "use ptrace")
-    status = boot.run(program.kernel(), path, words, options.memory, root=options.root)
+    root, kernel = options.root, program.kernel()
+    status = boot.run(kernel, path, words, options.memory, root=root, read_only=not options.writable)
     return end_as(128 - status if status > 128 else status)
 
 
@@ -129,7 +133,8 @@ def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
         os.execv(binary, [*command, *words])
     from pyvmm_sentry.share import run_with_root
 
-    return end_as(run_with_root(options.root, options.memory << 20, command, words))
+    size, read_only = options.memory << 20, not options.writable
+    return end_as(run_with_root(options.root, size, command, words, read_only=read_only))
 
 
 def do(options: argparse.Namespace) -> int:

@@ -64,18 +64,19 @@ def _copy_input(machine: Machine) -> None:
     machine.console_input(b"\x04")
 
 
-def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | None = None) -> int:
+def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | None = None, read_only: bool) -> int:
     """Run a program; returns its exit status, or 128 and the signal that ended it.
 
     :param words: its name and arguments, without spaces
     :param memory: MiB
     :param root: a directory of the host as the root, in which the program is then
+    :param read_only: the server refuses all changes of that directory (EROFS)
     :raises VmmError: the machine cannot be made
     """
     output = _Output()
     status = CANNOT_RUN
     try:
-        shares = () if root is None else (ShareConfig(root, cache="always", locks="guest"),)
+        shares = () if root is None else (ShareConfig(root, read_only=read_only, cache="always", locks="guest"),)
         config = MachineConfig(
             BootConfig(str(kernel), path if root is None else None, f"quiet -- {' '.join(words)}"),
             MemoryConfig(memory * MIB),
