@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from vmm.memory.layers import close_all, duplicates
+from vmm.memory.mapping import check
 from vmm.memory.memfd import freeze, open_ram
 from vmm.native import ffi, lib
 
@@ -161,8 +162,7 @@ class ForkLayers:
                 else:
                     below = [one]
             close_all(below)
-            if result:
-                raise OSError(-result, posix.strerror(-result))
+            check(result)
         finally:
             self._merges = False
             close_all(copies)

@@ -24,6 +24,16 @@ _MADV_POPULATE_WRITE = 23
 _EIO = 5
 
 
+def check(result: int) -> int:
+    """The result of a C function.
+
+    :raises OSError: it is an errno
+    """
+    if result < 0:
+        raise OSError(-result, posix.strerror(-result))
+    return result
+
+
 class Mapping:
     """*size* bytes of memory at one address of this process: anonymous, of a memfd, or over a file.
 
@@ -87,9 +97,7 @@ class Mapping:
                 start = -int(ffi.cast("uintptr_t", base)) % HUGE_2M
             if shared:
                 self.fd = open_ram(size)
-                result = lib.ram_map(base + start, size, lib.RAM_SHARED, self.fd, 0)
-                if result < 0:
-                    raise OSError(-result, posix.strerror(-result))
+                check(lib.ram_map(base + start, size, lib.RAM_SHARED, self.fd, 0))
         # What a guest has in memory is not left on the host's disk; and a child that is forked must not make private
         # pages copy-on-write under the guest
         ram.madvise(mmap.MADV_DONTDUMP)
@@ -138,8 +146,7 @@ class Mapping:
             result = lib.ram_load(self.base, self.size, file, native)
         if result == -_EIO:
             raise OSError(_EIO, "the file of guest memory ends early")
-        if result:
-            raise OSError(-result, posix.strerror(-result))
+        check(result)
 
     def lay_over(self, file: int, ranges: Sequence[tuple[int, int]]) -> None:
         """Map *file* privately into the *ranges* (offsets, half-open, of whole pages) of private memory.
@@ -154,9 +161,7 @@ class Mapping:
             posix.close(kept)
         self.over_file = True
         for start, end in ranges:
-            result = lib.ram_map(self.base + start, end - start, lib.RAM_OVER_FILE, file, start)
-            if result < 0:
-                raise OSError(-result, posix.strerror(-result))
+            check(lib.ram_map(self.base + start, end - start, lib.RAM_OVER_FILE, file, start))
 
     def show(self, file: int) -> bool:
         """Map another memfd at the same addresses, also as :attr:`fd`; False: the host refuses."""

@@ -7,6 +7,7 @@ import posix
 from vmm import report
 from vmm.memory.layers import Layers, duplicates
 from vmm.memory.layout import PAGE
+from vmm.memory.mapping import check
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
@@ -32,16 +33,6 @@ def _say_why(result: int) -> None:
         report.debug(
             __name__, f"clones with a server process copy their memory: userfaultfd: {posix.strerror(-result)}"
         )
-
-
-def check(result: int) -> int:
-    """The result of a C function.
-
-    :raises OSError: it is an errno
-    """
-    if result < 0:
-        raise OSError(-result, posix.strerror(-result))
-    return result
 
 
 class FirstTouched:
@@ -122,7 +113,7 @@ class OnDemand:
             _say_why(result)
         if result or fill == ffi.NULL:
             return False
-        self._fill, self.active = fill, True  # from here on, closing the memory ends it
+        self.use(fill)  # from here on, closing the memory ends it
         self._early_bits = []
         self._mapping.keep_from_children()
         self.layers.files = duplicates(

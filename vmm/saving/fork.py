@@ -12,6 +12,7 @@ from vmm.errors import ConfigError, VmmError
 from vmm.faststart.record import replace
 from vmm.faststart.thread import Task, allocate_lock
 from vmm.memory import GuestMemory
+from vmm.memory.layers import close_all
 from vmm.saving import machine_state as state
 from vmm.saving.disk_copies import DiskCopies
 from vmm.saving.manifest import read_open_state
@@ -409,8 +410,7 @@ class Shells:
                 if layers:
                     shell.fill_early(layers, self._touched)
             finally:
-                for file, _, _ in layers:
-                    posix.close(file)
+                close_all(layers)
         except BaseException:
             shell.close()
             raise
