@@ -40,7 +40,7 @@ def broker_of(command: Command) -> int:
 
 @pytest.fixture
 def with_sockets(tmp_path: Path) -> Iterator[Command]:
-    """A machine in a jail whose guest can connect to sockets of the host's."""
+    """A jailed machine whose guest can connect to Unix sockets on the host."""
     kernel = tiny.make(tmp_path, tiny.say("hello\n") + tiny.ECHO)
     command = Command(tmp_path, "--kernel", kernel, "--memory", "32M", "--vsock", f"uds={tmp_path}/v", "--json")
     command.expect("hello")

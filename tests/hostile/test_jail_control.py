@@ -1,4 +1,4 @@
-"""The control socket of a machine in a jail: what it does, and who may do it."""
+"""The control socket of a jailed machine: its requests, and the privileges of the process that serves it."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_disks_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str) -
 
 @pytest.mark.parametrize("jail", ["on", "off"])
 def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
-    """It is taken away from it if the user says so; and nobody who waits keeps the machine from its end."""
+    """`--force` removes a disk that the guest does not release. A waiting client does not delay the machine's end."""
     command = machine_with_disks(tmp_path, "--jail", jail, code=tiny.SPIN)
     control, path = f"{tmp_path}/c", f"{tmp_path}/disks/a.img"
     tool = [sys.executable, str(PYVMM), "disk", "remove", control, path, "--timeout", "0"]
@@ -246,7 +246,7 @@ def test_a_disk_that_the_guest_keeps(tmp_path: Path, jail: str) -> None:
 
 
 def check_starter(server: int) -> None:
-    """The child of who serves the control socket starts servers, and has what that takes."""
+    """A child of the control process starts the servers of shares, with the privileges that this needs."""
     (starter,) = named(children(server), "pyvmm-shares")
     status = status_of(Path(f"/proc/{starter}"))
     # What servers keep, and for what they do first: their namespaces, and giving up the rest
@@ -332,7 +332,7 @@ def test_shares_come_from_where_the_user_said_and_go(tmp_path: Path, jail: str, 
 
 
 def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
-    """Who starts their servers may do nothing; each has a user namespace, and a PID namespace, of its own."""
+    """The process that starts the servers has no privileges; each server has its own user and PID namespace."""
     node = tmp_path / "kvm"
     os.mknod(node, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
     os.chmod(node, 0o666)
@@ -366,8 +366,8 @@ def test_shares_come_for_an_ordinary_user(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uid", [0, 1000], ids=["root", "user"])
 def test_disks_that_come_make_no_file_larger_than_they_are(uid: int) -> None:
-    """Who takes a machine over fills no file system by a disk; the server of the control socket raises the limit to
-    what a disk has that is plugged in or grows."""
+    """A compromised machine cannot fill a file system through a disk: the control process raises the limit only to the
+    size of a disk that is plugged in or grows."""
     with tempfile.TemporaryDirectory() as name:
         folder, disks = Path(name), f"{name}/disks"
         os.mkdir(disks)

@@ -1,4 +1,4 @@
-"""Forks of a machine in a jail: the jails of its children, and what who makes them may do."""
+"""Forks of a jailed machine: the jails of its children, and the privileges of the process that creates them."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ except ChildProcessError:
 
 @pytest.mark.parametrize("what", ["run", "two", "none", "long"])
 def test_what_runs_programs_takes_one_descriptor_alone(what: str) -> None:
-    """A program gets that and what its parent is, and is the child of who asks.  Of anything else it ends."""
+    """A program gets its socket and the record of its parent, and is a child of the requester. The runner ends at any
+    other request."""
     program = ["/bin/sh", "-c", "for fd in 0 1 2 3 4 5 6 7; do [ -e /proc/$$/fd/$fd ] && echo $fd; done >&3; exit 7"]
     command = [sys.executable, "-c", RUNNER, what, *program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

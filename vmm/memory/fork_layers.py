@@ -48,10 +48,10 @@ class ForkLayers:
                 lib.fill_unmap(self._fill.native)
 
     def add(self, pieces: Sequence[tuple[int, int]]) -> list[Layer]:
-        """Turn the present shared memory into a layer that nobody writes any more: RAM, at the same addresses, becomes
+        """Turn the present shared memory into a read-only layer: RAM, at the same addresses, becomes
         an empty memfd that is filled from it. Nothing is copied.
 
-        Nobody touches RAM meanwhile, and no other process has it mapped; later mappers take part
+        Nothing may access RAM meanwhile, and no other process may map it; later mappers take part
         (:meth:`vmm.memory.GuestMemory.admit`). :meth:`seal` follows, in which the kernel verifies that.
 
         :param pieces: parts that may have data: offsets, half-open, of whole pages; ignored if RAM is filled on demand
@@ -138,7 +138,7 @@ class ForkLayers:
     def merge(self, make: Callable[[Sequence[Layer]], Layer], *, soon: bool) -> None:
         """Merge the layers, if they are too many. On any thread; the guest may run, and the machine be forked.
 
-        :param soon: nobody waits for it
+        :param soon: in the background, before it is urgent
         :param make: merges some layers into one, with all of their visible pages
         :raises OSError: the host lacks memory
         """

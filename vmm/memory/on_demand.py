@@ -167,7 +167,7 @@ class OnDemand:
 
     def fill_early(self, layers: Sequence[Layer], bits: bytes) -> bool:
         """After :meth:`prepare`: fill the pages with a bit in *bits* now, before it is known what all of RAM is filled
-        from.  :meth:`start` copies those that differ by then; who does not call it calls :meth:`discard_early`.
+        from.  :meth:`start` copies those that differ by then; otherwise call :meth:`discard_early`.
 
         :param layers: what it would be filled from now, see :meth:`start`
         :returns: False: nothing was done
@@ -186,7 +186,7 @@ class OnDemand:
         return True
 
     def discard_early(self) -> None:
-        """Make RAM that nobody has touched zero again, including what :meth:`fill_early` has filled.
+        """Reset untouched RAM to zeros, including what :meth:`fill_early` has filled.
 
         :raises OSError: the host refuses
         """
@@ -212,7 +212,7 @@ class OnDemand:
     # -- while it is active ------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Stop the thread until :meth:`go_on`: nobody may touch memory meanwhile, or would wait for ever."""
+        """Stop the thread until :meth:`go_on`. Do not access RAM meanwhile: a missing page would block the access."""
         if self._fill is not None:
             lib.fill_rest(self._fill)
 

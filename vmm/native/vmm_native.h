@@ -246,7 +246,7 @@ const uint8_t *fill_look(const struct fill *f, struct fill_extent *extent, uint6
 bool fill_differs(const struct fill *f, const uint8_t *page, uint64_t at);
 void fill_hold(struct fill *f);
 void fill_release(struct fill *f);
-/* End the thread permanently. Unfilled pages read as zero afterwards. Nobody may touch RAM meanwhile. */
+/* End the thread permanently. Unfilled pages read as zero afterwards. No thread may access RAM meanwhile. */
 void fill_stop(struct fill *f);
 /* Free f. RAM must be unmapped already, or untouched. */
 void fill_free(struct fill *f);
@@ -385,7 +385,7 @@ struct vm_clocks {
 	uint64_t clock, tsc;
 };
 
-/* Read both by a vCPU whose TSC is `offset` ahead of the host's. 0 or -errno. */
+/* Read both clocks through a vCPU whose TSC is `offset` ahead of the host TSC. Returns 0 or -errno. */
 int clocks_get(int vm_fd, int vcpu_fd, uint64_t offset, struct vm_clocks *now);
 /*
  * Set kvm-clock so that it reads `from.clock` when the TSC, at khz kHz, reads `from.tsc`. Then do the same as

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vmm.processes.parent import Parent
 
 _RUN_FD, _PARENT_FD = 3, 4
-"""The numbers of the descriptors of a program that a :class:`Runner` runs: its socket, and what its parent is."""
+"""The numbers of the descriptors of a program that a :class:`Runner` runs: its socket, and the record of its
+parent."""
 _NO_PROGRAM = struct.pack("=2i", 0, 32)  # EPIPE: it has ended
 
 

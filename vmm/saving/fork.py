@@ -403,7 +403,7 @@ class Shells:
             self._fill_and_put(shell)
 
     def _fill_and_put(self, shell: Shell) -> None:
-        """Have *shell* ready for a child, unless it is not wanted any more."""
+        """Fill *shell* and add it to the ready ones, or close it if there are enough."""
         try:
             layers = self._memory.forks.copies() if self._touched else []
             try:
@@ -422,7 +422,7 @@ class Shells:
             shell.close()
 
     def _learn(self) -> None:
-        """What children have touched since their forks will be there in those that come.
+        """Record the pages that children touched first: later shells are filled with them.
 
         On a slow or loaded host a child has run little by now, so that the records of the last children are read again.
         """

@@ -302,7 +302,7 @@ def merge_layers(memory: GuestMemory, *, soon: bool = False) -> None:
     """Merge the files of *memory*, if it was forked so often that it is filled from many: the new one has all visible
     pages, and the others are freed when no child needs them. On any thread; the guest may run.
 
-    :param soon: nobody waits for it: a concurrent fork does the work itself only if this is too late
+    :param soon: in the background: a concurrent fork does the work itself only if this is too late
     :raises OSError: the host lacks memory
     """
     memory.forks.merge(lambda layers: _merged(layers, memory.size), soon=soon)

@@ -4,7 +4,7 @@
  *
  * Host tools (podman cp and top, CNI, nsenter, /proc/PID/root) join the namespaces of a container's pid. The container
  * runs in a virtual machine, so this process provides namespaces that show the container's files, volumes and network,
- * and nothing of the host's. It lives as long as the container, forwards its signals, and exits with its status.
+ * and nothing else of the host. It lives as long as the container, forwards its signals, and exits with its status.
  *
  * The first process of the program only launches: it enters or makes the namespaces, starts the proxy process as a
  * child of its own parent (CLONE_PARENT), and ends. Arguments:

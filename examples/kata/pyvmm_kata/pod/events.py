@@ -1,4 +1,4 @@
-"""Events of a sandbox, and who is called with them."""
+"""Events of a sandbox, and the listeners that receive them."""
 
 from __future__ import annotations
 

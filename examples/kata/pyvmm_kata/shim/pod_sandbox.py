@@ -51,7 +51,7 @@ def launch_face(bundle: Bundle, members: Sequence[Member], network_path: str = "
 
 
 class PodStart:
-    """Makes and starts the machine of a pod, once, from what a shim has before it knows the pod.
+    """Creates and starts the machine of a pod, once.
 
     :param home: the cgroup to return to if that fails
     """
@@ -76,7 +76,7 @@ class PodStart:
         :raises VmmError: it cannot be booted; nothing of it is left
         """
         if self._sealed.is_set():
-            raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
+            raise HostError("this shim has made its only virtual machine", code="shim-closed")
         wanted = settings.load(config_path(options)).with_annotations(bundle.annotations)
         place, resources = self._place, pod_resources(bundle)
         config = self._config(bundle, wanted, resources, resumed)
@@ -258,7 +258,7 @@ class Adopted:
         :raises VmmError: this process has made its machine, which does not continue from a checkpoint
         """
         if self._started.is_set() or resumed is not None:
-            raise HostError("this shim has already made its virtual machine, and makes no other", code="shim-closed")
+            raise HostError("this shim has made its only virtual machine", code="shim-closed")
         self._started.set()
         if self._target.path:
             self._target.enter(face.pid)
