@@ -34,7 +34,7 @@ BUGS = {
     "the table is not checked": Bug("elf.c", "table > size - header->segments_at)", "table > size)"),
     "a lying platform is believed": Bug("vfs/console.c", "got > (s64)room", "0"),
     "an address wraps": Bug("user.c", "return address + size >= address && ", "return "),
-    "a freed page is still shown": Bug("mm.c", "core.ops->unmap(mm->space, start, end - start);", ";"),
+    "a freed page is still shown": Bug("page_table.c", "core.ops->unmap(mm->space, start, end - start);", ";"),
 }
 
 

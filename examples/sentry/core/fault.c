@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Pages appear when they are touched.  Those of private mappings that others have too are not writable: the first write
+ * gets a page of its own.
+ */
+#include "mapping.h"
+#include "page_table.h"
+#include "vfs/vfs.h"
+
+#define FAULT_AROUND (16ull * PAGE)
+
+static s64 file_page(struct file *file, u64 index, bool write)
+{
+	return file->inode->operations->page ? file->inode->operations->page(file->inode, index, write) : -ENODEV;
+}
+
+/* A page of what a mapping shows, with a reference; can sleep. */
+static s64 object_page(const struct vma *vma, u64 address)
+{
+	u64 index = (vma->offset + (address - vma->start)) / PAGE;
+	void *page;
+
+	if (vma->file)
+		return file_page(vma->file, index, false);
+	if (vma->shared)
+		return shared_page(vma->shared, index);
+	page = page_alloc();
+	return page ? (s64)page_offset(page) : -ENOMEM;
+}
+
+/* The mapping at an address, if it still shows what it did before a sleep. */
+static struct vma *vma_again(struct mm *mm, const struct vma *was, u64 address)
+{
+	struct vma *vma = mm_vma(mm, address);
+
+	if (!vma || vma->file != was->file || vma->shared != was->shared || (vma->flags ^ was->flags) & VMA_SHARED)
+		return NULL;
+	return vma->offset + (address - vma->start) == was->offset + (address - was->start) ? vma : NULL;
+}
+
+/* Put a page there, if none is. Afterwards there can be another one, or none if the mapping is gone. */
+static int page_in(struct mm *mm, u64 address)
+{
+	struct vma was = *mm_vma(mm, address), *vma;
+	u64 *entry;
+	s64 offset;
+
+	if (entry_at(mm, address))
+		return 0;
+	vma_get(&was);
+	offset = object_page(&was, address);
+	vma = vma_again(mm, &was, address);
+	entry = offset > 0 && vma ? entry_make(mm, address) : NULL;
+	if (entry && !*entry)
+		*entry = pte_in(vma, (u64)offset);
+	else if (offset > 0)
+		page_put((u64)offset);
+	vma_put(&was);
+	if (offset < 0)
+		return (int)offset;
+	return entry || !vma ? 0 : -ENOMEM;
+}
+
+/* Those of a range of one mapping, as far as there is RAM, but at least the one of this address. */
+static int populate(struct mm *mm, u64 start, u64 end, u64 address)
+{
+	int error = page_in(mm, address);
+
+	for (u64 at = start; !error && at < end; at += PAGE)
+		if (!mm_vma(mm, at) || page_in(mm, at))
+			break;
+	if (error == -ENOMEM || mm_show(mm, start, end))
+		return mm_cannot_show(mm);
+	return error;
+}
+
+/* The page that is there becomes writable: it is the program's alone from now on, or known to be changed. */
+static int make_writable(struct mm *mm, u64 address)
+{
+	struct vma *vma = mm_vma(mm, address);
+	u64 *entry = entry_at(mm, address), old = *entry & PTE_OFFSET;
+
+	if (vma->flags & VMA_SHARED && vma->file) {
+		struct vma was = *vma;
+		s64 offset;
+
+		vma_get(&was);
+		offset = file_page(was.file, (was.offset + (address - was.start)) / PAGE, true);
+		vma = vma_again(mm, &was, address);
+		entry = entry_at(mm, address);
+		if (offset > 0)
+			page_put((u64)offset);
+		vma_put(&was);
+		if (offset < 0 || !vma || !entry || (*entry & PTE_OFFSET) != (u64)offset)
+			return offset < 0 ? (int)offset : 0;
+		old = (u64)offset;
+	} else if (!(vma->flags & VMA_SHARED) && page_is_shared(old)) {
+		u64 new = pages_alloc(0);
+
+		if (!new)
+			return mm_cannot_show(mm);
+		bytes_copy(page_at(new), page_at(old), PAGE);
+		page_put(old);
+		old = new;
+	}
+	*entry = pte_of(old, vma->prot);
+	return mm_show(mm, address, address + PAGE) ? mm_cannot_show(mm) : 0;
+}
+
+static bool allows(u32 prot, enum access access)
+{
+	static const u32 wanted[] = { 7, 7, PROT_WRITE, PROT_EXEC };
+
+	return prot & wanted[access];
+}
+
+int mm_fault(struct mm *mm, u64 address, enum access access, bool present)
+{
+	u64 page = address & -(u64)PAGE, start = address & -FAULT_AROUND, end = start + FAULT_AROUND;
+	struct vma *vma = mm_vma(mm, address);
+	u64 *entry;
+
+	if (!vma || !allows(vma->prot, access))
+		return -EFAULT;
+	if (start < vma->start)
+		start = vma->start;
+	if (end > vma->end)
+		end = vma->end;
+	entry = entry_at(mm, page);
+	if (!entry)
+		return populate(mm, start, end, page);
+	if (!(*entry & PTE_WRITE) && vma->prot & PROT_WRITE && (access == ACCESS_WRITE || (access == ACCESS_ANY && present)))
+		return make_writable(mm, page);
+	if (present)
+		return -EFAULT;
+	return mm_show(mm, start, end) ? mm_cannot_show(mm) : 0; /* it is there, but the program does not see it yet */
+}
+
+void *mm_page(struct mm *mm, u64 address, bool write)
+{
+	for (u32 tries = 0; tries < 100; tries++) { /* another thread can unmap it meanwhile */
+		struct vma *vma = mm_vma(mm, address);
+		u64 *entry;
+
+		if (!vma || !(vma->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC)))
+			return NULL;
+		entry = entry_at(mm, address & -(u64)PAGE);
+		if (entry && (!write || *entry & PTE_WRITE))
+			return (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE;
+		if (mm_fault(mm, address, write ? ACCESS_WRITE : ACCESS_READ, false))
+			return NULL;
+	}
+	return NULL;
+}
+
+int mm_fill(struct mm *mm, u64 address, const void *from, u64 size)
+{
+	const u8 *data = from;
+
+	while (size) {
+		u64 at = address & -(u64)PAGE, *entry;
+		u64 part = PAGE - address % PAGE < size ? PAGE - address % PAGE : size;
+
+		if (!mm_vma(mm, at))
+			return -EFAULT;
+		if (page_in(mm, at))
+			return -ENOMEM;
+		entry = entry_at(mm, at);
+		if (!entry || page_is_shared(*entry & PTE_OFFSET))
+			return -EFAULT;
+		bytes_copy((u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE, data, part);
+		address += part, data += part, size -= part;
+	}
+	return 0;
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The mappings of an address space: a sorted table. */
+#include "mapping.h"
+
+#include "page_table.h"
+#include "vfs/vfs.h"
+
+void vma_get(const struct vma *vma)
+{
+	if (vma->file)
+		file_get(vma->file);
+	if (vma->shared)
+		shared_get(vma->shared);
+}
+
+/* Can sleep, if it was the last mapping of a file. */
+void vma_put(const struct vma *vma)
+{
+	if (vma->file)
+		file_put(vma->file);
+	if (vma->shared)
+		shared_put(vma->shared);
+}
+
+/* The first that ends behind an address. */
+u32 vma_find(struct mm *mm, u64 address)
+{
+	u32 low = 0, high = mm->count;
+
+	while (low < high) {
+		u32 middle = (low + high) / 2;
+
+		if (mm->vmas[middle].end > address)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+struct vma *mm_vma(struct mm *mm, u64 address)
+{
+	u32 i = vma_find(mm, address);
+
+	return i < mm->count && mm->vmas[i].start <= address ? &mm->vmas[i] : NULL;
+}
+
+static void vma_remove(struct mm *mm, u32 at, u32 count)
+{
+	for (u32 i = at + count; i < mm->count; i++)
+		mm->vmas[i - count] = mm->vmas[i];
+	mm->count -= count;
+}
+
+void vma_insert(struct mm *mm, u32 at, struct vma vma)
+{
+	for (u32 i = mm->count++; i > at; i--)
+		mm->vmas[i] = mm->vmas[i - 1];
+	mm->vmas[at] = vma;
+}
+
+static bool lies_across(struct mm *mm, u64 address)
+{
+	struct vma *vma = mm_vma(mm, address);
+
+	return vma && vma->start < address;
+}
+
+bool vma_reserve(struct mm *mm, u32 count)
+{
+	u32 room = mm->room ? mm->room : 32;
+	struct vma *vmas;
+
+	while (room < count)
+		room *= 2;
+	if (room <= mm->room)
+		return true;
+	vmas = kmalloc(room * sizeof(*vmas));
+	if (!vmas)
+		return false;
+	if (mm->count)
+		bytes_copy(vmas, mm->vmas, mm->count * sizeof(*vmas));
+	kfree(mm->vmas);
+	mm->vmas = vmas;
+	mm->room = room;
+	return true;
+}
+
+/* Whether there is room for the parts of mappings that lie across the ends of a range, and for so many more. */
+static bool has_room(struct mm *mm, u64 start, u64 end, u32 more)
+{
+	u32 count = mm->count + lies_across(mm, start) + lies_across(mm, end) + more;
+
+	return count <= VMAS && vma_reserve(mm, count);
+}
+
+/* Have a mapping begin at this address, if one lies across it. There must be room for one more. */
+static void vma_split(struct mm *mm, u64 address)
+{
+	u32 i = vma_find(mm, address);
+
+	if (i == mm->count || mm->vmas[i].start >= address)
+		return;
+	vma_get(&mm->vmas[i]);
+	vma_insert(mm, i, mm->vmas[i]);
+	mm->vmas[i].end = mm->vmas[i + 1].start = address;
+	mm->vmas[i + 1].offset += address - mm->vmas[i].start;
+}
+
+static bool vmas_fit(const struct vma *a, const struct vma *b)
+{
+	if (a->end != b->start || a->prot != b->prot || a->flags != b->flags || a->file != b->file || a->shared != b->shared)
+		return false;
+	return !(a->file || a->shared) || a->offset + (a->end - a->start) == b->offset;
+}
+
+/* Join those around a range that are alike. */
+static void vma_join(struct mm *mm, u64 start, u64 end)
+{
+	u32 i = vma_find(mm, start ? start - 1 : 0);
+
+	while (i + 1 < mm->count && mm->vmas[i].end <= end) {
+		struct vma *this = &mm->vmas[i], next = this[1];
+
+		if (vmas_fit(this, &next)) {
+			this->end = next.end;
+			vma_remove(mm, i + 1, 1);
+			vma_put(&next); /* not the last */
+		} else {
+			i++;
+		}
+	}
+}
+
+bool mm_is_free(struct mm *mm, u64 start, u64 end)
+{
+	u32 i = vma_find(mm, start);
+
+	return i == mm->count || mm->vmas[i].start >= end;
+}
+
+u64 mm_covered(struct mm *mm, u64 address, u64 end)
+{
+	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start <= address && address < end; i++)
+		address = mm->vmas[i].end;
+	return address < end ? address : end;
+}
+
+/* What was mapped is put one by one, when the table is as it will be: that can sleep. */
+static int unmap_range(struct mm *mm, u64 start, u64 end)
+{
+	if (!has_room(mm, start, end, 0))
+		return -ENOMEM;
+	vma_split(mm, start);
+	vma_split(mm, end);
+	while (!mm_is_free(mm, start, end)) {
+		u32 from = vma_find(mm, start), to = from;
+		struct vma vma = mm->vmas[from];
+
+		for (; to < mm->count && mm->vmas[to].start < end && !mm->vmas[to].file; to++)
+			if (mm->vmas[to].shared)
+				shared_put(mm->vmas[to].shared);
+		if (to > from) {
+			vma.end = mm->vmas[to - 1].end;
+			vma.shared = NULL;
+		}
+		vma_remove(mm, from, to > from ? to - from : 1);
+		mm_discard(mm, vma.start, vma.end);
+		vma_put(&vma);
+		if (lies_across(mm, start) || lies_across(mm, end)) /* another thread was faster */
+			return unmap_range(mm, start, end);
+	}
+	return 0;
+}
+
+s64 mm_unmap(struct mm *mm, u64 address, u64 size)
+{
+	if (address % PAGE || address > TASK_SIZE || size > TASK_SIZE - address || !size)
+		return -EINVAL;
+	size = (size + PAGE - 1) & -(u64)PAGE;
+	if (address >= USER_TOP)
+		return 0;
+	if (size > USER_TOP - address)
+		size = USER_TOP - address;
+	return unmap_range(mm, address, address + size);
+}
+
+/* The highest free range of that size; 0: there is none. */
+static u64 find_gap(struct mm *mm, u64 size)
+{
+	u64 end = mm->map_top;
+
+	for (u32 i = vma_find(mm, mm->map_top); i-- > 0; end = mm->vmas[i].start)
+		if (mm->vmas[i].end <= end && end - mm->vmas[i].end >= size)
+			return end - size;
+	return end >= USER_MIN && end - USER_MIN >= size ? end - size : 0;
+}
+
+/* Where a mapping goes, or -errno. The size is a multiple of a page. */
+static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
+{
+	if (size > TASK_SIZE)
+		return -ENOMEM;
+	if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) {
+		if (address > TASK_SIZE - size)
+			return -ENOMEM;
+		if (address % PAGE)
+			return -EINVAL;
+		if (address < USER_MIN)
+			return -EPERM;
+		if (address + size > USER_TOP)
+			return -ENOMEM;
+		if (flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, address, address + size))
+			return -EEXIST;
+		return (s64)address;
+	}
+	address &= -(u64)PAGE;
+	if (address >= USER_MIN && size <= USER_TOP && address <= USER_TOP - size && mm_is_free(mm, address, address + size))
+		return (s64)address;
+	address = find_gap(mm, size);
+	return address ? (s64)address : -ENOMEM;
+}
+
+/* Without the reference, which stays the caller's on errors. */
+static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
+{
+	struct vma vma = *template;
+	s64 at = choose_address(mm, address, size, flags);
+	int error;
+
+	if (at < 0)
+		return at;
+	if ((flags & MAP_TYPE) != MAP_PRIVATE && (flags & MAP_TYPE) != MAP_SHARED)
+		return -EINVAL;
+	do {
+		error = unmap_range(mm, (u64)at, (u64)at + size);
+		if (error || !has_room(mm, (u64)at, (u64)at + size, 1))
+			return -ENOMEM;
+	} while (!mm_is_free(mm, (u64)at, (u64)at + size));
+	vma.prot &= PROT_READ | PROT_WRITE | PROT_EXEC;
+	vma.start = (u64)at;
+	vma.end = (u64)at + size;
+	vma_insert(mm, vma_find(mm, vma.start), vma);
+	vma_join(mm, vma.start, vma.end);
+	return at;
+}
+
+s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
+{
+	s64 at = -EINVAL;
+
+	if (size) {
+		size = (size + PAGE - 1) & -(u64)PAGE;
+		at = size ? map_object(mm, address, size, flags, template) : -ENOMEM;
+	}
+	if (at < 0)
+		vma_put(template);
+	return at;
+}
+
+s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags)
+{
+	struct vma template = { .prot = prot };
+
+	if ((flags & MAP_TYPE) == MAP_SHARED && size && size <= TASK_SIZE) {
+		template.flags = VMA_SHARED;
+		template.shared = shared_new((size + PAGE - 1) & -(u64)PAGE);
+		if (!template.shared)
+			return -ENOMEM;
+	}
+	return mm_map_object(mm, address, size, flags, &template);
+}
+
+s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot)
+{
+	u64 end = (address + size + PAGE - 1) & -(u64)PAGE, covered = mm_covered(mm, address, end);
+
+	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start < covered; i++) {
+		if (prot & PROT_WRITE && mm->vmas[i].flags & VMA_MAY_NOT_WRITE) {
+			if (mm->vmas[i].start <= address)
+				return -EACCES;
+			end = ~0ull; /* an error, but those before are changed */
+			covered = mm->vmas[i].start;
+		}
+	}
+	if (covered == address || !has_room(mm, address, covered, 0))
+		return -ENOMEM;
+	vma_split(mm, address);
+	vma_split(mm, covered);
+	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start < covered; i++) {
+		struct vma *vma = &mm->vmas[i];
+		u64 at = vma->start, *entry;
+
+		vma->prot = prot;
+		for (; (entry = entry_next(mm, &at, vma->end)); at += PAGE)
+			*entry = pte_in(vma, *entry & PTE_OFFSET);
+	}
+	if (mm_show(mm, address, covered))
+		return mm_cannot_show(mm);
+	vma_join(mm, address, covered);
+	return covered == end ? 0 : end == ~0ull ? -EACCES : -ENOMEM;
+}
+
+s64 mm_mark(struct mm *mm, u64 start, u64 end, u32 set, u32 clear)
+{
+	if (!has_room(mm, start, end, 0))
+		return -EAGAIN;
+	vma_split(mm, start);
+	vma_split(mm, end);
+	for (u32 i = vma_find(mm, start); i < mm->count && mm->vmas[i].start < end; i++)
+		mm->vmas[i].flags = (mm->vmas[i].flags & ~clear) | set;
+	vma_join(mm, start, end);
+	return 0;
+}
+
+/* -- mremap -- */
+
+static void move_pages(struct mm *mm, u64 from, u64 to, u64 size)
+{
+	u64 at = from, *entry, *place;
+
+	for (; (entry = entry_next(mm, &at, from + size)); at += PAGE) {
+		place = entry_make(mm, to + (at - from));
+		if (place)
+			*place = *entry;
+		else
+			page_put(*entry & PTE_OFFSET), mm->exhausted = true;
+		*entry = 0;
+	}
+	core.ops->unmap(mm->space, from, size);
+}
+
+enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2, MREMAP_DONTUNMAP = 4 };
+
+static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
+{
+	struct vma vma = *mm_vma(mm, old);
+	u32 type = vma.flags & VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
+	s64 at;
+
+	vma.offset += old - vma.start;
+	vma_get(&vma);
+	at = mm_map_object(mm, flags & MREMAP_FIXED ? to : 0, size, type | (flags & MREMAP_FIXED ? MAP_FIXED : 0), &vma);
+	if (at < 0 || !old_size)
+		return at;
+	move_pages(mm, old, (u64)at, old_size < size ? old_size : size);
+	if (!(flags & MREMAP_DONTUNMAP))
+		unmap_range(mm, old, old + old_size);
+	return at;
+}
+
+s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
+{
+	struct vma *vma = mm_vma(mm, old);
+
+	if (!vma)
+		return -EFAULT;
+	if (!old_size && !(vma->flags & VMA_SHARED))
+		return -EINVAL;
+	if (vma->end - old < old_size)
+		return -EFAULT;
+	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
+		if (size < old_size)
+			return unmap_range(mm, old + size, old + old_size) ? -ENOMEM : (s64)old;
+		if (size == old_size)
+			return (s64)old;
+		if (old_size && vma->end == old + old_size && size <= USER_TOP - old && mm_is_free(mm, vma->end, old + size)) {
+			vma->end = old + size;
+			vma_join(mm, vma->start, vma->end);
+			return (s64)old;
+		}
+	}
+	if (!(flags & MREMAP_MAYMOVE))
+		return -ENOMEM;
+	if (size < old_size && unmap_range(mm, old + size, old + old_size))
+		return -ENOMEM;
+	return remap_elsewhere(mm, old, size < old_size ? size : old_size, size, flags, to);
+}

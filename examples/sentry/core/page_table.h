@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SENTRY_PAGE_TABLE_H
+#define SENTRY_PAGE_TABLE_H
+
+#include "core.h"
+
+#define PTE_PRESENT 1ull
+#define PTE_WRITE 2ull
+#define PTE_OFFSET 0x000ffffffffff000ull
+
+u64 pte_of(u64 offset, u32 prot);
+u64 pte_in(const struct vma *vma, u64 offset);
+u64 *entry_make(struct mm *mm, u64 address);
+u64 *entry_next(struct mm *mm, u64 *address, u64 end);
+u64 *entry_at(struct mm *mm, u64 page); /* NULL: no page is there */
+int mm_show(struct mm *mm, u64 start, u64 end); /* 0 or -ENOMEM */
+int mm_cannot_show(struct mm *mm); /* -ENOMEM */
+void tables_free(u64 table, int level);
+
+#endif
