@@ -149,14 +149,16 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end)
 /* What was mapped is put one by one, when the table is as it will be: that can sleep. */
 static int unmap_range(struct mm *mm, u64 start, u64 end)
 {
-	if (!has_room(mm, start, end, 0))
-		return -ENOMEM;
-	vma_split(mm, start);
-	vma_split(mm, end);
-	while (!mm_is_free(mm, start, end)) {
-		u32 from = vma_find(mm, start), to = from;
-		struct vma vma = mm->vmas[from];
+	while (!mm_is_free(mm, start, end)) { /* again after a sleep, in which another thread can map something there */
+		struct vma vma;
+		u32 from, to;
 
+		if (!has_room(mm, start, end, 0))
+			return -ENOMEM;
+		vma_split(mm, start);
+		vma_split(mm, end);
+		from = to = vma_find(mm, start);
+		vma = mm->vmas[from];
 		for (; to < mm->count && mm->vmas[to].start < end && !mm->vmas[to].file; to++)
 			if (mm->vmas[to].shared)
 				shared_put(mm->vmas[to].shared);
@@ -167,8 +169,6 @@ static int unmap_range(struct mm *mm, u64 start, u64 end)
 		vma_remove(mm, from, to > from ? to - from : 1);
 		mm_discard(mm, vma.start, vma.end);
 		vma_put(&vma);
-		if (lies_across(mm, start) || lies_across(mm, end)) /* another thread was faster */
-			return unmap_range(mm, start, end);
 	}
 	return 0;
 }
