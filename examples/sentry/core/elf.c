@@ -7,16 +7,6 @@ enum { EXECUTABLE = 2, SHARED = 3, X86_64 = 62, LOAD = 1, INTERPRETER = 3, HEADE
 enum { SEGMENT_EXEC = 1, SEGMENT_WRITE = 2, SEGMENT_READ = 4 };
 #define PIE_BASE 0x555555554000ull
 
-static u64 page_down(u64 address)
-{
-	return address & -(u64)PAGE;
-}
-
-static u64 page_up(u64 address)
-{
-	return page_down(address + PAGE - 1);
-}
-
 static const char *check_header(const struct elf_header *header, u64 size)
 {
 	static const u8 magic[] = { 0x7f, 'E', 'L', 'F' };

@@ -116,7 +116,7 @@ static bool allows(u32 prot, enum access access)
 
 int mm_fault(struct mm *mm, u64 address, enum access access, bool present)
 {
-	u64 page = address & -(u64)PAGE, start = address & -FAULT_AROUND, end = start + FAULT_AROUND;
+	u64 page = page_down(address), start = address & -FAULT_AROUND, end = start + FAULT_AROUND;
 	struct vma *vma = mm_vma(mm, address);
 	u64 *entry;
 
@@ -144,7 +144,7 @@ void *mm_page(struct mm *mm, u64 address, bool write)
 
 		if (!vma || !(vma->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC)))
 			return NULL;
-		entry = entry_at(mm, address & -(u64)PAGE);
+		entry = entry_at(mm, page_down(address));
 		if (entry && (!write || *entry & PTE_WRITE))
 			return (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE;
 		if (mm_fault(mm, address, write ? ACCESS_WRITE : ACCESS_READ, false))
@@ -158,7 +158,7 @@ int mm_fill(struct mm *mm, u64 address, const void *from, u64 size)
 	const u8 *data = from;
 
 	while (size) {
-		u64 at = address & -(u64)PAGE, *entry;
+		u64 at = page_down(address), *entry;
 		u64 part = PAGE - address % PAGE < size ? PAGE - address % PAGE : size;
 
 		if (!mm_vma(mm, at))

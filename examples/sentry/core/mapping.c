@@ -177,7 +177,7 @@ s64 mm_unmap(struct mm *mm, u64 address, u64 size)
 {
 	if (address % PAGE || address > TASK_SIZE || size > TASK_SIZE - address || !size)
 		return -EINVAL;
-	size = (size + PAGE - 1) & -(u64)PAGE;
+	size = page_up(size);
 	if (address >= USER_TOP)
 		return 0;
 	if (size > USER_TOP - address)
@@ -214,7 +214,7 @@ static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
 			return -EEXIST;
 		return (s64)address;
 	}
-	address &= -(u64)PAGE;
+	address = page_down(address);
 	if (address >= USER_MIN && size <= USER_TOP && address <= USER_TOP - size && mm_is_free(mm, address, address + size))
 		return (s64)address;
 	address = find_gap(mm, size);
@@ -250,7 +250,7 @@ s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct 
 	s64 at = -EINVAL;
 
 	if (size) {
-		size = (size + PAGE - 1) & -(u64)PAGE;
+		size = page_up(size);
 		at = size ? map_object(mm, address, size, flags, template) : -ENOMEM;
 	}
 	if (at < 0)
@@ -264,7 +264,7 @@ s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags)
 
 	if ((flags & MAP_TYPE) == MAP_SHARED && size && size <= TASK_SIZE) {
 		template.flags = VMA_SHARED;
-		template.shared = shared_new((size + PAGE - 1) & -(u64)PAGE);
+		template.shared = shared_new(page_up(size));
 		if (!template.shared)
 			return -ENOMEM;
 	}
@@ -273,7 +273,7 @@ s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags)
 
 s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot)
 {
-	u64 end = (address + size + PAGE - 1) & -(u64)PAGE, covered = mm_covered(mm, address, end);
+	u64 end = address + size, covered = mm_covered(mm, address, end);
 
 	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start < covered; i++) {
 		if (prot & PROT_WRITE && mm->vmas[i].flags & VMA_MAY_NOT_WRITE) {

@@ -3,11 +3,6 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
-static u64 page_up(u64 size)
-{
-	return (size + PAGE - 1) & -(u64)PAGE;
-}
-
 /* What is wrong with an address or size, before anything else is; 0: nothing. */
 static s64 check_place(struct mm *mm, u64 address, u64 size, u32 flags)
 {
@@ -80,7 +75,7 @@ s64 sys_munmap(struct task *t, const u64 *args)
 s64 sys_mprotect(struct task *t, const u64 *args)
 {
 	const u64 grows = PROT_GROWSDOWN | PROT_GROWSUP;
-	u64 start = args[0], size = (args[1] + PAGE - 1) & -(u64)PAGE, prot = args[2] & ~grows;
+	u64 start = args[0], size = page_up(args[1]), prot = args[2] & ~grows;
 
 	if ((args[2] & grows) == grows || start % PAGE)
 		return -EINVAL;
@@ -100,7 +95,7 @@ s64 sys_mprotect(struct task *t, const u64 *args)
 /* A range as most calls have it: whole pages, without a wrap. *end is behind it; 0 or -EINVAL. */
 static s64 get_range(u64 start, u64 size, u64 *end)
 {
-	u64 whole = (size + PAGE - 1) & -(u64)PAGE;
+	u64 whole = page_up(size);
 
 	*end = start + whole;
 	return start % PAGE || (size && !whole) || *end < start ? -EINVAL : 0;
@@ -155,7 +150,7 @@ s64 sys_madvise(struct task *t, const u64 *args)
 s64 sys_mremap(struct task *t, const u64 *args)
 {
 	enum { MAYMOVE = 1, FIXED = 2, DONTUNMAP = 4 };
-	u64 old = args[0], old_size = (args[1] + PAGE - 1) & -(u64)PAGE, size = (args[2] + PAGE - 1) & -(u64)PAGE;
+	u64 old = args[0], old_size = page_up(args[1]), size = page_up(args[2]);
 	u32 flags = (u32)args[3];
 	u64 to = args[4];
 
@@ -240,7 +235,7 @@ s64 sys_mincore(struct task *t, const u64 *args)
 
 static s64 lock(struct task *t, u64 address, u64 size)
 {
-	u64 start = address & -(u64)PAGE, end = (address + size + PAGE - 1) & -(u64)PAGE, covered;
+	u64 start = page_down(address), end = page_up(address + size), covered;
 
 	if (end < start)
 		return -EINVAL;
@@ -250,7 +245,7 @@ static s64 lock(struct task *t, u64 address, u64 size)
 
 s64 sys_mlock(struct task *t, const u64 *args)
 {
-	u64 start = args[0] & -(u64)PAGE, end = (args[0] + args[1] + PAGE - 1) & -(u64)PAGE;
+	u64 start = page_down(args[0]), end = page_up(args[0] + args[1]);
 	s64 error = lock(t, args[0], args[1]);
 
 	return error ? error : populate(t->mm, start, end, false) ? -ENOMEM : 0;
@@ -288,7 +283,7 @@ s64 sys_munlockall(struct task *t, const u64 *args)
 s64 sys_brk(struct task *t, const u64 *args)
 {
 	struct mm *mm = t->mm;
-	u64 old = (mm->brk + PAGE - 1) & -(u64)PAGE, new = (args[0] + PAGE - 1) & -(u64)PAGE;
+	u64 old = page_up(mm->brk), new = page_up(args[0]);
 
 	if (args[0] < mm->heap || args[0] > mm->map_top)
 		return (s64)mm->brk;

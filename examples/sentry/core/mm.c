@@ -116,7 +116,7 @@ static void cut_off(struct mm *mm, struct inode *inode, u64 size)
 		if (!vma->file || vma->file->inode != inode)
 			continue;
 		if (size > vma->offset)
-			from += (size - vma->offset + PAGE - 1) & -(u64)PAGE;
+			from += page_up(size - vma->offset);
 		if (from < vma->end)
 			mm_discard(mm, from, vma->end);
 	}

@@ -3,6 +3,7 @@
 #ifndef SENTRY_RAM_H
 #define SENTRY_RAM_H
 
+#include "abi.h"
 #include "platform.h"
 
 enum { ORDERS = 11 }; /* blocks of 1 to 1,024 pages */
@@ -39,6 +40,17 @@ u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one use
 void page_get(u64 offset);	 /* one more user */
 void page_put(u64 offset);	 /* one less; the last frees the page or the block */
 bool page_is_shared(u64 offset); /* whether it has several users */
+
+static inline u64 page_down(u64 address)
+{
+	return address & -(u64)PAGE;
+}
+
+/* 0 behind the last page. */
+static inline u64 page_up(u64 address)
+{
+	return page_down(address + PAGE - 1);
+}
 
 void bytes_copy(void *to, const void *from, u64 size);
 void bytes_zero(void *at, u64 size);

@@ -94,7 +94,7 @@ void *slab_alloc(struct slab *slab)
 
 void slab_free(struct slab *slab, void *object)
 {
-	struct slab_page *page = (struct slab_page *)((u64)object & -(u64)PAGE);
+	struct slab_page *page = (struct slab_page *)page_down((u64)object);
 	u64 at = (u64)object - (u64)(page + 1), index = at / stride(slab);
 
 	if (page->magic != SLAB_MAGIC || page->slab != slab || at % stride(slab) || index >= page->fresh || !page->used)
@@ -140,7 +140,7 @@ void *kmalloc(u64 size)
 
 void kfree(void *memory)
 {
-	struct slab_page *page = (struct slab_page *)((u64)memory & -(u64)PAGE);
+	struct slab_page *page = (struct slab_page *)page_down((u64)memory);
 
 	if (!memory)
 		return;
