@@ -196,24 +196,31 @@ static u64 find_gap(struct mm *mm, u64 size)
 	return end >= USER_MIN && end - USER_MIN >= size ? end - size : 0;
 }
 
+s64 mm_check_place(struct mm *mm, u64 address, u64 size, u32 flags)
+{
+	if (!size)
+		return -EINVAL;
+	size = page_up(size);
+	if (!size || size > TASK_SIZE)
+		return -ENOMEM;
+	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)))
+		return 0;
+	if (address > TASK_SIZE - size)
+		return -ENOMEM;
+	if (address % PAGE)
+		return -EINVAL;
+	if (address < USER_MIN)
+		return -EPERM;
+	if (address + size > USER_TOP)
+		return -ENOMEM;
+	return flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, address, address + size) ? -EEXIST : 0;
+}
+
 /* Where a mapping goes, or -errno. The size is a multiple of a page. */
 static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
 {
-	if (size > TASK_SIZE)
-		return -ENOMEM;
-	if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) {
-		if (address > TASK_SIZE - size)
-			return -ENOMEM;
-		if (address % PAGE)
-			return -EINVAL;
-		if (address < USER_MIN)
-			return -EPERM;
-		if (address + size > USER_TOP)
-			return -ENOMEM;
-		if (flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, address, address + size))
-			return -EEXIST;
+	if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
 		return (s64)address;
-	}
 	address = page_down(address);
 	if (address >= USER_MIN && size <= USER_TOP && address <= USER_TOP - size && mm_is_free(mm, address, address + size))
 		return (s64)address;
@@ -225,9 +232,12 @@ static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
 static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
 {
 	struct vma vma = *template;
-	s64 at = choose_address(mm, address, size, flags);
+	s64 at = mm_check_place(mm, address, size, flags);
 	int error;
 
+	size = page_up(size);
+	if (!at)
+		at = choose_address(mm, address, size, flags);
 	if (at < 0)
 		return at;
 	if ((flags & MAP_TYPE) != MAP_PRIVATE && (flags & MAP_TYPE) != MAP_SHARED)
@@ -247,12 +257,8 @@ static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const str
 
 s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
 {
-	s64 at = -EINVAL;
+	s64 at = map_object(mm, address, size, flags, template);
 
-	if (size) {
-		size = page_up(size);
-		at = size ? map_object(mm, address, size, flags, template) : -ENOMEM;
-	}
 	if (at < 0)
 		vma_put(template);
 	return at;
@@ -329,8 +335,6 @@ static void move_pages(struct mm *mm, u64 from, u64 to, u64 size)
 	}
 	core.ops->unmap(mm->space, from, size);
 }
-
-enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2, MREMAP_DONTUNMAP = 4 };
 
 static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {

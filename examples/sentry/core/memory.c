@@ -3,25 +3,6 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
-/* What is wrong with an address or size, before anything else is; 0: nothing. */
-static s64 check_place(struct mm *mm, u64 address, u64 size, u32 flags)
-{
-	if (!size)
-		return -EINVAL;
-	size = page_up(size);
-	if (!size || size > TASK_SIZE)
-		return -ENOMEM;
-	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)))
-		return 0;
-	if (address > TASK_SIZE - size)
-		return -ENOMEM;
-	if (address % PAGE)
-		return -EINVAL;
-	if (address < USER_MIN)
-		return -EPERM;
-	return flags & MAP_FIXED_NOREPLACE && !mm_is_free(mm, address, address + size) ? -EEXIST : 0;
-}
-
 static s64 map_file(struct task *t, const u64 *args)
 {
 	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
@@ -32,7 +13,7 @@ static s64 map_file(struct task *t, const u64 *args)
 
 	if (!vma.file || vma.file->flags & O_PATH)
 		return -EBADF;
-	error = check_place(t->mm, args[0], args[1], flags);
+	error = mm_check_place(t->mm, args[0], args[1], flags);
 	if (error)
 		return error;
 	if (vma.offset + page_up(args[1]) <= vma.offset)
@@ -149,18 +130,19 @@ s64 sys_madvise(struct task *t, const u64 *args)
 
 s64 sys_mremap(struct task *t, const u64 *args)
 {
-	enum { MAYMOVE = 1, FIXED = 2, DONTUNMAP = 4 };
 	u64 old = args[0], old_size = page_up(args[1]), size = page_up(args[2]);
 	u32 flags = (u32)args[3];
 	u64 to = args[4];
 
-	if (flags & ~(u32)(MAYMOVE | FIXED | DONTUNMAP) || (flags & (FIXED | DONTUNMAP) && !(flags & MAYMOVE)))
+	if (flags & ~(u32)(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP))
 		return -EINVAL;
-	if (flags & DONTUNMAP && old_size != size)
+	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) && !(flags & MREMAP_MAYMOVE))
+		return -EINVAL;
+	if (flags & MREMAP_DONTUNMAP && old_size != size)
 		return -EINVAL;
 	if (old % PAGE || !size)
 		return -EINVAL;
-	if (flags & FIXED) {
+	if (flags & MREMAP_FIXED) {
 		if (to % PAGE || size > TASK_SIZE || to > TASK_SIZE - size)
 			return -EINVAL;
 		if (to < old + old_size && old < to + size)

@@ -45,7 +45,9 @@ struct mm *mm_fork(struct mm *mm);  /* with the same content; NULL: no memory */
 void mm_get(struct mm *mm);
 void mm_put(struct mm *mm);
 
-/* Takes over the reference to what the template maps; flags are those of mmap. */
+/* What is wrong with a mapping's address or size: -errno or 0; flags are those of mmap. */
+s64 mm_check_place(struct mm *mm, u64 address, u64 size, u32 flags);
+/* Takes over the reference to what the template maps. */
 s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template);
 s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags);
 s64 mm_unmap(struct mm *mm, u64 address, u64 size);
