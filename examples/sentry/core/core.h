@@ -39,7 +39,6 @@ struct core {
 	struct wait_queue console_input; /* woken when the console may have some */
 	struct core_exit exit;		 /* of the sandbox */
 	u64 unknown[UNKNOWN];		 /* how often each system call that is not there was made */
-	u8 buffer[16 * PAGE];		 /* for use without a sleep */
 };
 
 extern struct core core;

@@ -113,14 +113,12 @@ s64 sys_getrandom(struct task *t, const u64 *args)
 	if (!user_range(args[0], size))
 		return -EFAULT;
 	while (done < size) {
-		u64 part = size - done < PAGE ? size - done : PAGE;
+		u64 at = args[0] + done, rest = PAGE - at % PAGE, part = rest < size - done ? rest : size - done;
+		void *page = mm_page(t->mm, at, true);
 
-		part = user_writable(t->mm, args[0] + done, part);
-		if (!part)
+		if (!page)
 			break;
-		core.ops->random(core.buffer, part);
-		if (user_write(t->mm, args[0] + done, core.buffer, part))
-			break;
+		core.ops->random(page, part);
 		done += part;
 	}
 	return done || !size ? (s64)done : -EFAULT;
