@@ -279,7 +279,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	}
 	futex_exit(t);
 	files_close_on_exec(t->files);
-	signal_reset_handlers(t->sighand, false);
+	signal_reset_handlers(t->sighand);
 	begin(t, mm, &image, stack, name);
 	return 0;
 }

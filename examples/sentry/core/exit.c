@@ -112,19 +112,12 @@ static void continue_if_orphaned(s32 group, const struct process *without)
 	}
 }
 
-static struct process *new_parent(struct process *p)
+static void leave_children(struct process *p)
 {
 	struct process *to = p->parent;
 
-	while (to->parent && !to->subreaper)
+	while (to->parent)
 		to = to->parent;
-	return to;
-}
-
-static void leave_children(struct process *p)
-{
-	struct process *to = new_parent(p);
-
 	while (!list_empty(&p->children)) {
 		struct process *child = CONTAINER(p->children.next, struct process, siblings);
 		bool other_group = child->group != p->group && child->session == p->session;

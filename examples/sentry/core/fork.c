@@ -49,7 +49,7 @@ static struct sighand *sighand_copy(struct task *from, u64 flags)
 	*sighand = *from->sighand;
 	sighand->references = 1;
 	if (flags & CLONE_CLEAR_SIGHAND)
-		signal_reset_handlers(sighand, false);
+		signal_reset_handlers(sighand);
 	return sighand;
 }
 

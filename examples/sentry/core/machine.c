@@ -35,7 +35,7 @@ s64 sys_personality(struct task *t, const u64 *args)
 
 /* -- priorities: nobody has another one -- */
 
-static s64 find_priority(struct task *t, u32 which, s32 who)
+static s64 find_priority(u32 which, s32 who)
 {
 	enum { PROCESS, GROUP, USER };
 
@@ -49,22 +49,23 @@ static s64 find_priority(struct task *t, u32 which, s32 who)
 		EACH_PROCESS(p)
 			if (p->group == who)
 				return 0;
-	(void)t;
 	return -ESRCH;
 }
 
 s64 sys_getpriority(struct task *t, const u64 *args)
 {
 	enum { NICE_0 = 20 };
-	s64 error = find_priority(t, (u32)args[0], (s32)args[1]);
+	s64 error = find_priority((u32)args[0], (s32)args[1]);
 
+	(void)t;
 	return error ? error : NICE_0;
 }
 
 s64 sys_setpriority(struct task *t, const u64 *args)
 {
-	s64 error = find_priority(t, (u32)args[0], (s32)args[1]);
+	s64 error = find_priority((u32)args[0], (s32)args[1]);
 
+	(void)t;
 	if (!error && (s32)args[2] < 0 && core.config->user)
 		return -EACCES;
 	return error;

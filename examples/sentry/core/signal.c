@@ -223,13 +223,12 @@ void signal_force(struct task *t, int signal, int code, u64 address)
 	enqueue(&t->pending, &info);
 }
 
-void signal_reset_handlers(struct sighand *sighand, bool all)
+void signal_reset_handlers(struct sighand *sighand)
 {
 	for (u32 i = 0; i < SIGNALS; i++) {
 		struct sigaction *action = &sighand->actions[i];
-		bool ignored = action->handler == SIG_IGN && !all;
 
-		*action = (struct sigaction){ .handler = ignored ? SIG_IGN : SIG_DFL };
+		*action = (struct sigaction){ .handler = action->handler == SIG_IGN ? SIG_IGN : SIG_DFL };
 	}
 }
 

@@ -102,8 +102,6 @@ struct process *process_new(struct process *parent, s32 pid)
 		return p;
 	p->group = parent->group;
 	p->session = parent->session;
-	p->subreaper = false;
-	p->no_new_privileges = parent->no_new_privileges;
 	bytes_copy(p->limits, parent->limits, sizeof(p->limits));
 	return p;
 }

@@ -46,7 +46,7 @@ struct process {
 	s32 status; /* for wait: of the end or of the stop */
 	s32 exit_signal; /* which the parent gets */
 	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
-	bool subreaper, has_executed, no_new_privileges;
+	bool has_executed;
 	struct pending pending; /* signals for any of its tasks */
 	struct wait_queue child_changed, continued;
 	struct rlimit limits[RLIMITS];
@@ -148,7 +148,7 @@ void release_mm(struct task *t); /* the task leaves its address space */
 
 /* -- signal.c -- */
 
-enum { SI_USER = 0, SI_KERNEL = 128, SI_TIMER = -2, SI_TKILL = -6 };
+enum { SI_USER = 0, SI_KERNEL = 128, SI_TKILL = -6 };
 enum { CLD_EXITED = 1, CLD_KILLED, CLD_DUMPED, CLD_TRAPPED, CLD_STOPPED, CLD_CONTINUED };
 #define SIGNAL_BIT(signal) (1ull << ((signal) - 1))
 #define UNBLOCKABLE (SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP))
@@ -167,7 +167,7 @@ struct siginfo siginfo_user(int signal, int code); /* sent by the current task *
 /* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
 void signal_deliver(struct task *t);
 void signals_flush(struct pending *pending, u64 set); /* forget those */
-void signal_reset_handlers(struct sighand *sighand, bool all); /* of exec; all: those that are ignored, too */
+void signal_reset_handlers(struct sighand *sighand); /* what is ignored stays ignored */
 /* Take a signal of a set that is pending: its number or 0. */
 int signal_take(struct task *t, u64 set, struct siginfo *info);
 
