@@ -28,7 +28,7 @@ void fpu_reset(void *fpu);
 
 /* -- core.c -- */
 
-enum { PID = 1, UNKNOWN = 512 };
+enum { PID = 1, SYSCALLS = 512 };
 
 /* What there is once. */
 struct core {
@@ -38,7 +38,7 @@ struct core {
 	struct task *current;		 /* that runs, in the core or in the program */
 	struct wait_queue console_input; /* woken when the console may have some */
 	struct core_exit exit;		 /* of the sandbox */
-	u64 unknown[UNKNOWN];		 /* how often each system call that is not there was made */
+	u64 unknown[SYSCALLS];		 /* how often each system call that is not there was made */
 };
 
 extern struct core core;
@@ -65,7 +65,6 @@ struct syscall {
 	struct trace_argument arguments[6];
 };
 
-enum { SYSCALLS = 512 };
 extern const struct syscall syscalls[SYSCALLS];
 
 #endif

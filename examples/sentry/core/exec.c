@@ -363,7 +363,7 @@ const char *exec_first(struct task *t)
 	}
 	if (!error)
 		why = elf_load(t->mm, file, &image, &error);
-	if (!error || !why)
+	if (!why)
 		why = stack_build(t->mm, &a, config->path, &image, &stack);
 	if (!why) {
 		struct mm *mm = t->mm;
