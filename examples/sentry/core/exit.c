@@ -81,8 +81,7 @@ static void become_zombie(struct process *p)
 	wake_all(&parent->child_changed);
 }
 
-/* Whether a parent outside of the group, but in the session, could continue its processes. */
-static bool is_orphaned(s32 group, const struct process *without)
+bool group_is_orphaned(s32 group, const struct process *without)
 {
 	EACH_PROCESS(p)
 		if (p->group == group && p != without && !p->zombie && p->parent && p->parent->group != group &&
@@ -99,14 +98,9 @@ static bool has_stopped(s32 group)
 	return false;
 }
 
-bool group_is_orphaned(s32 group)
-{
-	return is_orphaned(group, NULL);
-}
-
 static void continue_if_orphaned(s32 group, const struct process *without)
 {
-	if (is_orphaned(group, without) && has_stopped(group)) {
+	if (group_is_orphaned(group, without) && has_stopped(group)) {
 		signal_group(group, SIGHUP);
 		signal_group(group, SIGCONT);
 	}

@@ -228,7 +228,7 @@ _Noreturn void sched_end(void)
 
 static void wake_at_time(struct timer *timer)
 {
-	task_ready((struct task *)((u8 *)timer - __builtin_offsetof(struct task, timer)));
+	task_ready(CONTAINER(timer, struct task, timer));
 }
 
 enum sleep { INTERRUPTIBLE, KILLABLE, ALWAYS }; /* by any signal, by SIGKILL, by none */

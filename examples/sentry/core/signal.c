@@ -100,11 +100,19 @@ static u64 deliverable(const struct task *t)
 	return (t->pending.set | t->process->pending.set) & ~t->blocked;
 }
 
+/* With its process, or because another task starts another program. */
+static bool must_end(const struct task *t)
+{
+	const struct process *p = t->process;
+
+	return p->ending || (p->alone && p->alone != t);
+}
+
 bool signal_interrupts(struct task *t, bool killable)
 {
 	if (t->exiting)
 		return false;
-	if (t->process->ending || (t->process->alone && t->process->alone != t))
+	if (must_end(t))
 		return true;
 	return deliverable(t) & (killable ? SIGNAL_BIT(SIGKILL) : ~0ull);
 }
@@ -234,8 +242,6 @@ void signal_reset_handlers(struct sighand *sighand)
 
 /* -- before the program continues -- */
 
-bool group_is_orphaned(s32 group);
-
 static void stop(struct process *p, int signal)
 {
 	p->stopped = p->stop_is_new = true;
@@ -304,7 +310,7 @@ static void act(struct task *t, const struct siginfo *info)
 	} else if (handler == SIG_IGN || bit & IGNORED) {
 		return;
 	} else if (bit & STOPS) {
-		if (info->signal == SIGSTOP || !group_is_orphaned(t->process->group))
+		if (info->signal == SIGSTOP || !group_is_orphaned(t->process->group, NULL))
 			stop(t->process, info->signal);
 	} else {
 		process_end(t->process, info->signal);
@@ -315,14 +321,14 @@ void signal_deliver(struct task *t)
 {
 	struct siginfo info;
 
-	while (!t->process->ending && (!t->process->alone || t->process->alone == t)) {
+	while (!must_end(t)) {
 		if (t->process->stopped)
 			stay_stopped(t);
 		if (!signal_take(t, ~t->blocked, &info))
 			break;
 		act(t, &info);
 	}
-	if (t->process->ending || t->process->alone)
+	if (must_end(t))
 		task_exit(t);
 	settle_call(t, NULL);
 	if (t->restore_blocked) {

@@ -145,6 +145,8 @@ _Noreturn void task_exit(struct task *t);
 void process_end(struct process *p, s32 status); /* all its tasks end; the first status counts */
 void process_notify_parent(struct process *p, s32 code, s32 status); /* of a stop or continuation: CLD_* */
 void release_mm(struct task *t); /* the task leaves its address space */
+/* Whether no parent outside of the group, but in its session, could continue its processes, but for one or NULL. */
+bool group_is_orphaned(s32 group, const struct process *without);
 
 /* -- signal.c -- */
 
