@@ -4,10 +4,9 @@
 
 enum { UC_FP_XSTATE = 1, UC_SIGCONTEXT_SS = 2, UC_STRICT_RESTORE_SS = 4 };
 enum { USER_CODE = 0x33, USER_DATA = 0x2b, RED_ZONE = 128, SOFTWARE_AT = 464, HEADER_AT = 512, MXCSR_AT = 24 };
-enum { MAGIC_1 = 0x46505853, MAGIC_2 = 0x46505845, SS_ONSTACK = 1, SS_DISABLE = 2 };
+enum { MAGIC_1 = 0x46505853, MAGIC_2 = 0x46505845 };
 #define SA_ONSTACK 0x08000000u
 #define SA_RESTORER 0x04000000u
-#define SS_AUTODISARM (1u << 31)
 /* What a program may have in its flags: as RESTORE_ALL_MASK of Linux. */
 #define FLAGS_FIXED 0x202ull
 #define FLAGS_OWN 0x50dd5ull /* CF PF AF ZF SF TF DF OF RF AC */
@@ -37,8 +36,11 @@ struct software {
 _Static_assert(sizeof(struct context) == 304 && sizeof(struct frame) == 440, "as the kernel has them");
 _Static_assert(sizeof(struct software) == 48, "as the kernel has it");
 
-static bool is_on_stack(const struct sigaltstack *stack, u64 rsp)
+bool is_on_altstack(const struct task *t)
 {
+	const struct sigaltstack *stack = &t->altstack;
+	u64 rsp = t->regs.rsp;
+
 	return !((u32)stack->flags & SS_AUTODISARM) && rsp > stack->stack && rsp - stack->stack <= stack->size;
 }
 
@@ -78,7 +80,7 @@ int frame_push(struct task *t, const struct sigaction *action, const struct sigi
 	struct regs *r = &t->regs;
 	struct frame frame = { .return_to = action->restorer };
 	u64 rsp = r->rsp - RED_ZONE, fpu, at;
-	bool switches = action->flags & SA_ONSTACK && t->altstack.size && !is_on_stack(&t->altstack, r->rsp);
+	bool is_on = is_on_altstack(t), switches = action->flags & SA_ONSTACK && t->altstack.size && !is_on;
 
 	if (!(action->flags & SA_RESTORER))
 		return -EFAULT;
@@ -86,7 +88,7 @@ int frame_push(struct task *t, const struct sigaction *action, const struct sigi
 		rsp = t->altstack.stack + t->altstack.size;
 	fpu = (rsp - core.config->fpu_size - 4) & -64ull;
 	at = ((fpu - sizeof(frame)) & -16ull) - 8;
-	if ((switches || is_on_stack(&t->altstack, r->rsp)) && (at <= t->altstack.stack || at > rsp))
+	if ((switches || is_on) && (at <= t->altstack.stack || at > rsp))
 		return -EFAULT;
 	fill_context(t, &frame.context);
 	frame.context.fpu = fpu;
@@ -147,7 +149,7 @@ int frame_pop(struct task *t, u64 *blocked)
 	r->flags = (c.eflags & FLAGS_OWN) | FLAGS_FIXED;
 	*blocked = c.blocked;
 	c.stack.pad = 0;
-	if (!((u32)c.stack.flags & SS_DISABLE) && c.stack.size >= 2048)
+	if (!((u32)c.stack.flags & SS_DISABLE) && c.stack.size >= MINSIGSTKSZ)
 		t->altstack = (struct sigaltstack){ c.stack.stack, c.stack.flags & (s32)SS_AUTODISARM, 0, c.stack.size };
 	else
 		t->altstack = (struct sigaltstack){ .flags = 0 };

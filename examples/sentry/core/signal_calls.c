@@ -130,29 +130,27 @@ s64 sys_rt_sigtimedwait(struct task *t, const u64 *args)
 
 s64 sys_sigaltstack(struct task *t, const u64 *args)
 {
-	enum { ON_STACK = 1, DISABLE = 2, LEAST = 2048 };
-	const u32 autodisarm = 1u << 31;
 	struct sigaltstack new, old = t->altstack;
-	bool is_on = !((u32)old.flags & autodisarm) && t->regs.rsp > old.stack && t->regs.rsp - old.stack <= old.size;
+	bool is_on = is_on_altstack(t);
 	u32 mode;
 
 	if (args[0]) {
 		if (user_read(t->mm, &new, args[0], sizeof(new)))
 			return -EFAULT;
-		mode = (u32)new.flags & ~autodisarm;
+		mode = (u32)new.flags & ~SS_AUTODISARM;
 		if (is_on)
 			return -EPERM;
-		if (mode != DISABLE && mode != ON_STACK && mode)
+		if (mode != SS_DISABLE && mode != SS_ONSTACK && mode)
 			return -EINVAL;
-		if (mode == DISABLE)
+		if (mode == SS_DISABLE)
 			new.stack = new.size = 0;
-		else if (new.size < LEAST)
+		else if (new.size < MINSIGSTKSZ)
 			return -ENOMEM;
 		new.pad = 0;
-		new.flags = (s32)((u32)new.flags & autodisarm);
+		new.flags = (s32)((u32)new.flags & SS_AUTODISARM);
 		t->altstack = new;
 	}
-	old.flags = old.size ? (s32)((u32)old.flags | is_on) : DISABLE;
+	old.flags = old.size ? (s32)((u32)old.flags | is_on) : SS_DISABLE;
 	return args[1] ? user_write(t->mm, args[1], &old, sizeof(old)) : 0;
 }
 

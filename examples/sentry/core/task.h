@@ -177,6 +177,7 @@ int signal_take(struct task *t, u64 set, struct siginfo *info);
 
 int frame_push(struct task *t, const struct sigaction *action, const struct siginfo *info, u64 blocked); /* 0, -EFAULT */
 int frame_pop(struct task *t, u64 *blocked);
+bool is_on_altstack(const struct task *t);
 
 /* -- futex.c -- */
 
