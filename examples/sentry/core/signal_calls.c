@@ -159,13 +159,14 @@ s64 sys_sigaltstack(struct task *t, const u64 *args)
 s64 sys_kill(struct task *t, const u64 *args)
 {
 	const struct siginfo info = siginfo_user((s32)args[1], SI_USER);
-	s32 pid = (s32)args[0], group = pid == 0 ? t->process->group : -pid;
+	s32 pid = (s32)args[0], group;
 	bool any = false;
 
 	if (info.signal < 0 || info.signal > SIGNALS)
 		return -EINVAL;
 	if (pid == -2147483647 - 1)
 		return -ESRCH;
+	group = pid == 0 ? t->process->group : -pid;
 	EACH_PROCESS(p) {
 		if (pid > 0 ? p->pid != pid : pid == -1 ? p->pid == PID || p == t->process : p->group != group)
 			continue;
