@@ -116,7 +116,7 @@ static struct task *first_task(void)
 
 	if (!t)
 		return NULL;
-	t->process = process_new(NULL, pid);
+	t->process = process_new(NULL, NULL, pid);
 	t->mm = mm_new(NULL);
 	t->fpu = fpu_new();
 	t->files = files_with_console();

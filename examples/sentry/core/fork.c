@@ -130,11 +130,9 @@ static bool join(struct task *t, struct task *from, const struct clone *c, s32 t
 	if (c->flags & CLONE_THREAD) {
 		t->process = from->process;
 	} else {
-		t->process = process_new(parent, tid);
+		t->process = process_new(parent, from->process, tid);
 		if (!t->process)
 			return false;
-		t->process->group = from->process->group;
-		t->process->session = from->process->session;
 		t->process->exit_signal = c->flags & CLONE_PARENT ? from->process->exit_signal : (s32)c->exit_signal;
 	}
 	task_add(t, tid);

@@ -85,7 +85,7 @@ void process_adopt(struct process *parent, struct process *child)
 		list_add(&parent->children, &child->siblings);
 }
 
-struct process *process_new(struct process *parent, s32 pid)
+struct process *process_new(struct process *parent, const struct process *like, s32 pid)
 {
 	struct process *p = kmalloc(sizeof(*p));
 
@@ -98,11 +98,11 @@ struct process *process_new(struct process *parent, s32 pid)
 	list_add(&tasks.processes, &p->all);
 	p->started = monotonic_now();
 	process_adopt(parent, p);
-	if (!parent)
+	if (!like)
 		return p;
-	p->group = parent->group;
-	p->session = parent->session;
-	bytes_copy(p->limits, parent->limits, sizeof(p->limits));
+	p->group = like->group;
+	p->session = like->session;
+	bytes_copy(p->limits, like->limits, sizeof(p->limits));
 	return p;
 }
 

@@ -124,7 +124,8 @@ void task_add(struct task *t, s32 tid); /* to those that are found, and to its p
 void task_remove(struct task *t);
 struct task *task_find(s32 tid); /* NULL */
 struct process *process_find(s32 pid); /* also a zombie; NULL */
-struct process *process_new(struct process *parent, s32 pid); /* NULL: no memory */
+/* With the group, session and limits of another one, or NULL for the first; NULL: no memory. */
+struct process *process_new(struct process *parent, const struct process *like, s32 pid);
 void process_free(struct process *p);
 void process_adopt(struct process *parent, struct process *child);
 struct list *all_processes(void);

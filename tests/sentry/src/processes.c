@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -135,6 +136,24 @@ static void grandchildren(void)
 	close(pipes[1]);
 	print_status("grandchild", end_of(-1));
 	prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
+/* CLONE_PARENT: of another parent, but like the process that made it. */
+static void siblings(void)
+{
+	struct rlimit limit = { 50, 60 };
+	pid_t pid = fork();
+
+	if (!pid) {
+		setpgid(0, 0);
+		setrlimit(RLIMIT_NOFILE, &limit);
+		if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0))
+			_exit(1);
+		getrlimit(RLIMIT_NOFILE, &limit);
+		_exit((int)limit.rlim_cur + (getpgrp() != getppid()));
+	}
+	print_status("child", end_of(pid));
+	print_status("its sibling", end_of(-1));
 }
 
 static void stops(void)
@@ -312,6 +331,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	forks();
 	grandchildren();
+	siblings();
 	stops();
 	handlers();
 	faults();
