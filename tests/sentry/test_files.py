@@ -78,6 +78,16 @@ def test_programs_of_a_root_behave_as_below_chroot(platform: Path, tmp_path: Pat
     assert sorted(ours.stdout.splitlines()) == sorted(native.stdout.splitlines())
 
 
+@pytest.mark.parametrize("name", ["/home/fifo", "/home", "/dev/null"])
+def test_only_a_regular_file_is_started(platform: Path, tmp_path: Path, name: str) -> None:
+    """A fifo would wait for its writer, before there is a task that could wait."""
+    root = make_root(tmp_path / "root")
+    with open(tmp_path / "archive", "wb") as out:
+        archive.pack(root, out)
+    done = run(platform, "--archive", tmp_path / "archive", "--", name)
+    assert (done.returncode, done.stderr.decode()) == (126, f"{name}: not a regular file\n")
+
+
 @pytest.mark.parametrize("damage", [slice(0, 50), slice(0, 300), slice(100, 2000), slice(0, 0)])
 def test_a_damaged_archive_is_refused(platform: Path, tmp_path: Path, damage: slice) -> None:
     root = make_root(tmp_path / "root")

@@ -358,7 +358,8 @@ const char *exec_first(struct task *t)
 		error = path_lookup(config->program ? config->real_path : config->path, WALK_FOLLOW, &path);
 	}
 	if (!error) {
-		error = file_open(&path, O_RDONLY, &file);
+		why = "not a regular file";
+		error = S_ISREG(path.dentry->inode->mode) ? file_open(&path, O_RDONLY, &file) : -EACCES;
 		path_put(&path);
 	}
 	if (!error)
