@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Limits the process of the core itself: from here on it traces processes, reads and writes its console, and ends. */
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/ptrace.h>
-#include <linux/seccomp.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "filter.h"
 #include "share.h"
 #include "tracee.h"
 
@@ -21,15 +16,7 @@ struct rule {
 	u32 value;
 };
 
-enum { STEPS = 5 };
-
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
-
-static struct sock_filter if_equal(u32 value, u8 otherwise)
-{
-	return (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, otherwise);
-}
+enum { START = 4, STEPS = 5 };
 
 void confine(void)
 {
@@ -47,25 +34,24 @@ void confine(void)
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
 	};
 	enum { ALLOWED = sizeof(rules) / sizeof(*rules) };
-	struct sock_filter code[4 + ALLOWED * STEPS] = {
-		LOAD(arch), if_equal(AUDIT_ARCH_X86_64, 1), LOAD(nr),
+	struct sock_filter code[START + ALLOWED * STEPS + 1] = {
+		LOAD(arch), EQUAL(AUDIT_ARCH_X86_64, 1, 0), KILL, LOAD(nr),
 	};
-	struct sock_fprog filter = { 3, code };
+	unsigned short count = START;
 
-	/* Of another architecture: over the load of the number, to comparisons that an architecture's number does not pass. */
 	for (u32 i = 0; i < ALLOWED; i++) {
 		bool any = rules[i].argument < 0;
 
-		code[filter.len++] = if_equal(rules[i].number, any ? 1 : 4);
+		code[count++] = (struct sock_filter)EQUAL(rules[i].number, 0, any ? 1 : 4);
 		if (!any) {
-			code[filter.len++] = (struct sock_filter)LOAD(args[rules[i].argument]);
-			code[filter.len++] = if_equal(rules[i].value, 1);
+			code[count++] = (struct sock_filter)LOAD(args[rules[i].argument]);
+			code[count++] = (struct sock_filter)EQUAL(rules[i].value, 0, 1);
 		}
-		code[filter.len++] = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
+		code[count++] = (struct sock_filter)ALLOW;
 		if (!any)
-			code[filter.len++] = (struct sock_filter)LOAD(nr);
+			code[count++] = (struct sock_filter)LOAD(nr);
 	}
-	code[filter.len++] = (struct sock_filter)RETURN(SECCOMP_RET_KILL_PROCESS);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+	code[count++] = (struct sock_filter)KILL;
+	if (!filter_install(code, count))
 		fail("the filter of system calls cannot be installed");
 }

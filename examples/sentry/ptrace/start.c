@@ -6,22 +6,17 @@
  * from outside. A filter allows it what that needs from that page only: a second wall, should it ever run untraced.
  */
 #define _GNU_SOURCE
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/ptrace.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "filter.h"
 #include "tracee.h"
 
 enum { OPTIONS = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK };
@@ -30,25 +25,15 @@ static const u8 stub_code[] = { 0x0f, 0x05, 0xcc }; /* syscall; int3 */
 static void install_filter(void)
 {
 	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 11),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)AFTER_SYSCALL, 0, 9),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (u32)(AFTER_SYSCALL >> 32), 0, 7),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 6, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 5, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 4, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 2),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, CLONE_PARENT | SIGCHLD, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		LOAD(arch), EQUAL(AUDIT_ARCH_X86_64, 1, 0), KILL,
+		LOAD(instruction_pointer), EQUAL((u32)AFTER_SYSCALL, 1, 0), KILL,
+		LOAD_HIGH(instruction_pointer), EQUAL((u32)(AFTER_SYSCALL >> 32), 1, 0), KILL,
+		LOAD(nr), EQUAL(SYS_munmap, 1, 0), EQUAL(SYS_exit_group, 0, 1), ALLOW,
+		EQUAL(SYS_clone, 0, 4), LOAD(args[0]), EQUAL(CLONE_PARENT | SIGCHLD, 0, 1), ALLOW, KILL,
+		EQUAL(SYS_mmap, 0, 1), ALLOW, KILL,
 	};
-	struct sock_fprog filter = { sizeof(code) / sizeof(*code), code };
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+	if (!filter_install(code, sizeof(code) / sizeof(*code)))
 		_exit(1);
 }
 
