@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_sentry import program
 from tests.sentry.conftest import Compile
 
 BUSYBOX = "/bin/busybox"
@@ -151,6 +153,26 @@ def test_the_program_has_nothing_of_the_host(platform: Path) -> None:
         assert os.readlink(fd).startswith("/memfd:sentry")
         for pid in (process.pid, child):
             assert "\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("MAP_SHARED | MAP_FIXED, RAM_FD", "MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1ull"),
+        ("MAP_SHARED | MAP_FIXED, RAM_FD", "MAP_SHARED | MAP_FIXED | MAP_POPULATE, RAM_FD"),
+        ("MAP_SHARED | MAP_FIXED, RAM_FD", "MAP_SHARED | MAP_FIXED, 1"),
+        ("{ CLONE_PARENT | SIGCHLD }", "{ CLONE_PARENT | CLONE_VM | SIGCHLD }"),
+    ],
+)
+def test_a_core_that_turned_bad_gets_no_more_from_the_host(tmp_path: Path, right: str, wrong: str) -> None:
+    """A call that the traced process does not need kills it: other memory, other files, other kinds of processes."""
+    folder = tmp_path / "ptrace"
+    shutil.copytree(program.PTRACE, folder)
+    source = (folder / "tracee.c").read_text()
+    assert source.count(right) == 1
+    (folder / "tracee.c").write_text(source.replace(right, wrong))
+    bad = program.hosted("bad", sorted(folder.glob("*.c")))
+    assert run(bad, "--", BUSYBOX, "sh", "-c", "(true); exit 0").returncode == -signal.SIGKILL
 
 
 def test_nothing_is_left_when_the_sandbox_is_killed(platform: Path) -> None:

@@ -30,7 +30,9 @@ static void install_filter(void)
 		LOAD_HIGH(instruction_pointer), EQUAL((u32)(AFTER_SYSCALL >> 32), 1, 0), KILL,
 		LOAD(nr), EQUAL(SYS_munmap, 1, 0), EQUAL(SYS_exit_group, 0, 1), ALLOW,
 		EQUAL(SYS_clone, 0, 4), LOAD(args[0]), EQUAL(CLONE_PARENT | SIGCHLD, 0, 1), ALLOW, KILL,
-		EQUAL(SYS_mmap, 0, 1), ALLOW, KILL,
+		EQUAL(SYS_mmap, 1, 0), KILL,
+		LOAD(args[4]), EQUAL(RAM_FD, 1, 0), KILL,
+		LOAD(args[3]), EQUAL(MAP_SHARED | MAP_FIXED, 0, 1), ALLOW, KILL,
 	};
 
 	if (!filter_install(code, sizeof(code) / sizeof(*code)))
