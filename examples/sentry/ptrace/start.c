@@ -53,16 +53,17 @@ static bool leave_rseq(void)
 	return false;
 }
 
-static _Noreturn void become_tracee(int ram, int seized)
+static _Noreturn void become_tracee(int ram, const int *seized)
 {
 	sigset_t none;
 	void *stub;
 	char byte;
 
+	close(seized[1]); /* otherwise the read below never ends if its writer has died */
 	sigemptyset(&none);
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) || !leave_rseq())
 		_exit(1);
-	if (read(seized, &byte, 1) != 1 || dup2(ram, RAM_FD) < 0 || close_range(RAM_FD + 1, ~0u, 0))
+	if (read(seized[0], &byte, 1) != 1 || dup2(ram, RAM_FD) < 0 || close_range(RAM_FD + 1, ~0u, 0))
 		_exit(1);
 	stub = mmap((void *)STUB, STUB_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	if (stub == MAP_FAILED)
@@ -84,7 +85,7 @@ pid_t tracee_start(int ram)
 		fail("a traced process cannot be started");
 	pid = fork();
 	if (!pid)
-		become_tracee(ram, pipes[0]);
+		become_tracee(ram, pipes);
 	/* <sys/ptrace.h> and <linux/ptrace.h> do not go together. */
 	if (pid < 0 || syscall(SYS_ptrace, PTRACE_SEIZE, pid, NULL, OPTIONS) || write(pipes[1], "", 1) != 1 ||
 	    waitpid(pid, &status, 0) != pid || status >> 8 != SIGTRAP)
