@@ -127,14 +127,6 @@ s64 sys_sched_rr_get_interval(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &slice, sizeof(slice));
 }
 
-s64 sys_setrlimit(struct task *t, const u64 *args)
-{
-	s64 sys_prlimit64(struct task *t2, const u64 *args2);
-	const u64 more[4] = { 0, (u32)args[0], args[1], 0 };
-
-	return args[1] ? sys_prlimit64(t, more) : -EFAULT;
-}
-
 /* -- the caller: one user and one group, which do not change -- */
 
 static s64 put_three(struct task *t, const u64 *args, u32 id)

@@ -83,6 +83,13 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 	return args[3] ? user_write(t->mm, args[3], &old, sizeof(old)) : 0;
 }
 
+s64 sys_setrlimit(struct task *t, const u64 *args)
+{
+	const u64 more[4] = { 0, (u32)args[0], args[1], 0 };
+
+	return args[1] ? sys_prlimit64(t, more) : -EFAULT;
+}
+
 s64 sys_getrlimit(struct task *t, const u64 *args)
 {
 	if ((u32)args[0] >= RLIMITS)
@@ -139,9 +146,9 @@ s64 sys_sched_getscheduler(struct task *t, const u64 *args)
 
 enum { SECOND = 1000000000 };
 
-/* A clock's time; false: there is no such clock. */
 enum { NO_CLOCK = 0xff };
 
+/* A clock's time; false: there is no such clock. */
 static bool get_time(u32 number, struct timespec *time)
 {
 	static const u8 clocks[] = {

@@ -204,9 +204,9 @@ s64 sys_sched_yield(struct task *t, const u64 *args)
 	return 0;
 }
 
-static bool exists(struct task *t, u64 tid)
+static bool exists(u64 tid)
 {
-	return !(s32)tid || (s32)tid == t->tid || task_find((s32)tid);
+	return !(s32)tid || task_find((s32)tid);
 }
 
 s64 sys_sched_getaffinity(struct task *t, const u64 *args)
@@ -215,7 +215,7 @@ s64 sys_sched_getaffinity(struct task *t, const u64 *args)
 
 	if ((u32)args[1] < sizeof(mask) || args[1] % sizeof(mask))
 		return -EINVAL;
-	if (!exists(t, args[0]))
+	if (!exists(args[0]))
 		return -ESRCH;
 	return user_write(t->mm, args[2], &mask, sizeof(mask)) ? -EFAULT : (s64)sizeof(mask);
 }
@@ -226,7 +226,7 @@ s64 sys_sched_setaffinity(struct task *t, const u64 *args)
 
 	if (user_read(t->mm, &mask, args[2], size))
 		return -EFAULT;
-	if (!exists(t, args[0]))
+	if (!exists(args[0]))
 		return -ESRCH;
 	return mask & 1 ? 0 : -EINVAL;
 }
@@ -237,7 +237,7 @@ s64 sys_sched_getparam(struct task *t, const u64 *args)
 
 	if ((s32)args[0] < 0 || !args[1])
 		return -EINVAL;
-	if (!exists(t, args[0]))
+	if (!exists(args[0]))
 		return -ESRCH;
 	return user_write(t->mm, args[1], &priority, sizeof(priority));
 }
