@@ -71,7 +71,7 @@ BAD = {
     ],
     "no segment to load": [elf(segment(0x400000, PAGE, kind=2)), elf(segment(0x400000, 0, file_size=0))],
     "the entry is outside": [elf(GOOD, entry=TOP), elf(GOOD, entry=MOST)],
-    "a segment is where the stack has to be": [elf(GOOD, segment(TOP - PAGE, PAGE))],
+    "a segment is where the stack must be": [elf(GOOD, segment(TOP - PAGE, PAGE))],
 }
 
 

@@ -70,7 +70,7 @@ static void fault(struct task *t, const struct event *event)
 static void exception(struct task *t, const struct event *event)
 {
 	enum { BREAKPOINT = 3 };
-	/* What most exceptions mean, should the platform not report it. */
+	/* The code of each signal, if the platform reports none. */
 	static const u8 codes[] = { [SIGILL] = 2, [SIGFPE] = 1, [SIGBUS] = 1, [SIGSEGV] = SI_KERNEL, [SIGTRAP] = SI_KERNEL };
 	static const u8 numbers[] = { [SIGILL] = 6, [SIGBUS] = 17, [SIGSEGV] = 13, [SIGTRAP] = BREAKPOINT };
 	int code = event->code ? event->code : event->signal < (int)ARRAY_SIZE(codes) ? codes[event->signal] : SI_KERNEL;

@@ -38,7 +38,7 @@ struct core {
 	struct task *current;		 /* that runs, in the core or in the program */
 	struct wait_queue console_input; /* woken when the console may have some */
 	struct core_exit exit;		 /* of the sandbox */
-	u64 unknown[SYSCALLS];		 /* how often each system call that is not there was made */
+	u64 unknown[SYSCALLS];		 /* how often each missing system call was made */
 };
 
 extern struct core core;

@@ -28,7 +28,7 @@ static const char *check_header(const struct elf_header *header, u64 size)
 	return NULL;
 }
 
-/* One that is loaded; *end is where the one before it ended. */
+/* Check a segment to load; *end is where the one before it ended. */
 static const char *check_segment(const struct elf_segment *s, u64 size, u64 base, u64 *end)
 {
 	if (s->offset > size || s->file_size > size - s->offset)
@@ -162,7 +162,7 @@ static const char *open_interpreter(struct file *file, const struct elf_segment 
 	return *error ? "the interpreter cannot be opened" : NULL;
 }
 
-/* It goes where there is room, as a whole. */
+/* Load it as a whole, where there is room. */
 static const char *load_interpreter(struct mm *mm, struct file *file, struct elf *elf, struct image *image)
 {
 	const char *error = read_headers(file, elf);

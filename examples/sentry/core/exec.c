@@ -32,7 +32,7 @@ int argument_add(struct arguments *a, const char *text, u64 size)
 	return 0;
 }
 
-/* A text of the program's, in pieces. */
+/* A string in the program's memory, in pieces. */
 static int add_user(struct arguments *a, struct task *t, u64 from, char *page)
 {
 	u64 size = 0;
@@ -99,7 +99,7 @@ static int open_program(const struct path *path, struct file **file)
 	return error ? error : file_open(path, O_RDONLY | O_LARGEFILE, file);
 }
 
-/* What a script's first line is: an interpreter, and what follows as one argument. *argument can be NULL. */
+/* Split a script's first line: an interpreter, and what follows as one argument. *argument can be NULL. */
 static int parse_script(char *line, u64 size, char **interpreter, char **argument)
 {
 	u64 end = 0, at = 2;
@@ -148,7 +148,7 @@ static int script_arguments(struct arguments *a, const char *interpreter, const 
 	return error;
 }
 
-/* As long as it is a script, take its interpreter. */
+/* Replace a script by its interpreter, until that is no script. */
 static int follow_scripts(struct file **file, struct arguments *a, char *name)
 {
 	char line[SCRIPT_BYTES + 1], *interpreter, *argument;
@@ -219,7 +219,7 @@ static int unshare(struct task *t)
 		reference_put(&sighand->references);
 		t->sighand = own;
 	}
-	files = files_copy(t->files); /* also if nobody else has them */
+	files = files_copy(t->files); /* even if no other task shares them */
 	if (!files)
 		return -ENOMEM;
 	files_put(t->files);
@@ -255,7 +255,7 @@ static void begin(struct task *t, struct mm *mm, const struct image *image, u64 
 	set_name(t, name);
 }
 
-/* With a file that may be executed: 0 or -errno. */
+/* Start an executable file in a task: 0 or -errno. */
 static s64 execute(struct task *t, struct file *file, const struct arguments *a, const char *name)
 {
 	struct mm *mm = mm_new(t->mm);

@@ -16,20 +16,20 @@ struct arguments {
 	u64 argc, envc;
 };
 
-/* What a program file says. */
+/* Where a program is that has been loaded. */
 struct image {
 	u64 entry, headers, header_count, end;
 	u64 base; /* of the interpreter; 0: it has none */
 	u64 start; /* where it begins: its entry, or the interpreter's */
 };
 
-/* Map a file's program; NULL, or why it cannot be. *error is what execve returns then. */
+/* Map a file's program. NULL, or an error message; *error is then what execve returns. */
 const char *elf_load(struct mm *mm, struct file *file, struct image *image, int *error);
-/* Build the first stack; name is that of the file. NULL, or why it cannot be. */
+/* Build the first stack; name is that of the file. NULL, or an error message. */
 const char *stack_build(struct mm *mm, const struct arguments *arguments, const char *name, const struct image *image,
 			u64 *top);
 int argument_add(struct arguments *arguments, const char *text, u64 size); /* with its zero; 0, -E2BIG, -ENOMEM */
-/* Start the sandbox's first program in a task that has not run; NULL, or why it cannot be. */
+/* Start the sandbox's first program in a task that has not run. NULL, or an error message. */
 const char *exec_first(struct task *t);
 
 #endif

@@ -77,7 +77,7 @@ static struct fs_context *directory_copy(struct task *from, u64 flags)
 	return from->fs;
 }
 
-/* One that never ran, as far as it was made. */
+/* Free a task that never ran, with the parts that it got. */
 static void discard(struct task *t)
 {
 	if (t->mm)
@@ -139,7 +139,7 @@ static bool join(struct task *t, struct task *from, const struct clone *c, s32 t
 	return true;
 }
 
-/* The child leads, as far as its parent waits; killed meanwhile, the parent does not. */
+/* Sleep until the child leaves the address space, or this task is killed. */
 static void await_vfork(struct vfork *vfork)
 {
 	while (!vfork->done && !sleep_on_killable(&vfork->queue, FOREVER))

@@ -108,7 +108,7 @@ int frame_push(struct task *t, const struct sigaction *action, const struct sigi
 	return 0;
 }
 
-/* Whatever the program has written there, the CPU has to be able to load it. */
+/* The CPU must be able to load the result, whatever the program has written there. */
 static int pop_fpu(struct task *t, u64 from)
 {
 	const u32 size = core.config->fpu_size;

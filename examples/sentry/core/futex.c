@@ -242,7 +242,7 @@ s64 sys_futex(struct task *t, const u64 *args)
 	case FUTEX_WAKE_BITSET:
 		if (operation == FUTEX_WAKE_BITSET && !(u32)args[5])
 			return -EINVAL;
-		if (private) { /* nothing has to be there */
+		if (private) { /* the address need not be mapped */
 			key = (struct key){ t->mm, args[0] };
 			error = args[0] % sizeof(u32) ? -EINVAL : user_range(args[0], sizeof(u32)) ? 0 : -EFAULT;
 		} else {

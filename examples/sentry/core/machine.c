@@ -33,7 +33,7 @@ s64 sys_personality(struct task *t, const u64 *args)
 	return (u32)args[0] == query || !(u32)args[0] ? 0 : -EINVAL; /* there is but one */
 }
 
-/* -- priorities: nobody has another one -- */
+/* -- priorities: all processes have the same -- */
 
 static s64 find_priority(u32 which, s32 who)
 {

@@ -94,7 +94,7 @@ static bool has_room(struct mm *mm, u64 start, u64 end, u32 more)
 	return count <= VMAS && vma_reserve(mm, count);
 }
 
-/* Have a mapping begin at this address, if one lies across it. There must be room for one more. */
+/* Split the mapping that lies across an address, if one does. There must be room for one more. */
 static void vma_split(struct mm *mm, u64 address)
 {
 	u32 i = vma_find(mm, address);

@@ -59,14 +59,14 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end); /* up to where there are ma
 bool mm_is_free(struct mm *mm, u64 start, u64 end);
 struct vma *mm_vma(struct mm *mm, u64 address); /* valid until the next change or sleep; NULL */
 u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages); /* how many there are; pages: 1 for each, or NULL */
-/* Make a page present that may be used so; 0, -EFAULT, -ENXIO behind the end of a file, -ENOMEM. Can sleep. */
+/* Make a page present for an access; 0, -EFAULT, -ENXIO behind the end of a file, -ENOMEM. Can sleep. */
 int mm_fault(struct mm *mm, u64 address, enum access access, bool present);
 void *mm_page(struct mm *mm, u64 address, bool write); /* NULL: the program may not do so; valid until the next sleep */
 int mm_fill(struct mm *mm, u64 address, const void *from, u64 size); /* whatever the protection is */
 
 struct inode;
 
-/* A file has become shorter: no mapping shows what is behind its end any longer, not even copies of it. */
+/* Unmap what lies behind the new end of a file, private copies included. */
 void mm_truncate(struct inode *inode, u64 size);
 
 /* Pages that mappings share, without a file. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Page tables in the CPU's own format.  A platform with a CPU of its own loads them; one without repeats each change of
- * them by map and unmap, or when the program faults at a page that is in the tables already.
+ * Page tables in the CPU's own format.  A platform with a CPU of its own loads them.  One without repeats each change by
+ * map and unmap, or when the program faults at a page that the tables have already.
  */
 #include "page_table.h"
 
@@ -110,7 +110,7 @@ void mm_discard(struct mm *mm, u64 start, u64 end)
 		core.ops->unmap(mm->space, start, end - start);
 }
 
-/* Show the program the pages of a range that are there, as their entries have them. */
+/* Show the program the present pages of a range, as their entries map them. */
 int mm_show(struct mm *mm, u64 start, u64 end)
 {
 	u64 at = start, from = 0, offset = 0, size = 0, *entry;
@@ -132,7 +132,7 @@ int mm_show(struct mm *mm, u64 start, u64 end)
 	return size && core.ops->map(mm->space, from, offset, size, prot) ? -ENOMEM : 0;
 }
 
-/* The entries say one thing and what the program sees another: it cannot go on. */
+/* The program does not see what its entries map: it must end. */
 int mm_cannot_show(struct mm *mm)
 {
 	mm->exhausted = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the core needs of the world: a platform runs the program's code and shows it the core's pages. */
+/* What the core needs from a platform, which runs the program's code and shows it the core's pages. */
 #ifndef SENTRY_PLATFORM_H
 #define SENTRY_PLATFORM_H
 
@@ -10,10 +10,10 @@ struct regs {
 	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, flags, rsp, fs_base, gs_base;
 };
 
-/* How a program has used an address; a platform may not find out. */
+/* How a program has used an address. ACCESS_ANY: the platform cannot find out. */
 enum access { ACCESS_ANY, ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
-/* Why a program does not run any longer. */
+/* Why a program has stopped. */
 struct event {
 	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL, EVENT_PREEMPTED } kind;
 	bool foreign; /* a system call of another interface, such as int 0x80: its number means something else */
@@ -58,7 +58,7 @@ struct platform_ops {
 	void (*random)(void *data, u64 size);
 	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
 	void (*fatal)(const char *why); /* the core is broken: does not return */
-	void (*log)(const char *line, u64 size); /* for who runs the sandbox, not for the program */
+	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
 };
 
 /* The start of a sandbox. Everything here is trusted, but for the content of the program. */
@@ -66,7 +66,7 @@ struct core_config {
 	const struct platform_ops *ops;
 	u8 *ram;
 	u64 ram_size, ram_reserved; /* the core leaves so much at the start alone */
-	bool ram_dirty;		    /* it may contain something else than zeros */
+	bool ram_dirty;		    /* it may contain other bytes than zeros */
 	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
 	const u8 *root; /* a cpio archive with the files of the root; NULL: there are none */
@@ -87,7 +87,7 @@ struct core_exit {
 	int signal; /* 0 if the program exited */
 };
 
-/* Load the program; NULL, or why it cannot be. */
+/* Load the program. NULL, or an error message. */
 const char *core_start(const struct core_config *config);
 /* Run it until it ends. */
 struct core_exit core_run(void);

@@ -8,7 +8,7 @@
 
 enum { ORDERS = 11 }; /* blocks of 1 to 1,024 pages */
 
-/* What is noted for each page of RAM. */
+/* The state of a page of RAM. */
 struct page {
 	u32 next, before; /* of a free block: neighbours in their list */
 	u32 users; /* of a page in use: how many mappings and files have it */

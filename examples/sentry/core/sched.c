@@ -180,7 +180,7 @@ static void schedule(void)
 
 	expire_timers();
 	while (!sched.first) {
-		virtio_poll(); /* somebody who asked for input may have taken the interrupt */
+		virtio_poll(); /* a read of the console may have taken the interrupt */
 		if (!sched.first)
 			look_around(sched.timers ? sched.timers->deadline : FOREVER);
 	}

@@ -51,7 +51,7 @@ static void enqueue(struct pending *pending, const struct siginfo *info)
 	pending->set |= SIGNAL_BIT(info->signal);
 	entry = slab_alloc(&queue_entries);
 	if (!entry)
-		return; /* it comes without what is known about it */
+		return; /* it arrives without its siginfo */
 	entry->info = *info;
 	*(pending->last ? &pending->last->next : &pending->first) = entry;
 	pending->last = entry;

@@ -21,7 +21,7 @@ struct slab_page {
 
 _Static_assert(sizeof(struct slab_page) % 16 == 0, "objects are aligned");
 
-static u32 epoch; /* what slabs have of an earlier sandbox is void */
+static u32 epoch; /* slabs of another epoch hold pages of an earlier sandbox, which are void */
 
 enum { SIZES = 9 };
 static struct slab sizes[SIZES] = {

@@ -27,7 +27,7 @@ static void push_word(struct stack *s, u64 word)
 	push(s, &word, sizeof(word));
 }
 
-/* Write pointers to texts that are in a row, from a place on, and a NULL; returns where the next text is. */
+/* Write pointers to consecutive texts, and a NULL; returns where the next text is. */
 static u64 push_pointers(struct stack *s, const char **from, u64 count, u64 at, u64 text)
 {
 	u64 zero = 0;
@@ -83,7 +83,7 @@ const char *stack_build(struct mm *mm, const struct arguments *arguments, const 
 	const char *from = arguments->texts;
 
 	if (mm_map(mm, USER_TOP - STACK_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED_NOREPLACE) < 0)
-		return "a segment is where the stack has to be";
+		return "a segment is where the stack must be";
 	push_word(&s, 0);
 	text = push(&s, arguments->texts, arguments->bytes);
 	push_auxv(&s, name, image, argc + envc + 3);

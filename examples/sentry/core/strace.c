@@ -2,7 +2,7 @@
 /*
  * Prints system calls as strace does, one line each.
  *
- * What a program gives is printed before the call, since the call can change it; what it gets, behind the call.
+ * Arguments are printed before the call, which can change them; results, after it.
  */
 #include "core.h"
 #include "strace.h"
@@ -17,7 +17,7 @@ void log_text(const char *text)
 
 static void log_line(struct line *line)
 {
-	line->text[line->size++] = '\n'; /* line_line_put() leaves room for it */
+	line->text[line->size++] = '\n'; /* line_put() leaves room for it */
 	core.ops->log(line->text, line->size);
 }
 

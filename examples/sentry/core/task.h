@@ -34,7 +34,7 @@ struct pending {
 	struct queued_signal *first, *last;
 };
 
-/* A process: the tasks that getpid() is the same for. It stays as a zombie until its parent has its status. */
+/* A process: tasks with one getpid(). It stays as a zombie until its parent has its status. */
 struct process {
 	s32 pid, group, session;
 	struct process *parent; /* NULL: of the first */
@@ -108,7 +108,7 @@ void sched_init(void);
 bool sched_is_busy(void); /* others wait for their turn, for a time or for input */
 /* A task that is not yet ready, with a stack; it starts in run(). NULL: no memory. */
 struct task *task_alloc(void (*run)(void));
-void task_ready(struct task *t); /* ends a sleep, whatever for */
+void task_ready(struct task *t); /* ends a sleep, whatever it waits for */
 void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
 void task_free(struct task *t);	 /* one that never ran */
@@ -146,7 +146,7 @@ _Noreturn void task_exit(struct task *t);
 void process_end(struct process *p, s32 status); /* all its tasks end; the first status counts */
 void process_notify_parent(struct process *p, s32 code, s32 status); /* of a stop or continuation: CLD_* */
 void release_mm(struct task *t); /* the task leaves its address space */
-/* Whether no parent outside of the group, but in its session, could continue its processes, but for one or NULL. */
+/* Whether no process of a group, but for one or NULL, has a parent in the session that is in another group. */
 bool group_is_orphaned(s32 group, const struct process *without);
 
 /* -- signal.c -- */

@@ -40,7 +40,7 @@ static s64 restart_sleep(struct task *t)
 	return sleep_until(t, t->restart_args[0], t->restart_args[1]);
 }
 
-/* By a time that has passed, 0; interrupted, what it takes to continue. */
+/* 0 at the deadline; the error that restarts the sleep if a signal interrupts it. */
 static s64 sleep_until(struct task *t, u64 deadline, u64 rest)
 {
 	s64 error;
@@ -195,7 +195,7 @@ s64 sys_times(struct task *t, const u64 *args)
 	return (s64)(monotonic_now() / TICK);
 }
 
-/* -- the scheduler: one CPU, and all are alike -- */
+/* -- the scheduler: one CPU, and equal tasks -- */
 
 s64 sys_sched_yield(struct task *t, const u64 *args)
 {

@@ -8,7 +8,7 @@ bool user_range(u64 address, u64 size)
 	return address + size >= address && address + size <= TASK_SIZE;
 }
 
-/* Copy one way or the other; how many bytes that went well for. */
+/* Copy one way or the other; returns how many bytes were copied. */
 static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
 {
 	u64 done = 0;

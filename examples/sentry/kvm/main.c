@@ -148,7 +148,7 @@ static void flush(void *space, u64 address, u64 size)
 	use_tables((u64)space);
 }
 
-/* The program's page tables are the core's own: only what the CPU remembers of them has to go. */
+/* The program's page tables are the core's own: only the TLB must be flushed. */
 static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 {
 	(void)ram_offset, (void)prot;

@@ -12,7 +12,7 @@ void serial_init(void)
 	pin_enable(SERIAL_PIN);
 }
 
-static bool input_ended; /* by a byte that came behind others, which have been read */
+static bool input_ended; /* by a byte behind others, which are returned first */
 
 bool serial_ready(void)
 {

@@ -9,7 +9,7 @@
 #include "share.h"
 #include "tracee.h"
 
-/* A system call that is allowed, at most with one value in the low half of an argument. */
+/* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {
 	u32 number;
 	int argument; /* -1: any */

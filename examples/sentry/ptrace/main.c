@@ -47,7 +47,7 @@ _Noreturn void fail(const char *what)
 
 static bool wait_until(u64 deadline)
 {
-	static bool told; /* of input that nobody has wanted yet: it ends no further wait */
+	static bool told; /* of input that no task has read yet: it ends no further wait */
 	struct pollfd sources[] = { { .fd = deadline && told ? -1 : 0, .events = POLLIN },
 				    { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
 	struct timespec left = { 0, 0 }, now;
@@ -121,7 +121,7 @@ static void random_bytes(void *data, u64 size)
 static void log_line(const char *line, u64 size)
 {
 	if (write(2, line, size) < 0)
-		return; /* nobody listens */
+		return; /* nobody reads it */
 }
 
 static const struct platform_ops ops = {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The directory for the root: who started this process serves a virtio-fs device, whose queues lie in the sandbox's RAM.
- * It has passed RAM, an eventfd for each queue that tells the device of requests, and one that tells of answers.
+ * The directory for the root: the process that started this one serves a virtio-fs device, whose queues lie in the
+ * sandbox's RAM.  It passes RAM, an eventfd for each queue that signals requests, and one that signals answers.
  */
 #define _GNU_SOURCE
 #include <errno.h>

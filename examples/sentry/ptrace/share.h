@@ -15,6 +15,6 @@ extern int share_fds[SHARE_FDS]; /* -1: there is no such device */
 bool share_parse(const char *text); /* false: not the four descriptors */
 bool share_is_there(void);
 void share_kick(u32 queue);
-void share_answered(void); /* the eventfd of answers is read: what has come is looked at next */
+void share_answered(void); /* clear the eventfd of answers, before the core looks for them */
 
 #endif

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Makes a process fit for a program's code.
+ * Prepares a process for a program's code.
  *
- * It has pages of RAM mapped, and one page with an instruction for a system call, by which its address space is changed
- * from outside. A filter allows it what that needs from that page only: a second wall, should it ever run untraced.
+ * The process maps pages of RAM, and one page with an instruction for a system call, by which the core changes its
+ * address space. A filter allows the calls for that, from that page only: a second wall, should it ever run untraced.
  */
 #define _GNU_SOURCE
 #include <linux/ptrace.h>

@@ -194,7 +194,7 @@ static void load_fpu(struct space *space, void *fpu)
 		return;
 	if (space->fpu)
 		tracee_fpu_flush(space, space->fpu);
-	/* Fails for a state that the CPU would not load, which is the program's own doing. */
+	/* Fails for a state that the CPU does not load, which only the program can have made. */
 	trace(PTRACE_SETREGSET, space, (void *)NT_X86_XSTATE, &vector);
 	space->fpu = fpu;
 }
@@ -224,7 +224,7 @@ static void get_regs(struct regs *r, const struct user_regs_struct *from)
 	};
 }
 
-/* What a process has stopped for; false: nothing that the program did. */
+/* Why a process has stopped; false: not through the program. */
 static bool classify(const struct space *space, int status, struct event *event)
 {
 	struct ptrace_syscall_info info;
@@ -251,7 +251,7 @@ static bool classify(const struct space *space, int status, struct event *event)
 	return true;
 }
 
-/* While a program may not run for as long as it likes. */
+/* It interrupts a program that others wait for. */
 static void set_timer(bool on)
 {
 	static bool is_on;
