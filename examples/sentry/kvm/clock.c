@@ -145,17 +145,16 @@ static bool find_page(void)
 void clock_init(void)
 {
 	const struct cpuid timing = cpuid(0x40000000).a >= TIMING ? cpuid(TIMING) : (struct cpuid){ 0 };
-	u64 now;
 
-	if (!find_page()) {
-		if (!timing.a)
-			measure();
-		now = calendar();
-	}
+	if (!find_page() && !timing.a)
+		measure();
 	if (timing.a)
 		khz = timing.a;
 	if (timing.b)
 		bus_khz = timing.b;
-	if (!has_page)
+	if (!has_page) {
+		u64 now = calendar();
+
 		offset = now ? now * SECOND - monotonic() : 0;
+	}
 }

@@ -42,18 +42,13 @@ static u64 number(const char **text)
 
 static void read_command_line(const char *line)
 {
-	static const char key[] = "virtio_mmio.device=";
-
 	for (; *line && !(line[0] == '-' && line[1] == '-'); line++) {
-		const char *at = line;
+		const char *at = skip_prefix(line, "virtio_mmio.device=");
 		u64 address;
-		u32 i = 0;
 
-		while (key[i] && at[i] == key[i])
-			i++;
-		if (key[i])
+		if (!at)
 			continue;
-		for (at += i; *at && *at != '@' && *at != ' '; at++)
+		for (; *at && *at != '@' && *at != ' '; at++)
 			;
 		if (*at++ != '@')
 			continue;
@@ -77,11 +72,7 @@ static const u8 *table(u64 address)
 
 static bool has_name(const u8 *at, const char *name)
 {
-	u32 i = 0;
-
-	while (name[i] && at[i] == (u8)name[i])
-		i++;
-	return !name[i];
+	return skip_prefix((const char *)at, name);
 }
 
 /* The memory and the interrupt among the resources that follow a device's name. */

@@ -91,11 +91,9 @@ _Noreturn void __stack_chk_fail(void)
 static bool asked_for(const char *line, const char *word)
 {
 	for (; *line && !(line[0] == '-' && line[1] == '-'); line++) {
-		u32 i = 0;
+		const char *rest = skip_prefix(line, word);
 
-		while (word[i] && line[i] == word[i])
-			i++;
-		if (!word[i] && (line[i] == ' ' || !line[i]))
+		if (rest && (*rest == ' ' || !*rest))
 			return true;
 	}
 	return false;

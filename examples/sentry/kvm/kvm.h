@@ -72,6 +72,14 @@ static inline u64 ticks(void)
 	return (u64)high << 32 | low;
 }
 
+/* What follows a prefix of a text; NULL: the text begins with something else. */
+static inline const char *skip_prefix(const char *text, const char *prefix)
+{
+	while (*prefix && *text == *prefix)
+		text++, prefix++;
+	return *prefix ? NULL : text;
+}
+
 /* main.c: the compiler calls these. */
 void *memcpy(void *to, const void *from, unsigned long size);
 void *memset(void *at, int byte, unsigned long size);
