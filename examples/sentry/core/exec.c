@@ -206,17 +206,14 @@ static s64 end_others(struct task *t)
 
 static int unshare(struct task *t)
 {
-	struct sighand *sighand = t->sighand;
 	struct files *files;
 
-	if (sighand->references > 1) {
-		struct sighand *own = kmalloc(sizeof(*own));
+	if (t->sighand->references > 1) {
+		struct sighand *own = sighand_copy(t->sighand);
 
 		if (!own)
 			return -ENOMEM;
-		*own = *sighand;
-		own->references = 1;
-		reference_put(&sighand->references);
+		sighand_put(t->sighand);
 		t->sighand = own;
 	}
 	files = files_copy(t->files); /* even if no other task shares them */

@@ -20,14 +20,21 @@ void process_end(struct process *p, s32 status)
 		task_ready(t);
 }
 
+/* What a parent does with SIGCHLD; NULL: it has no task any longer. */
+static const struct sigaction *child_action(const struct process *parent)
+{
+	struct task *t = CONTAINER(parent->tasks.next, struct task, siblings);
+
+	return list_empty(&parent->tasks) ? NULL : &t->sighand->actions[SIGCHLD - 1];
+}
+
 /* A parent that ignores this never waits: its children are gone at once. */
-static bool is_reaped_at_once(struct process *parent)
+static bool is_reaped_at_once(const struct process *parent)
 {
 	enum { SA_NOCLDWAIT = 2 };
-	struct task *t = CONTAINER(parent->tasks.next, struct task, siblings);
-	const struct sigaction *action = &t->sighand->actions[SIGCHLD - 1];
+	const struct sigaction *action = child_action(parent);
 
-	return list_empty(&parent->tasks) || action->handler == SIG_IGN || action->flags & SA_NOCLDWAIT;
+	return !action || action->handler == SIG_IGN || action->flags & SA_NOCLDWAIT;
 }
 
 static struct siginfo child_info(struct process *p, s32 code, s32 status)
@@ -49,12 +56,11 @@ void process_notify_parent(struct process *p, s32 code, s32 status)
 	enum { SA_NOCLDSTOP = 1 };
 	struct process *parent = p->parent;
 	struct siginfo info = child_info(p, code, status);
-	struct task *t;
+	const struct sigaction *action = parent ? child_action(parent) : NULL;
 
-	if (!parent || list_empty(&parent->tasks))
+	if (!action)
 		return;
-	t = CONTAINER(parent->tasks.next, struct task, siblings);
-	if (!(t->sighand->actions[SIGCHLD - 1].flags & SA_NOCLDSTOP))
+	if (!(action->flags & SA_NOCLDSTOP))
 		signal_send_process(parent, &info);
 	wake_all(&parent->child_changed);
 }
@@ -166,7 +172,6 @@ void release_mm(struct task *t)
 _Noreturn void task_exit(struct task *t)
 {
 	struct process *p = t->process;
-	struct sighand *sighand = t->sighand;
 
 	t->exiting = true;
 	futex_exit(t);
@@ -182,8 +187,7 @@ _Noreturn void task_exit(struct task *t)
 		process_exit(p);
 	else
 		wake_all(&p->child_changed); /* an exec waits to be alone */
-	if (reference_put(&sighand->references))
-		kfree(sighand);
+	sighand_put(t->sighand);
 	task_stop();
 }
 

@@ -35,20 +35,16 @@ static s64 check(struct task *t, const struct clone *c)
 	return flags & (CLONE_PIDFD | CLONE_INTO_CGROUP) ? -EINVAL : 0;
 }
 
-static struct sighand *sighand_copy(struct task *from, u64 flags)
+static struct sighand *handlers_copy(struct task *from, u64 flags)
 {
-	struct sighand *sighand = from->sighand;
+	struct sighand *sighand;
 
 	if (flags & CLONE_SIGHAND) {
-		reference_get(&sighand->references);
-		return sighand;
+		reference_get(&from->sighand->references);
+		return from->sighand;
 	}
-	sighand = kmalloc(sizeof(*sighand));
-	if (!sighand)
-		return NULL;
-	*sighand = *from->sighand;
-	sighand->references = 1;
-	if (flags & CLONE_CLEAR_SIGHAND)
+	sighand = sighand_copy(from->sighand);
+	if (sighand && flags & CLONE_CLEAR_SIGHAND)
 		signal_reset_handlers(sighand);
 	return sighand;
 }
@@ -85,8 +81,8 @@ static void discard(struct task *t)
 	files_put(t->files);
 	if (t->fs)
 		fs_put(t->fs);
-	if (t->sighand && reference_put(&t->sighand->references))
-		kfree(t->sighand);
+	if (t->sighand)
+		sighand_put(t->sighand);
 	kfree(t->fpu);
 	task_free(t);
 }
@@ -98,7 +94,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 	if (!t)
 		return NULL;
 	t->fpu = fpu_new();
-	t->sighand = sighand_copy(from, c->flags);
+	t->sighand = handlers_copy(from, c->flags);
 	t->files = descriptors_copy(from, c->flags);
 	t->fs = directory_copy(from, c->flags);
 	t->mm = mm_copy(from, c->flags);

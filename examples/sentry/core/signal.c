@@ -231,6 +231,23 @@ void signal_force(struct task *t, int signal, int code, u64 address)
 	enqueue(&t->pending, &info);
 }
 
+struct sighand *sighand_copy(const struct sighand *from)
+{
+	struct sighand *sighand = kmalloc(sizeof(*sighand));
+
+	if (sighand) {
+		*sighand = *from;
+		sighand->references = 1;
+	}
+	return sighand;
+}
+
+void sighand_put(struct sighand *sighand)
+{
+	if (reference_put(&sighand->references))
+		kfree(sighand);
+}
+
 void signal_reset_handlers(struct sighand *sighand)
 {
 	for (u32 i = 0; i < SIGNALS; i++) {

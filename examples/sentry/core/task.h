@@ -170,6 +170,8 @@ struct siginfo siginfo_user(int signal, int code); /* sent by the current task *
 /* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
 void signal_deliver(struct task *t);
 void signals_flush(struct pending *pending, u64 set); /* forget those */
+struct sighand *sighand_copy(const struct sighand *from); /* NULL: no memory */
+void sighand_put(struct sighand *sighand);
 void signal_reset_handlers(struct sighand *sighand); /* what is ignored stays ignored */
 /* Take a signal of a set that is pending: its number or 0. */
 int signal_take(struct task *t, u64 set, struct siginfo *info);
