@@ -25,9 +25,8 @@ static u32 epoch; /* slabs of another epoch hold pages of an earlier sandbox, wh
 
 enum { SIZES = 9 };
 static struct slab sizes[SIZES] = {
-	{ .name = "16", .size = 16 },	{ .name = "32", .size = 32 },	{ .name = "64", .size = 64 },
-	{ .name = "128", .size = 128 }, { .name = "256", .size = 256 }, { .name = "496", .size = 496 },
-	{ .name = "800", .size = 800 }, { .name = "1344", .size = 1344 }, { .name = "2016", .size = 2016 },
+	{ .size = 16 },	 { .size = 32 },  { .size = 64 },   { .size = 128 },  { .size = 256 },
+	{ .size = 496 }, { .size = 800 }, { .size = 1344 }, { .size = 2016 },
 };
 
 void slab_init(void)
@@ -71,7 +70,7 @@ void *slab_alloc(struct slab *slab)
 
 	if (slab->epoch != epoch) {
 		list_init(&slab->partial);
-		slab->used = slab->empty = 0;
+		slab->empty = 0;
 		slab->epoch = epoch;
 	}
 	page = list_empty(&slab->partial) ? page_new(slab) : CONTAINER(slab->partial.next, struct slab_page, partial);
@@ -85,7 +84,6 @@ void *slab_alloc(struct slab *slab)
 	}
 	slab->empty -= !page->used;
 	page->used++;
-	slab->used++;
 	if (page->free == LAST && page->fresh == objects_per_page(slab))
 		list_remove(&page->partial);
 	bytes_zero(object, slab->size);
@@ -103,7 +101,6 @@ void slab_free(struct slab *slab, void *object)
 	*(u16 *)object = page->free;
 	page->free = (u16)index;
 	page->used--;
-	slab->used--;
 	if (list_empty(&page->partial))
 		list_add(slab->partial.next, &page->partial);
 	if (page->used)

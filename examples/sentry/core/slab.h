@@ -7,15 +7,13 @@
 
 /* Objects of one type. Define one with SLAB(type). */
 struct slab {
-	const char *name;
 	u32 size;
-	u32 used; /* objects */
 	struct list partial; /* pages with a free object */
 	u32 empty; /* pages without a used one */
 	u32 epoch;
 };
 
-#define SLAB(type) { .name = #type, .size = sizeof(type) }
+#define SLAB(type) { .size = sizeof(type) }
 
 void slab_init(void);
 void *slab_alloc(struct slab *slab); /* NULL: no RAM is left */
