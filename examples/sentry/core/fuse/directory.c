@@ -290,8 +290,7 @@ static void note(struct dentry *directory, u64 changes, const struct fuse_entry 
 		return;
 	}
 	dentry_attach(dentry, inode);
-	if (dentry_hash(dentry))
-		dentry_unhash(dentry);
+	dentry_hash(dentry); /* if that fails, the name is not known, which is no error */
 	dentry_put(dentry);
 }
 

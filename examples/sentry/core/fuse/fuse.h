@@ -13,7 +13,7 @@
 #include "../vfs/caller.h"
 #include "protocol.h"
 
-enum { FUSE_TAG = 36, FUSE_IO_PAGES = 32, FUSE_NO_HANDLE = 0 };
+enum { FUSE_TAG = 36, FUSE_IO_PAGES = 32 };
 
 /* A server, and what is known of its files. */
 struct fuse {

@@ -112,9 +112,8 @@ static s64 add_seals(struct file *file, u32 seals)
 }
 
 /* What a descriptor of a path only does not have. */
-static s64 fcntl_file(struct task *t, struct file *file, u32 command, u64 argument)
+static s64 fcntl_file(struct file *file, u32 command, u64 argument)
 {
-	(void)t;
 	switch (command) {
 	case F_SETFL: return set_flags(file, (u32)argument);
 	case F_SETOWN: file->owner = (s32)argument; return 0;
@@ -158,7 +157,7 @@ s64 sys_fcntl(struct task *t, const u64 *args)
 	case F_GETFL:
 		return file->flags;
 	}
-	return file->flags & O_PATH ? -EBADF : fcntl_file(t, file, command, args[2]);
+	return file->flags & O_PATH ? -EBADF : fcntl_file(file, command, args[2]);
 }
 
 s64 sys_ioctl(struct task *t, const u64 *args)

@@ -28,11 +28,6 @@ struct super *super_new(const struct super_operations *operations, const char *t
 	return super;
 }
 
-void super_get(struct super *super)
-{
-	reference_get(&super->references);
-}
-
 void super_put(struct super *super)
 {
 	if (!super || !reference_put(&super->references))

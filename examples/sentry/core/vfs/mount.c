@@ -106,41 +106,6 @@ void path_enter_mounts(struct path *path)
 	}
 }
 
-static bool has_mounts(const struct mount *mount)
-{
-	LIST_EACH(at, &vfs.mounts)
-		if (CONTAINER(at, struct mount, all)->parent == mount)
-			return true;
-	return false;
-}
-
-static void unmark_point(struct dentry *point)
-{
-	LIST_EACH(at, &vfs.mounts)
-		if (CONTAINER(at, struct mount, all)->point == point)
-			return;
-	point->mounted = false;
-}
-
-int mount_remove(struct mount *mount, u32 flags)
-{
-	enum { DETACH = 2 };
-	struct path point = { mount->parent, mount->point };
-
-	if (!mount->parent)
-		return -EINVAL;
-	/* The list's reference, and the caller's. */
-	if (has_mounts(mount) || (mount->references > 2 && !(flags & DETACH)))
-		return -EBUSY;
-	list_remove(&mount->all);
-	mount->parent = NULL;
-	mount->point = NULL;
-	unmark_point(point.dentry);
-	path_put(&point);
-	mount_put(mount);
-	return 0;
-}
-
 int mount_writable(const struct mount *mount)
 {
 	return mount->flags & MS_RDONLY ? -EROFS : 0;

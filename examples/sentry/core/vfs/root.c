@@ -147,9 +147,8 @@ static bool number(const u8 *text, u32 *value)
 }
 
 struct member {
-	char *name;  /* absolute, in a page */
-	char *again; /* of the first link to the same inode */
-	u32 inode, mode, user, group, links, time, device;
+	char *name; /* absolute, in a page */
+	u32 mode, user, group, time, device;
 	const u8 *data;
 	u64 size;
 };

@@ -38,7 +38,7 @@ void text_put(struct text *text, const char *string)
 	text_bytes(text, string, string_size(string));
 }
 
-static void put_digits(struct text *text, u64 value, u32 base, u32 digits, char pad)
+static void put_digits(struct text *text, u64 value, u32 base, u32 digits)
 {
 	char all[24];
 	u32 at = sizeof(all);
@@ -48,13 +48,13 @@ static void put_digits(struct text *text, u64 value, u32 base, u32 digits, char 
 		value /= base;
 	} while (value);
 	while (sizeof(all) - at < digits && at)
-		all[--at] = pad;
+		all[--at] = '0';
 	text_bytes(text, all + at, sizeof(all) - at);
 }
 
 void text_number(struct text *text, u64 value)
 {
-	put_digits(text, value, 10, 1, ' ');
+	put_digits(text, value, 10, 1);
 }
 
 void text_signed(struct text *text, s64 value)
@@ -66,17 +66,12 @@ void text_signed(struct text *text, s64 value)
 
 void text_hex(struct text *text, u64 value, u32 digits)
 {
-	put_digits(text, value, 16, digits, '0');
+	put_digits(text, value, 16, digits);
 }
 
 void text_octal(struct text *text, u64 value, u32 digits)
 {
-	put_digits(text, value, 8, digits, '0');
-}
-
-void text_padded(struct text *text, u64 value, u32 width)
-{
-	put_digits(text, value, 10, width, ' ');
+	put_digits(text, value, 8, digits);
 }
 
 void text_line(struct text *text, const char *name, u64 value, const char *unit)

@@ -17,7 +17,6 @@ void text_number(struct text *text, u64 value);
 void text_signed(struct text *text, s64 value);
 void text_hex(struct text *text, u64 value, u32 digits); /* at least so many, with zeros */
 void text_octal(struct text *text, u64 value, u32 digits);
-void text_padded(struct text *text, u64 value, u32 width); /* with spaces before it */
 void text_line(struct text *text, const char *name, u64 value, const char *unit); /* name, value, unit, newline */
 void text_free(struct text *text);
 

@@ -154,7 +154,6 @@ struct inode {
 	u32 mode, user, group, links;
 	u32 block_size;
 	struct timespec accessed, modified, changed, born;
-	struct table_entry by_number; /* in the table of inode_find */
 	struct lock_list *locks;
 	struct mutex mutex;
 	struct list watches; /* of inotify */
@@ -180,7 +179,6 @@ struct dentry {
 	struct list unused; /* in the order in which they are dropped */
 	u64 cookie; /* its place in its directory */
 	u64 version; /* of a directory: grows when an entry leaves it */
-	u64 expires; /* for revalidate */
 	char *name;
 	const char *label; /* of a file that no directory has: what /proc shows */
 	u8 name_size;
@@ -223,10 +221,9 @@ struct file {
 	s32 owner, signal; /* F_SETOWN, F_SETSIG */
 };
 
-/* -- super.c, inode.c -- */
+/* -- inode.c -- */
 
 struct super *super_new(const struct super_operations *operations, const char *type, u64 magic);
-void super_get(struct super *super);
 void super_put(struct super *super);
 
 struct inode *inode_new(struct super *super, u32 mode); /* with times of now and the caller as the owner */
@@ -268,7 +265,6 @@ s64 path_show(const struct path *path, char *to, u64 size); /* as /proc does; wi
 
 /* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source);
-int mount_remove(struct mount *mount, u32 flags);
 void mount_get(struct mount *mount);
 void mount_put(struct mount *mount);
 struct mount *mount_root(void); /* borrowed */
@@ -354,8 +350,6 @@ struct io io_core(struct iovec *vector, void *memory, u64 size);
 struct entries {
 	struct task *task;
 	u64 to, size, used;
-	u64 last; /* where the previous entry begins, for its cookie */
-	bool first;
 	int error;
 	bool (*put)(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie);
 };
