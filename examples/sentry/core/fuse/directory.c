@@ -11,8 +11,8 @@ static void touched(struct inode *inode)
 }
 
 /*
- * An entry of a directory has come or gone.  Rights are checked at each step to a name, so what the server has as its
- * size is asked for only a second later.
+ * An entry was added or removed.  Each step of a walk checks the directory's rights, so its attributes are requested
+ * again only a second later.
  */
 static void changed(struct inode *directory)
 {
@@ -71,7 +71,7 @@ static int lookup(struct inode *directory, struct dentry *dentry)
 	return 0;
 }
 
-/* A regular file is open for writing from now on, as who makes one mostly writes it. */
+/* Create a regular file and keep it open for writing, as most creators write it next. */
 static int create_file(struct inode *directory, u32 opcode, const char *name, u32 mode, struct inode **inode)
 {
 	const u32 flags = O_WRONLY | O_LARGEFILE | (opcode == FUSE_CREATE ? O_CREAT | O_EXCL : 0);
@@ -218,7 +218,7 @@ static s64 readlink(struct inode *inode, char *target, u64 size)
 	return result;
 }
 
-/* -- reading: entries come with their attributes, so that nobody has to ask for them -- */
+/* -- reading: entries come with their attributes, which saves a lookup of each -- */
 
 struct listing {
 	struct fuse_handle handle;

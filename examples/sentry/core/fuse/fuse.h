@@ -2,9 +2,9 @@
 /*
  * A directory of the host as a file system: FUSE over virtio-fs.
  *
- * Nobody else changes the directory meanwhile.  So names, attributes, targets of links and pages stay as the server has
- * told them until the core changes them itself.  Writes go to the server at once; pages that programs change through
- * shared mappings do when the file is synchronized or no longer used.
+ * No other program changes the directory meanwhile.  So names, attributes, targets of links and pages stay valid until
+ * the core itself changes them.  Writes go to the server at once.  Pages that programs change through shared mappings
+ * are written when the file is synchronized or no longer used.
  */
 #ifndef SENTRY_FUSE_H
 #define SENTRY_FUSE_H

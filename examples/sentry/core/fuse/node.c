@@ -110,7 +110,7 @@ void fuse_evict(struct inode *inode)
 	if (!node)
 		return;
 	table_remove(&fuse->nodes, &node->by_id); /* first: what follows may sleep */
-	fuse_flush(inode);			    /* if it fails nobody is left who could be told */
+	fuse_flush(inode);			    /* no caller is left to report an error to */
 	fuse_close_handle(inode, &node->reader, FUSE_RELEASE);
 	fuse_close_handle(inode, &node->writer, FUSE_RELEASE);
 	fuse_cut(inode, 0, ~0ull);

@@ -23,7 +23,7 @@ static void drop(struct inode *inode, u64 index, void *page)
 		list_remove(&node->recent);
 }
 
-/* Forget pages of files that were not used for the longest time, where nobody else uses them. */
+/* Drop clean pages that no mapping uses, of the least recently used files first. */
 static void shrink(struct fuse *fuse)
 {
 	LIST_EACH_SAFE(at, after, &fuse->recent) {
@@ -95,7 +95,7 @@ static u32 read_ahead(struct inode *inode, u64 index)
 	return (u32)count;
 }
 
-/* Read into pages that nobody knows yet; how many bytes came. */
+/* Read into pages that are not in the cache yet; return the number of bytes. */
 static s64 read_into(struct inode *inode, u64 index, const struct segment *pages, u32 count)
 {
 	struct fuse_node *node = fuse_node_of(inode);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the file system calls need of the task that makes them. */
+/* The caller of a file system call: its user, rights and directories. */
 #ifndef SENTRY_CALLER_H
 #define SENTRY_CALLER_H
 
@@ -31,7 +31,7 @@ static inline bool caller_capable(u32 capability)
 	return !caller_user();
 }
 
-/* What there is once. */
+/* Global state of the file systems. */
 struct vfs {
 	struct table names; /* of dentries */
 	struct list unused; /* dentries without references, those used last at the end */

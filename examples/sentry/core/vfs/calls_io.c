@@ -54,7 +54,7 @@ s64 file_seek(struct file *file, s64 offset, u32 whence)
 	return offset < 0 ? -EINVAL : offset;
 }
 
-/* As with relatime: the time of an access that nobody could have noticed otherwise. */
+/* As relatime: update the access time if it is older than a change, or than a day. */
 void file_accessed(struct file *file)
 {
 	struct inode *inode = file->inode;

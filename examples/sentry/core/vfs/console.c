@@ -15,7 +15,7 @@ static s64 wait_for_input(struct file *file)
 
 static s64 read(struct file *file, struct io *to, u64 *position)
 {
-	u64 room = io_writable(to, PAGE); /* before anything is read that could not be handed over */
+	u64 room = io_writable(to, PAGE); /* first: input that is read but not delivered is lost */
 	u8 *page;
 	s64 got;
 

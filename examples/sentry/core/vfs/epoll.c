@@ -210,7 +210,7 @@ s64 sys_epoll_ctl(struct task *t, const u64 *args)
 
 /* -- waiting -- */
 
-/* Hand over the events of one item that is taken from the list; whether it had some, or -EFAULT. */
+/* Deliver the events of an item that has left the ready list: 1, 0 if it has none, or -EFAULT. */
 static s64 deliver(struct task *t, struct item *item, u64 to)
 {
 	struct epoll_event event = item->event;

@@ -34,7 +34,7 @@ static bool overlap(const struct lock *a, const struct lock *b)
 	return a->flock == b->flock && a->start <= b->last && b->start <= a->last;
 }
 
-/* A lock of somebody else that excludes this one; NULL. */
+/* Another owner's lock that excludes this one, or NULL. */
 static struct lock *conflict(struct lock_list *list, const struct lock *lock)
 {
 	for (struct lock *at = list->first; at; at = at->next)

@@ -59,7 +59,7 @@ static void put_permissions(struct text *text, const struct vma *vma)
 	text_put(text, vma->flags & VMA_SHARED ? "s" : "p");
 }
 
-/* What a mapping shows, behind its numbers, from column 73 on. */
+/* The name of a mapping, from column 73 on. */
 static void put_name(struct text *text, const struct mm *mm, const struct vma *vma, u64 line)
 {
 	char *name = page_alloc();

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What /proc needs of processes. */
+/* Processes as /proc shows them. */
 #ifndef SENTRY_PROCESS_FILE_H
 #define SENTRY_PROCESS_FILE_H
 

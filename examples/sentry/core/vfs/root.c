@@ -20,7 +20,7 @@ const char *text_join(char *to, u64 size, const char *directory, const char *nam
 	return to;
 }
 
-/* Find the place for a new name: *dentry is without an inode and its directory locked, or the error is -EEXIST. */
+/* Find the place for a new name: 0 with its directory locked and a dentry without an inode, or -errno. */
 static int find_place(struct walk *w, const char *name, struct dentry **dentry)
 {
 	int error = walk_core(w, name, WALK_PARENT);
@@ -80,7 +80,7 @@ int core_symlink(const char *target, const char *name)
 	return make(name, LINK, 0, 0, target);
 }
 
-/* A new file, or a new content and mode of one that is there. */
+/* Create a file, or write over the start of an existing one. */
 int core_write_file(const char *name, const void *data, u64 size, u32 mode)
 {
 	int error = make(name, NODE, S_IFREG | mode, 0, NULL);
@@ -304,7 +304,7 @@ static int make_directories(void)
 	return 0;
 }
 
-/* Make the directories of a name of the host's; its copy, or NULL. */
+/* Copy a host path into a page and make its parent directories; NULL on an error. */
 static char *name_from_host(const char *path)
 {
 	u64 size = string_size(path) + 1;
@@ -319,7 +319,7 @@ static char *name_from_host(const char *path)
 	return NULL;
 }
 
-/* The program that the sandbox starts with is a file, too, where it is on the host, and a link where it was named. */
+/* Write the first program to its real path on the host, and link the path by which it was named to it. */
 static int put_program(const struct core_config *config)
 {
 	char *name = name_from_host(config->real_path);
@@ -343,7 +343,7 @@ static const char *root_in_memory(void)
 	return mount_add(super, super->root, NULL, 0, "rootfs") ? "the sandbox has too little memory" : NULL;
 }
 
-/* What a directory of the host does not have for the sandbox: its devices and processes, where it has a place for them. */
+/* Mount /dev, /proc and /sys on a root from the host, as far as it has these directories. */
 static const char *dress_root(void)
 {
 	bool has_dev = !core_mount(tmpfs_new("devtmpfs", 0755), "/dev", 0, "devtmpfs");

@@ -241,7 +241,7 @@ static s64 readlink(struct inode *inode, char *target, u64 size)
 	return (s64)length;
 }
 
-/* What a link to an object shows: the name of its path, or what kind of object it is. */
+/* The target of a link to an object: its path, or its kind. */
 static s64 read_jump(struct inode *inode, char *target, u64 size)
 {
 	struct path path;

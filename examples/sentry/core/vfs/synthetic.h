@@ -16,7 +16,7 @@ struct synthetic {
 	const char *target; /* of a link */
 	int (*jump)(struct inode *inode, struct path *path); /* of a link to an object */
 	u32 mode;	    /* permissions; 0: as usual */
-	s64 (*store)(struct synthetic_inode *inode, const char *data, u64 size); /* what a program writes; NULL: -EACCES */
+	s64 (*store)(struct synthetic_inode *inode, const char *data, u64 size); /* accept a write; NULL: -EIO */
 };
 
 struct synthetic_inode {

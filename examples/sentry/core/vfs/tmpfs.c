@@ -371,7 +371,7 @@ enum { ENTRY_SIZE = 20 }; /* what a name adds to its directory's size in Linux's
 static int lookup(struct inode *directory, struct dentry *dentry)
 {
 	(void)directory, (void)dentry;
-	return 0; /* what exists is known */
+	return 0; /* all existing names are dentries */
 }
 
 static int add(struct inode *directory, struct dentry *dentry, struct inode *inode)

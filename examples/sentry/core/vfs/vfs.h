@@ -42,12 +42,12 @@ enum attribute {
 	ATTR_MODE = 1, ATTR_USER = 2, ATTR_GROUP = 4, ATTR_SIZE = 8, ATTR_ACCESSED = 16, ATTR_MODIFIED = 32, ATTR_CHANGED = 64,
 };
 
-/* New values of attributes, as `which` of ATTR_* has them. They have been checked against the caller's rights. */
+/* New values of the attributes that `which` names (ATTR_*). The caller's rights have been checked. */
 struct attributes {
 	u32 which, mode, user, group;
 	u64 size;
 	struct timespec accessed, modified, changed;
-	struct file *file; /* through which a program changes them, or NULL */
+	struct file *file; /* that the program used for the change, or NULL */
 };
 
 struct statfs {
@@ -109,7 +109,7 @@ struct file_operations {
 	s64 (*write)(struct file *file, struct io *from, u64 *position);
 	/* NULL: by the size of the inode. */
 	s64 (*seek)(struct file *file, s64 offset, u32 whence);
-	/* Hand over entries by entries_put() from file->position on, which is the next entry's cookie afterwards. */
+	/* Pass entries to entries_put() from file->position on; it ends as the cookie of the next entry. */
 	int (*readdir)(struct file *file, struct entries *entries);
 	/* POLLIN and so on that hold now. poll_wait() with the queues that are woken when they change. NULL: always ready. */
 	u32 (*poll)(struct file *file, struct poll *poll);
@@ -279,7 +279,7 @@ void path_enter_mounts(struct path *path);
 
 enum {
 	WALK_FOLLOW = 1, /* a link at the end */
-	WALK_DIRECTORY = 2, /* it has to be one */
+	WALK_DIRECTORY = 2, /* the result must be a directory */
 	WALK_PARENT = 4, /* stop before the last component */
 	WALK_EMPTY = 8, /* an empty name is the start */
 	WALK_FD = 16, /* a descriptor will be needed */
@@ -311,12 +311,12 @@ void locks_free(struct inode *inode);
 
 /* -- poll.c -- */
 
-/* Somebody who wants to be woken when the state of files changes. */
+/* A caller that is woken when the state of files changes. */
 struct poll {
 	void (*add)(struct poll *poll, struct wait_queue *queue);
 };
 
-void poll_wait(struct poll *poll, struct wait_queue *queue); /* poll may be NULL: only the state is wanted */
+void poll_wait(struct poll *poll, struct wait_queue *queue); /* no-op if poll is NULL */
 void epoll_forget(struct file *file); /* it is gone */
 u32 file_poll(struct file *file, struct poll *poll);
 
@@ -328,7 +328,7 @@ int anonymous_file(u32 mode, const char *name, const struct file_operations *ope
 
 /* -- io.c: bytes of the program or of the core -- */
 
-/* The size of a vector that is no vector, but leads to more of them. */
+/* Size of an entry that is no vector, but points to the next array of vectors. */
 #define IO_LINK (~0ull)
 
 struct io {
@@ -338,7 +338,7 @@ struct io {
 	u64 left;
 };
 
-/* Copy, and advance; how many bytes that went well for. */
+/* Copy and advance; return how many bytes were copied. */
 u64 io_put(struct io *io, const void *from, u64 size);
 u64 io_get(struct io *io, void *to, u64 size);
 u64 io_zero(struct io *io, u64 size);

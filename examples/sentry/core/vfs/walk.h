@@ -16,7 +16,7 @@ enum last { LAST_NAME, LAST_DOT, LAST_DOTDOT, LAST_ROOT };
 struct walk {
 	struct path at, root;
 	u32 flags, resolve, links, depth;
-	const char *outer[MAX_LINKS + 1]; /* what follows behind each link that the walk is in */
+	const char *outer[MAX_LINKS + 1]; /* the rest of the name behind each link that the walk is in */
 	/* The last component, with WALK_PARENT. */
 	enum last kind;
 	const char *last;

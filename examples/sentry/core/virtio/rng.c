@@ -8,7 +8,7 @@ enum { BYTES = 256 };
 static struct {
 	struct virtqueue *queue;
 	u8 *buffer;
-	u32 left; /* that have not been handed out */
+	u32 left; /* bytes of the buffer that no caller has received */
 } rng;
 
 void rng_start(struct virtio_device *device)
