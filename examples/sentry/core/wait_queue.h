@@ -51,7 +51,7 @@ s64 task_sleep(u64 deadline);
 s64 sleep_on(struct wait_queue *queue, u64 deadline);
 /* Signals do not end it, but SIGKILL does: 0, -ERESTARTSYS or -ETIMEDOUT. */
 s64 sleep_on_killable(struct wait_queue *queue, u64 deadline);
-/* Nothing but being woken ends it: for devices, which use memory of the caller meanwhile. */
+/* Only a wake-up ends it: for locks, and for devices, which use memory of the caller meanwhile. */
 void sleep_on_always(struct wait_queue *queue);
 
 void wake_one(struct wait_queue *queue); /* the first that is alone, and all that are not */

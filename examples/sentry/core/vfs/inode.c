@@ -89,8 +89,7 @@ void inode_put(struct inode *inode)
 void mutex_lock(struct mutex *mutex)
 {
 	while (mutex->held)
-		if (sleep_on_killable(&mutex->queue, FOREVER))
-			task_yield(); /* it ends, but not before this call has its lock */
+		sleep_on_always(&mutex->queue); /* even a killed task needs the lock to finish its call */
 	mutex->held = true;
 }
 
