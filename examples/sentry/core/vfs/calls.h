@@ -26,6 +26,10 @@ void file_accessed(struct file *file);
 
 int may_create(const struct path *directory);
 
+u32 walk_flags(u32 flags); /* WALK_* of AT_* */
+/* Find the file of a call that accepts AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH; -EINVAL for other flags. */
+int path_at(struct task *t, u64 directory, u64 name, u32 flags, struct path *path);
+
 /* -- poll.c: times and masks of calls that wait -- */
 
 s64 deadline_from(struct task *t, u64 from, u64 *deadline);

@@ -15,6 +15,13 @@ static s64 apply(const struct path *path, struct attributes *new)
 	return error;
 }
 
+int path_at(struct task *t, u64 directory, u64 name, u32 flags, struct path *path)
+{
+	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	return path_user(t, directory, name, walk_flags(flags), path);
+}
+
 /* -- mode -- */
 
 static s64 set_mode(const struct path *path, u32 mode)
@@ -37,12 +44,8 @@ static s64 set_mode(const struct path *path, u32 mode)
 static s64 mode_of_name(struct task *t, u64 directory, u64 name, u32 mode, u32 flags)
 {
 	struct path path;
-	s64 error;
+	s64 error = path_at(t, directory, name, flags, &path);
 
-	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
-		return -EINVAL;
-	error = path_user(t, directory, name,
-			  (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0), &path);
 	if (error)
 		return error;
 	error = set_mode(&path, mode);
@@ -102,12 +105,8 @@ static s64 set_owner(const struct path *path, u32 user, u32 group)
 static s64 owner_of_name(struct task *t, const u64 *args, u32 flags)
 {
 	struct path path;
-	s64 error;
+	s64 error = path_at(t, args[0], args[1], flags, &path);
 
-	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
-		return -EINVAL;
-	error = path_user(t, args[0], args[1],
-			  (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0), &path);
 	if (error)
 		return error;
 	error = set_owner(&path, (u32)args[2], (u32)args[3]);
@@ -200,10 +199,7 @@ static s64 times_of(struct task *t, u64 directory, u64 name, const struct timesp
 			return -EINVAL;
 		return file ? set_valid_times(&file->path, times) : -EBADF;
 	}
-	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
-		return -EINVAL;
-	error = path_user(t, directory, name,
-			  (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0), &path);
+	error = path_at(t, directory, name, flags, &path);
 	if (error)
 		return error;
 	error = set_valid_times(&path, times);

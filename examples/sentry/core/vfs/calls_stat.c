@@ -2,11 +2,9 @@
 /* System calls that show attributes. */
 #include "calls.h"
 
-enum { AT_STATX_FORCE_SYNC = 0x2000, AT_STATX_DONT_SYNC = 0x4000 };
-
 static int refresh(struct inode *inode)
 {
-	return inode->operations && inode->operations->getattr ? inode->operations->getattr(inode) : 0;
+	return inode->operations->getattr ? inode->operations->getattr(inode) : 0;
 }
 
 static int put_stat(struct task *t, const struct path *path, u64 to)
@@ -23,10 +21,33 @@ static int put_stat(struct task *t, const struct path *path, u64 to)
 	return error ? error : user_write(t->mm, to, &stat, sizeof(stat));
 }
 
-static s64 stat_name(struct task *t, u64 directory, u64 name, u64 to, u32 flags)
+
+u32 walk_flags(u32 flags)
+{
+	return (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0);
+}
+
+/* The file to show; with AT_EMPTY_PATH and a NULL name that of the descriptor, or the working directory. */
+static int path_to_show(struct task *t, u64 directory, u64 name, u32 flags, struct path *path)
+{
+	struct file *file;
+
+	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC))
+		return -EINVAL;
+	if (!(flags & AT_EMPTY_PATH) || name)
+		return path_user(t, directory, name, walk_flags(flags), path);
+	file = (s32)directory == AT_FDCWD ? NULL : fd_file(t, directory);
+	if ((s32)directory != AT_FDCWD && !file)
+		return -EBADF;
+	*path = file ? file->path : caller_fs()->cwd;
+	path_get(path);
+	return 0;
+}
+
+static s64 show_stat(struct task *t, u64 directory, u64 name, u64 to, u32 flags)
 {
 	struct path path;
-	s64 error = path_user(t, directory, name, flags, &path);
+	s64 error = path_to_show(t, directory, name, flags, &path);
 
 	if (error)
 		return error;
@@ -37,12 +58,12 @@ static s64 stat_name(struct task *t, u64 directory, u64 name, u64 to, u32 flags)
 
 s64 sys_stat(struct task *t, const u64 *args)
 {
-	return stat_name(t, (u64)AT_FDCWD, args[0], args[1], WALK_FOLLOW);
+	return show_stat(t, (u64)AT_FDCWD, args[0], args[1], 0);
 }
 
 s64 sys_lstat(struct task *t, const u64 *args)
 {
-	return stat_name(t, (u64)AT_FDCWD, args[0], args[1], 0);
+	return show_stat(t, (u64)AT_FDCWD, args[0], args[1], AT_SYMLINK_NOFOLLOW);
 }
 
 s64 sys_fstat(struct task *t, const u64 *args)
@@ -52,26 +73,9 @@ s64 sys_fstat(struct task *t, const u64 *args)
 	return file ? put_stat(t, &file->path, args[1]) : -EBADF;
 }
 
-/* How a call with AT_* flags walks. */
-static u32 walk_flags(u32 flags)
-{
-	return (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0);
-}
-
 s64 sys_newfstatat(struct task *t, const u64 *args)
 {
-	u32 flags = (u32)args[3];
-
-	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC))
-		return -EINVAL;
-	if (flags & AT_EMPTY_PATH && !args[1]) {
-		const u64 fstat[] = { args[0], args[2] };
-
-		if ((s32)args[0] != AT_FDCWD)
-			return sys_fstat(t, fstat);
-		return put_stat(t, &caller_fs()->cwd, args[2]);
-	}
-	return stat_name(t, args[0], args[1], args[2], walk_flags(flags));
+	return show_stat(t, args[0], args[1], args[2], (u32)args[3]);
 }
 
 struct statx_time {
@@ -132,23 +136,13 @@ static int put_statx(struct task *t, const struct path *path, u64 to)
 
 s64 sys_statx(struct task *t, const u64 *args)
 {
-	u32 flags = (u32)args[2], walk;
+	u32 flags = (u32)args[2];
 	struct path path;
 	s64 error;
 
 	if ((u32)args[3] & 0x80000000u || (flags & AT_STATX_SYNC) == AT_STATX_SYNC)
 		return -EINVAL;
-	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC))
-		return -EINVAL;
-	walk = walk_flags(flags);
-	if (flags & AT_EMPTY_PATH && !args[1]) {
-		struct file *file = fd_file(t, args[0]);
-
-		if ((s32)args[0] == AT_FDCWD)
-			return put_statx(t, &caller_fs()->cwd, args[4]);
-		return file ? put_statx(t, &file->path, args[4]) : -EBADF;
-	}
-	error = path_user(t, args[0], args[1], walk, &path);
+	error = path_to_show(t, args[0], args[1], flags, &path);
 	if (error)
 		return error;
 	error = put_statx(t, &path, args[4]);
