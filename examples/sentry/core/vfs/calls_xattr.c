@@ -62,7 +62,7 @@ static s64 set(struct task *t, const struct path *path, const struct request *r)
 	if (!value)
 		return -ENOMEM;
 	error = user_read(t->mm, value, r->value, r->size) ? -EFAULT : check_name(inode, r->name, true);
-	if (!error && !(inode->operations && inode->operations->setxattr))
+	if (!error && !inode->operations->setxattr)
 		error = -EOPNOTSUPP;
 	if (!error) {
 		inode_lock(inode);
@@ -75,44 +75,38 @@ static s64 set(struct task *t, const struct path *path, const struct request *r)
 	return error;
 }
 
+/* Pass the value of an attribute, or all names, to the program; a size of 0 requests the size only. */
+static s64 fetch(struct task *t, struct inode *inode, const struct request *r, bool names)
+{
+	const struct inode_operations *operations = inode->operations;
+	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
+	void *data = kmalloc(room ? room : 1);
+	s64 size;
+
+	if (!data)
+		return -ENOMEM;
+	size = names ? operations->listxattr(inode, data, room) : operations->getxattr(inode, r->name, data, room);
+	if (size > 0 && room && user_write(t->mm, r->value, data, (u64)size))
+		size = -EFAULT;
+	kfree(data);
+	return size;
+}
+
 static s64 get(struct task *t, const struct path *path, const struct request *r)
 {
 	struct inode *inode = path->dentry->inode;
-	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
-	s64 size = check_name(inode, r->name, false);
-	void *value;
+	s64 error = check_name(inode, r->name, false);
 
-	if (!size && !(inode->operations && inode->operations->getxattr))
-		size = -EOPNOTSUPP;
-	if (size)
-		return size;
-	value = kmalloc(room ? room : 1);
-	if (!value)
-		return -ENOMEM;
-	size = inode->operations->getxattr(inode, r->name, value, room);
-	if (size > 0 && room && user_write(t->mm, r->value, value, (u64)size))
-		size = -EFAULT;
-	kfree(value);
-	return size;
+	if (error)
+		return error;
+	return inode->operations->getxattr ? fetch(t, inode, r, false) : -EOPNOTSUPP;
 }
 
 static s64 list(struct task *t, const struct path *path, const struct request *r)
 {
 	struct inode *inode = path->dentry->inode;
-	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
-	char *names;
-	s64 size;
 
-	if (!(inode->operations && inode->operations->listxattr))
-		return 0;
-	names = kmalloc(room ? room : 1);
-	if (!names)
-		return -ENOMEM;
-	size = inode->operations->listxattr(inode, names, room);
-	if (size > 0 && room && user_write(t->mm, r->value, names, (u64)size))
-		size = -EFAULT;
-	kfree(names);
-	return size;
+	return inode->operations->listxattr ? fetch(t, inode, r, true) : 0;
 }
 
 static s64 remove(struct task *t, const struct path *path, const struct request *r)
@@ -123,7 +117,7 @@ static s64 remove(struct task *t, const struct path *path, const struct request 
 	(void)t;
 	if (!error)
 		error = check_name(inode, r->name, true);
-	if (!error && !(inode->operations && inode->operations->removexattr))
+	if (!error && !inode->operations->removexattr)
 		error = -EOPNOTSUPP;
 	if (error)
 		return error;
@@ -137,9 +131,10 @@ static s64 remove(struct task *t, const struct path *path, const struct request 
 
 typedef s64 (*operation)(struct task *t, const struct path *path, const struct request *r);
 
-/* The name of an attribute, unless there is none in the call, and the operation on it. */
-static s64 on_path(struct task *t, const struct path *path, const u64 *args, bool named, operation do_it)
+/* Read the arguments behind the file, of which only list has no name, and do the operation. */
+static s64 on_path(struct task *t, const struct path *path, const u64 *args, operation do_it)
 {
+	bool named = do_it != list;
 	struct request r;
 	s64 error;
 
@@ -156,81 +151,81 @@ static s64 on_path(struct task *t, const struct path *path, const u64 *args, boo
 	return do_it(t, path, &r);
 }
 
-static s64 by_name(struct task *t, const u64 *args, u32 walk, bool named, operation do_it)
+static s64 by_name(struct task *t, const u64 *args, u32 walk, operation do_it)
 {
 	struct path path;
 	s64 result = path_user(t, (u64)AT_FDCWD, args[0], walk, &path);
 
 	if (result)
 		return result;
-	result = on_path(t, &path, args, named, do_it);
+	result = on_path(t, &path, args, do_it);
 	path_put(&path);
 	return result;
 }
 
-static s64 by_fd(struct task *t, const u64 *args, bool named, operation do_it)
+static s64 by_fd(struct task *t, const u64 *args, operation do_it)
 {
 	struct file *file = fd_real(t, args[0]);
 
-	return file ? on_path(t, &file->path, args, named, do_it) : -EBADF;
+	return file ? on_path(t, &file->path, args, do_it) : -EBADF;
 }
 
 s64 sys_setxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, WALK_FOLLOW, true, set);
+	return by_name(t, args, WALK_FOLLOW, set);
 }
 
 s64 sys_lsetxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, 0, true, set);
+	return by_name(t, args, 0, set);
 }
 
 s64 sys_fsetxattr(struct task *t, const u64 *args)
 {
-	return by_fd(t, args, true, set);
+	return by_fd(t, args, set);
 }
 
 s64 sys_getxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, WALK_FOLLOW, true, get);
+	return by_name(t, args, WALK_FOLLOW, get);
 }
 
 s64 sys_lgetxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, 0, true, get);
+	return by_name(t, args, 0, get);
 }
 
 s64 sys_fgetxattr(struct task *t, const u64 *args)
 {
-	return by_fd(t, args, true, get);
+	return by_fd(t, args, get);
 }
 
 s64 sys_listxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, WALK_FOLLOW, false, list);
+	return by_name(t, args, WALK_FOLLOW, list);
 }
 
 s64 sys_llistxattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, 0, false, list);
+	return by_name(t, args, 0, list);
 }
 
 s64 sys_flistxattr(struct task *t, const u64 *args)
 {
-	return by_fd(t, args, false, list);
+	return by_fd(t, args, list);
 }
 
 s64 sys_removexattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, WALK_FOLLOW, true, remove);
+	return by_name(t, args, WALK_FOLLOW, remove);
 }
 
 s64 sys_lremovexattr(struct task *t, const u64 *args)
 {
-	return by_name(t, args, 0, true, remove);
+	return by_name(t, args, 0, remove);
 }
 
 s64 sys_fremovexattr(struct task *t, const u64 *args)
 {
-	return by_fd(t, args, true, remove);
+	return by_fd(t, args, remove);
 }
