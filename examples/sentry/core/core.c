@@ -21,14 +21,38 @@ static void limits_init(struct process *p)
 	p->limits[NOFILE] = (struct rlimit){ 1024, FDS_MOST };
 }
 
+/* Get a reference to each file that a call has a descriptor of: how many. */
+static u32 hold_files(struct task *t, const struct syscall *call, const u64 *args, struct file **held)
+{
+	u32 count = 0;
+
+	for (u32 i = 0; i < call->count; i++) {
+		u8 kind = call->arguments[i].kind;
+
+		held[count] = kind == T_FD || kind == T_DIRFD ? fd_file(t, args[i]) : NULL;
+		if (held[count])
+			file_get(held[count++]);
+	}
+	return count;
+}
+
 static s64 dispatch(struct task *t, const u64 *args)
 {
-	u64 number = t->number;
+	const struct syscall *call = &syscalls[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
+	struct file *held[6];
+	u32 count;
+	s64 result;
 
-	if (number < SYSCALLS && syscalls[number].call)
-		return syscalls[number].call(t, args);
-	core.unknown[number < SYSCALLS ? number : SYSCALLS - 1]++;
-	return -ENOSYS;
+	if (t->number >= SYSCALLS || !call->call) {
+		core.unknown[call - syscalls]++;
+		return -ENOSYS;
+	}
+	/* While the call sleeps, another task that shares the table can close the descriptors. */
+	count = t->files->references > 1 ? hold_files(t, call, args, held) : 0;
+	result = call->call(t, args);
+	while (count)
+		file_put(held[--count]);
+	return result;
 }
 
 static s64 dispatch_traced(struct task *t, const u64 *args)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -343,6 +344,33 @@ static void try_poll(void)
 	close(pair[0]), close(pair[1]);
 }
 
+static int from[2], to[2];
+
+static void *tee_between(void *unused)
+{
+	TRY(tee, from[0], to[1], 10, 0);
+	return unused;
+}
+
+static void *read_from(void *unused)
+{
+	TRY(read, from[0], buffer, 10);
+	return unused;
+}
+
+/* A thread closes the files that another one waits for. */
+static void close_meanwhile(void *(*function)(void *))
+{
+	pthread_t thread;
+
+	pipe(from), pipe(to);
+	pthread_create(&thread, NULL, function, NULL);
+	usleep(100000); /* until the call sleeps: nothing else shows that */
+	close(from[0]), close(from[1]);
+	pthread_join(thread, NULL);
+	close(to[0]), close(to[1]);
+}
+
 int main(int argc, char **argv)
 {
 	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
@@ -355,5 +383,7 @@ int main(int argc, char **argv)
 	try_locks();
 	try_memfd();
 	try_poll();
+	close_meanwhile(tee_between);
+	close_meanwhile(read_from);
 	return 42;
 }
