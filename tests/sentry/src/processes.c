@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Processes, signals and shared memory: prints what happens, the same natively and on the Sentry. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -326,6 +327,68 @@ static void groups(void)
 	TRY(setpgid(0, -1));
 }
 
+/* What /proc shows of a child that waits. */
+static void show_child(pid_t pid)
+{
+	char name[40], comm[32] = "", state = 0, line[100];
+	int number = 0, parent = 0, group = 0, session = 0, same = 0;
+	long threads = 0;
+	FILE *file;
+	DIR *proc = opendir("/proc");
+
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+	while (state != 'S' && state != 'T') { /* until it has reached its wait */
+		file = fopen(name, "r");
+		if (!file || fscanf(file, "%d %31s %c %d %d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %ld", &number,
+				    comm, &state, &parent, &group, &session, &threads) != 7)
+			break;
+		fclose(file);
+	}
+	printf("%s %c pid %d parent %d group %d %d session %d threads %ld\n", comm, state, number == pid, parent == getpid(),
+	       group == getpgrp(), group == pid, session == getsid(0), threads);
+	for (struct dirent *entry; (entry = readdir(proc));)
+		same += atoi(entry->d_name) == pid;
+	closedir(proc);
+	snprintf(name, sizeof(name), "/proc/%d/status", pid);
+	file = fopen(name, "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, "State", 5) || !strncmp(line, "Threads", 7) || !strncmp(line, "SigBlk", 6) ||
+		    !strncmp(line, "ShdPnd", 6) || !strncmp(line, "NoNew", 5))
+			printf("%s", line);
+	if (file)
+		fclose(file);
+	snprintf(name, sizeof(name), "/proc/%d/comm", pid);
+	printf("listed %d\n", same);
+	TRY(write(open(name, O_WRONLY), "other", 5));
+}
+
+static void proc(void)
+{
+	char name[40];
+	pid_t pid = fork();
+
+	if (!pid) {
+		sigset_t set;
+
+		prctl(PR_SET_NAME, "a-child");
+		sigemptyset(&set);
+		sigaddset(&set, SIGUSR1);
+		sigprocmask(SIG_BLOCK, &set, NULL);
+		kill(getpid(), SIGUSR1);
+		for (;;)
+			pause();
+	}
+	show_child(pid);
+	setpgid(pid, pid);
+	kill(pid, SIGSTOP);
+	waitpid(pid, NULL, WUNTRACED);
+	show_child(pid);
+	kill(pid, SIGKILL);
+	end_of(pid);
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+	TRY(open(name, O_RDONLY));
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
@@ -338,5 +401,6 @@ int main(void)
 	queue();
 	shared();
 	groups();
+	proc();
 	return 6;
 }

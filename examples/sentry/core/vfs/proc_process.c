@@ -6,42 +6,32 @@
 
 struct task *process_task(s32 pid)
 {
-	struct task *t = core.current;
+	struct task *t = task_find(pid);
+	struct process *p = t ? NULL : process_find(pid);
 
-	return t && (t->process->pid == pid || t->tid == pid) ? t : NULL;
+	return p && !list_empty(&p->tasks) ? CONTAINER(p->tasks.next, struct task, siblings) : t;
 }
 
 s32 process_after(s32 pid)
 {
-	return pid < core.current->process->pid ? core.current->process->pid : 0;
+	s32 next = 0;
+
+	EACH_PROCESS(p)
+		if (p->pid > pid && (!next || p->pid < next) && !list_empty(&p->tasks))
+			next = p->pid;
+	return next;
 }
 
-s32 process_parent(struct task *t)
+static s32 parent_of(const struct task *t)
 {
-	(void)t;
-	return 0;
+	return t->process->parent ? t->process->parent->pid : 0;
 }
 
-s32 process_group(struct task *t)
+static const char *state_of(const struct task *t)
 {
-	return t->process->pid;
-}
-
-s32 process_session(struct task *t)
-{
-	return t->process->pid;
-}
-
-u64 process_threads(struct task *t)
-{
-	(void)t;
-	return 1;
-}
-
-int process_program(struct task *t, struct path *path)
-{
-	(void)t;
-	return path_lookup(core.config->real_path, WALK_FOLLOW, path);
+	if (t->process->stopped)
+		return "T (stopped)";
+	return t->state == TASK_SLEEPING ? "S (sleeping)" : "R (running)";
 }
 
 static struct task *task_of(const struct synthetic_inode *node)
@@ -168,8 +158,8 @@ static void put_signals(struct text *text, struct task *t)
 		caught |= t->sighand->actions[i].handler > SIG_IGN ? 1ull << i : 0;
 	}
 	text_put(text, "SigQ:\t0/1000\n");
-	put_mask(text, "SigPnd:\t", 0);
-	put_mask(text, "ShdPnd:\t", 0);
+	put_mask(text, "SigPnd:\t", t->pending.set);
+	put_mask(text, "ShdPnd:\t", t->process->pending.set);
 	put_mask(text, "SigBlk:\t", t->blocked);
 	put_mask(text, "SigIgn:\t", ignored);
 	put_mask(text, "SigCgt:\t", caught);
@@ -185,11 +175,13 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_put(text, "Name:\t");
 	text_put(text, t->name);
 	text_put(text, "\nUmask:\t");
-	text_octal(text, t->fs->umask, 4);
-	text_put(text, t == core.current ? "\nState:\tR (running)\n" : "\nState:\tS (sleeping)\n");
+	text_octal(text, t->fs ? t->fs->umask : 0, 4);
+	text_put(text, "\nState:\t");
+	text_put(text, state_of(t));
+	text_put(text, "\n");
 	text_line(text, "Tgid:\t", (u64)t->process->pid, "\nNgid:\t0");
 	text_line(text, "Pid:\t", (u64)t->tid, "");
-	text_line(text, "PPid:\t", (u64)process_parent(t), "\nTracerPid:\t0");
+	text_line(text, "PPid:\t", (u64)parent_of(t), "\nTracerPid:\t0");
 	put_ids(text, "Uid:", caller_user());
 	put_ids(text, "Gid:", caller_group());
 	text_put(text, "FDSize:\t256\nGroups:\t\n");
@@ -200,11 +192,12 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_line(text, "RssAnon:\t", memory.resident * 4, " kB\nRssFile:\t0 kB\nRssShmem:\t0 kB");
 	text_line(text, "VmData:\t", memory.pages * 4, " kB");
 	text_line(text, "VmStk:\t", memory.stack * 4, " kB\nVmExe:\t0 kB\nVmLib:\t0 kB\nVmPTE:\t0 kB\nVmSwap:\t0 kB");
-	text_line(text, "Threads:\t", process_threads(t), "");
+	text_line(text, "Threads:\t", t->process->task_count, "");
 	put_signals(text, t);
 	for (u32 i = 0; i < ARRAY_SIZE(capabilities); i++)
 		put_mask(text, capabilities[i], i && i < 4 ? all : 0);
-	text_put(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+	text_line(text, "NoNewPrivs:\t", t->process->no_new_privileges, "");
+	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
 		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
 }
 
@@ -220,15 +213,16 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
 	struct memory memory = memory_of(t);
-	const s64 first[] = { process_parent(t), process_group(t), process_session(t), 0, -1, 0x400000, 0, 0, 0, 0, 0, 0, 0, 0,
-			      20, 0, (s64)process_threads(t), 0, 0, (s64)memory.pages * PAGE, (s64)memory.resident };
+	const s64 first[] = { parent_of(t), t->process->group, t->process->session, 0, -1, 0x400000, 0, 0, 0, 0, 0, 0, 0, 0,
+			      20, 0, t->process->task_count, 0, 0, (s64)memory.pages * PAGE, (s64)memory.resident };
 	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,
-			     (s64)t->mm->heap, 0, 0, 0, 0, 0 };
+			     t->mm ? (s64)t->mm->heap : 0, 0, 0, 0, 0, 0 };
 
 	text_number(text, (u64)t->tid);
 	text_put(text, " (");
 	text_put(text, t->name);
-	text_put(text, t == core.current ? ") R" : ") S");
+	text_put(text, ") ");
+	text_bytes(text, state_of(t), 1);
 	put_many(text, first, ARRAY_SIZE(first));
 	text_put(text, " 18446744073709551615");
 	put_many(text, rest, ARRAY_SIZE(rest));
@@ -246,6 +240,8 @@ static s64 store_comm(struct synthetic_inode *node, const char *data, u64 size)
 	struct task *t = task_of(node);
 	u64 used = size < sizeof(t->name) - 1 ? size : sizeof(t->name) - 1;
 
+	if (t->process != core.current->process)
+		return -EINVAL;
 	if (used && data[used - 1] == '\n')
 		used--;
 	bytes_zero(t->name, sizeof(t->name));
@@ -316,7 +312,7 @@ static int jump_exe(struct inode *inode, struct path *path)
 {
 	struct task *t = task_of(synthetic_of(inode));
 
-	return t ? process_program(t, path) : -ESRCH;
+	return t ? path_lookup(core.config->real_path, WALK_FOLLOW, path) : -ESRCH;
 }
 
 static int jump_cwd(struct inode *inode, struct path *path)

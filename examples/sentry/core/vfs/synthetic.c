@@ -218,7 +218,7 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	if (!data)
 		return -ENOMEM;
 	if (io_get(from, data, size) == size)
-		result = node->entry->store(node, data, size);
+		result = node->valid && !node->valid(file->inode) ? -ESRCH : node->entry->store(node, data, size);
 	kfree(data);
 	if (result > 0)
 		*position += (u64)result;
