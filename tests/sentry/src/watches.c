@@ -134,5 +134,13 @@ int main(int argc, char **argv)
 	TRY(inotify_add_watch, fd, "dir", IN_ALL_EVENTS & ~(IN_OPEN | IN_CLOSE));
 	syscall(SYS_getdents64, open("dir", O_RDONLY), buffer, 1000);
 	EVENTS();
+	TRY(inotify_add_watch, fd, "dir", IN_ALL_EVENTS);
+	mkfifo("dir/fifo", 0600);
+	TRY(openat, AT_FDCWD, "dir/fifo", O_WRONLY | O_NONBLOCK);
+	EVENTS();
+	TRY(read, fd, BAD, 1000);
+	mkdir("dir/one", 0755), mkdir("dir/two", 0755);
+	TRY(read, fd, BAD, 1000);
+	EVENTS();
 	return 42;
 }

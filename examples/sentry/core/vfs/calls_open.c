@@ -49,8 +49,6 @@ static int may_open(const struct path *path, u32 flags, bool created)
 		error = inode_permission(inode, wanted(flags));
 	if (!error && flags & O_NOATIME && !inode_owned(inode))
 		error = -EPERM;
-	if (!error && (s32)inode->writers < 0 && wanted(flags) & MAY_WRITE)
-		error = -ETXTBSY;
 	if (!error && flags & O_DIRECT && !S_ISREG(inode->mode))
 		error = -EINVAL;
 	return error;
@@ -112,7 +110,7 @@ static int create(struct walk *w, struct dentry *dentry, u32 mode)
 static int open_last(struct walk *w, const struct how *how, u32 mode, bool *created)
 {
 	struct inode *directory = w->at.dentry->inode;
-	struct dentry *dentry;
+	struct dentry *dentry = NULL;
 	int error;
 
 	inode_lock(directory);

@@ -52,16 +52,16 @@ int file_open(const struct path *path, u32 flags, struct file **result)
 
 	if (!file)
 		return -ENOMEM;
+	if (file->writable)
+		file->inode->writers++;
 	error = choose_operations(file);
-	if (error) {
+	if (error || !file->operations)
 		file->operations = &no_operations;
+	if (error) {
+		file->flags |= O_PATH; /* watches see no end of what never was open */
 		file_put(file);
 		return error;
 	}
-	if (!file->operations)
-		file->operations = &no_operations;
-	if (file->writable)
-		file->inode->writers++;
 	*result = file;
 	return 0;
 }

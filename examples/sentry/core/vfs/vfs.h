@@ -158,7 +158,7 @@ struct inode {
 	struct mutex mutex;
 	struct list watches; /* of inotify */
 	struct list mappings; /* for mm.c */
-	u32 writers; /* open files that may write; negative as s32: being executed */
+	u32 writers; /* open files that may write */
 	struct pipe *pipe; /* of a FIFO that is open */
 	u32 seals; /* of a memfd */
 	bool may_seal;
