@@ -61,7 +61,6 @@ static void queue_event(struct inotify *inotify, s32 watch, u32 mask, u32 cookie
 	event->mask = mask;
 	event->cookie = cookie;
 	event->size = (u32)size;
-	bytes_zero(event->name, size);
 	if (length)
 		bytes_copy(event->name, name, length);
 	list_add(&inotify->events, &event->list);
@@ -194,16 +193,21 @@ void notify_attributes(struct dentry *dentry, u32 which)
 
 /* -- the file -- */
 
-static s64 put_event(struct io *to, struct event_record *event)
+/* Take the first event off the list if there is room for it: its size, 0 or -EFAULT. */
+static s64 take_event(struct inotify *inotify, struct io *to)
 {
+	struct event_record *event = CONTAINER(inotify->events.next, struct event_record, list);
 	u32 head[4] = { (u32)event->watch, event->mask, event->cookie, event->size };
-	u64 whole = EVENT_HEAD + event->size;
+	s64 result = EVENT_HEAD + (s64)event->size;
 
-	if (to->left < whole)
+	if (to->left < (u64)result)
 		return 0;
+	list_remove(&event->list); /* first: the copy can sleep, and others read, too */
+	inotify->count--;
 	if (io_put(to, head, sizeof(head)) < sizeof(head) || io_put(to, event->name, event->size) < event->size)
-		return -EFAULT;
-	return (s64)whole;
+		result = -EFAULT;
+	kfree(event);
+	return result;
 }
 
 static s64 read(struct file *file, struct io *to, u64 *position)
@@ -219,15 +223,10 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 			return error;
 	}
 	while (!list_empty(&inotify->events)) {
-		struct event_record *event = CONTAINER(inotify->events.next, struct event_record, list);
-
-		result = put_event(to, event);
+		result = take_event(inotify, to);
 		if (result <= 0)
 			break;
 		done += result;
-		list_remove(&event->list);
-		inotify->count--;
-		kfree(event);
 	}
 	return done ? done : result ? result : -EINVAL;
 }
