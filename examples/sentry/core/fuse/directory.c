@@ -326,9 +326,7 @@ static int readdir(struct file *file, struct entries *entries)
 		}
 		name = (const char *)(entry + 1);
 		if (entry->entry.node) {
-			inode_lock(file->inode);
 			note(file->path.dentry, listing->changes, &entry->entry, name, entry->name_size);
-			inode_unlock(file->inode);
 			entry->entry.node = 0; /* its lookup is counted */
 		}
 		if (!entries_put(entries, name, entry->name_size, entry->inode, entry->type, entry->next))

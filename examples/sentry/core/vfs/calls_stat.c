@@ -295,20 +295,20 @@ static bool put_entry(struct entries *entries, const char *name, u64 size, u64 i
 s64 sys_getdents64(struct task *t, const u64 *args)
 {
 	struct entries entries = { .task = t, .to = args[1], .size = (u32)args[2], .put = put_entry };
-	struct file *file = fd_file(t, args[0]);
-	int error;
+	struct file *file = fd_real(t, args[0]);
+	int error = -ENOENT;
 
-	if (!file || file->flags & O_PATH)
+	if (!file)
 		return -EBADF;
 	if (!file->operations->readdir)
 		return -ENOTDIR;
-	if (file->inode->dead)
-		return -ENOENT;
-	file_get(file);
-	error = file->operations->readdir(file, &entries);
-	file_accessed(file);
-	file_notify(file, IN_ACCESS);
-	file_put(file);
+	inode_lock(file->inode);
+	if (!file->inode->dead) {
+		error = file->operations->readdir(file, &entries);
+		file_accessed(file);
+		file_notify(file, IN_ACCESS);
+	}
+	inode_unlock(file->inode);
 	if (error && !entries.used)
 		return error;
 	return entries.used ? (s64)entries.used : entries.error;

@@ -109,7 +109,10 @@ struct file_operations {
 	s64 (*write)(struct file *file, struct io *from, u64 *position);
 	/* NULL: by the size of the inode. */
 	s64 (*seek)(struct file *file, s64 offset, u32 whence);
-	/* Pass entries to entries_put() from file->position on; it ends as the cookie of the next entry. */
+	/*
+	 * Pass entries to entries_put() from file->position on; it ends as the cookie of the next entry.  The directory
+	 * is locked: a page fault in the program's buffer can sleep.
+	 */
 	int (*readdir)(struct file *file, struct entries *entries);
 	/* POLLIN and so on that hold now. poll_wait() with the queues that are woken when they change. NULL: always ready. */
 	u32 (*poll)(struct file *file, struct poll *poll);
