@@ -210,39 +210,51 @@ s64 sys_epoll_ctl(struct task *t, const u64 *args)
 
 /* -- waiting -- */
 
-/* Deliver the events of an item that has left the ready list: 1, 0 if it has none, or -EFAULT. */
-static s64 deliver(struct task *t, struct item *item, u64 to)
+static u32 events_of(const struct item *item)
 {
-	struct epoll_event event = item->event;
-
-	event.events = file_poll(item->file, NULL) & item->event.events & ~PRIVATE_BITS;
-	if (!event.events)
-		return 0;
-	if (user_write(t->mm, to, &event, sizeof(event))) {
-		list_add(&item->epoll->ready, &item->ready);
-		return -EFAULT;
-	}
-	if (item->event.events & EPOLLONESHOT)
-		item->event.events &= PRIVATE_BITS;
-	return 1;
+	return file_poll(item->file, NULL) & item->event.events & ~PRIVATE_BITS;
 }
 
+/* The first item of the ready list that has events, or NULL; those before it leave the list. */
+static struct item *first_ready(struct epoll *epoll)
+{
+	LIST_EACH_SAFE(at, after, &epoll->ready) {
+		struct item *item = CONTAINER(at, struct item, ready);
+
+		if (events_of(item))
+			return item;
+		list_remove(at);
+	}
+	return NULL;
+}
+
+/* Write events of ready items: how many, or -EFAULT if there are some and none could be written. */
 static s64 collect(struct task *t, struct epoll *epoll, u64 to, u64 most)
 {
 	struct list again;
-	s64 count = 0, result = 0;
+	u64 count = 0;
+	bool fault = false;
 
 	list_init(&again);
-	while (!list_empty(&epoll->ready) && (u64)count < most) {
-		struct item *item = CONTAINER(epoll->ready.next, struct item, ready);
+	while (count < most && first_ready(epoll)) {
+		struct item *item;
+		struct epoll_event event;
 
-		list_remove(&item->ready);
-		result = deliver(t, item, to + (u64)count * sizeof(struct epoll_event));
-		if (result < 0)
+		/* Makes the page present, which can sleep: the item may be gone afterwards. */
+		fault = user_writable(t->mm, to, sizeof(event)) < sizeof(event);
+		item = first_ready(epoll);
+		if (fault || !item)
 			break;
-		count += result;
-		if (result && !(item->event.events & (EPOLLET | EPOLLONESHOT)))
+		event = item->event;
+		event.events = events_of(item);
+		list_remove(&item->ready);
+		if (item->event.events & EPOLLONESHOT)
+			item->event.events &= PRIVATE_BITS;
+		else if (!(item->event.events & EPOLLET))
 			list_add(&again, &item->ready);
+		(void)user_write(t->mm, to, &event, sizeof(event)); /* it was possible a moment ago */
+		to += sizeof(event);
+		count++;
 	}
 	while (!list_empty(&again)) {
 		struct list *entry = again.next;
@@ -250,7 +262,7 @@ static s64 collect(struct task *t, struct epoll *epoll, u64 to, u64 most)
 		list_remove(entry);
 		list_add(&epoll->ready, entry);
 	}
-	return count ? count : result;
+	return count ? (s64)count : fault ? -EFAULT : 0;
 }
 
 static s64 wait_for_events(struct task *t, struct file *file, u64 to, u64 most, u64 deadline)
@@ -337,14 +349,7 @@ static u32 poll(struct file *file, struct poll *poll)
 	struct epoll *epoll = file->data;
 
 	poll_wait(poll, &epoll->queue);
-	LIST_EACH_SAFE(at, after, &epoll->ready) {
-		struct item *item = CONTAINER(at, struct item, ready);
-
-		if (file_poll(item->file, NULL) & item->event.events & ~PRIVATE_BITS)
-			return POLLIN | POLLRDNORM;
-		list_remove(at);
-	}
-	return 0;
+	return first_ready(epoll) ? POLLIN | POLLRDNORM : 0;
 }
 
 static void release(struct file *file)
