@@ -173,7 +173,10 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 			part = inode->size - *position;
 		if (part > to->left)
 			part = to->left;
+		if (page)
+			page_get(page_offset(page)); /* the copy can sleep, and the file be truncated meanwhile */
 		moved = page ? io_put(to, page + in_page, part) : io_zero(to, part);
+		page_free(page);
 		*position += moved;
 		done += moved;
 		if (moved < part)
