@@ -23,6 +23,7 @@ struct endpoint {
 	u64 bytes;
 	u32 count;
 	struct wait_queue readable, writable;
+	struct mutex receiving; /* of a receiver while it copies packets, which can sleep */
 	bool no_receive, no_send;
 	struct list waiting; /* of a listener: connections that nobody accepted */
 	struct list in_waiting;
@@ -522,17 +523,15 @@ static s64 send_packet(struct socket *socket, struct endpoint *to, struct messag
 
 	if (size > socket->send_size)
 		return -EMSGSIZE;
+	reference_get(&to->references); /* first: what follows can sleep */
 	packet = packet_new(end_of(socket), message, from, size);
-	if (!packet)
-		return -EFAULT;
-	reference_get(&to->references);
-	error = wait_for_room(socket, to, deadline);
+	error = packet ? wait_for_room(socket, to, deadline) : -EFAULT;
 	if (!error && (!to->socket || to->no_receive))
 		error = is_datagram(socket) ? (to->socket ? -EPIPE : -ECONNREFUSED) : -EPIPE;
-	if (error)
-		packet_free(packet);
-	else
+	if (!error)
 		deliver(to, packet);
+	else if (packet)
+		packet_free(packet);
 	endpoint_put(to);
 	return error ? error : (s64)size;
 }
@@ -614,6 +613,23 @@ static s64 wait_for_packet(struct socket *socket, u64 deadline)
 	return 0;
 }
 
+/* Wait until there is a packet, and no other receiver at the socket: 0 with the lock, or -errno. */
+static s64 begin_receiving(struct socket *socket, u64 deadline)
+{
+	struct endpoint *end = end_of(socket);
+
+	for (;;) {
+		s64 error = wait_for_packet(socket, deadline);
+
+		if (error)
+			return error;
+		mutex_lock(&end->receiving);
+		if (!list_empty(&end->packets))
+			return 0;
+		mutex_unlock(&end->receiving);
+	}
+}
+
 static void take_packet(struct endpoint *end, struct packet *packet)
 {
 	list_remove(&packet->list);
@@ -648,17 +664,12 @@ static void describe(struct packet *packet, struct message *message, bool peek)
 	}
 }
 
-static s64 receive_packet(struct socket *socket, struct message *message, struct io *to, u32 flags, u64 deadline)
+/* The first packet, or as much of it as there is room for. */
+static s64 take_first(struct endpoint *end, struct message *message, struct io *to, u32 flags)
 {
-	struct endpoint *end = end_of(socket);
-	s64 error = wait_for_packet(socket, deadline);
-	struct packet *packet;
-	u64 part;
+	struct packet *packet = CONTAINER(end->packets.next, struct packet, list);
+	u64 part = packet->size < to->left ? packet->size : to->left;
 
-	if (error)
-		return error == -ESHUTDOWN ? 0 : error;
-	packet = CONTAINER(end->packets.next, struct packet, list);
-	part = packet->size < to->left ? packet->size : to->left;
 	message->flags |= part < packet->size ? MSG_TRUNC : 0;
 	message->whole = packet->size;
 	if (io_put(to, packet->data, part) < part)
@@ -669,6 +680,18 @@ static s64 receive_packet(struct socket *socket, struct message *message, struct
 		take_packet(end, packet);
 	}
 	return flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
+}
+
+static s64 receive_packet(struct socket *socket, struct message *message, struct io *to, u32 flags, u64 deadline)
+{
+	struct endpoint *end = end_of(socket);
+	s64 result = begin_receiving(socket, deadline);
+
+	if (result)
+		return result == -ESHUTDOWN ? 0 : result;
+	result = take_first(end, message, to, flags);
+	mutex_unlock(&end->receiving);
+	return result;
 }
 
 static bool goes_together(const struct message *message, const struct packet *packet, const struct credentials_message *sender)
@@ -719,10 +742,11 @@ static s64 receive_stream(struct socket *socket, struct message *message, struct
 			return -EINVAL;
 		if (!to->left)
 			break;
-		result = wait_for_packet(socket, deadline);
+		result = begin_receiving(socket, deadline);
 		if (result)
 			return done || result == -ESHUTDOWN ? (s64)done : result;
 		result = take_stream(end_of(socket), message, to, flags & MSG_PEEK);
+		mutex_unlock(&end_of(socket)->receiving);
 		if (result < 0)
 			return done ? (s64)done : result;
 		done += (u64)result;
