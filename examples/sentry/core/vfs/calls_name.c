@@ -376,24 +376,6 @@ static int rename_found(struct rename *r)
 	return 0;
 }
 
-/* Both directories, in one order for all. */
-static void lock_two(struct inode *a, struct inode *b)
-{
-	if (a == b) {
-		inode_lock(a);
-		return;
-	}
-	inode_lock(a < b ? a : b);
-	inode_lock(a < b ? b : a);
-}
-
-static void unlock_two(struct inode *a, struct inode *b)
-{
-	inode_unlock(a);
-	if (a != b)
-		inode_unlock(b);
-}
-
 static int rename_walk(struct rename *r, struct task *t, const u64 *args)
 {
 	struct inode *from, *to;
@@ -411,7 +393,7 @@ static int rename_walk(struct rename *r, struct task *t, const u64 *args)
 		return r->flags & RENAME_NOREPLACE ? -EEXIST : -EBUSY;
 	from = r->from.at.dentry->inode;
 	to = r->to.at.dentry->inode;
-	lock_two(from, to);
+	mutex_lock_two(&from->mutex, &to->mutex);
 	error = dentry_lookup(r->from.at.dentry, r->from.last, r->from.last_size, &r->old);
 	if (!error && !r->old->inode)
 		error = -ENOENT;
@@ -419,7 +401,7 @@ static int rename_walk(struct rename *r, struct task *t, const u64 *args)
 		error = dentry_lookup(r->to.at.dentry, r->to.last, r->to.last_size, &r->new);
 	if (!error)
 		error = rename_found(r);
-	unlock_two(from, to);
+	mutex_unlock_two(&from->mutex, &to->mutex);
 	return error;
 }
 

@@ -301,14 +301,17 @@ s64 sys_tee(struct task *t, const u64 *args)
 	if (!in || !out || in == out)
 		return -EINVAL;
 	for (;;) {
-		bool nonblock = (u32)args[3] & SPLICE_NONBLOCK || (in->used ? to : from)->flags & O_NONBLOCK;
+		bool nonblock;
 		s64 error;
 
-		if (!out->readers)
+		mutex_lock_two(&in->mutex, &out->mutex);
+		done = out->readers ? pipe_tee(in, out, args[2] < MAX_RW_COUNT ? args[2] : MAX_RW_COUNT) : 0;
+		mutex_unlock_two(&in->mutex, &out->mutex);
+		if (!out->readers && !done)
 			return pipe_write(out, to, &(struct io){ .left = 1 });
-		done = pipe_tee(in, out, args[2] < MAX_RW_COUNT ? args[2] : MAX_RW_COUNT);
 		if (done || (!in->used && !in->writers))
 			return (s64)done;
+		nonblock = (u32)args[3] & SPLICE_NONBLOCK || (in->used ? to : from)->flags & O_NONBLOCK;
 		error = nonblock ? -EAGAIN : sleep_on(in->used ? &out->writable : &in->readable, FOREVER);
 		if (error)
 			return error;

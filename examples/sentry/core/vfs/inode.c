@@ -99,6 +99,20 @@ void mutex_unlock(struct mutex *mutex)
 	wake_one(&mutex->queue);
 }
 
+void mutex_lock_two(struct mutex *a, struct mutex *b)
+{
+	mutex_lock(a < b ? a : b);
+	if (a != b)
+		mutex_lock(a < b ? b : a);
+}
+
+void mutex_unlock_two(struct mutex *a, struct mutex *b)
+{
+	mutex_unlock(a);
+	if (a != b)
+		mutex_unlock(b);
+}
+
 void inode_lock(struct inode *inode)
 {
 	mutex_lock(&inode->mutex);

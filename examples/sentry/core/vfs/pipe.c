@@ -88,15 +88,16 @@ s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to)
 
 	if (!to->left)
 		return 0;
-	while (!pipe->used) {
-		s64 error = pipe->writers ? wait(file, &pipe->readable) : 0;
-
-		if (error)
-			return error;
-		if (!pipe->used && !pipe->writers)
-			return 0;
-	}
 	mutex_lock(&pipe->mutex);
+	while (!pipe->used) {
+		s64 error;
+
+		mutex_unlock(&pipe->mutex);
+		error = pipe->writers ? wait(file, &pipe->readable) : 0;
+		if (error || (!pipe->used && !pipe->writers))
+			return error;
+		mutex_lock(&pipe->mutex);
+	}
 	full = pipe->used == pipe->size;
 	done = take(pipe, to);
 	mutex_unlock(&pipe->mutex);
@@ -187,7 +188,8 @@ s64 pipe_write(struct pipe *pipe, struct file *file, struct io *from)
 
 /* -- pages that move without a copy -- */
 
-bool pipe_add_page(struct pipe *pipe, u64 page, u32 start, u32 size)
+/* False: there is no room. */
+static bool add_reference(struct pipe *pipe, u64 page, u32 start, u32 size)
 {
 	if (pipe->used == pipe->size)
 		return false;
@@ -207,7 +209,7 @@ u64 pipe_tee(struct pipe *from, struct pipe *to, u64 size)
 		u32 part = slot->size < size - done ? slot->size : (u32)(size - done);
 
 		slot->borrowed = true;
-		if (!pipe_add_page(to, slot->page, slot->start, part))
+		if (!add_reference(to, slot->page, slot->start, part))
 			break;
 		done += part;
 	}
@@ -282,10 +284,25 @@ struct pipe *file_pipe(struct file *file)
 	return file->operations == &pipe_operations ? file->data : NULL;
 }
 
+static int replace_slots(struct pipe *pipe, u32 size)
+{
+	struct pipe_slot *new = size < pipe->used ? NULL : kmalloc(size * sizeof(*new));
+
+	if (!new)
+		return size < pipe->used ? -EBUSY : -ENOMEM;
+	for (u32 i = 0; i < pipe->used; i++)
+		new[i] = *slot_at(pipe, i);
+	kfree(pipe->slots);
+	pipe->slots = new;
+	pipe->first = 0;
+	pipe->size = size;
+	return 0;
+}
+
 s64 pipe_resize(struct pipe *pipe, u64 size)
 {
 	u64 slots = 1;
-	struct pipe_slot *new;
+	int error;
 
 	if (size > 1ull << 31)
 		return -EINVAL;
@@ -293,17 +310,11 @@ s64 pipe_resize(struct pipe *pipe, u64 size)
 		slots *= 2;
 	if (slots > MOST_SLOTS && !caller_capable(CAP_SYS_RESOURCE))
 		return -EPERM;
-	if (slots < pipe->used)
-		return -EBUSY;
-	new = kmalloc(slots * sizeof(*new));
-	if (!new)
-		return -ENOMEM;
-	for (u32 i = 0; i < pipe->used; i++)
-		new[i] = *slot_at(pipe, i);
-	kfree(pipe->slots);
-	pipe->slots = new;
-	pipe->first = 0;
-	pipe->size = (u32)slots;
+	mutex_lock(&pipe->mutex);
+	error = replace_slots(pipe, (u32)slots);
+	mutex_unlock(&pipe->mutex);
+	if (error)
+		return error;
 	wake(pipe);
 	return (s64)(slots * PAGE);
 }

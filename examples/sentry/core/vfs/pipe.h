@@ -17,7 +17,7 @@ struct pipe {
 	u32 first, used, size; /* a ring */
 	u32 readers, writers, users; /* open files */
 	u32 reader_count, writer_count; /* how many there have been */
-	struct mutex mutex; /* of the slots, while bytes are copied */
+	struct mutex mutex; /* of the slots; copying bytes can sleep */
 	struct wait_queue readable, writable; /* woken when it becomes so, or an end is opened or closed */
 };
 
@@ -25,8 +25,7 @@ struct pipe *pipe_new(void);
 void pipe_free(struct pipe *pipe);
 s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to);
 s64 pipe_write(struct pipe *pipe, struct file *file, struct io *from);
-bool pipe_add_page(struct pipe *pipe, u64 page, u32 start, u32 size); /* false: there is no room */
-u64 pipe_tee(struct pipe *from, struct pipe *to, u64 size);
+u64 pipe_tee(struct pipe *from, struct pipe *to, u64 size); /* both are locked */
 s64 pipe_resize(struct pipe *pipe, u64 size);
 struct pipe *file_pipe(struct file *file); /* NULL: it is none */
 int fifo_open(struct file *file);

@@ -35,6 +35,9 @@ struct mutex {
 
 void mutex_lock(struct mutex *mutex);
 void mutex_unlock(struct mutex *mutex);
+/* Lock two, which may be the same, in one order for all. */
+void mutex_lock_two(struct mutex *a, struct mutex *b);
+void mutex_unlock_two(struct mutex *a, struct mutex *b);
 
 /* -- attributes -- */
 
