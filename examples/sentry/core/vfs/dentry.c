@@ -177,22 +177,29 @@ struct dentry *dentry_find(struct dentry *parent, const char *name, u64 size)
 	return NULL;
 }
 
-/* 0 or -ENOMEM, after which the name is not there. */
+/* Add to the table and to the end of the directory: 0 or -ENOMEM, for the first name of all only. */
+static int enter_directory(struct dentry *dentry)
+{
+	int error = table_add(&vfs.names, &dentry->by_name, name_hash(dentry->parent, dentry->name, dentry->name_size));
+
+	if (error)
+		return error;
+	dentry->hashed = true;
+	dentry->cookie = dentry->super->next_cookie++;
+	list_add(&dentry->parent->children, &dentry->siblings);
+	return 0;
+}
+
 int dentry_hash(struct dentry *dentry)
 {
 	int error;
 
 	if (dentry->hashed)
 		return 0;
-	error = table_add(&vfs.names, &dentry->by_name, name_hash(dentry->parent, dentry->name, dentry->name_size));
-	if (error)
-		return error;
-	dentry->hashed = true;
-	dentry->cookie = dentry->super->next_cookie++;
-	list_add(&dentry->parent->children, &dentry->siblings);
-	if (dentry->super->pinned)
+	error = enter_directory(dentry);
+	if (!error && dentry->super->pinned)
 		dentry_get(dentry);
-	return 0;
+	return error;
 }
 
 void dentry_unhash(struct dentry *dentry)
@@ -232,38 +239,23 @@ static void swap_parents(struct dentry *a, struct dentry *b)
 	b->parent = parent;
 }
 
-/* A dentry that was hashed gets another name. The table has room for it. */
-static void rehash(struct dentry *dentry)
-{
-	if (dentry->hashed)
-		leave_directory(dentry);
-}
-
-static void place(struct dentry *dentry)
-{
-	table_add(&vfs.names, &dentry->by_name, name_hash(dentry->parent, dentry->name, dentry->name_size));
-	dentry->hashed = true;
-	dentry->cookie = dentry->super->next_cookie++;
-	list_add(&dentry->parent->children, &dentry->siblings);
-}
-
 void dentry_move(struct dentry *dentry, struct dentry *to)
 {
 	dentry_unhash(to);
-	rehash(dentry);
+	leave_directory(dentry);
 	swap_names(dentry, to);
 	swap_parents(dentry, to);
-	place(dentry);
+	enter_directory(dentry);
 }
 
 void dentry_exchange(struct dentry *a, struct dentry *b)
 {
-	rehash(a);
-	rehash(b);
+	leave_directory(a);
+	leave_directory(b);
 	swap_names(a, b);
 	swap_parents(a, b);
-	place(a);
-	place(b);
+	enter_directory(a);
+	enter_directory(b);
 }
 
 /* Whether a dentry is an ancestor of another, or the same. */
