@@ -40,24 +40,15 @@ static int may_remove(const struct path *directory, struct dentry *dentry, bool 
  */
 static int new_place(struct walk *w, struct task *t, u64 directory, u64 name, bool for_directory, struct dentry **dentry)
 {
-	struct inode *inode;
 	int error = walk_user(w, t, directory, name, WALK_PARENT, 0);
 
+	if (!error)
+		error = walk_new(w, dentry);
 	if (error)
 		return error;
-	if (w->kind != LAST_NAME)
-		return -EEXIST;
-	inode = w->at.dentry->inode;
-	inode_lock(inode);
-	error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
-	if (!error && (*dentry)->inode)
-		error = -EEXIST;
-	else if (!error && w->slash && !for_directory)
-		error = -ENOENT;
-	else if (!error)
-		error = may_create(&w->at);
+	error = w->slash && !for_directory ? -ENOENT : may_create(&w->at);
 	if (error)
-		inode_unlock(inode);
+		inode_unlock(w->at.dentry->inode);
 	return error;
 }
 

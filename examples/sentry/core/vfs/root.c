@@ -20,33 +20,16 @@ const char *text_join(char *to, u64 size, const char *directory, const char *nam
 	return to;
 }
 
-/* Find the place for a new name: 0 with its directory locked and a dentry without an inode, or -errno. */
-static int find_place(struct walk *w, const char *name, struct dentry **dentry)
-{
-	int error = walk_core(w, name, WALK_PARENT);
-
-	if (error)
-		return error;
-	if (w->kind != LAST_NAME)
-		return -EEXIST;
-	inode_lock(w->at.dentry->inode);
-	error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
-	if (!error && (*dentry)->inode)
-		error = -EEXIST;
-	else if (!error)
-		return 0;
-	inode_unlock(w->at.dentry->inode);
-	return error;
-}
-
 enum kind { DIRECTORY, NODE, LINK };
 
 static int make(const char *name, enum kind kind, u32 mode, u64 device, const char *target)
 {
 	struct walk w = { .flags = 0 };
 	struct dentry *dentry = NULL;
-	int error = find_place(&w, name, &dentry);
+	int error = walk_core(&w, name, WALK_PARENT);
 
+	if (!error)
+		error = walk_new(&w, &dentry);
 	if (!error) {
 		struct inode *directory = w.at.dentry->inode;
 

@@ -361,6 +361,21 @@ int walk_follow(struct walk *w, struct dentry *link)
 	return run(w, name);
 }
 
+int walk_new(struct walk *w, struct dentry **dentry)
+{
+	int error;
+
+	if (w->kind != LAST_NAME)
+		return -EEXIST;
+	inode_lock(w->at.dentry->inode);
+	error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
+	if (!error && (*dentry)->inode)
+		error = -EEXIST;
+	if (error)
+		inode_unlock(w->at.dentry->inode);
+	return error;
+}
+
 void walk_end(struct walk *w)
 {
 	path_put(&w->at);
