@@ -99,6 +99,20 @@ def test_a_damaged_archive_is_refused(platform: Path, tmp_path: Path, damage: sl
     assert b"the archive of the root is damaged" in done.stderr
 
 
+def test_a_later_member_of_an_archive_replaces_an_earlier_one(platform: Path, tmp_path: Path) -> None:
+    """An archive may have a name twice, as those that were appended to."""
+    archives = []
+    for number, text in enumerate(["a long first text\n", "short\n"]):
+        root = make_root(tmp_path / f"root{number}")
+        (root / "etc" / "motd").write_text(text)
+        with open(tmp_path / f"archive{number}", "wb") as out:
+            archive.pack(root, out)
+        archives.append((tmp_path / f"archive{number}").read_bytes())
+    trailer = archives[0].rindex(b"070701", 0, archives[0].rindex(b"TRAILER!!!"))
+    (tmp_path / "both").write_bytes(archives[0][:trailer] + archives[1])
+    assert run(platform, "--archive", tmp_path / "both", "--", "/bin/cat", "/etc/motd").stdout == b"short\n"
+
+
 def test_proc_shows_the_process(platform: Path, tmp_path: Path) -> None:
     def cat(*names: str) -> str:
         done = run(platform, "--", BUSYBOX, "cat", *names)

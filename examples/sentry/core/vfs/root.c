@@ -63,9 +63,10 @@ int core_symlink(const char *target, const char *name)
 	return make(name, LINK, 0, 0, target);
 }
 
-/* Create a file, or write over the start of an existing one. */
+/* Create a file, or replace the content of an existing one. */
 int core_write_file(const char *name, const void *data, u64 size, u32 mode)
 {
+	struct attributes empty = { .which = ATTR_SIZE };
 	int error = make(name, NODE, S_IFREG | mode, 0, NULL);
 	struct file *file;
 	struct path path;
@@ -80,7 +81,9 @@ int core_write_file(const char *name, const void *data, u64 size, u32 mode)
 	path_put(&path);
 	if (error)
 		return error;
-	done = file_write_core(file, data, size, 0);
+	done = inode_change(file->inode, &empty);
+	if (!done)
+		done = file_write_core(file, data, size, 0);
 	file_put(file);
 	return done == (s64)size ? 0 : -ENOSPC;
 }
