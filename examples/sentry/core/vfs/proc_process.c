@@ -196,8 +196,7 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	put_signals(text, t);
 	for (u32 i = 0; i < ARRAY_SIZE(capabilities); i++)
 		put_mask(text, capabilities[i], i && i < 4 ? all : 0);
-	text_line(text, "NoNewPrivs:\t", t->process->no_new_privileges, "");
-	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+	text_put(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
 		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
 }
 
