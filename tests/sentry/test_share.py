@@ -110,6 +110,20 @@ def test_calls_for_files_return_what_they_do_on_linux(
     assert [pair for pair in different if not DEVICE_OR_TRUSTED.search(pair[0])] == []
 
 
+def test_calls_that_sleep_on_page_faults_disturb_no_other_thread(
+    tmp_path: Path, root: Path, platform: Path, compile_static: Compile
+) -> None:
+    """The totals of entries, events, bytes and packets that threads received, each in a page of a file not yet read."""
+    shutil.copy(compile_static("sleeps"), root / "bin" / "sleeps")
+    native = subprocess.run([root / "bin" / "sleeps", tmp_path / "sleeps"], capture_output=True)
+    with Share(str(root), 256 * MIB) as share:
+        fds = ",".join(str(fd) for fd in share.fds)
+        command = [str(platform), "--memory", "256", "--share", fds, "--", "/bin/sleeps", "/sleeps"]
+        ours = subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert native.returncode == ours.returncode == 42, ours
+    assert ours.stdout.splitlines() == native.stdout.splitlines()
+
+
 def test_a_file_of_many_pages_arrives_whole(root: Path, platform: Path) -> None:
     data = os.urandom(9 * MIB + 123)
     (root / "data").write_bytes(data)

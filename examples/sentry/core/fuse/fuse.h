@@ -24,6 +24,7 @@ struct fuse {
 	struct table nodes; /* by their id */
 	struct list recent; /* nodes with pages, those used last at the end */
 	u64 pages, most_pages;
+	u64 syncs; /* how many have begun */
 	struct super *super;
 };
 
@@ -42,6 +43,7 @@ struct fuse_node {
 	u64 changes; /* how often a change of the content has begun or ended */
 	struct fuse_handle reader, writer;
 	struct tree pages, dirty;
+	u64 synced; /* the number of the last sync that flushed it */
 	u64 page_count, next_index, window; /* where a sequential read goes on, and how far it looked ahead */
 	struct list recent;
 	char *target; /* of a link */

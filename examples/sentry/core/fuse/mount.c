@@ -28,14 +28,36 @@ static int statfs(struct super *super, struct statfs *stat)
 	return 0;
 }
 
+/* A file with dirty pages that no sync since this one has flushed, with a reference; NULL: there is none. */
+static struct inode *next_to_flush(struct fuse *fuse, u64 sync)
+{
+	LIST_EACH(at, &fuse->recent) {
+		struct fuse_node *node = CONTAINER(at, struct fuse_node, recent);
+		u64 index = 0;
+
+		if (node->synced >= sync || !tree_next(&node->dirty, &index, ~0ull))
+			continue;
+		if (!node->inode->references)
+			continue; /* its eviction flushes it */
+		node->synced = sync;
+		inode_get(node->inode);
+		return node->inode;
+	}
+	return NULL;
+}
+
+/* Each flush sleeps, and the list of files changes meanwhile. */
 static int sync(struct super *super)
 {
 	struct fuse *fuse = super->data;
+	u64 number = ++fuse->syncs;
+	struct inode *inode;
 	int result = 0;
 
-	LIST_EACH_SAFE(at, after, &fuse->recent) {
-		int error = fuse_flush(CONTAINER(at, struct fuse_node, recent)->inode);
+	while ((inode = next_to_flush(fuse, number))) {
+		int error = fuse_flush(inode);
 
+		inode_put(inode);
 		result = result ? result : error;
 	}
 	return result;
