@@ -1,38 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Makes system calls, most of them wrong, and prints what each returns: the same natively and on the Sentry. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
-#define BAD ((void *)0xdead0000000)	   /* nothing is there */
+#include "report.h"
+
 #define KERNEL ((void *)0xffff888000000000) /* not for programs */
 #define WILD ((void *)0x8000000000000000)   /* not even an address */
 #define HUGE_SIZE 0x7fffffffffffffff
-#define TRY(name, ...) show(#name "(" #__VA_ARGS__ ")", syscall(SYS_##name, ##__VA_ARGS__))
 
 static char *page, *read_only, *none, *edge; /* pages; edge: the last byte before a hole */
 static char name[8192];
-
-static void show(const char *what, long result)
-{
-	if (result == -1)
-		printf("%s: %s\n", what, strerrorname_np(errno));
-	else
-		printf("%s = %ld\n", what, result);
-}
 
 static void try_io(void)
 {
@@ -57,7 +43,7 @@ static void try_io(void)
 	TRY(readv, 0, hole, 2);
 	TRY(readv, zero, hole, 2);
 	TRY(readv, 0, more, 2);
-	show("readv has read", page[0] << 16 | page[1] << 8 | page[100]);
+	show(__LINE__, "readv has read", page[0] << 16 | page[1] << 8 | page[100]);
 	TRY(read, null, BAD, 1);
 	TRY(read, zero, page, 4096);
 	TRY(read, zero, BAD, 1);
@@ -275,16 +261,16 @@ static void try_process(void)
 	TRY(tkill, 1 << 30, 0);
 	TRY(kill, 1 << 30, 0);
 	TRY(kill, 0, 77);
-	show("kill(self, 0)", kill(getpid(), 0));
-	show("kill(self, 65)", kill(getpid(), 65));
-	show("kill(self, SIGCHLD)", kill(getpid(), SIGCHLD));
+	show(__LINE__, "kill(self, 0)", kill(getpid(), 0));
+	show(__LINE__, "kill(self, 65)", kill(getpid(), 65));
+	show(__LINE__, "kill(self, SIGCHLD)", kill(getpid(), SIGCHLD));
 	TRY(sched_yield);
 	TRY(sched_getscheduler, 0);
 	TRY(sched_getscheduler, -1);
 	TRY(sched_getscheduler, 1 << 30);
 	errno = 0;
-	show("system call 511", syscall(511) == -1 && errno == ENOSYS);
-	show("system call of the other interface", syscall(0x40000027) == -1 && errno == ENOSYS);
+	show(__LINE__, "system call 511", syscall(511) == -1 && errno == ENOSYS);
+	show(__LINE__, "system call of the other interface", syscall(0x40000027) == -1 && errno == ENOSYS);
 }
 
 int main(void)

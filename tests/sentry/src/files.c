@@ -2,34 +2,18 @@
 /* Makes, changes and removes files below a folder of a tmpfs, and prints what each call returns. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-#define BAD ((void *)0xdead0000000)
-#define TRY(name, ...) show(__LINE__, #name "(" #__VA_ARGS__ ")", syscall(SYS_##name, ##__VA_ARGS__))
+#include "report.h"
 
 static char buffer[65536], name256[400], path4096[5000];
-
-static long show(int line, const char *what, long result)
-{
-	if (result == -1)
-		printf("%d %s: %s\n", line, what, strerrorname_np(errno));
-	else
-		printf("%d %s = %ld\n", line, what, result);
-	return result;
-}
 
 static void describe(const char *path)
 {
@@ -607,9 +591,7 @@ int main(int argc, char **argv)
 {
 	memset(name256, 'n', sizeof(name256) - 1);
 	memset(path4096, 'p', sizeof(path4096) - 1);
-	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
-	umask(022);
-	if (argc != 2 || mkdir(argv[1], 0755) || chdir(argv[1]))
+	if (enter_folder(argc, argv))
 		return 1;
 	try_open();
 	try_openat2();

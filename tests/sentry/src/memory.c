@@ -1,32 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Mappings of files and memory, moved, shared, discarded and forked: the same output natively and on the Sentry. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <setjmp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <unistd.h>
+
+#include "report.h"
 
 enum { PAGE = 4096 };
 
 static sigjmp_buf back;
 
-static void show(const char *what, long result)
-{
-	if (result == -1)
-		printf("%s: %s\n", what, strerrorname_np(errno));
-	else
-		printf("%s = %ld\n", what, result);
-	fflush(stdout);
-}
-
-#define TRY(call) show(#call, (long)(call))
-#define MAPS(call) show(#call, (call) == MAP_FAILED ? -1 : 0)
+#define MAPS(call) (show(__LINE__, #call, (call) == MAP_FAILED ? -1 : 0), fflush(stdout))
 
 static char *memory(int pages, int flags)
 {
@@ -58,7 +46,7 @@ static void remaps(void)
 		a[i * PAGE] = (char)('a' + i);
 	b = mremap(a, 4 * PAGE, 9 * PAGE, MREMAP_MAYMOVE);
 	printf("moved %c%c%c%c%d\n", b[0], b[PAGE], b[2 * PAGE], b[3 * PAGE], b[8 * PAGE]);
-	TRY(mremap(b, 9 * PAGE, 2 * PAGE, 0) == b);
+	CALL(mremap(b, 9 * PAGE, 2 * PAGE, 0) == b);
 	touch("behind", b + 2 * PAGE, 0);
 	MAPS(mremap(b + 1, PAGE, PAGE, 0));
 	MAPS(mremap(b, PAGE, 0, 0));
@@ -79,8 +67,8 @@ static void files(void)
 	int fd = memfd_create("file", 0), only = open("/dev/zero", O_RDONLY);
 	char *private, *shared, *zero;
 
-	TRY(ftruncate(fd, 3 * PAGE - 100));
-	TRY(pwrite(fd, "hello", 5, PAGE));
+	CALL(ftruncate(fd, 3 * PAGE - 100));
+	CALL(pwrite(fd, "hello", 5, PAGE));
 	private = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
 	shared = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	printf("%.5s %.5s\n", private + PAGE, shared + PAGE);
@@ -90,22 +78,22 @@ static void files(void)
 	shared[PAGE + 1] = 'E';
 	printf("%.5s %.5s\n", private + PAGE, shared + PAGE);
 	memset(private, 0, 16);
-	TRY(pread(fd, private, 5, PAGE));
+	CALL(pread(fd, private, 5, PAGE));
 	printf("file %s\n", private);
 	shared[3 * PAGE - 1] = 'x';
 	touch("behind the end", shared + 3 * PAGE, 0);
-	TRY(ftruncate(fd, PAGE));
+	CALL(ftruncate(fd, PAGE));
 	touch("cut off", shared + PAGE, 0);
 	touch("its own", private + PAGE, 0);
-	TRY(msync(shared, PAGE, MS_SYNC));
-	TRY(msync(shared, PAGE, MS_SYNC | MS_ASYNC));
-	TRY(msync((void *)0x10000000, PAGE, MS_ASYNC));
+	CALL(msync(shared, PAGE, MS_SYNC));
+	CALL(msync(shared, PAGE, MS_SYNC | MS_ASYNC));
+	CALL(msync((void *)0x10000000, PAGE, MS_ASYNC));
 	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, only, 0));
 	zero = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, only, 0);
 	touch("zero", zero, 1);
 	MAPS(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, 99, 0));
 	MAPS(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, fd, 0));
-	TRY(mprotect(zero, PAGE, PROT_READ));
+	CALL(mprotect(zero, PAGE, PROT_READ));
 	touch("read only", zero, 1);
 	close(fd);
 	close(only);
@@ -120,12 +108,12 @@ static void advice(void)
 
 	memset(a, 'a', 4 * PAGE);
 	memset(s, 's', 4 * PAGE);
-	TRY(madvise(a, PAGE, MADV_DONTNEED));
-	TRY(madvise(s, PAGE, MADV_DONTNEED));
+	CALL(madvise(a, PAGE, MADV_DONTNEED));
+	CALL(madvise(s, PAGE, MADV_DONTNEED));
 	printf("after: %d %c %c\n", a[0], a[PAGE], s[0]);
-	TRY(madvise(a + PAGE, PAGE, MADV_DONTFORK));
-	TRY(madvise(a + 2 * PAGE, PAGE, MADV_WIPEONFORK));
-	TRY(madvise(s, PAGE, MADV_WIPEONFORK));
+	CALL(madvise(a + PAGE, PAGE, MADV_DONTFORK));
+	CALL(madvise(a + 2 * PAGE, PAGE, MADV_WIPEONFORK));
+	CALL(madvise(s, PAGE, MADV_WIPEONFORK));
 	pid = fork();
 	if (!pid) {
 		printf("child: %d %d %c\n", a[0], a[2 * PAGE], a[3 * PAGE]);
@@ -136,18 +124,18 @@ static void advice(void)
 	waitpid(pid, &status, 0);
 	printf("child %x, parent: %c %c\n", status, a[PAGE], a[2 * PAGE]);
 	a = memory(4, MAP_PRIVATE);
-	TRY(madvise(a, 2 * PAGE, MADV_POPULATE_WRITE));
-	TRY(madvise(a + 1, PAGE, MADV_POPULATE_READ));
+	CALL(madvise(a, 2 * PAGE, MADV_POPULATE_WRITE));
+	CALL(madvise(a + 1, PAGE, MADV_POPULATE_READ));
 	munmap(a + 2 * PAGE, PAGE);
-	TRY(madvise(a, 4 * PAGE, MADV_POPULATE_READ));
-	TRY(madvise(a, PAGE, 5));
-	TRY(mincore(a, 2 * PAGE, resident));
+	CALL(madvise(a, 4 * PAGE, MADV_POPULATE_READ));
+	CALL(madvise(a, PAGE, 5));
+	CALL(mincore(a, 2 * PAGE, resident));
 	printf("resident %d%d\n", resident[0] & 1, resident[1] & 1);
-	TRY(mincore(a, 4 * PAGE, resident));
-	TRY(mincore(a + 1, PAGE, resident));
-	TRY(mlock(a, PAGE));
-	TRY(munlock(a, 4 * PAGE));
-	TRY(mlockall(8));
+	CALL(mincore(a, 4 * PAGE, resident));
+	CALL(mincore(a + 1, PAGE, resident));
+	CALL(mlock(a, PAGE));
+	CALL(munlock(a, 4 * PAGE));
+	CALL(mlockall(8));
 }
 
 /* Many pages of many processes, which write to half of them. */

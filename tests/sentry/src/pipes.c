@@ -1,46 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Pipes, locks, seals, copies between files and poll, in one process: prints what each call returns. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/select.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
-#define BAD ((void *)0xdead0000000)
-#define TRY(name, ...) show(__LINE__, #name "(" #__VA_ARGS__ ")", syscall(SYS_##name, ##__VA_ARGS__))
+#include "report.h"
 
 static char buffer[1 << 20];
-
-static long show(int line, const char *what, long result)
-{
-	if (result == -1)
-		printf("%d %s: %s\n", line, what, strerrorname_np(errno));
-	else
-		printf("%d %s = %ld\n", line, what, result);
-	return result;
-}
-
-static void ready(int line, int fd)
-{
-	struct pollfd p = { fd, POLLIN | POLLOUT | POLLPRI | POLLRDHUP | POLLRDNORM | POLLWRNORM, 0 };
-	int count = poll(&p, 1, 0);
-
-	printf("%d    poll of %d: %d %x\n", line, fd, count, p.revents);
-}
-
-#define READY(fd) ready(__LINE__, fd)
 
 static void try_pipe(void)
 {
@@ -373,9 +346,7 @@ static void close_meanwhile(void *(*function)(void *))
 
 int main(int argc, char **argv)
 {
-	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
-	umask(022);
-	if (argc != 2 || mkdir(argv[1], 0755) || chdir(argv[1]))
+	if (enter_folder(argc, argv))
 		return 1;
 	try_pipe();
 	try_fifo();

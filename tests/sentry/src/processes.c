@@ -2,37 +2,23 @@
 /* Processes, signals and shared memory: prints what happens, the same natively and on the Sentry. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
-#include <unistd.h>
+
+#include "report.h"
 
 static volatile sig_atomic_t handled, last_signal, last_code;
 static int value = 1;
 static char big[1 << 20];
-
-static void show(const char *what, long result)
-{
-	if (result == -1)
-		printf("%s: %s\n", what, strerrorname_np(errno));
-	else
-		printf("%s = %ld\n", what, result);
-	fflush(stdout);
-}
-
-#define TRY(call) show(#call, (long)(call))
 
 static void print_status(const char *what, int status)
 {
@@ -52,7 +38,7 @@ static int end_of(pid_t pid)
 	int status = -1;
 
 	if (waitpid(pid, &status, 0) != pid)
-		show("waitpid", -1);
+		show(__LINE__, "waitpid", -1);
 	return status;
 }
 
@@ -86,16 +72,16 @@ static void forks(void)
 		}
 		print_status("child", end_of(pid));
 	}
-	show("value is the parent's own", value + big[0] + big[4096]);
-	TRY(wait(NULL));
-	TRY(waitpid(1 << 30, &status, 0));
-	TRY(waitpid(-1, &status, 0x1234));
+	show(__LINE__, "value is the parent's own", value + big[0] + big[4096]);
+	CALL(wait(NULL));
+	CALL(waitpid(1 << 30, &status, 0));
+	CALL(waitpid(-1, &status, 0x1234));
 	pid = fork();
 	if (!pid)
 		for (;;)
 			pause();
-	TRY(waitpid(pid, &status, WNOHANG));
-	TRY(kill(pid, SIGTERM));
+	CALL(waitpid(pid, &status, WNOHANG));
+	CALL(kill(pid, SIGTERM));
 	print_status("killed child", end_of(pid));
 	pid = fork();
 	if (!pid)
@@ -111,7 +97,7 @@ static void forks(void)
 		_exit(3);
 	}
 	print_status("vfork's child", end_of(pid));
-	show("which had the parent's memory", value);
+	show(__LINE__, "which had the parent's memory", value);
 }
 
 static void grandchildren(void)
@@ -122,7 +108,7 @@ static void grandchildren(void)
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (pipe(pipes))
-		show("pipe", -1);
+		show(__LINE__, "pipe", -1);
 	pid = fork();
 	if (!pid) {
 		if (!fork()) {
@@ -173,9 +159,9 @@ static void stops(void)
 	waitpid(pid, &status, WCONTINUED);
 	print_status("child", status);
 	memset(&info, 0, sizeof(info));
-	TRY(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT));
+	CALL(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT));
 	printf("waitid: signal %d code %d status %d same %d\n", info.si_signo, info.si_code, info.si_status, info.si_pid == pid);
-	TRY(waitid(P_PID, (id_t)pid, &info, 0));
+	CALL(waitid(P_PID, (id_t)pid, &info, 0));
 	print_status("child", end_of(pid));
 	pid = fork();
 	if (!pid) {
@@ -200,7 +186,7 @@ static void handlers(void)
 	handle(SIGUSR1, 0);
 	handle(SIGALRM, 0);
 	handle(SIGCHLD, 0);
-	TRY(raise(SIGUSR1));
+	CALL(raise(SIGUSR1));
 	printf("handled %d signal %d code %d pipe %d\n", handled, last_signal, last_code, ready);
 	x *= 2;
 	kill(getpid(), SIGUSR1);
@@ -214,7 +200,7 @@ static void handlers(void)
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	printf("unblocked: handled %d\n", handled);
 	setitimer(ITIMER_REAL, &often, NULL);
-	TRY(read(pipes[0], &c, 1));
+	CALL(read(pipes[0], &c, 1));
 	setitimer(ITIMER_REAL, &never, NULL);
 	printf("signal %d code %d\n", last_signal, last_code == SI_KERNEL);
 	handle(SIGALRM, SA_RESTART);
@@ -224,15 +210,15 @@ static void handlers(void)
 		_exit(write(pipes[1], "x", 1) == 1 ? 0 : 1);
 	}
 	setitimer(ITIMER_REAL, &often, NULL);
-	TRY(read(pipes[0], &c, 1));
+	CALL(read(pipes[0], &c, 1));
 	setitimer(ITIMER_REAL, &never, NULL);
 	print_status("writer", end_of(pid));
 	setitimer(ITIMER_REAL, &often, NULL);
 	/* It ends by the signal. */
-	TRY(nanosleep(&hour, &hour));
+	CALL(nanosleep(&hour, &hour));
 	printf("rest is positive %d\n", hour.tv_sec > 0);
 	setitimer(ITIMER_REAL, &often, NULL);
-	TRY(pause());
+	CALL(pause());
 	setitimer(ITIMER_REAL, &never, NULL);
 }
 
@@ -252,7 +238,7 @@ static void faults(void)
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	char *page = mmap((void *)0x30000000, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
-	TRY(sigaltstack(&alternate, NULL));
+	CALL(sigaltstack(&alternate, NULL));
 	sigaction(SIGSEGV, &action, NULL);
 	sigaction(SIGILL, &action, NULL);
 	asm volatile("movb %%cl, (%%rax)" : : "a"(page), "c"(0) : "memory");
@@ -273,13 +259,13 @@ static void queue(void)
 	sigaddset(&set, SIGRTMIN + 2);
 	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	TRY(sigtimedwait(&set, &info, &none));
-	TRY(sigqueue(getpid(), SIGRTMIN + 2, data));
+	CALL(sigtimedwait(&set, &info, &none));
+	CALL(sigqueue(getpid(), SIGRTMIN + 2, data));
 	data.sival_int++;
-	TRY(sigqueue(getpid(), SIGRTMIN + 2, data));
-	TRY(kill(getpid(), SIGUSR2));
+	CALL(sigqueue(getpid(), SIGRTMIN + 2, data));
+	CALL(kill(getpid(), SIGUSR2));
 	for (int i = 0; i < 3; i++) {
-		TRY(sigwaitinfo(&set, &info));
+		CALL(sigwaitinfo(&set, &info));
 		printf("code %d value %d\n", info.si_code, info.si_code == SI_QUEUE ? info.si_int : 0);
 	}
 }
@@ -308,8 +294,8 @@ static void groups(void)
 	if (!pid) {
 		printf("session %d ", setsid() == getpid());
 		printf("%d\n", getsid(0) == getpid() && getpgrp() == getpid());
-		TRY(setsid());
-		TRY(setpgid(0, 0));
+		CALL(setsid());
+		CALL(setpgid(0, 0));
 		fflush(stdout);
 		_exit(0);
 	}
@@ -318,13 +304,13 @@ static void groups(void)
 	if (!pid)
 		for (;;)
 			pause();
-	TRY(setpgid(pid, pid));
+	CALL(setpgid(pid, pid));
 	printf("group %d\n", getpgid(pid) == pid);
-	TRY(kill(-pid, SIGINT));
+	CALL(kill(-pid, SIGINT));
 	print_status("group", end_of(-pid));
-	TRY(getpgid(1 << 30));
-	TRY(setpgid(1 << 30, 0));
-	TRY(setpgid(0, -1));
+	CALL(getpgid(1 << 30));
+	CALL(setpgid(1 << 30, 0));
+	CALL(setpgid(0, -1));
 }
 
 /* What /proc shows of a child that waits. */
@@ -359,7 +345,7 @@ static void show_child(pid_t pid)
 		fclose(file);
 	snprintf(name, sizeof(name), "/proc/%d/comm", pid);
 	printf("listed %d\n", same);
-	TRY(write(open(name, O_WRONLY), "other", 5));
+	CALL(write(open(name, O_WRONLY), "other", 5));
 }
 
 static void proc(void)
@@ -386,7 +372,7 @@ static void proc(void)
 	kill(pid, SIGKILL);
 	end_of(pid);
 	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
-	TRY(open(name, O_RDONLY));
+	CALL(open(name, O_RDONLY));
 }
 
 int main(void)

@@ -1,32 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /* inotify on what one process does: prints the events. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#define BAD ((void *)0xdead0000000)
-#define TRY(name, ...) show(__LINE__, #name "(" #__VA_ARGS__ ")", syscall(SYS_##name, ##__VA_ARGS__))
+#include "report.h"
 
 static char buffer[65536];
 static unsigned int cookies[100], cookie_count;
-
-static long show(int line, const char *what, long result)
-{
-	if (result == -1)
-		printf("%d %s: %s\n", line, what, strerrorname_np(errno));
-	else
-		printf("%d %s = %ld\n", line, what, result);
-	return result;
-}
 
 /* Cookies by the order in which they come. */
 static unsigned int number_of(unsigned int cookie)
@@ -87,9 +70,7 @@ int main(int argc, char **argv)
 {
 	int fd, other, watch, size, held;
 
-	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
-	umask(022);
-	if (argc != 2 || mkdir(argv[1], 0755) || chdir(argv[1]))
+	if (enter_folder(argc, argv))
 		return 1;
 	mkdir("dir", 0755);
 	TRY(inotify_init1, 5);
