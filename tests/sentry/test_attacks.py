@@ -43,6 +43,7 @@ BAD = {
     "truncated: the table": [elf(GOOD, table=PAGE), elf(GOOD, table=MOST), elf(GOOD, table=MOST - 55), elf(GOOD)[:100]],
     "truncated: a segment": [
         elf(segment(0x400000, 2 * PAGE, file_size=2 * PAGE)),
+        elf(segment(0x400800, PAGE, offset=0x800)),
         elf(segment(0x400000, MOST, file_size=MOST)),
         elf(segment(0x400000, PAGE, offset=MOST - PAGE + 1)),
         elf(segment(0x400000, PAGE, offset=2 * PAGE)),

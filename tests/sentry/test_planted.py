@@ -33,7 +33,9 @@ BUGS = {
     "more is copied than mapped": Bug("elf.c", "if (s->file_size > s->size)", "if (0)"),
     "the table is not checked": Bug("elf.c", "table > size - header->segments_at)", "table > size)"),
     "a lying platform is believed": Bug("vfs/console.c", "got > (s64)room", "0"),
-    "an address wraps": Bug("user.c", "return address + size >= address && ", "return "),
+    "more is copied than asked": Bug(
+        "user.c", "% PAGE, part = rest < size - done ? rest : size - done;\n\t\tu8", "% PAGE, part = rest;\n\t\tu8"
+    ),
     "a freed page is still shown": Bug("page_table.c", "core.ops->unmap(mm->space, start, end - start);", ";"),
 }
 

@@ -26,6 +26,7 @@ struct space {
 
 static struct space *spaces;
 static int sharing; /* several mappings may have a page */
+static bool lied;   /* of how much it has read */
 static u64 state, idle, left, mapped, asked, answered, refused, started;
 
 static u64 next(void)
@@ -97,6 +98,8 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	(void)space, (void)fpu, (void)preempt;
 	idle = 0;
 	check(sharing || (s64)regs->rax < 0 || regs->rax <= asked, "a read returns more than there is room for");
+	check(sharing || !lied || asked == ~0ull || (s64)regs->rax < 0, "a lying platform is believed");
+	lied = false;
 	answered += (s64)regs->rax >= 0;
 	refused += (s64)regs->rax < 0;
 	*event = (struct event){ .kind = EVENT_SYSCALL };
@@ -115,6 +118,8 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	asked = ~0ull;
 	regs->rdi = some_argument(), regs->rsi = some_argument(), regs->rdx = some_argument();
 	regs->r10 = some_argument(), regs->r8 = some_argument(), regs->r9 = some_argument();
+	if (!regs->rax && next() & 1) /* the console, with room for more than a lie */
+		regs->rdi = 0, regs->rsi = 0x401000, regs->rdx = 2 * PAGE;
 	if (!regs->rax)
 		asked = regs->rdx;
 	if (regs->rax >= 9 && regs->rax <= 11 && next() & 3) { /* one that can succeed */
@@ -167,7 +172,8 @@ static s64 console_read(void *data, u64 size)
 	u64 got = next() % (size + 1), r = next();
 
 	memset(data, 'r', got);
-	if (!(r & 31))
+	lied = !(r & 31);
+	if (lied)
 		return (s64)(size + 1 + (r >> 8 & 0xffff));
 	return r & 15 ? (s64)got : -11;
 }
@@ -252,7 +258,7 @@ static void sandbox(u64 seed)
 	__asan_unpoison_memory_region(ram, RAM_PAGES * PAGE); /* stacks of tasks that slept when the last sandbox ended */
 #endif
 	memset(ram, 0, RAM_PAGES * PAGE);
-	sharing = 0;
+	sharing = 0, lied = false;
 	config.program_size = make_file();
 	program = malloc(config.program_size + !config.program_size); /* so that a sanitizer knows where it ends */
 	memcpy(program, file, config.program_size);
