@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
     add("--strace", action="store_true", help="print every system call to standard error")
-    add("program", metavar="CMD", help="a static x86-64 program")
+    add("program", metavar="CMD", help="a program for x86-64, or a script")
     add("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments")
     commands.add_parser("platforms", help="list the platforms, and which of them work here")
     commands.add_parser("kernel", help="build the Sentry as a guest kernel, and print its path")
