@@ -289,7 +289,11 @@ def capabilities() -> tuple[Capability, ...]:
     """All of them, with those that other packages report."""
     from vmm.cli.plugins import external_checks
 
-    others = [Capability(*found[:4]) for module in external_checks() for found in module.capabilities()]
+    others = [
+        Capability(found.name, found.present, found.detail, found.hint)
+        for module in external_checks()
+        for found in module.capabilities()
+    ]
     return (
         second_level_paging(),
         reserved_huge_pages(),

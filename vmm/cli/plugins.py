@@ -43,10 +43,9 @@ PACKAGES = {"run": ("the container runtime", "pip install ./examples/kata")}
 
 
 def entry_points(path: Sequence[str] | None = None, group: str = GROUP) -> dict[str, str]:
-    """The commands of all installed packages, and the module of each.
+    """The entry points of a group in all installed packages, and the module of each; not those of built-in commands.
 
-    :param path: folders to look in, the first one wins; ``sys.path`` by default
-    :param group: of entry points, whose names are those of commands
+    :param path: folders to search, the first one wins; ``sys.path`` by default
     """
     found: dict[str, str] = {}
     for folder in sys.path if path is None else path:
@@ -61,9 +60,10 @@ def entry_points(path: Sequence[str] | None = None, group: str = GROUP) -> dict[
                         text = file.read()
                 except (OSError, ValueError):
                     continue
-                for command, module in _entries_in(text, group):
-                    found.setdefault(command, module)
-    return {command: module for command, module in sorted(found.items()) if command not in COMMANDS}
+                for entry, module in _entries_in(text, group):
+                    found.setdefault(entry, module)
+    built_in = COMMANDS if group == GROUP else ()
+    return {entry: module for entry, module in sorted(found.items()) if entry not in built_in}
 
 
 def _entries_in(text: str, group: str) -> list[tuple[str, str]]:
@@ -79,8 +79,9 @@ def _entries_in(text: str, group: str) -> list[tuple[str, str]]:
     return found
 
 
-def _load(name: str, module: str) -> Any:
+def _load(what: str, module: str) -> Any:
     """
+    :param what: for the error
     :raises ConfigError: its package is installed, but cannot be imported
     """
     try:
@@ -94,7 +95,7 @@ def _load(name: str, module: str) -> Any:
             site.main()
             __import__(module)
     except ImportError as error:
-        raise ConfigError(f"the command {name} cannot be loaded: {error}", code="command-broken") from error
+        raise ConfigError(f"{what} cannot be loaded: {error}", code="command-broken") from error
     return sys.modules[module]
 
 
@@ -105,7 +106,7 @@ def external_command(name: str) -> Command | None:
     """
     module = entry_points().get(name)
     if module is not None:
-        command: Command = _load(name, module)
+        command: Command = _load(f"the command {name}", module)
         return command
     if name in PACKAGES:
         needed, hint = PACKAGES[name]
@@ -113,23 +114,22 @@ def external_command(name: str) -> Command | None:
     return None
 
 
-def external_commands() -> dict[str, Command]:
-    """All that can be loaded."""
+def _load_all(group: str, what: str) -> dict[str, Any]:
+    """The modules of a group that can be loaded; reports the others on standard error."""
     found = {}
-    for name, module in entry_points().items():
+    for name, module in entry_points(group=group).items():
         try:
-            found[name] = _load(name, module)
+            found[name] = _load(f"{what} {name}", module)
         except ConfigError as error:
             sys.stderr.write(f"pyvmm: {error}\n")
     return found
+
+
+def external_commands() -> dict[str, Command]:
+    """All that can be loaded."""
+    return _load_all(GROUP, "the command")
 
 
 def external_checks() -> list[Any]:
     """The modules that add to the report of ``pyvmm doctor``."""
-    found = []
-    for name, module in entry_points(group=DOCTOR).items():
-        try:
-            found.append(_load(name, module))
-        except ConfigError as error:
-            sys.stderr.write(f"pyvmm: {error}\n")
-    return found
+    return list(_load_all(DOCTOR, "the check").values())

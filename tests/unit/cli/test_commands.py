@@ -25,16 +25,23 @@ def main(argv):
     print("brought", *argv)
     return 7
 """
+CHECKS = """
+from vmm.cli.doctor import Capability
+def capabilities():
+    return [Capability("greeting", False, "nobody is here", "come in")]
+"""
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with an installed package that brings the commands `greet`, `broken` and `boot`."""
+    """A folder with an installed package that brings the commands `greet`, `broken` and `boot`, and checks."""
     (tmp_path / "greeting-1.0.dist-info").mkdir()
     (tmp_path / "greeting-1.0.dist-info" / "entry_points.txt").write_text(
         "[console_scripts]\ngreet = other:main\n\n"
         "[pyvmm.commands]\n# comment = x\ngreet = greeting_command\nbroken = greeting_broken\nboot = greeting_command\n"
+        "[pyvmm.doctor]\nboot = greeting_checks\nbroken = greeting_broken\n"
     )
+    (tmp_path / "greeting_checks.py").write_text(CHECKS)
     (tmp_path / "greeting_command.py").write_text(BROUGHT)
     (tmp_path / "greeting_broken.py").write_text("import greeting_needs_this\n")
     return tmp_path
@@ -88,6 +95,14 @@ def test_a_package_that_cannot_be_imported_is_an_error(site: Path) -> None:
 def test_no_package_replaces_a_command_of_pyvmm(site: Path) -> None:
     assert pyvmm(site, "boot", "--help").stdout.startswith("usage: pyvmm boot")
     assert set(plugins.entry_points([str(site)])) == {"greet", "broken"}
+
+
+def test_a_package_adds_to_the_report_of_doctor(site: Path) -> None:
+    """Also under the name of a command."""
+    done = pyvmm(site, "doctor")
+    assert "no   greeting" in done.stdout
+    assert "come in" in done.stdout
+    assert "pyvmm: the check broken cannot be loaded: No module named 'greeting_needs_this'\n" in done.stderr
 
 
 def test_the_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
