@@ -52,10 +52,10 @@ class DeviceServer:
         self._loop = self._owned.add(Loop())
         try:
             self._start(config, memory, queues)
+            self._thread = Task(self._loop.run, "device-server")
         except BaseException:
             self._owned.close()
             raise
-        self._thread = Task(self._loop.run, "device-server")
 
     def _start(self, config: DeviceConfig, memory: GuestMemory, queues: Sequence[tuple[int, int]]) -> None:
         page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
