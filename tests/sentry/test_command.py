@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import __main__ as command
-from pyvmm_sentry import platforms
+from pyvmm_sentry import boot, platforms
+from tests import tiny
 from tools.where import ROOT
+from vmm import HostError
 
 BUSYBOX = "/bin/busybox"
 
@@ -78,6 +80,11 @@ def test_it_chooses_a_platform_that_can_do_what_is_asked(
     monkeypatch.setattr(command, "run_on_kvm", lambda *_: 20)
     monkeypatch.setattr(command, "run_on_ptrace", lambda *_: 21)
     assert command.main(["do", *words]) == {"kvm": 20, "ptrace": 21}[platform]
+
+
+def test_a_machine_that_does_not_power_off_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="triple-fault"):
+        boot.run(Path(tiny.make(tmp_path, tiny.TRIPLE_FAULT)), BUSYBOX, ["busybox"], 32, read_only=True)
 
 
 def test_help_lists_system_calls() -> None:

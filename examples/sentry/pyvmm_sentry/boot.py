@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
+from vmm import BootConfig, ConsoleConfig, HostError, Machine, MachineConfig, MemoryConfig, ShareConfig
 
 MIB = 1 << 20
 ENDED = re.compile(rb"sentry: the program (exited with|was ended by signal) (\d+)\n\Z")
@@ -71,10 +71,9 @@ def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | N
     :param memory: MiB
     :param root: a directory of the host as the root, in which the program is then
     :param read_only: the server refuses all changes of that directory (EROFS)
-    :raises VmmError: the machine cannot be made
+    :raises VmmError: the machine cannot be made, or does not power off
     """
     output = _Output()
-    status = CANNOT_RUN
     try:
         shares = () if root is None else (ShareConfig(root, read_only=read_only, cache="always", locks="guest"),)
         config = MachineConfig(
@@ -86,7 +85,9 @@ def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | N
         with Machine(config) as machine:
             machine.start()
             threading.Thread(target=_copy_input, args=(machine,), daemon=True).start()
-            machine.wait(None)
+            end = machine.wait()
     finally:
         status = output.close()
+    if not status and end and end.kind != "poweroff":
+        raise HostError(f"the machine has ended without a result: {end.kind} {end.detail}".rstrip())
     return status
