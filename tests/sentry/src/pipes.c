@@ -87,6 +87,36 @@ static void try_pipe(void)
 	close(old_pipe[0]), close(old_pipe[1]);
 }
 
+/* An end that is opened by its name in /proc does not wait for the other one. */
+static void try_reopen(void)
+{
+	char reader[40], writer[40];
+	int p[2], fd;
+
+	pipe(p);
+	snprintf(reader, sizeof(reader), "/proc/self/fd/%d", p[0]);
+	snprintf(writer, sizeof(writer), "/proc/self/fd/%d", p[1]);
+	write(p[1], "rest", 4);
+	close(p[1]);
+	fd = TRY(open, reader, O_RDONLY);
+	READY(fd);
+	TRY(read, fd, buffer, 100);
+	TRY(read, fd, buffer, 100);
+	close(fd);
+	fd = TRY(open, reader, O_RDONLY | O_NONBLOCK);
+	READY(fd);
+	TRY(read, fd, buffer, 100);
+	close(fd), close(p[0]);
+	pipe(p);
+	close(p[0]);
+	fd = TRY(open, writer, O_WRONLY);
+	TRY(write, fd, "x", 1);
+	close(fd);
+	fd = TRY(open, writer, O_WRONLY | O_NONBLOCK);
+	READY(fd);
+	close(fd), close(p[1]);
+}
+
 static void try_fifo(void)
 {
 	struct stat s;
@@ -349,6 +379,7 @@ int main(int argc, char **argv)
 	if (enter_folder(argc, argv))
 		return 1;
 	try_pipe();
+	try_reopen();
 	try_fifo();
 	try_copies();
 	try_locks();

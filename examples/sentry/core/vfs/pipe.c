@@ -348,9 +348,11 @@ static s64 wait_for_partner(struct wait_queue *queue, const u32 *users, const u3
 	return 0;
 }
 
+/* A pipe without a name is opened by /proc/self/fd, and waits for no partner. */
 int fifo_open(struct file *file)
 {
 	struct inode *inode = file->inode;
+	bool named = inode->super != vfs.anonymous;
 	struct pipe *pipe = inode->pipe;
 	s64 error = 0;
 
@@ -358,7 +360,7 @@ int fifo_open(struct file *file)
 		pipe = inode->pipe = pipe_new();
 	if (!pipe)
 		return -ENOMEM;
-	if (file->writable && !file->readable && file->flags & O_NONBLOCK && !pipe->readers) {
+	if (named && file->writable && !file->readable && file->flags & O_NONBLOCK && !pipe->readers) {
 		if (!pipe->users) {
 			inode->pipe = NULL;
 			pipe_free(pipe);
@@ -366,10 +368,10 @@ int fifo_open(struct file *file)
 		return -ENXIO;
 	}
 	attach(pipe, file);
-	if (file->flags & O_NONBLOCK && !pipe->writers)
+	if (named && file->flags & O_NONBLOCK && !pipe->writers)
 		file->position = pipe->writer_count; /* no end before there was a writer */
 	wake(pipe);
-	if (file->flags & O_NONBLOCK || (file->readable && file->writable))
+	if (!named || file->flags & O_NONBLOCK || (file->readable && file->writable))
 		return 0;
 	error = file->readable ? wait_for_partner(&pipe->readable, &pipe->writers, &pipe->writer_count)
 			       : wait_for_partner(&pipe->writable, &pipe->readers, &pipe->reader_count);
