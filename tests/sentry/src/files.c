@@ -550,7 +550,7 @@ static void try_directories(void)
 
 	while ((size = syscall(SYS_getdents64, fd, buffer, 700)) > 0)
 		for (long at = 0; at < size; at += ((struct dirent *)(buffer + at))->d_reclen, count++)
-			total += atol(((struct dirent *)(buffer + at))->d_name + (((struct dirent *)(buffer + at))->d_name[0] == 'a' ? 21 : 0));
+			total += atol(((struct dirent *)(buffer + at))->d_name + (((struct dirent *)(buffer + at))->d_name[0] == 'a' ? 19 : 0));
 	printf("    %ld entries, numbers %ld\n", count, total);
 	lseek(fd, 0, SEEK_SET);
 	for (count = 0; (size = syscall(SYS_getdents64, fd, buffer, 700)) > 0;)

@@ -146,11 +146,15 @@ static void siblings(void)
 static void stops(void)
 {
 	siginfo_t info;
-	int status;
-	pid_t pid = fork();
+	int status, go_on[2];
+	char byte = 0;
+	pid_t pid;
 
+	pipe(go_on);
+	pid = fork();
 	if (!pid) {
 		raise(SIGSTOP);
+		read(go_on[0], &byte, 1);
 		_exit(8);
 	}
 	waitpid(pid, &status, WUNTRACED);
@@ -158,6 +162,8 @@ static void stops(void)
 	kill(pid, SIGCONT);
 	waitpid(pid, &status, WCONTINUED);
 	print_status("child", status);
+	write(go_on[1], &byte, 1); /* its end would hide that it continued */
+	close(go_on[0]), close(go_on[1]);
 	memset(&info, 0, sizeof(info));
 	CALL(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT));
 	printf("waitid: signal %d code %d status %d same %d\n", info.si_signo, info.si_code, info.si_status, info.si_pid == pid);
