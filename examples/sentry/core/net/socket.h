@@ -3,7 +3,7 @@
 #ifndef SENTRY_SOCKET_H
 #define SENTRY_SOCKET_H
 
-#include "vfs.h"
+#include "../vfs/vfs.h"
 
 enum { AF_UNSPEC = 0, AF_UNIX = 1 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3, SOCK_SEQPACKET = 5, SOCK_TYPES = 15 };
@@ -74,6 +74,12 @@ struct socket *socket_new(u16 family, u16 type, const struct socket_operations *
 void rights_free(struct rights *rights);
 u64 socket_deadline(u64 timeout, bool wait); /* when a call gives up: 0 at once */
 struct socket *file_socket(struct file *file); /* NULL: it is none */
+/* The socket of a descriptor and its file, borrowed; NULL with the error. */
+struct socket *socket_get(struct task *t, u64 number, struct file **file, s64 *error);
+u32 socket_flags(const struct file *file, u32 flags); /* of a call, with MSG_DONTWAIT if the file does not wait */
+s64 address_get(struct task *t, struct address *address, u64 from, u64 size);
+/* As much of an address as there is room for, and how large it is. */
+s64 address_put(struct task *t, const struct address *address, u32 size, u64 to, u64 size_at);
 
 /* -- unix.c -- */
 

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+/* System calls for sockets. */
+#include "socket.h"
+
+#include "../vfs/calls.h"
+
+enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992 };
+
+static const struct file_operations socket_operations;
+
+/* -- files -- */
+
+struct socket *socket_new(u16 family, u16 type, const struct socket_operations *operations)
+{
+	struct socket *socket = kmalloc(sizeof(*socket));
+
+	if (!socket)
+		return NULL;
+	*socket = (struct socket){
+		.operations = operations, .family = family, .type = type, .send_size = DEFAULT_BUFFER,
+		.receive_size = DEFAULT_BUFFER, .peer = { 0, ~0u, ~0u },
+	};
+	return socket;
+}
+
+void rights_free(struct rights *rights)
+{
+	for (u32 i = 0; rights && i < rights->count; i++)
+		file_put(rights->files[i]);
+	kfree(rights);
+}
+
+u64 socket_deadline(u64 timeout, bool wait)
+{
+	if (!wait)
+		return 0;
+	return timeout ? monotonic_now() + timeout : FOREVER;
+}
+
+struct socket *file_socket(struct file *file)
+{
+	return file->operations == &socket_operations ? file->data : NULL;
+}
+
+struct socket *socket_get(struct task *t, u64 number, struct file **file, s64 *error)
+{
+	*file = fd_real(t, number);
+	*error = *file ? -ENOTSOCK : -EBADF;
+	return *file ? file_socket(*file) : NULL;
+}
+
+u32 socket_flags(const struct file *file, u32 flags)
+{
+	return flags | (file->flags & O_NONBLOCK ? MSG_DONTWAIT : 0);
+}
+
+static s64 read(struct file *file, struct io *to, u64 *position)
+{
+	struct message message = { .flags = 0 };
+	struct socket *socket = file->data;
+	s64 result;
+
+	(void)position;
+	if (!to->left)
+		return 0;
+	result = socket->operations->receive(socket, &message, to, socket_flags(file, 0));
+	rights_free(message.rights);
+	return result;
+}
+
+static s64 write(struct file *file, struct io *from, u64 *position)
+{
+	struct message message = { .flags = 0 };
+	struct socket *socket = file->data;
+
+	(void)position;
+	return socket->operations->send(socket, &message, from, socket_flags(file, 0));
+}
+
+static u32 poll(struct file *file, struct poll *poll)
+{
+	struct socket *socket = file->data;
+
+	return socket->operations->poll(socket, poll);
+}
+
+static s64 ioctl(struct file *file, u32 command, u64 argument)
+{
+	enum { FIONREAD = 0x541b, TIOCOUTQ = 0x5411 };
+	struct socket *socket = file->data;
+	s32 value;
+
+	if (command != FIONREAD && command != TIOCOUTQ)
+		return -ENOTTY;
+	if (command == FIONREAD && socket->listening)
+		return -EINVAL;
+	value = command == FIONREAD ? (s32)socket->operations->readable(socket) : 0;
+	return user_write(core.current->mm, argument, &value, sizeof(value));
+}
+
+static void release(struct file *file)
+{
+	struct socket *socket = file->data;
+
+	if (!socket)
+		return;
+	socket->operations->release(socket);
+	kfree(socket);
+}
+
+static const struct file_operations socket_operations = {
+	.read = read, .write = write, .poll = poll, .ioctl = ioctl, .release = release,
+};
+
+/* A file for a socket, which it takes. */
+static int open_socket(struct socket *socket, u32 flags, struct file **file)
+{
+	int error = anonymous_file(S_IFSOCK | 0777, "socket", &socket_operations,
+				   O_RDWR | (flags & SOCK_NONBLOCK ? O_NONBLOCK : 0), file);
+
+	if (error) {
+		socket->operations->release(socket);
+		kfree(socket);
+		return error;
+	}
+	(*file)->data = socket;
+	(*file)->stream = true;
+	return 0;
+}
+
+static int create(struct socket **socket, u32 family, u32 type, s32 protocol)
+{
+	if (type & ~(u32)(SOCK_TYPES | SOCK_NONBLOCK | SOCK_CLOEXEC))
+		return -EINVAL;
+	if (family >= FAMILIES)
+		return -EAFNOSUPPORT;
+	type &= SOCK_TYPES;
+	if (type > 10)
+		return -EINVAL;
+	return family == AF_UNIX ? unix_create(socket, type, protocol) : -EAFNOSUPPORT;
+}
+
+s64 sys_socket(struct task *t, const u64 *args)
+{
+	struct socket *socket;
+	struct file *file;
+	int error = create(&socket, (u32)args[0], (u32)args[1], (s32)args[2]);
+
+	if (!error)
+		error = open_socket(socket, (u32)args[1], &file);
+	return error ? error : fd_install(t, file, 0, (u32)args[1] & SOCK_CLOEXEC);
+}
+
+s64 sys_socketpair(struct task *t, const u64 *args)
+{
+	struct socket *sockets[2];
+	struct file *files[2];
+	int error = create(&sockets[0], (u32)args[0], (u32)args[1], (s32)args[2]);
+
+	if (error)
+		return error;
+	error = open_socket(sockets[0], (u32)args[1], &files[0]);
+	if (error)
+		return error;
+	error = create(&sockets[1], (u32)args[0], (u32)args[1], (s32)args[2]);
+	if (!error)
+		error = open_socket(sockets[1], (u32)args[1], &files[1]);
+	if (error) {
+		file_put(files[0]);
+		return error;
+	}
+	unix_pair(sockets[0], sockets[1]);
+	return fd_install_two(t, files, args[3], (u32)args[1] & SOCK_CLOEXEC);
+}
+
+/* -- addresses -- */
+
+s64 address_get(struct task *t, struct address *address, u64 from, u64 size)
+{
+	if ((s32)size < 0 || (u32)size > ADDRESS_SIZE)
+		return -EINVAL;
+	*address = (struct address){ .family = AF_UNSPEC };
+	return user_read(t->mm, address, from, (u32)size);
+}
+
+s64 address_put(struct task *t, const struct address *address, u32 size, u64 to, u64 size_at)
+{
+	s32 room;
+
+	if (user_read(t->mm, &room, size_at, sizeof(room)))
+		return -EFAULT;
+	if (room < 0)
+		return -EINVAL;
+	if (user_write(t->mm, to, address, (u32)room < size ? (u32)room : size))
+		return -EFAULT;
+	return user_write(t->mm, size_at, &size, sizeof(size));
+}
+
+s64 sys_bind(struct task *t, const u64 *args)
+{
+	struct address address;
+	struct file *file;
+	s64 error;
+	struct socket *socket = socket_get(t, args[0], &file, &error);
+
+	if (!socket)
+		return error;
+	error = address_get(t, &address, args[1], args[2]);
+	return error ? error : socket->operations->bind(socket, &address, (u32)args[2]);
+}
+
+s64 sys_connect(struct task *t, const u64 *args)
+{
+	struct address address;
+	struct file *file;
+	s64 error;
+	struct socket *socket = socket_get(t, args[0], &file, &error);
+
+	if (!socket)
+		return error;
+	error = address_get(t, &address, args[1], args[2]);
+	if (error)
+		return error;
+	file_get(file);
+	error = socket->operations->connect(socket, &address, (u32)args[2], !(file->flags & O_NONBLOCK));
+	file_put(file);
+	return error;
+}
+
+s64 sys_listen(struct task *t, const u64 *args)
+{
+	struct file *file;
+	s64 error;
+	struct socket *socket = socket_get(t, args[0], &file, &error);
+
+	return socket ? socket->operations->listen(socket, (s32)args[1]) : error;
+}
+
+static s64 accept(struct task *t, const u64 *args, u32 flags)
+{
+	struct address address;
+	struct file *file, *new_file;
+	struct socket *socket, *new;
+	s64 result;
+	u32 size;
+
+	if (flags & ~(u32)(SOCK_NONBLOCK | SOCK_CLOEXEC))
+		return -EINVAL;
+	socket = socket_get(t, args[0], &file, &result);
+	if (!socket)
+		return result;
+	file_get(file);
+	result = socket->operations->accept(socket, &new, !(file->flags & O_NONBLOCK));
+	file_put(file);
+	if (!result)
+		result = open_socket(new, flags, &new_file);
+	if (result)
+		return result;
+	if (args[1]) {
+		result = new->operations->name(new, &address, &size, true);
+		if (!result)
+			result = address_put(t, &address, size, args[1], args[2]);
+	}
+	if (!result)
+		return fd_install(t, new_file, 0, flags & SOCK_CLOEXEC);
+	file_put(new_file);
+	return result;
+}
+
+s64 sys_accept(struct task *t, const u64 *args)
+{
+	return accept(t, args, 0);
+}
+
+s64 sys_accept4(struct task *t, const u64 *args)
+{
+	return accept(t, args, (u32)args[3]);
+}
+
+static s64 show_name(struct task *t, const u64 *args, bool of_peer)
+{
+	struct address address;
+	struct file *file;
+	s64 error;
+	struct socket *socket = socket_get(t, args[0], &file, &error);
+	u32 size;
+
+	if (!socket)
+		return error;
+	error = socket->operations->name(socket, &address, &size, of_peer);
+	return error ? error : address_put(t, &address, size, args[1], args[2]);
+}
+
+s64 sys_getsockname(struct task *t, const u64 *args)
+{
+	return show_name(t, args, false);
+}
+
+s64 sys_getpeername(struct task *t, const u64 *args)
+{
+	return show_name(t, args, true);
+}
+
+s64 sys_shutdown(struct task *t, const u64 *args)
+{
+	struct file *file;
+	s64 error;
+	struct socket *socket = socket_get(t, args[0], &file, &error);
+	u32 how = (u32)args[1];
+
+	if (!socket)
+		return error;
+	return how > 2 ? -EINVAL : socket->operations->shutdown(socket, how != 1, how != 0);
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Names of sockets of the family AF_UNIX: in a file system, or abstract. */
+#include "../vfs/calls.h"
+#include "unix.h"
+
+enum { PATH_SIZE = 108 };
+
+static struct list *bound_list(void)
+{
+	if (!vfs.bound.next)
+		list_init(&vfs.bound);
+	return &vfs.bound;
+}
+
+/* A name in a file system ends with a zero that may be missing: 0 or -EINVAL. */
+int unix_check_name(const struct address *address, u32 size)
+{
+	if (size <= 2 || size > 2 + PATH_SIZE)
+		return -EINVAL;
+	return address->family == AF_UNIX ? 0 : -EINVAL;
+}
+
+static bool is_abstract(const struct address *address)
+{
+	return !address->rest[0];
+}
+
+static bool same_name(const struct endpoint *end, const struct address *address, u32 size)
+{
+	return !end->place.dentry && end->name_size == size && bytes_equal(&end->name, address, size);
+}
+
+/* The endpoint that is bound to a name, borrowed, or -errno. */
+int unix_find(const struct address *address, u32 size, struct endpoint **result)
+{
+	struct path path;
+	int error;
+
+	*result = NULL;
+	if (is_abstract(address)) {
+		LIST_EACH(at, bound_list())
+			if (same_name(CONTAINER(at, struct endpoint, bound), address, size))
+				*result = CONTAINER(at, struct endpoint, bound);
+		return *result ? 0 : -ECONNREFUSED;
+	}
+	error = path_lookup(address->rest, WALK_FOLLOW, &path);
+	if (error)
+		return error;
+	error = inode_permission(path.dentry->inode, MAY_WRITE);
+	if (!error) {
+		LIST_EACH(at, bound_list()) {
+			struct endpoint *end = CONTAINER(at, struct endpoint, bound);
+
+			if (end->place.dentry && end->place.dentry->inode == path.dentry->inode)
+				*result = end;
+		}
+	}
+	path_put(&path);
+	return error ? error : *result ? 0 : -ECONNREFUSED;
+}
+
+static int bind_path(struct endpoint *end, struct address *address, u32 *size)
+{
+	int error;
+
+	address->rest[*size - 2] = 0;
+	*size = (u32)string_size(address->rest) + 3;
+	error = core_mknod(address->rest, S_IFSOCK | (0777 & ~caller_fs()->umask), 0);
+	if (!error)
+		error = path_lookup(address->rest, 0, &end->place);
+	return error == -EEXIST ? -EADDRINUSE : error;
+}
+
+/* A name of five digits that nobody has. */
+static int bind_automatically(struct endpoint *end)
+{
+	struct endpoint *other;
+
+	for (u32 number = 0; number < 0x100000; number++) {
+		struct address address = { .family = AF_UNIX };
+
+		for (u32 i = 0; i < 5; i++)
+			address.rest[1 + i] = "0123456789abcdef"[number >> (16 - 4 * i) & 15];
+		if (!unix_find(&address, 8, &other))
+			continue;
+		end->name = address;
+		end->name_size = 8;
+		list_add(bound_list(), &end->bound);
+		return 0;
+	}
+	return -ENOSPC;
+}
+
+int unix_bind(struct socket *socket, const struct address *given, u32 size)
+{
+	struct endpoint *end = end_of(socket), *other;
+	struct address address = *given;
+	int error;
+
+	if (address.family != AF_UNIX)
+		return -EINVAL;
+	if (size == 2)
+		return end->name_size ? 0 : bind_automatically(end);
+	error = unix_check_name(&address, size);
+	if (error)
+		return error;
+	if (end->name_size)
+		return -EINVAL;
+	if (!is_abstract(&address))
+		error = bind_path(end, &address, &size);
+	else if (!unix_find(&address, size, &other))
+		error = -EADDRINUSE;
+	if (error)
+		return error;
+	end->name = address;
+	end->name_size = size;
+	list_add(bound_list(), &end->bound);
+	return 0;
+}
+
+void unix_put_name(const struct endpoint *end, struct address *address, u32 *size)
+{
+	*address = end && end->name_size ? end->name : (struct address){ .family = AF_UNIX };
+	*size = end && end->name_size ? end->name_size : 2;
+}
