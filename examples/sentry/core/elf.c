@@ -225,5 +225,7 @@ const char *elf_load(struct mm *mm, struct file *file, struct image *image, int 
 	why = load_both(mm, file, elf, image, error);
 	kfree(elf);
 	mm->heap = mm->brk = image->end;
+	mm->program = file;
+	file_get(file);
 	return why;
 }

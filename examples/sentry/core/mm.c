@@ -48,6 +48,8 @@ void mm_put(struct mm *mm)
 			page_put(*entry & PTE_OFFSET);
 		vma_put(&mm->vmas[i]);
 	}
+	if (mm->program)
+		file_put(mm->program);
 	tables_free(mm->root, 3);
 	kfree(mm->vmas);
 	kfree(mm);
@@ -85,6 +87,10 @@ struct mm *mm_fork(struct mm *mm)
 		return NULL;
 	}
 	child->heap = mm->heap, child->brk = mm->brk, child->map_top = mm->map_top;
+	child->arguments = mm->arguments, child->environment = mm->environment;
+	child->program = mm->program;
+	if (child->program)
+		file_get(child->program);
 	for (u32 i = 0; i < mm->count; i++) {
 		struct vma *vma = &mm->vmas[i];
 

@@ -36,6 +36,10 @@ struct mm {
 	u64 heap, brk;
 	u64 map_top;
 	bool exhausted; /* out of RAM: the program ends */
+	struct file *program; /* a reference; NULL: none is loaded */
+	struct {
+		u64 start, end;
+	} arguments, environment; /* of the program, as its stack had them at first */
 	u32 count, room;
 	struct vma *vmas; /* sorted, never overlapping */
 };

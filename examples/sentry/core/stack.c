@@ -88,8 +88,10 @@ const char *stack_build(struct mm *mm, const struct arguments *arguments, const 
 	text = push(&s, arguments->texts, arguments->bytes);
 	push_auxv(&s, name, image, argc + envc + 3);
 	s.top -= (argc + envc + 2) * sizeof(u64);
+	mm->arguments.start = text;
 	text = push_pointers(&s, &from, argc, s.top, text);
-	push_pointers(&s, &from, envc, s.top + (argc + 1) * sizeof(u64), text);
+	mm->arguments.end = mm->environment.start = text;
+	mm->environment.end = push_pointers(&s, &from, envc, s.top + (argc + 1) * sizeof(u64), text);
 	push_word(&s, argc);
 	*top = s.top;
 	return s.error ? "the stack does not fit into the memory of the sandbox" : NULL;

@@ -203,6 +203,7 @@ static const struct synthetic sys_files[] = {
 	{ .name = "devices/system/cpu/possible", .fixed = "0\n" },
 	{ .name = "devices/system/cpu/present", .fixed = "0\n" },
 	{ .name = "devices/system/node/node0/cpulist", .fixed = "0\n" },
+	{ .name = "devices/system/node/node0/cpumap", .fixed = "1\n" },
 	{ .name = "devices/system/node/online", .fixed = "0\n" },
 	{ .name = "devices/system/node/possible", .fixed = "0\n" },
 	{ .name = "fs/cgroup/cgroup.controllers", .fixed = "\n" },

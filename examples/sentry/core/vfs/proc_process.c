@@ -208,12 +208,34 @@ static void put_many(struct text *text, const s64 *values, u32 count)
 	}
 }
 
+static bool is_thread(const struct synthetic_inode *node)
+{
+	return node->count != process_file_count;
+}
+
+static u64 cpu_time_of(const struct process *p)
+{
+	u64 time = p->cpu_time;
+
+	EACH_TASK(t, p)
+		time += t->cpu_time;
+	return time;
+}
+
+/* Of a clock with 100 ticks a second. */
+static s64 ticks(u64 nanoseconds)
+{
+	return (s64)(nanoseconds / 10000000);
+}
+
 static void write_stat(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
 	struct memory memory = memory_of(t);
-	const s64 first[] = { parent_of(t), t->process->group, t->process->session, 0, -1, 0x400000, 0, 0, 0, 0, 0, 0, 0, 0,
-			      20, 0, t->process->task_count, 0, 0, (s64)memory.pages * PAGE, (s64)memory.resident };
+	const s64 first[] = { parent_of(t), t->process->group, t->process->session, 0, -1, 0x400000, 0, 0, 0, 0,
+			      ticks(is_thread(node) ? t->cpu_time : cpu_time_of(t->process)), 0,
+			      ticks(t->process->child_cpu_time), 0, 20, 0, t->process->task_count, 0,
+			      ticks(t->process->started - vfs.started), (s64)memory.pages * PAGE, (s64)memory.resident };
 	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,
 			     t->mm ? (s64)t->mm->heap : 0, 0, 0, 0, 0, 0 };
 
@@ -284,18 +306,42 @@ static void write_limits(struct text *text, struct synthetic_inode *node)
 
 /* -- the program -- */
 
+static void put_memory(struct text *text, struct mm *mm, u64 from, u64 end)
+{
+	u8 *page = page_alloc();
+
+	for (u64 part; page && from < end; from += part) {
+		part = end - from < PAGE ? end - from : PAGE;
+		if (user_read(mm, page, from, part))
+			break;
+		text_bytes(text, page, part);
+	}
+	page_free(page);
+}
+
+/* As they are in its memory now, which the program can have changed. */
 static void write_cmdline(struct text *text, struct synthetic_inode *node)
 {
-	(void)node;
-	for (u32 i = 0; core.config->argv[i]; i++)
-		text_bytes(text, core.config->argv[i], string_size(core.config->argv[i]) + 1);
+	struct task *t = task_of(node);
+	struct mm *mm = t ? t->mm : NULL;
+
+	if (!mm)
+		return;
+	mm_get(mm); /* a read can sleep */
+	put_memory(text, mm, mm->arguments.start, mm->arguments.end);
+	mm_put(mm);
 }
 
 static void write_environ(struct text *text, struct synthetic_inode *node)
 {
-	(void)node;
-	for (u32 i = 0; core.config->envp[i]; i++)
-		text_bytes(text, core.config->envp[i], string_size(core.config->envp[i]) + 1);
+	struct task *t = task_of(node);
+	struct mm *mm = t ? t->mm : NULL;
+
+	if (!mm)
+		return;
+	mm_get(mm);
+	put_memory(text, mm, mm->environment.start, mm->environment.end);
+	mm_put(mm);
 }
 
 static int jump_to(const struct path *from, struct path *to)
@@ -311,7 +357,7 @@ static int jump_exe(struct inode *inode, struct path *path)
 {
 	struct task *t = task_of(synthetic_of(inode));
 
-	return t ? path_lookup(core.config->real_path, WALK_FOLLOW, path) : -ESRCH;
+	return t && t->mm && t->mm->program ? jump_to(&t->mm->program->path, path) : -ENOENT;
 }
 
 static int jump_cwd(struct inode *inode, struct path *path)
@@ -482,11 +528,66 @@ static bool list_fds(struct file *file, struct entries *entries)
 	return true;
 }
 
+/* -- threads -- */
+
+static bool thread_is_there(struct inode *inode)
+{
+	return task_find(synthetic_of(inode)->pid) != NULL;
+}
+
+static int look_up_thread(struct inode *directory, struct dentry *dentry)
+{
+	struct task *leader = task_of(synthetic_of(directory));
+	s32 number = number_of(dentry->name);
+	struct task *t = number > 0 ? task_find(number) : NULL;
+	struct synthetic_inode node = {
+		.table = process_files, .count = process_file_count - 1, .prefix = "", .pid = number, .valid = thread_is_there,
+	};
+
+	if (!t || !leader || t->process != leader->process)
+		return 0;
+	dentry->inode = synthetic_inode(directory->super, &node, NULL, S_IFDIR | 0555);
+	return dentry->inode ? 0 : -ENOMEM;
+}
+
+static s32 thread_after(const struct process *p, s32 tid)
+{
+	s32 next = 0;
+
+	EACH_TASK(t, p)
+		if (t->tid > tid && (!next || t->tid < next))
+			next = t->tid;
+	return next;
+}
+
+static bool list_threads(struct file *file, struct entries *entries)
+{
+	struct synthetic_inode *node = synthetic_of(file->inode);
+	u64 first = node->count + 2;
+	struct task *leader = task_of(node);
+
+	for (s32 tid = (s32)(file->position - first); leader && (tid = thread_after(leader->process, tid)) > 0;) {
+		struct text name = { .data = NULL };
+		bool room;
+
+		text_number(&name, (u64)tid);
+		room = entries_put(entries, name.data, name.size, 10000 + (u64)tid, DT_DIR, first + (u64)tid);
+		text_free(&name);
+		if (!room)
+			return false;
+		file->position = first + (u64)tid;
+	}
+	return true;
+}
+
 void process_prepare(struct synthetic_inode *node)
 {
 	if (!node->pid || node->prefix_size < 3)
 		return;
-	if (bytes_equal(node->prefix, "fd/", 3) || bytes_equal(node->prefix, "fdinfo/", 7)) {
+	if (bytes_equal(node->prefix, "task/", 5)) {
+		node->lookup = look_up_thread;
+		node->list = list_threads;
+	} else if (bytes_equal(node->prefix, "fd/", 3) || bytes_equal(node->prefix, "fdinfo/", 7)) {
 		node->lookup = look_up_fd;
 		node->list = list_fds;
 	}
@@ -515,5 +616,6 @@ const struct synthetic process_files[] = {
 	{ .name = "stat", .write = write_stat },
 	{ .name = "statm", .write = write_statm },
 	{ .name = "status", .write = write_status },
+	{ .name = "task/" }, /* the last one: a thread has none */
 };
 const u32 process_file_count = ARRAY_SIZE(process_files);
