@@ -46,7 +46,7 @@ NEEDS = (
     Need("build", "/usr/include/stdio.h", "libc6-dev", "C headers"),
     Need("build", "/usr/include/linux/kvm.h", "linux-libc-dev", "kernel headers"),
     Need("build", "/usr/include/liburing.h", "liburing-dev", "virtio-blk's asynchronous I/O"),
-    Need("kernel", "make", "make", "builds the guest kernel"),
+    Need("kernel check", "make", "make", "builds the guest kernel; runs on the Sentry in tests"),
     Need("kernel", "ld", "binutils", "links the guest kernel"),
     Need("kernel", "flex", "flex", "guest kernel's configuration"),
     Need("kernel", "bison", "bison", "guest kernel's configuration"),
