@@ -31,6 +31,7 @@ C_CODE = (
     "examples/sentry/core",
     "examples/sentry/core/*",
     "examples/sentry/kvm",
+    "examples/sentry/host",
     "examples/sentry/ptrace",
     "tests/sentry/src",
 )
@@ -70,7 +71,7 @@ def check_c() -> int:
     own: dict[tuple[str, ...], list[str]] = {
         KATA_CODE: [*agent.DEFINES, *agent.includes(GENERATED)],
         SENTRY_KERNEL: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only", f"-I{SENTRY_KERNEL[0]}"],
-        SENTRY_CODE: [f"-I{SENTRY_KERNEL[0]}"],
+        SENTRY_CODE: [f"-I{SENTRY_KERNEL[0]}", f"-I{SENTRY_CODE[0]}"],
     }
 
     def flags(source: str) -> list[str]:

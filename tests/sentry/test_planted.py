@@ -45,7 +45,7 @@ def is_found(core: Path, folder: Path) -> bool:
     attack = program.hosted("attack", [SRC / "attack.c"], sanitized=True, core=core)
     if subprocess.run([attack, "0", "3000"], capture_output=True, timeout=600).returncode:
         return True
-    platform = program.hosted("planted", sorted(program.PTRACE.glob("*.c")), core=core)
+    platform = program.hosted("planted", program.with_host(program.PTRACE), core=core)
     for reason, content in files():
         done = start(platform, folder, content)
         if done.returncode != 126 or f": {reason}" not in done.stderr:

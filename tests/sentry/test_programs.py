@@ -171,7 +171,7 @@ def test_a_core_that_turned_bad_gets_no_more_from_the_host(tmp_path: Path, right
     source = (folder / "tracee.c").read_text()
     assert source.count(right) == 1
     (folder / "tracee.c").write_text(source.replace(right, wrong))
-    bad = program.hosted("bad", sorted(folder.glob("*.c")))
+    bad = program.hosted("bad", program.with_host(folder))
     assert run(bad, "--", BUSYBOX, "sh", "-c", "(true); exit 0").returncode == -signal.SIGKILL
 
 

@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,29 +38,13 @@ static void install_filter(void)
 		_exit(1);
 }
 
-/* The host's kernel would go on writing to libc's area for restartable sequences, which will not be there. */
-static bool leave_rseq(void)
-{
-	enum { UNREGISTER = 1, SIGNATURE = 0x53053053 };
-	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
-
-	if (!__rseq_size)
-		return true;
-	for (unsigned int size = 32; size <= 256; size += 32)
-		if (!syscall(SYS_rseq, area, size, UNREGISTER, SIGNATURE))
-			return true;
-	return false;
-}
-
 static _Noreturn void become_tracee(int ram, const int *seized)
 {
-	sigset_t none;
 	void *stub;
 	char byte;
 
 	close(seized[1]); /* otherwise the read below never ends if its writer has died */
-	sigemptyset(&none);
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) || !leave_rseq())
+	if (!child_detach())
 		_exit(1);
 	if (read(seized[0], &byte, 1) != 1 || dup2(ram, RAM_FD) < 0 || close_range(RAM_FD + 1, ~0u, 0))
 		_exit(1);

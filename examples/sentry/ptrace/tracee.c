@@ -25,6 +25,8 @@
 
 #include "tracee.h"
 
+const char platform_program[] = "pyvmm-sentry-ptrace";
+
 enum { STOPPED_AT_SYSCALL = SIGTRAP | 0x80, FPU_MOST = 16384, FEATURES_AT = 464, SLICE_US = 5000, SPACES = 4096 };
 #define TASK_SIZE 0x7ffffffff000ull
 
@@ -93,7 +95,7 @@ static s64 call(struct space *space, u64 number, const u64 args[6], pid_t *child
 	return (s64)regs.rax;
 }
 
-int tracee_map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
+static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 {
 	const u64 args[6] = { address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset };
 	s64 at = call(space, SYS_mmap, args, NULL);
@@ -101,7 +103,7 @@ int tracee_map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 	return at < 0 && at > -4096 ? (int)at : 0;
 }
 
-void tracee_unmap(void *space, u64 address, u64 size)
+static void unmap(void *space, u64 address, u64 size)
 {
 	const u64 args[6] = { address, size };
 
@@ -113,11 +115,11 @@ void tracee_unmap(void *space, u64 address, u64 size)
 
 static void unmap_all(struct space *space)
 {
-	tracee_unmap(space, 0, STUB);
-	tracee_unmap(space, STUB + STUB_SIZE, TASK_SIZE - STUB - STUB_SIZE);
+	unmap(space, 0, STUB);
+	unmap(space, STUB + STUB_SIZE, TASK_SIZE - STUB - STUB_SIZE);
 }
 
-void *tracee_new(u64 tables, void *from, bool copy)
+static void *space_new(u64 tables, void *from, bool copy)
 {
 	const u64 args[6] = { CLONE_PARENT | SIGCHLD };
 	struct space *space = spaces;
@@ -139,7 +141,7 @@ void *tracee_new(u64 tables, void *from, bool copy)
 	return space;
 }
 
-void tracee_free(void *which)
+static void space_free(void *which)
 {
 	const u64 none[6] = { 0 };
 	struct space *space = which;
@@ -148,33 +150,9 @@ void tracee_free(void *which)
 	space->used = false;
 }
 
-static void on_tick(int signal)
-{
-	(void)signal;
-	ticked = 1;
-}
-
-void tracee_init(pid_t first, u32 *size, u64 *features)
-{
-	static u8 state[FPU_MOST];
-	const struct space space = { .pid = first };
-	struct iovec vector = { state, sizeof(state) };
-	struct sigaction action = { .sa_handler = on_tick };
-
-	if (trace(PTRACE_GETREGS, &space, NULL, &home) || trace(PTRACE_GETREGSET, &space, (void *)NT_X86_XSTATE, &vector))
-		fail("the new process cannot be traced");
-	home.orig_rax = ~0ull;
-	home.eflags = 0x202;
-	home.fs_base = home.gs_base = 0;
-	*size = fpu_size = (u32)vector.iov_len;
-	memcpy(features, state + FEATURES_AT, sizeof(*features));
-	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
-	first_pid = first;
-}
-
 /* -- the FPU -- */
 
-void tracee_fpu_flush(void *which, void *fpu)
+static void fpu_flush(void *which, void *fpu)
 {
 	struct space *space = which;
 	struct iovec vector = { fpu, fpu_size };
@@ -193,7 +171,7 @@ static void load_fpu(struct space *space, void *fpu)
 	if (space->fpu == fpu)
 		return;
 	if (space->fpu)
-		tracee_fpu_flush(space, space->fpu);
+		fpu_flush(space, space->fpu);
 	/* Fails for a state that the CPU does not load, which only the program can have made. */
 	trace(PTRACE_SETREGSET, space, (void *)NT_X86_XSTATE, &vector);
 	space->fpu = fpu;
@@ -263,7 +241,7 @@ static void set_timer(bool on)
 	is_on = on;
 }
 
-void tracee_run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
+static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	struct user_regs_struct latest;
 	struct space *space = which;
@@ -290,4 +268,46 @@ void tracee_run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	get_regs(regs, &latest);
 	if (event->kind == EVENT_SYSCALL)
 		regs->rax = latest.orig_rax; /* Linux has replaced RAX by -ENOSYS */
+}
+
+/* -- start -- */
+
+static void on_tick(int signal)
+{
+	(void)signal;
+	ticked = 1;
+}
+
+void platform_start(int ram, struct platform_ops *ops, struct core_config *config)
+{
+	static u8 state[FPU_MOST];
+	const struct space space = { .pid = tracee_start(ram) };
+	struct iovec vector = { state, sizeof(state) };
+	struct sigaction action = { .sa_handler = on_tick };
+
+	if (trace(PTRACE_GETREGS, &space, NULL, &home) || trace(PTRACE_GETREGSET, &space, (void *)NT_X86_XSTATE, &vector))
+		fail("the new process cannot be traced");
+	home.orig_rax = ~0ull;
+	home.eflags = 0x202;
+	home.fs_base = home.gs_base = 0;
+	config->fpu_size = fpu_size = (u32)vector.iov_len;
+	memcpy(&config->fpu_features, state + FEATURES_AT, sizeof(config->fpu_features));
+	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
+	first_pid = space.pid;
+	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->fpu_flush = fpu_flush;
+	ops->map = map, ops->unmap = unmap;
+}
+
+u32 platform_rules(const struct rule **rules)
+{
+	/* None of these reaches a process that was not traced before. */
+	static const struct rule own[] = {
+		{ SYS_ptrace, 0, PTRACE_SETREGS }, { SYS_ptrace, 0, PTRACE_GETREGS }, { SYS_ptrace, 0, PTRACE_CONT },
+		{ SYS_ptrace, 0, PTRACE_SYSEMU }, { SYS_ptrace, 0, PTRACE_GETSIGINFO }, { SYS_ptrace, 0, PTRACE_INTERRUPT },
+		{ SYS_ptrace, 0, PTRACE_GET_SYSCALL_INFO }, { SYS_ptrace, 0, PTRACE_GETEVENTMSG },
+		{ SYS_ptrace, 0, PTRACE_GETREGSET }, { SYS_ptrace, 0, PTRACE_SETREGSET }, { SYS_wait4, -1, 0 },
+	};
+
+	*rules = own;
+	return ARRAY_SIZE(own);
 }

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-CORE, PTRACE, KVM = (HERE / name for name in ("core", "ptrace", "kvm"))
+CORE, HOST, PTRACE, KVM = (HERE / name for name in ("core", "host", "ptrace", "kvm"))
 BUILD = HERE.parents[1] / "build" / "sentry"
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
@@ -59,7 +59,7 @@ def _with_headers(source: Path, core: Path) -> list[Path]:
     found = [source]
     for path in found:
         for name in re.findall(r'^#include "(.*)"$', path.read_text(), re.MULTILINE):
-            places = [path.parent / name, *(folder / name for folder in (core, PTRACE, KVM))]
+            places = [path.parent / name, *(folder / name for folder in (core, HOST, KVM))]
             there = [place.resolve() for place in places if place.exists()]
             found += [place for place in there[:1] if place not in found]
     return found
@@ -96,8 +96,13 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False, core:
     """
     options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
     objects = _objects(_core_sources(core), [*options, *CORE_FLAGS], core)
-    objects += _objects(sources, [*options, f"-I{PTRACE}"], core)
+    objects += _objects(sources, [*options, f"-I{HOST}"], core)
     return _made(name, [], [*options, "-o", "OUT", *objects])
+
+
+def with_host(platform: Path) -> list[Path]:
+    """The sources of the platform in the folder *platform*, a process of the host, and those that all such have."""
+    return [*sorted(HOST.glob("*.c")), *sorted(platform.glob("*.c"))]
 
 
 def ptrace() -> Path:
@@ -105,7 +110,7 @@ def ptrace() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    return hosted("pyvmm-sentry-ptrace", sorted(PTRACE.glob("*.c")))
+    return hosted("pyvmm-sentry-ptrace", with_host(PTRACE))
 
 
 def kernel() -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from vmm import ConfigError, DeviceServer, GuestMemory, ShareConfig
 
 RINGS, STRIDE = 0x1000, 0x2000
-"""Where the queues lie in RAM, as `core/virtio/virtio.h` and `ptrace/main.c` have it."""
+"""Where the queues lie in RAM, as `core/virtio/virtio.h` and `host/share.h` have it."""
 SIZES = (128, 256)
 """Of the queue for what must not wait, and of that for requests."""
 

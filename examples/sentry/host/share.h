@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "tracee.h"
+#include "host.h"
 
 enum { SHARE_RAM, SHARE_KICK, SHARE_QUEUES = 2, SHARE_IRQ = SHARE_KICK + SHARE_QUEUES, SHARE_FDS };
 /* Where the queues lie in RAM, and where what is free of it begins: as pyvmm_sentry/share.py has it. */

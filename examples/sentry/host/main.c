@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* pyvmm-sentry-ptrace: runs a static program on the Sentry's core, and ends as the program ended. */
+/* The platforms that are processes of the host: runs a program on the Sentry's core, and ends as the program ended. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "host.h"
 #include "share.h"
-#include "tracee.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
 
@@ -29,8 +29,9 @@ struct options {
 	bool strace;
 };
 
+static const char usage[] = "usage: [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...";
 static pid_t self;
-static const char *subject = "pyvmm-sentry-ptrace";
+static const char *subject = platform_program;
 
 /* Without a stream, which would need memory: by now the process may be confined. */
 _Noreturn void fail(const char *what)
@@ -124,13 +125,7 @@ static void log_line(const char *line, u64 size)
 		return; /* nobody reads it */
 }
 
-static const struct platform_ops ops = {
-	.space_new = tracee_new,
-	.space_free = tracee_free,
-	.run = tracee_run,
-	.fpu_flush = tracee_fpu_flush,
-	.map = tracee_map,
-	.unmap = tracee_unmap,
+static struct platform_ops ops = {
 	.wait = wait_until,
 	.kick = share_kick,
 	.fatal = fail,
@@ -241,7 +236,7 @@ static int parse(int argc, char **argv, struct options *options)
 			if (*end || options->memory < LEAST || options->memory > MOST)
 				fail("--memory is a number of MiB from 16 to 65536");
 		} else {
-			fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...");
+			fail(usage);
 		}
 	}
 	return at;
@@ -256,7 +251,7 @@ int main(int argc, char **argv, char **envp)
 	const char *error;
 
 	if (first >= argc)
-		fail("usage: pyvmm-sentry-ptrace [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...");
+		fail(usage);
 	subject = argv[first];
 	config = (struct core_config){
 		.ops = &ops, .ram_size = options.memory * MIB,
@@ -280,7 +275,7 @@ int main(int argc, char **argv, char **envp)
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
-	tracee_init(tracee_start(fd), &config.fpu_size, &config.fpu_features);
+	platform_start(fd, &ops, &config);
 	close(fd);
 	confine();
 	error = core_start(&config);

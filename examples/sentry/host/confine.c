@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Limits the process of the core itself: from here on it runs programs, reads and writes its console, and ends. */
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "filter.h"
+#include "host.h"
+#include "share.h"
+
+enum { START = 4, STEPS = 5, MOST = 250 };
+
+static unsigned short add_rule(struct sock_filter *code, const struct rule *rule)
+{
+	unsigned short count = 0;
+	bool any = rule->argument < 0;
+
+	code[count++] = (struct sock_filter)EQUAL(rule->number, 0, any ? 1 : 4);
+	if (!any) {
+		code[count++] = (struct sock_filter)LOAD(args[rule->argument]);
+		code[count++] = (struct sock_filter)EQUAL(rule->value, 0, 1);
+	}
+	code[count++] = (struct sock_filter)ALLOW;
+	if (!any)
+		code[count++] = (struct sock_filter)LOAD(nr);
+	return count;
+}
+
+void confine(void)
+{
+	const struct rule rules[] = {
+		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
+		{ SYS_read, 0, (u32)share_fds[SHARE_IRQ] }, { SYS_write, 0, (u32)share_fds[SHARE_KICK] },
+		{ SYS_write, 0, (u32)share_fds[SHARE_KICK + 1] },
+		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
+		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
+		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
+	};
+	struct sock_filter code[MOST] = { LOAD(arch), EQUAL(AUDIT_ARCH_X86_64, 1, 0), KILL, LOAD(nr) };
+	const struct rule *more;
+	u32 more_count = platform_rules(&more);
+	unsigned short count = START;
+
+	if (START + (ARRAY_SIZE(rules) + more_count) * STEPS >= MOST)
+		fail("the filter of system calls is too long");
+	for (u32 i = 0; i < ARRAY_SIZE(rules); i++)
+		count += add_rule(code + count, &rules[i]);
+	for (u32 i = 0; i < more_count; i++)
+		count += add_rule(code + count, &more[i]);
+	code[count++] = (struct sock_filter)KILL;
+	if (!filter_install(code, count))
+		fail("the filter of system calls cannot be installed");
+}

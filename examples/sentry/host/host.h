@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Platforms that are processes of the host: what they share, and what each of them provides. */
+#ifndef SENTRY_HOST_H
+#define SENTRY_HOST_H
+
+#include "platform.h"
+
+_Noreturn void fail(const char *what);
+
+/* In a new process: it ends with this one, and is no part of its session, signal mask and restartable sequences. */
+bool child_detach(void);
+
+/* An allowed system call; with an argument, only with this value in the argument's low half. */
+struct rule {
+	u32 number;
+	int argument; /* -1: any */
+	u32 value;
+};
+
+/* Limit this process to the system calls that it needs from now on. */
+void confine(void);
+
+/* -- of a platform -- */
+
+extern const char platform_program[]; /* its name in messages */
+
+/*
+ * Start the first process for programs, with nothing of this one in its address space. Fills in the operations of the
+ * platform, and what the core needs to know of the FPU. Ends this process on failure.
+ */
+void platform_start(int ram, struct platform_ops *ops, struct core_config *config);
+
+/* The system calls that only this platform needs: how many. */
+u32 platform_rules(const struct rule **rules);
+
+#endif
