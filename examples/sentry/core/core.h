@@ -43,6 +43,12 @@ struct core {
 
 extern struct core core;
 
+/* Complete the registers and the state of the FPU of a task that is in the core for a system call. */
+static inline void task_flush(struct task *t)
+{
+	core.ops->flush(t->mm->space, &t->regs, t->fpu);
+}
+
 /* -- time.c -- */
 
 s64 time_deadline(const struct timespec *time, u64 *deadline); /* of so long from now on: 0 or -EINVAL */

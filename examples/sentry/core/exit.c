@@ -157,7 +157,7 @@ void release_mm(struct task *t)
 			futex_wake_address(t, t->clear_tid);
 	}
 	t->clear_tid = 0;
-	core.ops->fpu_flush(mm->space, t->fpu);
+	task_flush(t);
 	t->mm = NULL;
 	mm_put(mm);
 	if (t->vfork) {

@@ -102,7 +102,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 		discard(t);
 		return NULL;
 	}
-	core.ops->fpu_flush(from->mm->space, from->fpu);
+	task_flush(from);
 	bytes_copy(t->fpu, from->fpu, core.config->fpu_size);
 	t->regs = from->regs;
 	t->regs.rax = 0;

@@ -53,7 +53,6 @@ static int push_fpu(struct task *t, u64 to)
 	u32 end = MAGIC_2;
 	u8 *fpu = t->fpu;
 
-	core.ops->fpu_flush(t->mm->space, t->fpu);
 	bytes_copy(fpu + SOFTWARE_AT, &software, sizeof(software));
 	if (user_write(t->mm, to, fpu, size) || user_write(t->mm, to + size, &end, sizeof(end)))
 		return -EFAULT;
@@ -79,13 +78,15 @@ int frame_push(struct task *t, const struct sigaction *action, const struct sigi
 {
 	struct regs *r = &t->regs;
 	struct frame frame = { .return_to = action->restorer };
-	u64 rsp = r->rsp - RED_ZONE, fpu, at;
-	bool is_on = is_on_altstack(t), switches = action->flags & SA_ONSTACK && t->altstack.size && !is_on;
+	u64 rsp, fpu, at;
+	bool is_on, switches;
 
 	if (!(action->flags & SA_RESTORER))
 		return -EFAULT;
-	if (switches)
-		rsp = t->altstack.stack + t->altstack.size;
+	task_flush(t);
+	is_on = is_on_altstack(t);
+	switches = action->flags & SA_ONSTACK && t->altstack.size && !is_on;
+	rsp = switches ? t->altstack.stack + t->altstack.size : r->rsp - RED_ZONE;
 	fpu = (rsp - core.config->fpu_size - 4) & -64ull;
 	at = ((fpu - sizeof(frame)) & -16ull) - 8;
 	if ((switches || is_on) && (at <= t->altstack.stack || at > rsp))
@@ -117,7 +118,6 @@ static int pop_fpu(struct task *t, u64 from)
 	u32 end = 0;
 	u64 *header = (u64 *)(fpu + HEADER_AT);
 
-	core.ops->fpu_flush(t->mm->space, t->fpu);
 	fpu_reset(fpu);
 	if (!from)
 		return 0;
@@ -141,6 +141,7 @@ int frame_pop(struct task *t, u64 *blocked)
 	struct regs *r = &t->regs;
 	struct context c;
 
+	task_flush(t);
 	if (user_read(t->mm, &c, r->rsp, sizeof(c)) || pop_fpu(t, c.fpu))
 		return -EFAULT;
 	r->r8 = c.r8, r->r9 = c.r9, r->r10 = c.r10, r->r11 = c.r11, r->r12 = c.r12, r->r13 = c.r13, r->r14 = c.r14;

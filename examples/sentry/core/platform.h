@@ -34,11 +34,12 @@ struct platform_ops {
 	void *(*space_new)(u64 tables, void *from, bool copy);
 	void (*space_free)(void *space);
 	/*
-	 * Run a program from these registers up to the next event. fpu is fpu_size bytes as XSAVE has them: loaded if
-	 * others were, and up to date only after fpu_flush.
+	 * Run a program from these registers up to the next event. fpu is fpu_size bytes as XSAVE has them, loaded if
+	 * others were. After a system call, only its number, its arguments and RIP are up to date, until flush. Without
+	 * flush, only RAX and RIP may change.
 	 */
 	void (*run)(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event);
-	void (*fpu_flush)(void *space, void *fpu);
+	void (*flush)(void *space, struct regs *regs, void *fpu);
 	/*
 	 * Show it pages of RAM, in place of what it sees there; 0 or -errno. All are multiples of a page. The page tables
 	 * have been changed before, here and in unmap.

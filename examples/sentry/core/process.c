@@ -27,6 +27,7 @@ s64 sys_arch_prctl(struct task *t, const u64 *args)
 	enum { SET_GS = 0x1001, SET_FS = 0x1002, GET_FS = 0x1003, GET_GS = 0x1004 };
 	u32 code = (u32)args[0];
 
+	task_flush(t);
 	switch (code) {
 	case SET_GS:
 	case SET_FS:

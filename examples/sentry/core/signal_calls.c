@@ -131,9 +131,11 @@ s64 sys_rt_sigtimedwait(struct task *t, const u64 *args)
 s64 sys_sigaltstack(struct task *t, const u64 *args)
 {
 	struct sigaltstack new, old = t->altstack;
-	bool is_on = is_on_altstack(t);
+	bool is_on;
 	u32 mode;
 
+	task_flush(t);
+	is_on = is_on_altstack(t);
 	if (args[0]) {
 		if (user_read(t->mm, &new, args[0], sizeof(new)))
 			return -EFAULT;

@@ -167,9 +167,8 @@ static void set_bases(const struct regs *regs)
 }
 
 /* The core uses no register of the FPU: what a program has there stays until another one runs. */
-static void fpu_flush(void *space, void *fpu)
+static void fpu_save(void *fpu)
 {
-	(void)space;
 	if (fpu != loaded_fpu)
 		return;
 	if (has_xsave)
@@ -179,12 +178,18 @@ static void fpu_flush(void *space, void *fpu)
 	loaded_fpu = NULL;
 }
 
+static void program_flush(void *space, struct regs *regs, void *fpu)
+{
+	(void)space, (void)regs; /* which run has completed */
+	fpu_save(fpu);
+}
+
 static void load_fpu(void *fpu)
 {
 	if (fpu == loaded_fpu)
 		return;
 	if (loaded_fpu)
-		fpu_flush(NULL, loaded_fpu);
+		fpu_save(loaded_fpu);
 	if (has_xsave)
 		asm volatile("xrstor64 %0" : : "m"(*(u8(*)[4096])fpu), "a"(~0u), "d"(~0u));
 	else
@@ -259,7 +264,7 @@ static const struct platform_ops ops = {
 	.space_new = space_new,
 	.space_free = space_free,
 	.run = run,
-	.fpu_flush = fpu_flush,
+	.flush = program_flush,
 	.map = map,
 	.unmap = flush,
 	.wait = wait_for_event,

@@ -152,9 +152,8 @@ static void space_free(void *which)
 
 /* -- the FPU -- */
 
-static void fpu_flush(void *which, void *fpu)
+static void fpu_save(struct space *space, void *fpu)
 {
-	struct space *space = which;
 	struct iovec vector = { fpu, fpu_size };
 
 	if (space->fpu != fpu)
@@ -164,6 +163,12 @@ static void fpu_flush(void *which, void *fpu)
 		fail("the state of the FPU cannot be read");
 }
 
+static void flush(void *space, struct regs *regs, void *fpu)
+{
+	(void)regs; /* which run has completed */
+	fpu_save(space, fpu);
+}
+
 static void load_fpu(struct space *space, void *fpu)
 {
 	struct iovec vector = { fpu, fpu_size };
@@ -171,7 +176,7 @@ static void load_fpu(struct space *space, void *fpu)
 	if (space->fpu == fpu)
 		return;
 	if (space->fpu)
-		fpu_flush(space, space->fpu);
+		fpu_save(space, space->fpu);
 	/* Fails for a state that the CPU does not load, which only the program can have made. */
 	trace(PTRACE_SETREGSET, space, (void *)NT_X86_XSTATE, &vector);
 	space->fpu = fpu;
@@ -294,7 +299,7 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	memcpy(&config->fpu_features, state + FEATURES_AT, sizeof(config->fpu_features));
 	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
 	first_pid = space.pid;
-	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->fpu_flush = fpu_flush;
+	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->flush = flush;
 	ops->map = map, ops->unmap = unmap;
 }
 

@@ -145,9 +145,9 @@ static void space_free(void *space)
 	(void)space;
 }
 
-static void fpu_flush(void *space, void *fpu)
+static void flush(void *space, struct regs *regs, void *fpu)
 {
-	(void)space, (void)fpu;
+	(void)space, (void)regs, (void)fpu;
 }
 
 _Noreturn void sched_end(void);
@@ -213,7 +213,7 @@ static void log_line(const char *line, u64 size)
 }
 
 static const struct platform_ops ops = {
-	space_new, space_free, run, fpu_flush, show, hide, wait_until, console_read, console_write, console_size,
+	space_new, space_free, run, flush, show, hide, wait_until, console_read, console_write, console_size,
 	nanoseconds, random_bytes, NULL, fatal, log_line,
 };
 
