@@ -10,14 +10,19 @@
 
 struct core core;
 
+enum { TIMER_SLACK = 50000 };
+
 static void limits_init(struct process *p)
 {
-	enum { STACK = 3, CORE = 4, NOFILE = 7 };
+	enum { STACK = 3, CORE = 4, NOFILE = 7, MEMLOCK, MSGQUEUE = 12, NICE, RTPRIO, LOCKED_MOST = 8 << 20, QUEUES_MOST = 819200 };
 
 	for (u32 i = 0; i < RLIMITS; i++)
 		p->limits[i] = (struct rlimit){ ~0ull, ~0ull };
 	p->limits[STACK].current = STACK_SIZE;
 	p->limits[CORE].current = 0;
+	p->limits[MEMLOCK] = (struct rlimit){ LOCKED_MOST, LOCKED_MOST };
+	p->limits[MSGQUEUE] = (struct rlimit){ QUEUES_MOST, QUEUES_MOST };
+	p->limits[NICE] = p->limits[RTPRIO] = (struct rlimit){ 0, 0 };
 	p->limits[NOFILE] = (struct rlimit){ 1024, FDS_MOST };
 }
 
@@ -149,6 +154,8 @@ static struct task *first_task(void)
 	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || !t->fpu)
 		return NULL;
 	t->number = NO_CALL;
+	t->timer_slack = t->default_slack = TIMER_SLACK;
+	cred_init(&t->cred, core.config->user, core.config->group);
 	t->sighand->references = 1;
 	limits_init(t->process);
 	task_add(t, pid);

@@ -252,10 +252,23 @@ static void begin(struct task *t, struct mm *mm, const struct image *image, u64 
 	set_name(t, name);
 }
 
+/* The rights that a program has, and who may look into it. */
+static void change_rights(struct task *t, struct file *file, const struct cred *new, bool secure)
+{
+	bool gains = new->permitted & ~t->cred.permitted;
+
+	if (secure || gains || new->user.effective != t->cred.user.effective || new->group.effective != t->cred.group.effective)
+		t->death_signal = 0;
+	t->cred = *new;
+	t->mm->secret = secure || new->user.real != new->user.effective || new->group.real != new->group.effective ||
+			inode_permission(file->inode, MAY_READ);
+}
+
 /* Start an executable file in a task: 0 or -errno. */
 static s64 execute(struct task *t, struct file *file, const struct arguments *a, const char *name)
 {
 	struct mm *mm = mm_new(t->mm);
+	struct cred cred;
 	struct image image;
 	u64 stack = 0;
 	int error = -ENOMEM;
@@ -263,7 +276,13 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 
 	if (!mm)
 		return -ENOMEM;
-	if (elf_load(mm, file, &image, &error) || stack_build(mm, a, name, &image, &stack)) {
+	if (elf_load(mm, file, &image, &error)) {
+		mm_put(mm);
+		return error;
+	}
+	image.cred = &cred;
+	image.secure = cred_exec(t, file->inode, file->path.mount, &cred);
+	if (stack_build(mm, a, name, &image, &stack)) {
 		mm_put(mm);
 		return error;
 	}
@@ -278,6 +297,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	files_close_on_exec(t->files);
 	signal_reset_handlers(t->sighand);
 	begin(t, mm, &image, stack, name);
+	change_rights(t, file, &cred, image.secure);
 	return 0;
 }
 
@@ -361,6 +381,8 @@ const char *exec_first(struct task *t)
 	}
 	if (!error)
 		why = elf_load(t->mm, file, &image, &error);
+	image.cred = &t->cred;
+	image.secure = false;
 	if (!why)
 		why = stack_build(t->mm, &a, config->path, &image, &stack);
 	if (!why) {

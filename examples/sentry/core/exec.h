@@ -20,6 +20,8 @@ struct arguments {
 struct image {
 	u64 entry, headers, header_count, end;
 	u64 base; /* of the interpreter; 0: it has none */
+	const struct cred *cred; /* that the program will have */
+	bool secure; /* it must not trust its environment */
 	u64 start; /* where it begins: its entry, or the interpreter's */
 };
 

@@ -41,7 +41,7 @@ static struct siginfo child_info(struct process *p, s32 code, s32 status)
 {
 	return (struct siginfo){
 		.signal = SIGCHLD, .code = code,
-		.fields = { (u32)p->pid | (u64)core.config->user << 32, (u32)status, p->cpu_time / 10000000 },
+		.fields = { (u32)p->pid | (u64)cred_of(p)->user.real << 32, (u32)status, p->cpu_time / 10000000 },
 	};
 }
 
@@ -112,11 +112,22 @@ static void continue_if_orphaned(s32 group, const struct process *without)
 	}
 }
 
+/* To tasks that want to be told of the end of their parent. */
+static void send_death_signals(struct process *child)
+{
+	EACH_TASK(t, child)
+		if (t->death_signal && may_signal(core.current, child, t->death_signal)) {
+			const struct siginfo info = siginfo_user(t->death_signal, SI_USER);
+
+			signal_send_process(child, &info);
+		}
+}
+
 static void leave_children(struct process *p)
 {
 	struct process *to = p->parent;
 
-	while (to->parent)
+	while (to->parent && (!to->subreaper || list_empty(&to->tasks)))
 		to = to->parent;
 	while (!list_empty(&p->children)) {
 		struct process *child = CONTAINER(p->children.next, struct process, siblings);
@@ -125,6 +136,7 @@ static void leave_children(struct process *p)
 
 		process_adopt(to, child);
 		child->exit_signal = SIGCHLD;
+		send_death_signals(child);
 		if (child->zombie)
 			become_zombie(child);
 		if (other_group)
@@ -182,11 +194,14 @@ _Noreturn void task_exit(struct task *t)
 	t->files = NULL, t->fs = NULL, t->fpu = NULL;
 	signals_flush(&t->pending, ~0ull);
 	p->cpu_time += t->cpu_time;
+	p->last_cred = t->cred;
+	p->last_cred.groups = NULL;
 	task_remove(t);
 	if (list_empty(&p->tasks))
 		process_exit(p);
 	else
 		wake_all(&p->child_changed); /* an exec waits to be alone */
+	cred_free(&t->cred);
 	sighand_put(t->sighand);
 	task_stop();
 }

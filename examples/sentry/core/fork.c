@@ -8,7 +8,7 @@ enum {
 	CLONE_PTRACE = 0x2000, CLONE_VFORK = 0x4000, CLONE_PARENT = 0x8000, CLONE_THREAD = 0x10000, CLONE_NEWNS = 0x20000,
 	CLONE_SYSVSEM = 0x40000, CLONE_SETTLS = 0x80000, CLONE_PARENT_SETTID = 0x100000, CLONE_CHILD_CLEARTID = 0x200000,
 	CLONE_DETACHED = 0x400000, CLONE_UNTRACED = 0x800000, CLONE_CHILD_SETTID = 0x1000000, CLONE_NAMESPACES = 0x7e020000,
-	SIGNAL_MASK = 0xff,
+	SIGNAL_MASK = 0xff, SCHED_FIFO = 1, SCHED_RR = 2, RLIMIT_NPROC = 6,
 };
 #define CLONE_CLEAR_SIGHAND 0x100000000ull
 #define CLONE_INTO_CGROUP 0x200000000ull
@@ -17,6 +17,20 @@ enum {
 struct clone {
 	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
+
+/* Users other than root have a limit of tasks. */
+static bool too_many(const struct task *t)
+{
+	u64 most = t->process->limits[RLIMIT_NPROC].current, count = 0;
+	u32 user = t->cred.user.real;
+
+	if (!user || most == ~0ull || capable(CAP_SYS_RESOURCE) || capable(CAP_SYS_ADMIN))
+		return false;
+	EACH_PROCESS(p)
+		EACH_TASK(other, p)
+			count += other->cred.user.real == user;
+	return count >= most;
+}
 
 static s64 check(struct task *t, const struct clone *c)
 {
@@ -31,8 +45,10 @@ static s64 check(struct task *t, const struct clone *c)
 	if (flags & CLONE_NEWNS && flags & CLONE_FS)
 		return -EINVAL;
 	if (flags & CLONE_NAMESPACES)
-		return core.config->user ? -EPERM : -EINVAL;
-	return flags & (CLONE_PIDFD | CLONE_INTO_CGROUP) ? -EINVAL : 0;
+		return capable(CAP_SYS_ADMIN) ? -EINVAL : -EPERM;
+	if (flags & (CLONE_PIDFD | CLONE_INTO_CGROUP))
+		return -EINVAL;
+	return too_many(t) ? -EAGAIN : 0;
 }
 
 static struct sighand *handlers_copy(struct task *from, u64 flags)
@@ -83,8 +99,21 @@ static void discard(struct task *t)
 		fs_put(t->fs);
 	if (t->sighand)
 		sighand_put(t->sighand);
+	cred_free(&t->cred);
 	kfree(t->fpu);
 	task_free(t);
+}
+
+static void copy_priority(struct task *t, const struct task *from)
+{
+	bool real_time = from->policy == SCHED_FIFO || from->policy == SCHED_RR;
+
+	t->io_priority = from->io_priority;
+	t->nice = from->reset_on_fork && (from->nice < 0 || real_time) ? 0 : from->nice;
+	if (from->reset_on_fork && real_time)
+		return;
+	t->policy = from->policy;
+	t->priority = from->priority;
 }
 
 static struct task *copy(struct task *from, const struct clone *c)
@@ -115,6 +144,10 @@ static struct task *copy(struct task *from, const struct clone *c)
 	if (!(c->flags & CLONE_VM) || c->flags & CLONE_VFORK)
 		t->altstack = from->altstack;
 	bytes_copy(t->name, from->name, sizeof(t->name));
+	cred_copy(&t->cred, &from->cred);
+	t->no_new_privs = from->no_new_privs;
+	copy_priority(t, from);
+	t->timer_slack = t->default_slack = from->timer_slack;
 	return t;
 }
 

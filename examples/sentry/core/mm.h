@@ -35,6 +35,8 @@ struct mm {
 	u64 root;    /* page tables in the CPU's format, by offset in RAM */
 	u64 heap, brk;
 	u64 map_top;
+	bool secret; /* others may not look into it (PR_SET_DUMPABLE) */
+	bool no_huge_pages; /* without effect */
 	bool exhausted; /* out of RAM: the program ends */
 	struct file *program; /* a reference; NULL: none is loaded */
 	struct {

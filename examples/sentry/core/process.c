@@ -4,24 +4,6 @@
 #include "vfs/fds.h"
 #include "vfs/process_file.h"
 
-s64 sys_getuid(struct task *t, const u64 *args)
-{
-	(void)t, (void)args;
-	return core.config->user;
-}
-
-s64 sys_getgid(struct task *t, const u64 *args)
-{
-	(void)t, (void)args;
-	return core.config->group;
-}
-
-s64 sys_getgroups(struct task *t, const u64 *args)
-{
-	(void)t;
-	return (s32)args[0] < 0 ? -EINVAL : 0;
-}
-
 s64 sys_arch_prctl(struct task *t, const u64 *args)
 {
 	enum { SET_GS = 0x1001, SET_FS = 0x1002, GET_FS = 0x1003, GET_GS = 0x1004 };
@@ -43,43 +25,42 @@ s64 sys_arch_prctl(struct task *t, const u64 *args)
 	return -EINVAL;
 }
 
-s64 sys_prctl(struct task *t, const u64 *args)
+/* Whether a process may see and change the limits of another one. */
+static bool may_limit(const struct task *t, const struct process *p)
 {
-	enum { SET_NAME = 15, GET_NAME = 16 };
-	char name[16] = "";
+	const struct cred *mine = &t->cred, *other = cred_of(p);
+	u32 user = mine->user.real, group = mine->group.real;
 
-	switch ((u32)args[0]) {
-	case SET_NAME:
-		if (user_string(t->mm, name, args[1], sizeof(name) - 1) == -EFAULT)
-			return -EFAULT;
-		name[15] = 0;
-		bytes_copy(t->name, name, sizeof(name));
-		return 0;
-	case GET_NAME:
-		return user_write(t->mm, args[1], t->name, sizeof(t->name));
-	}
-	return -EINVAL;
+	return p == t->process || capable(CAP_SYS_RESOURCE) ||
+	       (user == other->user.real && user == other->user.effective && user == other->user.saved &&
+		group == other->group.real && group == other->group.effective && group == other->group.saved);
 }
 
 s64 sys_prlimit64(struct task *t, const u64 *args)
 {
 	enum { NOFILE = 7 };
 	u32 resource = (u32)args[1];
-	struct rlimit new, old;
+	struct task *of = (s32)args[0] ? task_find((s32)args[0]) : t;
+	struct rlimit new, old, *place;
 
 	if (args[2] && user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
-	if ((s32)args[0] != 0 && (s32)args[0] != t->process->pid)
+	if (!of)
 		return -ESRCH;
+	if (!may_limit(t, of->process))
+		return -EPERM;
 	if (resource >= RLIMITS)
 		return -EINVAL;
-	old = t->process->limits[resource];
+	place = &of->process->limits[resource];
+	old = *place;
 	if (args[2]) {
 		if (new.current > new.maximum)
 			return -EINVAL;
-		if (new.maximum > old.maximum || (resource == NOFILE && new.maximum > FDS_MOST))
+		if (resource == NOFILE && new.maximum > FDS_MOST)
 			return -EPERM;
-		t->process->limits[resource] = new;
+		if (new.maximum > old.maximum && !capable(CAP_SYS_RESOURCE))
+			return -EPERM;
+		*place = new;
 	}
 	return args[3] ? user_write(t->mm, args[3], &old, sizeof(old)) : 0;
 }
@@ -130,17 +111,6 @@ s64 sys_getrandom(struct task *t, const u64 *args)
 		done += part;
 	}
 	return done || !size ? (s64)done : -EFAULT;
-}
-
-/* Only the usual policy is there, which is 0. */
-s64 sys_sched_getscheduler(struct task *t, const u64 *args)
-{
-	s32 pid = (s32)args[0];
-
-	(void)t;
-	if (pid < 0)
-		return -EINVAL;
-	return !pid || task_find(pid) ? 0 : -ESRCH;
 }
 
 /* -- time -- */

@@ -185,7 +185,7 @@ void signal_send_process(struct process *p, const struct siginfo *info)
 struct siginfo siginfo_user(int signal, int code)
 {
 	return (struct siginfo){
-		.signal = signal, .code = code, .fields = { (u32)core.current->process->pid | (u64)core.config->user << 32 },
+		.signal = signal, .code = code, .fields = { (u32)core.current->process->pid | (u64)core.current->cred.user.real << 32 },
 	};
 }
 

@@ -162,7 +162,7 @@ s64 sys_kill(struct task *t, const u64 *args)
 {
 	const struct siginfo info = siginfo_user((s32)args[1], SI_USER);
 	s32 pid = (s32)args[0], group;
-	bool any = false;
+	s64 error = -ESRCH;
 
 	if (info.signal < 0 || info.signal > SIGNALS)
 		return -EINVAL;
@@ -172,11 +172,15 @@ s64 sys_kill(struct task *t, const u64 *args)
 	EACH_PROCESS(p) {
 		if (pid > 0 ? p->pid != pid : pid == -1 ? p->pid == PID || p == t->process : p->group != group)
 			continue;
-		any = true;
+		if (!may_signal(t, p, info.signal)) {
+			error = error && pid != -1 ? -EPERM : 0;
+			continue;
+		}
+		error = 0;
 		if (info.signal)
 			signal_send_process(p, &info);
 	}
-	return any ? 0 : -ESRCH;
+	return error;
 }
 
 static s64 send_task(s32 process, s32 tid, s32 signal)
@@ -188,6 +192,8 @@ static s64 send_task(s32 process, s32 tid, s32 signal)
 		return -ESRCH;
 	if (signal < 0 || signal > SIGNALS)
 		return -EINVAL;
+	if (!may_signal(core.current, to->process, signal))
+		return -EPERM;
 	if (signal)
 		signal_send_task(to, &info);
 	return 0;
@@ -216,6 +222,8 @@ static s64 queue_info(struct task *t, struct process *p, struct task *to, s32 si
 	if (signal < 0 || signal > SIGNALS)
 		return -EINVAL;
 	if ((info.code >= 0 || info.code == SI_TKILL) && p != t->process)
+		return -EPERM;
+	if (!may_signal(t, p, signal))
 		return -EPERM;
 	info.signal = signal;
 	if (signal && to)

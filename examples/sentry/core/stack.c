@@ -57,6 +57,7 @@ static u32 cpu_features(void)
 static void push_auxv(struct stack *s, const char *file, const struct image *image, u64 words)
 {
 	const struct core_config *config = core.config;
+	const struct cred *cred = image->cred;
 	u64 name = push(s, file, string_size(file) + 1);
 	u64 platform = push(s, "x86_64", 7);
 	u64 seed, bytes[2];
@@ -66,8 +67,8 @@ static void push_auxv(struct stack *s, const char *file, const struct image *ima
 	const u64 auxv[][2] = {
 		{ AT_HWCAP, cpu_features() }, { AT_PAGESZ, PAGE }, { AT_CLKTCK, 100 }, { AT_PHDR, image->headers },
 		{ AT_PHENT, sizeof(struct elf_segment) }, { AT_PHNUM, image->header_count }, { AT_BASE, image->base },
-		{ AT_FLAGS, 0 }, { AT_ENTRY, image->entry }, { AT_UID, config->user }, { AT_EUID, config->user },
-		{ AT_GID, config->group }, { AT_EGID, config->group }, { AT_SECURE, 0 }, { AT_RANDOM, seed },
+		{ AT_FLAGS, 0 }, { AT_ENTRY, image->entry }, { AT_UID, cred->user.real }, { AT_EUID, cred->user.effective },
+		{ AT_GID, cred->group.real }, { AT_EGID, cred->group.effective }, { AT_SECURE, image->secure }, { AT_RANDOM, seed },
 		{ AT_EXECFN, name }, { AT_PLATFORM, platform },
 		{ AT_MINSIGSTKSZ, (config->fpu_size + 4 + 440 + 128 + 64 + 15) & -16ull }, { AT_NULL, 0 },
 	};

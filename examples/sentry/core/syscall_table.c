@@ -79,6 +79,8 @@ ANSWER(sys_getcpu);
 ANSWER(sys_getcwd);
 ANSWER(sys_getdents);
 ANSWER(sys_getdents64);
+ANSWER(sys_getegid);
+ANSWER(sys_geteuid);
 ANSWER(sys_getgid);
 ANSWER(sys_getgroups);
 ANSWER(sys_getitimer);
@@ -425,8 +427,8 @@ const struct syscall syscalls[SYSCALLS] = {
 	[104] = { "getgid", sys_getgid, 0, T_LONG, { { 0, 0 } } },
 	[105] = { "setuid", sys_setuid, 1, T_LONG, { { T_ID, 0 } } },
 	[106] = { "setgid", sys_setgid, 1, T_LONG, { { T_ID, 0 } } },
-	[107] = { "geteuid", sys_getuid, 0, T_LONG, { { 0, 0 } } },
-	[108] = { "getegid", sys_getgid, 0, T_LONG, { { 0, 0 } } },
+	[107] = { "geteuid", sys_geteuid, 0, T_LONG, { { 0, 0 } } },
+	[108] = { "getegid", sys_getegid, 0, T_LONG, { { 0, 0 } } },
 	[109] = { "setpgid", sys_setpgid, 2, T_LONG, { { T_INT, 0 }, { T_INT, 0 } } },
 	[110] = { "getppid", sys_getppid, 0, T_LONG, { { 0, 0 } } },
 	[111] = { "getpgrp", sys_getpgrp, 0, T_LONG, { { 0, 0 } } },

@@ -4,6 +4,7 @@
 #define SENTRY_TASK_H
 
 #include "abi.h"
+#include "cred.h"
 #include "list.h"
 #include "platform.h"
 #include "wait_queue.h"
@@ -47,6 +48,8 @@ struct process {
 	s32 exit_signal; /* which the parent gets */
 	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
 	bool has_executed;
+	bool subreaper; /* takes over the children of those below it that end */
+	struct cred last_cred; /* of a zombie, without groups */
 	struct pending pending; /* signals for any of its tasks */
 	struct wait_queue child_changed, continued;
 	struct rlimit limits[RLIMITS];
@@ -88,6 +91,14 @@ struct task {
 	u64 clear_tid, robust_list;
 	struct vfork *vfork;
 	u64 cpu_time;
+	struct cred cred;
+	bool no_new_privs;
+	s32 death_signal; /* which it gets when its parent ends; 0: none */
+	u64 timer_slack, default_slack;
+	s32 nice;
+	u16 io_priority;
+	u8 policy, priority; /* SCHED_* */
+	bool reset_on_fork;
 	char name[16];
 
 	/* sched.c */

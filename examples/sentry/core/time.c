@@ -231,17 +231,6 @@ s64 sys_sched_setaffinity(struct task *t, const u64 *args)
 	return mask & 1 ? 0 : -EINVAL;
 }
 
-s64 sys_sched_getparam(struct task *t, const u64 *args)
-{
-	const u32 priority = 0;
-
-	if ((s32)args[0] < 0 || !args[1])
-		return -EINVAL;
-	if (!exists(args[0]))
-		return -ESRCH;
-	return user_write(t->mm, args[1], &priority, sizeof(priority));
-}
-
 s64 sys_getcpu(struct task *t, const u64 *args)
 {
 	const u32 zero = 0;

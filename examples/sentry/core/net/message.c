@@ -92,6 +92,11 @@ static s64 take_rights(struct task *t, struct message *message, const u8 *data, 
 	return 0;
 }
 
+static bool is_own(const struct ids *ids, u32 id)
+{
+	return id == ids->real || id == ids->effective || id == ids->saved;
+}
+
 static s64 take_credentials(struct task *t, struct message *message, const u8 *data, u64 size)
 {
 	struct credentials_message sender;
@@ -99,8 +104,11 @@ static s64 take_credentials(struct task *t, struct message *message, const u8 *d
 	if (size != sizeof(sender))
 		return -EINVAL;
 	bytes_copy(&sender, data, sizeof(sender));
-	if ((sender.pid != t->process->pid || sender.user != caller_user() || sender.group != caller_group()) &&
-	    !caller_capable(CAP_SYS_ADMIN))
+	if (sender.pid != t->process->pid && !capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	if (!is_own(&t->cred.user, sender.user) && !capable(CAP_SETUID))
+		return -EPERM;
+	if (!is_own(&t->cred.group, sender.group) && !capable(CAP_SETGID))
 		return -EPERM;
 	message->sender = sender;
 	message->sender_given = true;

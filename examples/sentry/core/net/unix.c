@@ -49,7 +49,9 @@ int unix_create(struct socket **socket, u32 type, s32 protocol)
 
 struct credentials_message unix_credentials(void)
 {
-	return (struct credentials_message){ core.current->process->pid, caller_user(), caller_group() };
+	const struct cred *cred = &core.current->cred;
+
+	return (struct credentials_message){ core.current->process->pid, cred->user.effective, cred->group.effective };
 }
 
 static void join(struct endpoint *a, struct endpoint *b)

@@ -24,6 +24,14 @@ bool unix_has_room(const struct endpoint *to, const struct socket *socket)
 	return to->bytes < socket->send_size;
 }
 
+/* What a message has unless its sender names another of its users. */
+static struct credentials_message sender_credentials(void)
+{
+	const struct cred *cred = &core.current->cred;
+
+	return (struct credentials_message){ core.current->process->pid, cred->user.real, cred->group.real };
+}
+
 static struct packet *packet_new(struct endpoint *from, struct message *message, struct io *io, u64 size)
 {
 	struct packet *packet = slab_alloc(&packets);
@@ -33,7 +41,7 @@ static struct packet *packet_new(struct endpoint *from, struct message *message,
 	packet->data = kmalloc(size ? size : 1);
 	packet->size = packet->data ? io_get(io, packet->data, size) : 0;
 	list_init(&packet->list);
-	packet->sender = message->sender_given ? message->sender : unix_credentials();
+	packet->sender = message->sender_given ? message->sender : sender_credentials();
 	if (from->name_size) {
 		reference_get(&from->references);
 		packet->from = from;

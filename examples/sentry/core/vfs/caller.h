@@ -7,28 +7,26 @@
 #include "../slab.h"
 #include "vfs.h"
 
-enum { CAP_CHOWN = 0, CAP_DAC_OVERRIDE = 1, CAP_DAC_READ_SEARCH = 2, CAP_FOWNER = 3, CAP_FSETID = 4, CAP_SYS_CHROOT = 18,
-       CAP_SYS_ADMIN = 21, CAP_MKNOD = 27, CAP_SYS_RESOURCE = 24, CAP_LEASE = 28 };
+/* The user, group and rights that count for files. */
 
 static inline u32 caller_user(void)
 {
-	return core.config->user;
+	return core.current ? core.current->cred.user.fs : core.config->user;
 }
 
 static inline u32 caller_group(void)
 {
-	return core.config->group;
+	return core.current ? core.current->cred.group.fs : core.config->group;
 }
 
 static inline bool caller_in_group(u32 group)
 {
-	return group == caller_group();
+	return core.current ? cred_in_group(&core.current->cred, group, caller_group()) : group == caller_group();
 }
 
 static inline bool caller_capable(u32 capability)
 {
-	(void)capability;
-	return !caller_user();
+	return capable(capability);
 }
 
 /* Global state of the file systems. */

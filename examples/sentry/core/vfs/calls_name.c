@@ -167,6 +167,16 @@ s64 sys_symlinkat(struct task *t, const u64 *args)
 	return make_link(t, args[0], args[1], args[2]);
 }
 
+/* As fs.protected_hardlinks of Linux: others get names only of what they could copy. */
+static bool may_link(struct inode *inode)
+{
+	if (inode_owned(inode))
+		return true;
+	if (!S_ISREG(inode->mode) || inode->mode & S_ISUID || (inode->mode & (S_ISGID | 010)) == (S_ISGID | 010))
+		return false;
+	return !inode_permission(inode, MAY_READ | MAY_WRITE);
+}
+
 /* A second name, for an inode that has been found. */
 static int link_inode(struct walk *w, const struct path *old, struct dentry *dentry)
 {
@@ -175,6 +185,8 @@ static int link_inode(struct walk *w, const struct path *old, struct dentry *den
 
 	if (old->mount != w->at.mount)
 		return -EXDEV;
+	if (!may_link(inode))
+		return -EPERM;
 	if (S_ISDIR(inode->mode) || !directory->operations->link)
 		return -EPERM;
 	if (!inode->links && !inode->can_link)

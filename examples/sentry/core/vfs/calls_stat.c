@@ -152,14 +152,12 @@ s64 sys_statx(struct task *t, const u64 *args)
 
 /* -- access -- */
 
-static s64 access(struct task *t, u64 directory, u64 name, u32 mode, u32 flags)
+static s64 check_access(struct task *t, u64 directory, u64 name, u32 mode, u32 flags)
 {
 	struct inode *inode;
 	struct path path;
 	s64 error;
 
-	if (mode & ~7u || flags & ~(u32)(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
-		return -EINVAL;
 	error = path_user(t, directory, name, walk_flags(flags), &path);
 	if (error)
 		return error;
@@ -171,6 +169,20 @@ static s64 access(struct task *t, u64 directory, u64 name, u32 mode, u32 flags)
 	if (!error && mode & MAY_WRITE && (S_ISREG(inode->mode) || S_ISDIR(inode->mode) || S_ISLNK(inode->mode)))
 		error = mount_writable(path.mount);
 	path_put(&path);
+	return error;
+}
+
+static s64 access(struct task *t, u64 directory, u64 name, u32 mode, u32 flags)
+{
+	const struct cred saved = t->cred;
+	s64 error;
+
+	if (mode & ~7u || flags & ~(u32)(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	if (!(flags & AT_EACCESS))
+		cred_use_real(&t->cred);
+	error = check_access(t, directory, name, mode, flags);
+	t->cred = saved;
 	return error;
 }
 

@@ -198,7 +198,7 @@ static const struct file_operations clock_operations = {
 
 s64 sys_timerfd_create(struct task *t, const u64 *args)
 {
-	enum { REALTIME = 0, MONOTONIC = 1, BOOTTIME = 7, REALTIME_ALARM = 8, BOOTTIME_ALARM = 9, CAP_WAKE_ALARM = 35 };
+	enum { REALTIME = 0, MONOTONIC = 1, BOOTTIME = 7, REALTIME_ALARM = 8, BOOTTIME_ALARM = 9 };
 	u32 clock = (u32)args[0], flags = (u32)args[1];
 	struct clock_file *data;
 	struct file *file;

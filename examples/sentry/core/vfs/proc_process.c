@@ -22,6 +22,15 @@ s32 process_after(s32 pid)
 	return next;
 }
 
+void process_owner(s32 pid, struct inode *inode)
+{
+	const struct task *t = process_task(pid);
+	bool shown = t && ((inode->mode & (S_IFMT | 0777)) == (S_IFDIR | 0555) || !t->mm || !t->mm->secret);
+
+	inode->user = shown ? t->cred.user.effective : 0;
+	inode->group = shown ? t->cred.group.effective : 0;
+}
+
 static s32 parent_of(const struct task *t)
 {
 	return t->process->parent ? t->process->parent->pid : 0;
@@ -132,14 +141,28 @@ static void write_statm(struct text *text, struct synthetic_inode *node)
 
 /* -- state -- */
 
-static void put_ids(struct text *text, const char *name, u32 id)
+static void put_ids(struct text *text, const char *name, const struct ids *ids)
 {
+	const u32 values[] = { ids->real, ids->effective, ids->saved, ids->fs };
+
 	text_put(text, name);
-	for (u32 i = 0; i < 4; i++) {
+	for (u32 i = 0; i < ARRAY_SIZE(values); i++) {
 		text_put(text, "\t");
-		text_number(text, id);
+		text_number(text, values[i]);
 	}
 	text_put(text, "\n");
+}
+
+static void put_users(struct text *text, const struct cred *cred)
+{
+	put_ids(text, "Uid:", &cred->user);
+	put_ids(text, "Gid:", &cred->group);
+	text_put(text, "FDSize:\t256\nGroups:\t");
+	for (u32 i = 0; cred->groups && i < cred->groups->count; i++) {
+		text_put(text, i ? " " : "");
+		text_number(text, cred->groups->ids[i]);
+	}
+	text_put(text, " \n");
 }
 
 static void put_mask(struct text *text, const char *name, u64 mask)
@@ -165,12 +188,19 @@ static void put_signals(struct text *text, struct task *t)
 	put_mask(text, "SigCgt:\t", caught);
 }
 
+static void put_capabilities(struct text *text, const struct cred *cred)
+{
+	put_mask(text, "CapInh:\t", cred->inheritable);
+	put_mask(text, "CapPrm:\t", cred->permitted);
+	put_mask(text, "CapEff:\t", cred->effective);
+	put_mask(text, "CapBnd:\t", cred->bounding);
+	put_mask(text, "CapAmb:\t", cred->ambient);
+}
+
 static void write_status(struct text *text, struct synthetic_inode *node)
 {
-	static const char *const capabilities[] = { "CapInh:\t", "CapPrm:\t", "CapEff:\t", "CapBnd:\t", "CapAmb:\t" };
 	struct task *t = task_of(node);
 	struct memory memory = memory_of(t);
-	u64 all = caller_capable(CAP_SYS_ADMIN) ? 0x1ffffffffffull : 0;
 
 	text_put(text, "Name:\t");
 	text_put(text, t->name);
@@ -182,9 +212,7 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_line(text, "Tgid:\t", (u64)t->process->pid, "\nNgid:\t0");
 	text_line(text, "Pid:\t", (u64)t->tid, "");
 	text_line(text, "PPid:\t", (u64)parent_of(t), "\nTracerPid:\t0");
-	put_ids(text, "Uid:", caller_user());
-	put_ids(text, "Gid:", caller_group());
-	text_put(text, "FDSize:\t256\nGroups:\t\n");
+	put_users(text, &t->cred);
 	text_line(text, "VmPeak:\t", memory.pages * 4, " kB");
 	text_line(text, "VmSize:\t", memory.pages * 4, " kB\nVmLck:\t0 kB\nVmPin:\t0 kB");
 	text_line(text, "VmHWM:\t", memory.resident * 4, " kB");
@@ -194,9 +222,9 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_line(text, "VmStk:\t", memory.stack * 4, " kB\nVmExe:\t0 kB\nVmLib:\t0 kB\nVmPTE:\t0 kB\nVmSwap:\t0 kB");
 	text_line(text, "Threads:\t", t->process->task_count, "");
 	put_signals(text, t);
-	for (u32 i = 0; i < ARRAY_SIZE(capabilities); i++)
-		put_mask(text, capabilities[i], i && i < 4 ? all : 0);
-	text_put(text, "NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+	put_capabilities(text, &t->cred);
+	text_line(text, "NoNewPrivs:\t", t->no_new_privs, "");
+	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
 		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
 }
 
@@ -234,7 +262,7 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 	struct memory memory = memory_of(t);
 	const s64 first[] = { parent_of(t), t->process->group, t->process->session, 0, -1, 0x400000, 0, 0, 0, 0,
 			      ticks(is_thread(node) ? t->cpu_time : cpu_time_of(t->process)), 0,
-			      ticks(t->process->child_cpu_time), 0, 20, 0, t->process->task_count, 0,
+			      ticks(t->process->child_cpu_time), 0, 20 + t->nice, t->nice, t->process->task_count, 0,
 			      ticks(t->process->started - vfs.started), (s64)memory.pages * PAGE, (s64)memory.resident };
 	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,
 			     t->mm ? (s64)t->mm->heap : 0, 0, 0, 0, 0, 0 };
@@ -335,7 +363,7 @@ static void write_cmdline(struct text *text, struct synthetic_inode *node)
 static void write_environ(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
-	struct mm *mm = t ? t->mm : NULL;
+	struct mm *mm = t && may_inspect(core.current, t, true) ? t->mm : NULL;
 
 	if (!mm)
 		return;
@@ -344,8 +372,11 @@ static void write_environ(struct text *text, struct synthetic_inode *node)
 	mm_put(mm);
 }
 
-static int jump_to(const struct path *from, struct path *to)
+/* A link of a process leads those further who may look into it. */
+static int jump_to(const struct task *t, const struct path *from, struct path *to)
 {
+	if (!may_inspect(core.current, t, true))
+		return -EACCES;
 	if (!from->dentry)
 		return -ENOENT;
 	*to = *from;
@@ -357,21 +388,21 @@ static int jump_exe(struct inode *inode, struct path *path)
 {
 	struct task *t = task_of(synthetic_of(inode));
 
-	return t && t->mm && t->mm->program ? jump_to(&t->mm->program->path, path) : -ENOENT;
+	return t && t->mm && t->mm->program ? jump_to(t, &t->mm->program->path, path) : -ENOENT;
 }
 
 static int jump_cwd(struct inode *inode, struct path *path)
 {
 	struct task *t = task_of(synthetic_of(inode));
 
-	return t && t->fs ? jump_to(&t->fs->cwd, path) : -ENOENT;
+	return t && t->fs ? jump_to(t, &t->fs->cwd, path) : -ENOENT;
 }
 
 static int jump_root(struct inode *inode, struct path *path)
 {
 	struct task *t = task_of(synthetic_of(inode));
 
-	return t && t->fs ? jump_to(&t->fs->root, path) : -ENOENT;
+	return t && t->fs ? jump_to(t, &t->fs->root, path) : -ENOENT;
 }
 
 /* -- mounts -- */
@@ -460,7 +491,7 @@ static int jump_fd(struct inode *inode, struct path *path)
 {
 	struct file *file = file_of(synthetic_of(inode));
 
-	return file ? jump_to(&file->path, path) : -ENOENT;
+	return file ? jump_to(task_of(synthetic_of(inode)), &file->path, path) : -ENOENT;
 }
 
 static void write_fdinfo(struct text *text, struct synthetic_inode *node)

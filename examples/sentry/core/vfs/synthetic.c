@@ -70,6 +70,15 @@ struct super *synthetic_new(const char *type, u64 magic, const struct synthetic 
 	return inode && super->root ? super : NULL;
 }
 
+static int getattr(struct inode *inode)
+{
+	s32 pid = synthetic_of(inode)->pid;
+
+	if (pid)
+		process_owner(pid, inode);
+	return 0;
+}
+
 /* -- directories -- */
 
 /* The component of an entry's name that a directory shows, and its size; NULL: it lies elsewhere. */
@@ -158,7 +167,7 @@ static int readdir(struct file *file, struct entries *entries)
 	return 0;
 }
 
-static const struct inode_operations directory_operations = { .lookup = lookup };
+static const struct inode_operations directory_operations = { .lookup = lookup, .getattr = getattr };
 static const struct file_operations directory_file_operations = { .readdir = readdir, .seek = directory_seek };
 
 /* -- files -- */
@@ -225,7 +234,7 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	return result;
 }
 
-static const struct inode_operations file_inode_operations = { .open = open };
+static const struct inode_operations file_inode_operations = { .open = open, .getattr = getattr };
 static const struct file_operations file_operations = { .read = read, .write = write, .release = release };
 
 /* -- links -- */
@@ -259,5 +268,5 @@ static int jump(struct inode *inode, struct path *path)
 	return synthetic_of(inode)->entry->jump(inode, path);
 }
 
-static const struct inode_operations link_operations = { .readlink = readlink };
-static const struct inode_operations jump_operations = { .readlink = read_jump, .jump = jump };
+static const struct inode_operations link_operations = { .readlink = readlink, .getattr = getattr };
+static const struct inode_operations jump_operations = { .readlink = read_jump, .jump = jump, .getattr = getattr };
