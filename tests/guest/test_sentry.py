@@ -30,17 +30,32 @@ def test_a_machine_reports_how_a_program_ended() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["sort"], ["cat", "/nonexistent"], ["sh", "-c", "exit\t3"], ["sh", "-c", "kill\t-9\t$$"]],
+    [
+        ["sort"],
+        ["cat", "/nonexistent"],
+        ["sh", "-c", 'echo "$WORD" "" >&2; exit 137'],
+        ["sh", "-c", "kill -9 $$"],
+        ["od", "-c"],
+    ],
     ids=" ".join,
 )
 def test_the_command_runs_a_program_in_a_machine(words: list[str]) -> None:
     command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}", "WORD": "two  words"}
+    text = b"two\none\n" + bytes(range(256)) * 100
     native, ours = (
-        subprocess.run([*head, BUSYBOX, *words], input=b"two\none\n", capture_output=True, env=environment)
+        subprocess.run([*head, BUSYBOX, *words], input=text, capture_output=True, env=environment)
         for head in ([], command)
     )
-    assert (ours.returncode, ours.stdout) == (native.returncode, native.stdout + native.stderr)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (native.returncode, native.stdout, native.stderr)
+
+
+def test_the_command_prints_system_calls_of_a_program_in_a_machine() -> None:
+    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--strace", BUSYBOX, "echo", "hello"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.stdout == b"hello\n"
+    assert b'write(1, "hello\\n", 6) = 6\n' in done.stderr
 
 
 @pytest.mark.parametrize(

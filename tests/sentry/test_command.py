@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import __main__ as command
-from pyvmm_sentry import boot, platforms
+from pyvmm_sentry import boot
 from tests import tiny
 from tools.where import ROOT
 from vmm import HostError
@@ -62,29 +61,9 @@ def test_it_reports_what_it_cannot_do(options: tuple[str, ...], reason: str) -> 
     assert done.stderr.decode().startswith(f"pyvmm-runsc: {reason}")
 
 
-@pytest.mark.parametrize(
-    ("words", "platform"),
-    [
-        ([BUSYBOX, "true"], "kvm"),
-        (["--strace", BUSYBOX, "true"], "ptrace"),
-        ([BUSYBOX, "echo", "two words"], "ptrace"),
-        ([BUSYBOX, "echo", ""], "ptrace"),
-    ],
-)
-def test_it_chooses_a_platform_that_can_do_what_is_asked(
-    monkeypatch: pytest.MonkeyPatch, words: list[str], platform: str
-) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: True)
-    for name in ("kvm", "ptrace"):
-        monkeypatch.setattr(platforms, name, lambda name=name: platforms.Platform(name, True, "it works"))
-    monkeypatch.setattr(command, "run_on_kvm", lambda *_: 20)
-    monkeypatch.setattr(command, "run_on_ptrace", lambda *_: 21)
-    assert command.main(["do", *words]) == {"kvm": 20, "ptrace": 21}[platform]
-
-
 def test_a_machine_that_does_not_power_off_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="triple-fault"):
-        boot.run(Path(tiny.make(tmp_path, tiny.TRIPLE_FAULT)), BUSYBOX, ["busybox"], 32, read_only=True)
+        boot.run(Path(tiny.make(tmp_path, tiny.TRIPLE_FAULT)), boot.Start(BUSYBOX, ["busybox"], {}, 32))
 
 
 def test_help_lists_system_calls() -> None:

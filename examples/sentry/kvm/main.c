@@ -2,18 +2,13 @@
 /*
  * The kvm platform: the core as a kernel with a PVH entry, in ring 0 of a machine with one CPU; the program in ring 3.
  *
- * The program is the machine's initrd, its arguments follow "--" on the command line, its console is the serial port.
+ * start.c finds out what to run.  The console is a virtio console, or the serial port.
  */
-#include "kvm.h"
+#include "start.h"
 #include "virtio/virtio.h"
 
-enum { WORDS = 64 };
 #define RDRAND (1u << 30)
 enum { STAR = 0xc0000081, LSTAR, CSTAR, FMASK, FS_BASE = 0xc0000100, GS_BASE };
-
-struct module {
-	u64 address, size, cmdline, reserved;
-};
 
 struct map_entry {
 	u64 address, size;
@@ -47,6 +42,7 @@ void enter_program(struct regs *regs);
 _Noreturn void kernel_main(void);
 void kernel_trap(const struct trap *trap);
 
+static struct start start;
 static struct gate gates[VECTORS];
 static struct tss tss;
 static bool has_xsave;
@@ -77,26 +73,39 @@ static bool terminal_size(int stream, u16 *rows, u16 *columns)
 	return console_is_there() && console_size(rows, columns);
 }
 
-static s64 read_console(void *data, u64 size)
+s64 raw_read(void *data, u64 size)
 {
 	return console_is_there() ? console_read(data, size) : serial_read(data, size);
 }
 
-static s64 write_console(int stream, const void *data, u64 size)
+s64 raw_write(int stream, const void *data, u64 size)
 {
 	return console_is_there() ? console_write(data, size) : serial_write(stream, data, size);
+}
+
+static s64 read_console(void *data, u64 size)
+{
+	return start.frames ? frames_read(data, size) : raw_read(data, size);
+}
+
+static s64 write_console(int stream, const void *data, u64 size)
+{
+	return start.frames ? frames_write(stream, data, size) : raw_write(stream, data, size);
 }
 
 static bool wait_for_event(u64 deadline)
 {
 	bool input = wait_until(deadline);
 
-	return console_is_there() ? console_ready() : input;
+	return frames_ended() || (console_is_there() ? console_ready() : input);
 }
 
 static void log_line(const char *line, u64 size)
 {
-	serial_write(2, line, size);
+	if (start.frames)
+		frames_write(2, line, size);
+	else
+		serial_write(2, line, size);
 }
 
 void kernel_trap(const struct trap *trap)
@@ -349,49 +358,22 @@ static u64 ram_end(const struct start_info *info, u64 kernel, u64 program)
 	refuse("the machine does not report where its memory is");
 }
 
-/* The words behind "--", or the program's name alone. */
-static void split(char *text, const char **words)
+static void report_end(struct core_exit end)
 {
-	u32 count = 0;
-
-	while (*text && !(text[0] == '-' && text[1] == '-' && (text[2] == ' ' || !text[2])))
-		text++;
-	text += *text ? 2 : 0;
-	while (*text && count < WORDS) {
-		while (*text == ' ')
-			*text++ = 0;
-		if (*text)
-			words[count++] = text;
-		while (*text && *text != ' ')
-			text++;
-	}
-	words[count] = NULL;
-	if (!count)
-		words[0] = "program", words[1] = NULL;
-}
-
-/* The initrd; zeros: the program is in the root. */
-static struct module find_program(const struct start_info *info, u64 kernel)
-{
-	struct module program = { 0 };
-
-	if (info->magic != 0x336ec578)
-		refuse("the machine does not start kernels by PVH");
-	if (info->module_count)
-		program = *(const struct module *)(DIRECT + info->modules);
-	if (info->module_count && (program.address < kernel || program.address >= GIB4 || program.size > GIB4 - program.address))
-		refuse("the initrd is where the kernel cannot use it");
-	return program;
+	if (start.frames)
+		frames_end(end);
+	console_drain();
+	if (start.frames || (!end.signal && !end.status))
+		return;
+	put_text(end.signal ? "sentry: the program was ended by signal " : "sentry: the program exited with ");
+	put_decimal((u64)(end.signal ? end.signal : end.status));
+	put_text("\n");
 }
 
 _Noreturn void kernel_main(void)
 {
-	static const char *words[WORDS + 1];
-	static const char *const environment[] = { "PATH=/bin", "HOME=/", NULL };
 	const struct start_info *info = (const struct start_info *)(DIRECT + start_info);
-	struct module program;
 	static struct core_config config;
-	struct core_exit end;
 	const char *error;
 	u64 kernel = (u64)kernel_end - KERNEL;
 	const u64 *devices;
@@ -405,29 +387,18 @@ _Noreturn void kernel_main(void)
 	clock_init();
 	serial_init();
 	crash_if_ordered((const char *)(DIRECT + info->cmdline));
-	program = find_program(info, kernel);
+	find_start(info, kernel, &start);
 	devices = find_devices((const char *)(DIRECT + info->cmdline), info->rsdp, &count);
-	split((char *)(DIRECT + info->cmdline), words);
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
-		.ram_size = ram_end(info, kernel, program.address), .path = words[0], .real_path = words[0], .argv = words,
-		.envp = environment, .devices = devices, .device_count = count,
+		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
+		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices, .device_count = count, .strace = start.strace,
+		.program = start.program, .program_size = start.program_size, .user = start.user, .group = start.group,
 	};
-	if (program.address) {
-		config.real_path = "/program";
-		config.program = (const u8 *)(DIRECT + program.address);
-		config.program_size = program.size;
-	}
 	start_fpu(&config);
 	error = core_start(&config);
 	if (error)
 		refuse(error);
-	end = core_run();
-	console_drain();
-	if (end.signal || end.status) {
-		put_text(end.signal ? "sentry: the program was ended by signal " : "sentry: the program exited with ");
-		put_decimal((u64)(end.signal ? end.signal : end.status));
-		put_text("\n");
-	}
+	report_end(core_run());
 	power_off();
 }

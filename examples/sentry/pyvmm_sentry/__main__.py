@@ -59,21 +59,12 @@ def fail(text: str, hint: str = "", status: int = CANNOT_START) -> NoReturn:
     sys.exit(status)
 
 
-def beyond_kvm(path: str, options: argparse.Namespace) -> str:
-    """What the platform kvm cannot do yet of what the options ask for, or empty."""
-    odd = next((word for word in kernel_words(path, options) if not word or " " in word), None)
-    if odd is not None:
-        return f"the argument {odd!r}: the platform kvm accepts neither spaces nor empty ones yet"
-    return "--strace: the platform kvm has no place for its output yet" if options.strace else ""
-
-
-def choose(path: str, options: argparse.Namespace) -> str:
+def choose(options: argparse.Namespace) -> str:
     """The platform to use; exits if there is none."""
     name: str = options.platform
     if name == "auto":
         # Only a device that is there can be worth the milliseconds of a try.
-        usable = not beyond_kvm(path, options) and os.access("/dev/kvm", os.R_OK | os.W_OK)
-        if usable and platforms.kvm().present:
+        if os.access("/dev/kvm", os.R_OK | os.W_OK) and platforms.kvm().present:
             return "kvm"
         name = "ptrace"
     found = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}[name]()
@@ -110,21 +101,20 @@ def check(options: argparse.Namespace) -> str:
     return path
 
 
-def kernel_words(path: str, options: argparse.Namespace) -> list[str]:
-    """The program and its arguments on the command line of a kernel."""
-    return [options.program if options.root is None else path, *options.arguments]
-
-
 def run_on_kvm(path: str, options: argparse.Namespace) -> int:
     """Run a program in a machine; returns its exit status."""
     from pyvmm_sentry import boot
 
-    beyond = beyond_kvm(path, options)
-    if beyond:
-        fail(beyond, "use ptrace")
-    root, kernel, words = options.root, program.kernel(), kernel_words(path, options)
-    status = boot.run(kernel, path, words, options.memory, root=root, read_only=not options.writable)
-    return end_as(128 - status if status > 128 else status)
+    start = boot.Start(
+        path,
+        [path, *options.arguments],
+        os.environ,
+        options.memory,
+        options.root,
+        read_only=not options.writable,
+        strace=options.strace,
+    )
+    return end_as(boot.run(program.kernel(), start))
 
 
 def end_as(status: int) -> int:
@@ -152,7 +142,7 @@ def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
 def do(options: argparse.Namespace) -> int:
     """Run a program; ends as it does."""
     path = check(options)
-    run = run_on_kvm if choose(path, options) == "kvm" else run_on_ptrace
+    run = run_on_kvm if choose(options) == "kvm" else run_on_ptrace
     sys.stdout.flush()
     return run(path, options)
 

@@ -4,82 +4,146 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vmm import BootConfig, ConsoleConfig, HostError, Machine, MachineConfig, MemoryConfig, ShareConfig
 
 MIB = 1 << 20
-ENDED = re.compile(rb"sentry: the program (exited with|was ended by signal) (\d+)\n\Z")
 REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
-_LONGEST = 256
-"""Of the line with which the kernel ends."""
 CANNOT_RUN = 126
+_RECORD = struct.Struct("<8sQQ6I")
+"""Of `kvm/start.c`: magic, size, real path, user, group, flags, and how many arguments and variables."""
+_MAGIC = b"\x7fSentry\0"
+_PAGE = 4096
+_MARK, _HEAD, _END = 1, 4, 3
+"""Of `kvm/frames.c`."""
+_ESCAPED = re.compile(rb"[\x04\x10]")
 
 
-class _Output:
-    """Copies the console to standard output, but for the kernel's last line."""
+class Start(NamedTuple):
+    """What a machine runs.
+
+    :ivar path: of the program, on the host or in *root*
+    :ivar root: a directory of the host as the root, or None: the program alone
+    :ivar memory: MiB
+    :ivar read_only: the server refuses all changes of *root* (EROFS)
+    :ivar strace: print system calls to standard error
+    """
+
+    path: str
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    memory: int = 256
+    root: str | None = None
+    read_only: bool = True
+    strace: bool = False
+
+    def record(self) -> bytes:
+        """The initrd: how to start the program, and the program if it is not in the root."""
+        real = self.path if self.root is not None else os.path.realpath(self.path)
+        texts = [os.fsencode(text) for text in (real, *self.words)]
+        texts += [os.fsencode(f"{name}={value}") for name, value in self.environment.items()]
+        argc, envc = len(self.words), len(self.environment)
+        at = _RECORD.size + 8 * (argc + envc + 2)
+        places = []
+        for text in texts:
+            places.append(at)
+            at += len(text) + 1
+        size = -(-at // _PAGE) * _PAGE
+        words = [*places[1 : argc + 1], 0, *places[argc + 1 :], 0]
+        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), self.strace, argc, envc, 0)
+        record = b"".join((head, struct.pack(f"<{len(words)}Q", *words), b"\0".join([*texts, b""])))
+        program = b"" if self.root is not None else Path(self.path).read_bytes()
+        return record.ljust(size, b"\0") + program
+
+
+class Output:
+    """Sorts what comes from the console: streams of the program, its end, and what the kernel itself prints."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        self.last = b""
+        self.status: int | None = None
+        """Of the program, below 0 the signal that ended it; None: it has not ended."""
+        self.kernel = b""
+        self._rest = b""
         self._thread = threading.Thread(target=self._copy)
         self._thread.start()
 
     def _copy(self) -> None:
         while data := os.read(self.reader, 1 << 16):
-            self.last += data
-            # A line that can be the last one stays until more follows it.
-            kept = self.last.rfind(b"sentry: ", max(len(self.last) - _LONGEST, 0))
-            shown = len(self.last) if kept < 0 else kept
-            self._show(self.last[:shown])
-            self.last = self.last[shown:]
+            self._rest += data
+            self._sort()
 
-    def _show(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    def _sort(self) -> None:
+        data = memoryview(self._rest)
+        at = 0
+        while at < len(data):
+            if data[at] != _MARK:
+                self.kernel += data[at : at + 1]
+                at += 1
+                continue
+            if at + _HEAD > len(data):
+                break
+            stream, size = data[at + 1], int.from_bytes(data[at + 2 : at + _HEAD], "little")
+            if at + _HEAD + size > len(data):
+                break
+            self._put(stream, data[at + _HEAD : at + _HEAD + size])
+            at += _HEAD + size
+        self._rest = bytes(data[at:])
 
-    def close(self) -> int:
-        """Show the rest; returns the exit status of the program."""
+    def _put(self, stream: int, data: memoryview) -> None:
+        if stream == _END:
+            self.status = -data[1] or data[0]
+            return
+        while data:
+            data = data[os.write(stream, data) :]
+
+    def close(self) -> None:
+        """Wait until everything is copied."""
         os.close(self.writer)
         self._thread.join()
         os.close(self.reader)
-        end, refused = ENDED.search(self.last), REFUSED.search(self.last)
-        if end:
-            self._show(self.last[: end.start()])
-            return int(end[2]) + (128 if end[1].startswith(b"was") else 0)
-        if refused:
-            self._show(self.last[: refused.start()])
-            sys.stderr.write(f"pyvmm-runsc: {refused[1].decode(errors='replace')}\n")
-            return CANNOT_RUN
-        self._show(self.last)
-        return 0
 
 
 def _copy_input(machine: Machine) -> None:
     """Until its end, which the console has no other sign for than the key."""
+    space = threading.Event()
+    machine.console.space_callback = space.set
+
+    def put(data: bytes) -> None:
+        while data:
+            space.clear()
+            data = data[machine.console_input(data) :]
+            if data:
+                space.wait()
+
     while data := os.read(0, 4096):
-        machine.console_input(data)
-    machine.console_input(b"\x04")
+        put(_ESCAPED.sub(lambda found: bytes((0x10, found[0][0] ^ 0x40)), data))
+    put(b"\x04")
 
 
-def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | None = None, read_only: bool) -> int:
-    """Run a program; returns its exit status, or 128 and the signal that ended it.
+def run(kernel: Path, start: Start) -> int:
+    """Run a program; returns its exit status, or below 0 the signal that ended it.
 
-    :param words: its name and arguments, without spaces
-    :param memory: MiB
-    :param root: a directory of the host as the root, in which the program is then
-    :param read_only: the server refuses all changes of that directory (EROFS)
-    :raises VmmError: the machine cannot be made, or does not power off
+    :raises VmmError: the machine cannot be made, or ends without a result
     """
-    output = _Output()
+    shares: tuple[ShareConfig, ...] = ()
+    if start.root is not None:
+        shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
+    initrd = os.memfd_create("start")
+    output = Output()
     try:
-        shares = () if root is None else (ShareConfig(root, read_only=read_only, cache="always", locks="guest"),)
+        with open(initrd, "wb", closefd=False) as file:
+            file.write(start.record())
         config = MachineConfig(
-            BootConfig(str(kernel), path if root is None else None, f"quiet -- {' '.join(words)}"),
-            MemoryConfig(memory * MIB),
-            console=ConsoleConfig("fd", output.writer),
+            BootConfig(str(kernel), f"/proc/self/fd/{initrd}", "quiet"),
+            MemoryConfig(start.memory * MIB),
+            console=ConsoleConfig("fd", output.writer, device="virtio"),
             shares=shares,
         )
         with Machine(config) as machine:
@@ -87,7 +151,13 @@ def run(kernel: Path, path: str, words: list[str], memory: int, *, root: str | N
             threading.Thread(target=_copy_input, args=(machine,), daemon=True).start()
             end = machine.wait()
     finally:
-        status = output.close()
-    if not status and end and end.kind != "poweroff":
-        raise HostError(f"the machine has ended without a result: {end.kind} {end.detail}".rstrip())
-    return status
+        output.close()
+        os.close(initrd)
+    if output.status is not None:
+        return output.status
+    refused = REFUSED.fullmatch(output.kernel)
+    if refused and end and end.kind == "poweroff":
+        print(f"pyvmm-runsc: {refused[1].decode(errors='replace')}", file=sys.stderr)
+        return CANNOT_RUN
+    os.write(2, output.kernel)
+    raise HostError("the machine has ended without a result" + (f": {end.kind} {end.detail}".rstrip() if end else ""))

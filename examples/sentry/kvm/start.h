@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the machine is to run, and how it shows what the program prints. */
+#ifndef SENTRY_START_H
+#define SENTRY_START_H
+
+#include "kvm.h"
+
+struct start {
+	const char *const *argv, *const *envp;
+	const char *real_path;
+	const u8 *program; /* NULL: it is in the root */
+	u64 program_size;
+	u64 initrd; /* its address, at the end of RAM; 0: there is none */
+	u32 user, group;
+	bool frames; /* see frames.c */
+	bool strace;
+};
+
+/* start.c */
+void find_start(const struct start_info *info, u64 kernel, struct start *start);
+
+/* frames.c */
+s64 frames_write(int stream, const void *data, u64 size);
+s64 frames_read(void *data, u64 size);
+bool frames_ended(void);
+void frames_end(struct core_exit end);
+
+/* main.c */
+s64 raw_write(int stream, const void *data, u64 size);
+s64 raw_read(void *data, u64 size);
+
+#endif
