@@ -93,6 +93,32 @@ def test_arguments_environment_and_streams_pass_through_a_start_record(
     assert (status, *capfd.readouterr()) == (native.returncode, native.stdout.decode(), native.stderr.decode())
 
 
+PROGRAMS = ("errors", "events", "files", "memory", "pipes", "processes", "sockets", "threads", "watches")
+
+
+@needs_qemu
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_does_what_it_does_on_linux(
+    kernel: Path, tmp_path: Path, compile_static: Compile, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Processes, threads, signals, memory and files of the same programs as on the other platforms."""
+    compiled = str(compile_static(name))
+    folder = tempfile.mkdtemp(dir="/dev/shm")
+    shutil.rmtree(folder)
+    words = [compiled, *([] if name in ("errors", "memory", "processes", "threads") else [folder])]
+    text = b"abcdefghijklmnop"
+    try:
+        native = subprocess.run(words, input=text, capture_output=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    (tmp_path / "record").write_bytes(Start(compiled, words, {}).record())
+    status = end(boot(kernel, tmp_path / "record", "", text + b"\x04", memory=256))
+    rows = [READS.sub("", each).splitlines() for each in (native.stdout.decode(), capfd.readouterr().out)]
+    assert len(rows[0]) > 10
+    assert rows[1] == rows[0]
+    assert status == native.returncode
+
+
 @needs_qemu
 def test_input_comes_from_the_serial_port(kernel: Path) -> None:
     assert boot(kernel, BUSYBOX, "busybox sort", b"two\none\n\x04") == b"one\ntwo\n"
