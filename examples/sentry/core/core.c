@@ -6,6 +6,7 @@
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
+#include "tty/tty.h"
 #include "virtio/virtio.h"
 
 struct core core;
@@ -145,6 +146,8 @@ static struct task *first_task(void)
 
 	if (!t)
 		return NULL;
+	if (!console_start_terminal())
+		return NULL;
 	t->process = process_new(NULL, NULL, pid);
 	t->mm = mm_new(NULL);
 	t->fpu = fpu_new();
@@ -159,6 +162,7 @@ static struct task *first_task(void)
 	t->sighand->references = 1;
 	limits_init(t->process);
 	task_add(t, pid);
+	console_adopt(t->process);
 	return t;
 }
 
@@ -177,6 +181,7 @@ const char *core_start(const struct core_config *config)
 	if (ram_init(config))
 		return "the sandbox has too little memory";
 	virtio_init(config);
+	ttys_init();
 	if (!config->program && !config->root && !fuse_root)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);

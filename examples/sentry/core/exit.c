@@ -152,6 +152,7 @@ static void process_exit(struct process *p)
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();
 	}
+	session_exit(p);
 	leave_children(p);
 	if (p->parent->group != p->group && p->parent->session == p->session)
 		continue_if_orphaned(p->group, p);

@@ -85,5 +85,6 @@ s64 sys_setsid(struct task *t, const u64 *args)
 		if (p->group == me->pid)
 			return -EPERM;
 	me->group = me->session = me->pid;
+	process_leave_terminal(me);
 	return me->pid;
 }

@@ -53,13 +53,14 @@ struct platform_ops {
 	 */
 	bool (*wait)(u64 deadline);
 	s64 (*console_read)(void *data, u64 size);
-	s64 (*console_write)(int stream, const void *data, u64 size);
+	s64 (*console_write)(int stream, const void *data, u64 size); /* stream 0: the terminal that is the input */
 	bool (*console_size)(int stream, u16 *rows, u16 *columns); /* whether it is a terminal */
 	u64 (*nanoseconds)(enum clock clock);
 	void (*random)(void *data, u64 size);
 	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
+	bool (*console_resized)(void); /* the terminal may have another size than before; NULL: never */
 };
 
 /* The start of a sandbox. Everything here is trusted, but for the content of the program. */
@@ -81,6 +82,8 @@ struct core_config {
 	u32 fpu_size;	  /* of the state of the FPU, as XSAVE has it */
 	u64 fpu_features; /* XCR0 */
 	bool strace;
+	u32 terminal; /* bits of the console's streams that are one terminal, in raw mode: the core edits and echoes; 0: none */
+	u8 terminal_modes[36]; /* its modes before, as TCGETS has them; zeros: the usual ones */
 };
 
 struct core_exit {

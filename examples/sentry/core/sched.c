@@ -41,7 +41,7 @@ void sched_init(void)
 
 bool sched_is_busy(void)
 {
-	return sched.first || sched.timers || core.console_input.first;
+	return sched.first || sched.timers || core.console_input.first || core.console_happened;
 }
 
 /* -- tasks -- */
@@ -167,8 +167,12 @@ static void expire_timers(void)
 
 static void look_around(u64 deadline)
 {
-	if (core.ops->wait(deadline))
+	bool input = core.ops->wait(deadline);
+
+	if (input)
 		wake_all(&core.console_input);
+	if (core.console_happened)
+		core.console_happened(input);
 	virtio_poll();
 	expire_timers();
 }

@@ -301,6 +301,7 @@ ANSWER(sys_utime);
 ANSWER(sys_utimensat);
 ANSWER(sys_utimes);
 ANSWER(sys_vfork);
+ANSWER(sys_vhangup);
 ANSWER(sys_vmsplice);
 ANSWER(sys_wait4);
 ANSWER(sys_waitid);
@@ -472,6 +473,7 @@ const struct syscall syscalls[SYSCALLS] = {
 	[150] = { "munlock", sys_munlock, 2, T_LONG, { { T_ADDR, 0 }, { T_SIZE, 0 } } },
 	[151] = { "mlockall", sys_mlockall, 1, T_LONG, { { T_FLAGS, 28 } } },
 	[152] = { "munlockall", sys_munlockall, 0, T_LONG, { { 0, 0 } } },
+	[153] = { "vhangup", sys_vhangup, 0, T_LONG, { { 0, 0 } } },
 	[155] = { "pivot_root", sys_pivot_root, 2, T_LONG, { { T_PATH, 0 }, { T_PATH, 0 } } },
 	[157] = { "prctl", sys_prctl, 5, T_LONG,
 		{ { T_ONE, 39 }, { T_HEX, 0 }, { T_HEX, 0 }, { T_HEX, 0 }, { T_HEX, 0 } } },

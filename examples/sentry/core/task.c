@@ -102,6 +102,7 @@ struct process *process_new(struct process *parent, const struct process *like, 
 		return p;
 	p->group = like->group;
 	p->session = like->session;
+	process_share_terminal(p, like);
 	bytes_copy(p->limits, like->limits, sizeof(p->limits));
 	return p;
 }

@@ -12,6 +12,7 @@
 struct files;
 struct fs_context;
 struct mm;
+struct tty;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
 struct sighand {
@@ -38,6 +39,8 @@ struct pending {
 /* A process: tasks with one getpid(). It stays as a zombie until its parent has its status. */
 struct process {
 	s32 pid, group, session;
+	struct tty *terminal; /* the controlling one; NULL */
+	s32 old_foreground;   /* of a leader: the group that was in the foreground when it lost its terminal; 0 */
 	struct process *parent; /* NULL: of the first */
 	struct list all, children, siblings, tasks;
 	u32 task_count;
@@ -192,6 +195,12 @@ int signal_take(struct task *t, u64 set, struct siginfo *info);
 int frame_push(struct task *t, const struct sigaction *action, const struct siginfo *info, u64 blocked); /* 0, -EFAULT */
 int frame_pop(struct task *t, u64 *blocked);
 bool is_on_altstack(const struct task *t);
+
+/* -- tty/session.c -- */
+
+void process_leave_terminal(struct process *p);
+void process_share_terminal(struct process *p, const struct process *like);
+void session_exit(struct process *p); /* that ends: with a leader, its session loses the terminal */
 
 /* -- futex.c -- */
 

@@ -96,7 +96,7 @@ SYSCALLS = (
     Syscall(13, "rt_sigaction", 1, "signal:signal new:get(sigaction) old:put(sigaction) size:size"),
     Syscall(14, "rt_sigprocmask", 1, "how:one(sigmask) new:get(sigset) old:put(sigset) size:size"),
     Syscall(15, "rt_sigreturn", 1, ""),
-    Syscall(16, "ioctl", 1, "fd:fd request:one(ioctl) argument:hex", "of a terminal, TCGETS and TIOCGWINSZ only"),
+    Syscall(16, "ioctl", 1, "fd:fd request:one(ioctl) argument:hex", "TIOCSTI: by the superuser only"),
     Syscall(17, "pread64", 2, "fd:fd buf:out(count) count:size offset:long"),
     Syscall(18, "pwrite64", 2, "fd:fd buf:in(count) count:size offset:long"),
     Syscall(19, "readv", 2, "fd:fd vectors:iovec_out(count) count:int"),
@@ -269,6 +269,7 @@ SYSCALLS = (
     Syscall(150, "munlock", 2, "address:addr size:size"),
     Syscall(151, "mlockall", 2, "flags:flags(mlockall)"),
     Syscall(152, "munlockall", 2, ""),
+    Syscall(153, "vhangup", 3, ""),
     Syscall(155, "pivot_root", 3, "root:path old:path"),
     Syscall(
         157,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Character devices: null, zero, full, random, and the console. */
+/* Character devices: null, zero, full, random, and terminals. */
 #include "device.h"
 
-#include "caller.h"
+#include "../tty/tty.h"
 
 static s64 read_nothing(struct file *file, struct io *to, u64 *position)
 {
@@ -85,8 +85,14 @@ int device_open(struct file *file)
 	case MAKE_DEVICE(1, 8):
 	case MAKE_DEVICE(1, 9): file->operations = &random_operations; return 0;
 	case MAKE_DEVICE(5, 0):
-	case MAKE_DEVICE(5, 1): return console_open(file);
+		if (tty_of_caller())
+			return tty_open(file, tty_of_caller(), false);
+		return console_tty() ? -ENXIO : console_open(file);
+	case MAKE_DEVICE(5, 1): return console_tty() ? tty_open(file, console_tty(), true) : console_open(file);
+	case MAKE_DEVICE(5, 2): return ptmx_open(file);
 	}
+	if (S_ISCHR(file->inode->mode) && file->inode->device >> 8 == PTS_MAJOR)
+		return -EIO; /* of a file system that is not devpts */
 	return -ENXIO;
 }
 
@@ -97,7 +103,7 @@ static const struct {
 } nodes[] = {
 	{ "null", 0666, MAKE_DEVICE(1, 3) },	{ "zero", 0666, MAKE_DEVICE(1, 5) },   { "full", 0666, MAKE_DEVICE(1, 7) },
 	{ "random", 0666, MAKE_DEVICE(1, 8) },	{ "urandom", 0666, MAKE_DEVICE(1, 9) }, { "tty", 0666, MAKE_DEVICE(5, 0) },
-	{ "console", 0600, MAKE_DEVICE(5, 1) },
+	{ "console", 0600, MAKE_DEVICE(5, 1) }, { "ptmx", 0666, MAKE_DEVICE(5, 2) },
 };
 
 static const char *const links[][2] = {

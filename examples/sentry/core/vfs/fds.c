@@ -3,6 +3,7 @@
 #include "fds.h"
 
 #include "caller.h"
+#include "../tty/tty.h"
 #include "device.h"
 
 static struct slab tables = SLAB(struct files);
@@ -28,18 +29,30 @@ struct files *files_new(void)
 	return files;
 }
 
+/* A stream of the console; those that are a terminal are one open file. */
+static struct file *stream(struct file *terminal, u32 number)
+{
+	if (!console_is_terminal(number))
+		return console_stream(number);
+	if (terminal)
+		file_get(terminal);
+	return terminal;
+}
+
 struct files *files_with_console(void)
 {
 	struct files *files = files_new();
+	struct file *terminal = console_tty() ? console_tty_open() : NULL;
 
 	for (u32 i = 0; files && i < 3; i++) {
-		struct file *file = console_stream(i);
+		struct file *file = stream(terminal, i);
 
 		if (!file || fd_set(files, i, file)) {
 			files_put(files);
-			return NULL;
+			files = NULL;
 		}
 	}
+	file_put(terminal);
 	return files;
 }
 

@@ -54,7 +54,9 @@ int file_open(const struct path *path, u32 flags, struct file **result)
 		return -ENOMEM;
 	if (file->writable)
 		file->inode->writers++;
+	file->flags |= flags & O_NOCTTY;
 	error = choose_operations(file);
+	file->flags &= ~(u32)O_NOCTTY;
 	if (error || !file->operations)
 		file->operations = &no_operations;
 	if (error) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Files of /proc about one process. */
+#include "../tty/tty.h"
 #include "caller.h"
 #include "fds.h"
 #include "process_file.h"
@@ -260,7 +261,9 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
 	struct memory memory = memory_of(t);
-	const s64 first[] = { parent_of(t), t->process->group, t->process->session, 0, -1, 0x400000, 0, 0, 0, 0,
+	const struct tty *tty = t->process->terminal;
+	const s64 first[] = { parent_of(t), t->process->group, t->process->session, tty ? (s64)pts_device(tty->index) : 0,
+			      tty ? tty->group : -1, 0x400000, 0, 0, 0, 0,
 			      ticks(is_thread(node) ? t->cpu_time : cpu_time_of(t->process)), 0,
 			      ticks(t->process->child_cpu_time), 0, 20 + t->nice, t->nice, t->process->task_count, 0,
 			      ticks(t->process->started - vfs.started), (s64)memory.pages * PAGE, (s64)memory.resident };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The first file system, and the archive that it is filled from (cpio in the "newc" format). */
 #include "../fuse/fuse.h"
+#include "../tty/tty.h"
 #include "caller.h"
 #include "device.h"
 #include "synthetic.h"
@@ -249,7 +250,7 @@ static const struct {
 	u32 mode;
 	const char *type; /* of a file system that is mounted there; NULL: none */
 } directories[] = {
-	{ "/dev", 0755, "devtmpfs" }, { "/dev/shm", 01777, "tmpfs" }, { "/dev/pts", 0755, NULL },
+	{ "/dev", 0755, "devtmpfs" }, { "/dev/shm", 01777, "tmpfs" }, { "/dev/pts", 0755, "devpts" },
 	{ "/proc", 0555, "proc" },     { "/sys", 0555, "sysfs" },	     { "/tmp", 01777, NULL },
 	{ "/run", 0755, NULL },	      { "/root", 0700, NULL },	     { "/etc", 0755, NULL },
 };
@@ -273,6 +274,8 @@ static struct super *new_super(const char *type, u32 mode)
 {
 	if (strings_equal(type, "proc"))
 		return proc_new();
+	if (strings_equal(type, "devpts"))
+		return devpts_super();
 	return strings_equal(type, "sysfs") ? sys_new() : tmpfs_new(type, mode);
 }
 
@@ -336,7 +339,8 @@ static const char *dress_root(void)
 
 	core_mount(proc_new(), "/proc", 0, "proc");
 	core_mount(sys_new(), "/sys", 0, "sysfs");
-	if (has_dev && (devices_make("/dev") || core_mkdir("/dev/pts", 0755) || core_mkdir("/dev/shm", 01777) ||
+	if (has_dev && (devices_make("/dev") || core_mkdir("/dev/pts", 0755) ||
+			core_mount(devpts_super(), "/dev/pts", 0, "devpts") || core_mkdir("/dev/shm", 01777) ||
 			core_mount(tmpfs_new("tmpfs", 01777), "/dev/shm", 0, "tmpfs")))
 		return "the devices of the root cannot be made";
 	return NULL;

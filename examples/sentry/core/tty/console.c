@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The platform's console as a terminal: the one that the first program starts with, /dev/pts/0 and /dev/console. */
+#include "../vfs/calls.h"
+#include "../virtio/virtio.h"
+#include "tty.h"
+
+enum { TERMINAL = 0 /* the stream that it is written to */, ALL = 7, ROOM = 1 << 16, READS = 64, OLD_SIZE = 36 };
+
+static struct {
+	struct tty tty;
+	struct inode *inode;
+	u32 streams; /* bits of those that are the terminal; 0: it is none */
+	bool ended, pulling;
+} console;
+
+bool console_is_terminal(u32 stream)
+{
+	return console.streams >> stream & 1;
+}
+
+struct tty *console_tty(void)
+{
+	return console.streams ? &console.tty : NULL;
+}
+
+struct inode *console_inode(void)
+{
+	return console.inode;
+}
+
+static u64 room(const struct tty *tty)
+{
+	(void)tty;
+	return ROOM;
+}
+
+static void write(struct tty *tty, const void *data, u64 size)
+{
+	u64 done = 0;
+
+	(void)tty;
+	while (done < size && !console.ended) {
+		s64 put = core.ops->console_write(TERMINAL, (const u8 *)data + done, size - done);
+
+		if (put <= 0 || (u64)put > size - done)
+			return; /* nobody sees it */
+		done += (u64)put;
+	}
+}
+
+static void end_input(void)
+{
+	console.ended = true;
+	console.tty.other_closed = true;
+	tty_hangup(&console.tty);
+}
+
+/* Input that has come, as far as there is room; of a flood, more comes next time. */
+static void pull(struct tty *tty)
+{
+	u8 data[256];
+
+	if (console.pulling)
+		return;
+	console.pulling = true;
+	for (u32 i = 0; i < READS && !console.ended; i++) {
+		u32 space = tty->input.size - tty->input.used, most = space < sizeof(data) ? space : sizeof(data);
+		s64 got = most && core.ops->wait(0) ? core.ops->console_read(data, most) : -EAGAIN;
+
+		if (got == -EAGAIN)
+			break;
+		if (got <= 0 || got > (s64)most)
+			end_input();
+		else
+			tty_receive(tty, data, (u64)got);
+	}
+	console.pulling = false;
+}
+
+static void happened(bool input)
+{
+	struct winsize size = console.tty.size;
+
+	if (core.ops->console_resized && core.ops->console_resized() &&
+	    core.ops->console_size(TERMINAL, &size.rows, &size.columns))
+		tty_resize(&console.tty, &size);
+	if (input)
+		pull(&console.tty);
+}
+
+static const struct tty_driver driver = { .room = room, .write = write, .taken = pull };
+
+/* Which streams are the terminal: as the platform has it, or all, with a virtio console that has a size. */
+static u32 terminal_streams(void)
+{
+	u16 rows, columns;
+
+	if (core.config->terminal || !console_is_there())
+		return core.config->terminal & 1 ? core.config->terminal & ALL : 0;
+	return core.ops->console_size(TERMINAL, &rows, &columns) ? ALL : 0;
+}
+
+void ttys_init(void)
+{
+	bytes_zero(&console, sizeof(console));
+	ptys_init();
+	devpts_init();
+}
+
+/* False: no memory. */
+bool console_start_terminal(void)
+{
+	struct tty *tty = &console.tty;
+	u8 modes = 0;
+
+	if (!terminal_streams())
+		return true;
+	if (!tty_start(tty, &driver, CONSOLE_INDEX))
+		return false;
+	console.inode = devpts_add(CONSOLE_INDEX);
+	if (!console.inode)
+		return false;
+	for (u32 i = 0; i < OLD_SIZE; i++)
+		modes |= core.config->terminal_modes[i];
+	if (modes)
+		bytes_copy(&tty->modes, core.config->terminal_modes, OLD_SIZE);
+	tty->references = REFERENCES_SATURATED;
+	core.ops->console_size(TERMINAL, &tty->size.rows, &tty->size.columns);
+	line_modes_changed(tty, NULL);
+	console.streams = terminal_streams();
+	core.console_happened = happened;
+	return true;
+}
+
+/* It becomes the terminal of the first process. */
+void console_adopt(struct process *p)
+{
+	if (!console.streams)
+		return;
+	p->terminal = &console.tty;
+	console.tty.session = p->session;
+	console.tty.group = p->group;
+}
+
+struct file *console_tty_open(void)
+{
+	struct file *file = NULL;
+	struct path path;
+
+	if (devpts_path(CONSOLE_INDEX, &path))
+		return NULL;
+	if (file_open(&path, O_RDWR, &file))
+		file = NULL;
+	path_put(&path);
+	return file;
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The life of terminals: open files of them, their hangup and their end. */
+#include "../vfs/calls.h"
+#include "tty.h"
+
+static struct slab files = SLAB(struct tty_file);
+static const struct file_operations operations;
+
+static bool start_buffer(struct ring *ring, u8 **line, u8 **echo)
+{
+	ring->data = page_alloc();
+	ring->size = PAGE;
+	*line = page_alloc();
+	*echo = page_alloc();
+	return ring->data && *line && *echo;
+}
+
+bool tty_start(struct tty *tty, const struct tty_driver *driver, u32 index)
+{
+	tty->references = 1;
+	tty->driver = driver;
+	tty->index = index;
+	tty->modes = usual_modes;
+	tty->line.canonical = true;
+	list_init(&tty->files);
+	return start_buffer(&tty->input, &tty->line.bytes, &tty->echo.bytes);
+}
+
+void tty_end(struct tty *tty)
+{
+	page_free(tty->input.data);
+	page_free(tty->line.bytes);
+	page_free(tty->echo.bytes);
+}
+
+void tty_get(struct tty *tty)
+{
+	reference_get(&tty->references);
+}
+
+void tty_put(struct tty *tty)
+{
+	if (tty && reference_put(&tty->references))
+		tty->driver->free(tty);
+}
+
+/* -- turns -- */
+
+s64 turn_take(struct turn *turn, bool wait)
+{
+	while (turn->taken) {
+		s64 error = wait ? sleep_on(&turn->queue, FOREVER) : -EAGAIN;
+
+		if (error)
+			return error;
+	}
+	turn->taken = true;
+	return 0;
+}
+
+void turn_end(struct turn *turn)
+{
+	turn->taken = false;
+	wake_one(&turn->queue);
+}
+
+/* -- open and close -- */
+
+struct tty *file_tty(const struct file *file, bool *hung)
+{
+	const struct tty_file *mine = file->data;
+
+	if (file->operations != &operations)
+		return NULL;
+	*hung = mine->hung;
+	return mine->tty;
+}
+
+int tty_open(struct file *file, struct tty *tty, bool console)
+{
+	struct tty_file *mine;
+
+	if (tty->driver->may_open && !tty->driver->may_open(tty))
+		return -EIO;
+	if (tty->exclusive && tty->open_count && !caller_capable(CAP_SYS_ADMIN))
+		return -EBUSY;
+	mine = slab_alloc(&files);
+	if (!mine)
+		return -ENOMEM;
+	*mine = (struct tty_file){ .tty = tty, .console = console };
+	tty_get(tty);
+	tty->open_count++;
+	list_add(&tty->files, &mine->files);
+	file->operations = &operations;
+	file->data = mine;
+	file->stream = true;
+	if (!console)
+		tty_acquire(tty, file);
+	return 0;
+}
+
+static void release(struct file *file)
+{
+	struct tty_file *mine = file->data;
+	struct tty *tty = mine->tty;
+
+	list_remove(&mine->files);
+	slab_free(&files, mine);
+	if (!--tty->open_count && tty->driver->last_closed)
+		tty->driver->last_closed(tty);
+	tty_put(tty);
+}
+
+void tty_hangup(struct tty *tty)
+{
+	const struct modes old = tty->modes;
+
+	LIST_EACH(at, &tty->files)
+		CONTAINER(at, struct tty_file, files)->hung = true;
+	session_hangup(tty);
+	tty->input.used = 0;
+	line_forget(tty);
+	echo_forget(tty);
+	if (tty->driver->flush)
+		tty->driver->flush(tty);
+	tty->modes = usual_modes;
+	tty->stopped = tty->stopped_by_call = false;
+	line_modes_changed(tty, &old);
+}
+
+/* -- read, write, poll -- */
+
+static s64 read(struct file *file, struct io *to, u64 *position)
+{
+	struct tty_file *mine = file->data;
+	u64 size = to->left < PAGE ? to->left : PAGE;
+	u8 *page;
+	s64 got;
+
+	(void)position;
+	if (mine->hung || !size)
+		return 0;
+	page = page_alloc();
+	if (!page)
+		return -ENOMEM;
+	got = tty_read(mine->tty, mine, page, size, !(file->flags & O_NONBLOCK));
+	if (got > 0 && io_put(to, page, (u64)got) != (u64)got)
+		got = -EFAULT;
+	page_free(page);
+	return got;
+}
+
+/* How much of it; an error only if nothing was written. */
+static s64 write_part(struct tty *tty, struct tty_file *mine, const u8 *data, u64 size, bool wait)
+{
+	u64 done = 0;
+	s64 error = 0;
+
+	while (!error) {
+		if (mine->hung || tty->other_closed)
+			error = -EIO;
+		else
+			done += tty_output(tty, data + done, size - done);
+		if (error || done == size)
+			break;
+		error = wait ? sleep_on(&tty->writable, FOREVER) : -EAGAIN;
+	}
+	return done ? (s64)done : error;
+}
+
+static s64 write_all(struct tty *tty, struct tty_file *mine, struct io *from, u8 *page, bool wait)
+{
+	u64 done = 0;
+	s64 put = 0;
+
+	do {
+		u64 want = from->left < PAGE ? from->left : PAGE, part = io_get(from, page, want);
+
+		put = part || !want ? write_part(tty, mine, page, part, wait) : -EFAULT;
+		done += put > 0 ? (u64)put : 0;
+		if (put < (s64)want)
+			break;
+	} while (from->left);
+	return done || put >= 0 ? (s64)done : put;
+}
+
+static s64 write(struct file *file, struct io *from, u64 *position)
+{
+	struct tty_file *mine = file->data;
+	bool wait = !(file->flags & O_NONBLOCK);
+	struct tty *tty = mine->tty;
+	s64 result = mine->hung ? -EIO : 0;
+	u8 *page;
+
+	(void)position;
+	if (!result && tty->modes.local & TOSTOP && !mine->console)
+		result = tty_check(tty, SIGTTOU);
+	if (!result)
+		result = turn_take(&tty->writing, wait);
+	if (result)
+		return result;
+	page = page_alloc();
+	if (page)
+		echo_flush(tty);
+	result = page ? write_all(tty, mine, from, page, wait) : -ENOMEM;
+	page_free(page);
+	turn_end(&tty->writing);
+	return result;
+}
+
+static u32 poll(struct file *file, struct poll *poll)
+{
+	struct tty_file *mine = file->data;
+	struct tty *tty = mine->tty;
+	u32 ready = 0;
+
+	if (mine->hung)
+		return POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDNORM | POLLWRNORM;
+	poll_wait(poll, &tty->readable);
+	poll_wait(poll, &tty->writable);
+	if (tty->driver->taken)
+		tty->driver->taken(tty);
+	if (tty_has_input(tty, true))
+		ready |= POLLIN | POLLRDNORM;
+	if (tty->other_closed)
+		ready |= POLLHUP;
+	if (!tty->writing.taken && tty_room(tty))
+		ready |= POLLOUT | POLLWRNORM;
+	return ready;
+}
+
+static const struct file_operations operations = {
+	.read = read, .write = write, .poll = poll, .ioctl = tty_ioctl, .release = release,
+};
+
+/* vhangup(): of the caller's terminal. */
+s64 sys_vhangup(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	if (!caller_capable(CAP_SYS_TTY_CONFIG))
+		return -EPERM;
+	if (tty_of_caller())
+		tty_hangup(tty_of_caller());
+	return 0;
+}
