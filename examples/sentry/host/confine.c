@@ -7,6 +7,7 @@
 #include "filter.h"
 #include "host.h"
 #include "share.h"
+#include "terminal.h"
 
 enum { START = 4, STEPS = 5, MOST = 250 };
 
@@ -30,6 +31,7 @@ void confine(void)
 {
 	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
+		{ SYS_write, 0, (u32)terminal_fd },
 		{ SYS_read, 0, (u32)share_fds[SHARE_IRQ] }, { SYS_write, 0, (u32)share_fds[SHARE_KICK] },
 		{ SYS_write, 0, (u32)share_fds[SHARE_KICK + 1] },
 		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },

@@ -20,6 +20,7 @@
 
 #include "host.h"
 #include "share.h"
+#include "terminal.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
 
@@ -37,7 +38,8 @@ static const char *subject = platform_program;
 _Noreturn void fail(const char *what)
 {
 	char line[512];
-	int size = snprintf(line, sizeof(line), "%.256s: %s\n", subject, what);
+	/* A terminal that is raw does not begin a line by itself. */
+	int size = snprintf(line, sizeof(line), "%.256s: %s%s\n", subject, what, terminal_fd < 0 ? "" : "\r");
 
 	if (write(2, line, (size_t)size) < 0)
 		_exit(CANNOT_RUN);
@@ -52,6 +54,7 @@ static bool wait_until(u64 deadline)
 	struct pollfd sources[] = { { .fd = deadline && told ? -1 : 0, .events = POLLIN },
 				    { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
 	struct timespec left = { 0, 0 }, now;
+	sigset_t signals;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	if (deadline > (u64)now.tv_sec * 1000000000 + (u64)now.tv_nsec) {
@@ -59,7 +62,9 @@ static bool wait_until(u64 deadline)
 
 		left = (struct timespec){ (time_t)(rest / 1000000000), (long)(rest % 1000000000) };
 	}
-	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, NULL) > 0 && sources[1].revents)
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
+	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, &signals) > 0 && sources[1].revents)
 		share_answered();
 	told = sources[0].revents || (deadline && told);
 	return sources[0].revents;
@@ -77,10 +82,11 @@ static s64 console_read(void *data, u64 size)
 
 static s64 console_write(int stream, const void *data, u64 size)
 {
+	int fd = stream ? stream : terminal_fd;
 	ssize_t put;
 
 	do
-		put = write(stream, data, size);
+		put = write(fd, data, size);
 	while (put < 0 && errno == EINTR);
 	return put < 0 ? -errno : put;
 }
@@ -121,7 +127,9 @@ static void random_bytes(void *data, u64 size)
 
 static void log_line(const char *line, u64 size)
 {
-	if (write(2, line, size) < 0)
+	bool at_end = terminal_fd >= 0 && size && line[size - 1] == '\n'; /* of a line for a raw terminal */
+
+	if (write(2, line, size - at_end) < 0 || (at_end && write(2, "\r\n", 2) < 0))
 		return; /* nobody reads it */
 }
 
@@ -135,6 +143,7 @@ static struct platform_ops ops = {
 	.nanoseconds = nanoseconds,
 	.random = random_bytes,
 	.log = log_line,
+	.console_resized = terminal_resized,
 };
 
 /* -- start and end -- */
@@ -271,6 +280,9 @@ int main(int argc, char **argv, char **envp)
 		config.real_path = config.path;
 	else
 		config.program = read_program(argv[first], config.ram_size, &config.program_size);
+	config.terminal = terminal_find(config.terminal_modes);
+	if (config.terminal)
+		terminal_guard();
 	config.ram = make_ram(config.ram_size, &fd);
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);
