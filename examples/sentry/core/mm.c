@@ -113,13 +113,13 @@ failed:
 	return NULL;
 }
 
-static void cut_off(struct mm *mm, struct inode *inode, u64 size)
+static void cut_off(struct mm *mm, struct inode *inode, u64 size, u32 kinds)
 {
 	for (u32 i = 0; i < mm->count; i++) {
 		const struct vma *vma = &mm->vmas[i];
 		u64 from = vma->start;
 
-		if (!vma->file || vma->file->inode != inode)
+		if (!vma->file || vma->file->inode != inode || (vma->flags & kinds) != kinds)
 			continue;
 		if (size > vma->offset)
 			from += page_up(size - vma->offset);
@@ -133,5 +133,13 @@ void mm_truncate(struct inode *inode, u64 size)
 	EACH_PROCESS(p)
 		EACH_TASK(t, p)
 			if (t->mm)
-				cut_off(t->mm, inode, size);
+				cut_off(t->mm, inode, size, 0);
+}
+
+void mm_replace(struct inode *inode)
+{
+	EACH_PROCESS(p)
+		EACH_TASK(t, p)
+			if (t->mm)
+				cut_off(t->mm, inode, 0, VMA_SHARED);
 }

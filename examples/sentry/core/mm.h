@@ -75,6 +75,9 @@ struct inode;
 /* Unmap what lies behind the new end of a file, private copies included. */
 void mm_truncate(struct inode *inode, u64 size);
 
+/* Unmap all that shared mappings show of a file: its content is in other pages. */
+void mm_replace(struct inode *inode);
+
 /* Pages that mappings share, without a file. */
 struct shared *shared_new(u64 size); /* NULL: no memory */
 s64 shared_page(struct shared *shared, u64 index); /* the offset in RAM, with a reference for the caller */

@@ -84,6 +84,7 @@ struct core_config {
 	bool strace;
 	u32 terminal; /* bits of the console's streams that are one terminal, in raw mode: the core edits and echoes; 0: none */
 	u8 terminal_modes[36]; /* its modes before, as TCGETS has them; zeros: the usual ones */
+	bool scratch; /* what changes in the root stays in memory */
 };
 
 struct core_exit {

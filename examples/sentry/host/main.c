@@ -27,10 +27,10 @@ enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
 struct options {
 	u64 memory; /* MiB */
 	const char *root; /* an archive */
-	bool strace;
+	bool strace, scratch;
 };
 
-static const char usage[] = "usage: [--strace] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...";
+static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...";
 static pid_t self;
 static const char *subject = platform_program;
 
@@ -235,6 +235,8 @@ static int parse(int argc, char **argv, struct options *options)
 			return at + 1;
 		if (!strcmp(argv[at], "--strace")) {
 			options->strace = true;
+		} else if (!strcmp(argv[at], "--scratch")) {
+			options->scratch = true;
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
 			if (!share_parse(argv[++at]))
 				fail("--share is four descriptors: RAM, two kicks, an irq");
@@ -264,7 +266,7 @@ int main(int argc, char **argv, char **envp)
 	subject = argv[first];
 	config = (struct core_config){
 		.ops = &ops, .ram_size = options.memory * MIB,
-		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace,
+		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace, .scratch = options.scratch,
 		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
 		.user = getuid(), .group = getgid(),
 	};

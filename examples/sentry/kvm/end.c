@@ -87,8 +87,7 @@ _Noreturn void __stack_chk_fail(void)
 	panic("a stack has overflowed");
 }
 
-/* Whether a word is on the command line, before the program's. */
-static bool asked_for(const char *line, const char *word)
+bool asked_for(const char *line, const char *word)
 {
 	for (; *line && !(line[0] == '-' && line[1] == '-'); line++) {
 		const char *rest = skip_prefix(line, word);

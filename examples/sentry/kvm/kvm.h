@@ -100,6 +100,7 @@ _Noreturn void power_off(void);
 _Noreturn void refuse(const char *why); /* to run this program, or on this machine */
 _Noreturn void panic(const char *why); /* the core is broken, or the machine */
 _Noreturn void panic_at(const struct trap *trap);
+bool asked_for(const char *line, const char *word); /* a word on the command line, before the program's */
 void crash_if_ordered(const char *line);
 
 /* interrupt.c */

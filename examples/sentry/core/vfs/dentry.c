@@ -108,6 +108,8 @@ static struct dentry *dentry_free(struct dentry *dentry)
 	}
 	if (dentry->inode && !dentry->inode->links)
 		notify_gone(dentry->inode);
+	if (dentry->super->operations->forget)
+		dentry->super->operations->forget(dentry);
 	inode_put(dentry->inode);
 	if (dentry->name != dentry->short_name)
 		kfree(dentry->name);

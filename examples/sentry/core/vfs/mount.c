@@ -50,8 +50,7 @@ void path_replace(struct path *path, struct path with)
 	*path = with;
 }
 
-/* A part of a file system; takes the references to it. */
-int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source)
+struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, const char *source)
 {
 	struct mount *mount = slab_alloc(&mounts);
 	u64 size = string_size(source);
@@ -63,14 +62,24 @@ int mount_add(struct super *super, struct dentry *root, const struct path *point
 			slab_free(&mounts, mount);
 		dentry_put(root);
 		super_put(super);
-		return -ENOMEM;
+		return NULL;
 	}
+	list_init(&mount->all);
 	bytes_copy(mount->source, source, size);
 	mount->references = 1;
 	mount->flags = flags;
 	mount->super = super;
 	mount->root = root;
 	mount->id = ++vfs.last_mount;
+	return mount;
+}
+
+int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source)
+{
+	struct mount *mount = mount_new(super, root, flags, source);
+
+	if (!mount)
+		return -ENOMEM;
 	if (point) {
 		path_get(point);
 		mount->parent = point->mount;

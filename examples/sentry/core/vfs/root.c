@@ -4,6 +4,7 @@
 #include "../tty/tty.h"
 #include "caller.h"
 #include "device.h"
+#include "overlay.h"
 #include "synthetic.h"
 #include "tmpfs.h"
 #include "walk.h"
@@ -249,10 +250,11 @@ static const struct {
 	const char *name;
 	u32 mode;
 	const char *type; /* of a file system that is mounted there; NULL: none */
+	bool needed;	  /* in a root of the host with a scratch layer, too */
 } directories[] = {
-	{ "/dev", 0755, "devtmpfs" }, { "/dev/shm", 01777, "tmpfs" }, { "/dev/pts", 0755, "devpts" },
-	{ "/proc", 0555, "proc" },     { "/sys", 0555, "sysfs" },	     { "/tmp", 01777, NULL },
-	{ "/run", 0755, NULL },	      { "/root", 0700, NULL },	     { "/etc", 0755, NULL },
+	{ "/dev", 0755, "devtmpfs", true }, { "/dev/shm", 01777, "tmpfs", false }, { "/dev/pts", 0755, "devpts", false },
+	{ "/proc", 0555, "proc", true },    { "/sys", 0555, "sysfs", true },       { "/tmp", 01777, NULL, true },
+	{ "/run", 0755, NULL, false },	    { "/root", 0700, NULL, false },	   { "/etc", 0755, NULL, false },
 };
 
 int core_mount(struct super *super, const char *name, u32 flags, const char *source)
@@ -332,6 +334,18 @@ static const char *root_in_memory(void)
 	return mount_add(super, super->root, NULL, 0, "rootfs") ? "the sandbox has too little memory" : NULL;
 }
 
+/* What programs change stays in memory from now on. There is a place for everything that is mounted. */
+static const char *cover_root(void)
+{
+	const char *why = overlay_cover_root();
+
+	if (why)
+		return why;
+	fs_put(vfs.fs);
+	vfs.fs = fs_new();
+	return vfs.fs ? NULL : "the sandbox has too little memory";
+}
+
 /* Mount /dev, /proc and /sys on a root from the host, as far as it has these directories. */
 static const char *dress_root(void)
 {
@@ -344,6 +358,37 @@ static const char *dress_root(void)
 			core_mount(tmpfs_new("tmpfs", 01777), "/dev/shm", 0, "tmpfs")))
 		return "the devices of the root cannot be made";
 	return NULL;
+}
+
+/* A directory of the host as the root. */
+static const char *root_of_host(const struct core_config *config)
+{
+	const char *why = config->scratch ? cover_root() : NULL;
+
+	if (why)
+		return why;
+	for (u32 i = 0; config->scratch && i < ARRAY_SIZE(directories); i++)
+		if (directories[i].needed)
+			core_mkdir(directories[i].name, directories[i].mode);
+	why = dress_root();
+	if (!why && config->scratch && core_mount(tmpfs_new("tmpfs", 01777), "/tmp", 0, "tmpfs"))
+		why = "/tmp cannot be mounted";
+	return why;
+}
+
+static const char *fill_root(const struct core_config *config)
+{
+	const char *why = config->root ? archive_unpack(config->root, config->root_size) : NULL;
+
+	if (!why && config->scratch)
+		why = cover_root();
+	if (!why && make_directories())
+		why = "the root cannot be filled";
+	if (!why && devices_make("/dev"))
+		why = "the devices of the root cannot be made";
+	if (!why && config->program && put_program(config))
+		why = "the program does not fit into the root";
+	return why;
 }
 
 const char *root_init(const struct core_config *config)
@@ -360,15 +405,5 @@ const char *root_init(const struct core_config *config)
 	vfs.fs = fs_new();
 	if (!vfs.fs)
 		return "the sandbox has too little memory";
-	if (fuse_root)
-		return dress_root();
-	if (config->root)
-		why = archive_unpack(config->root, config->root_size);
-	if (!why && make_directories())
-		why = "the root cannot be filled";
-	if (!why && devices_make("/dev"))
-		why = "the devices of the root cannot be made";
-	if (!why && config->program && put_program(config))
-		why = "the program does not fit into the root";
-	return why;
+	return fuse_root ? root_of_host(config) : fill_root(config);
 }

@@ -132,6 +132,8 @@ struct super_operations {
 	int (*sync)(struct super *super);
 	/* The last reference to an inode is gone: free what belongs to it. */
 	void (*evict)(struct inode *inode);
+	/* A dentry is about to be freed. */
+	void (*forget)(struct dentry *dentry);
 	/* 1: what the dentry has still holds; 0: look it up again. NULL: it always holds. */
 	int (*revalidate)(struct dentry *dentry);
 	void (*release)(struct super *super);
@@ -269,6 +271,8 @@ s64 path_show(const struct path *path, char *to, u64 size); /* as /proc does; wi
 
 /* -- mount.c -- */
 
+/* A part of a file system that is not shown anywhere yet; takes the references. NULL: no memory, and they are gone. */
+struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, const char *source);
 /* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source);
 void mount_get(struct mount *mount);
