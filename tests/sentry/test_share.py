@@ -185,10 +185,10 @@ def test_the_command_changes_a_root_only_when_it_may(root: Path) -> None:
     before = contents()
     do = ("do", "--platform", "ptrace", "--root", str(root))
     script = "; ".join(f"{change} && echo changed" for change in CHANGES)
-    done = command_line(*do, "/bin/busybox", "sh", "-c", script)
+    done = command_line(*do, "--read-only", "/bin/busybox", "sh", "-c", script)
     assert done.stdout == b"" and done.stderr.count(b"Read-only file system") >= len(CHANGES)
     assert contents() == before
     done = command_line(*do, "--writable", "/bin/busybox", "sh", "-c", "echo kept >etc/new")
     assert (done.returncode, (root / "etc" / "new").read_text()) == (0, "kept\n")
     nowhere = command_line("do", "--writable", BUSYBOX, "true")
-    assert (nowhere.returncode, b"there is no directory to write to" in nowhere.stderr) == (125, True)
+    assert (nowhere.returncode, b"there is no directory" in nowhere.stderr) == (125, True)

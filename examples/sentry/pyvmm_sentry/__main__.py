@@ -38,8 +38,12 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     do = commands.add_parser("do", help="run a program in a sandbox of its own")
     add = do.add_argument
-    add("--root", metavar="DIR", help="a directory of the host as the root, read-only; nobody else may change it")
-    add("--writable", action="store_true", help="with --root: the program changes the directory itself")
+    add("--root", metavar="DIR", help="a directory of the host as the root; nobody else may change it meanwhile")
+    layer = do.add_mutually_exclusive_group()
+    layer.add_argument(
+        "--read-only", action="store_true", help="with --root: refuse changes (default: forget them at the end)"
+    )
+    layer.add_argument("--writable", action="store_true", help="with --root: the program changes the directory itself")
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
     add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
@@ -93,12 +97,18 @@ def check(options: argparse.Namespace) -> str:
         fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
     if options.root is not None:
         return find(options.program, options.root)
-    if options.writable:
-        fail("--writable: there is no directory to write to", "name one: --root DIR")
+    for name in ("writable", "read_only"):
+        if getattr(options, name):
+            fail(f"--{name.replace('_', '-')}: there is no directory", "name one: --root DIR")
     path: str | None = options.program if "/" in options.program else shutil.which(options.program)
     if not path or not os.path.exists(path):
         fail(f"{options.program}: not found", status=NOT_FOUND)
     return path
+
+
+def layer_of(options: argparse.Namespace) -> dict[str, bool]:
+    """What happens to changes of the root: who refuses them, and where they go."""
+    return {"read_only": not options.writable, "scratch": not (options.writable or options.read_only)}
 
 
 def run_on_kvm(path: str, options: argparse.Namespace) -> int:
@@ -111,8 +121,8 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         os.environ,
         options.memory,
         options.root,
-        read_only=not options.writable,
         strace=options.strace,
+        **layer_of(options),
     )
     return end_as(boot.run(program.kernel(), start))
 
@@ -135,8 +145,7 @@ def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
         os.execv(binary, [*command, *words])
     from pyvmm_sentry.share import run_with_root
 
-    size, read_only = options.memory << 20, not options.writable
-    return end_as(run_with_root(options.root, size, command, words, read_only=read_only))
+    return end_as(run_with_root(options.root, options.memory << 20, command, words, **layer_of(options)))
 
 
 def do(options: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ class Start(NamedTuple):
     :ivar root: a directory of the host as the root, or None: the program alone
     :ivar memory: MiB
     :ivar read_only: the server refuses all changes of *root* (EROFS)
+    :ivar scratch: they stay in the machine's memory instead
     :ivar strace: print system calls to standard error
     """
 
@@ -42,6 +43,7 @@ class Start(NamedTuple):
     root: str | None = None
     read_only: bool = True
     strace: bool = False
+    scratch: bool = False
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
@@ -135,13 +137,14 @@ def run(kernel: Path, start: Start) -> int:
     shares: tuple[ShareConfig, ...] = ()
     if start.root is not None:
         shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
+    scratch = start.root is not None and start.scratch
     initrd = os.memfd_create("start")
     output = Output()
     try:
         with open(initrd, "wb", closefd=False) as file:
             file.write(start.record())
         config = MachineConfig(
-            BootConfig(str(kernel), f"/proc/self/fd/{initrd}", "quiet"),
+            BootConfig(str(kernel), f"/proc/self/fd/{initrd}", "quiet sentry.scratch" if scratch else "quiet"),
             MemoryConfig(start.memory * MIB),
             console=ConsoleConfig("fd", output.writer, device="virtio"),
             shares=shares,

@@ -67,18 +67,22 @@ class Share:
         self._memory.close()
 
 
-def run_with_root(path: str, size: int, platform: Sequence[str], words: Sequence[str], *, read_only: bool) -> int:
+def run_with_root(
+    path: str, size: int, platform: Sequence[str], words: Sequence[str], *, read_only: bool, scratch: bool
+) -> int:
     """Run the platform's program with the directory *path* as its root; returns how it ended, as `Popen.returncode`.
 
     :param size: bytes of RAM
     :param platform: the program and its options
     :param words: `--`, and what runs inside
     :param read_only: the server refuses all changes of the directory (EROFS)
+    :param scratch: they go to memory instead
     :raises VmmError: the directory cannot be served
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with Share(path, size, read_only=read_only) as share:
-        command = [*platform, "--share", ",".join(str(fd) for fd in share.fds), *words]
+        options = ["--scratch"] if scratch else []
+        command = [*platform, *options, "--share", ",".join(str(fd) for fd in share.fds), *words]
         with subprocess.Popen(command, pass_fds=share.fds) as process:
             share.on_failure = process.kill
             for number in FORWARDED:
