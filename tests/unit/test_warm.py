@@ -42,6 +42,12 @@ print(json.dumps(dict(
 )))
 """
 
+MAP_AND_REPLACE = (
+    "import ctypes, os; fd = os.open({library!r}, 0); "
+    "ctypes.CDLL(None).mmap(None, ctypes.c_long(4096), 1, 2, fd, ctypes.c_long(0)); os.close(fd); "
+    "os.path.exists({newer!r}) and os.rename({newer!r}, {library!r})"
+)
+
 
 class Starts:
     """A script of a user's, and starts of it."""
@@ -401,6 +407,17 @@ def test_a_process_that_is_more_than_memory_makes_none_and_is_not_asked_again(st
     assert starts.image.suffix == ".none" and starts.image.stat().st_size == 0
     unchanged = same_image(starts)
     assert not starts.is_warm() and unchanged()
+
+
+def test_a_library_that_was_just_replaced_delays_the_image_by_one_start(starts: Starts) -> None:
+    """The process that would be saved has mapped a file that is gone, as after an upgrade beside it."""
+    library = starts.folder / "library"
+    starts.write(library, "older")
+    starts.write(starts.folder / "newer", "newer")
+    starts.program(TELL, MAP_AND_REPLACE.format(library=str(library), newer=str(starts.folder / "newer")))
+    assert not starts.is_warm() and starts.images == []
+    assert not starts.is_warm() and starts.image.stat().st_size > 0
+    assert starts.is_warm()
 
 
 def test_a_start_that_fails_while_it_is_made_fails_as_usual(starts: Starts) -> None:

@@ -15,7 +15,7 @@ import gc
 import posix
 import sys
 import time
-from errno import EAGAIN
+from errno import EAGAIN, EDQUOT, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _SECRETIVE = ("random", "ssl")
 """Modules that draw random numbers for themselves, which must not be the same in every process."""
 _OLD = 2 * 24 * 3600
 """Seconds; pyvmm-warm takes images of the last day."""
+_PASSING = (EAGAIN, EDQUOT, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC)
+"""Errors that the next start need not have: a file has just changed or been replaced, a disk is full."""
 _CODE_AREA = 16 << 20
 """Bytes; what is not used of them is no memory."""
 _OF_FUNCTIONS = 3
@@ -66,7 +68,7 @@ def save(path: str, modules: Iterable[str]) -> None:
         _adopt()
         return
     try:
-        if result == -EAGAIN:
+        if -result in _PASSING:
             posix.unlink(temporary)
             posix._exit(0)
         if result < 0:
