@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Calls of the host: their methods, how one begins, is parked and is answered. */
+/* RPCs from the host: the method table, and how a call starts, is parked, and is answered. */
 #include "ttrpc.h"
 
 #include "agent.pb.h"
@@ -15,7 +15,7 @@
 #define NAME_MAX_LENGTH 128
 #define BLOCKED "%s is blocked by the policy %s"
 
-/* A Request of ttrpc's, decoded by hand: its payload stays where it is. */
+/* A ttrpc Request, decoded by hand so that its payload is not copied. */
 struct envelope {
 	char service[NAME_MAX_LENGTH], method[NAME_MAX_LENGTH];
 	const uint8_t *payload;
@@ -64,7 +64,7 @@ void calls_end(struct conn *conn)
 	}
 }
 
-/* Send a Response of which `write` writes the fields. */
+/* Send a Response whose fields `write` encodes. */
 static void send_response(struct conn *conn, uint32_t stream, bool (*write)(pb_ostream_t *, const void *),
 			  const void *what)
 {
@@ -261,7 +261,7 @@ static bool read_data(pb_istream_t *in, const pb_field_t *field, void **arg)
 	struct call *call = *arg;
 
 	(void)field;
-	free(call->data); /* the last one counts */
+	free(call->data); /* protobuf: the last occurrence counts */
 	call->data_size = in->bytes_left;
 	call->data = malloc(call->data_size ? call->data_size : 1);
 	return call->data && pb_read(in, call->data, call->data_size);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a container's cgroup (v2) says and is told: statistics, limits, pause, and which processes are in it. */
+/* The cgroup (v2) of a container: statistics, limits, pause, and its processes. */
 #include "container.h"
 #include "net.h"
 #include "oci.h"
@@ -16,7 +16,7 @@
 
 #define TEXT_MAX 16384
 
-/* A file of the cgroup as a string, "" when it is not there. */
+/* The content of a cgroup file as a string; "" if it does not exist. */
 static void read_text(const char *cgroup, const char *name, char text[TEXT_MAX])
 {
 	char path[512];
@@ -35,7 +35,7 @@ static uint64_t read_number(const char *cgroup, const char *name, uint64_t missi
 	return file_read_number(path, &number) ? missing : number;
 }
 
-/* The number after `key` in a file of "key number" lines, 0 without it. */
+/* The number after `key` in a file of "key number" lines; 0 if the key is missing. */
 static uint64_t number_of(const char *text, const char *key)
 {
 	size_t length = strlen(key);
@@ -65,7 +65,7 @@ static void cpu_stats(const char *cgroup, grpc_CgroupStats *stats)
 	cpu->throttling_data.throttled_time = number_of(text, "throttled_usec") * 1000;
 }
 
-/* Append the lines of "key number", the keys with a prefix. */
+/* Append the "key number" lines, with a prefix before each key. */
 static void memory_entries(grpc_MemoryStats *memory, const char *prefix, char *text)
 {
 	char *save, *line;
@@ -281,7 +281,7 @@ void rpc_list_processes(struct call *call)
 		return;
 	}
 	json_open(&json, NULL, '[');
-	processes_each(container->cgroup, write_pid, &json); /* without a cgroup there are none */
+	processes_each(container->cgroup, write_pid, &json); /* no cgroup, no processes */
 	json_close(&json, ']');
 	call_reply_bytes(call, json.text, json.used);
 	free(json.text);
@@ -289,7 +289,7 @@ void rpc_list_processes(struct call *call)
 
 /* ---- processes ---- */
 
-/* A container makes them as deep as it likes; the kernel has no limit. */
+/* A container may nest cgroups without a limit of the kernel, so the walk has one. */
 #define DEEPEST 16
 #define PATH_SIZE 1024
 
@@ -305,7 +305,7 @@ static int list_one(const char *cgroup, void (*each)(pid_t pid, void *context), 
 	while (fgets(line, sizeof(line), list)) {
 		long pid = strtol(line, NULL, 10);
 
-		if (pid > 1) /* 0 is one that has no number here */
+		if (pid > 1) /* 0: a process of another pid namespace, without a pid in ours */
 			each(pid, context);
 	}
 	fclose(list);

@@ -182,7 +182,10 @@ static int mount_storages(struct container *container, const grpc_CreateContaine
 	return 0;
 }
 
-/* "container:ID" as a namespace's path is that of the container's first process; no other one is joined. */
+/*
+ * A namespace path of "container:ID" means the namespace of that container's first process. No other path is
+ * accepted.
+ */
 static int namespaces_resolve(grpc_Linux *spec, char what[256])
 {
 	static const char join[] = "container:";
@@ -283,7 +286,7 @@ static void create_done(struct crun_job *job, int status)
 		container->state = CONTAINER_FAILED;
 		crun_fail(job, "create", status);
 	} else if (error) {
-		/* crun has made it, so crun removes it. */
+		/* crun created the container, so crun deletes it. */
 		container->state = CONTAINER_REMOVING;
 		container_signal(container, SIGKILL);
 		call_fail(job->call, STATUS_INTERNAL, "create: %s", strerror(-error));
@@ -371,7 +374,7 @@ static void start_done(struct crun_job *job, int status)
 		crun_fail(job, "start", status);
 		return;
 	}
-	if (job->container->state == CONTAINER_CREATED) /* or somebody removes it already */
+	if (job->container->state == CONTAINER_CREATED) /* or another call already removes it */
 		job->container->state = CONTAINER_RUNNING;
 	call_done(job->call);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* CopyFile: files that come over the connection because there is no share, or that the share must not show. */
+/* CopyFile: receives files over the connection, where there is no share or the share must not contain them. */
 #include "ttrpc.h"
 
 #include "agent.pb.h"
@@ -15,8 +15,8 @@
 #define TOP "/run/kata-containers"
 
 /*
- * The open directory above the file, made where it is not there. A container may have put a symbolic link into the way,
- * so none is followed. -errno when that fails.
+ * Open the parent directory of a file, and create missing ones. Follows no symbolic link, since a container may have
+ * placed one. A descriptor or -errno.
  */
 static int open_parent(char *path, mode_t mode)
 {
@@ -51,7 +51,7 @@ static int copy_link(int parent, const char *name, const struct call *call)
 	return error;
 }
 
-/* One piece of a file; with the last one it gets its name. */
+/* Write one piece of a file. The last piece renames it to its final name. */
 static int copy_piece(int parent, const char *name, const grpc_CopyFileRequest *request, const struct call *call)
 {
 	char *partial = xasprintf(".%.200s.partial", name);

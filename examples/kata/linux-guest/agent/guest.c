@@ -19,7 +19,10 @@
 
 #define SEED_MAX 512
 
-/* Write `word` to the file `name` of each "PREFIXn" in `directory` that has not got it; how many got it, or -errno. */
+/*
+ * Write `word` to the file `name` of each "PREFIXn" in `directory` that has another content. The number of files
+ * written, or -errno.
+ */
 static int switch_on(const char *directory, const char *prefix, const char *name, const char *word, uint32_t most)
 {
 	DIR *list = opendir(directory);
@@ -43,10 +46,10 @@ static int switch_on(const char *directory, const char *prefix, const char *name
 	return count;
 }
 
-/* Have the first `count` CPUs online, and no others; 0, or -errno (-ENXIO: there are not so many). */
+/* Set the first `count` CPUs online and all others offline. 0 or -errno (-ENXIO: the machine has fewer). */
 static int set_online(uint32_t count)
 {
-	for (uint32_t cpu = 1;; cpu++) { /* CPU 0 is always online, and has no such file */
+	for (uint32_t cpu = 1;; cpu++) { /* CPU 0 is always online and has no such file */
 		const char *word = cpu < count ? "1" : "0";
 		char path[64], now[8];
 		int error;
@@ -88,7 +91,7 @@ int generation_renew(void)
 
 	if (length < 0)
 		return length;
-	/* Not emptied before: whoever reads it at any time has one line, as long as the last. */
+	/* Not truncated first: all lines are equally long, so a reader always sees one whole line. */
 	error = file_write(GENERATION_FILE, text, length);
 	return error == -ENOENT ? file_create(GENERATION_FILE, text, length, 0444) : error;
 }
@@ -109,7 +112,10 @@ void rpc_reseed_random_dev(struct call *call)
 	pool.info.buf_size = call->data_size;
 	memcpy(pool.info.buf, call->data, call->data_size);
 	fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
-	/* Added to the pool, and taken into use: without the second a clone would draw the same numbers for a while. */
+	/*
+	 * Add entropy to the pool, and reseed from it: without the second step a clone would draw the same numbers
+	 * for a while.
+	 */
 	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) || ioctl(fd, RNDRESEEDCRNG))
 		error = -errno;
 	explicit_bzero(&pool, sizeof(pool));

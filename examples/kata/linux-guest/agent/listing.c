@@ -17,20 +17,20 @@
 
 #define LISTING_MAX (1u << 20)
 #define FILE_MAX 4096u
-#define STAT_MAX 16384u /* a line in it has a number for each interrupt */
+#define STAT_MAX 16384u /* one of its lines has a number for each interrupt */
 #define HEADER_MAX 64u
-#define PROCESS_MAX (3 * (FILE_MAX + HEADER_MAX)) /* and the line at the end, for which the names leave room */
-#define NAMESPACES_MAX 32 /* pid namespaces in each other, the kernel's limit */
+#define PROCESS_MAX (3 * (FILE_MAX + HEADER_MAX)) /* and the last line; the names leave room for it */
+#define NAMESPACES_MAX 32 /* the kernel's limit of nested pid namespaces */
 #define AT_ONCE 8
 
 /*
- * A child reads the files: a process can see to it that whoever reads its command line waits, since that is in its memory.
+ * A child reads the files, since reading a command line touches the process's memory and a process can block that.
  * The child is in the agent's pid namespace, so the container does not see it.
  */
 struct listing {
-	struct watch watch; /* of the pipe from the child */
+	struct watch watch; /* the read end of the pipe from the child */
 	struct child child;
-	struct call *call; /* NULL: answered, the child is about to end */
+	struct call *call; /* NULL: the call was answered, and the child is about to end */
 	char *data;
 	size_t used;
 };
@@ -68,7 +68,7 @@ static void put_file(int out, const char *directory, const char *name, size_t mo
 	listing_put(out, content, used);
 }
 
-/* Is the process in that pid namespace or in one below it? */
+/* Whether the process is in that pid namespace or in one below. */
 static bool is_in(const char *pid, const struct stat *namespace)
 {
 	char path[HEADER_MAX];
@@ -142,10 +142,10 @@ static void listing_exited(struct child *child, int status)
 	children--;
 	if (listing->watch.fd < 0)
 		free(listing);
-	/* else what is in the pipe is still to be read */
+	/* otherwise the pipe still has data */
 }
 
-/* It is not waited for any more. */
+/* Nothing waits for the call any more. */
 static void listing_drop(struct listing *listing)
 {
 	listing_close(listing);
@@ -204,7 +204,7 @@ void listing_send(struct call *call, struct container *container)
 	listing->child.exited = listing_exited;
 	error = child_fork(&listing->child);
 	if (!error && !listing->child.pid) {
-		/* Nothing that others wait for the end of may stay open here */
+		/* Close all descriptors whose end of file other processes wait for */
 		dup2(ends[1], 3);
 		syscall(SYS_close_range, 4, ~0U, 0);
 		listing_make(3, first->child.pid);

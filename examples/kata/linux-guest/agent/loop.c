@@ -79,7 +79,7 @@ void timer_set(struct timer *timer, uint64_t at)
 	*link = timer;
 }
 
-/* Milliseconds until the first timer, rounded up; -1 without one. */
+/* Milliseconds until the first timer, rounded up; -1 if there is none. */
 static int timers_wait(void)
 {
 	uint64_t now, wait;
@@ -137,7 +137,7 @@ int child_start(struct child *child, const char *const argv[], const int stdio[3
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
 	posix_spawn_file_actions_init(&actions);
-	/* 0 to 2 are open in the agent and no descriptor of a stream is one of them. */
+	/* 0 to 2 are always open in the agent, so no stream has one of these descriptors. */
 	for (i = 0; i < 3; i++) {
 		if (stdio[i] >= 0)
 			posix_spawn_file_actions_adddup2(&actions, stdio[i], i);
@@ -182,7 +182,7 @@ void child_adopt(struct child *child, pid_t pid)
 	}
 	child_add(child, pid);
 	if (kill(pid, 0) && errno == ESRCH) {
-		/* It ended among so many that its status is gone. */
+		/* So many processes ended at once that its status was dropped. */
 		child_forget(child);
 		child->exited(child, 255);
 	}
@@ -259,7 +259,7 @@ int loop_step(int most)
 
 	if (most >= 0 && (wait < 0 || wait > most))
 		wait = most;
-	/* One at a time: what it does may free the watch of the next. */
+	/* One event at a time: its handler may free the watch of the next one. */
 	count = epoll_wait(epoll_fd, &event, 1, wait);
 	if (count < 0 && errno != EINTR)
 		return -errno;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The agent's one thread: file descriptors that become ready, children that end, times that come. A long call of the
- * host is parked in what it waits for, so there is no thread for it and no lock anywhere.
+ * The event loop of the agent's only thread: ready file descriptors, exits of children, timers. A long call from the
+ * host is parked in the object that it waits for, so it needs no thread and no lock.
  */
 #ifndef AGENT_LOOP_H
 #define AGENT_LOOP_H
@@ -14,7 +14,7 @@ struct watch {
 	void (*ready)(struct watch *watch, uint32_t events);
 };
 
-/* 0 or -errno. `events` are epoll's. Remove the watch before the descriptor is closed. */
+/* 0 or -errno. `events` are those of epoll(7). Remove the watch before closing the descriptor. */
 int watch_add(struct watch *watch, uint32_t events);
 int watch_change(struct watch *watch, uint32_t events);
 void watch_remove(struct watch *watch);
@@ -29,7 +29,7 @@ uint64_t clock_now(void);
 void timer_set(struct timer *timer, uint64_t at);
 void timer_clear(struct timer *timer);
 
-/* A program that was started and not waited for. */
+/* A child process that has not been reaped. */
 struct child {
 	pid_t pid;
 	void (*exited)(struct child *child, int status); /* a shell's exit status */
@@ -37,27 +37,27 @@ struct child {
 };
 
 /*
- * Start a program with the three descriptors as its stdio (-1: /dev/null); 0 or -errno. child->exited runs when it
- * has ended.
+ * Start a program with the three descriptors as stdio (-1: /dev/null). 0 or -errno. The loop calls child->exited when
+ * it has exited.
  */
 int child_start(struct child *child, const char *const argv[], const int stdio[3]);
-/* fork(2): 0 or -errno; child->pid is 0 in the new process. child->exited runs when that has ended. */
+/* fork(2): 0 or -errno; child->pid is 0 in the new process. The loop calls child->exited when that has exited. */
 int child_fork(struct child *child);
-/* Call child->exited for a process that is this one's child by re-parenting; it may have ended already. */
+/* Call child->exited at the exit of a process that became a child by re-parenting. It may have exited already. */
 void child_adopt(struct child *child, pid_t pid);
 void child_forget(struct child *child);
 /*
- * Between hold and release the exit statuses of processes that nobody knows are kept: one of them may be the process
- * that the runtime program is about to name.
+ * Between hold and release the loop keeps exit statuses of unknown processes: one of them may be the process whose
+ * pid crun is about to write.
  */
 void orphans_hold(void);
 void orphans_release(void);
 
 /* 0 or -errno. */
 int loop_init(void);
-/* Wait for at most so many milliseconds (-1: no limit): 1 when a descriptor was ready, 0 when none was, or -errno. */
+/* Wait at most that many milliseconds (-1: no limit). 1 if a descriptor was ready, 0 if none was, or -errno. */
 int loop_step(int most);
-/* Does not return but for an error of epoll: -errno. */
+/* Returns only if epoll fails: -errno. */
 int loop_run(void);
 
 #endif

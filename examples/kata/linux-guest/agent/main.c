@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Process 1 of the guest: mounts what every program expects, then serves the host. */
+/* Process 1 of the guest: mounts the usual file systems, then serves the host. */
 #include "loop.h"
 #include "net.h"
 #include "relay.h"
@@ -31,7 +31,7 @@ static const struct {
 	{ "sysfs", "/sys", SAFE, NULL },
 	{ "devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=0755" },
 	{ "cgroup2", CGROUP_DIR, SAFE, "nsdelegate" },
-	/* The programs and libraries of containers whose root is a disk or a tmpfs are below it. */
+	/* Containers whose root is a disk or a tmpfs execute programs below it, so it is not mounted noexec. */
 	{ "tmpfs", "/run", MS_NOSUID, "mode=0755" },
 	{ "tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777" },
 };
@@ -39,7 +39,7 @@ static const struct {
 static void mount_all(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++) {
-		/* The kernel has mounted /dev where its root is no initramfs. */
+		/* The kernel has already mounted /dev unless the root is an initramfs. */
 		if (mount(mounts[i].type, mounts[i].target, mounts[i].type, mounts[i].flags, mounts[i].data) &&
 		    errno != EBUSY)
 			log_line("agent: mount %s: %s", mounts[i].target, strerror(errno));
@@ -49,7 +49,7 @@ static void mount_all(void)
 	directory_make("/run/kata-containers/sandbox", 0755);
 }
 
-/* Hand every controller that the kernel has down to the containers' cgroups. */
+/* Enable all controllers of the kernel for the containers' cgroups. */
 static void cgroup_init(void)
 {
 	char list[512], line[1024], *save, *name;
@@ -63,7 +63,7 @@ static void cgroup_init(void)
 		log_line("agent: not every cgroup controller can be used: %s", line);
 }
 
-/* Else an idle machine wakes up twice a second to move pages, which its clones share until they are written. */
+/* Otherwise an idle machine wakes up twice a second to compact memory, which unshares pages of its clones. */
 static void compaction_on_demand(void)
 {
 	file_write("/proc/sys/vm/compaction_proactiveness", "0", 1);
@@ -128,7 +128,7 @@ int main(void)
 	log_began();
 	umask(022);
 	mount_all();
-	/* Without a console the kernel has not opened them, and a container's pipe would be one of them. */
+	/* Without a console the kernel has not opened them, and a container's pipe would get one of these numbers. */
 	do
 		fd = open("/dev/null", O_RDWR);
 	while (fd >= 0 && fd < 3);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Names of interfaces, addresses as text, counters, and devices for interfaces that are not there yet. */
+/* Interface names, addresses as text, counters, and spare devices for future interfaces. */
 #include "net.h"
 #include "util.h"
 
@@ -66,9 +66,9 @@ unsigned int net_index(const char *name)
 /* ---- spare devices ---- */
 
 /*
- * Network devices for interfaces that are not there yet: the kernel's parameter agent.spare=MAC,MAC names them. Containers
- * do not see them, since they have no driver until the host configures them, one after the other in that order: the host
- * may have given one another address by then.
+ * Spare network devices for future interfaces: the kernel parameter agent.spare=MAC,MAC lists them. They have no
+ * driver, so containers do not see them, until the host configures them. It does so in that order, since it may have
+ * changed their addresses by then.
  */
 
 #define PARAMETER "agent.spare="
@@ -76,7 +76,7 @@ unsigned int net_index(const char *name)
 #define MAC_LENGTH 17
 #define SPARES_MAX 8
 
-static char *spares[SPARES_MAX]; /* their names on the virtio bus while they are hidden */
+static char *spares[SPARES_MAX]; /* their names on the virtio bus while they have no driver */
 
 static bool has_address(const char *interface, const char *mac)
 {
@@ -87,7 +87,7 @@ static bool has_address(const char *interface, const char *mac)
 	return size >= MAC_LENGTH && !strncasecmp(address, mac, MAC_LENGTH);
 }
 
-/* The name of what was taken from its driver; NULL: it was not. */
+/* The name of the device that was unbound from its driver; NULL if it was not. */
 static char *driver_take(const char *interface)
 {
 	char *path = xasprintf("/sys/class/net/%s/device", interface), target[PATH_MAX], *device;
@@ -158,7 +158,7 @@ bool net_spare_show(void)
 
 #define INTERFACES_MAX 64
 
-/* /proc/net/dev: two lines of headings, then "NAME: " and 16 numbers, eight of what came in and eight of what went. */
+/* /proc/net/dev: two header lines, then "NAME: " and 16 numbers, eight received and eight sent. */
 grpc_NetworkStats *netstat_read(pb_size_t *count)
 {
 	grpc_NetworkStats *list = xzalloc(INTERFACES_MAX * sizeof(*list));

@@ -26,19 +26,19 @@ struct netlink_request {
 	};
 };
 
-/* Begin a message of a type (RTM_*) and flags (NLM_F_*) with the kind's own header. */
+/* Begin a message of a type (RTM_*) with flags (NLM_F_*) and the header of its kind. */
 void netlink_begin(struct netlink_request *request, uint16_t type, uint16_t flags, const void *header, size_t size);
 void netlink_attribute(struct netlink_request *request, uint16_t type, const void *data, size_t size);
 void netlink_attribute_u32(struct netlink_request *request, uint16_t type, uint32_t value);
-/* Send it and wait for the kernel's answer: 0 or -errno. */
+/* Send it and wait for the acknowledgement: 0 or -errno. */
 int netlink_send(struct netlink_request *request);
 /*
- * Dump: call `each` with every message of the answer until it returns something else than 0, which is then the result;
- * 0 or -errno.
+ * Dump: call `each` with every message of the answer until it returns non-zero, which is then the result. 0 or
+ * -errno.
  */
 int netlink_dump(struct netlink_request *request, int (*each)(const struct nlmsghdr *message, void *context),
 		 void *context);
-/* The attributes behind a kind's header of `size` bytes, by type; `most` is the largest type that is looked at. */
+/* The attributes after a header of `size` bytes, indexed by type. Types above `most` are skipped. */
 void netlink_parse(const struct nlmsghdr *message, size_t size, const struct rtattr *found[], unsigned short most);
 
 static inline uint32_t netlink_u32(const struct rtattr *attribute)
@@ -48,7 +48,7 @@ static inline uint32_t netlink_u32(const struct rtattr *attribute)
 
 /* ---- net.c, net_link.c, net_route.c ---- */
 
-/* What net_link.c and net_route.c have in common: names of interfaces, addresses as text. */
+/* Shared by net_link.c and net_route.c: interface names, addresses as text. */
 
 struct net_address {
 	int family; /* AF_INET, AF_INET6; AF_UNSPEC: none */
@@ -57,22 +57,22 @@ struct net_address {
 	unsigned int prefix;
 };
 
-/* "10.0.0.2" or "10.0.0.2/24"; an empty text is no address. 0 or -EINVAL. */
+/* "10.0.0.2" or "10.0.0.2/24"; the empty string is no address. 0 or -EINVAL. */
 int net_address_parse(const char *text, struct net_address *address);
-/* The text of an address attribute, allocated; "" when there is none. */
+/* An address attribute as an allocated string; "" if it is missing. */
 char *net_address_print(int family, const struct rtattr *attribute);
 types_IPFamily net_family(int family);
-/* The index of an interface; 0 when there is none of that name. */
+/* The index of an interface; 0 if the name does not exist. */
 unsigned int net_index(const char *name);
 
-/* Take the driver from the devices of interfaces to come that the kernel's parameters name. */
+/* Unbind the spare devices that the kernel parameter lists from their driver. */
 void net_spares_hide(void);
-/* Give it back to the next of them; false: there is none. */
+/* Bind the next spare device to the driver; false if none is left. */
 bool net_spare_show(void);
 
 /* Counters of the network interfaces. */
 
-/* The counters of each interface but the loopback, allocated, and how many there are. */
+/* The counters of all interfaces but the loopback, allocated, and their number. */
 grpc_NetworkStats *netstat_read(pb_size_t *count);
 
 #endif

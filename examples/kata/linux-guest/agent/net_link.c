@@ -84,7 +84,7 @@ static int take_address(const struct nlmsghdr *message, void *context)
 	return 0;
 }
 
-/* All interfaces but the loopback, with their addresses; 0 or -errno. Release the list in either case. */
+/* All interfaces but the loopback, with their addresses. 0 or -errno; free the list in either case. */
 static int links_read(struct links *links)
 {
 	struct ifinfomsg link = { .ifi_family = AF_UNSPEC };
@@ -114,7 +114,7 @@ void rpc_list_interfaces(struct call *call)
 	pb_release(grpc_Interfaces_fields, &links.list);
 }
 
-/* Which of the interfaces is meant: the one with the hardware address; without one, the one of that name. */
+/* Find the interface with the hardware address, or without one, the interface with the name. */
 static int find_link(const struct links *links, const types_Interface *wanted)
 {
 	for (size_t i = 0; i < links->list.Interfaces_count; i++) {
@@ -153,7 +153,7 @@ static int address_change(int index, uint16_t type, uint16_t flags, const types_
 		return error;
 	info.ifa_family = address.family;
 	info.ifa_prefixlen = address.prefix;
-	/* Nobody else has it: the host gave it to this machine. */
+	/* The address is unique, since the host assigned it: skip duplicate address detection. */
 	info.ifa_flags = address.family == AF_INET6 ? IFA_F_NODAD : 0;
 	netlink_begin(&request, type, flags, &info, sizeof(info));
 	netlink_attribute(&request, IFA_LOCAL, address.bytes, address.size);
@@ -172,7 +172,7 @@ static bool is_link_local(const types_IPAddress *address)
 	return !strncasecmp(address->address, "fe80:", 5);
 }
 
-/* The host names an interface as the kernel has named another one, which gets its own name later: let go of the name. */
+/* Free a name that the kernel gave to another interface. That one is renamed later. */
 static int name_free(const struct links *links, int index, const char *name)
 {
 	char other[IFNAMSIZ];
@@ -198,7 +198,7 @@ static int interface_apply(int index, const types_Interface *now, const types_In
 	snprintf(what, 256, "interface %.32s", name);
 	if (strlen(name) >= IFNAMSIZ || wanted->mtu > INT32_MAX)
 		return -EINVAL;
-	/* Up, it keeps its name. */
+	/* An interface cannot be renamed while it is up. */
 	if (rename && now->raw_flags & IFF_UP)
 		error = link_change(index, 0, IFF_UP, NULL, 0);
 	for (size_t i = 0; !error && i < now->IPAddresses_count; i++) {

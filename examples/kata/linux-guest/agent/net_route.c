@@ -18,7 +18,7 @@
 
 struct routes {
 	grpc_Routes list;
-	bool ours_only; /* those that somebody set, not those that an address brings along */
+	bool ours_only; /* routes that were set explicitly, not those that the kernel adds with an address */
 };
 
 static int take_route(const struct nlmsghdr *message, void *context)
@@ -136,7 +136,7 @@ static int routes_delete(void)
 	return error;
 }
 
-/* The routes are those of the request from now on, and what the addresses bring along. */
+/* Replace all routes by those of the request. Routes that the kernel adds with addresses stay. */
 void rpc_update_routes(struct call *call)
 {
 	grpc_UpdateRoutesRequest *request = call->request;
@@ -147,7 +147,7 @@ void rpc_update_routes(struct call *call)
 		call_fail(call, STATUS_INTERNAL, "old routes: %s", strerror(-error));
 		return;
 	}
-	/* A gateway has to be reachable when its route is made: those without one come first. */
+	/* A gateway must be reachable when its route is added: add routes without a gateway first. */
 	for (int with_gateway = 0; with_gateway < 2; with_gateway++) {
 		for (size_t i = 0; i < wanted->Routes_count; i++) {
 			const types_Route *route = &wanted->Routes[i];

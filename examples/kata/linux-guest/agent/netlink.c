@@ -23,7 +23,7 @@ void netlink_attribute(struct netlink_request *request, uint16_t type, const voi
 	struct rtattr *attribute = (struct rtattr *)(request->space + at);
 
 	if (at + RTA_SPACE(size) > sizeof(request->space))
-		return; /* addresses and names: they fit */
+		return; /* only addresses and names, which always fit */
 	attribute->rta_type = type;
 	attribute->rta_len = RTA_LENGTH(size);
 	memcpy(RTA_DATA(attribute), data, size);
@@ -52,7 +52,7 @@ static int netlink_open(struct netlink_request *request)
 	return fd;
 }
 
-/* Read one datagram of answers; `done` is set at the end of them. */
+/* Read one datagram of a reply; sets `done` at the end of the reply. */
 static int read_answers(int fd, int (*each)(const struct nlmsghdr *, void *), void *context, bool *done)
 {
 	static union {

@@ -35,7 +35,7 @@ static void write_user(struct json *json, const grpc_User *user)
 	json_close(json, '}');
 }
 
-/* Without any, a process has none: a list that is empty is written too. */
+/* An empty list is written as well: it means no capabilities. */
 static void write_capability_set(struct json *json, const char *name, char *const *strings, size_t count)
 {
 	json_open(json, name, '[');

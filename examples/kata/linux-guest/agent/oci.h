@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the host says of a container, as crun reads it: JSON, config.json, and what of it only the guest knows. */
+/* A container's configuration for crun: a JSON writer, config.json, and the values that only the guest has. */
 #ifndef AGENT_OCI_H
 #define AGENT_OCI_H
 
@@ -21,7 +21,7 @@ struct json {
 	bool comma; /* a comma comes before the next value */
 };
 
-/* A `name` of NULL is for the members of a list, which have none. */
+/* `name` is NULL for elements of an array. */
 void json_open(struct json *json, const char *name, char bracket);
 void json_close(struct json *json, char bracket);
 void json_string(struct json *json, const char *name, const char *value);
@@ -35,36 +35,37 @@ void json_bool(struct json *json, const char *name, bool value);
 
 /* The OCI messages as the JSON that crun reads (OCI runtime specification, config.md and config-linux.md). */
 
-/* What the agent decides about a container, whatever its spec says. */
+/* Settings that the agent chooses for a container, independent of its spec. */
 struct oci_place {
 	const char *cgroup; /* below the root of cgroups, with a slash in front */
-	const char *hostname; /* where the spec has none */
-	const char *pid_namespace; /* to join; NULL: the container gets its own */
+	const char *hostname; /* used if the spec has none */
+	const char *pid_namespace; /* the namespace to join; NULL: a new one */
 };
 
-/* Whether the container is in another namespace of that type than the guest. */
+/* Whether the container has a namespace of that type other than the guest's. */
 bool oci_has_namespace(const grpc_Linux *linux_, const char *type);
 /*
- * Write config.json. The network is that of the machine, which is the pod, and the mount namespace is new. NULL when the spec is good, else what is wrong with it.
+ * Write config.json, with the network namespace of the machine and a new mount namespace. NULL, or a message about an
+ * invalid spec.
  */
 const char *oci_write_config(struct json *json, const grpc_Spec *spec, const struct oci_place *place);
-/* Write process.json of an exec; as oci_write_config. */
+/* Write process.json of an exec; returns as oci_write_config does. */
 const char *oci_write_process(struct json *json, const grpc_Process *process);
-/* Write the resources of an update. */
+/* Write resources.json of an update. */
 void oci_write_resources(struct json *json, const char *name, const grpc_LinuxResources *resources);
 
 /* ---- oci_linux.c ---- */
 
-/* What oci.c and oci_linux.c have of each other. */
+/* Shared by oci.c and oci_linux.c. */
 
-/* A list of strings, or one string; nothing where it is empty. */
+/* A list of strings, or one string; omitted if empty. */
 void oci_write_strings(struct json *json, const char *name, char *const *strings, size_t count);
 void oci_write_text(struct json *json, const char *name, const char *text);
 /* The member "linux" of config.json. */
 void oci_write_linux(struct json *json, const grpc_Linux *linux_, const struct oci_place *place);
 /*
- * Members of a list: the devices of a directory of ours; what every container has, and what belongs to file systems of their
- * own, apart.
+ * Elements of the device list: the nodes in a directory of ours, without those that every container has or that other
+ * file systems provide.
  */
 void oci_write_devices_below(struct json *json, const char *path);
 
@@ -79,31 +80,31 @@ void oci_write_devices_below(struct json *json, const char *path);
 
 struct config_source {
 	const char *text, *mark;
-	/* The pid of a container's first process, 0: there is none. */
+	/* The pid of a container's first process; 0 if there is none. */
 	pid_t (*find)(const char *container_id);
 	const char *pid_namespace; /* of the sandbox, or NULL */
 	/* The number of the disk with that serial number; 0 or -errno. */
 	int (*disk)(const char *serial, dev_t *number);
 };
 
-/* 0 or -errno, and what was wrong. */
+/* 0, or -errno with the reason in `what`. */
 int config_fill(struct json *json, const struct config_source *source, char what[256]);
 
 /* ---- oci_guest.c ---- */
 
-/* Devices of a container: the host's spec does not know their numbers in the guest. */
+/* Devices of a container: the host's spec does not have their numbers in the guest. */
 
 /*
- * Give the spec's devices (and the cgroup's rules about them) the numbers that the nodes named in the request's
- * `devices` have. 0 or -errno, with the reason in `what`.
+ * Replace the numbers in the spec's devices and device rules by those of the nodes in the request's `devices`. 0, or
+ * -errno with the reason in `what`.
  */
 int devices_resolve(grpc_CreateContainerRequest *request, char what[256]);
 
-/* Kernel parameters of the namespaces that all containers share, which crun does not set for one of them. */
+/* Sysctls of namespaces that all containers share, which crun cannot set for one container. */
 
-/* Whether the parameter is of the network or, unless the container has its own, of System V and POSIX IPC. */
+/* Whether the sysctl belongs to the network namespace, or to a shared IPC namespace. */
 bool sysctl_is_shared(const grpc_Linux *spec, const char *name);
-/* Set those of a container's spec; 0 or -errno, with the name of what could not be set in `what`. */
+/* Set those of a container's spec. 0, or -errno with the name of the refused one in `what`. */
 int sysctls_apply(const grpc_Linux *spec, char what[256]);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What of a container's spec only the guest knows, or all containers share: numbers of devices, kernel parameters, places. */
+/* The parts of a container's spec that depend on the guest: device numbers, shared sysctls, paths. */
 #include "oci.h"
 #include "util.h"
 
@@ -74,7 +74,7 @@ static int sysctl_write(const char *name, const char *value)
 	char path[512];
 	int length;
 
-	/* As sysctl(8) has it, a slash stands for a dot in the name of an interface: net.ipv4.conf.eth0/1.forwarding */
+	/* As in sysctl(8), a slash stands for a dot in an interface name: net.ipv4.conf.eth0/1.forwarding */
 	if (strstr(name, "..") || name[0] == '/' || strstr(name, "//"))
 		return -EINVAL;
 	length = snprintf(path, sizeof(path), PROC_SYS "/%s", name);

@@ -236,7 +236,7 @@ static void write_devices(struct json *json, const grpc_Linux *linux_)
 	for (size_t i = 0; i < linux_->Devices_count; i++) {
 		const grpc_LinuxDevice *device = &linux_->Devices[i];
 
-		/* "a": all that the guest has, for a container that may do everything */
+		/* "a": all devices of the guest, for a privileged container */
 		if (!strcmp(text_of(device->Type), "a") && path_is_valid(device->Path))
 			oci_write_devices_below(json, device->Path);
 		else
@@ -286,7 +286,7 @@ static void write_sysctls(struct json *json, const grpc_Linux *linux_)
 		return;
 	json_open(json, "sysctl", '{');
 	for (size_t i = 0; i < linux_->Sysctl_count; i++) {
-		/* The others are set for the whole pod: sysctls_apply(). */
+		/* sysctls_apply() sets the others for the whole pod. */
 		if (!sysctl_is_shared(linux_, text_of(linux_->Sysctl[i].key)))
 			json_string(json, text_of(linux_->Sysctl[i].key), linux_->Sysctl[i].value);
 	}

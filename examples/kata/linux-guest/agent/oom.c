@@ -12,11 +12,11 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
-/* Containers that ran out of memory while nobody asked; the oldest are dropped. */
+/* Containers that ran out of memory while no call waited for it; the oldest are dropped. */
 #define UNTOLD_MAX 64
 
 struct oom {
-	struct watch watch; /* an inotify of its own: kernfs reports each change of the file */
+	struct watch watch; /* an inotify instance: kernfs reports each change of the file */
 	char *events; /* the path of memory.events */
 	char *id;
 	uint64_t kills;
@@ -57,13 +57,13 @@ void rpc_get_oom_event(struct call *call)
 	oom_tell();
 }
 
-/* How many processes the kernel has ended in it so far. */
+/* The number of processes that the kernel has killed in it so far. */
 static uint64_t read_kills(const struct oom *oom)
 {
 	char text[512], *at;
 
 	if (file_read(oom->events, text, sizeof(text)) < 0)
-		return oom->kills; /* the cgroup is gone */
+		return oom->kills; /* the cgroup was removed */
 	at = strstr(text, "oom_kill ");
 	return at ? strtoull(at + 9, NULL, 10) : 0;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Which requests the host may make: the rules of Kata's policies that are constants, and nothing else of their language
- * (Rego). A request that no rule names is refused.
+ * The agent policy: which requests the host may make. Supports only the constant rules of Kata's policies, not the
+ * rest of Rego. A request without a rule is refused.
  */
 #include "ttrpc.h"
 
@@ -28,7 +28,7 @@ static const struct rule *rule_find(const struct policy *policy, const char *req
 	return rule;
 }
 
-/* Read `default REQUEST := true`; what is wrong with it, or NULL. */
+/* Parse `default REQUEST := true`. NULL or an error message. */
 static const char *rule_add(struct policy *policy, char *const words[WORDS], int count)
 {
 	struct rule *rule;

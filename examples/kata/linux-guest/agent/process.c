@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* So many processes that have ended and been waited for are remembered, for a second wait. */
+/* The number of reaped processes whose status is kept for a second wait. */
 #define ENDED_MAX 64
 
 static void waiters_answer(struct process *process)
@@ -125,7 +125,7 @@ static void forget_ended(struct container *container)
 
 	for (process = container->processes->next; process; process = process->next)
 		ended += process->exited && process->waited;
-	/* The oldest come first. */
+	/* The oldest is first. */
 	for (process = container->processes->next; process && ended > ENDED_MAX; process = next) {
 		next = process->next;
 		if (process->exited && process->waited) {

@@ -16,9 +16,9 @@
 #include <unistd.h>
 
 #define SECOND 1000000000ull
-/* How long it may take to say where to, and to be connected. */
+/* Time limit for the request and the connection. */
 #define CONNECT_NS (30 * SECOND)
-/* How long the other side may go on when one has gone for good: a server that never ends would keep its place. */
+/* How long one side may continue after the other has closed: a server that never closes would occupy a slot. */
 #define LINGER_NS (60 * SECOND)
 #define PIECE 65536
 #define REQUEST 6
@@ -26,23 +26,23 @@
 struct end {
 	struct watch watch;
 	struct relay *relay;
-	uint32_t events; /* that are watched; 0: it is not */
-	uint8_t *kept; /* bytes that it has not taken yet */
+	uint32_t events; /* watched events; 0: none */
+	uint8_t *kept; /* bytes not yet sent to it */
 	size_t kept_at, kept_size;
-	bool ended; /* it sends no more */
+	bool ended; /* it has sent its end of file */
 };
 
 enum relay_state {
-	RELAY_ASKING, /* near has not said where to */
+	RELAY_ASKING, /* the request is not complete */
 	RELAY_CONNECTING,
 	RELAY_RUNNING,
 };
 
 struct relay {
-	struct end near, far; /* who has connected, and to whom */
+	struct end near, far; /* the accepted connection, and the connection to the server */
 	enum relay_state state;
 	struct relay_listener *listener;
-	struct relay *next; /* of the same listener */
+	struct relay *next; /* next relay of the same listener */
 	struct timer timer;
 	uint8_t request[REQUEST];
 	size_t request_used;
@@ -52,8 +52,8 @@ struct relay {
 struct relay_listener {
 	struct watch watch;
 	bool (*may)(int fd);
-	char *path; /* of a unix socket; NULL: it forwards */
-	unsigned int port; /* of the host */
+	char *path; /* path of the unix socket; NULL for a port forwarding */
+	unsigned int port; /* port on the host */
 	unsigned int count;
 	bool paused;
 	struct relay *relays;
@@ -68,7 +68,7 @@ static void end_watch(struct end *end, uint32_t events)
 	if (!events)
 		watch_remove(&end->watch);
 	else if (end->events ? watch_change(&end->watch, events) : watch_add(&end->watch, events))
-		events = 0; /* out of memory: its timer or the other end closes it */
+		events = 0; /* out of memory: the timer or the peer closes it */
 	end->events = events;
 }
 
@@ -90,7 +90,7 @@ static void end_deinit(struct end *end)
 
 static uint32_t end_wants(const struct end *end, const struct end *other)
 {
-	/* A descriptor that is ready and not read would be told of again and again: then it is not watched. */
+	/* A descriptor that is ready and not read would be reported again and again, so it is not watched then. */
 	return (end->ended || other->kept ? 0 : EPOLLIN) | (end->kept ? EPOLLOUT : 0);
 }
 
@@ -127,7 +127,7 @@ static void relay_expire(struct timer *timer)
 	relay_close(container_of(timer, struct relay, timer));
 }
 
-/* Send, and keep what is not taken; 0 or -errno. */
+/* Send, and queue what the socket does not accept; 0 or -errno. */
 static int end_send(struct end *end, const uint8_t *data, size_t size)
 {
 	ssize_t put = send(end->watch.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -147,7 +147,7 @@ static int end_send(struct end *end, const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* Send more of what was kept; 0 or -errno. */
+/* Send more of the queue; 0 or -errno. */
 static int end_flush(struct end *end, const struct end *other)
 {
 	ssize_t put = send(end->watch.fd, end->kept + end->kept_at, end->kept_size - end->kept_at,
@@ -165,7 +165,7 @@ static int end_flush(struct end *end, const struct end *other)
 	return 0;
 }
 
-/* Read what is there, a piece at most, for the other; 0 or -errno. */
+/* Read at most one piece and send it to the other side; 0 or -errno. */
 static int end_read(struct end *end, struct end *other, uint32_t events)
 {
 	static uint8_t piece[PIECE];
@@ -182,7 +182,7 @@ static int end_read(struct end *end, struct end *other, uint32_t events)
 	return 0;
 }
 
-/* Start a connection to where the request says; a socket, or -errno. */
+/* Start a connection to the requested address; a socket or -errno. */
 static int forward_dial(const struct relay *relay)
 {
 	struct sockaddr_in v4 = { .sin_family = AF_INET };
@@ -194,7 +194,7 @@ static int forward_dial(const struct relay *relay)
 	memcpy(&v4.sin_port, relay->request + sizeof(v4.sin_addr), sizeof(v4.sin_port));
 	v6.sin6_port = v4.sin_port;
 	asked_v4 = v4.sin_addr.s_addr != 0;
-	/* Nothing but the machine's own servers. */
+	/* Loopback addresses only: servers in this machine. */
 	if (asked_v4 && ntohl(v4.sin_addr.s_addr) >> 24 != IN_LOOPBACKNET)
 		return -EINVAL;
 	if (!asked_v4)
@@ -220,14 +220,14 @@ static void relay_answer(struct relay *relay, int error)
 		send(relay->near.watch.fd, &answer, sizeof(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-/* 0, or -errno: it is refused, and to be closed. */
+/* 0, or -errno if the relay was refused and must be closed. */
 static int relay_dial(struct relay *relay)
 {
 	int fd = relay->listener->path ? host_connect(relay->listener->port) : forward_dial(relay);
 
 	if (fd < 0 && !relay->listener->path && !relay->second && fd != -EINVAL) {
 		relay->second = true;
-		/* Why the address that was asked for did not answer is the better reason. */
+		/* Report the error of the requested address, not of the other family. */
 		int other = forward_dial(relay);
 
 		if (other >= 0)
@@ -242,7 +242,7 @@ static int relay_dial(struct relay *relay)
 	return 0;
 }
 
-/* The connection is made, or not; 0 or -errno. */
+/* The connection attempt has ended; 0 or -errno. */
 static int relay_connected(struct relay *relay)
 {
 	int error = 0, fd;
@@ -347,7 +347,7 @@ int forward_serve(int fd, bool (*may)(int fd))
 	return watch_add(&listener.watch, EPOLLIN);
 }
 
-/* Listen at a path that may be longer than a socket's address. */
+/* Listen at a path that may be longer than sun_path. */
 static int unix_listen(const struct socket_place *place)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bytes between two sockets, both ways, until both have ended: what the host dials in the machine, and what containers
- * dial of the host's. A relay that waits has no memory for bytes; one whose receiver is slow keeps what was read once.
+ * Relays: copy bytes between two sockets, in both directions, until both have closed. The host connects to servers in
+ * the machine, and containers to services of the host. An idle relay has no buffer; one with a slow receiver keeps
+ * one read.
  */
 #ifndef AGENT_RELAY_H
 #define AGENT_RELAY_H
@@ -11,17 +12,17 @@
 
 #include <sys/types.h>
 
-/* The host dials TCP servers of the machine here. */
+/* The vsock port for connections of the host to TCP servers in the machine. */
 #define FORWARD_PORT 1026
-/* Connections of a listener at a time; others wait in its backlog. */
+/* Concurrent connections of a listener; others wait in its backlog. */
 #define RELAYS_MAX 256
 
 struct relay_listener;
 
 /*
- * Serve a listening socket, whose connections `may` lets in (NULL: all). Each sends six bytes: an IPv4 address of the
- * loopback interface, 0 for ::1, and a port, both big-endian. The same address of the other family is tried when nobody
- * listens there. It is answered by a byte, 0 or an errno; what follows a 0 is the server's. 0 or -errno.
+ * Serve a listening socket; `may` accepts or refuses each connection (NULL: accepts all). A client sends six bytes:
+ * an IPv4 loopback address, or 0 for ::1, and a port, both big-endian. If nothing listens there, the other address
+ * family is tried. The answer is one byte, 0 or an errno; after a 0 the server's bytes follow. 0 or -errno.
  */
 int forward_serve(int fd, bool (*may)(int fd));
 
@@ -34,14 +35,14 @@ struct socket_place {
 };
 
 /*
- * Listen on a unix socket at place->path, whose directory is made; each client is connected to that port of the
- * host. 0 or -errno.
+ * Listen on a unix socket at place->path, and create its directory. Each client is connected to that vsock port of
+ * the host. 0 or -errno.
  */
 int socket_serve(const struct socket_place *place, struct relay_listener **made);
-/* End it and its connections, and remove its path. */
+/* Close it and its connections, and remove its path. */
 void socket_end(struct relay_listener *listener);
 
-/* A socket that is being connected to a port of the host, without waiting for it, or -errno. A test has other hosts. */
+/* A nonblocking socket that connects to a vsock port of the host, or -errno. Tests replace it. */
 int host_connect(unsigned int port);
 
 #endif

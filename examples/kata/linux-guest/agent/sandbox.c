@@ -17,16 +17,16 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Kata's version of these interfaces. */
+/* The version of Kata's interfaces. */
 #define GRPC_VERSION "0.0.1"
-/* The answer to DestroySandbox reaches the host in this time. */
+/* Time for the answer to DestroySandbox to reach the host. */
 #define LAST_NS 100000000ull
 
 static struct {
 	bool there;
 	char *hostname;
 	char *pid_namespace;
-	char *policy_name; /* NULL: there is no policy, and every request is served */
+	char *policy_name; /* NULL: no policy, every request is served */
 	struct policy policy;
 	struct timer end;
 } sandbox;
@@ -65,7 +65,7 @@ const char *sandbox_refuses(const char *request, bool otherwise)
 	return !sandbox.policy_name || policy_allows(&sandbox.policy, request, otherwise) ? NULL : sandbox.policy_name;
 }
 
-/* Once, and before there is anything that it could forbid. */
+/* Accepted once, before the sandbox is created. */
 void rpc_set_policy(struct call *call)
 {
 	grpc_SetPolicyRequest *request = call->request;
@@ -94,7 +94,7 @@ void rpc_set_policy(struct call *call)
 	call_done(call);
 }
 
-/* Process 1 of the shared pid namespace: it does nothing, and the kernel reaps for it. */
+/* Process 1 of the shared pid namespace: it only sleeps, and the kernel reaps its children. */
 static int start_pause(void)
 {
 	long pid = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, 0);
@@ -116,7 +116,10 @@ static int start_pause(void)
 	return 0;
 }
 
-/* /etc is part of the image; a container that has no resolv.conf of its own gets a bind mount of this one. */
+/*
+ * /etc belongs to the read-only image, so containers without a resolv.conf of their own get a bind mount of this
+ * file.
+ */
 static int write_resolv_conf(const grpc_CreateSandboxRequest *request)
 {
 	char text[4096] = "";
@@ -167,10 +170,10 @@ void rpc_create_sandbox(struct call *call)
 static void power_off(struct timer *timer)
 {
 	(void)timer;
-	/* Nothing writes to a disk any more when it is unmounted. What does not end in 2 s is left behind. */
+	/* Kill all processes before disks are unmounted. Processes that do not exit in 2 s are left behind. */
 	kill(-1, SIGKILL);
 	for (int i = 0; i < 200 && waitpid(-1, NULL, WNOHANG) >= 0; i++)
-		/* the step of a loop that ends when they have */
+		/* poll interval while they exit */
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	storage_release_all();
 	sync();

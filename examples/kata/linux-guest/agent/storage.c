@@ -14,24 +14,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Bytes of options that mount(2) takes. */
+/* The most bytes of options that mount(2) accepts. */
 #define MOUNT_DATA 4096
-/* Kata's option of an overlay: a directory that is made first, for what is written. */
+/* Kata's overlay option: a directory to create first, for the upper layer. */
 #define CREATE_DIRECTORY "io.katacontainers.volume.overlayfs.create_directory="
 
-/* Of pyvmm's own: a socket of the host's, which its vsock port leads to. */
+/* Of pyvmm itself: a unix socket that is relayed to a vsock port of the host. */
 #define SOCKET_DRIVER "unix-socket"
 
 struct mounted {
 	struct mounted *next;
 	char *mount_point;
-	char *serial; /* of the disk, if it was found so */
-	struct relay_listener *socket; /* of the host's that it leads to; NULL: it is none */
+	char *serial; /* serial number of the disk, if it was found by that */
+	struct relay_listener *socket; /* the relay to a vsock port of the host; NULL for other storages */
 	unsigned int users;
-	bool is_mount; /* or a directory, or a disk, only */
+	bool is_mount; /* false: only a directory or a disk */
 };
 
-static struct mounted *mounts; /* the last one mounted first */
+static struct mounted *mounts; /* the last mounted one is first */
 static gid_t group;
 
 const char *const storage_drivers[] = {
@@ -66,7 +66,7 @@ static const struct {
 	{ "rbind", MS_BIND | MS_REC, 0 },
 };
 
-/* Options as mount(8) has them, apart: flags, and what the file system gets. 0 or -errno. */
+/* Split options of mount(8) into flags and options of the file system. 0 or -errno. */
 static int options_parse(char *const *options, size_t count, unsigned long *flags, char data[MOUNT_DATA])
 {
 	size_t used = 0, i, k;
@@ -113,7 +113,7 @@ static int disk_look(const char *serial, char name[NAME_MAX + 1])
 	return error;
 }
 
-/* The same, also when it came a moment ago: this kernel hears of new PCI devices from us alone. */
+/* The same, after a rescan of the PCI bus: this kernel has no hot-plug interrupt for new devices. */
 static int disk_find(const char *serial, char name[NAME_MAX + 1])
 {
 	int error = disk_look(serial, name);
@@ -138,7 +138,7 @@ int disk_number(const char *serial, dev_t *number)
 	return 0;
 }
 
-/* Let a disk go for good, so that the host can take it out; without PCI it stays. */
+/* Remove a disk from the kernel, so that the host can unplug it. Without PCI it stays. */
 static void disk_remove(const char *serial)
 {
 	char path[PATH_MAX], name[NAME_MAX + 1];
@@ -204,7 +204,7 @@ static int give_to_group(const char *path, const struct stat *status, int type, 
 	return chmod(path, (status->st_mode & 07777) | (S_ISDIR(status->st_mode) ? 02770 : 0660));
 }
 
-/* Kubernetes' fsGroup: the volume belongs to the group, whatever is made in it too. */
+/* Kubernetes' fsGroup: the volume belongs to the group, and new files inherit it (set-group-ID). */
 static int apply_group(const char *path, const grpc_FSGroup *wanted)
 {
 	struct stat status;
@@ -259,7 +259,7 @@ static int mount_it(const grpc_Storage *storage, char what[256])
 		snprintf(what, 256, "mount %.128s of type %.32s", source, bind ? "bind" : type_of(storage));
 		return error;
 	}
-	/* A bind mount takes its flags in a second step. */
+	/* mount(2) applies the flags of a bind mount only in a second call. */
 	later = flags & ~(unsigned long)(MS_BIND | MS_REC);
 	if (bind && later && mount(NULL, storage->mount_point, NULL, MS_REMOUNT | MS_BIND | later, NULL)) {
 		error = -errno;
@@ -270,7 +270,7 @@ static int mount_it(const grpc_Storage *storage, char what[256])
 	return 0;
 }
 
-/* The number behind "name=" among the options, in the base that its digits say; 0 or -errno. */
+/* Parse the number after "name=" in the options, in decimal, octal or hexadecimal; 0 or -errno. */
 static int option_number(const grpc_Storage *storage, const char *name, unsigned long most, unsigned long *number)
 {
 	for (size_t i = 0; i < storage->driver_options_count; i++) {
@@ -311,7 +311,7 @@ static int socket_make(const grpc_Storage *storage, struct mounted *one, char wh
 	return error;
 }
 
-/* Nothing is mounted: config.json has its number. */
+/* Nothing is mounted: config.json contains its device number. */
 static int device_find(const grpc_Storage *storage, char what[256])
 {
 	char source[PATH_MAX];
@@ -346,7 +346,7 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 		}
 	}
 	is_socket = !strcmp(storage->driver, SOCKET_DRIVER);
-	/* A disk that the container has as a device, and that goes with it. */
+	/* A disk that the container uses as a block device, and that is removed with it. */
 	is_device = serial_of(storage) && !*text_of(storage->fstype);
 	error = is_socket || is_device ? 0 : directory_make(storage->mount_point, 0755);
 	if (error) {
@@ -361,7 +361,7 @@ int storage_mount(const grpc_Storage *storage, char what[256])
 		error = device_find(storage, what);
 	else if (!only_directory)
 		error = mount_it(storage, what);
-	else if (chmod(storage->mount_point, 0777)) /* an emptyDir is for every user */
+	else if (chmod(storage->mount_point, 0777)) /* an emptyDir is writable by all users */
 		error = -errno;
 	if (error) {
 		free(one);
@@ -417,7 +417,7 @@ struct left {
 	char *path;
 };
 
-static struct left *left; /* directories of containers that are gone */
+static struct left *left; /* directories of deleted containers */
 
 void share_forget(const char *id)
 {
@@ -434,7 +434,7 @@ void share_sweep(void)
 	struct stat status;
 
 	while ((one = *link)) {
-		/* Names are believed for a second, so it may still seem to be there. */
+		/* Dentries are valid for a second, so the lookup may still succeed. */
 		if (!lstat(one->path, &status)) {
 			link = &one->next;
 			continue;

@@ -14,7 +14,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* As much as a pipe holds. */
+/* The capacity of a pipe. */
 #define READ_MAX 65536
 
 static void reader_ready(struct watch *watch, uint32_t events);
@@ -28,7 +28,7 @@ void stdio_init(struct stdio *io)
 	io->out.watch.ready = io->err.watch.ready = reader_ready;
 }
 
-/* Watch the descriptor only while a call is parked: a stream at its end would be ready for ever. */
+/* Watch the descriptor only while a call is parked: a stream at its end would always be ready. */
 static int stream_park(struct stream *stream, struct call *call, uint32_t events)
 {
 	int error = stream->watched ? 0 : watch_add(&stream->watch, events);
@@ -140,7 +140,7 @@ static void listener_close(struct stdio *io)
 	io->console = NULL;
 }
 
-/* The descriptor in the one message of a connection that waits on `listener`; -errno. */
+/* Accept a connection on `listener`, and receive the descriptor in its only message; -errno. */
 static int terminal_receive(int listener)
 {
 	char name[256], control[CMSG_SPACE(sizeof(int))];
@@ -175,7 +175,7 @@ int stdio_take_terminal(struct stdio *io, unsigned int rows, unsigned int column
 	listener_close(io);
 	if (fd < 0)
 		return fd;
-	/* Two descriptors, since a watch stands for one of them. */
+	/* Duplicated, since epoll allows one watch per descriptor. */
 	io->out.watch.fd = fd;
 	io->in.watch.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (io->in.watch.fd < 0 || fcntl(fd, F_SETFL, O_NONBLOCK))
@@ -191,7 +191,7 @@ void stdio_deinit(struct stdio *io)
 	listener_close(io);
 }
 
-/* True when the call was answered. */
+/* True if the call was answered. */
 static bool try_read(struct stream *stream, struct call *call, size_t size)
 {
 	static char buffer[READ_MAX];
@@ -199,7 +199,7 @@ static bool try_read(struct stream *stream, struct call *call, size_t size)
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
-	/* A terminal that nobody has open any more gives EIO. */
+	/* EIO: the last process has closed the terminal. */
 	if (got < 0 && errno != EIO)
 		call_fail(call, STATUS_INTERNAL, "read: %s", strerror(errno));
 	else if (got <= 0)

@@ -6,12 +6,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-/* after sys/socket.h, which it needs */
+/* needs sys/socket.h before */
 #include <linux/vm_sockets.h>
 #include <unistd.h>
 
 #define CONNECTIONS_MAX 16
-/* So much may wait to be written before no more calls are read. */
+/* No more calls are read while that many bytes wait to be written. */
 #define OUT_MAX (8u << 20)
 
 static unsigned int connections;
@@ -100,7 +100,7 @@ static void frame_done(struct conn *conn)
 	free(body);
 }
 
-/* Read what is there of one frame: 1 when there may be more, 0 when not, -errno at the end of the connection. */
+/* Read the available bytes of one frame. 1 if there may be more, 0 if not, -errno at the end of the connection. */
 static int frame_read(struct conn *conn)
 {
 	static uint8_t dropped[4096];
@@ -146,7 +146,7 @@ static void conn_ready(struct watch *watch, uint32_t events)
 
 	if (events & EPOLLOUT)
 		error = conn_flush(conn);
-	/* Until nothing is left, but another connection's turn comes. */
+	/* Read all there is, but only so many frames before other connections get a turn. */
 	for (int i = 0; !error && i < 64 && conn->out_used < OUT_MAX; i++) {
 		error = frame_read(conn);
 		if (!error)
@@ -175,7 +175,7 @@ int conn_serve(int fd)
 	return 0;
 }
 
-/* Containers have vsock too; whatever a kernel may let them reach, they are not the host. */
+/* Containers have vsock as well: accept connections from the host's CID only. */
 bool conn_is_host(int fd)
 {
 	struct sockaddr_vm peer;

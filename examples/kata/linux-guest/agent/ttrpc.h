@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The server's side of ttrpc (containerd/ttrpc, PROTOCOL.md): connections, frames, calls and their answers. A frame is
- * a header of ten bytes (length, stream, both big-endian; type; flags) and a message of at most 4 MiB.
+ * The server side of ttrpc (containerd/ttrpc, PROTOCOL.md): connections, frames, calls and answers. A frame is a
+ * header of ten bytes (length, stream, both big-endian; type; flags) and a message of at most 4 MiB.
  */
 #ifndef AGENT_TTRPC_H
 #define AGENT_TTRPC_H
@@ -40,59 +40,59 @@ struct call;
 struct method {
 	const char *service;
 	const char *name;
-	const char *type; /* of the request, by which a policy names it; NULL: it is always served */
+	const char *type; /* name of the request in a policy; NULL: always served */
 	const pb_msgdesc_t *fields; /* of the request */
 	size_t size;
-	size_t data; /* where the request has a field `data`, which goes to call->data; or NO_DATA */
+	size_t data; /* tag of the request's field `data`, which is stored in call->data; or NO_DATA */
 	void (*handle)(struct call *call);
 };
 
 /*
- * A call of the host. Its method's handler, or what the handler started, answers it once, by call_reply, call_done or
- * call_fail; then it is gone.
+ * A call from the host. The handler of its method, or an operation that the handler started, answers it exactly once
+ * by call_reply, call_done or call_fail, which free it.
  */
 struct call {
-	struct conn *conn; /* NULL: the caller has closed the connection, so there is no answer */
+	struct conn *conn; /* NULL: the host has closed the connection, and gets no answer */
 	uint32_t stream;
 	const struct method *method;
-	void *request; /* the message, as nanopb decoded it */
+	void *request; /* the request, decoded by nanopb */
 	uint8_t *data;
 	size_t data_size;
 	/*
-	 * Set where the call is parked and has done nothing yet: takes it out of there. The call then goes without an
-	 * answer when its connection does, and with DEADLINE_EXCEEDED when its time is over.
+	 * Set while the call is parked and has had no effect: removes it from its queue. The call is then freed
+	 * without an answer when its connection closes, and answered with DEADLINE_EXCEEDED at its deadline.
 	 */
 	void (*cancel)(struct call *call);
-	void *owner; /* what it is parked in */
+	void *owner; /* the object in which it is parked */
 	struct call *parked_next;
 	struct timer deadline;
 	struct call *next;
 };
 
-/* The method of that name, NULL: there is none. call.c has the table. */
+/* The method of that name, or NULL. The table is in call.c. */
 const struct method *method_find(const char *service, const char *name);
 
 void call_reply(struct call *call, const pb_msgdesc_t *fields, const void *message);
 /* Answer with google.protobuf.Empty. */
 void call_done(struct call *call);
-/* Answer with a message that is one field of bytes, number 1. */
+/* Answer with a message that has one bytes field, number 1. */
 void call_reply_bytes(struct call *call, const void *data, size_t size);
 void call_fail(struct call *call, enum status_code code, const char *format, ...) __printf(3, 4);
 /* Answer that the policy of that name refuses it. */
 void call_refuse(struct call *call, const char *request, const char *policy);
-/* The code that says what -errno means. */
+/* The google.rpc.Code for -errno. */
 enum status_code status_of(int error);
 
-/* Whether a vsock connection comes from the host: containers have vsock, too. */
+/* Whether a vsock connection comes from the host, and not from a container. */
 bool conn_is_host(int fd);
 /* Accept connections on a listening socket; 0 or -errno. */
 int ttrpc_serve(int fd);
-/* Serve a connected socket, which belongs to the connection from then on; 0 or -errno. */
+/* Serve a connected socket, which the connection owns from then on; 0 or -errno. */
 int conn_serve(int fd);
 
 /* ---- ttrpc.c, call.c ---- */
 
-/* A connection, and what ttrpc.c (bytes and frames) and call.c (calls and answers) have of each other. */
+/* A connection: shared by ttrpc.c (bytes and frames) and call.c (calls and answers). */
 
 enum frame_type {
 	FRAME_REQUEST = 1,
@@ -105,7 +105,7 @@ struct conn {
 	unsigned int call_count;
 	uint8_t header[TTRPC_HEADER];
 	size_t header_used;
-	uint8_t *body; /* of the frame whose header is there */
+	uint8_t *body; /* of the frame whose header was read */
 	size_t body_size, body_used;
 	bool skipping; /* a frame that is too large is read and dropped */
 	uint8_t *out;
@@ -120,13 +120,13 @@ static inline uint32_t frame_get_be32(const uint8_t *at)
 	return be32toh(value);
 }
 
-/* Write what the socket takes and keep the rest. An error shows when the socket is read. */
+/* Write as much as the socket accepts and queue the rest. Errors are found when the socket is read. */
 void conn_send(struct conn *conn, const uint8_t *data, size_t size);
-/* Answer a stream that has not become a call. */
+/* Answer a stream for which there is no call. */
 void conn_send_failure(struct conn *conn, uint32_t stream, enum status_code code, const char *text);
-/* A Request has come: find its method, decode what the method takes, and call it. */
+/* Find the method of a received Request, decode its message, and call the handler. */
 void call_begin(struct conn *conn, uint32_t stream, const uint8_t *body, size_t size);
-/* The connection ends: parked calls go, the others run on without anybody to answer. */
+/* The connection has closed: drop parked calls; others continue without an answer. */
 void calls_end(struct conn *conn);
 
 /* ---- policy.c, sandbox.c ---- */
@@ -134,28 +134,28 @@ void calls_end(struct conn *conn);
 #define POLICY_LINES 1000
 #define POLICY_NAME_MAX 512
 
-/* Zeros are one that names no request. */
+/* All zeros: a policy without rules. */
 struct policy {
 	struct rule *rules;
 };
 
-/* Add the rules of a text: NULL, or what is wrong with which line. */
+/* Add the rules of a text: NULL, or an error message with the line. */
 const char *policy_read(struct policy *policy, const char *text, unsigned int *line);
 void policy_deinit(struct policy *policy);
-/* Whether its rule allows a request; `otherwise` where it has none. */
+/* Whether its rule allows a request; `otherwise` if there is no rule. */
 bool policy_allows(const struct policy *policy, const char *request, bool otherwise);
 
-/* The name of the sandbox's policy where that refuses a request, NULL: it does not, or there is none. */
+/* The name of the sandbox's policy if it refuses the request, otherwise NULL. */
 const char *sandbox_refuses(const char *request, bool otherwise);
 
 /* ---- guest.c ---- */
 
-/* Write another line into the file by which programs of containers notice that their machine is a copy; 0 or -errno. */
+/* Change the file by which programs in containers detect that their machine is a clone; 0 or -errno. */
 int generation_renew(void);
 
 /* ---- the methods, in the files of their subjects ---- */
 
-/* The methods: each takes a call whose request has the type that its name says, and sees to its answer. */
+/* The methods: each receives a call whose request has the type of its name, and answers it. */
 
 #define AGENT_VERSION "0.1.0"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Files, names and messages: what every part of the agent uses. */
+/* Files, names and log messages: helpers for all parts of the agent. */
 #include "loop.h"
 #include "util.h"
 
@@ -215,7 +215,7 @@ void directory_remove(const char *path)
 
 #define LOG_PORT 1025
 
-/* Connected on the first line, since most machines end without one. */
+/* Connected at the first line, since most machines never log. */
 static int log_connect(void)
 {
 	struct sockaddr_vm address = {
@@ -258,7 +258,7 @@ void log_line(const char *format, ...)
 		close(fd);
 		fd = STDERR_FILENO;
 		if (write(fd, line, length) < 0)
-			return; /* there is nobody left to tell */
+			return; /* no log is left to report it to */
 	}
 }
 
@@ -275,7 +275,7 @@ void log_connected(void)
 		connected = clock_now();
 }
 
-/* Said at the end: at the start it would be in the way of what it tells of. */
+/* Printed at the end, so that printing does not delay what is measured. */
 void log_start(void)
 {
 	char line[2048];
@@ -283,6 +283,6 @@ void log_start(void)
 	if (!connected || file_read("/proc/cmdline", line, sizeof(line)) <= 0 || !strstr(line, "agent.log=debug"))
 		return;
 	log_line("agent: %llu ns from its start to the first connection", (unsigned long long)(connected - began));
-	/* The UART takes 16 bytes at each interrupt, and the machine is closed when we have answered. */
+	/* The UART sends 16 bytes per interrupt, and the host closes the machine after our answer. */
 	tcdrain(STDERR_FILENO);
 }
