@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROG = "pyvmm doctor"
-DESCRIPTION = "Tell whether this machine can run virtual machines, what else it has for them, and what to do if not."
+DESCRIPTION = "Check whether this host can run virtual machines, list what it supports, and print what to do about the rest."
 EPILOG = """\
 exit status:
    0  KVM is usable: guests run on the CPU

@@ -16,9 +16,9 @@ PROG = "pyvmm fork"
 DESCRIPTION = "Make running copies of a machine, which continues.  Prints the control socket of each."
 EPILOG = """\
 VM is the control socket of the machine. A copy continues where the machine is. It shares memory until one of them
-writes, and has disks of its own, which end with it. Its control socket is VM.1, VM.2 and so on, and the socket of its
---vsock gets the same number. Networks of --net user are new and publish no ports. A copy has no console, and ends with
-the machine at the latest. If the machine is in a jail, each copy has one of its own.
+writes, and has private copies of the disks, which are deleted when it ends. Its control socket is VM.1, VM.2 and so
+on, and the socket of its --vsock gets the same number. Networks of --net user are new and publish no ports. A copy has
+no console, and ends with the machine at the latest. If the machine is in a jail, each copy has its own jail.
 
 example:
   pyvmm boot --kernel vmlinux --rootfs rootfs.img --control /tmp/vm.sock

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 PROG = "pyvmm restore"
 DESCRIPTION = "Start a machine from a snapshot, with its console on this terminal."
 EPILOG = """\
-The machine has the devices of the one that was saved.  Its disks are copies of its own, which end with it; what is
-given here takes the place of all devices of that kind: the same number, in the same order.  Networks and sockets are
-made anew: connections of the guest have ended.
+The machine has the devices of the saved one. Its disks are private copies, which are deleted when it ends. Options
+replace all devices of a kind: name the same number, in the same order. Networks and sockets are new: connections of
+the guest are closed.
 
 exit status: as that of pyvmm boot
 
