@@ -41,7 +41,7 @@ THREADS = {
     "OUTSIDE": "the first thread of the jail, where there is a broker",
     "BROKER": "`pyvmm-broker`, a process outside of the jail",
     "SERVER": "the control server of a jailed machine, which starts with the first request",
-    "SHARES": "the starter of share servers, which starts with the first request, in addition to the calls of `pyvmm-fsd`",
+    "SHARES": "the starter of share servers, started with the first request: beside the calls of `pyvmm-fsd`",
     "FORKS": "the maker of forks of a jailed machine, which starts with the first request",
     "HOST": "the container's monitor, above its machine's threads: all of its threads",
     "SPAWN": "the containerd shim, in addition to these, and the programs that it starts",

@@ -55,7 +55,7 @@ STOPPED = "stopped"
 ERROR = "error"
 END_KINDS = (POWEROFF, REBOOT, PANIC, TRIPLE_FAULT, TIMEOUT, STOPPED, ERROR)
 DEVICE_LOST = "device-lost"
-"""What served a device has ended, as ``pyvmm-fsd`` or passt; the machine goes on."""
+"""The server of a device has ended, such as ``pyvmm-fsd`` or passt; the machine continues."""
 EVENT_KINDS = (
     *("started", "restored", "paused", "resumed", "snapshot", "forked", "reset", "power-button"),
     *(DEVICE_LOST, *END_KINDS),

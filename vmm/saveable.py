@@ -63,7 +63,7 @@ class State:
 
 
 class OwnState(State):
-    """One that this process has saved and nobody else has touched: its payload matches its :class:`Schema`, and is not
+    """One that this process has saved and no other has changed: its payload matches its :class:`Schema`, and is not
     checked again."""
 
     __slots__ = ()

@@ -117,7 +117,7 @@ class PciSlots:
         self._announcer.ask_to_leave(self._number(attached))
 
     def pull_out(self, attached: Attached) -> None:
-        """Remove the device from the bus, whatever the guest does with it; no effect if it is gone."""
+        """Remove the device from the bus, even while the guest uses it; no effect if it was removed before."""
         for slot, each in list(self._numbers.items()):
             if each is attached:
                 self._on_gone(slot)

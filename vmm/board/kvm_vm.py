@@ -65,7 +65,7 @@ class Core:
                 raise ConfigError(f"{self._cpus} vCPUs: this host's KVM has at most {limit}", code="cpus")
             self.read_only_slots = bool(system.check_extension(k.CAP_READONLY_MEM))
             self.any_length = bool(system.check_extension(k.CAP_IOEVENTFD_ANY_LENGTH))
-            """A kick need not be of a certain size; some CPUs tell it without the instruction being decoded then."""
+            """Match kicks of any size: some CPUs then report them without decoding the instruction."""
             self._tsc_deadline = bool(system.check_extension(k.CAP_TSC_DEADLINE_TIMER))
             self._cpuid = system.supported_cpuid()
             if self._cpu is not None:

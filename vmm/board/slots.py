@@ -32,7 +32,7 @@ if TYPE_CHECKING:
             """Request that the guest release the device; see :meth:`Attached.wait_gone`."""
 
         def pull_out(self, attached: Attached) -> None:
-            """Remove the device, whatever the guest does with it; no effect if it is gone."""
+            """Remove the device, even while the guest uses it; no effect if it was removed before."""
 
     class Slots(Protocol):
         """Where virtio devices are put.
@@ -132,7 +132,7 @@ class Attached:
         self.transport = transport
         self.kicks = kicks
         self.owned = owned
-        # Held until the guest has let the device go
+        # Held until the guest has released the device
         self._there = allocate_lock()
         self._there.acquire()
 

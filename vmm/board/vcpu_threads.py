@@ -79,7 +79,7 @@ class VcpuThreads(Saveable):
             self._start(vcpu)
         with self._begins:
             pass
-        posix.sched_yield()  # it has let the interpreter go, and is perhaps not in the guest yet
+        posix.sched_yield()  # it has released the GIL, and may not be in the guest yet
 
     def _start(self, vcpu: Vcpu) -> None:
         work = self._runner(vcpu)

@@ -35,7 +35,7 @@ LOW_RAM_END = 0xA_0000
 TABLES_START = 0xC_0000
 """Our own data begins; nothing of a kernel may be loaded from here up to :data:`TABLES_END`."""
 TABLES_END = 0x10_0000
-"""Our own data ends, RAM goes on: 1 MiB."""
+"""The end of our own data; RAM continues here: 1 MiB."""
 
 BOOT_PAGE = TABLES_START
 """One page for all that a PVH entry reads, so that neither side touches more than this page for it."""
@@ -72,7 +72,7 @@ ACPI_END = 0xF_F000
 """All ACPI tables fit below this."""
 
 VM_GENERATION_ID = ACPI_END
-"""16 random bytes, others in every machine that goes on from the same snapshot (ACPI's VM generation ID)."""
+"""16 random bytes, different in each clone of a snapshot (ACPI's VM generation ID)."""
 
 RESET_VECTOR = 0xF_FFF0
 """Where a PC's BIOS begins, at ``f000:fff0``: sixteen bytes. A kernel told to reboot through the BIOS jumps here."""
@@ -110,7 +110,7 @@ I8042_COMMAND = 0x64
 """Writing :data:`I8042_RESET` here resets the machine: the way of guests without ACPI."""
 I8042_RESET = 0xFE
 PVPANIC = 0x505
-"""One port: a guest that panics writes bit 0, one that loaded a crash kernel bit 1; reading tells which are heard."""
+"""One port: a guest writes bit 0 at a panic, bit 1 before its crash kernel; a read returns the supported bits."""
 ACPI_SLEEP_CONTROL = 0x600
 """SLEEP_CONTROL_REG, one byte: bit 5 goes to the sleep state whose type is in bits 4..2."""
 ACPI_SLEEP_STATUS = 0x601

@@ -185,7 +185,7 @@ class Pty(Console):
         ours, self._theirs = posix.openpty()
         posix.set_blocking(ours, False)
         iflag, oflag, cflag, lflag, ispeed, ospeed, cc = termios.tcgetattr(self._theirs)
-        # Raw, echo above all: what nobody has taken to another mode yet must not come back as input
+        # Raw, above all without echo: output must not come back as input before a program sets a mode
         iflag &= ~(termios.ICRNL | termios.IXON | termios.BRKINT | termios.ISTRIP)
         lflag &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
         termios.tcsetattr(

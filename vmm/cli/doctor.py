@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROG = "pyvmm doctor"
-DESCRIPTION = "Check whether this host can run virtual machines, list what it supports, and print what to do about the rest."
+DESCRIPTION = "Check whether this host can run virtual machines, what it supports, and what to do about the rest."
 EPILOG = """\
 exit status:
    0  KVM is usable: guests run on the CPU
@@ -221,7 +221,7 @@ def mitigations(root: str = "") -> Capability:
 
 
 def no_smt(root: str = "") -> Capability:
-    """SMT: threads of one core can observe much of each other."""
+    """SMT: sibling threads of a core can observe each other through side channels."""
     name, active = "SMT off", _read(f"{root}/sys/devices/system/cpu/smt/active")
     if active != "1":
         return Capability(name, True, "each CPU is a core of its own" if active == "0" else "this CPU has no SMT")

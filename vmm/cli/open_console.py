@@ -31,7 +31,7 @@ def _open_output(fd: int) -> int:
             return posix.open(
                 f"/proc/self/fd/{fd}", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
             )
-        except OSError:  # somebody else's terminal, no /proc, or no reader
+        except OSError:  # another user's terminal, no /proc, or no reader
             pass
     return posix.dup(fd)
 

@@ -94,7 +94,7 @@ class Terminal(Console):
     def _foreground(self) -> bool:
         try:
             return posix.tcgetpgrp(self._tty) == self._group
-        except OSError:  # not the terminal of our session: nobody else reads it
+        except OSError:  # not the terminal of our session: no other process reads it
             return True
 
     def _start_reading(self) -> None:

@@ -40,7 +40,7 @@ class Plugged:
         self._stopping = stopping
         self._there: dict[str, Any] = {}
         self._adding = allocate_lock()
-        """Held by whoever adds one, so that two clients cannot add the same."""
+        """Held while a device is added, so that two clients cannot add the same."""
 
     @property
     def may_come(self) -> bool:
@@ -60,7 +60,7 @@ class Plugged:
         """What was plugged in and is still there, or None.  For :attr:`_adding`."""
         attached = self._present(path)
         if attached is None and len(self._there) > _SLOTS:
-            self.sweep()  # some are gone: a machine has not so many
+            self.sweep()  # some were removed: a machine has fewer slots
         return attached
 
     def _present(self, path: str) -> Any:
@@ -72,7 +72,7 @@ class Plugged:
         return self._there.get(path)
 
     def sweep(self) -> None:
-        """Forget those that are gone.  It is a request to a jailed machine for each."""
+        """Drop the records of removed devices. Costs a request to a jailed machine for each record."""
         for path, each in tuple(self._there.items()):
             if each.wait_gone(0):
                 self._forget(path, each)

@@ -142,7 +142,7 @@ class Breakpoints:
         self._borrowed.clear()
 
     def forget(self) -> None:
-        """RAM is new: its INT3s are gone."""
+        """RAM is new, without our INT3s."""
         self._software.clear()
 
     def apply(self, vcpu: Vcpu, *, step: bool = False, flags: int = 0) -> None:

@@ -12,7 +12,7 @@ _CHUNK = MAX_PACKET // 2 - 8
 
 
 class PhysicalMemory:
-    """The RAM of a machine that was started with ``--gdb``.  The guest goes on meanwhile.  A context manager.
+    """The RAM of a machine that was started with ``--gdb``.  The guest keeps running.  A context manager.
 
     :param where: as for ``--gdb``
     :raises HostError: no stub serves there
@@ -46,7 +46,7 @@ class PhysicalMemory:
         while True:
             data = self._socket.recv(1 << 16)
             if not data:
-                raise HostError("the machine is gone", code="debug-connect")
+                raise HostError("the machine has ended", code="debug-connect")
             for item in self._reader.feed(data):
                 if isinstance(item, Packet) and item.data is not None:
                     return item.data

@@ -142,7 +142,7 @@ class GdbServer:
         stub, reader, silent = Stub(self._target), Reader(), True
         try:
             while not (stub.over or self._stopping):
-                # Whoever has sent no packet yet gives way to the next connection, and locks no debugger out
+                # A connection that has sent no packet yet is replaced by the next one, and locks no debugger out
                 others = (self._socket.fileno(),) if silent else ()
                 ready = _wait(connection.fileno(), self._wake.fd, *others)
                 if self._wake.fd in ready:

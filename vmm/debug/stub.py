@@ -94,7 +94,7 @@ class Stub:
             if self._target.ended and data[:1] not in b"?qQDkvH":
                 return _BAD
             if not self._target.held and not self._target.ended and data.startswith(_NEED_A_STILL_GUEST):
-                return _BAD  # KVM would have us wait until the vCPU comes out by itself, which may be never
+                return _BAD  # KVM would block until the vCPU exits by itself, which may be never
             return command(data[1:])
         except Bad:
             return _BAD

@@ -91,7 +91,7 @@ class Target:
         self.held = True
 
     def go(self, step: int = -1, only: bool = False) -> None:
-        """Let the guest run.
+        """Resume the guest.
 
         :param step: index of a vCPU that is to execute one instruction
         :param only: the others stay where they are
@@ -162,7 +162,7 @@ class Target:
         while not self._stops.empty():
             stop = self._stops.get()
             if stop.kind == "int3" and not self._is_ours(stop):
-                self._foreign.add(stop.vcpu)  # the guest's own INT3: it gets its exception when it goes on
+                self._foreign.add(stop.vcpu)  # the guest's own INT3: the exception is delivered when it continues
                 continue
             if stop.kind == "step" and stop.vcpu != self._stepping:
                 continue

@@ -82,7 +82,7 @@ class I8042(BusDevice):
 PANICKED = 1 << 0
 """The kernel panicked and does nothing more."""
 CRASH_LOADED = 1 << 1
-"""The kernel panicked and goes on with its crash kernel."""
+"""The kernel panicked and starts its crash kernel."""
 
 
 class PvPanic(BusDevice):

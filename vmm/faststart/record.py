@@ -109,7 +109,7 @@ else:
         cls = type(record)
         values = {**record.__dict__, **changes}
         if len(values) != len(cls.__record_types__):
-            return cls(**values)  # which says what is wrong
+            return cls(**values)  # raises an error that names the bad value
         made = cls.__new__(cls)
         _take(made, values)
         return made

@@ -154,7 +154,7 @@ def warm_settle() -> None:
 
 
 def _remove_old(folder: str) -> None:
-    """Remove obsolete images: of installations that are gone, and half-written ones."""
+    """Remove obsolete images: those of removed installations, and half-written ones."""
     for name in posix.listdir(folder):
         if name.startswith("warm-") and time.time() - posix.stat(f"{folder}/{name}").st_mtime > _OLD:
             posix.unlink(f"{folder}/{name}")

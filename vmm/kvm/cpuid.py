@@ -57,7 +57,7 @@ _MASKED_LEAVES = (
 )  # fmt: skip
 """And leaves, which read as zero: those of what is masked, and of memory encryption."""
 ARCH_CAPABILITIES = 0x10A
-"""The MSR IA32_ARCH_CAPABILITIES, which leaf 7 tells of in EDX."""
+"""The MSR IA32_ARCH_CAPABILITIES, which leaf 7 enumerates in EDX."""
 FEATURE_EDX_ARCH_CAPABILITIES = 1 << 29
 
 LEVEL_SMT = 1
@@ -151,7 +151,7 @@ def fit(cpuid: kvm_cpuid2, wanted: CpuConfig) -> None:
 
 
 _FREQUENCIES = (0x15, 0x16, TIMING_LEAF)
-"""Leaves that tell how fast clocks run, which is measured anew at every start of a host."""
+"""Leaves with clock frequencies, which each boot of the host measures again."""
 
 
 _OWN = (0xB, 0x1F, *_FREQUENCIES)

@@ -52,7 +52,7 @@ class Probe:
 
 
 def probe(system: System) -> Probe:
-    """Run a short loop in 64-bit mode with paging, which every KVM for this CPU has to run on the CPU.
+    """Run a short loop in 64-bit mode with paging, which each KVM for this CPU must run on the CPU.
 
     Real mode would prove nothing: KVM emulates it on Intel CPUs without "unrestricted guest", which are fine.
 

@@ -473,7 +473,7 @@ class Clocks:
             clock = bytes(st.kvm_clock_data(clock=self._clock))
             k.ioctls([(vm.fd, k.KVM_SET_CLOCK, clock, "KVM_SET_CLOCK")])
             return
-        # Whoever sets it may be held up between a look at the TSC and the kernel, on a busy host for milliseconds
+        # This thread may be preempted between reading the TSC and entering the kernel, on a busy host for milliseconds
         now, ahead = ffi.new("struct vm_clocks *"), 0
         for attempt in range(_SET_TRIES):
             since = ffi.new("struct vm_clocks *", ((self._clock + ahead) % (1 << 64), begun))

@@ -58,7 +58,7 @@ class Confinement:
         self.vcpu: Callable[[], None] = lambda: _check(lib.seccomp_enter_thread(lib.SECCOMP_VCPU | kinds))
         """To be called on a vCPU's thread, before it enters the guest."""
         self.loop: Callable[[], None] = lambda: _check(lib.seccomp_enter_thread(lib.SECCOMP_LOOP | kinds | typed))
-        """To be called on the control loop's thread, before it looks at anything of the guest's."""
+        """Call it on the control loop's thread, before that reads anything that the guest wrote."""
 
     def close(self) -> None:
         """Any thread may start workers again. Harmless when done twice."""

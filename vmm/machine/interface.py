@@ -263,7 +263,7 @@ class MachineInterface:
 
     @call((PAUSED,), "let the guest go on", request="resume")
     def resume(self) -> None:
-        """Let the guest go on."""
+        """Resume the guest."""
 
     @call(
         (RUNNING, PAUSED),
@@ -316,7 +316,7 @@ class MachineInterface:
 
     @call((RUNNING,), "unplug a device", jailed=OUTSIDE)
     def unplug(self, attached: Any, timeout: float = 30.0, *, force: bool = False) -> bool:
-        """Ask the guest to let a device go, and wait until it has."""
+        """Request that the guest releases a device, and wait until it has."""
         raise NotImplementedError
 
     @call(OPEN, "read the size of a disk's file again and tell the guest")
@@ -397,7 +397,7 @@ class AnyMachine(MachineInterface):
         raise NotImplementedError
 
     def stale_shares(self) -> float:
-        """For how many seconds the guest may still rely on what it was told of files that have changed since."""
+        """Seconds for which the guest may still use cached attributes and names of changed files."""
         raise NotImplementedError
 
     def fork_point(self, n: int) -> Point:

@@ -413,7 +413,7 @@ class Machine(AnyMachine):
             self._life.publish("paused")
 
     def resume(self) -> None:
-        """Let the guest go on. Its watchdogs are notified that it did not run; its clocks continued."""
+        """Resume the guest. Its watchdogs are notified that it did not run; its clocks continued."""
         self._check_thread("resume")
         with self._life_lock:
             self._life.check("resume")
@@ -734,7 +734,7 @@ class Machine(AnyMachine):
         end of that second only if the host has changed something that the guest read within it.
         """
         if seconds := self.stale_shares():
-            time.sleep(seconds)  # the guest drops what it knows by its clock, which nothing shows
+            time.sleep(seconds)  # the guest's cache expires by its own clock, which no event reports
 
     def uptime(self) -> int:
         """For how many ms the guest has run since its start, restore or reset, without the time that it was paused."""

@@ -153,7 +153,7 @@ class ForkLayers:
             one = make(copies)
             with layers.lock:
                 below = layers.files[:count]
-                # They have gone if it is no longer filled on demand
+                # They were removed if it is no longer filled on demand
                 same = [id(bits) for _, _, bits in below] == [id(bits) for _, _, bits in copies]
                 native = self._fill.native
                 result = int(lib.fill_merge(native, count, one[0], ffi.from_buffer(one[2]))) if same else 0

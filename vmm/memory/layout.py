@@ -6,7 +6,7 @@ PAGE = 4096
 HOLE_START = 0xC000_0000
 """Where the 32-bit hole for devices begins: 3 GiB."""
 HOLE_END = 0x1_0000_0000
-"""RAM goes on here: 4 GiB."""
+"""RAM continues here: 4 GiB."""
 HOTPLUG_ALIGN = 2 << 30
 """Memory that is added begins at a multiple of this: of the largest piece in which Linux adds memory on any machine."""
 ADDRESSES_END = 1 << 39

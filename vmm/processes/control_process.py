@@ -26,7 +26,7 @@ _CAPABILITIES = ("dac_override", "dac_read_search", "fowner", "kill")
 _GO = struct.Struct("=I")
 """The message with which the server begins: the user of the machine's process, or 0."""
 _END_S = 10
-"""Seconds that a machine has to end when who started it has."""
+"""Seconds that a machine may take to end after its starter has ended."""
 
 
 class ControlProcess(Requests):

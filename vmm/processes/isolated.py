@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 _STALE_MS = 2000
-"""More than a guest may rely on what it was told of shared files."""
+"""An upper bound of the time for which a guest may cache attributes of shared files."""
 
 
 class _Console:
@@ -435,7 +435,7 @@ class IsolatedMachine(AnyMachine):
     def refresh_shares(self) -> None:
         """As :meth:`Machine.refresh_shares`."""
         if seconds := self.stale_shares():
-            time.sleep(seconds)  # the guest drops what it knows by its clock, unseen
+            time.sleep(seconds)  # the guest's cache expires by its own clock, which no event reports
 
     def press_power_button(self) -> None:
         """As :meth:`Machine.press_power_button`."""

@@ -149,7 +149,7 @@ class Jailed(MachineInterface):
             if self.state == PAUSED:
                 self.resume()
         except VmmError:
-            pass  # it ends, and says so
+            pass  # it ends, and reports that
 
     def plug(self, device: DeviceConfig, files: DiskFiles | None = None, *, directory: int = -1) -> Plugged:
         """As :meth:`Machine.plug`, for a disk or a share: the disk's files are opened, checked and locked here, and the
@@ -246,7 +246,7 @@ class Jailed(MachineInterface):
             if stat.S_ISREG(info.st_mode):
                 raise_file_size(pid, info.st_size, user)
         except (FileNotFoundError, ProcessLookupError):
-            pass  # what is not there is told by whoever looks next
+            pass  # the next reader reports what is missing
         except OSError as error:
             raise HostError(
                 f"disk {path}: the machine's process may not write a file of that size: {error.strerror}",

@@ -148,7 +148,7 @@ class MachineChild:
                     raise nonsense()
                 if not self._leaving:
                     self._reports.end(kind, detail, error)
-        except HostError as wrong:  # somebody else speaks there
+        except HostError as wrong:  # another program answers there
             self._kill()
             self._reports.end(ERROR, str(wrong), wrong)
         except OSError:
@@ -170,7 +170,7 @@ class MachineChild:
         try:
             status = self.process.wait(_PATIENCE)
             how = f" with status {status}" if status >= 0 else f" of {signal.Signals(-status).name}"
-        except Exception:  # it closed its sockets, and lives; or somebody else has waited for it
+        except Exception:  # it closed its sockets and lives, or another thread has reaped it
             self._kill()
         error = HostError(f"the machine's process has ended{how}", code="isolation-ended")
         self._reports.end(ERROR, str(error), error)

@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
             raise
         _tell_error(answer, error)
     finally:
-        asked.close()  # where another process serves a control socket, nobody else does
+        asked.close()  # if another process serves the control socket, this one does not
     return 0
 
 

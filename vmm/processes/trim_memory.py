@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_MAPS, _PAGEMAP = "/proc/self/maps", "/proc/self/pagemap"  # smaps would count the pages of the guest's RAM
+_MAPS, _PAGEMAP = "/proc/self/maps", "/proc/self/pagemap"  # smaps would walk all pages of guest RAM
 _PAGE = 4096
 # An entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst in Linux)
 _PRESENT, _SWAPPED, _OF_A_FILE = 1 << 63, 1 << 62, 1 << 61

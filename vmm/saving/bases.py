@@ -28,7 +28,7 @@ _MOST = 1 << 20
 
 
 class registry_of:
-    """A context in which nobody else changes ``diffs`` of the snapshot in *folder*, or replaces it."""
+    """A context in which no other process changes ``diffs`` of the snapshot in *folder*, or replaces it."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -236,7 +236,7 @@ def _may_be_needed(base: str, number: object, name: str, place: str, *, is_near:
     if _is_being_made(os.path.join(base, DIFFS, name)):
         return True
     try:
-        # It is gone, unless what it is on is not mounted
+        # It was removed, or its file system is not mounted
         return not is_near and os.stat(os.path.dirname(place)).st_dev == os.stat(base).st_dev
     except OSError:
         return True

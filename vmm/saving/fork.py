@@ -125,7 +125,7 @@ class ForkPoint:
         return Child(config, saved, self._base, copies, self._shells, cpuid_is_own=self._cpuid_is_own)
 
     def _own_state(self) -> MachineState:
-        """A child's private copy, which nobody else can change."""
+        """A child's private copy, which no other process can change."""
         saved = self._saved
         return replace(saved, platform=tuple(map(plain, saved.platform)), devices=tuple(map(plain, saved.devices)))
 
@@ -161,7 +161,7 @@ def _copy_of(disk: DiskConfig, copies: DiskCopies) -> DiskConfig:
 
 
 class Child:
-    """From a machine that was forked: the :class:`~vmm.board.bootstrap.Origin` of another that goes on as it was."""
+    """From a machine that was forked: the :class:`~vmm.board.bootstrap.Origin` of one that continues as it was."""
 
     event = "restored"
     restores = True
@@ -388,7 +388,7 @@ class Shells:
                 shell = Shell(kind[0], self._core, attached, shared=kind[1], exactly=not self._touched)
                 self._fill_and_put(shell)
         except (VmmError, OSError, RuntimeError) as error:
-            # Children do without, and say what the host refuses if it still does
+            # Children do without, and report what the host still refuses
             report.debug(__name__, f"no machine for a fork could be made ahead: {error}")
             with self._lock:
                 self._making = None

@@ -279,7 +279,7 @@ def take_base(memory: GuestMemory, children: int, ahead: Ahead | None = None, *,
 
 
 WATCH_FROM = 4 << 20
-"""To note what is written takes faults, to compare takes time in which the machine stands still."""
+"""Tracking writes costs page faults; comparing pages costs time while the machine is paused."""
 
 
 def copied_ahead(memory: GuestMemory, children: int, *, watch_from: int = WATCH_FROM) -> Ahead | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vmm.memory.layers import Layer
 
     Progress = Callable[[int, int], None]
-    """Told how many bytes of how many are done."""
+    """Called with the number of bytes done, and of all."""
 
 PAGES = "pages"
 _STEP = 64 << 20

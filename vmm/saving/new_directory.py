@@ -114,7 +114,7 @@ class NewDirectory:
             parent, name = os.path.split(self.place)
             _sync(parent)  # before the old one is removed
             os.rename(self.path, os.path.join(parent, f"{name}{LEFT}{OLD}{os.urandom(4).hex()}"))
-            remove_replaced(old)  # or whoever still reads it does that
+            remove_replaced(old)  # or the last reader removes it
         finally:
             os.close(old)
 

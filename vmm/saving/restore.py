@@ -174,7 +174,7 @@ class Restored:
         """Nothing was made ahead."""
 
     def begin(self, memory: GuestMemory) -> None:
-        """Check whether something is to be read in advance. A copy has everything it needs."""
+        """Whether something must be read in advance. A copy already has everything it needs."""
         self._memory = memory
         if self._wants_prefetch and (memory.over_file or memory.on_demand):
             self._prefetch = Prefetch(self._folder, memory, self._working_set)

@@ -121,7 +121,7 @@ class VirtioDevice(Saveable):
     queue_sizes: tuple[int, ...] = ()
     features: int = 0
     shares_memory: bool = False
-    """Another process serves the queues: guest RAM has to be a memfd, and so has the register page."""
+    """Another process serves the queues: guest RAM and the register page must be memfds."""
     takes_memory_on_demand: bool = False
     """That process takes part when RAM is filled page by page (:meth:`vmm.memory.GuestMemory.admit`); else it is filled
     beforehand."""
@@ -130,12 +130,12 @@ class VirtioDevice(Saveable):
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
     used_bit_stays: bool = False
-    """InterruptStatus says all the time that buffers may have been used.  Then whoever signals a queue's irq need not
-    set it, the kernel for one; and the driver's acknowledgement costs no exit."""
+    """The used-buffer bit of InterruptStatus is always set. So the kernel can signal a queue's irq without setting it,
+    and the driver's acknowledgement costs no exit."""
     takes_packed: bool = True
     """Its queues may be packed (2.8): all that go through ``ring.c``."""
     tells_regions: bool = False
-    """Its configuration says where they are: no transport has to."""
+    """Its configuration contains their addresses, so the transport does not need to."""
     name: str = "virtio"
     counts_elsewhere = False
     """:meth:`stats` asks another process."""

@@ -104,7 +104,7 @@ class DriverState:
         if value == 0:
             self._forget()
             return RESET
-        # 2.1.1: bits are only ever added. Whoever clears one has lost count and gets nothing
+        # 2.1.1: drivers only add bits. A write that clears one is ignored
         if self.status & ~value & _DRIVER_BITS:
             return 0
         todo = 0

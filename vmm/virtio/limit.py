@@ -32,7 +32,7 @@ class Limit:
             raise HostError("no memory for a limit", code="memory-unavailable")
 
     def waits(self) -> int:
-        """How often a queue had to wait."""
+        """The number of times that a queue waited for the limit."""
         return 0 if self.native == ffi.NULL else int(lib.limit_waits(self.native))
 
     def close(self) -> None:

@@ -229,7 +229,7 @@ class PciRegisters(BusDevice, Function):
         self._wire.clear()
         with self.transport.lock:
             if self._device.used_bit_stays:
-                # Whoever signalled it has left this to us
+                # The device that signalled it leaves this bit to us
                 self._words[_ISR_WORD // 4] |= lib.IRQ_VRING
             masked = self.transport.closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE
             if not masked and self._words[_ISR_WORD // 4]:

@@ -158,7 +158,7 @@ class Queue:
         """The driver has been left nothing to pop since this was set to False."""
         self.popped = 0
         self.moved_to: int | None = None
-        """Where the queue goes on, when somebody who does without :attr:`ring` has served it."""
+        """Where the queue continues after it was served without :attr:`ring`."""
         self._dirty = False
         self._scratch: Any = None
         self.ring: Any = lib.ring_new(memory.native, native, error)

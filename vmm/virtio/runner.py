@@ -32,7 +32,7 @@ MAX_REPORTS = 5
 """How often one device's failures are logged: a guest can break its rings for ever."""
 
 _active: set[Runner] = set()
-"""Runners whose device runs.  A C thread may be using their memory: they are not garbage, whoever forgot them."""
+"""Runners whose device runs.  A C thread may be using their memory: keep them alive even without other references."""
 
 
 class Runner:
@@ -235,7 +235,7 @@ class Runner:
             try:
                 self.device.check()
             except ForbiddenCallError:
-                raise  # a thread of this process is somebody else's: no reset mends that
+                raise  # it belongs to a thread of this process: a reset cannot repair that
             except VmmError as error:
                 self._fail(error)
 

@@ -108,7 +108,7 @@ class Transport:
 
     @property
     def failures(self) -> int:
-        """How often the device had to be stopped because the guest broke a rule."""
+        """The number of times that the device was stopped because the guest broke a rule."""
         return self.runner.failures
 
     @property
@@ -228,7 +228,7 @@ class Transport:
             return state
 
     def restore(self, state: State) -> None:
-        """Become what :meth:`save` returned.  The transport is fresh; :meth:`resume` lets the device run.
+        """Restore what :meth:`save` returned into a new transport; :meth:`resume` starts the device.
 
         :raises ConfigError: the state belongs to another device, or to one with other features
         """

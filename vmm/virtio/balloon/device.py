@@ -85,7 +85,7 @@ class Balloon(VirtioDevice):
         self._guest: dict[str, int] = {}
         self._answers = 0
         self._asking = allocate_lock()
-        self._answered = allocate_lock()  # not locked: the guest has answered since somebody asked
+        self._answered = allocate_lock()  # unlocked: the guest has answered the last request
         self._target = 0
         self.resize(config.size)
 
@@ -145,7 +145,7 @@ class Balloon(VirtioDevice):
             self._context.queues[STATS].push(held)
 
     def stop(self) -> None:
-        # For whoever goes on with this queue the driver has no request out: it is asked anew
+        # A restored device has no request pending at the driver: it sends a new one
         self._give_back()
         self._context = None
 

@@ -74,7 +74,7 @@ SEG_MAX = QUEUE_SIZE - 2
 """Data segments of one request: with its header and status it fits a queue even without indirect
 descriptors."""
 MAX_QUEUES = 4
-"""Queues unless the user says how many: one per vCPU up to here."""
+"""The most queues by default: one per vCPU up to here."""
 MAX_DISCARD_SECTORS = 1 << 21
 MAX_DISCARD_SEGMENTS = 64
 
@@ -83,7 +83,7 @@ _BLK_STATS = (
     "read_bytes", "write_bytes", "last_errno", "uring",
 )  # fmt: skip
 _SCHEMA = Schema("virtio-blk", 1, {"writeback": "bool", "capacity": "u64"})
-"""``capacity`` in sectors: what the driver knows; the image has to be as long."""
+"""``capacity`` in sectors, as the driver has read it; the image must be at least as long."""
 
 
 _spare: Any = ffi.NULL

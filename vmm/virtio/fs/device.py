@@ -33,7 +33,7 @@ QUEUE_SIZE = 1024
 """A request of 1 MiB has a buffer for each page, in an indirect table or not."""
 HIGH_PRIORITY_SIZE = 128
 MAX_QUEUES = 4
-"""Request queues unless the user says how many: one per vCPU up to here."""
+"""The most request queues by default: one per vCPU up to here."""
 MAX_FILES = 65536
 """What the guest can have open, if the host's limit on descriptors allows."""
 CACHES = {"none": lib.FS_CACHE_NONE, "auto": lib.FS_CACHE_AUTO, "always": lib.FS_CACHE_ALWAYS}

@@ -51,7 +51,7 @@ _OUT = struct.Struct("<IiQ")
 _FORGET, _BATCH_FORGET = 2, 42
 _SIGKILL = 9
 _STALE_MS = 2000
-"""More than a server may say that its guest relies on what it was told."""
+"""An upper bound of the cache time that a server may report."""
 
 
 class ServerGone(Exception):
@@ -189,7 +189,7 @@ class FsProcess(Fs):
         try:
             answer = self._call(self._message(lib.FSD_FAULTS), *([device] if device >= 0 else []), came=came)
         except ServerGone:
-            return  # the next message says so
+            return  # the next message reports it
         finally:
             if device >= 0:
                 os.close(device)
@@ -430,7 +430,7 @@ class FsProcess(Fs):
             context.run(self._take_over)
 
     def _take_over(self) -> None:
-        """The server is gone: from now on Python serves the queues, and every answer is EIO."""
+        """The server has ended: from now on Python serves the queues, and each answer is EIO."""
         context = self._context
         if context is None or self._taken_over:
             return
@@ -462,7 +462,7 @@ class FsProcess(Fs):
         return left
 
     def process(self, queue: Queue) -> None:
-        """The server is gone: answer everything with EIO."""
+        """The server has ended: answer each request with EIO."""
         for chain in queue:
             _refuse(queue, chain)
 
@@ -473,11 +473,11 @@ class FsProcess(Fs):
         if not poll.poll(timeout_ms):
             self._kill()
             if not poll.poll(timeout_ms):
-                return "does not end"  # from within a jail it is nobody's to kill
+                return "does not end"  # a jailed process may not kill it
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            return "ended"  # somebody in this process waits for all children
+            return "ended"  # another thread of this process reaps all children
         if pid == 0:
             return "ended"
         code = os.waitstatus_to_exitcode(status)
@@ -486,7 +486,7 @@ class FsProcess(Fs):
     # -- the host's side -------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """As :meth:`Fs.stats`, from the server's last answer, and ``server``: its process id, 0 if it is gone;
+        """As :meth:`Fs.stats`, from the server's last answer, and ``server``: its process id, 0 if it has ended;
         ``isolation``: the namespaces and filters in force."""
         try:
             figures = ffi.new("struct fsd_figures *")

@@ -87,7 +87,7 @@ class HotplugMemoryConfig(DeviceConfig):
             raise ConfigError(
                 f"{self.size >> 20} MiB of memory to add to {ram.size >> 20} are more than a guest can address",
                 code="hotplug-memory-size",
-                hint=f"all of it has to end below {ADDRESSES_END >> 30} GiB",
+                hint=f"all of it must end below {ADDRESSES_END >> 30} GiB",
             )
 
     def open(self, opening: Opening) -> VirtioDevice:

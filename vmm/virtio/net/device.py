@@ -308,7 +308,7 @@ class Net(VirtioDevice):
         self._serve_control()
 
     def check(self) -> None:
-        """Detect workers that stopped, and report when the backend is gone.
+        """Detect workers that stopped, and report when the backend has ended.
 
         :raises GuestError: the guest broke a ring
         :raises HostError: a worker cannot continue

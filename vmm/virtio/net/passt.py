@@ -31,7 +31,7 @@ MTU = 65520
 START_TIMEOUT = 60.0
 """Seconds until it is given up: on a busy host, and when it looks at many interfaces, it takes its time."""
 NOTICE_AFTER = 5.0
-"""Seconds until the user is told what there is to wait for."""
+"""Seconds after which a message names what the start waits for."""
 END_TIMEOUT = 2.0
 _CHILD_FD = 3
 _INSTALL = "apt-get install passt; or --net tap=NAME, or --net none"
@@ -155,7 +155,7 @@ class Passt(Backend):
             self._notice = time.monotonic() + min(NOTICE_AFTER, START_TIMEOUT)
             try:
                 sock.send(struct.pack(">I", len(frame)) + frame)
-            except OSError:  # it is gone already
+            except OSError:  # it has ended already
                 pass
             while (answer := self._read_frame(sock, deadline))[12:14] != kind:
                 if not answer:
@@ -244,14 +244,14 @@ def _reap(pid: int) -> None:
     while True:
         try:
             done, _ = posix.waitpid(pid, posix.WNOHANG)
-        except ChildProcessError:  # somebody who waits for all children
+        except ChildProcessError:  # another thread reaps all children
             return
         if done:
             return
         if time.monotonic() > end:
             try:
                 posix.kill(pid, 9)
-            except PermissionError:  # from within a jail; it is nobody's child then
+            except PermissionError:  # in a jail; it is not a child of this process then
                 return
             posix.waitpid(pid, 0)
             return

@@ -152,7 +152,7 @@ class Tap(Backend):
                 raise HostError(
                     f"{self.name}: {posix.strerror(error.errno or 0)}", code="net-tap", errno=error.errno or 0
                 ) from error
-            # A choice of the guest's, which does not end its machine: without offloads frames are always right
+            # The guest's choice must not end its machine: without offloads all frames are valid
             self._offload(0)
 
     def _offload(self, flags: int) -> None:

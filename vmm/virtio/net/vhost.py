@@ -91,7 +91,7 @@ class VhostNet(Net):
         except HostError:
             if self._tap.current_name():
                 raise
-            return  # a driver that starts when the tap device is gone already finds no link
+            return  # a driver that starts after the tap device was removed finds no link
         vhost.begin()
 
     def _stop_pairs(self, keep: int = 0) -> None:
@@ -158,7 +158,7 @@ class VhostNet(Net):
     def stats(self) -> dict[str, int]:
         """Counters of the tap device since the device was made: frames and bytes to the guest (``rx``) and from it
         (``tx``), dropped ones, also because the guest was too slow, and those with a malformed header. A large frame
-        counts once. Kicks and interrupts of these queues are not counted. When the tap device is gone: empty."""
+        counts once. Kicks and interrupts of these queues are not counted. Empty if the tap device was removed."""
         with self._nets_lock:
             return {name: value - self._before.get(name, 0) for name, value in self._count().items()}
 

@@ -35,7 +35,7 @@ PMEM_RESP_OK = 0
 PMEM_RESP_EIO = 1
 
 _SCHEMA = Schema("virtio-pmem", 1, {"start": "u64", "size": "u64"})
-"""Where the guest has it: its configuration says so once."""
+"""The guest physical address, which its configuration reports once."""
 _COUNTERS = ("flushes", "errors", "cuts")
 
 
@@ -80,7 +80,7 @@ class Pmem(VirtioDevice):
             raise HostError(
                 f"{self.name}: cannot be mapped: {posix.strerror(-error[0])}",
                 code="pmem-map",
-                hint="it has to be a file that can be mapped (mmap), of 256 GiB at most",
+                hint="use a file that can be mapped (mmap), of at most 256 GiB",
                 errno=-error[0],
             )
         self._pmem = pmem

@@ -64,7 +64,7 @@ _STATS = (
     "to_guest_packets", "credit_updates", "waiting_bytes", "malformed",
 )  # fmt: skip
 _SCHEMA = Schema("virtio-vsock", 1, {})
-"""Connections end with this process: the driver is told so, and asks for its CID anew (5.10.6.7)."""
+"""Connections end with this process: notify the driver, which reads its CID again (5.10.6.7)."""
 
 
 class Vsock(VirtioDevice):
