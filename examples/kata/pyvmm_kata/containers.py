@@ -86,7 +86,7 @@ class Process:
             pass
 
     def close(self) -> None:
-        """Close its pipes and the connection.  A process that runs goes on."""
+        """Close its pipes and the connection.  A running process continues."""
         for pipe in (self.stdin, self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
@@ -214,7 +214,7 @@ class Container:
         return made
 
     def fork(self, *names: str, bundles: str = "") -> list[Container]:
-        """Make running copies, each in a machine of its own with a copy of the root file system; this one goes on.
+        """Make running copies, each in a machine of its own with a copy of the root file system; this one continues.
 
         :param names: an id for each copy
         :param bundles: where folders of these names are made, which are the caller's to remove; empty: beside its own
@@ -318,7 +318,7 @@ class Container:
         control.call(self._folder, "pause")
 
     def resume(self) -> None:
-        """Let them go on.
+        """Resume them.
 
         :raises VmmError: they cannot go on
         """
@@ -386,5 +386,5 @@ def _descriptor(stream: Stream, null: int) -> int:
         return null
     fd = stream if isinstance(stream, int) else stream.fileno()
     if fd < 0:
-        raise ConfigError("PIPE is for exec: a container outlives whoever reads", code="container-stream")
+        raise ConfigError("PIPE is for exec: a container outlives the reader of a pipe", code="container-stream")
     return fd

@@ -42,7 +42,7 @@ MACHINE = (
     "vmm.virtio.rng.device",
     "vmm.virtio.vsock.device",
 )
-"""Modules that whoever makes a machine imports; each process that holds one has all of them in its memory."""
+"""Modules that every process imports that makes a machine, and so keeps in memory."""
 MONITOR = (
     *MACHINE,
     "pyvmm_kata.oci.console",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGES = "opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http"
 SEND_S = 5.0
-"""Seconds that a collector has to answer."""
+"""Seconds for a collector to answer."""
 MOST = 1 << 20
 """Bytes of a trace."""
 

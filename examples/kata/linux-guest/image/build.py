@@ -110,7 +110,9 @@ def build(entry: Path, progress: Progress) -> Path:
         try:
             program = agent.compile_agent(work)
         except subprocess.CalledProcessError as error:
-            raise RecipeError(f"{error.cmd[0]} failed (status {error.returncode}); it has said why") from None
+            raise RecipeError(
+                f"{error.cmd[0]} failed (status {error.returncode}); its error is printed above"
+            ) from None
         make_tree(tree, program)
         make_image(tree, made / NAME)
         os.chmod(made / NAME, 0o444)

@@ -27,7 +27,7 @@ _PRIVILEGES = {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_MKNOD"}
 
 
 def device_in_guest(status: os.stat_result, source: str, index: int) -> str:
-    """The guest's device for a device of the host that is to be bound."""
+    """The guest's device for a host device that a bind mount names."""
     number = os.major(status.st_rdev), os.minor(status.st_rdev)
     if stat.S_ISCHR(status.st_mode) and number in DEVICES:
         return DEVICES[number]

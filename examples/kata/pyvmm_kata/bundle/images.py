@@ -299,7 +299,7 @@ def _process(layout: _Layout, wanted: Json, found: Report) -> Json:
     user: Json = {key: found.get(key) for key in ("uid", "gid", "additionalGids")}
     ids = [user["uid"], user["gid"], *_list(user["additionalGids"])]
     home = found.get("home")
-    # A process that unpacked what somebody else wrote says so
+    # The unpacker, which read a file from an untrusted author, reports it
     if not all(isinstance(each, int) and 0 <= each < 0xFFFFFFFF for each in ids) or not isinstance(home, str):
         raise layout.damaged("config.User", "no user")
     env = dict(entry.partition("=")[::2] for entry in [*_ENV, *words["Env"]])

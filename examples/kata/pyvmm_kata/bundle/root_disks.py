@@ -20,7 +20,7 @@ GUEST_ROOTS = "/run/kata-containers"
 """Where the guest mounts the roots of containers (as with Kata)."""
 
 GUEST_DEVICES = "/run/pyvmm/devices"
-"""By what name the guest's agent is told to let a disk go that was a device of a container's: nothing is there."""
+"""The mount point by which the agent is told to release a disk that a container used as a device. Nothing is there."""
 
 SERIAL = "root"
 """Of the disk of a machine that has one from its start."""
@@ -34,7 +34,7 @@ CREATE = "io.katacontainers.volume.overlayfs.create_directory"
 
 _HEAD = 2048
 _EXT4_MAGIC, _EROFS_MAGIC, _SQUASHFS_MAGIC = b"\x53\xef", b"\xe2\xe1\xf5\xe0", b"hsqs"
-_EXT4_RECOVER = 4  # EXT4_FEATURE_INCOMPAT_RECOVER: the journal has to be replayed, which writes
+_EXT4_RECOVER = 4  # EXT4_FEATURE_INCOMPAT_RECOVER: the journal must be replayed, which writes
 
 
 class RootDisk(NamedTuple):

@@ -9,7 +9,7 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     kernel_params = ""          # appended to the guest kernel's command line
     template = "off"            # "auto", which a pool implies: machines are clones of one that has booted
     isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
-    policy = ""                 # a file that says which requests the guest's agent serves; empty: all
+    policy = ""                 # a file with the requests that the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
                                 # "kernel", "image", "template", "policy", "network", "publish"; or true: all of it
     pool = 0                    # how many machines pyvmm-poold keeps ready
@@ -261,7 +261,7 @@ def _parsed(data: bytes, path: str) -> Json:
         fd = os.open(kept, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             status = os.fstat(fd)
-            # Who could write it would say what containers run on
+            # A user who can write it decides what containers run on
             if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
                 found = json.loads(file.read())
                 if isinstance(found, dict) and found.get("content") == content and isinstance(found["values"], dict):

@@ -100,7 +100,7 @@ def run_in(
         ) from None
     finally:
         os.close(out)
-        # It is over, or is to be: nothing that it does after its answer counts
+        # It has ended, or is ended now: nothing that it does after its answer counts
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     number = os.waitstatus_to_exitcode(status)

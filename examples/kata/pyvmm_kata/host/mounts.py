@@ -27,7 +27,7 @@ GUEST_SHARED = "/run/kata-containers/shared/containers"
 GUEST_GENERATION = "/run/kata-containers/sandbox/generation"
 """Where the agent writes another line in each copy of the machine, before the containers go on."""
 GUEST_SOCKETS = "/run/kata-containers/sandbox/sockets"
-"""Where the agent listens in the place of sockets of the host's."""
+"""Where the agent listens in place of sockets of the host."""
 VSOCK = "vm"
 """The machine's socket in the sandbox's folder: what the guest dials, port P of the host, is ``vm_P`` beside it."""
 _FIRST_PORT = 1 << 16
@@ -400,7 +400,7 @@ def _remove_places(path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(info.st_mode):
-        if os.lstat(os.path.dirname(path)).st_dev == info.st_dev:  # else something is still mounted: rmdir says so
+        if os.lstat(os.path.dirname(path)).st_dev == info.st_dev:  # else still a mount point: rmdir fails
             for name in os.listdir(path):
                 _remove_places(os.path.join(path, name))
         remove = os.rmdir

@@ -185,7 +185,7 @@ class Server:
             return os.read(self._device, FUSE_REQUEST_MAX)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EAGAIN):
-                return b""  # who asked has gone
+                return b""  # the reader has ended
             raise
 
     def _answer(self, request: bytes) -> None:
@@ -206,7 +206,7 @@ class Server:
         try:
             os.write(self._device, struct.pack("IiQ", 16 + len(body), -failed, unique) + body)
         except OSError as error:
-            if error.errno != errno.ENOENT:  # who asked has gone
+            if error.errno != errno.ENOENT:  # the reader has ended
                 raise
 
     # -- what there is -----------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _write_stats(path: str, kind: int, values: Sequence[int]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(path, flags, 0o600), "wb") as file:
             file.write(STATS_MAGIC + struct.pack("<I", len(message)) + message)
-    except OSError as error:  # what they are about has been done
+    except OSError as error:  # the operation itself has succeeded
         sys.stderr.write(f"warning: {path}: {error.strerror}\n")
 
 
@@ -246,7 +246,7 @@ def fork_container(
     forked: dict[str, int] = {}
     saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
     try:
-        # Its files are copied while its processes stand still
+        # Its files are copied while its processes are paused
         save(folder, saved, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, place_of_bundles, names, made))
         found = checkpoint_folder.read(saved, verified=True)
         for name in names:

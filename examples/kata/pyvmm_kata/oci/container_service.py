@@ -107,7 +107,7 @@ class ContainerService:
         self._is_left = False
         self._is_lost = False
         self.removes = False
-        """Nothing of it is to be left when it has ended."""
+        """Whether all traces of it must be removed when it has ended."""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class ContainerService:
             self._state["status"] = status
             try:
                 state.write(plan.folder, self._state)
-            except OSError as error:  # later ones may fail: whoever asks looks at the processes, too
+            except OSError as error:  # later ones may fail: callers check the processes as well
                 words = f"{plan.folder}: {error.strerror}"
                 raise HostError(words, code="host-limit", errno=error.errno or 0) from error
 
@@ -242,7 +242,7 @@ class ContainerService:
                     self._is_left = True
                     return place
                 except OSError:
-                    pass  # somebody else removes it
+                    pass  # another process removes it
             return ""
 
     def release(self) -> None:
@@ -314,7 +314,7 @@ class ContainerService:
         except (KeyError, TypeError, ValueError) as error:
             _quietly(channel.send, {"error": f"the request makes no sense: {type(error).__name__}: {error}"})
         except OSError:
-            pass  # the command is gone
+            pass  # the command has ended
         finally:
             with self._lock:
                 self.busy -= 1
@@ -383,7 +383,7 @@ class ContainerService:
 
     def _do_checkpoint(self, request: Json, channel: control.Channel) -> None:
         """Save the machine, and answer with its record. Then wait, with all of the container's processes frozen, until
-        the caller has stored that too and says whether they ``end``; without an answer they continue."""
+        the caller has stored that too, and decides whether they ``end``; without an answer they continue."""
         from pyvmm_kata.pod.checkpoint_folder import describe
 
         sandbox, made, plan = self._sandbox, self._made, self.plan
@@ -462,7 +462,7 @@ class ContainerService:
             threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
             channel.send({"pid": 0, "exec": exec_id})
         finally:
-            status = running.attend()  # a caller who has gone is followed by a signal
+            status = running.attend()  # if the caller has ended, a signal follows
         self._made.forget(exec_id)
         channel.send({"exit": status.code, "reason": status.reason})
 

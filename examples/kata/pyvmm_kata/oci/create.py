@@ -116,7 +116,7 @@ def create(
 def _checked(
     context: Context, container_id: str, options: Json, *, foreground: bool, kept: Kept | None, front: Front | None
 ) -> Wanted:
-    """What is to be made.
+    """The container to create.
 
     :raises VmmError: it cannot be; nothing has been made
     """
@@ -176,7 +176,7 @@ def _make_folder(context: Context, container_id: str) -> str:
             wait_removed(folder)
             os.mkdir(folder, 0o700)
         try:
-            wait_removed(folder)  # the folder of the last one of this name is gone, its control group may not be
+            wait_removed(folder)  # the folder of the last one of this name was removed, its cgroup perhaps not yet
         except BaseException:
             os.rmdir(folder)
             raise

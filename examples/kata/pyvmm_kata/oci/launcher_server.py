@@ -161,7 +161,7 @@ class Front:
         try:
             self._channel.send(answer)
         except OSError:
-            if folder:  # nobody knows of it
+            if folder:  # nothing else refers to it
                 delete(folder, force=True)
         return 0
 

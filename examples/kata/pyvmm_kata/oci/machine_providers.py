@@ -35,7 +35,7 @@ CREATE_S = 150.0
 
 
 class Wanted(NamedTuple):
-    """A container that is to be made, and checked.
+    """A container to create, whose configuration was checked.
 
     :ivar machine: that of the containers whose namespaces it enters, if any
     :ivar cgroup: where its processes on the host are to be
@@ -90,7 +90,7 @@ class Provider(Protocol):
     machine: Machine
 
     def claim(self) -> bool:
-        """Whether there is a machine for the container here; nothing of it has been made.
+        """Whether this provider has a machine for the container. Nothing of the container exists yet.
 
         :raises Elsewhere: another process makes it
         """

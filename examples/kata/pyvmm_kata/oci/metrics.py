@@ -31,7 +31,7 @@ SHIMS = "/run/pyvmm/shim"
 ANSWER_S = 3.0
 SCRAPE_S = 4.0
 AGAIN_S = 1.0
-"""Two scrapes within this time have the same answer."""
+"""Seconds for which scrapes get the same answer."""
 CLIENT_S = 10.0
 MAX_ANSWER = 1 << 20
 MAX_ROWS = 256
@@ -337,7 +337,7 @@ def _serve(address: str, make: Callable[[], str]) -> None:
         """On a socket of ours."""
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Nothing: the client has gone."""
+            """Ignore it: the client has closed the connection."""
 
     class Handler(BaseHTTPRequestHandler):
         """One request."""

@@ -344,7 +344,7 @@ class Monitor:
             service.release()
         if left:
             self._remove(left)
-        # Last: whoever makes a container of the same name looks there for what it has to wait for
+        # Last: the next container of this name waits for it
         state.remove_tree(self._folder)
         return self._first.status
 
@@ -361,7 +361,7 @@ class Monitor:
                     Cgroup(group).remove()
             sweep(os.path.dirname(self._folder))
         except (OSError, VmmError):
-            pass  # whoever makes one of that name does it
+            pass  # the next container of that name removes it
 
     def close(self) -> None:
         """End the machine, and remove its folder."""
@@ -436,4 +436,4 @@ class Monitor:
 
 def _make_way() -> None:
     """Release the processes that wait for a container's end, before its remains are removed."""
-    time.sleep(WAY_S)  # nothing tells when they have run
+    time.sleep(WAY_S)  # no event reports that they have run

@@ -105,7 +105,7 @@ class Pool:
         """Until then nobody is accepted: there are no descriptors."""
         self._next = 0.0
         self._rest = 0.0
-        """Until then somebody starts a container, and nothing is made that takes the CPU."""
+        """Until then a container is being started, and the pool makes nothing that would use the CPU."""
         self._looked = 0.0
         self._name = ""
         self._failures = 0

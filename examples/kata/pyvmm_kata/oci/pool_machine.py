@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_WORD = 4096
 
 
-# -- whoever asks for one --------------------------------------------------------------------------------------------
+# -- the client ------------------------------------------------------------------------------------------------------
 
 
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:

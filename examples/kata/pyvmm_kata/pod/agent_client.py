@@ -218,7 +218,7 @@ class AgentClient:
         return pids
 
     def list_files(self, container_id: str) -> bytes:
-        """What /proc in the guest says of the processes of a container, in the form of linux-guest/agent/container.h,
+        """Files of /proc in the guest for the processes of a container, in the form of linux-guest/agent/container.h,
         which :mod:`pyvmm_kata.host.procfs` reads.
 
         Its deadline is short, since a process of the host waits in read(2).

@@ -237,7 +237,7 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         "made_of": _made_of(spec),
     }
     path = os.path.join(place, RECORD)
-    # A pipe that somebody has put there fails, for want of a reader
+    # A FIFO in its place fails, since it has no reader
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(os.path.join(place, INVENTORY), "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:

@@ -17,7 +17,7 @@ _DEATHS = re.compile(
     rb"BUG: [^\r\n]*|Oops: [^\r\n]*|kernel BUG at[^\r\n]*|general protection fault[^\r\n]*|"
     rb"RIP: [^\r\n]*|Kernel panic - not syncing: [^\r\n]*"
 )
-"""What Linux says when it dies."""
+"""The messages of Linux when it panics."""
 
 
 class ConsoleLog:

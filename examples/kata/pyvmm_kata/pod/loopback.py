@@ -36,7 +36,7 @@ MAX_CONNECTIONS = 256
 _REMEMBERED = 64
 """How many clients are remembered, to tell a repeated SYN from a new one."""
 ANSWER_S = 40.0
-"""How long the guest may take to answer whether somebody listens there: longer than its agent waits for that."""
+"""Seconds for the guest to report whether a server listens there: longer than its agent tries to connect."""
 HANDSHAKE_S = 10.0
 """How long a client may take from the answer to its connection."""
 FULL_MS = 100

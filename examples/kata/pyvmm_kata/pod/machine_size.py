@@ -65,7 +65,7 @@ class MachineSize:
         self.memory = pod.config.memory
         """Bytes of RAM that the machine is to have."""
         self.bound: Callable[[int], None] = lambda memory: None
-        """Called with that before it grows: whoever limits what its processes have raises the limit."""
+        """Called with that before it grows, to raise the limits of its processes."""
         self.cpus = pod.config.vcpus
         """How many CPUs the guest may use."""
         self.bound_cpu: Callable[[Json], None] = lambda cpu: None
@@ -73,7 +73,7 @@ class MachineSize:
         processes compute changes the limit."""
 
     def take_up(self, added: int) -> None:
-        """Know what a machine has that goes on from a checkpoint.
+        """Record the size of a machine that continues from a checkpoint.
 
         :param added: bytes of RAM that it was given while it ran
         """

@@ -505,7 +505,7 @@ def _interfaces(route: Rtnetlink, own: Sequence[str] = ()) -> Iterator[tuple[int
 
 
 def _make_tap(name: str, beside: str) -> int:
-    """A tap device that exists while this descriptor, or one of the machine's, is open."""
+    """A tap device that exists while this descriptor, or the machine's, is open."""
     try:
         fd = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -528,7 +528,7 @@ def _redirect(route: Rtnetlink, index: int, tap: str, mtu: int) -> None:
     other = route.find(tap)
     try:
         with open(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6", "w") as switch:
-            switch.write("1")  # what this stack would say of itself there would reach the guest
+            switch.write("1")  # messages of this stack (router solicitations) would reach the guest
     except OSError:
         pass  # a kernel without IPv6, or a /proc that is read-only
     route.start(other, mtu)

@@ -264,7 +264,7 @@ class Sandbox:
                 network.adopt(self.agent, vm.readdress)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the machine is gone; False after *timeout* seconds."""
+        """Wait until the machine has ended; False after *timeout* seconds."""
         return self._ended.wait(timeout)
 
     def figures(self) -> Json:
@@ -298,7 +298,7 @@ class Sandbox:
             loopback.close()
         if agent is not None:
             try:
-                # A share has what was written before the end of a process is told.  Only disks are to be unmounted
+                # A share has all data before the exit of a process is reported. Only disks must be unmounted
                 config = self.config
                 if config.root is not None or config.volumes or config.more_disks or timeline.is_told():
                     agent.destroy_sandbox(STOP_S)

@@ -217,7 +217,7 @@ def request(kind: Kind, cgroup: str = "") -> int:
     words = ["template", "build", "--background", "--kind", json.dumps(kind)]
     if cgroup:
         words += ["--cgroup", cgroup]
-    # Whoever waits for the end of something that it gave us would wait for the end of this
+    # Whoever waits for end of file on a descriptor of ours would wait for this process
     code = (
         f"import os, time; os.closerange(3, 1 << 20); time.sleep({DELAY_S}); "
         "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -234,11 +234,11 @@ def request(kind: Kind, cgroup: str = "") -> int:
             setsid=True,
         )
     except OSError:
-        return 0  # no more processes are to be had: another start asks again
+        return 0  # no more processes are allowed: a later start tries again
 
 
 def become_idle(cgroup: str) -> None:
-    """Use only CPU time that nobody else wants, see sched(7)."""
+    """Run at idle priority, see sched(7)."""
     try:
         if cgroup:
             with open(f"{cgroup}/cgroup.procs", "w") as file:

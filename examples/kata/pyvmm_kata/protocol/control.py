@@ -82,7 +82,7 @@ class Channel:
             raise HostError(f"{self._peer} ended before it was asked", code="oci-gone") from error
 
     def receive(self, timeout: float | None = CALL_S) -> Json | None:
-        """The next line; None if the other end is gone.
+        """The next line; None if the peer has closed.
 
         :raises HostError: nothing came in time, or no JSON
         """
@@ -112,7 +112,7 @@ class Channel:
         return data
 
     def _read_on(self, timeout: float | None, deadline: float | None) -> bool:
-        """Read some more bytes; False if the other end is gone."""
+        """Read some more bytes; False if the peer has closed."""
         self._sock.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
         try:
             data, extra, _, _ = self._sock.recvmsg(1 << 16, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)

@@ -121,7 +121,7 @@ class Place:
                 os.unlink(path)
 
     def remove(self) -> None:
-        """Remove all of it; the lock has to be held. Raises HostError if something is mounted there."""
+        """Remove all of it; the caller holds the lock. Raises HostError if something is mounted there."""
         import shutil
 
         self._clear()

@@ -47,7 +47,7 @@ def arguments_of(flags: dict[str, str]) -> Arguments:
         task_id=flags.get("id", ""),
         namespace=flags.get("namespace", ""),
         address=flags.get("address", ""),
-        # containerd starts us in the bundle, and says where it is only to `delete`
+        # containerd starts us in the bundle, and passes its path only to `delete`
         bundle=flags.get("bundle", "") or os.getcwd(),
         events=os.environ.get("TTRPC_ADDRESS", ""),
         version=int(version_text) if version_text.isdigit() else 2,

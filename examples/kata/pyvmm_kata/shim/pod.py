@@ -250,7 +250,7 @@ class Pod:
                 if self._sandbox is not None:
                     self._sandbox.adopt_network()
                 if task.container.state == "paused" and not process.started:
-                    task.container.resume()  # it goes on from a checkpoint
+                    task.container.resume()  # it continues from a checkpoint
                 else:
                     task.container.start()
                 process.started = True
@@ -388,7 +388,7 @@ class Pod:
             sys.stderr.write(f"the pod is lost: {happened.reason}\n")  # containerd's log
             return
         with self._lock:
-            # A container that goes on has the id in the guest that it had
+            # A continued container keeps its id in the guest
             tasks = (each for each in self._tasks.values() if each.container.id == happened.container_id)
             task = next(tasks, None)
         if task is None:

@@ -128,7 +128,7 @@ def _run(
     pod.close()
     publisher.close(FLUSH_S)
     # No earlier: containerd gets the answer to Shutdown before the connection ends. Where the pod cannot be closed
-    # the place stays as it is, for whoever comes without our mounts.
+    # the directory stays as it is, for processes without our mounts.
     server.close()
     leave_cgroup(place, home)
     place.remove()
@@ -159,7 +159,7 @@ class FirstCall:
                 self.connections.append(sock)
                 ready.register(sock, select.POLLIN)
             for sock in [each for each in self.connections if each.fileno() in found]:
-                if _has_ended(sock):  # somebody has looked whether there is a shim
+                if _has_ended(sock):  # a client checked whether a shim is running
                     ready.unregister(sock)
                     self.connections.remove(sock)
                     sock.close()

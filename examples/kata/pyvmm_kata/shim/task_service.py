@@ -27,7 +27,7 @@ CHECKPOINT_OPTIONS = "containerd.runc.v1.CheckpointOptions"
 NO_LIMIT = (1 << 64) - 1
 EVENTS = "events."  # the prefix of memory.events among the agent's memory statistics
 PACKAGES = ("containerd.task.v2", "containerd.task.v3")
-LOOK_S = 5.0  # how often somebody who waits for a process looks whether its client is still there
+LOOK_S = 5.0  # interval at which a waiting call checks whether its client is still connected
 
 CODE_OF = {
     "container-missing": "NOT_FOUND",

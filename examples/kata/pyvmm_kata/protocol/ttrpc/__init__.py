@@ -48,7 +48,7 @@ ANSWER_ELEMENTS = 1 << 14
 """Fields and members of lists of an answer, with all within it."""
 MAX_TEXT = 4096
 """Characters of what a server says about an error."""
-REPLY_TIME = 30.0  # seconds that a client has to take an answer before its connection is closed
+REPLY_TIME = 30.0  # seconds for a client to read an answer before its connection is closed
 
 
 class _Answer:
@@ -251,7 +251,7 @@ class Server:
                 sock.close()
                 return
             silent = [each for each in self._connections if each.is_silent]
-            if len(silent) >= MAX_SILENT:  # whoever connects and sends nothing locks nobody out
+            if len(silent) >= MAX_SILENT:  # a client that connects and sends nothing locks no other out
                 del self._connections[silent[0]]
                 silent[0].end()
             self._connections[connection] = None
@@ -359,7 +359,7 @@ class _Connection:
                         self._room.release()
                         self._refuse(stream, "RESOURCE_EXHAUSTED", "the host has no thread left")
         except (OSError, ProtocolError):
-            pass  # the client is gone, or is none
+            pass  # the client has closed, or is none
         finally:
             self._gone.set()
             self._frames.shut_down()
