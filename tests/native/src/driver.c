@@ -122,6 +122,26 @@ bool event_wait(int fd)
 	return eventfd_read(fd, &n) == 0;
 }
 
+bool condition_wait(bool (*holds)(void *arg), void *arg)
+{
+	for (int left = 20000; left && !holds(arg); left--)
+		poll(NULL, 0, 1);
+	return holds(arg);
+}
+
+static bool is_idle(void *arg)
+{
+	const struct guest *g = arg;
+
+	return __atomic_load_n(&g->used[2 + 4 * g->config.size], __ATOMIC_SEQ_CST) == g->avail_idx;
+}
+
+void guest_wait_idle(struct guest *g)
+{
+	CHECK(g->config.flags & RING_EVENT_IDX);
+	CHECK(condition_wait(is_idle, g));
+}
+
 uint32_t guest_take(struct guest *g, uint32_t *len)
 {
 	uint16_t at = g->seen % g->config.size;

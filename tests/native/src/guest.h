@@ -83,8 +83,12 @@ void guest_offer(struct guest *g, uint16_t head);
 void guest_kick(struct guest *g);
 /* Take the next used entry, waiting for an interrupt as long as it is not there. Returns the head. */
 uint32_t guest_take(struct guest *g, uint32_t *len);
+/* Wait until the device requests a kick for the next chain, which it does before it sleeps; with EVENT_IDX only. */
+void guest_wait_idle(struct guest *g);
 /* Wait up to 20 s for an eventfd and clear it; false on timeout. */
 bool event_wait(int fd);
+/* Wait up to 20 s until holds(arg); false on timeout. */
+bool condition_wait(bool (*holds)(void *arg), void *arg);
 
 /* How many entries a directory has. */
 int count_dir(const char *path);
