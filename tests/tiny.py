@@ -81,10 +81,15 @@ def forever(code: bytes) -> bytes:
 
 
 def make(folder: Path, *code: bytes) -> str:
-    """Write a kernel that runs *code* and halts; returns its path."""
+    """Write a kernel that runs *code* and halts; returns its path, which is the same for all kernels of a folder.
+
+    A file with these bytes stays: until a machine is started, it may read its kernel, and refuses one that changes.
+    """
     whole = b"".join(code) + HALT
     path = folder / "tiny.elf"
-    path.write_bytes(kernel(whole.ljust(0x1000, b"\x90"), BASE, bss=0x1000))
+    data = kernel(whole.ljust(0x1000, b"\x90"), BASE, bss=0x1000)
+    if not path.exists() or path.read_bytes() != data:
+        path.write_bytes(data)
     return str(path)
 
 
