@@ -186,7 +186,7 @@ class Command:
 
         Its broker, and whoever makes the image of the next start, see its end a moment later.
         """
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while (found := self._found()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return found

@@ -108,7 +108,7 @@ def group() -> Iterator[Path]:
         pytest.skip("no cgroup2 is mounted here")
     made = Path(tempfile.mkdtemp(prefix="pyvmm-test-", dir=top))
     yield made
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (made / "cgroup.procs").read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
     made.rmdir()

@@ -225,9 +225,9 @@ def test_a_timer_that_is_set_by_another_thread_wakes_the_loop(loop: Loop) -> Non
     thread = threading.Thread(target=loop.run)
     thread.start()
     event.signal()
-    assert waits.wait(20)
+    assert waits.wait(60)
     loop.call_later(0.01, loop.stop)
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     event.close()
 

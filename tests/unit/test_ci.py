@@ -56,5 +56,5 @@ def test_it_leaves_nothing_when_it_is_ended(environment: dict[str, str]) -> None
             assert process.poll() is None
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(20) == 143
+        assert process.wait(60) == 143
     assert not Path(log.read_text().split(" in ")[1].split()[0]).exists()

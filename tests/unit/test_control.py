@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vmm.control.requests import Server, Tell
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def path(tmp_path: Path, machine: Machine) -> Iterator[str]:
 def talk(path: str, *lines: bytes) -> list[dict[str, object]]:
     """Send *lines*, and everything that is answered until the other end has closed, or all are answered."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
+        connection.settimeout(PATIENCE)
         connection.connect(path)
         try:
             connection.sendall(b"".join(lines))
@@ -102,7 +103,7 @@ def test_what_the_machine_is_and_does(path: str, machine: Machine) -> None:
     with pytest.raises(ConfigError, match="not 1 to 2"):
         ask(path, "resize-cpus", count=3)
     ask(path, "stop")
-    assert machine.wait(30) is not None
+    assert machine.wait(PATIENCE) is not None
 
 
 def test_a_snapshot_by_the_socket(path: str, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_fork_by_the_socket(tmp_path: Path) -> None:
         for path in (place, f"{place}.1", f"{place}.2", f"{place}.2.1"):
             assert ask(path, "status")["state"] == "running"
         ask(f"{place}.1", "stop")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while os.path.exists(f"{place}.1") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert ask(place, "fork")["children"] == [{"control": f"{place}.3", "vsock": f"{vsock.uds}.3"}]
@@ -322,7 +323,7 @@ def test_a_client_that_leaves_meanwhile_harms_nobody(path: str, tmp_path: Path) 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
             connection.sendall(json.dumps({"command": "snapshot", "path": str(tmp_path / "warm")}).encode() + b"\n")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (state := ask(path, "status")["state"]) == "paused" and time.monotonic() < deadline:
         time.sleep(0.01)  # the last snapshots are still being taken
     assert state == "running"

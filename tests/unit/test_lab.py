@@ -165,7 +165,7 @@ def children(pid: int) -> set[int]:
 
 def wait_for_end(pids: set[int]) -> None:
     """Return when none of the processes is left; fails when one outlives the limit."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT
     while alive := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]:
         assert time.monotonic() < deadline, f"still there: {alive}"
         time.sleep(0.05)
@@ -199,7 +199,7 @@ def test_on_a_terminal_keys_go_to_the_command_and_the_terminal_comes_back() -> N
             screen += os.read(ours, 65536)
             if screen.endswith(b"40 90\r\n"):
                 os.write(ours, b"\x03")
-    assert tool.wait(10) == 5, screen
+    assert tool.wait(LIMIT) == 5, screen
     assert b"got-int" in screen or b"got-int" in os.read(ours, 65536)
     assert termios.tcgetattr(theirs) == before
     os.close(ours)

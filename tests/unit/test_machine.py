@@ -73,7 +73,7 @@ def nothing_is_left() -> Iterator[None]:
     gc.collect()  # an earlier test's traceback may still hold a vCPU's mapping
     before = (descriptors(), threads())
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while threads() > before[1] and time.monotonic() < deadline:
         time.sleep(0.001)  # a thread that was joined has a few instructions left
     # What a test before has left may have gone meanwhile

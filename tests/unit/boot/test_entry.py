@@ -96,7 +96,7 @@ def test_kernel_finds_what_its_protocol_promises(tmp_path: Path, entry: str, sou
     vmlinux.write_bytes(kernel((tmp_path / "code").read_bytes()))
     config = MachineConfig(BootConfig(str(vmlinux), None, "=hello", entry), MemoryConfig(64 * MIB), cpus=2)
     with Machine(config) as machine:
-        assert machine.run(timeout=30).kind == "poweroff"
+        assert machine.run(timeout=60).kind == "poweroff"
 
 
 # -- what a kernel is told at its entry, read with the layouts that the kernel uses ----------------------------------

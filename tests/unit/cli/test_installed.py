@@ -41,7 +41,7 @@ def test_pyvmm_boots_from_its_image(installed: Path, tmp_path: Path) -> None:
                 child.stdin.write("typed\n\x04")
                 child.stdin.flush()
                 assert child.stdout.read() == "typed\n\x04"
-                assert child.wait(30) == 0
+                assert child.wait(60) == 0
                 assert child.stderr.read() == ""
             finally:
                 child.kill()

@@ -26,7 +26,7 @@ from vmm.errors import ConfigError
 
 PROGRAM = Path(__file__).with_name("console_program.py")
 ROOT = Path(__file__).parents[3]
-PATIENCE = 20
+PATIENCE = 60
 
 
 def typed(*chunks: bytes) -> list[tuple[str, bytes]]:

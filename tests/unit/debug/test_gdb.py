@@ -68,7 +68,7 @@ def make(tmp_path: Path, *code: bytes, cpus: int = 1, wait: bool = True, tcp: bo
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -391,7 +391,7 @@ class Client:
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(path)
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
         self._reader = Reader()
         self._items: list[bytes | None] = []
 

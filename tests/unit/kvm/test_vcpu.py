@@ -39,6 +39,7 @@ pytestmark = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), re
 
 CODE = 0x1000
 EINTR = 4
+PATIENCE = 60.0
 
 
 class Guest:
@@ -82,7 +83,7 @@ def run_to_end(guest: Guest, pio: Bus | None = None) -> EndEvent:
     life = Life()
     threads = VcpuThreads([guest.vcpu], pio or Bus("pio"), Bus("mmio"), guest.memory, life)
     threads.start()
-    life.wait(20)
+    life.wait(PATIENCE)
     threads.end("timeout")
     threads.join()
     assert life.end is not None
@@ -139,7 +140,7 @@ def test_a_kick_ends_a_guest_that_never_exits_and_is_remembered(made: list[Guest
     thread = threading.Thread(target=lambda: results.append(guest.vcpu.run()))
     thread.start()
     guest.vcpu.kick()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert results == [-EINTR]
     assert guest.vcpu.run() == -EINTR  # sticky
     guest.vcpu.resume()
@@ -461,7 +462,7 @@ class Apic:
 
     def wait_for(self, vectors: set[int]) -> None:
         """KVM delivers some of them on a thread of its own."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while self.requested() != vectors:
             assert time.monotonic() < end, self.requested()
             time.sleep(0.001)

@@ -172,7 +172,7 @@ def test_the_guests_own_figures() -> None:
         assert guest.device.stats()["guest"] == {"free_memory": 1000, "total_memory": 9000}
         assert queue.take_used() == [], "the buffer is kept until somebody asks"
         answers: list[dict[str, int]] = []
-        asker = threading.Thread(target=lambda: answers.append(guest.device.stats(timeout=20.0)["guest"]))  # type: ignore[call-arg]
+        asker = threading.Thread(target=lambda: answers.append(guest.device.stats(timeout=60.0)["guest"]))  # type: ignore[call-arg]
         asker.start()
         queue.wait()
         offer(queue, give_stats(guest, free_memory=500))

@@ -560,7 +560,6 @@ def test_passt_knows_its_guest_and_ends_when_told() -> None:
     device = Net(backend, mac=MAC)
     assert device.mac == MAC
     far = socket.socket(fileno=os.dup(backend.fds[0]))
-    far.settimeout(10)
     far.setblocking(True)
     far.sendall(to_stream(ask_for("169.254.1.1", "0.0.0.0")))
     while (answer := from_stream(far))[12:14] != b"\x08\x06":
