@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from vmm import ConsoleConfig, Machine, restore_machine
 
 HANGS = "dmesg | grep -iE 'soft lockup|rcu.*stall|hung task|I/O error' || true"
@@ -43,7 +43,7 @@ class Child(Guest):
 def prepare_fork(guest: Guest) -> None:
     """Have its next child put into a machine that was made ahead."""
     guest.machine.prepare_forks(1)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + RUN_TIMEOUT
     while not guest.machine.prepared_forks:
         assert time.monotonic() < deadline
         time.sleep(0.01)

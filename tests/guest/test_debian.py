@@ -11,7 +11,7 @@ import pytest
 
 from tests.filesystems import sparse_copy
 from tests.guest.shared import complaints, show
-from tests.guest.vmfixture import SERVE, Guest, boot_guest, showing_console
+from tests.guest.vmfixture import RUN_TIMEOUT, SERVE, Guest, boot_guest, showing_console
 from tools import guest as recipes
 from vmm import DiskConfig
 
@@ -52,11 +52,11 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         with showing_console(guest):
             guest.expect("debian login: ", BOOT_TIMEOUT)
             guest.type("root\n")
-            guest.expect(PROMPT, 120)
+            guest.expect(PROMPT)
             guest.type("TERM=dumb bash --norc --noprofile --noediting\n")
-            guest.expect(r"bash-[\d.]+# ", 60)
+            guest.expect(r"bash-[\d.]+# ")
             guest.type(SERVE)
-            guest.check("true", 60)
+            guest.check("true")
         yield guest
     finally:
         guest.close()
@@ -127,9 +127,9 @@ def test_a_disk_comes_and_goes(guest: Guest, tmp_path: Path) -> None:
             120,
         )
         assert used.split() == ["extra", "hello"]
-        assert guest.machine.unplug(attached, 120)
+        assert guest.machine.unplug(attached, RUN_TIMEOUT)
         assert image.read_bytes()[512:518] == b"turn%02d" % turn
-        guest.check("while [ -e /dev/vdb ]; do :; done", 120)
+        guest.check("while [ -e /dev/vdb ]; do :; done")
     assert [line for line in complaints(guest) if not any(text in line for text in EXPECTED)] == []
 
 

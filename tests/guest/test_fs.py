@@ -17,7 +17,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import run_example
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from tools import guest as recipes
 from tools.versions import is_patched
 from vmm import ShareConfig
@@ -260,7 +260,7 @@ def test_files_of_the_guest_alone(boot: Boot, shared: Path, mode: str, patched: 
         if mode == "auto":
             guest.check("sleep 1.2; test -e 'new/of the host'")  # attributes are valid for a second
             assert guest.check("tail -n 1 new/11; head -n 1 new/12").split() == ["longer", "other"]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + RUN_TIMEOUT
         while (now := requests(guest))["release"] != now["open"] + now["create"]:  # nobody in the guest waits for it
             assert time.monotonic() < deadline, f"not all are closed here: {now}"
             time.sleep(0.01)
@@ -276,7 +276,7 @@ def test_a_mode_and_an_owner_that_a_file_has_already(boot: Boot, shared: Path) -
             """Its time of change is another after the command, at some time."""
             before = (inner / "file").stat().st_ctime_ns
             guest.check(f"sleep 0.1; {command}")  # a tick of the host's clock
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + RUN_TIMEOUT
             while (inner / "file").stat().st_ctime_ns <= before:
                 assert time.monotonic() < deadline, command
                 time.sleep(0.01)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from vmm import ShareConfig
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_two_guests_lock_each_other_out(boot: Boot, shared: Path, how: str) -> N
     for guest in guests:
         guest.check(f"fs_count {how} /mnt/counter 50 & echo started")
     for guest in guests:
-        guest.check("wait $!", 120)
+        guest.check("wait $!")
     assert (shared / "counter").read_text() == "100\n"
     guests[0].check(f"mkfifo /tmp/hold; fs_count {how} /mnt/counter 0 </tmp/hold >/tmp/held & exec 9>/tmp/hold")
     guests[0].check("until grep -q locked /tmp/held; do :; done")
@@ -125,7 +125,7 @@ def test_what_was_synced_is_there_when_the_vmm_is_killed(guest_kernel: str, fres
     )  # fmt: skip
     assert process.stdout is not None
     said = b""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + RUN_TIMEOUT
     try:
         while b"synced-50." not in said:
             ready, _, _ = select.select([process.stdout], [], [], max(0, deadline - time.monotonic()))

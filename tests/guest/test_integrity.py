@@ -27,7 +27,7 @@ from vmm import DiskConfig, NetConfig, ShareConfig, VsockConfig
 OPERATIONS = int(os.environ.get("PYVMM_TEST_OPERATIONS", "600"))
 BYTES = int(os.environ.get("PYVMM_TEST_BYTES", str(64 << 20)))
 SIZE = 16 << 20
-PATIENCE = 60.0 + OPERATIONS / 20
+PATIENCE = 240.0 + OPERATIONS / 20
 DISKS: tuple[dict[str, Any], ...] = ({}, {"direct": True}, {"cow": "overlay"})
 UNUSUAL = ("none", "always")
 needs_vhost = pytest.mark.skipif(not os.path.exists("/dev/vhost-net"), reason="no /dev/vhost-net here")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, complaints, programs_disk
-from tests.guest.vmfixture import BOOT_TIMEOUT, PROMPT, Guest, GuestEnded
+from tests.guest.vmfixture import BOOT_TIMEOUT, PROMPT, RUN_TIMEOUT, Guest, GuestEnded
 from vmm import ConfigError, DiskConfig, Queue, ShareConfig, VirtioDevice, VsockConfig
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +201,7 @@ def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int,
     machine = guest.machine
     guest.type(f"77\n{base64.encodebytes(WORK.encode()).decode()}.\n")
     pauses = 0
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + RUN_TIMEOUT
     while not re.search(r"~end-77 0\n", guest.console):
         machine.pause()
         before = machine.memory.read(0x100_0000, 0x40_0000)

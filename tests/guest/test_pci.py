@@ -11,7 +11,7 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import complaints, running, show
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from vmm import DiskConfig, ShareConfig, VsockConfig
 from vmm.machine.stats import collect
 
@@ -94,7 +94,7 @@ def test_shares_and_sockets_work(guest: Guest, made_folder: Path) -> None:
         guest.check(f"echo from the guest > /mnt/{tag}/{tag}")
         assert (made_folder / tag).read_text() == "from the guest\n"
     with pytest.raises(ConnectionRefusedError):
-        guest.machine.vsock.connect(7, timeout=30)
+        guest.machine.vsock.connect(7, timeout=RUN_TIMEOUT)
 
 
 def test_the_second_queue_of_a_disk_works(guest: Guest) -> None:

@@ -18,7 +18,7 @@ from tests.command import Command, of_threads
 from tests.guest.clones import HANGS, TROUBLE, Child, MakeClone, prepare_fork
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, LOAD, ONLINE, programs_disk
-from tests.guest.vmfixture import PROMPT, Guest
+from tests.guest.vmfixture import PROMPT, RUN_TIMEOUT, Guest
 from tools import guest as recipes
 from tools.versions import has_event
 from tools.where import PYVMM
@@ -248,7 +248,7 @@ def test_forks_go_on_alone(
     guest.check(
         "vsocktool serve stream 5000 echo >/tmp/serve 2>&1 & while ! grep -q listening /tmp/serve; do sleep 0.01; done"
     )
-    sock = guest.machine.vsock.connect(5000, timeout=30)
+    sock = guest.machine.vsock.connect(5000, timeout=RUN_TIMEOUT)
     guest.check(f"ip link set eth0 up; echo nonce-$$ >/tmp/nonce; echo disk >/root/file; {CALM_TICK}")
     guest.check("until [ -s /tmp/tick ]; do :; done")
     before = int(guest.check("cat /tmp/tick"))
@@ -271,7 +271,7 @@ def test_forks_go_on_alone(
             assert each.check("find /bin /etc -type f | head -50 | xargs cat >/dev/null; nproc") == f"{cpus}\n"
             assert each.check("cat /sys/class/net/eth0/carrier") == "1\n"
             assert each.check(TROUBLE) == ""
-            with each.machine.vsock.connect(5000, timeout=30) as own:
+            with each.machine.vsock.connect(5000, timeout=RUN_TIMEOUT) as own:
                 own.sendall(b"own")
                 assert own.recv(10) == b"own", "its listener is still there"
         sock.sendall(b"before")
