@@ -111,6 +111,11 @@ static void exception(struct task *t, const struct event *event)
 	signal_force(t, event->signal, code, is_at_code ? t->regs.rip : code == SI_KERNEL ? 0 : event->address);
 }
 
+static bool has_cpu_timers(const struct task *t)
+{
+	return !list_empty(&t->process->cpu_timers);
+}
+
 void task_run(void)
 {
 	struct task *t = core.current;
@@ -121,8 +126,10 @@ void task_run(void)
 
 		signal_deliver(t);
 		start = monotonic_now();
-		core.ops->run(t->mm->space, &t->regs, t->fpu, sched_is_busy(), &event);
+		core.ops->run(t->mm->space, &t->regs, t->fpu, sched_is_busy() || has_cpu_timers(t), &event);
 		t->cpu_time += monotonic_now() - start;
+		if (has_cpu_timers(t))
+			cpu_timers_check(t->process);
 		t->number = NO_CALL;
 		if (event.kind == EVENT_SYSCALL)
 			answer(t, &event);

@@ -294,6 +294,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 		return result;
 	}
 	futex_exit(t);
+	posix_timers_free(t->process);
 	files_close_on_exec(t->files);
 	signal_reset_handlers(t->sighand);
 	begin(t, mm, &image, stack, name);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The end of tasks and processes, and the calls that wait for it. */
 #include "core.h"
+#include "vfs/pidfd.h"
 #include "vfs/vfs.h"
 
 enum { WNOHANG = 1, WUNTRACED = 2, WEXITED = 4, WCONTINUED = 8, WNOWAIT = 0x1000000, WNOTHREAD = 0x20000000 };
 #define WALL 0x40000000u
 #define WCLONE 0x80000000u
-enum { P_ALL, P_PID, P_PGID };
+enum { P_ALL, P_PID, P_PGID, P_PIDFD };
 
 /* -- the end -- */
 
@@ -79,6 +80,7 @@ static void become_zombie(struct process *p)
 	bool at_once = p->exit_signal == SIGCHLD && is_reaped_at_once(parent);
 
 	p->zombie = true;
+	process_ref_ended(p);
 	info.signal = p->exit_signal;
 	if (p->exit_signal > 0 && p->exit_signal <= SIGNALS)
 		signal_send_process(parent, &info);
@@ -148,6 +150,7 @@ static void process_exit(struct process *p)
 {
 	p->stopped = false;
 	timer_stop(&p->alarm);
+	posix_timers_free(p);
 	if (!p->parent) {
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();
@@ -196,6 +199,7 @@ _Noreturn void task_exit(struct task *t)
 	signals_flush(&t->pending, ~0ull);
 	p->cpu_time += t->cpu_time;
 	p->last_cred = t->cred;
+	posix_timers_forget(t);
 	p->last_cred.groups = NULL;
 	task_remove(t);
 	if (list_empty(&p->tasks))
@@ -332,20 +336,45 @@ s64 sys_wait4(struct task *t, const u64 *args)
 	return put_usage(t, args[3], w.cpu_time) ? -EFAULT : w.pid;
 }
 
+static s64 use_pidfd(struct task *t, struct wanted *w, bool *nonblock)
+{
+	u32 flags = 0;
+	s64 error;
+	const struct process *p = w->id < 0 ? NULL : pidfd_process(t, (u64)w->id, &flags, &error);
+
+	if (w->id < 0)
+		return -EINVAL;
+	if (!p)
+		return error == -ESRCH ? -ECHILD : error;
+	*nonblock = flags & O_NONBLOCK && !(w->options & WNOHANG);
+	w->options |= *nonblock ? WNOHANG : 0;
+	w->type = P_PID;
+	w->id = p->pid;
+	return 0;
+}
+
 s64 sys_waitid(struct task *t, const u64 *args)
 {
 	const u32 known = WNOHANG | WUNTRACED | WEXITED | WCONTINUED | WNOWAIT | WNOTHREAD | WCLONE | WALL;
 	struct wanted w = { .type = (s32)args[0], .id = (s32)args[1], .options = (u32)args[3] };
 	u64 info[16] = { 0 };
+	bool nonblock = false;
 	s64 error;
 
 	if (w.options & ~known || !(w.options & (WUNTRACED | WEXITED | WCONTINUED)))
 		return -EINVAL;
+	if (w.type == P_PIDFD) {
+		error = use_pidfd(t, &w, &nonblock);
+		if (error)
+			return error;
+	}
 	if (w.type < P_ALL || w.type > P_PGID || (w.type == P_PID && w.id <= 0) || (w.type == P_PGID && w.id < 0))
 		return -EINVAL;
 	error = wait_for(t, &w);
 	if (error)
 		return error;
+	if (!w.pid && nonblock)
+		return -EAGAIN;
 	if (w.pid && put_usage(t, args[4], w.cpu_time))
 		return -EFAULT;
 	if (!args[2])
@@ -364,9 +393,7 @@ s64 sys_getrusage(struct task *t, const u64 *args)
 
 	switch ((s32)args[0]) {
 	case SELF:
-		time = t->process->cpu_time;
-		EACH_TASK(other, t->process)
-			time += other->cpu_time;
+		time = process_cpu_time(t->process);
 		break;
 	case CHILDREN:
 		time = t->process->child_cpu_time;

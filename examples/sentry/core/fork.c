@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* New tasks: fork, vfork, clone and clone3. */
 #include "core.h"
-#include "vfs/vfs.h"
+#include "vfs/fds.h"
+#include "vfs/pidfd.h"
 
 enum {
 	CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_PIDFD = 0x1000,
@@ -46,7 +47,9 @@ static s64 check(struct task *t, const struct clone *c)
 		return -EINVAL;
 	if (flags & CLONE_NAMESPACES)
 		return capable(CAP_SYS_ADMIN) ? -EINVAL : -EPERM;
-	if (flags & (CLONE_PIDFD | CLONE_INTO_CGROUP))
+	if (flags & CLONE_INTO_CGROUP || (flags & CLONE_PIDFD && flags & CLONE_THREAD))
+		return -EINVAL;
+	if (flags & CLONE_PIDFD && flags & CLONE_PARENT_SETTID && c->pidfd == c->parent_tid)
 		return -EINVAL;
 	return too_many(t) ? -EAGAIN : 0;
 }
@@ -177,21 +180,42 @@ static void await_vfork(struct vfork *vfork)
 		kfree(vfork);
 }
 
+/* The child's descriptor for its parent, with CLONE_PIDFD. */
+static s64 make_pidfd(struct task *from, const struct clone *c, s32 tid, struct process_ref **ref)
+{
+	s64 fd = pidfd_new(from, tid, ref);
+	s32 number = (s32)fd;
+
+	if (fd < 0)
+		return fd;
+	if (!user_write(from->mm, c->pidfd, &number, sizeof(number)))
+		return fd;
+	file_put(fd_clear(from->files, (u32)fd));
+	return -EFAULT;
+}
+
 static s64 clone(struct task *from, const struct clone *c)
 {
 	struct vfork *vfork = c->flags & CLONE_VFORK ? kmalloc(sizeof(*vfork)) : NULL;
-	s64 error = check(from, c);
+	s64 error = check(from, c), fd = -1;
 	struct task *t = error ? NULL : copy(from, c);
+	struct process_ref *ref = NULL;
 	s32 tid = tid_new();
 
-	if (t && ((c->flags & CLONE_VFORK && !vfork) || !join(t, from, c, tid))) {
+	if (t && c->flags & CLONE_PIDFD)
+		fd = error = make_pidfd(from, c, tid, &ref);
+	if (t && (error < 0 || (c->flags & CLONE_VFORK && !vfork) || !join(t, from, c, tid))) {
 		discard(t);
 		t = NULL;
+		if (fd >= 0)
+			file_put(fd_clear(from->files, (u32)fd));
 	}
 	if (!t) {
 		kfree(vfork);
-		return error ? error : -EAGAIN;
+		return error < 0 ? error : -EAGAIN;
 	}
+	if (ref)
+		process_ref_attach(ref, t->process);
 	if (c->flags & CLONE_PARENT_SETTID)
 		user_write(from->mm, c->parent_tid, &tid, sizeof(tid));
 	if (c->flags & CLONE_CHILD_SETTID)
@@ -227,9 +251,11 @@ s64 sys_clone(struct task *t, const u64 *args)
 {
 	const struct clone c = {
 		.flags = (u32)args[0] & ~(u32)(SIGNAL_MASK | CLONE_DETACHED), .exit_signal = args[0] & SIGNAL_MASK,
-		.stack = args[1], .parent_tid = args[2], .child_tid = args[3], .tls = args[4],
+		.stack = args[1], .pidfd = args[2], .parent_tid = args[2], .child_tid = args[3], .tls = args[4],
 	};
 
+	if (c.flags & CLONE_PIDFD && args[0] & CLONE_DETACHED)
+		return -EINVAL;
 	if (c.flags & CLONE_SETTLS && c.tls >= TASK_SIZE)
 		return -EPERM;
 	return clone(t, &c);

@@ -86,6 +86,8 @@ struct mm *mm_fork(struct mm *mm)
 			mm_put(child);
 		return NULL;
 	}
+	child->secret = mm->secret;
+	child->no_huge_pages = mm->no_huge_pages;
 	child->heap = mm->heap, child->brk = mm->brk, child->map_top = mm->map_top;
 	child->arguments = mm->arguments, child->environment = mm->environment;
 	child->program = mm->program;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* System calls for the process itself, for time and for the machine. */
+/* System calls for the process itself and for the machine. */
 #include "core.h"
 #include "vfs/fds.h"
 #include "vfs/process_file.h"
@@ -111,63 +111,4 @@ s64 sys_getrandom(struct task *t, const u64 *args)
 		done += part;
 	}
 	return done || !size ? (s64)done : -EFAULT;
-}
-
-/* -- time -- */
-
-enum { SECOND = 1000000000 };
-
-enum { NO_CLOCK = 0xff };
-
-/* A clock's time; false: there is no such clock. */
-static bool get_time(u32 number, struct timespec *time)
-{
-	static const u8 clocks[] = {
-		CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU, CLOCK_IS_CPU, CLOCK_IS_MONOTONIC, CLOCK_IS_REALTIME,
-		CLOCK_IS_MONOTONIC, CLOCK_IS_MONOTONIC, NO_CLOCK, NO_CLOCK, NO_CLOCK, CLOCK_IS_REALTIME,
-	};
-	u64 now;
-
-	if (number >= ARRAY_SIZE(clocks) || clocks[number] == NO_CLOCK)
-		return false;
-	now = core.ops->nanoseconds(clocks[number]);
-	*time = (struct timespec){ (s64)(now / SECOND), (s64)(now % SECOND) };
-	return true;
-}
-
-s64 sys_clock_gettime(struct task *t, const u64 *args)
-{
-	struct timespec time;
-
-	return get_time((u32)args[0], &time) ? user_write(t->mm, args[1], &time, sizeof(time)) : -EINVAL;
-}
-
-s64 sys_clock_getres(struct task *t, const u64 *args)
-{
-	struct timespec time;
-
-	if (!get_time((u32)args[0], &time))
-		return -EINVAL;
-	time = (struct timespec){ 0, (u32)args[0] == 5 || (u32)args[0] == 6 ? 4000000 : 1 };
-	return args[1] ? user_write(t->mm, args[1], &time, sizeof(time)) : 0;
-}
-
-s64 sys_gettimeofday(struct task *t, const u64 *args)
-{
-	struct timespec time;
-	s32 zone[2] = { 0, 0 };
-
-	get_time(0, &time);
-	time.nanoseconds /= 1000;
-	if (args[0] && user_write(t->mm, args[0], &time, sizeof(time)))
-		return -EFAULT;
-	return args[1] ? user_write(t->mm, args[1], zone, sizeof(zone)) : 0;
-}
-
-s64 sys_time(struct task *t, const u64 *args)
-{
-	struct timespec time;
-
-	get_time(0, &time);
-	return args[0] && user_write(t->mm, args[0], &time.seconds, sizeof(s64)) ? -EFAULT : time.seconds;
 }

@@ -9,6 +9,8 @@
 	 SIGNAL_BIT(SIGSYS))
 enum { FIRST_REAL_TIME = 32 };
 
+struct wait_queue signal_arrived;
+
 static struct slab queue_entries = SLAB(struct queued_signal);
 
 static struct sigaction *action_of(struct task *t, int signal)
@@ -46,7 +48,7 @@ static void enqueue(struct pending *pending, const struct siginfo *info)
 {
 	struct queued_signal *entry;
 
-	if (info->signal < FIRST_REAL_TIME && pending->set & SIGNAL_BIT(info->signal))
+	if (info->signal < FIRST_REAL_TIME && pending->set & SIGNAL_BIT(info->signal) && !info->pad)
 		return;
 	pending->set |= SIGNAL_BIT(info->signal);
 	entry = slab_alloc(&queue_entries);
@@ -88,11 +90,23 @@ static int dequeue(struct pending *pending, u64 set, struct siginfo *info)
 	return signal;
 }
 
+bool signal_is_queued(const struct pending *pending, const struct siginfo *info)
+{
+	for (const struct queued_signal *entry = pending->first; entry; entry = entry->next)
+		if (entry->info.pad == info->pad)
+			return true;
+	return false;
+}
+
 int signal_take(struct task *t, u64 set, struct siginfo *info)
 {
 	int signal = dequeue(&t->pending, set, info);
 
-	return signal ? signal : dequeue(&t->process->pending, set, info);
+	if (!signal)
+		signal = dequeue(&t->process->pending, set, info);
+	if (signal && info->pad)
+		posix_timer_taken(t->process, info);
+	return signal;
 }
 
 static u64 deliverable(const struct task *t)
@@ -159,6 +173,7 @@ void signal_send_task(struct task *t, const struct siginfo *info)
 	if (t->exiting || !prepare(t, info->signal))
 		return;
 	enqueue(&t->pending, info);
+	wake_all(&signal_arrived);
 	if (takes(t, info->signal))
 		task_ready(t);
 }
@@ -178,6 +193,7 @@ void signal_send_process(struct process *p, const struct siginfo *info)
 	if (!prepare(first ? first : CONTAINER(p->tasks.next, struct task, siblings), info->signal))
 		return;
 	enqueue(&p->pending, info);
+	wake_all(&signal_arrived);
 	if (first)
 		task_ready(first);
 }

@@ -226,6 +226,7 @@ static s64 queue_info(struct task *t, struct process *p, struct task *to, s32 si
 	if (!may_signal(t, p, signal))
 		return -EPERM;
 	info.signal = signal;
+	info.pad = 0;
 	if (signal && to)
 		signal_send_task(to, &info);
 	else if (signal)

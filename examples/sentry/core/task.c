@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The tables of tasks and processes, and their numbers. */
 #include "core.h"
+#include "vfs/pidfd.h"
 
 enum { BUCKETS = 256, LAST_TID = 4194303, RESERVED = 300 };
 
@@ -95,6 +96,8 @@ struct process *process_new(struct process *parent, const struct process *like, 
 	list_init(&p->children);
 	list_init(&p->siblings);
 	list_init(&p->tasks);
+	list_init(&p->cpu_timers);
+	list_init(&p->posix_timers);
 	list_add(&tasks.processes, &p->all);
 	p->started = monotonic_now();
 	process_adopt(parent, p);
@@ -110,6 +113,7 @@ struct process *process_new(struct process *parent, const struct process *like, 
 void process_free(struct process *p)
 {
 	timer_stop(&p->alarm);
+	process_ref_gone(p);
 	signals_flush(&p->pending, ~0ull);
 	list_remove(&p->all);
 	list_remove(&p->siblings);

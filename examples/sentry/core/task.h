@@ -4,6 +4,7 @@
 #define SENTRY_TASK_H
 
 #include "abi.h"
+#include "cpu_timer.h"
 #include "cred.h"
 #include "list.h"
 #include "platform.h"
@@ -12,6 +13,7 @@
 struct files;
 struct fs_context;
 struct mm;
+struct process_ref;
 struct tty;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
@@ -22,7 +24,8 @@ struct sighand {
 
 /* The start of Linux's siginfo; the rest is zeros. What the fields mean depends on the signal. */
 struct siginfo {
-	s32 signal, error, code, pad;
+	s32 signal, error, code;
+	s32 pad; /* while it is queued: the number of its timer and one; 0: it has none */
 	u64 fields[4];
 };
 
@@ -58,6 +61,13 @@ struct process {
 	struct rlimit limits[RLIMITS];
 	struct timer alarm;
 	u64 alarm_interval;
+	struct cpu_timer cpu_alarms[2]; /* ITIMER_VIRTUAL, ITIMER_PROF */
+	u64 cpu_alarm_intervals[2];
+	struct list cpu_timers; /* that run */
+	struct process_ref *ref; /* of its descriptors; NULL: there are none */
+	struct list posix_timers;
+	s32 next_timer;
+	u32 posix_timer_count;
 	u64 cpu_time, child_cpu_time, started;
 };
 
@@ -189,6 +199,14 @@ void sighand_put(struct sighand *sighand);
 void signal_reset_handlers(struct sighand *sighand); /* what is ignored stays ignored */
 /* Take a signal of a set that is pending: its number or 0. */
 int signal_take(struct task *t, u64 set, struct siginfo *info);
+bool signal_is_queued(const struct pending *pending, const struct siginfo *info); /* of the same timer */
+extern struct wait_queue signal_arrived; /* woken for each signal that anybody gets */
+
+/* -- posix_timer.c -- */
+
+void posix_timer_taken(struct process *p, struct siginfo *info); /* its signal has come */
+void posix_timers_forget(struct task *t); /* a task ends that has clocks */
+void posix_timers_free(struct process *p);
 
 /* -- frame.c -- */
 

@@ -150,6 +150,39 @@ static s64 put_timer(struct task *t, u64 to, u64 rest, u64 interval)
 	return user_write(t->mm, to, timer, sizeof(timer));
 }
 
+/* Of CPU time: ITIMER_VIRTUAL and ITIMER_PROF, which are the same here. */
+static u64 cpu_left(const struct process *p, u32 which)
+{
+	const struct cpu_timer *timer = &p->cpu_alarms[which];
+	u64 now = process_cpu_time(p);
+
+	if (!cpu_timer_runs(timer))
+		return 0;
+	return timer->target > now ? timer->target - now : 1000;
+}
+
+static void ring_cpu(struct cpu_timer *timer)
+{
+	struct process *p = timer->clock.process;
+	u32 which = (u32)(timer - p->cpu_alarms);
+
+	signal_process(p, which ? SIGPROF : SIGVTALRM);
+	if (p->cpu_alarm_intervals[which])
+		cpu_timer_start(timer, p, process_cpu_time(p) + p->cpu_alarm_intervals[which]);
+}
+
+static void set_cpu_timer(struct process *p, u32 which, u64 in, u64 interval)
+{
+	struct cpu_timer *timer = &p->cpu_alarms[which];
+
+	cpu_timer_stop(timer);
+	timer->expire = ring_cpu;
+	timer->clock.process = p;
+	p->cpu_alarm_intervals[which] = interval;
+	if (in)
+		cpu_timer_start(timer, p, process_cpu_time(p) + in);
+}
+
 s64 sys_getitimer(struct task *t, const u64 *args)
 {
 	struct process *p = t->process;
@@ -157,7 +190,7 @@ s64 sys_getitimer(struct task *t, const u64 *args)
 	if ((u32)args[0] > ITIMER_PROF)
 		return -EINVAL;
 	if ((u32)args[0] != ITIMER_REAL)
-		return put_timer(t, args[1], 0, 0);
+		return put_timer(t, args[1], cpu_left(p, (u32)args[0] - 1), p->cpu_alarm_intervals[(u32)args[0] - 1]);
 	return put_timer(t, args[1], left(p), p->alarm_interval);
 }
 
@@ -176,8 +209,14 @@ s64 sys_setitimer(struct task *t, const u64 *args)
 	}
 	if ((u32)args[0] > ITIMER_PROF)
 		return -EINVAL;
-	if ((u32)args[0] != ITIMER_REAL)
-		return args[2] ? put_timer(t, args[2], 0, 0) : 0; /* of CPU time: they never ring */
+	if ((u32)args[0] != ITIMER_REAL) {
+		u32 which = (u32)args[0] - 1;
+
+		rest = cpu_left(p, which);
+		interval = p->cpu_alarm_intervals[which];
+		set_cpu_timer(p, which, new[2] * SECOND + new[3] * 1000, new[0] * SECOND + new[1] * 1000);
+		return args[2] ? put_timer(t, args[2], rest, interval) : 0;
+	}
 	set_alarm(p, new[2] * SECOND + new[3] * 1000, new[0] * SECOND + new[1] * 1000);
 	return args[2] ? put_timer(t, args[2], rest, interval) : 0;
 }
@@ -185,10 +224,7 @@ s64 sys_setitimer(struct task *t, const u64 *args)
 s64 sys_times(struct task *t, const u64 *args)
 {
 	enum { TICK = 10000000 };
-	u64 own = t->process->cpu_time;
-
-	EACH_TASK(other, t->process)
-		own += other->cpu_time;
+	u64 own = process_cpu_time(t->process);
 	const u64 times[4] = { own / TICK, 0, t->process->child_cpu_time / TICK, 0 };
 	if (args[0] && user_write(t->mm, args[0], times, sizeof(times)))
 		return -EFAULT;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Counters and timers that are files. */
+#include "../clock.h"
 #include "calls.h"
 
 /* -- eventfd -- */
@@ -118,10 +119,6 @@ s64 sys_eventfd2(struct task *t, const u64 *args)
 
 /* -- timerfd -- */
 
-struct itimerspec {
-	struct timespec interval, value;
-};
-
 struct clock_file {
 	struct timer timer;
 	u64 expirations;
@@ -131,13 +128,6 @@ struct clock_file {
 };
 
 static struct slab clock_files = SLAB(struct clock_file);
-
-static u64 nanoseconds_of(const struct timespec *time)
-{
-	const u64 most = FOREVER / 2;
-
-	return (u64)time->seconds > most / 1000000000 - 1 ? most : (u64)time->seconds * 1000000000 + (u64)time->nanoseconds;
-}
 
 /* An expiration that is over; those after it that are over, too. */
 static void expire(struct timer *timer)
@@ -224,11 +214,6 @@ s64 sys_timerfd_create(struct task *t, const u64 *args)
 	return fd_install(t, file, 0, flags & O_CLOEXEC);
 }
 
-static struct timespec timespec_of(u64 nanoseconds)
-{
-	return (struct timespec){ (s64)(nanoseconds / 1000000000), (s64)(nanoseconds % 1000000000) };
-}
-
 /* What is left, and how often it repeats. */
 static struct itimerspec clock_state(const struct clock_file *clock)
 {
@@ -236,7 +221,7 @@ static struct itimerspec clock_state(const struct clock_file *clock)
 
 	if (clock->timer.active)
 		left = clock->timer.deadline > now ? clock->timer.deadline - now : 1;
-	return (struct itimerspec){ timespec_of(clock->interval), timespec_of(left) };
+	return (struct itimerspec){ timespec_from(clock->interval), timespec_from(left) };
 }
 
 static struct clock_file *clock_of(struct task *t, u64 number, s64 *error)
@@ -249,11 +234,11 @@ static struct clock_file *clock_of(struct task *t, u64 number, s64 *error)
 
 static void clock_set(struct clock_file *clock, const struct itimerspec *new, bool absolute)
 {
-	u64 value = nanoseconds_of(&new->value), now = monotonic_now();
+	u64 value = timespec_nanoseconds(&new->value), now = monotonic_now();
 
 	timer_stop(&clock->timer);
 	clock->expirations = 0;
-	clock->interval = nanoseconds_of(&new->interval);
+	clock->interval = timespec_nanoseconds(&new->interval);
 	if (!value)
 		return;
 	if (absolute && clock->realtime) {
@@ -266,11 +251,6 @@ static void clock_set(struct clock_file *clock, const struct itimerspec *new, bo
 	timer_start(&clock->timer, value);
 }
 
-static bool time_is_good(const struct timespec *time)
-{
-	return time->seconds >= 0 && time->nanoseconds >= 0 && time->nanoseconds < 1000000000;
-}
-
 s64 sys_timerfd_settime(struct task *t, const u64 *args)
 {
 	enum { ABSOLUTE = 1, CANCEL_ON_SET = 2 };
@@ -280,7 +260,7 @@ s64 sys_timerfd_settime(struct task *t, const u64 *args)
 
 	if (user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
-	if ((u32)args[1] & ~(u32)(ABSOLUTE | CANCEL_ON_SET) || !time_is_good(&new.value) || !time_is_good(&new.interval))
+	if ((u32)args[1] & ~(u32)(ABSOLUTE | CANCEL_ON_SET) || !timespec_valid(&new.value) || !timespec_valid(&new.interval))
 		return -EINVAL;
 	clock = clock_of(t, args[0], &error);
 	if (!clock)

@@ -242,15 +242,6 @@ static bool is_thread(const struct synthetic_inode *node)
 	return node->count != process_file_count;
 }
 
-static u64 cpu_time_of(const struct process *p)
-{
-	u64 time = p->cpu_time;
-
-	EACH_TASK(t, p)
-		time += t->cpu_time;
-	return time;
-}
-
 /* Of a clock with 100 ticks a second. */
 static s64 ticks(u64 nanoseconds)
 {
@@ -264,7 +255,7 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 	const struct tty *tty = t->process->terminal;
 	const s64 first[] = { parent_of(t), t->process->group, t->process->session, tty ? (s64)pts_device(tty->index) : 0,
 			      tty ? tty->group : -1, 0x400000, 0, 0, 0, 0,
-			      ticks(is_thread(node) ? t->cpu_time : cpu_time_of(t->process)), 0,
+			      ticks(is_thread(node) ? t->cpu_time : process_cpu_time(t->process)), 0,
 			      ticks(t->process->child_cpu_time), 0, 20 + t->nice, t->nice, t->process->task_count, 0,
 			      ticks(t->process->started - vfs.started), (s64)memory.pages * PAGE, (s64)memory.resident };
 	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,

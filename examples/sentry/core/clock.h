@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Clocks and times. */
+#ifndef SENTRY_CLOCK_H
+#define SENTRY_CLOCK_H
+
+#include "core.h"
+
+#define NANOSECONDS 1000000000ull
+
+struct itimerspec {
+	struct timespec interval, value;
+};
+
+enum clock_id {
+	CLOCK_REAL, CLOCK_MONOTONIC, CLOCK_PROCESS, CLOCK_THREAD, CLOCK_MONOTONIC_RAW, CLOCK_REAL_COARSE,
+	CLOCK_MONOTONIC_COARSE, CLOCK_BOOT, CLOCK_REAL_ALARM, CLOCK_BOOT_ALARM, CLOCK_TAI = 11,
+};
+
+/* The clock of CPU time of a number that clock_gettime accepts; 0, or -EINVAL for one of no clock. Others have none. */
+s64 clock_find(struct task *t, s32 id, bool read, struct cpu_clock *clock);
+
+static inline struct timespec timespec_from(u64 nanoseconds)
+{
+	return (struct timespec){ (s64)(nanoseconds / NANOSECONDS), (s64)(nanoseconds % NANOSECONDS) };
+}
+
+static inline bool timespec_valid(const struct timespec *time)
+{
+	return time->seconds >= 0 && (u64)time->nanoseconds < NANOSECONDS;
+}
+
+/* At most half of what a number can be. */
+static inline u64 timespec_nanoseconds(const struct timespec *time)
+{
+	const u64 most = FOREVER / 2;
+
+	return (u64)time->seconds > most / NANOSECONDS - 1 ? most : (u64)time->seconds * NANOSECONDS + (u64)time->nanoseconds;
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Clocks of CPU time, and what they call. */
+#ifndef SENTRY_CPU_TIMER_H
+#define SENTRY_CPU_TIMER_H
+
+#include "list.h"
+
+struct process;
+struct task;
+
+/* What it counts for: a process, or one of its tasks. */
+struct cpu_clock {
+	struct process *process; /* NULL: it is no clock of CPU time */
+	struct task *task; /* NULL: of all tasks */
+};
+
+u64 process_cpu_time(const struct process *p);
+u64 cpu_clock_now(const struct cpu_clock *clock);
+
+/* Calls a function when a process or a task has had so much CPU time. It may send signals, but not sleep. */
+struct cpu_timer {
+	struct list list; /* of the process's; zeros: it never ran */
+	struct cpu_clock clock;
+	u64 target;
+	void (*expire)(struct cpu_timer *timer);
+};
+
+void cpu_timer_start(struct cpu_timer *timer, struct process *owner, u64 target);
+void cpu_timer_stop(struct cpu_timer *timer);
+bool cpu_timer_runs(const struct cpu_timer *timer);
+void cpu_timers_check(struct process *p); /* after one of its tasks has run */
+
+#endif

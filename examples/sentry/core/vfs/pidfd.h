@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Descriptors of processes, which outlive them. */
+#ifndef SENTRY_PIDFD_H
+#define SENTRY_PIDFD_H
+
+#include "../core.h"
+
+struct process_ref;
+
+/* A descriptor for a process that does not exist yet; its reference is the file's. Attach it when there is one. */
+s64 pidfd_new(struct task *t, s32 pid, struct process_ref **ref);
+void process_ref_attach(struct process_ref *ref, struct process *p);
+void process_ref_ended(struct process *p); /* it is a zombie */
+void process_ref_gone(struct process *p);
+/* The process of a descriptor, and the flags of its file; NULL: -EBADF, or -ESRCH if it is gone. */
+struct process *pidfd_process(struct task *t, u64 fd, u32 *flags, s64 *error);
+s64 sys_kill(struct task *t, const u64 *args);
+
+#endif
