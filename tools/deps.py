@@ -51,7 +51,7 @@ NEEDS = (
     Need("kernel", "flex", "flex", "guest kernel's configuration"),
     Need("kernel", "bison", "bison", "guest kernel's configuration"),
     Need("kernel", "bc", "bc", "guest kernel's time constants"),
-    Need("kernel", "patch", "patch", "guest kernel's patch"),
+    Need("kernel check guest", "patch", "patch", "patches of the guest kernel, and of the Sentry's TCP/IP stack"),
     Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
     Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
     Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
@@ -355,6 +355,8 @@ def install_sentry(python: str) -> None:
         with step("installing examples/sentry into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
         current.set()
+    with step("fetching the source of the Sentry's TCP/IP stack, where the cache has none of today"):
+        run([python, "-m", "pyvmm_sentry.lwip"])
 
 
 def install_plotting(python: str) -> None:
