@@ -65,6 +65,7 @@ def check_c() -> int:
     """Compile every C file with all warnings, by each compiler; returns the exit status."""
     sys.path.append(str(ROOT / "examples" / "kata" / "linux-guest"))
     from image import agent
+    from pyvmm_sentry import program
 
     agent.generate(GENERATED)
     others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
@@ -73,6 +74,8 @@ def check_c() -> int:
         SENTRY_KERNEL: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only", f"-I{SENTRY_KERNEL[0]}"],
         SENTRY_CODE: [f"-I{SENTRY_KERNEL[0]}", f"-I{SENTRY_CODE[0]}"],
     }
+
+    own[SENTRY_KERNEL] += program.includes()
 
     def flags(source: str) -> list[str]:
         return next((flags for folders, flags in own.items() if source.startswith(folders)), others)

@@ -127,8 +127,9 @@ def test_random_files_and_calls_find_nothing(first: int) -> None:
 
 
 def test_the_core_includes_nothing_of_the_host() -> None:
-    """-nostdinc would refuse it; this checks every file, whoever compiles it."""
+    """-nostdinc would refuse it; this checks every file, whoever compiles it. lwIP's own headers are no host's."""
     own = {path for folder in (program.CORE, program.KVM) for path in folder.rglob("*.[chS]")}
     headers = {path.name for path in own if path.suffix == ".h"}
-    included = {line for path in own for line in path.read_text().splitlines() if line.startswith("#include")}
+    lines = {line for path in own for line in path.read_text().splitlines() if line.startswith("#include")}
+    included = {line for line in lines if not line.startswith('#include "lwip/')}
     assert {line for line in included if re.sub(r'#include "(.*/)?([^/]*)"', r"\2", line) not in headers} == set()

@@ -6,6 +6,7 @@
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
+#include "net/start.h"
 #include "tty/tty.h"
 #include "virtio/virtio.h"
 
@@ -189,6 +190,8 @@ const char *core_start(const struct core_config *config)
 		return "the sandbox has too little memory";
 	virtio_init(config);
 	ttys_init();
+	net_init();
+	inet_init();
 	if (!config->program && !config->root && !fuse_root)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);

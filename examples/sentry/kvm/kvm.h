@@ -83,6 +83,10 @@ static inline const char *skip_prefix(const char *text, const char *prefix)
 /* main.c: the compiler calls these. */
 void *memcpy(void *to, const void *from, unsigned long size);
 void *memset(void *at, int byte, unsigned long size);
+void *memmove(void *to, const void *from, unsigned long size);
+int memcmp(const void *a, const void *b, unsigned long size);
+unsigned long strlen(const char *text);
+int strncmp(const char *a, const char *b, unsigned long size);
 
 /* serial.c */
 void serial_init(void);

@@ -64,6 +64,43 @@ void *memset(void *at, int byte, unsigned long size)
 	return at;
 }
 
+void *memmove(void *to, const void *from, unsigned long size)
+{
+	if ((u64)to - (u64)from >= size)
+		return memcpy(to, from, size);
+	for (u64 i = size; i; i--)
+		((volatile u8 *)to)[i - 1] = ((const volatile u8 *)from)[i - 1];
+	return to;
+}
+
+int memcmp(const void *a, const void *b, unsigned long size)
+{
+	for (u64 i = 0; i < size; i++)
+		if (((const volatile u8 *)a)[i] != ((const volatile u8 *)b)[i])
+			return ((const u8 *)a)[i] < ((const u8 *)b)[i] ? -1 : 1;
+	return 0;
+}
+
+unsigned long strlen(const char *text)
+{
+	const volatile char *at = text;
+	unsigned long size = 0;
+
+	while (at[size])
+		size++;
+	return size;
+}
+
+int strncmp(const char *a, const char *b, unsigned long size)
+{
+	const volatile u8 *first = (const volatile u8 *)a, *second = (const volatile u8 *)b;
+
+	for (u64 i = 0; i < size; i++)
+		if (first[i] != second[i] || !first[i])
+			return (int)first[i] - (int)second[i];
+	return 0;
+}
+
 /* -- what the core needs -- */
 
 /* The console is virtio's, or else the serial port. */

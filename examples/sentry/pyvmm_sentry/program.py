@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pyvmm_sentry import lwip
+
 HERE = Path(__file__).resolve().parents[1]
 CORE, HOST, PTRACE, KVM = (HERE / name for name in ("core", "host", "ptrace", "kvm"))
+LWIP = "net/lwip"
+"""In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
@@ -27,7 +31,14 @@ KERNEL_LINK = ("-no-pie", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack"
 
 
 class BuildError(Exception):
-    """The program cannot be compiled."""
+    """The program cannot be compiled.
+
+    :ivar hint: what to do, or empty
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
@@ -59,8 +70,8 @@ def _with_headers(source: Path, core: Path) -> list[Path]:
     found = [source]
     for path in found:
         for name in re.findall(r'^#include "(.*)"$', path.read_text(), re.MULTILINE):
-            places = [path.parent / name, *(folder / name for folder in (core, HOST, KVM))]
-            there = [place.resolve() for place in places if place.exists()]
+            places = [path.parent / name, *(folder / name for folder in (core, core / LWIP, HOST, KVM))]
+            there = [place.resolve() for place in places if place.is_file()]
             found += [place for place in there[:1] if place not in found]
     return found
 
@@ -75,6 +86,35 @@ def _objects(sources: Sequence[Path], options: Sequence[str], core: Path = CORE)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(compile_one, sources))
+
+
+def includes(core: Path = CORE) -> list[str]:
+    """Options of the compiler for headers of lwIP, in sources of the core.
+
+    :raises BuildError: lwIP's source cannot be had
+    """
+    try:
+        source = lwip.source()
+    except lwip.SourceError as error:
+        raise BuildError(str(error), error.hint) from error
+    return [f"-I{core / LWIP}", "-isystem", str(source / "src" / "include")]
+
+
+def _lwip_objects(options: Sequence[str], core: Path) -> list[str]:
+    """Compile what the core contains of lwIP."""
+    ours = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
+    command = [*options, *includes(core), "-w"]
+
+    def compile_one(source: Path) -> str:
+        name = f"objects/lwip-{source.stem}.o"
+        return str(_made(name, [source, *ours, core / "types.h"], [*command, "-c", "-o", "OUT", str(source)]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(compile_one, lwip.files()))
+
+
+def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
+    return [*_objects(_core_sources(core), [*options, *includes(core)], core), *_lwip_objects(options, core)]
 
 
 def _core_sources(core: Path = CORE) -> list[Path]:
@@ -95,7 +135,7 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False, core:
     :raises BuildError: it cannot be compiled
     """
     options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
-    objects = _objects(_core_sources(core), [*options, *CORE_FLAGS], core)
+    objects = _core_objects([*options, *CORE_FLAGS], core)
     objects += _objects(sources, [*options, f"-I{HOST}"], core)
     return _made(name, [], [*options, "-o", "OUT", *objects])
 
@@ -118,7 +158,7 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    sources = [KVM / "entry.S", *sorted(KVM.glob("*.c")), *_core_sources()]
+    options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS]
     script = KVM / "kernel.lds"
-    objects = _objects(sources, [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS])
+    objects = [*_objects([KVM / "entry.S", *sorted(KVM.glob("*.c"))], options), *_core_objects(options)]
     return _made("sentry.elf", [script], [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects])

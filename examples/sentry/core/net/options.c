@@ -7,8 +7,10 @@ enum option {
 	SO_DEBUG = 1, SO_REUSEADDR = 2, SO_TYPE = 3, SO_ERROR = 4, SO_DONTROUTE = 5, SO_BROADCAST = 6, SO_SNDBUF = 7,
 	SO_RCVBUF = 8, SO_KEEPALIVE = 9, SO_OOBINLINE = 10, SO_PRIORITY = 12, SO_LINGER = 13, SO_REUSEPORT = 15,
 	SO_PASSCRED = 16, SO_PEERCRED = 17, SO_RCVLOWAT = 18, SO_SNDLOWAT = 19, SO_RCVTIMEO = 20, SO_SNDTIMEO = 21,
-	SO_TIMESTAMP = 29, SO_ACCEPTCONN = 30, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_PROTOCOL = 38, SO_DOMAIN = 39,
+	SO_BINDTODEVICE = 25, SO_TIMESTAMP = 29, SO_ACCEPTCONN = 30, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_PROTOCOL = 38, SO_DOMAIN = 39,
 };
+
+enum { OPTION_MOST = 256 };
 
 static u64 buffer_size(s32 value)
 {
@@ -32,6 +34,19 @@ static s64 set_timeout(struct task *t, u64 from, u32 size, u64 *timeout)
 	return 0;
 }
 
+static s64 set_linger(struct task *t, struct socket *socket, u64 from, u32 size)
+{
+	s32 linger[2];
+
+	if (size < sizeof(linger))
+		return -EINVAL;
+	if (user_read(t->mm, linger, from, sizeof(linger)))
+		return -EFAULT;
+	socket->linger[0] = linger[0] != 0;
+	socket->linger[1] = linger[0] ? linger[1] : socket->linger[1];
+	return 0;
+}
+
 static s64 set_option(struct task *t, struct socket *socket, u32 option, u64 from, u32 size)
 {
 	s32 value;
@@ -47,9 +62,27 @@ static s64 set_option(struct task *t, struct socket *socket, u32 option, u64 fro
 	case SO_SNDTIMEO: return set_timeout(t, from, size, &socket->send_timeout);
 	case SO_RCVTIMEO: return set_timeout(t, from, size, &socket->receive_timeout);
 	case SO_DEBUG: case SO_REUSEADDR: case SO_DONTROUTE: case SO_BROADCAST: case SO_KEEPALIVE: case SO_OOBINLINE:
-	case SO_PRIORITY: case SO_LINGER: case SO_RCVLOWAT: case SO_TIMESTAMP: case SO_REUSEPORT: return 0;
+	case SO_TIMESTAMP: case SO_REUSEPORT:
+		socket->switches = (socket->switches & ~(1ull << option)) | (u64)(value != 0) << option;
+		return 0;
+	case SO_PRIORITY: socket->priority = value; return 0;
+	case SO_LINGER: return set_linger(t, socket, from, size);
+	case SO_RCVLOWAT: socket->low_water = value > 0 ? (u32)value : value ? 0x7fffffff : 1; return 0;
+	case SO_BINDTODEVICE: return -EPERM;
 	}
 	return -ENOPROTOOPT;
+}
+
+static s64 set_of_family(struct task *t, struct socket *socket, const u64 *args)
+{
+	u32 size = (u32)args[4] < OPTION_MOST ? (u32)args[4] : OPTION_MOST;
+	u8 value[OPTION_MOST];
+
+	if (!socket->operations->set_option)
+		return -EOPNOTSUPP;
+	if (user_read(t->mm, value, args[3], size))
+		return -EFAULT;
+	return socket->operations->set_option(socket, (u32)args[1], (u32)args[2], value, size);
 }
 
 s64 sys_setsockopt(struct task *t, const u64 *args)
@@ -63,8 +96,11 @@ s64 sys_setsockopt(struct task *t, const u64 *args)
 	if (!socket)
 		return error;
 	if ((u32)args[1] != SOL_SOCKET)
-		return -EOPNOTSUPP;
-	return set_option(t, socket, (u32)args[2], args[3], (u32)args[4]);
+		return set_of_family(t, socket, args);
+	error = set_option(t, socket, (u32)args[2], args[3], (u32)args[4]);
+	if (!error && socket->operations->changed)
+		socket->operations->changed(socket);
+	return error;
 }
 
 static s64 option_value(struct socket *socket, u32 option, s32 *value)
@@ -73,16 +109,19 @@ static s64 option_value(struct socket *socket, u32 option, s32 *value)
 	case SO_TYPE: *value = socket->type; return 0;
 	case SO_DOMAIN: *value = socket->family; return 0;
 	case SO_ERROR:
-		*value = -socket->error;
+		*value = -(s32)(socket->operations->error ? socket->operations->error(socket) : socket->error);
 		socket->error = 0;
 		return 0;
 	case SO_SNDBUF: *value = (s32)socket->send_size; return 0;
 	case SO_RCVBUF: *value = (s32)socket->receive_size; return 0;
 	case SO_PASSCRED: *value = socket->pass_credentials; return 0;
 	case SO_ACCEPTCONN: *value = socket->listening; return 0;
-	case SO_RCVLOWAT: case SO_SNDLOWAT: *value = 1; return 0;
-	case SO_PROTOCOL: case SO_DEBUG: case SO_REUSEADDR: case SO_DONTROUTE: case SO_BROADCAST: case SO_KEEPALIVE:
-	case SO_OOBINLINE: case SO_PRIORITY: case SO_TIMESTAMP: case SO_REUSEPORT: *value = 0; return 0;
+	case SO_RCVLOWAT: *value = (s32)socket->low_water; return 0;
+	case SO_SNDLOWAT: *value = 1; return 0;
+	case SO_PRIORITY: *value = socket->priority; return 0;
+	case SO_PROTOCOL: *value = socket->protocol; return 0;
+	case SO_DEBUG: case SO_REUSEADDR: case SO_DONTROUTE: case SO_BROADCAST: case SO_KEEPALIVE: case SO_OOBINLINE:
+	case SO_TIMESTAMP: case SO_REUSEPORT: *value = socket->switches >> option & 1; return 0;
 	}
 	return -ENOPROTOOPT;
 }
@@ -94,6 +133,9 @@ static s64 get_option(struct socket *socket, u32 option, s64 *value, u32 *size)
 
 	*size = 4;
 	switch (option) {
+	case SO_BINDTODEVICE:
+		*size = 0;
+		return 0;
 	case SO_PEERCRED:
 		bytes_copy(value, &socket->peer, sizeof(socket->peer));
 		*size = sizeof(socket->peer);
@@ -105,7 +147,7 @@ static s64 get_option(struct socket *socket, u32 option, s64 *value, u32 *size)
 		*size = 16;
 		return 0;
 	case SO_LINGER:
-		value[0] = 0;
+		bytes_copy(value, socket->linger, sizeof(socket->linger));
 		*size = 8;
 		return 0;
 	}
@@ -115,20 +157,25 @@ static s64 get_option(struct socket *socket, u32 option, s64 *value, u32 *size)
 s64 sys_getsockopt(struct task *t, const u64 *args)
 {
 	struct file *file;
-	s64 error, value[2] = { 0, 0 };
+	s64 error, value[OPTION_MOST / 8];
 	struct socket *socket = socket_get(t, args[0], &file, &error);
 	s32 room;
 	u32 size;
 
 	if (!socket)
 		return error;
-	if ((u32)args[1] != SOL_SOCKET)
-		return -EOPNOTSUPP;
+	bytes_zero(value, sizeof(value));
 	if (user_read(t->mm, &room, args[4], sizeof(room)))
 		return -EFAULT;
 	if (room < 0)
 		return -EINVAL;
-	error = get_option(socket, (u32)args[2], value, &size);
+	size = (u32)room < sizeof(value) ? (u32)room : sizeof(value);
+	if ((u32)args[1] == SOL_SOCKET)
+		error = get_option(socket, (u32)args[2], value, &size);
+	else if (socket->operations->get_option)
+		error = socket->operations->get_option(socket, (u32)args[1], (u32)args[2], (u8 *)value, &size);
+	else
+		error = -EOPNOTSUPP;
 	if (error)
 		return error;
 	if (size > (u32)room)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for sockets. */
-#include "socket.h"
+#include "inet.h"
 
 #include "../vfs/calls.h"
 
@@ -18,7 +18,7 @@ struct socket *socket_new(u16 family, u16 type, const struct socket_operations *
 		return NULL;
 	*socket = (struct socket){
 		.operations = operations, .family = family, .type = type, .send_size = DEFAULT_BUFFER,
-		.receive_size = DEFAULT_BUFFER, .peer = { 0, ~0u, ~0u },
+		.receive_size = DEFAULT_BUFFER, .peer = { 0, ~0u, ~0u }, .low_water = 1,
 	};
 	return socket;
 }
@@ -94,7 +94,10 @@ static s64 ioctl(struct file *file, u32 command, u64 argument)
 		return -ENOTTY;
 	if (command == FIONREAD && socket->listening)
 		return -EINVAL;
-	value = command == FIONREAD ? (s32)socket->operations->readable(socket) : 0;
+	if (command == FIONREAD)
+		value = (s32)socket->operations->readable(socket);
+	else
+		value = socket->operations->unsent ? (s32)socket->operations->unsent(socket) : 0;
 	return user_write(core.current->mm, argument, &value, sizeof(value));
 }
 
@@ -137,6 +140,8 @@ static int create(struct socket **socket, u32 family, u32 type, s32 protocol)
 	type &= SOCK_TYPES;
 	if (type > 10)
 		return -EINVAL;
+	if (family == AF_INET || family == AF_INET6)
+		return inet_create(socket, (u16)family, type, protocol);
 	return family == AF_UNIX ? unix_create(socket, type, protocol) : -EAFNOSUPPORT;
 }
 
@@ -155,7 +160,11 @@ s64 sys_socketpair(struct task *t, const u64 *args)
 {
 	struct socket *sockets[2];
 	struct file *files[2];
-	int error = create(&sockets[0], (u32)args[0], (u32)args[1], (s32)args[2]);
+	int error;
+
+	if ((u32)args[0] == AF_INET || (u32)args[0] == AF_INET6)
+		return -EOPNOTSUPP;
+	error = create(&sockets[0], (u32)args[0], (u32)args[1], (s32)args[2]);
 
 	if (error)
 		return error;

@@ -54,17 +54,25 @@ struct socket_operations {
 	s64 (*receive)(struct socket *socket, struct message *message, struct io *to, u32 flags);
 	int (*shutdown)(struct socket *socket, bool receive, bool send);
 	u32 (*poll)(struct socket *socket, struct poll *poll);
-	s64 (*option)(struct socket *socket, u32 option, u64 value); /* SOL_SOCKET, that is not the same for all */
-	u64 (*readable)(struct socket *socket);			     /* bytes */
+	/* Of other levels than SOL_SOCKET; `size` of the second is the room, then how much there is. NULL: no such level. */
+	s64 (*set_option)(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size);
+	s64 (*get_option)(struct socket *socket, u32 level, u32 option, u8 *value, u32 *size);
+	void (*changed)(struct socket *socket); /* an option of SOL_SOCKET; may be NULL */
+	s64 (*error)(struct socket *socket);	/* of SO_ERROR: the last, which it forgets; NULL: socket->error */
+	u64 (*readable)(struct socket *socket); /* bytes */
+	u64 (*unsent)(struct socket *socket);	/* bytes; NULL: 0 */
 	void (*release)(struct socket *socket);
 };
 
 struct socket {
 	const struct socket_operations *operations;
-	u16 family, type;
+	u16 family, type, protocol;
 	s32 error; /* of an earlier event, reported once */
 	bool pass_credentials, listening;
 	u64 send_size, receive_size;
+	u64 switches; /* SO_*, each a bit: those that are on or off */
+	s32 priority, linger[2];
+	u32 low_water;
 	u64 send_timeout, receive_timeout; /* nanoseconds; 0: none */
 	struct credentials_message peer;   /* of SO_PEERCRED */
 	void *data;

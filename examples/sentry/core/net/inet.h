@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sockets of the families AF_INET and AF_INET6: streams by TCP, datagrams by UDP. */
+#ifndef SENTRY_INET_H
+#define SENTRY_INET_H
+
+#include "../vfs/calls.h"
+#include "socket.h"
+#include "stack.h"
+
+enum { AF_INET = 2, AF_INET6 = 10, SIZE_4 = 16, SIZE_6 = 28, LEAST_6 = 24 };
+enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17 };
+enum { INET_VALUES = 48, BACKLOG_MOST = 4096 };
+
+/* A part of what was received: of a stream, or a datagram. */
+struct chunk {
+	struct list list;
+	struct pbuf *data;
+	u32 start;	/* bytes before it have been read */
+	ip_addr_t from; /* of a datagram */
+	u16 from_port;
+};
+
+/* UNCONNECTED, and CONNECTING after connect() has returned or while it waits. */
+enum phase { UNCONNECTED, CONNECTING, CONNECTED };
+
+struct inet {
+	struct socket *socket; /* NULL: a connection that nobody accepted */
+	struct list all;       /* those with a port, by bind or by themselves */
+	struct tcp_pcb *tcp;   /* NULL: closed, or not yet open */
+	struct udp_pcb *udp;
+	ip_addr_t local, remote;
+	u16 local_port, remote_port;
+	bool bound_address, bound_port, reuse_address, reuse_port; /* of bind() */
+	enum phase phase;
+	bool established, listening;
+	bool no_receive, no_send; /* shutdown() */
+	bool ended, finished;	  /* nothing more comes; the other side has said so */
+	s32 error;		  /* to be reported once */
+	struct wait_queue changed;
+	struct mutex receiving;
+	struct list chunks;
+	u64 bytes, cost; /* what was received, and what it uses of the limit */
+	struct list waiting, in_waiting; /* of a listener: connections that nobody accepted */
+	u32 waiting_count, pending, backlog;
+	struct inet *listener; /* of one that is not accepted */
+	s32 values[INET_VALUES]; /* of options (inet_option.c) */
+};
+
+static inline struct inet *inet_of(struct socket *socket)
+{
+	return socket->data;
+}
+
+/* -- inet.c -- */
+
+void inet_init(void);
+int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol);
+struct inet *inet_new(void); /* without a socket; NULL: no memory */
+void inet_free(struct inet *inet);
+/* A socket for an inet that has none. NULL: no memory. */
+struct socket *inet_socket(struct inet *inet, u16 family, u16 type);
+/* Translate an address of the program: 0 or -errno. The type of `to` is that of the packets. */
+int inet_get_address(struct socket *socket, const struct address *from, u32 size, ip_addr_t *to, u16 *port);
+void inet_put_address(struct socket *socket, const ip_addr_t *from, u16 port, struct address *to, u32 *size);
+int inet_bind(struct socket *socket, const struct address *address, u32 size);
+int inet_bind_port(struct socket *socket); /* to a free port, if it has none; 0 or -errno */
+bool inet_port_conflicts(struct socket *socket, const ip_addr_t *address, u16 port);
+void inet_forget_port(struct inet *inet);
+int inet_name(struct socket *socket, struct address *address, u32 *size, bool of_peer);
+void inet_drop_chunks(struct inet *inet);
+void chunk_free(struct inet *inet, struct chunk *chunk);
+struct chunk *chunk_new(struct inet *inet, struct pbuf *data); /* at the end; NULL: no memory */
+s64 inet_take_error(struct inet *inet);
+u8 inet_type(const struct socket *socket, const ip_addr_t *address); /* IPADDR_TYPE_* of a pcb for packets of it */
+s64 inet_error(struct socket *socket);
+s64 inet_wait(struct inet *inet, u64 deadline); /* for a change: 0, -EAGAIN or that of a signal */
+s64 inet_broken(u32 flags); /* -EPIPE, with SIGPIPE */
+struct list *inet_all(void);
+
+/* -- inet_option.c -- */
+
+void inet_set_defaults(struct inet *inet);
+bool inet_is_v6_only(const struct inet *inet);
+bool inet_is_corked(const struct inet *inet);
+s64 inet_set_option(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size);
+s64 inet_get_option(struct socket *socket, u32 level, u32 option, u8 *value, u32 *size);
+void inet_apply_options(struct socket *socket); /* to its pcb, which is new */
+
+/* -- tcp.c, tcp_data.c, udp.c -- */
+
+extern const struct socket_operations tcp_operations, udp_operations;
+s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *from, u32 flags);
+s64 tcp_socket_receive(struct socket *socket, struct message *message, struct io *to, u32 flags);
+u64 tcp_room(const struct socket *socket);
+void tcp_attach(struct tcp_pcb *pcb, struct inet *inet); /* a connection: what happens to it is that socket's */
+
+#endif

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Datagrams of AF_INET and AF_INET6. */
+#include "inet.h"
+
+enum { LARGEST = 65507, LARGEST_6 = 65487, SO_BROADCAST = 6 };
+
+static void got_datagram(void *argument, struct udp_pcb *pcb, struct pbuf *data, const ip_addr_t *from, u16 port)
+{
+	struct inet *inet = argument;
+	struct chunk *chunk = NULL;
+
+	(void)pcb;
+	if (inet->cost < inet->socket->receive_size)
+		chunk = chunk_new(inet, data);
+	if (!chunk) {
+		pbuf_free(data);
+		return;
+	}
+	ip_addr_copy(chunk->from, *from);
+	chunk->from_port = port;
+	wake_all(&inet->changed);
+}
+
+/* A pcb for the port of the socket, which may still have to get one. */
+static int open_pcb(struct socket *socket)
+{
+	struct inet *inet = inet_of(socket);
+	ip_addr_t address;
+	int error = inet->udp ? 0 : inet_bind_port(socket);
+
+	if (error || inet->udp)
+		return error == -EADDRINUSE ? -EAGAIN : error;
+	inet->udp = udp_new_ip_type(inet_type(socket, &inet->local));
+	if (!inet->udp)
+		return -ENOBUFS;
+	inet_apply_options(socket);
+	ip_addr_copy(address, inet->local);
+	if (inet_type(socket, &inet->local) == IPADDR_TYPE_ANY)
+		IP_SET_TYPE_VAL(address, IPADDR_TYPE_ANY);
+	if (udp_bind(inet->udp, &address, inet->local_port) != ERR_OK)
+		return -EADDRINUSE;
+	udp_recv(inet->udp, got_datagram, inet);
+	return 0;
+}
+
+static int bind(struct socket *socket, const struct address *address, u32 size)
+{
+	int error = inet_bind(socket, address, size);
+
+	return error ? error : open_pcb(socket);
+}
+
+static void close_pcb(struct inet *inet)
+{
+	if (inet->udp)
+		udp_remove(inet->udp);
+	inet->udp = NULL;
+}
+
+static int disconnect(struct socket *socket)
+{
+	struct inet *inet = inet_of(socket);
+
+	close_pcb(inet);
+	inet->phase = UNCONNECTED;
+	inet->remote_port = 0;
+	if (!inet->bound_address)
+		ip_addr_set_any(socket->family == AF_INET6, &inet->local);
+	if (inet->bound_port)
+		return open_pcb(socket);
+	if (inet->local_port)
+		inet_forget_port(inet);
+	return 0;
+}
+
+static int find_target(struct socket *socket, const struct address *address, u32 size, ip_addr_t *to, u16 *port)
+{
+	struct address copy = *address;
+	int error;
+
+	if (copy.family == AF_UNSPEC && socket->family == AF_INET)
+		copy.family = AF_INET;
+	error = inet_get_address(socket, &copy, size, to, port);
+	if (!error && ip_addr_isany(to)) {
+		if (IP_IS_V4(to))
+			IP_ADDR4(to, 127, 0, 0, 1);
+		else
+			IP_ADDR6_HOST(to, 0, 0, 0, 1);
+	}
+	return error;
+}
+
+static bool is_broadcast(const ip_addr_t *address)
+{
+	return IP_IS_V4(address) && ip_2_ip4(address)->addr == IPADDR_BROADCAST;
+}
+
+static int connect(struct socket *socket, const struct address *address, u32 size, bool wait)
+{
+	struct inet *inet = inet_of(socket);
+	ip_addr_t to, from;
+	u16 port;
+	int error;
+
+	(void)wait;
+	if (size < sizeof(address->family))
+		return -EINVAL;
+	if (address->family == AF_UNSPEC)
+		return disconnect(socket);
+	error = find_target(socket, address, size, &to, &port);
+	if (!error)
+		error = net_source(&to, &from);
+	if (!error && is_broadcast(&to) && !(socket->switches >> SO_BROADCAST & 1))
+		error = -EACCES;
+	if (!error)
+		error = open_pcb(socket);
+	if (error)
+		return error;
+	if (!inet->bound_address)
+		ip_addr_copy(inet->local, from);
+	ip_addr_copy(inet->udp->local_ip, inet->local);
+	ip_addr_copy(inet->remote, to);
+	inet->remote_port = port;
+	inet->phase = CONNECTED;
+	if (port)
+		udp_connect(inet->udp, &to, port);
+	return 0;
+}
+
+static int listen(struct socket *socket, s32 backlog)
+{
+	(void)socket;
+	(void)backlog;
+	return -EOPNOTSUPP;
+}
+
+static int accept(struct socket *socket, struct socket **new, bool wait)
+{
+	(void)socket;
+	(void)new;
+	(void)wait;
+	return -EOPNOTSUPP;
+}
+
+/* -- messages -- */
+
+static s64 send_to(struct inet *inet, const ip_addr_t *to, u16 port, struct io *from)
+{
+	u64 size = from->left;
+	struct pbuf *data = pbuf_alloc(PBUF_TRANSPORT, (u16)size, PBUF_RAM);
+	err_t error;
+
+	if (!data)
+		return -ENOBUFS;
+	if (io_get(from, data->payload, size) < size) {
+		pbuf_free(data);
+		return -EFAULT;
+	}
+	/* The copy can sleep, and the socket be disconnected meanwhile. */
+	error = inet->udp ? udp_sendto(inet->udp, data, to, port) : ERR_RTE;
+	pbuf_free(data);
+	net_run();
+	return error == ERR_OK ? (s64)size : error == ERR_RTE ? -ENETUNREACH : -ENOBUFS;
+}
+
+static s64 send(struct socket *socket, struct message *message, struct io *from, u32 flags)
+{
+	struct inet *inet = inet_of(socket);
+	ip_addr_t to = inet->remote, unused;
+	u16 port = inet->remote_port;
+	int error = 0;
+
+	if (flags & MSG_OOB)
+		return -EOPNOTSUPP;
+	if (from->left > (socket->family == AF_INET ? LARGEST : LARGEST_6))
+		return -EMSGSIZE;
+	if (message->address_size)
+		error = find_target(socket, &message->address, message->address_size, &to, &port);
+	else if (inet->phase != CONNECTED)
+		error = -EDESTADDRREQ;
+	if (!error && !port)
+		error = -EINVAL;
+	if (!error)
+		error = net_source(&to, &unused);
+	if (!error && is_broadcast(&to) && !(socket->switches >> SO_BROADCAST & 1))
+		error = -EACCES;
+	if (!error && inet->error)
+		error = (int)inet_take_error(inet);
+	if (!error && inet->no_send)
+		error = -EPIPE;
+	if (!error)
+		error = open_pcb(socket);
+	return error ? error : send_to(inet, &to, port, from);
+}
+
+/* Until there is a datagram: 1 with the lock; 0: there will be none; -errno. */
+static s64 begin_receiving(struct inet *inet, u64 deadline)
+{
+	for (;;) {
+		s64 error;
+
+		if (inet->error)
+			return inet_take_error(inet);
+		if (!list_empty(&inet->chunks)) {
+			mutex_lock(&inet->receiving);
+			if (!list_empty(&inet->chunks))
+				return 1;
+			mutex_unlock(&inet->receiving);
+			continue;
+		}
+		if (inet->no_receive)
+			return 0;
+		error = inet_wait(inet, deadline);
+		if (error)
+			return error;
+	}
+}
+
+static u64 put_datagram(const struct pbuf *data, u64 size, struct io *to)
+{
+	u64 done = 0;
+
+	for (; data && done < size; data = data->next) {
+		u64 part = data->len < size - done ? data->len : size - done, moved = io_put(to, data->payload, part);
+
+		done += moved;
+		if (moved < part)
+			break;
+	}
+	return done;
+}
+
+static s64 receive(struct socket *socket, struct message *message, struct io *to, u32 flags)
+{
+	struct inet *inet = inet_of(socket);
+	struct chunk *chunk;
+	u64 part;
+	s64 result;
+
+	message->address_size = 0;
+	if (flags & MSG_OOB)
+		return -EOPNOTSUPP;
+	result = begin_receiving(inet, socket_deadline(socket->receive_timeout, !(flags & MSG_DONTWAIT)));
+	if (result <= 0)
+		return result;
+	chunk = CONTAINER(inet->chunks.next, struct chunk, list);
+	message->whole = chunk->data->tot_len;
+	part = message->whole < to->left ? message->whole : to->left;
+	message->flags |= part < message->whole ? MSG_TRUNC : 0;
+	inet_put_address(socket, &chunk->from, chunk->from_port, &message->address, &message->address_size);
+	result = put_datagram(chunk->data, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
+	if (!(flags & MSG_PEEK)) {
+		inet->bytes -= message->whole;
+		chunk_free(inet, chunk);
+	}
+	mutex_unlock(&inet->receiving);
+	return result;
+}
+
+/* -- the rest -- */
+
+static int shutdown(struct socket *socket, bool stop_receive, bool stop_send)
+{
+	struct inet *inet = inet_of(socket);
+
+	inet->no_receive |= stop_receive;
+	inet->no_send |= stop_send;
+	wake_all(&inet->changed);
+	return inet->phase == CONNECTED ? 0 : -ENOTCONN;
+}
+
+static u32 poll(struct socket *socket, struct poll *poll)
+{
+	struct inet *inet = inet_of(socket);
+	u32 events = POLLOUT | POLLWRNORM | POLLWRBAND | (inet->error ? POLLERR : 0);
+
+	poll_wait(poll, &inet->changed);
+	if (inet->no_receive)
+		events |= POLLRDHUP | POLLIN | POLLRDNORM;
+	if (inet->no_receive && inet->no_send)
+		events |= POLLHUP;
+	if (!list_empty(&inet->chunks))
+		events |= POLLIN | POLLRDNORM;
+	return events;
+}
+
+static u64 readable(struct socket *socket)
+{
+	struct inet *inet = inet_of(socket);
+
+	return list_empty(&inet->chunks) ? 0 : CONTAINER(inet->chunks.next, struct chunk, list)->data->tot_len;
+}
+
+static void release(struct socket *socket)
+{
+	struct inet *inet = inet_of(socket);
+
+	close_pcb(inet);
+	inet_free(inet);
+}
+
+const struct socket_operations udp_operations = {
+	.bind = bind,
+	.connect = connect,
+	.listen = listen,
+	.accept = accept,
+	.name = inet_name,
+	.send = send,
+	.receive = receive,
+	.shutdown = shutdown,
+	.poll = poll,
+	.set_option = inet_set_option,
+	.get_option = inet_get_option,
+	.changed = inet_apply_options,
+	.error = inet_error,
+	.readable = readable,
+	.release = release,
+};
