@@ -33,6 +33,7 @@ C_CODE = (
     "examples/sentry/kvm",
     "examples/sentry/host",
     "examples/sentry/ptrace",
+    "examples/sentry/trap",
     "tests/sentry/src",
 )
 KATA_CODE = C_CODE[6:9]

@@ -29,7 +29,8 @@ def compile_static(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     return compile_it
 
 
-@pytest.fixture(scope="session")
-def platform() -> Path:
-    """The program of the ptrace platform."""
-    return program.ptrace()
+@pytest.fixture(scope="session", params=["ptrace", "trap"])
+def platform(request: pytest.FixtureRequest) -> Path:
+    """The program of each platform that is a process of the host."""
+    build = {"ptrace": program.ptrace, "trap": program.trap}[request.param]
+    return build()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import boot
+from pyvmm_sentry import __main__ as command
+from pyvmm_sentry import boot, platforms
 from tests import tiny
 from tools.where import ROOT
 from vmm import HostError
@@ -26,8 +27,8 @@ def command_line(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def do(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a program on the platform that works everywhere."""
-    return command_line("do", "--platform", "ptrace", *arguments)
+    """Run a program on the platform that is a process without KVM."""
+    return command_line("do", "--platform", "trap", *arguments)
 
 
 def test_it_exits_as_the_program() -> None:
@@ -51,7 +52,6 @@ def test_it_reports_a_file_that_it_cannot_run(tmp_path: Path) -> None:
     ("options", "reason"),
     [
         (("--memory", "1"), "--memory 1: not from 16 to 65536 MiB"),
-        (("--platform", "trap"), "the platform trap does not work here"),
         (("--network", "user"), "--network user: the Sentry has no network yet"),
     ],
 )
@@ -59,6 +59,27 @@ def test_it_reports_what_it_cannot_do(options: tuple[str, ...], reason: str) -> 
     done = command_line("do", *options, BUSYBOX, "true")
     assert done.returncode == 125
     assert done.stderr.decode().startswith(f"pyvmm-runsc: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("words", "works", "platform"),
+    [
+        ([BUSYBOX, "true"], ("kvm", "trap", "ptrace"), "kvm"),
+        ([BUSYBOX, "true"], ("ptrace",), "ptrace"),
+        ([BUSYBOX, "true"], ("trap", "ptrace"), "trap"),
+        (["--platform", "ptrace", BUSYBOX, "true"], ("kvm", "trap", "ptrace"), "ptrace"),
+    ],
+)
+def test_it_chooses_a_platform_that_works(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], works: tuple[str, ...], platform: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    for name in platforms.NAMES:
+        found = platforms.Platform(name, name in works, "")
+        monkeypatch.setattr(platforms, name, lambda found=found: found)
+    monkeypatch.setattr(command, "run_on_kvm", lambda *_: platforms.NAMES.index("kvm"))
+    monkeypatch.setattr(command, "run_on_host", lambda name, *_: platforms.NAMES.index(name))
+    assert command.main(["do", *words]) == platforms.NAMES.index(platform)
 
 
 def test_a_machine_that_does_not_power_off_is_an_error(tmp_path: Path) -> None:
@@ -78,7 +99,7 @@ def test_help_lists_system_calls() -> None:
 def test_platforms_that_work_are_listed_also_by_doctor() -> None:
     done = command_line("platforms")
     lines = {line.split()[1]: line.split()[0] for line in done.stdout.decode().splitlines() if "do:" not in line}
-    assert lines == {"kvm": lines["kvm"], "trap": "no", "ptrace": "yes"}
+    assert lines == {"kvm": lines["kvm"], "trap": "yes", "ptrace": "yes"}
     doctor = subprocess.run([ROOT / ".venv" / "bin" / "pyvmm", "doctor"], capture_output=True, text=True)
     assert "yes  Sentry on ptrace" in doctor.stdout
-    assert "no   Sentry on trap" in doctor.stdout
+    assert "yes  Sentry on trap" in doctor.stdout

@@ -10,6 +10,9 @@ _Noreturn void fail(const char *what);
 /* In a new process: it ends with this one, and is no part of its session, signal mask and restartable sequences. */
 bool child_detach(void);
 
+/* Whether SIGALRM comes regularly, to interrupt a program that others wait for. */
+void slice_timer(bool on);
+
 /* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {
 	u32 number;

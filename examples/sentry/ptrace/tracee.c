@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -27,7 +26,7 @@
 
 const char platform_program[] = "pyvmm-sentry-ptrace";
 
-enum { STOPPED_AT_SYSCALL = SIGTRAP | 0x80, FPU_MOST = 16384, FEATURES_AT = 464, SLICE_US = 5000, SPACES = 4096 };
+enum { STOPPED_AT_SYSCALL = SIGTRAP | 0x80, FPU_MOST = 16384, FEATURES_AT = 464, SPACES = 4096 };
 #define TASK_SIZE 0x7ffffffff000ull
 
 struct space {
@@ -234,18 +233,6 @@ static bool classify(const struct space *space, int status, struct event *event)
 	return true;
 }
 
-/* It interrupts a program that others wait for. */
-static void set_timer(bool on)
-{
-	static bool is_on;
-	const struct itimerval timer = { { 0, on ? SLICE_US : 0 }, { 0, on ? SLICE_US : 0 } };
-
-	ticked = 0;
-	if (on != is_on && setitimer(ITIMER_REAL, &timer, NULL))
-		fail("the host has no timer");
-	is_on = on;
-}
-
 static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	struct user_regs_struct latest;
@@ -258,7 +245,8 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	if (!space->gone && trace(PTRACE_SETREGS, space, NULL, &latest))
 		return;
 	load_fpu(space, fpu);
-	set_timer(preempt);
+	ticked = 0;
+	slice_timer(preempt);
 	do {
 		space->gone = space->gone || trace(PTRACE_SYSEMU, space, NULL, NULL);
 		status = space->gone ? 0 : await(space, preempt);

@@ -70,7 +70,7 @@ def choose(options: argparse.Namespace) -> str:
         # Only a device that is there can be worth the milliseconds of a try.
         if os.access("/dev/kvm", os.R_OK | os.W_OK) and platforms.kvm().present:
             return "kvm"
-        name = "ptrace"
+        name = "trap" if platforms.trap().present else "ptrace"
     found = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}[name]()
     if not found.present:
         fail(f"the platform {name} does not work here: {found.detail}", found.hint)
@@ -136,9 +136,9 @@ def end_as(status: int) -> int:
     return status
 
 
-def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
-    """Replace this process by the platform's program; with a root, run it and wait for its end."""
-    binary = str(program.ptrace())
+def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
+    """Replace this process by the program of a platform; with a root, run it and wait for its end."""
+    binary = str(program.trap() if name == "trap" else program.ptrace())
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
     words = ["--", path, *options.arguments]
     if options.root is None:
@@ -151,9 +151,9 @@ def run_on_ptrace(path: str, options: argparse.Namespace) -> int:
 def do(options: argparse.Namespace) -> int:
     """Run a program; ends as it does."""
     path = check(options)
-    run = run_on_kvm if choose(options) == "kvm" else run_on_ptrace
+    name = choose(options)
     sys.stdout.flush()
-    return run(path, options)
+    return run_on_kvm(path, options) if name == "kvm" else run_on_host(name, path, options)
 
 
 def describe(call: Syscall, there: bool) -> str:

@@ -1,4 +1,4 @@
-"""What can run the Sentry's core here: KVM, or a traced process of the host.
+"""What can run the Sentry's core here: KVM, or processes of the host whose system calls lead to the core.
 
 ``capabilities()`` is the entry point of ``pyvmm doctor``.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vmm import HostError, kvm_verdict
@@ -14,6 +16,10 @@ from vmm import HostError, kvm_verdict
 NAMES = ("kvm", "trap", "ptrace")
 """The best first; ``auto`` is the first that works."""
 _PTRACE_TRACEME = 0
+_PR_SET_NO_NEW_PRIVS = 38
+_SYS_SECCOMP, _SET_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 317, 1, 1 << 3, 1 << 5
+_ALLOW_ALL = struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000)
+_AT_HWCAP2, _FSGSBASE = 26, 2
 
 
 class Platform(NamedTuple):
@@ -40,17 +46,38 @@ def kvm() -> Platform:
 
 
 def trap() -> Platform:
-    """The core as a process that gets system calls by signals."""
-    return Platform("trap", False, "this platform does not exist yet", "use ptrace")
+    """The core as a process to which the host's kernel reports the program's system calls, tried by a child."""
+    error = _error_of(_report_calls)
+    if error:
+        hint = "it needs Linux 5.19, and a container may forbid it or have such a filter itself: use ptrace"
+        return Platform("trap", False, f"a filter that reports system calls: {os.strerror(error)}", hint)
+    libc = ctypes.CDLL(None)
+    libc.getauxval.restype = ctypes.c_ulong
+    if not libc.getauxval(ctypes.c_ulong(_AT_HWCAP2)) & _FSGSBASE:
+        return Platform("trap", False, "the CPU or the host's kernel has no FSGSBASE", "use ptrace")
+    return Platform("trap", True, "a filter can report system calls")
+
+
+def _error_of(attempt: Callable[[ctypes.CDLL], int]) -> int:
+    """The errno with which a call fails in a child, or 0; *attempt* returns a negative number if it fails."""
+    child = os.fork()
+    if not child:
+        os._exit(ctypes.get_errno() & 0xFF if attempt(ctypes.CDLL(None, use_errno=True)) < 0 else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _report_calls(libc: ctypes.CDLL) -> int:
+    code = ctypes.create_string_buffer(_ALLOW_ALL)
+    program = ctypes.create_string_buffer(struct.pack("HP", 1, ctypes.addressof(code)))
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        return -1
+    flags = _NEW_LISTENER | _WAIT_KILLABLE
+    return int(libc.syscall(ctypes.c_long(_SYS_SECCOMP), _SET_FILTER, flags, program))
 
 
 def ptrace() -> Platform:
     """The core as a process that traces the program, tried by a child."""
-    child = os.fork()
-    if not child:
-        libc = ctypes.CDLL(None, use_errno=True)
-        os._exit(ctypes.get_errno() & 0xFF if libc.ptrace(_PTRACE_TRACEME, 0, 0, 0) else 0)
-    error = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    error = _error_of(lambda libc: int(libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)))
     if not error:
         return Platform("ptrace", True, "a process can be traced")
     hint = "a container may forbid it, or kernel.yama.ptrace_scope: sudo sysctl kernel.yama.ptrace_scope=1"

@@ -14,7 +14,7 @@ from pathlib import Path
 from pyvmm_sentry import lwip
 
 HERE = Path(__file__).resolve().parents[1]
-CORE, HOST, PTRACE, KVM = (HERE / name for name in ("core", "host", "ptrace", "kvm"))
+CORE, HOST, PTRACE, TRAP, KVM = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm"))
 LWIP = "net/lwip"
 """In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
@@ -142,7 +142,7 @@ def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False, core:
 
 def with_host(platform: Path) -> list[Path]:
     """The sources of the platform in the folder *platform*, a process of the host, and those that all such have."""
-    return [*sorted(HOST.glob("*.c")), *sorted(platform.glob("*.c"))]
+    return [*sorted(HOST.glob("*.c")), *sorted(platform.glob("*.[cS]"))]
 
 
 def ptrace() -> Path:
@@ -151,6 +151,14 @@ def ptrace() -> Path:
     :raises BuildError: it cannot be compiled
     """
     return hosted("pyvmm-sentry-ptrace", with_host(PTRACE))
+
+
+def trap() -> Path:
+    """The program of the trap platform.
+
+    :raises BuildError: it cannot be compiled
+    """
+    return hosted("pyvmm-sentry-trap", with_host(TRAP))
 
 
 def kernel() -> Path:

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What the host's kernel reports: system calls, over the descriptor of the filter, and signals for this process. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/ucontext.h>
+#include <unistd.h>
+
+#include "trap.h"
+
+#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP /* Linux 6.6 */
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
+
+int notify_fd;
+static volatile sig_atomic_t ticked, child_ended;
+volatile int notify_interrupted; /* a signal came, of which nobody has taken notice */
+
+/*
+ * Waits in the host's kernel, unless a signal came before.  A handler that interrupts it before it waits moves it to
+ * its end: otherwise a signal between the check and the call would be forgotten.
+ */
+long notify_wait(int fd, unsigned long request, void *call);
+extern const u8 notify_wait_end[];
+asm(".text\n"
+    ".type notify_wait, @function\n"
+    "notify_wait:\n"
+    "	mov $16, %eax\n" /* ioctl */
+    "	cmpl $0, notify_interrupted(%rip)\n"
+    "	jne 1f\n"
+    "	syscall\n"
+    "	ret\n"
+    ".globl notify_wait_end\n"
+    "notify_wait_end:\n"
+    "1:	mov $-4, %eax\n" /* -EINTR */
+    "	cltq\n"
+    "	ret\n");
+
+static void on_signal(int signal, siginfo_t *info, void *context)
+{
+	greg_t *rip = &((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+	const greg_t start = (greg_t)notify_wait, end = (greg_t)notify_wait_end;
+
+	(void)info;
+	*(signal == SIGALRM ? &ticked : &child_ended) = 1;
+	notify_interrupted = 1;
+	if (*rip >= start && *rip < end - 1) /* the last byte is the way out of a call that has returned */
+		*rip = end;
+}
+
+struct notify_signals notify_signals(void)
+{
+	struct notify_signals came;
+
+	notify_interrupted = 0;
+	came = (struct notify_signals){ ticked, child_ended };
+	if (came.tick)
+		ticked = 0;
+	if (came.child)
+		child_ended = 0;
+	return came;
+}
+
+bool notify_receive(struct seccomp_notif *call)
+{
+	long result;
+
+	do {
+		memset(call, 0, sizeof(*call));
+		result = notify_wait(notify_fd, SECCOMP_IOCTL_NOTIF_RECV, call);
+	} while (result == -ENOENT); /* the process ended meanwhile */
+	if (result && result != -EINTR)
+		fail("system calls cannot be received");
+	return !result;
+}
+
+static bool send_response(u64 id, s64 value, int error, u32 flags)
+{
+	struct seccomp_notif_resp answer = { .id = id, .val = value, .error = error, .flags = flags };
+
+	while (ioctl(notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &answer)) {
+		if (errno == ENOENT)
+			return false;
+		if (errno != EINTR)
+			fail("a system call cannot be answered");
+	}
+	return true;
+}
+
+bool notify_answer(u64 id, u64 value)
+{
+	return send_response(id, (s64)value, 0, 0);
+}
+
+bool notify_refuse(u64 id)
+{
+	return send_response(id, 0, -EPERM, 0);
+}
+
+bool notify_approve(u64 id)
+{
+	return send_response(id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+void notify_interrupt(pid_t pid)
+{
+	syscall(SYS_tgkill, pid, pid, SIGURG);
+}
+
+void notify_init(int listener)
+{
+	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO };
+	struct seccomp_notif_sizes sizes;
+
+	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) ||
+	    sizes.seccomp_notif != sizeof(struct seccomp_notif) || sizes.seccomp_notif_resp != sizeof(struct seccomp_notif_resp))
+		fail("the host's kernel reports system calls in another way");
+	notify_fd = listener;
+	/* Whoever is woken runs on the same CPU, where this process is about to wait. Without it, it is only slower. */
+	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+	sigaction(SIGALRM, &action, NULL);
+	sigaction(SIGCHLD, &action, NULL);
+}
