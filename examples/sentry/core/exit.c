@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The end of tasks and processes, and the calls that wait for it. */
 #include "core.h"
+#include "ipc/ipc.h"
 #include "vfs/pidfd.h"
 #include "vfs/vfs.h"
 
@@ -151,6 +152,7 @@ static void process_exit(struct process *p)
 	p->stopped = false;
 	timer_stop(&p->alarm);
 	posix_timers_free(p);
+	ipc_exit(p);
 	if (!p->parent) {
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();

@@ -47,15 +47,17 @@ static int page_in(struct mm *mm, u64 address)
 
 	if (entry_at(mm, address))
 		return 0;
-	vma_get(&was);
-	offset = object_page(&was, address);
+	if (was.file)
+		file_get(was.file);
+	offset = object_page(&was, address); /* sleeps only for a file */
 	vma = vma_again(mm, &was, address);
 	entry = offset > 0 && vma ? entry_make(mm, address) : NULL;
 	if (entry && !*entry)
 		*entry = pte_in(vma, (u64)offset);
 	else if (offset > 0)
 		page_put((u64)offset);
-	vma_put(&was);
+	if (was.file)
+		file_put(was.file);
 	if (offset < 0)
 		return (int)offset;
 	return entry || !vma ? 0 : -ENOMEM;

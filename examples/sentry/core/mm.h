@@ -83,5 +83,9 @@ struct shared *shared_new(u64 size); /* NULL: no memory */
 s64 shared_page(struct shared *shared, u64 index); /* the offset in RAM, with a reference for the caller */
 void shared_get(struct shared *shared);
 void shared_put(struct shared *shared);
+u32 shared_users(const struct shared *shared); /* how many references there are */
+/* Memory with an owner: it is called when a mapping has gone; the owner's own reference is the last. */
+void shared_own(struct shared *shared, void (*left)(void *owner), void *owner);
+void *shared_owner(const struct shared *shared, void (*left)(void *owner)); /* NULL: another one, or none */
 
 #endif

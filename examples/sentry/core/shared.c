@@ -7,6 +7,8 @@ enum { CHUNK = PAGE / sizeof(u64) };
 struct shared {
 	u32 references;
 	u64 chunks;
+	void (*left)(void *owner);
+	void *owner;
 	u64 *chunk[];
 };
 
@@ -51,8 +53,11 @@ void shared_get(struct shared *shared)
 
 void shared_put(struct shared *shared)
 {
-	if (!reference_put(&shared->references))
+	if (!reference_put(&shared->references)) {
+		if (shared->left)
+			shared->left(shared->owner);
 		return;
+	}
 	for (u64 i = 0; i < shared->chunks; i++) {
 		for (u64 at = 0; shared->chunk[i] && at < CHUNK; at++)
 			if (shared->chunk[i][at])
@@ -60,4 +65,20 @@ void shared_put(struct shared *shared)
 		page_free(shared->chunk[i]);
 	}
 	kfree(shared);
+}
+
+u32 shared_users(const struct shared *shared)
+{
+	return shared->references;
+}
+
+void shared_own(struct shared *shared, void (*left)(void *owner), void *owner)
+{
+	shared->left = left;
+	shared->owner = owner;
+}
+
+void *shared_owner(const struct shared *shared, void (*left)(void *owner))
+{
+	return shared->left == left ? shared->owner : NULL;
 }

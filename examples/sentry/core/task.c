@@ -98,6 +98,7 @@ struct process *process_new(struct process *parent, const struct process *like, 
 	list_init(&p->tasks);
 	list_init(&p->cpu_timers);
 	list_init(&p->posix_timers);
+	list_init(&p->semaphore_undos);
 	list_add(&tasks.processes, &p->all);
 	p->started = monotonic_now();
 	process_adopt(parent, p);

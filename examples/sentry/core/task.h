@@ -66,6 +66,7 @@ struct process {
 	struct list cpu_timers; /* that run */
 	struct process_ref *ref; /* of its descriptors; NULL: there are none */
 	struct list posix_timers;
+	struct list semaphore_undos;
 	s32 next_timer;
 	u32 posix_timer_count;
 	u64 cpu_time, child_cpu_time, started;

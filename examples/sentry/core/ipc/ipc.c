@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Keys, numbers and permissions of System V's objects. */
+#include "ipc.h"
+
+enum { INDEX_BITS = 15, SEQUENCES = 1 << 16 };
+
+s64 ipc_seconds(void)
+{
+	return (s64)(core.ops->nanoseconds(CLOCK_IS_REALTIME) / 1000000000);
+}
+
+struct ipc_object *ipc_at(const struct ipc_table *table, u32 index)
+{
+	return table->slots && index < IPC_MOST ? table->slots[index] : NULL;
+}
+
+struct ipc_object *ipc_find(const struct ipc_table *table, s64 id)
+{
+	struct ipc_object *object = id < 0 ? NULL : ipc_at(table, (u32)id & ((1u << INDEX_BITS) - 1));
+
+	return object && object->id == id ? object : NULL;
+}
+
+struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index)
+{
+	if (!by_index)
+		return ipc_find(table, id);
+	return id < 0 ? NULL : ipc_at(table, (u32)id & ((1u << INDEX_BITS) - 1));
+}
+
+s32 ipc_highest(const struct ipc_table *table)
+{
+	for (u32 i = IPC_MOST; i-- > 0;)
+		if (ipc_at(table, i))
+			return (s32)i;
+	return 0;
+}
+
+s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode)
+{
+	const struct cred *cred = &core.current->cred;
+	u32 index = 0;
+
+	if (!table->slots)
+		table->slots = kmalloc(IPC_MOST * sizeof(struct ipc_object *));
+	if (!table->slots)
+		return -ENOMEM;
+	while (index < IPC_MOST && table->slots[index])
+		index++;
+	if (index == IPC_MOST)
+		return -ENOSPC;
+	if (index <= table->last)
+		table->sequence = (table->sequence + 1) % SEQUENCES;
+	table->last = index;
+	table->slots[index] = object;
+	table->count++;
+	object->id = (s32)(table->sequence << INDEX_BITS | index);
+	object->key = key;
+	object->mode = mode & 0777;
+	object->user = object->creator = cred->user.effective;
+	object->group = object->creator_group = cred->group.effective;
+	return object->id;
+}
+
+void ipc_remove(struct ipc_table *table, struct ipc_object *object)
+{
+	table->slots[(u32)object->id & ((1u << INDEX_BITS) - 1)] = NULL;
+	table->count--;
+}
+
+s64 ipc_get(const struct ipc_table *table, u32 key, u32 flags, struct ipc_object **found)
+{
+	*found = NULL;
+	if (!key)
+		return 0;
+	for (u32 i = 0; table->slots && i < IPC_MOST; i++)
+		if (table->slots[i] && table->slots[i]->key == key)
+			*found = table->slots[i];
+	if (!*found)
+		return flags & IPC_CREAT ? 0 : -ENOENT;
+	return (flags & (IPC_CREAT | IPC_EXCL)) == (IPC_CREAT | IPC_EXCL) ? -EEXIST : (*found)->id;
+}
+
+bool ipc_allowed(const struct ipc_object *object, u32 wanted)
+{
+	const struct cred *cred = &core.current->cred;
+	u32 needed = wanted >> 6 | wanted >> 3 | wanted, granted = object->mode;
+
+	if (cred->user.effective == object->creator || cred->user.effective == object->user)
+		granted >>= 6;
+	else if (cred_in_group(cred, object->creator_group, cred->group.effective) ||
+		 cred_in_group(cred, object->group, cred->group.effective))
+		granted >>= 3;
+	return !(needed & ~granted & 7) || capable(CAP_IPC_OWNER);
+}
+
+bool ipc_owned(const struct ipc_object *object)
+{
+	u32 user = core.current->cred.user.effective;
+
+	return user == object->creator || user == object->user || capable(CAP_SYS_ADMIN);
+}
+
+s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new)
+{
+	if (new->user == NO_ID || new->group == NO_ID)
+		return -EINVAL;
+	object->user = new->user;
+	object->group = new->group;
+	object->mode = (object->mode & ~0777u) | (new->mode & 0777);
+	return 0;
+}
+
+struct ipc_perm ipc_perm_of(const struct ipc_object *object)
+{
+	return (struct ipc_perm){
+		.key = object->key, .user = object->user, .group = object->group, .creator = object->creator,
+		.creator_group = object->creator_group, .mode = object->mode, .sequence = (u16)(object->id >> INDEX_BITS),
+	};
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What shared memory, semaphores and message queues of System V have in common: keys, numbers and permissions. */
+#ifndef SENTRY_IPC_H
+#define SENTRY_IPC_H
+
+#include "../core.h"
+
+enum { IPC_CREAT = 01000, IPC_EXCL = 02000, IPC_NOWAIT = 04000 };
+enum { IPC_RMID, IPC_SET, IPC_STAT, IPC_INFO };
+enum { MAY_READ_ALL = 0444, MAY_WRITE_ALL = 0222, IPC_MOST = 4096 };
+
+struct ipc_object {
+	s32 id;
+	u32 key, user, group, creator, creator_group, mode;
+};
+
+/* Objects by their index, which is the lower part of their number. */
+struct ipc_table {
+	struct ipc_object **slots; /* NULL: there never was one */
+	u32 count, last, sequence;
+};
+
+/* As Linux has it. */
+struct ipc_perm {
+	u32 key, user, group, creator, creator_group, mode;
+	u16 sequence, pad;
+	u32 pad2;
+	u64 unused[2];
+};
+
+_Static_assert(sizeof(struct ipc_perm) == 48, "as the kernel has it");
+
+s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode); /* its number, or -errno */
+void ipc_remove(struct ipc_table *table, struct ipc_object *object);
+struct ipc_object *ipc_find(const struct ipc_table *table, s64 id); /* NULL */
+struct ipc_object *ipc_at(const struct ipc_table *table, u32 index);
+s32 ipc_highest(const struct ipc_table *table); /* index of the last; 0: there is none */
+/*
+ * What a get call starts with: a number; 0 with *found NULL: make one; or -errno.  With an object, check it and then
+ * call ipc_allowed.
+ */
+s64 ipc_get(const struct ipc_table *table, u32 key, u32 flags, struct ipc_object **found);
+bool ipc_allowed(const struct ipc_object *object, u32 wanted); /* permissions of all classes that are needed */
+bool ipc_owned(const struct ipc_object *object);		/* by the caller, or it may do as if */
+s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new);
+struct ipc_perm ipc_perm_of(const struct ipc_object *object);
+s64 ipc_seconds(void); /* of the real time */
+
+/* The object of a STAT command: by number, or by index for those that list all. */
+struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index);
+
+extern struct ipc_table shm_table, sem_table, msg_table;
+void ipc_exit(struct process *p);
+
+#endif
