@@ -1,8 +1,10 @@
 """Random programs of system calls, made natively and on the Sentry: their results and what they write must agree.
 
 ``python -m tests.sentry.fuzz [--seconds N] [--seed N]`` prints the differences that it finds, each as a short program;
-``--show FILE`` runs one of these again. Programs are made from the descriptions of system calls. Natively they run as
-root in an empty folder of their own; only calls of :data:`CALLS` are made, with arguments that do no harm there.
+``--show FILE`` runs one of these again; ``--layers`` lets them find files in the lower layer of an overlay.
+
+Programs are made from the descriptions of system calls. Natively they run as root in an empty folder of their own; only
+calls of :data:`CALLS` are made, with arguments that do no harm there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyvmm_sentry import archive
 from pyvmm_sentry import program as build
 from pyvmm_sentry.abi import PAIRS, SETS, STRUCTS, WORDS
 from pyvmm_sentry.generate import answered
@@ -389,15 +392,36 @@ MASKS: dict[str, Callable[[Call], list[tuple[int, int]]]] = {
 # -- runs --
 
 
-class Runner:
-    """Runs programs natively and on the Sentry."""
+def make_files(folder: Path) -> None:
+    """Files that are there already, of some of :data:`NAMES`."""
+    (folder / "d").mkdir(parents=True)
+    (folder / "a").write_bytes(bytes(range(250)) * 40)
+    (folder / "d" / "x").write_text("some text\n")
+    for name, target in (("l", "d"), ("loop", "loop")):
+        (folder / name).symlink_to(target)
 
-    def __init__(self) -> None:
+
+class Runner:
+    """Runs programs natively and on the Sentry.
+
+    :param layers: there are files already; on the Sentry they are in a lower layer
+    """
+
+    def __init__(self, *, layers: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sentry-fuzz-", dir="/dev/shm"))
         self.interpreter = self.folder / "interpreter"
         source = HERE / "src" / "interpreter.c"
         subprocess.run(["gcc", "-std=gnu11", "-O1", "-static", "-o", self.interpreter, source], check=True)
         self.platform = build.ptrace()
+        self.layers = layers
+        self.start = [self.platform, "--", self.interpreter]
+        if layers:
+            packed, lower = self.folder / "archive", self.folder / "lower"
+            make_files(lower / "w")
+            shutil.copy(self.interpreter, lower)
+            with open(packed, "wb") as out:
+                archive.pack(lower, out)
+            self.start = [self.platform, "--scratch", "--archive", packed, "--", "/interpreter"]
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
@@ -407,6 +431,8 @@ class Runner:
         root = Path(tempfile.mkdtemp(dir=self.folder))
         root.chmod(0o755)
         (root / "dev").mkdir()
+        if self.layers:
+            make_files(root / "w")
         for name, minor in (("null", 3), ("zero", 5)):
             os.mknod(root / "dev" / name, 0o20666, os.makedev(1, minor))
             (root / "dev" / name).chmod(0o666)
@@ -417,7 +443,7 @@ class Runner:
 
     def ours(self, program: bytes, *, verbose: bool = False) -> list[str]:
         """The same on the Sentry."""
-        return self._run([self.platform, "--", self.interpreter, ""], program, verbose)
+        return self._run([*self.start, ""], program, verbose)
 
     def _run(self, command: list[Any], program: bytes, verbose: bool) -> list[str]:
         words = [*command, *(["verbose"] if verbose else [])]
@@ -579,8 +605,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=150)
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--show", type=Path)
+    parser.add_argument("--layers", action="store_true", help="with files in a lower layer")
     options = parser.parse_args(argv)
-    runner = Runner()
+    runner = Runner(layers=options.layers)
     count = 0
     try:
         if options.show:

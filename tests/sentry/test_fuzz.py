@@ -14,9 +14,9 @@ SEEDS = range(1000, 1024)
 LENGTH = 150
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[fuzz.Runner]:
-    made = fuzz.Runner()
+@pytest.fixture(scope="module", params=[False, True], ids=["tmpfs", "layers"])
+def runner(request: pytest.FixtureRequest) -> Iterator[fuzz.Runner]:
+    made = fuzz.Runner(layers=request.param)
     yield made
     made.close()
 

@@ -137,7 +137,7 @@ static void make_world(const char *root)
 		fail("chroot");
 	setrlimit(RLIMIT_NOFILE, &descriptors);
 	umask(022);
-	if (mkdir("/w", 0755) || chdir("/w"))
+	if ((mkdir("/w", 0755) && errno != EEXIST) || chdir("/w"))
 		fail("/w");
 	signal(SIGPIPE, SIG_IGN);
 	for (int fd = 0; fd < 20; fd++)
