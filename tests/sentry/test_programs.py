@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -99,6 +100,34 @@ def test_memory_ends_at_that_of_the_sandbox(platform: Path, compile_static: Comp
     done = run(platform, "--memory", "32", "--", compile_static("hostile"), "fill_memory")
     assert done.returncode == -signal.SIGKILL
     assert b"out of memory" in done.stderr
+
+
+def test_tasks_end_at_those_of_the_sandbox(platform: Path, compile_static: Compile) -> None:
+    """Processes, zombies and threads count, as for a control group of Linux."""
+    done = run(platform, "--pids", "20", "--", compile_static("hostile"), "fill_processes")
+    lines = ("children 19", f"error {errno.EAGAIN}", f"beside zombies {errno.EAGAIN}", "threads 19")
+    assert (done.returncode, done.stdout.decode().splitlines()) == (0, [*lines])
+
+
+@pytest.mark.parametrize(("way", "status"), [("exit", 5), ("kill", -signal.SIGKILL)])
+def test_nothing_is_left_of_a_fork_bomb(platform: Path, compile_static: Compile, way: str, status: int) -> None:
+    """It reaches the limit of tasks; the first process can still end it, or the user."""
+    command = [platform, "--pids", "50", "--", compile_static("hostile"), "fork_bomb"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == f"full {errno.EAGAIN}\n".encode()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert 40 < len(children) <= 52  # with those of the platform itself
+        fds = [os.pidfd_open(int(child)) for child in children]
+        if way == "kill":
+            process.kill()
+        else:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        assert process.wait(60) == status
+    for fd in fds:
+        assert select.select([fd], [], [], 60)[0] == [fd]
+        os.close(fd)
 
 
 def test_instructions_that_need_no_kernel_give_no_more(platform: Path, compile_static: Compile) -> None:

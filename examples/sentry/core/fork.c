@@ -19,6 +19,16 @@ struct clone {
 	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
+/* Whether the sandbox has as many tasks as it may, as a cgroup counts them: zombies included. */
+static bool is_full(void)
+{
+	u32 most = core.config->most_tasks, count = 0;
+
+	EACH_PROCESS(p)
+		count += p->zombie ? 1 : p->task_count;
+	return most && count >= most;
+}
+
 /* Users other than root have a limit of tasks. */
 static bool too_many(const struct task *t)
 {
@@ -51,7 +61,7 @@ static s64 check(struct task *t, const struct clone *c)
 		return -EINVAL;
 	if (flags & CLONE_PIDFD && flags & CLONE_PARENT_SETTID && c->pidfd == c->parent_tid)
 		return -EINVAL;
-	return too_many(t) ? -EAGAIN : 0;
+	return is_full() || too_many(t) ? -EAGAIN : 0;
 }
 
 static struct sighand *handlers_copy(struct task *from, u64 flags)

@@ -76,6 +76,7 @@ struct core_config {
 	const char *path, *real_path; /* by which it was named; without links, from the root */
 	const char *const *argv, *const *envp;
 	u32 user, group;
+	u32 most_tasks; /* at once, zombies included; 0: any number */
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
 	u64 share_rings; /* where the queues of a virtio-fs device are that the platform has set up, by offset; or 0 */

@@ -22,15 +22,16 @@
 #include "share.h"
 #include "terminal.h"
 
-enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536 };
+enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768 };
 
 struct options {
 	u64 memory; /* MiB */
+	u64 pids;   /* tasks at once */
 	const char *root; /* an archive */
 	bool strace, scratch;
 };
 
-static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--archive FILE] -- PROGRAM [ARGUMENT]...";
+static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--archive FILE] -- PROGRAM [ARGUMENT]...";
 static pid_t self;
 static const char *subject = platform_program;
 
@@ -224,13 +225,21 @@ static _Noreturn void finish(struct core_exit end)
 	_exit(end.signal ? 128 + end.signal : end.status);
 }
 
+static u64 number(const char *text, u64 least, u64 most, const char *what)
+{
+	char *end;
+	u64 value = strtoull(text, &end, 10);
+
+	if (*end || value < least || value > most)
+		fail(what);
+	return value;
+}
+
 static int parse(int argc, char **argv, struct options *options)
 {
 	int at = 1;
 
 	for (; at < argc && !strncmp(argv[at], "--", 2); at++) {
-		char *end;
-
 		if (!strcmp(argv[at], "--"))
 			return at + 1;
 		if (!strcmp(argv[at], "--strace")) {
@@ -243,9 +252,9 @@ static int parse(int argc, char **argv, struct options *options)
 		} else if (!strcmp(argv[at], "--archive") && at + 1 < argc) {
 			options->root = argv[++at];
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
-			options->memory = strtoull(argv[++at], &end, 10);
-			if (*end || options->memory < LEAST || options->memory > MOST)
-				fail("--memory is a number of MiB from 16 to 65536");
+			options->memory = number(argv[++at], LEAST, MOST, "--memory is a number of MiB from 16 to 65536");
+		} else if (!strcmp(argv[at], "--pids") && at + 1 < argc) {
+			options->pids = number(argv[++at], 1, MOST_PIDS, "--pids is a number from 1 to 32768");
 		} else {
 			fail(usage);
 		}
@@ -255,7 +264,7 @@ static int parse(int argc, char **argv, struct options *options)
 
 int main(int argc, char **argv, char **envp)
 {
-	struct options options = { .memory = 256 };
+	struct options options = { .memory = 256, .pids = PIDS };
 	int first = parse(argc, argv, &options), fd;
 	struct rlimit no_core = { 0, 0 };
 	struct core_config config;
@@ -268,7 +277,7 @@ int main(int argc, char **argv, char **envp)
 		.ops = &ops, .ram_size = options.memory * MIB,
 		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace, .scratch = options.scratch,
 		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
-		.user = getuid(), .group = getgid(),
+		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids,
 	};
 	if (share_is_there()) {
 		config.share_rings = SHARE_RINGS;

@@ -429,9 +429,11 @@ _Noreturn void kernel_main(void)
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
 		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
-		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices, .device_count = count, .strace = start.strace,
+		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices,
+		.device_count = count, .strace = start.strace,
 		.program = start.program, .program_size = start.program_size, .user = start.user, .group = start.group,
 		.scratch = asked_for((const char *)(DIRECT + info->cmdline), "sentry.scratch"),
+		.most_tasks = start.pids,
 	};
 	start_fpu(&config);
 	error = core_start(&config);

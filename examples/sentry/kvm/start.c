@@ -6,14 +6,14 @@
 #include "kvm.h"
 #include "start.h"
 
-enum { WORDS = 64, FLAG_STRACE = 1 };
+enum { WORDS = 64, FLAG_STRACE = 1, PIDS = 1024 };
 
 /* pyvmm_sentry/boot.py writes it. Its words are places of texts in it: arguments, 0, environment, 0. */
 struct record {
 	u8 magic[8];
 	u64 size; /* with its texts; the program follows */
 	u64 real_path;
-	u32 user, group, flags, argc, envc, reserved;
+	u32 user, group, flags, argc, envc, pids;
 	u64 words[];
 };
 
@@ -70,6 +70,7 @@ static void read_record(struct record *record, u64 size, struct start *start)
 	start->envp = start->argv + record->argc + 1;
 	start->user = record->user;
 	start->group = record->group;
+	start->pids = record->pids;
 	start->frames = true;
 	start->real_path = (const char *)record + record->real_path;
 	start->strace = record->flags & FLAG_STRACE;
@@ -89,7 +90,7 @@ void find_start(const struct start_info *info, u64 kernel, struct start *start)
 		module = *(const struct module *)(DIRECT + info->modules);
 	if (info->module_count && (module.address < kernel || module.address >= GIB4 || module.size > GIB4 - module.address))
 		refuse("the initrd is where the kernel cannot use it");
-	*start = (struct start){ .argv = words, .envp = environment, .initrd = module.address };
+	*start = (struct start){ .argv = words, .envp = environment, .initrd = module.address, .pids = PIDS };
 	if (is_record((u8 *)(DIRECT + module.address), module.size)) {
 		read_record((struct record *)(DIRECT + module.address), module.size, start);
 	} else {

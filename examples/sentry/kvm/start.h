@@ -11,7 +11,7 @@ struct start {
 	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
 	u64 initrd; /* its address, at the end of RAM; 0: there is none */
-	u32 user, group;
+	u32 user, group, pids;
 	bool frames; /* see frames.c */
 	bool strace;
 };

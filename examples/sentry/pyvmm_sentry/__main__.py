@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
     add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
+    add("--pids", type=int, default=1024, metavar="NUMBER", help="processes and threads at once (default: 1024)")
     add("--strace", action="store_true", help="print every system call to standard error")
     add("program", metavar="CMD", help="a program for x86-64, or a script")
     add("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments")
@@ -93,6 +94,8 @@ def check(options: argparse.Namespace) -> str:
     """The path of the program; exits if the options ask for what is not there."""
     if not 16 <= options.memory <= 65536:
         fail(f"--memory {options.memory}: not from 16 to 65536 MiB")
+    if not 1 <= options.pids <= 32768:
+        fail(f"--pids {options.pids}: not from 1 to 32768")
     if options.network != "none":
         fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
     if options.root is not None:
@@ -120,6 +123,7 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         [path, *options.arguments],
         os.environ,
         options.memory,
+        options.pids,
         options.root,
         strace=options.strace,
         **layer_of(options),
@@ -140,6 +144,7 @@ def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
     """Replace this process by the program of a platform; with a root, run it and wait for its end."""
     binary = str(program.trap() if name == "trap" else program.ptrace())
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
+    command += ["--pids", str(options.pids)]
     words = ["--", path, *options.arguments]
     if options.root is None:
         os.execv(binary, [*command, *words])

@@ -17,7 +17,7 @@ MIB = 1 << 20
 REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
 CANNOT_RUN = 126
 _RECORD = struct.Struct("<8sQQ6I")
-"""Of `kvm/start.c`: magic, size, real path, user, group, flags, and how many arguments and variables."""
+"""Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most."""
 _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
 _MARK, _HEAD, _END = 1, 4, 3
@@ -31,6 +31,7 @@ class Start(NamedTuple):
     :ivar path: of the program, on the host or in *root*
     :ivar root: a directory of the host as the root, or None: the program alone
     :ivar memory: MiB
+    :ivar pids: how many tasks there may be at once
     :ivar read_only: the server refuses all changes of *root* (EROFS)
     :ivar scratch: they stay in the machine's memory instead
     :ivar strace: print system calls to standard error
@@ -40,6 +41,7 @@ class Start(NamedTuple):
     words: Sequence[str]
     environment: Mapping[str, str]
     memory: int = 256
+    pids: int = 1024
     root: str | None = None
     read_only: bool = True
     strace: bool = False
@@ -58,7 +60,7 @@ class Start(NamedTuple):
             at += len(text) + 1
         size = -(-at // _PAGE) * _PAGE
         words = [*places[1 : argc + 1], 0, *places[argc + 1 :], 0]
-        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), self.strace, argc, envc, 0)
+        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), self.strace, argc, envc, self.pids)
         record = b"".join((head, struct.pack(f"<{len(words)}Q", *words), b"\0".join([*texts, b""])))
         program = b"" if self.root is not None else Path(self.path).read_bytes()
         return record.ljust(size, b"\0") + program

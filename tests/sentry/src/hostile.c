@@ -2,12 +2,14 @@
 /* Does something bad, named by its argument. Those that survive it print a line. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096
@@ -120,6 +122,52 @@ static void thirty_two(void)
 	say("result", result);
 }
 
+static void *wait_for_ever(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
+/* As many children as there may be, then as many zombies, then threads. */
+static void fill_processes(void)
+{
+	static pid_t children[4096];
+	pthread_t thread;
+	siginfo_t end;
+	int count = 0;
+
+	while (count < 4096 && (children[count] = fork()) > 0)
+		count++;
+	if (count < 4096 && !children[count])
+		wait_for_ever(NULL);
+	say("children", count);
+	say("error", errno);
+	for (int i = 0; i < count; i++) {
+		kill(children[i], SIGKILL);
+		waitid(P_PID, (id_t)children[i], &end, WEXITED | WNOWAIT);
+	}
+	say("beside zombies", fork() < 0 ? errno : 0);
+	while (wait(NULL) > 0)
+		;
+	for (count = 0; !pthread_create(&thread, NULL, wait_for_ever, NULL);)
+		count++;
+	say("threads", count);
+	_exit(0);
+}
+
+/* All processes fork for ever; the first one until it cannot, and then until there is input. */
+static void fork_bomb(void)
+{
+	pid_t first = getpid();
+
+	while (fork() >= 0 || getpid() != first)
+		;
+	say("full", errno);
+	getchar();
+	_exit(5);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -132,6 +180,7 @@ static const struct {
 	{ "fill_memory", fill_memory }, { "no_stack", no_stack }, { "kernel_base", kernel_base },
 	{ "call_stub", call_stub }, { "many_mappings", many_mappings }, { "reuse_memory", reuse_memory },
 	{ "numbers", numbers }, { "thirty_two", thirty_two }, { "abort", abort },
+	{ "fill_processes", fill_processes }, { "fork_bomb", fork_bomb },
 };
 
 int main(int argc, char **argv)

@@ -136,6 +136,12 @@ static void write_hostname(struct text *text, struct synthetic_inode *node)
 	text_put(text, "\n");
 }
 
+static void write_most_tasks(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	text_line(text, "", core.config->most_tasks ? core.config->most_tasks : 32768, "");
+}
+
 static void write_whole_version(struct text *text, struct synthetic_inode *node)
 {
 	(void)node;
@@ -191,7 +197,7 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sys/kernel/random/entropy_avail", .fixed = "256\n" },
 	{ .name = "sys/kernel/random/uuid", .write = write_uuid },
 	{ .name = "sys/kernel/randomize_va_space", .fixed = "2\n" },
-	{ .name = "sys/kernel/threads-max", .fixed = "32768\n" },
+	{ .name = "sys/kernel/threads-max", .write = write_most_tasks },
 	{ .name = "sys/kernel/version", .write = write_version },
 	{ .name = "sys/kernel/yama/ptrace_scope", .fixed = "0\n" },
 	{ .name = "sys/net/core/somaxconn", .fixed = "4096\n" },
