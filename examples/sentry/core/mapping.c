@@ -188,9 +188,10 @@ s64 mm_unmap(struct mm *mm, u64 address, u64 size)
 /* The highest free range of that size; 0: there is none. */
 static u64 find_gap(struct mm *mm, u64 size)
 {
-	u64 end = mm->map_top;
+	u32 i = vma_find(mm, mm->map_top);
+	u64 end = i < mm->count && mm->vmas[i].start < mm->map_top ? mm->vmas[i].start : mm->map_top;
 
-	for (u32 i = vma_find(mm, mm->map_top); i-- > 0; end = mm->vmas[i].start)
+	for (; i-- > 0; end = mm->vmas[i].start)
 		if (mm->vmas[i].end <= end && end - mm->vmas[i].end >= size)
 			return end - size;
 	return end >= USER_MIN && end - USER_MIN >= size ? end - size : 0;

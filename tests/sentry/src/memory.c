@@ -62,6 +62,22 @@ static void remaps(void)
 	touch("left", s, 0);
 }
 
+/* Page by page, in place as far as there is room: the highest mapping, which grows towards the stack. */
+static void grow(void)
+{
+	enum { PAGES = 600 };
+	char *at = memory(1, MAP_PRIVATE);
+	int good = 0;
+
+	for (int i = 0; i < PAGES; i++) {
+		at = mremap(at, (size_t)(i ? i : 1) * PAGE, (size_t)(i + 1) * PAGE, MREMAP_MAYMOVE);
+		memset(at + i * PAGE, i % 128, PAGE);
+	}
+	for (int i = 0; i < PAGES; i++)
+		good += at[i * PAGE] == i % 128;
+	printf("grown: %d\n", good);
+}
+
 static void files(void)
 {
 	int fd = memfd_create("file", 0), only = open("/dev/zero", O_RDONLY);
@@ -170,6 +186,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	signal(SIGSEGV, on_signal);
 	signal(SIGBUS, on_signal);
+	grow();
 	remaps();
 	files();
 	advice();
