@@ -132,6 +132,17 @@ def test_a_file_of_many_pages_arrives_whole(root: Path, platform: Path) -> None:
     assert done.stdout.split()[0] == hashlib.sha256(data).hexdigest().encode()
 
 
+def test_pages_of_files_leave_room_for_programs(root: Path, platform: Path) -> None:
+    """A file larger than RAM, read twice, and then a program that needs more than the cache leaves."""
+    data = os.urandom(50 * MIB)
+    (root / "data").write_bytes(data)
+    script = "md5sum /data && md5sum /data && dd if=/dev/zero of=/dev/null bs=20M count=1 && md5sum /bin/busybox"
+    with Share(str(root), 32 * MIB) as share:
+        done = run_inside(share, platform, "sh", "-c", script, memory=32)
+    digests = [hashlib.md5(each).hexdigest() for each in (data, data, Path(BUSYBOX).read_bytes())]
+    assert (done.returncode, [line.split()[0] for line in done.stdout.decode().splitlines()]) == (0, digests)
+
+
 def test_entries_of_a_large_directory_cost_no_request_each(root: Path, platform: Path) -> None:
     for number in range(MANY):
         os.symlink("x", root / "etc" / f"{number}")

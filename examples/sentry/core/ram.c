@@ -109,10 +109,12 @@ int ram_init(const struct core_config *config)
 u64 pages_alloc(u32 order)
 {
 	struct ram *ram = &core.ram;
-	u32 from = order, at;
+	u32 from, at;
 
-	while (from < ORDERS && !ram->free[from].first)
-		from++;
+	do
+		for (from = order; from < ORDERS && !ram->free[from].first;)
+			from++;
+	while (from >= ORDERS && ram->reclaim && ram->reclaim());
 	if (from >= ORDERS)
 		return 0;
 	at = ram->free[from].first;

@@ -93,6 +93,7 @@ const char *fuse_mount_root(void)
 		return "the sandbox has too little memory";
 	list_init(&fuse->recent);
 	fuse->most_pages = core.ram.count / 2;
+	core.ram.reclaim = fuse_reclaim;
 	fuse->super = super;
 	super->data = fuse;
 	super->negative = true;

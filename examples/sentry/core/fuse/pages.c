@@ -23,29 +23,60 @@ static void drop(struct inode *inode, u64 index, void *page)
 		list_remove(&node->recent);
 }
 
-/* Drop clean pages that no mapping uses, of the least recently used files first. */
-static void shrink(struct fuse *fuse)
+/* Drop so many clean pages that no mapping uses, of the least recently used files first; how many there were. */
+static u64 drop_clean(struct fuse *fuse, u64 count)
 {
+	u64 dropped = 0;
+
 	LIST_EACH_SAFE(at, after, &fuse->recent) {
 		struct fuse_node *node = CONTAINER(at, struct fuse_node, recent);
 		u64 index = 0;
 		void *page;
 
-		while (fuse->pages > fuse->most_pages && (page = tree_next(&node->pages, &index, ~0ull))) {
-			if (!page_is_shared(page_offset(page)) && !tree_get(&node->dirty, index))
+		while (dropped < count && (page = tree_next(&node->pages, &index, ~0ull))) {
+			if (!page_is_shared(page_offset(page)) && !tree_get(&node->dirty, index)) {
 				drop(node->inode, index, page);
+				dropped++;
+			}
 			index++;
 		}
-		if (fuse->pages <= fuse->most_pages)
-			return;
+		if (dropped == count)
+			break;
 	}
+	return dropped;
+}
+
+bool fuse_reclaim(void)
+{
+	enum { AT_ONCE = 64 };
+
+	return !fuse_root->growing && drop_clean(fuse_root, AT_ONCE);
+}
+
+/* Make room for as many pages. */
+static void shrink(struct fuse *fuse, u32 count)
+{
+	if (fuse->pages + count > fuse->most_pages)
+		drop_clean(fuse, fuse->pages + count - fuse->most_pages);
+}
+
+/* As tree_set(); what it allocates does not come from the cache, since the tree must not change meanwhile. */
+static int grow(struct inode *inode, struct tree *tree, u64 index, void *page)
+{
+	struct fuse *fuse = fuse_of(inode);
+	int error;
+
+	fuse->growing = true;
+	error = tree_set(tree, index, page);
+	fuse->growing = false;
+	return error;
 }
 
 static void keep(struct inode *inode, u64 index, void *page)
 {
 	struct fuse_node *node = fuse_node_of(inode);
 
-	if (tree_get(&node->pages, index) || tree_set(&node->pages, index, page)) {
+	if (tree_get(&node->pages, index) || grow(inode, &node->pages, index, page)) {
 		page_free(page);
 		return;
 	}
@@ -115,6 +146,7 @@ static int read_pages(struct inode *inode, u64 index)
 	u64 changes;
 	s64 size;
 
+	shrink(fuse_of(inode), count);
 	while (made < count && (pages[made].at = page_alloc()))
 		pages[made++].size = PAGE;
 	if (!made)
@@ -135,7 +167,6 @@ static int read_pages(struct inode *inode, u64 index)
 		keep(inode, index + i, pages[i].at);
 	}
 	used(inode);
-	shrink(fuse_of(inode));
 	return size < 0 ? (int)size : 0;
 }
 
@@ -166,7 +197,7 @@ static s64 page_for_mapping(struct inode *inode, u64 index, bool write)
 	if (index >= page_count(inode->size))
 		return -ENXIO;
 	page = get_page(inode, index, &error);
-	if (page && write && tree_set(&fuse_node_of(inode)->dirty, index, page))
+	if (page && write && grow(inode, &fuse_node_of(inode)->dirty, index, page))
 		error = -ENOMEM;
 	if (error && page)
 		page_free(page);
