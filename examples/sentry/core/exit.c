@@ -153,6 +153,7 @@ static void process_exit(struct process *p)
 	timer_stop(&p->alarm);
 	posix_timers_free(p);
 	ipc_exit(p);
+	mq_exit(p);
 	if (!p->parent) {
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();

@@ -3,6 +3,8 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
+s64 sys_mprotect(struct task *t, const u64 *args);
+
 static s64 map_file(struct task *t, const u64 *args)
 {
 	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
@@ -46,6 +48,24 @@ s64 sys_mmap(struct task *t, const u64 *args)
 	if (!(flags & MAP_ANONYMOUS))
 		return map_file(t, args);
 	return mm_map(t->mm, args[0], args[1], (u32)args[2], flags);
+}
+
+/* There are no keys: -1 stands for none. */
+s64 sys_pkey_mprotect(struct task *t, const u64 *args)
+{
+	return (s32)args[3] == -1 ? sys_mprotect(t, args) : -EINVAL;
+}
+
+s64 sys_pkey_alloc(struct task *t, const u64 *args)
+{
+	(void)t;
+	return args[0] || args[1] & ~3ull ? -EINVAL : -ENOSPC;
+}
+
+s64 sys_pkey_free(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	return -EINVAL;
 }
 
 s64 sys_munmap(struct task *t, const u64 *args)

@@ -79,11 +79,40 @@ s64 sys_getrlimit(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &t->process->limits[(u32)args[0]], sizeof(struct rlimit));
 }
 
-const struct utsname *system_name(void)
+static struct utsname *own_name(void)
 {
-	static const struct utsname name = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
+	static struct utsname name = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
 
 	return &name;
+}
+
+const struct utsname *system_name(void)
+{
+	return own_name();
+}
+
+static s64 set_name(struct task *t, char *name, u64 from, s32 size)
+{
+	char new[65] = "";
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	if (size < 0 || size >= (s32)sizeof(new))
+		return -EINVAL;
+	if (user_read(t->mm, new, from, (u64)size))
+		return -EFAULT;
+	bytes_copy(name, new, sizeof(new));
+	return 0;
+}
+
+s64 sys_sethostname(struct task *t, const u64 *args)
+{
+	return set_name(t, own_name()->node, args[0], (s32)args[1]);
+}
+
+s64 sys_setdomainname(struct task *t, const u64 *args)
+{
+	return set_name(t, own_name()->domain, args[0], (s32)args[1]);
 }
 
 s64 sys_uname(struct task *t, const u64 *args)

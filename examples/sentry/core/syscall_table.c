@@ -114,6 +114,7 @@ ANSWER(sys_io_submit);
 ANSWER(sys_ioctl);
 ANSWER(sys_ioprio_get);
 ANSWER(sys_ioprio_set);
+ANSWER(sys_kcmp);
 ANSWER(sys_keyctl);
 ANSWER(sys_kill);
 ANSWER(sys_lchown);
@@ -634,6 +635,8 @@ const struct syscall syscalls[SYSCALLS] = {
 		{ { T_INT, 0 }, { T_ADDR, 0 }, { T_ULONG, 0 }, { T_ADDR, 0 }, { T_ULONG, 0 }, { T_HEX, 0 } } },
 	[311] = { "process_vm_writev", sys_process_vm_writev, 6, T_LONG,
 		{ { T_INT, 0 }, { T_ADDR, 0 }, { T_ULONG, 0 }, { T_ADDR, 0 }, { T_ULONG, 0 }, { T_HEX, 0 } } },
+	[312] = { "kcmp", sys_kcmp, 5, T_LONG,
+		{ { T_INT, 0 }, { T_INT, 0 }, { T_INT, 0 }, { T_HEX, 0 }, { T_HEX, 0 } } },
 	[314] = { "sched_setattr", sys_sched_setattr, 3, T_LONG, { { T_INT, 0 }, { T_ADDR, 0 }, { T_HEX, 0 } } },
 	[315] = { "sched_getattr", sys_sched_getattr, 4, T_LONG,
 		{ { T_INT, 0 }, { T_ADDR, 0 }, { T_UINT, 0 }, { T_HEX, 0 } } },

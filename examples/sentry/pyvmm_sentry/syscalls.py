@@ -356,7 +356,7 @@ SYSCALLS = (
     Syscall(241, "mq_unlink", 3, "name:path"),
     Syscall(242, "mq_timedsend", 3, "queue:fd message:in(size) size:size priority:uint timeout:get(timespec)"),
     Syscall(243, "mq_timedreceive", 3, "queue:fd message:out(size) size:size priority:put(uint) timeout:get(timespec)"),
-    Syscall(244, "mq_notify", 3, "queue:fd event:get(sigevent)"),
+    Syscall(244, "mq_notify", 3, "queue:fd event:get(sigevent)", "no SIGEV_THREAD"),
     Syscall(245, "mq_getsetattr", 3, "queue:fd new:get(mq_attr) old:put(mq_attr)"),
     Syscall(247, "waitid", 2, "type:one(waitid) id:int info:put(siginfo) options:flags(wait) usage:put(rusage)"),
     Syscall(248, "add_key", 3, "type:path description:path payload:in(size) size:size ring:int"),
@@ -388,7 +388,7 @@ SYSCALLS = (
         "timeout:change(timespec) mask:addr",
     ),
     Syscall(271, "ppoll", 2, "polls:polls(count) count:uint timeout:change(timespec) mask:get(sigset) size:size"),
-    Syscall(272, "unshare", 3, "flags:flags(clone)"),
+    Syscall(272, "unshare", 3, "flags:flags(clone)", "no namespaces"),
     Syscall(273, "set_robust_list", 1, "head:addr size:size"),
     Syscall(274, "get_robust_list", 2, "pid:int head:put(ulong) size:put(ulong)"),
     Syscall(
@@ -425,7 +425,7 @@ SYSCALLS = (
     ),
     Syscall(306, "syncfs", 2, "fd:fd"),
     Syscall(307, "sendmmsg", 2, "fd:fd messages:addr count:uint flags:flags(message)"),
-    Syscall(308, "setns", 3, "fd:fd type:flags(clone)"),
+    Syscall(308, "setns", 3, "fd:fd type:flags(clone)", "no namespaces"),
     Syscall(309, "getcpu", 2, "cpu:put(uint) node:put(uint) cache:addr"),
     Syscall(
         310, "process_vm_readv", 3, "pid:int local:addr local_count:ulong remote:addr remote_count:ulong flags:hex"
@@ -433,6 +433,7 @@ SYSCALLS = (
     Syscall(
         311, "process_vm_writev", 3, "pid:int local:addr local_count:ulong remote:addr remote_count:ulong flags:hex"
     ),
+    Syscall(312, "kcmp", 3, "first:int second:int type:int index1:hex index2:hex"),
     Syscall(314, "sched_setattr", 2, "pid:int attributes:addr flags:hex", "no SCHED_DEADLINE"),
     Syscall(315, "sched_getattr", 2, "pid:int attributes:addr size:uint flags:hex"),
     Syscall(316, "renameat2", 2, "from_directory:dirfd from:path to_directory:dirfd to:path flags:flags(rename)"),
@@ -448,7 +449,7 @@ SYSCALLS = (
     Syscall(327, "preadv2", 2, "fd:fd vectors:iovec_out(count) count:int offset:long high:long flags:flags(rwf)"),
     Syscall(328, "pwritev2", 2, "fd:fd vectors:iovec_in(count) count:int offset:long high:long flags:flags(rwf)"),
     Syscall(329, "pkey_mprotect", 3, "address:addr size:size protection:flags(prot) key:int"),
-    Syscall(330, "pkey_alloc", 2, "flags:hex rights:hex"),
+    Syscall(330, "pkey_alloc", 2, "flags:hex rights:hex", "ENOSPC: there are no keys"),
     Syscall(331, "pkey_free", 2, "key:int"),
     Syscall(332, "statx", 2, "directory:dirfd path:path flags:flags(at) mask:flags(statx) status:put(statx)"),
     Syscall(334, "rseq", 1, "area:addr size:uint flags:hex signature:hex"),

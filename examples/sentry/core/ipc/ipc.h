@@ -51,5 +51,6 @@ struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_in
 
 extern struct ipc_table shm_table, sem_table, msg_table;
 void ipc_exit(struct process *p);
+void mq_exit(struct process *p);
 
 #endif

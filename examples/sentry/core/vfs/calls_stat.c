@@ -279,7 +279,17 @@ struct directory_entry {
 	char name[];
 };
 
-enum { ENTRY_HEAD = 19 };
+enum { ENTRY_HEAD = 19, OLD_HEAD = 18 };
+
+static bool put_bytes(struct entries *entries, const u8 *bytes, u64 size)
+{
+	if (user_write(entries->task->mm, entries->to + entries->used, bytes, size)) {
+		entries->error = -EFAULT;
+		return false;
+	}
+	entries->used += size;
+	return true;
+}
 
 static bool put_entry(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie)
 {
@@ -296,18 +306,30 @@ static bool put_entry(struct entries *entries, const char *name, u64 size, u64 i
 	entry->size = (u16)whole;
 	entry->type = (u8)type;
 	bytes_copy(entry->name, name, size);
-	if (user_write(entries->task->mm, entries->to + entries->used, bytes, whole)) {
-		entries->error = -EFAULT;
-		return false;
-	}
-	entries->used += whole;
-	return true;
+	return put_bytes(entries, bytes, whole);
 }
 
-s64 sys_getdents64(struct task *t, const u64 *args)
+/* As getdents has them: the type is the last byte. */
+static bool put_old_entry(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie)
 {
-	struct entries entries = { .task = t, .to = args[1], .size = (u32)args[2], .put = put_entry };
-	struct file *file = fd_real(t, args[0]);
+	u64 whole = (OLD_HEAD + size + 2 + 7) & -8ull;
+	u8 bytes[(OLD_HEAD + NAME_MAX + 2 + 7) & -8] = { 0 };
+	struct directory_entry *entry = (struct directory_entry *)bytes;
+
+	if (whole > entries->size - entries->used) {
+		entries->error = entries->used ? 0 : -EINVAL;
+		return false;
+	}
+	entry->inode = inode;
+	entry->offset = (s64)cookie;
+	entry->size = (u16)whole;
+	bytes_copy(bytes + OLD_HEAD, name, size);
+	bytes[whole - 1] = (u8)type;
+	return put_bytes(entries, bytes, whole);
+}
+
+static s64 read_directory(struct file *file, struct entries entries)
+{
 	int error = -ENOENT;
 
 	if (!file)
@@ -324,4 +346,18 @@ s64 sys_getdents64(struct task *t, const u64 *args)
 	if (error && !entries.used)
 		return error;
 	return entries.used ? (s64)entries.used : entries.error;
+}
+
+s64 sys_getdents64(struct task *t, const u64 *args)
+{
+	const struct entries entries = { .task = t, .to = args[1], .size = (u32)args[2], .put = put_entry };
+
+	return read_directory(fd_real(t, args[0]), entries);
+}
+
+s64 sys_getdents(struct task *t, const u64 *args)
+{
+	const struct entries entries = { .task = t, .to = args[1], .size = (u32)args[2], .put = put_old_entry };
+
+	return read_directory(fd_real(t, args[0]), entries);
 }
