@@ -27,10 +27,12 @@ from vmm.testing.console import ConsoleGuest
 
 PROMPT = "guest:~# "  # guest-kernel/rootfs.py
 # What the guest's shell is told to do: read commands coded as base64 lines up to a ".", and print a mark on both sides
-# of what they print. The marks are put together by the guest, so that what is typed never looks like one.
+# of what they print. The marks are put together by the guest, so that what is typed never looks like one. A child that
+# ends just then, as after `kill $!`, interrupts ash's write(), which loses the mark: it is printed until that succeeds.
 SERVE = (
     'stty -echo; dmesg -n 1; while read -r n; do c=; while read -r l && [ "$l" != . ]; do c=$c$l; done; '
-    "printf '~%s-%d\\n' begin $n; eval \"$(echo $c | base64 -d)\"; printf '~%s-%d %d\\n' end $n $?; done\n"
+    "until printf '~%s-%d\\n' begin $n; do :; done; eval \"$(echo $c | base64 -d)\"; _s=$?; "
+    "until printf '~%s-%d %d\\n' end $n $_s; do :; done; done\n"
 )
 BOOT_TIMEOUT = 240.0
 RUN_TIMEOUT = 240.0
