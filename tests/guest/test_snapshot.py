@@ -565,8 +565,9 @@ def test_a_guest_resets_its_devices_in_a_jail(
             found += [everybody[name].next() for _ in range(3)]
         assert {tuple(told[3]) for told in found} == {("from-the-share", *found[0][3][1:])}
         ask(f"{path}.1", "stop")
-        command.type(b"kill $!; dmesg | grep -iE 'soft lockup|rcu.*stall|hung task'; echo goes' 'on; poweroff -f\n")
+        command.type(b"kill $!; wait $!; dmesg | grep -iE 'soft lockup|rcu.*stall|hung task'; echo goes' 'on\n")
         command.expect("^goes on$")
+        command.type(b"poweroff -f\n")
         assert command.wait() == 0, command.errors
     finally:
         command.close()
