@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED = 1, 2, 3
 _INTERRUPTS = 1 << 9
 """RFLAGS.IF"""
+_LAPIC_SPURIOUS, _LAPIC_LVT_ERROR, _LVT_MASKED = 0xF0, 0x370, 16
+"""Registers of a local APIC, and the bit that masks an entry of its vector table (Intel SDM vol. 3, 11.4 and 11.5)."""
 MMIO_OFFSET, MMIO_DATA = 32, 8
 """Where ``kvm_run.mmio`` begins, and in it its ``data``.  Set-up writes of virtio drivers come this way while a guest
 boots, which is too early to make classes for all of ``kvm_run``."""
@@ -183,6 +185,10 @@ class Vcpu:
 
     def has_lapic_enabled(self) -> bool:
         """Its local APIC is enabled by software: SVR, bit 8 (Intel SDM vol. 3, 11.9).  On its own thread."""
+        return self._lapic_bit(_LAPIC_SPURIOUS, 8)
+
+    def _lapic_bit(self, register: int, bit: int) -> bool:
+        """One bit of a register of its local APIC; False if KVM has none."""
         from vmm.kvm.structs_state import kvm_lapic_state
 
         try:
@@ -190,7 +196,7 @@ class Vcpu:
             k.ioctl(self.fd, k.KVM_GET_LAPIC, state, "KVM_GET_LAPIC")
         except HostError:
             return False
-        return bool(bytes(state)[0xF1] & 1)
+        return bool(bytes(state)[register + bit // 8] >> bit % 8 & 1)
 
     def get_regs(self) -> s.kvm_regs:
         """General registers, RIP and RFLAGS."""
@@ -254,10 +260,14 @@ class Vcpu:
 
     def is_offline(self) -> bool:
         """The guest does not use it: it waits for a start-up IPI, or has halted with interrupts off, as Linux leaves an
-        offline CPU."""
+        offline CPU.
+
+        A CPU that waits for a paravirtual spinlock halts with interrupts off, too. Its local APIC still reports errors,
+        which Linux masks before a CPU goes offline.
+        """
         state = self.mp_state()
         if state == MP_HALTED:
-            return not self.get_regs().rflags & _INTERRUPTS
+            return not self.get_regs().rflags & _INTERRUPTS and self._lapic_bit(_LAPIC_LVT_ERROR, _LVT_MASKED)
         return state in (MP_UNINITIALIZED, MP_INIT_RECEIVED)
 
     def await_startup(self) -> None:

@@ -27,7 +27,8 @@ from vmm.kvm import ioctl as k
 from vmm.kvm.cpuid import CpuidTemplate, entries
 from vmm.kvm.routing import IOAPIC_PINS, MSI_BASE, MsiRouter
 from vmm.kvm.structs import kvm_cpuid2, kvm_cpuid_entry2
-from vmm.kvm.structs_state import kvm_lapic_state
+from vmm.kvm.structs_state import kvm_lapic_state, kvm_mp_state
+from vmm.kvm.vcpu import MP_HALTED
 from vmm.lifecycle import EndEvent, Life
 from vmm.memory import GuestMemory
 from vmm.native import lib
@@ -438,7 +439,7 @@ def test_the_command_makes_and_takes_templates(tmp_path: Path) -> None:
 
 # -- messages of MSI ---------------------------------------------------------------------------------------------------
 
-SPURIOUS, REQUESTS = 0xF0, 0x200
+SPURIOUS, REQUESTS, LVT_ERROR = 0xF0, 0x200, 0x370
 """Offsets of registers in the page of a local APIC (Intel SDM vol. 3, table 11-1)."""
 
 
@@ -474,6 +475,26 @@ def vm() -> Iterator[Vm]:
         vm.set_tss_addr(0xFEFF_D000)
         vm.create_irqchip()
         yield vm
+
+
+def test_a_vcpu_that_waits_for_a_lock_is_not_offline(vm: Vm) -> None:
+    """As Linux waits with interrupts off for a paravirtual spinlock: it has halted, and its local APIC is at work."""
+    vcpu = vm.create_vcpu(1)
+    state = kvm_lapic_state()
+    regs = vcpu.get_regs()
+    for masked in (0, 1):
+        for interrupts in (0, 1 << 9):
+            regs.rflags = 2 | interrupts
+            vcpu.set_regs(regs)
+            k.ioctl(vcpu.fd, k.KVM_GET_LAPIC, state)
+            state.regs[SPURIOUS + 1] |= 1
+            state.regs[LVT_ERROR + 2] = masked  # bit 16
+            k.ioctl(vcpu.fd, k.KVM_SET_LAPIC, state)
+            k.ioctl(vcpu.fd, k.KVM_SET_MP_STATE, kvm_mp_state(mp_state=MP_HALTED))
+            assert vcpu.is_offline() == (masked == 1 and not interrupts)
+    vcpu.await_startup()
+    assert vcpu.is_offline()
+    vcpu.close()
 
 
 @pytest.fixture
