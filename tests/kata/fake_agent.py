@@ -44,6 +44,10 @@ class FakeProcess:
         self.program: subprocess.Popen[bytes] | None = None
         self.stdin, self.stdout, self.stderr = -1, -1, -1
 
+    def __del__(self) -> None:
+        for fd in {self.stdin, self.stdout, self.stderr} - {-1}:
+            os.close(fd)
+
     def start(self) -> None:
         if self.terminal:
             master, slave = os.openpty()

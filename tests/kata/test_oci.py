@@ -688,9 +688,9 @@ def test_whoever_dies_at_random(runtime: Runtime) -> None:
         assert os.listdir(runtime.root) == []
 
 
-def bundle_beside(runtime: Runtime, pid: int) -> str:
+def bundle_beside(runtime: Runtime, pid: int, script: str = "sleep 600", *, terminal: bool = False) -> str:
     """Of a container in the machine of another one, whose face is *pid*."""
-    path = runtime.bundle("sleep 600")
+    path = runtime.bundle(script, terminal=terminal)
     config = Path(path, "config.json")
     spec = json.loads(config.read_text())
     shared = [{"type": kind, "path": f"/proc/{pid}/ns/{kind[:3]}"} for kind in ("network", "ipc", "uts")]
@@ -750,6 +750,35 @@ def test_many_lives_leave_nothing(runtime: Runtime) -> None:
         assert (done.returncode, done.stderr) == (number, "")
     eventually(lambda: os.listdir(runtime.root) == [], "something of them is left")
     eventually(lambda: not processes_of(runtime.root), "processes are left")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_pod_keeps_nothing_of_containers_that_are_gone(runtime: Runtime, tmp_path: Path, terminal: bool) -> None:
+    """One lives on while others come and go: their threads and descriptors go with them."""
+    runtime.started("first", "sleep 600")
+    first = json.loads((runtime.root / "first" / "state.json").read_text())
+    beside = bundle_beside(runtime, first["pid"], "exit 7", terminal=terminal)
+
+    def held() -> tuple[int, int]:
+        process = Path("/proc", str(first["monitor"]))
+        return len(os.listdir(process / "task")), len(os.listdir(process / "fd"))
+
+    before = held()
+    for number in range(5):
+        if terminal:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / f"console{number}"))
+                listener.listen()
+                listener.settimeout(PATIENCE)
+                runtime.check("create", "--console-socket", listener.getsockname(), "-b", beside, f"c{number}")
+                os.close(receive_console(listener))
+        else:
+            create = runtime.command("create", "-b", beside, f"c{number}")
+            subprocess.run(create, stdin=-3, stdout=-3, stderr=-3, check=True, timeout=PATIENCE)
+        runtime.check("start", f"c{number}")
+        runtime.wait(f"c{number}", "stopped")
+        runtime.check("delete", f"c{number}")
+    eventually(lambda: held() == before, f"the monitor has more threads and descriptors than {before}")
 
 
 def test_a_monitor_that_ends_after_it_was_reached(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ The monitor of a machine has a :class:`ContainerService` for each container in i
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,6 +104,8 @@ class ContainerService:
         self._sandbox: Sandbox | None = None
         self._voice = _last_stream(plan.stdio)
         self._released = threading.Event()
+        self._listener: socket.socket | None = None
+        self._console = plan.console
         self._told = threading.Event()
         """The face has its status."""
         self._is_left = False
@@ -153,8 +157,11 @@ class ContainerService:
         self._sandbox = sandbox
         threading.Thread(target=self._watch_face, name="face", daemon=True).start()
         folder = os.open(plan.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        listener = control.listen(folder)
-        threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True).start()
+        try:
+            self._listener = control.listen(folder)
+        finally:
+            os.close(folder)
+        threading.Thread(target=self._accept, args=(self._listener,), name="control", daemon=True).start()
         with self._lock:
             self._state["status"] = status
             try:
@@ -175,8 +182,7 @@ class ContainerService:
         self._made.start()
         timeline.note("started")
         self.save(status="running")
-        if self.plan.console >= 0:
-            self._follow_console()
+        self._follow_console()
 
     def end(self, status: ExitStatus) -> None:
         """Its first process has ended."""
@@ -246,10 +252,17 @@ class ContainerService:
             return ""
 
     def release(self) -> None:
-        """Call it when nothing of it is left: its proxy process ends with its status, unless it has already."""
+        """Call it when nothing of it is left: its proxy process ends with its status, unless it has already, and no
+        more requests are answered."""
         self._released.set()
         if not self._told.is_set():
             self.tell_end()
+        with self._lock:
+            console, self._console = self._console, -1
+        if console >= 0:
+            os.close(console)
+        if self._listener is not None:
+            _quietly(self._listener.shutdown, socket.SHUT_RDWR)  # ends accept()
 
     def save(self, **fields: Any) -> None:
         """Change its state on disk."""
@@ -265,8 +278,7 @@ class ContainerService:
     # -- its face ----------------------------------------------------------------------------------------------------
 
     def _watch_face(self) -> None:
-        if self.plan.console >= 0:
-            self._follow_console()
+        self._follow_console()
         self.plan.face.watch(self._on_signal, self._made.process_files)
         if not self._told.is_set():
             self.status = KILLED
@@ -278,17 +290,21 @@ class ContainerService:
         threading.Thread(target=_quietly, args=(work,), name="signal", daemon=True).start()
 
     def _follow_console(self) -> None:
-        rows, columns = window_size(self.plan.console)
+        with self._lock:
+            rows, columns = window_size(self._console) if self._console >= 0 else (0, 0)
         if rows and columns and self._made.state == "running":
             _quietly(self._made.init.resize, rows, columns)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: Any) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
-            except OSError:
+                sock, _ = listener.accept()  # after a shutdown, first those that have connected before
+            except OSError as error:
+                if self._released.is_set() and error.errno == errno.EINVAL:
+                    listener.close()
+                    return
                 time.sleep(SHORTAGE_S)  # out of descriptors: some will be closed
                 continue
             try:
