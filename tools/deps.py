@@ -68,8 +68,8 @@ NEEDS = (
     Need("check", "strace", "strace", "compared with what the Sentry prints of system calls"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
-    Need("guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
-    Need("guest bench", "ip", "iproute2", "makes the networks of tests"),
+    Need("check guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
+    Need("check guest bench", "ip", "iproute2", "makes the networks of tests"),
     Need(
         "check guest fuzz bench kata conformance",
         "nanopb_generator",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -93,7 +95,7 @@ def test_arguments_environment_and_streams_pass_through_a_start_record(
     assert (status, *capfd.readouterr()) == (native.returncode, native.stdout.decode(), native.stderr.decode())
 
 
-PROGRAMS = ("errors", "events", "files", "memory", "pipes", "processes", "sockets", "threads", "watches")
+PROGRAMS = ("errors", "events", "files", "inet", "memory", "pipes", "processes", "sockets", "threads", "watches")
 
 
 @needs_qemu
@@ -247,3 +249,27 @@ def test_a_machine_without_rdrand_takes_random_numbers_from_virtio(kernel: Path,
     )
     assert re.fullmatch(rb"x[0-9A-Za-z]{6}\n", with_it.stdout)
     assert b"neither RDRAND nor virtio-rng" in without.stdout
+
+
+@needs_qemu
+def test_a_server_outside_is_reached_by_virtio_net(kernel: Path) -> None:
+    """Through QEMU's own network, whose 10.0.2.2 is the host."""
+    data = os.urandom(1 << 18).hex().encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *words: object) -> None:
+            """Print nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        devices = ["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"]
+        words = f"busybox wget -q -O - http://10.0.2.2:{server.server_port}/"
+        options = ["-serial", "stdio", "-kernel", str(kernel), "-initrd", BUSYBOX, "-append", f"quiet -- {words}"]
+        done = subprocess.run([*microvm(*devices), *options], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        server.shutdown()
+    assert done.stdout == data

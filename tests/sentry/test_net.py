@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.sentry.conftest import Compile
+from tests.sentry.hostile_net import HostileNet, dhcp, frames
 
 PYTHON = "/usr/bin/python3"
 
@@ -87,3 +90,60 @@ def test_calls_have_the_results_of_linux(platform: Path, compile_static: Compile
 def test_servers_and_clients_in_python(script: str, output: str) -> None:
     done = inside(PYTHON, "-c", script)
     assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
+
+
+OUTSIDE = """
+import hashlib, http.server, os, subprocess, sys, threading
+for words in ("link set lo up", "link add d0 type veth peer name d1", "addr add 10.9.0.2/24 dev d0",
+              "addr add 10.9.0.3/32 dev lo", "link set d1 up", "link set d0 up", "route add default via 10.9.0.1"):
+    subprocess.run(["ip", *words.split()], check=True)
+data = os.urandom(1 << 20) * 4
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *words):
+        pass
+server = http.server.ThreadingHTTPServer(("10.9.0.3", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--network", "user", "--",
+           "/bin/busybox", "wget", "-q", "-O", "-", f"http://10.9.0.3:{server.server_port}/"]
+done = subprocess.run(command, capture_output=True, timeout=120)
+print(done.returncode, len(done.stdout), done.stdout == data, done.stderr.decode())
+"""
+
+
+def test_a_server_on_the_host_is_reached_through_passt() -> None:
+    """By a user without rights, in a network namespace with addresses of its own."""
+    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", OUTSIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert (done.stdout, done.stderr) == (f"0 {4 << 20} True \n", "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_malformed_frames_do_no_harm(platform: Path, seed: int) -> None:
+    """2,000 frames, most of them wrong, from the process that serves the device."""
+    device = HostileNet(64 << 20)
+    words = ["--memory", "64", "--net", ",".join(map(str, device.fds)), "--", "/bin/busybox", "sh", "-c"]
+    with subprocess.Popen(
+        [platform, *words, "read line; echo $line"], pass_fds=device.fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout
+        has_address, wanted = False, iter(frames(seed, 2000))
+        frame = next(wanted, None)
+        deadline = time.monotonic() + 60
+        while frame is not None and process.poll() is None and time.monotonic() < deadline:
+            select.select([device.fds[1], device.fds[2]], [], [], 0.01)
+            while (sent := device.sent()) is not None:
+                answer = dhcp(sent)
+                if answer is not None:
+                    has_address = device.receive(answer) or has_address
+            while has_address and frame is not None and device.receive(frame):
+                frame = next(wanted, None)
+        assert frame is None
+        process.stdin.write(b"alive\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"alive\n"
+        assert process.wait(60) == 0
+    device.close()

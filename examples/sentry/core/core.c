@@ -192,6 +192,7 @@ const char *core_start(const struct core_config *config)
 	ttys_init();
 	net_init();
 	inet_init();
+	net_settle();
 	if (!config->program && !config->root && !fuse_root)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);

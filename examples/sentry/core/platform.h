@@ -79,7 +79,7 @@ struct core_config {
 	u32 most_tasks; /* at once, zombies included; 0: any number */
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
-	u64 share_rings; /* where the queues of a virtio-fs device are that the platform has set up, by offset; or 0 */
+	u64 share_rings, net_rings; /* where the queues of devices are that the platform has set up, by offset; or 0 */
 	u32 fpu_size;	  /* of the state of the FPU, as XSAVE has it */
 	u64 fpu_features; /* XCR0 */
 	bool strace;

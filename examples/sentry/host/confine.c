@@ -4,9 +4,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "filter.h"
 #include "host.h"
-#include "share.h"
 #include "terminal.h"
 
 enum { START = 4, STEPS = 5, MOST = 250 };
@@ -32,8 +32,10 @@ void confine(void)
 	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
 		{ SYS_write, 0, (u32)terminal_fd },
-		{ SYS_read, 0, (u32)share_fds[SHARE_IRQ] }, { SYS_write, 0, (u32)share_fds[SHARE_KICK] },
-		{ SYS_write, 0, (u32)share_fds[SHARE_KICK + 1] },
+		{ SYS_read, 0, (u32)served[DEVICE_SHARE].irq }, { SYS_write, 0, (u32)served[DEVICE_SHARE].kicks[0] },
+		{ SYS_write, 0, (u32)served[DEVICE_SHARE].kicks[1] },
+		{ SYS_read, 0, (u32)served[DEVICE_NET].irq }, { SYS_write, 0, (u32)served[DEVICE_NET].kicks[0] },
+		{ SYS_write, 0, (u32)served[DEVICE_NET].kicks[1] },
 		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },

@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "host.h"
-#include "share.h"
 #include "terminal.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768 };
@@ -53,7 +53,8 @@ static bool wait_until(u64 deadline)
 {
 	static bool told; /* of input that no task has read yet: it ends no further wait */
 	struct pollfd sources[] = { { .fd = deadline && told ? -1 : 0, .events = POLLIN },
-				    { .fd = share_fds[SHARE_IRQ], .events = POLLIN } };
+				    { .fd = served[DEVICE_SHARE].irq, .events = POLLIN },
+				    { .fd = served[DEVICE_NET].irq, .events = POLLIN } };
 	struct timespec left = { 0, 0 }, now;
 	sigset_t signals;
 
@@ -65,8 +66,10 @@ static bool wait_until(u64 deadline)
 	}
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
-	if (ppoll(sources, 2, deadline == ~0ull ? NULL : &left, &signals) > 0 && sources[1].revents)
-		share_answered();
+	if (ppoll(sources, 1 + DEVICES, deadline == ~0ull ? NULL : &left, &signals) > 0)
+		for (u32 i = 0; i < DEVICES; i++)
+			if (sources[1 + i].revents)
+				device_answered(i);
 	told = sources[0].revents || (deadline && told);
 	return sources[0].revents;
 }
@@ -136,7 +139,7 @@ static void log_line(const char *line, u64 size)
 
 static struct platform_ops ops = {
 	.wait = wait_until,
-	.kick = share_kick,
+	.kick = device_kick,
 	.fatal = fail,
 	.console_read = console_read,
 	.console_write = console_write,
@@ -206,8 +209,8 @@ static u8 *make_ram(u64 size, int *fd)
 {
 	void *ram;
 
-	*fd = share_is_there() ? share_fds[SHARE_RAM] : memfd_create("sentry", MFD_CLOEXEC);
-	if (*fd < 0 || (!share_is_there() && ftruncate(*fd, (off_t)size)))
+	*fd = device_ram() >= 0 ? device_ram() : memfd_create("sentry", MFD_CLOEXEC);
+	if (*fd < 0 || (device_ram() < 0 && ftruncate(*fd, (off_t)size)))
 		fail("no memory for the sandbox");
 	ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
 	if (ram == MAP_FAILED)
@@ -247,8 +250,11 @@ static int parse(int argc, char **argv, struct options *options)
 		} else if (!strcmp(argv[at], "--scratch")) {
 			options->scratch = true;
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
-			if (!share_parse(argv[++at]))
+			if (!device_parse(DEVICE_SHARE, argv[++at]))
 				fail("--share is four descriptors: RAM, two kicks, an irq");
+		} else if (!strcmp(argv[at], "--net") && at + 1 < argc) {
+			if (!device_parse(DEVICE_NET, argv[++at]))
+				fail("--net is four descriptors: RAM, two kicks, an irq");
 		} else if (!strcmp(argv[at], "--archive") && at + 1 < argc) {
 			options->root = argv[++at];
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
@@ -279,15 +285,14 @@ int main(int argc, char **argv, char **envp)
 		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
 		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids,
 	};
-	if (share_is_there()) {
-		config.share_rings = SHARE_RINGS;
-		config.ram_reserved = SHARE_END;
-	}
+	config.share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
+	config.net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;
+	config.ram_reserved = device_ram() >= 0 ? DEVICES_END : 0;
 	if (options.root) {
 		config.root = map_root(options.root, &config.root_size);
 		subject = argv[first];
 	}
-	if (options.root || share_is_there())
+	if (options.root || device_is_there(DEVICE_SHARE))
 		config.real_path = config.path;
 	else
 		config.program = read_program(argv[first], config.ram_size, &config.program_size);

@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     )
     layer.add_argument("--writable", action="store_true", help="with --root: the program changes the directory itself")
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
-    add("--network", choices=("none", "user"), default="none", help="none: no network (default)")
+    networks = "none: loopback alone (default); user: the host's networks, through passt"
+    add("--network", choices=("none", "user"), default="none", help=networks)
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
     add("--pids", type=int, default=1024, metavar="NUMBER", help="processes and threads at once (default: 1024)")
     add("--strace", action="store_true", help="print every system call to standard error")
@@ -96,8 +97,6 @@ def check(options: argparse.Namespace) -> str:
         fail(f"--memory {options.memory}: not from 16 to 65536 MiB")
     if not 1 <= options.pids <= 32768:
         fail(f"--pids {options.pids}: not from 1 to 32768")
-    if options.network != "none":
-        fail(f"--network {options.network}: the Sentry has no network yet", "omit --network")
     if options.root is not None:
         return find(options.program, options.root)
     for name in ("writable", "read_only"):
@@ -126,6 +125,7 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         options.pids,
         options.root,
         strace=options.strace,
+        network=options.network == "user",
         **layer_of(options),
     )
     return end_as(boot.run(program.kernel(), start))
@@ -146,11 +146,15 @@ def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
     command += ["--pids", str(options.pids)]
     words = ["--", path, *options.arguments]
-    if options.root is None:
+    if options.root is None and options.network == "none":
         os.execv(binary, [*command, *words])
-    from pyvmm_sentry.share import run_with_root
+    from pyvmm_sentry.share import Devices, run_with_devices
 
-    return end_as(run_with_root(options.root, options.memory << 20, command, words, **layer_of(options)))
+    layer = layer_of(options)
+    network = options.network == "user"
+    devices = Devices(options.memory << 20, options.root, read_only=layer["read_only"], network=network)
+    scratch = ["--scratch"] if options.root is not None and layer["scratch"] else []
+    return end_as(run_with_devices(devices, [*command, *scratch], words))
 
 
 def do(options: argparse.Namespace) -> int:

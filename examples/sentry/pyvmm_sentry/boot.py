@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vmm import BootConfig, ConsoleConfig, HostError, Machine, MachineConfig, MemoryConfig, ShareConfig
+from vmm import BootConfig, ConsoleConfig, HostError, Machine, MachineConfig, MemoryConfig, NetConfig, ShareConfig
 
 MIB = 1 << 20
 REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
@@ -20,6 +20,8 @@ _RECORD = struct.Struct("<8sQQ6I")
 """Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most."""
 _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
+_MTU = 16000
+"""The most that `core/virtio/net.c` has buffers for."""
 _MARK, _HEAD, _END = 1, 4, 3
 """Of `kvm/frames.c`."""
 _ESCAPED = re.compile(rb"[\x04\x10]")
@@ -34,6 +36,7 @@ class Start(NamedTuple):
     :ivar pids: how many tasks there may be at once
     :ivar read_only: the server refuses all changes of *root* (EROFS)
     :ivar scratch: they stay in the machine's memory instead
+    :ivar network: the host's networks, through passt
     :ivar strace: print system calls to standard error
     """
 
@@ -46,6 +49,7 @@ class Start(NamedTuple):
     read_only: bool = True
     strace: bool = False
     scratch: bool = False
+    network: bool = False
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
@@ -150,6 +154,7 @@ def run(kernel: Path, start: Start) -> int:
             MemoryConfig(start.memory * MIB),
             console=ConsoleConfig("fd", output.writer, device="virtio"),
             shares=shares,
+            nets=(NetConfig("user", mtu=_MTU),) if start.network else (),
         )
         with Machine(config) as machine:
             machine.start()

@@ -1,4 +1,4 @@
-"""A directory of the host for the core as a process: a virtio-fs device whose queues lie in the sandbox's RAM."""
+"""Devices for the core as a process, whose queues lie in the sandbox's RAM: a directory of the host, and a network."""
 
 from __future__ import annotations
 
@@ -9,49 +9,71 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from vmm import ConfigError, DeviceServer, GuestMemory, ShareConfig
+from vmm import ConfigError, DeviceServer, GuestMemory, NetConfig, ShareConfig
 
 RINGS, STRIDE = 0x1000, 0x2000
-"""Where the queues lie in RAM, as `core/virtio/virtio.h` and `host/share.h` have it."""
+"""Where the queues lie in RAM, as `core/virtio/virtio.h` and `host/device.h` have it."""
 SIZES = (128, 256)
 """Of the queue for what must not wait, and of that for requests."""
-
+NET_RINGS, NET_SIZES = 0x5000, (256, 256, 64)
+"""Of a network: queues for frames that come, for those that go, and one that the core does not use."""
+MAC, MTU = "02:00:00:00:00:01", 16000
+"""As `core/virtio/net.c` has them."""
 
 LARGEST = 3 << 30
 """RAM that lies in a row for the server as it does for the core."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-class Share:
-    """Serves *path* to a core, with RAM for it.
+class Devices:
+    """Serves devices to a core, with RAM for it.
 
     :param size: bytes of RAM
+    :param path: of a directory for the root, or None
+    :param network: a network of the user's, through passt
     :ivar on_failure: called, on any thread, when the core has broken a queue: it waits for ever
-    :raises ConfigError: the directory cannot be served, or RAM is too large
-    :raises HostError: the directory cannot be served
+    :raises ConfigError: a device cannot be served, or RAM is too large
+    :raises HostError: a device cannot be served
     """
 
-    def __init__(self, path: str, size: int, *, read_only: bool = False) -> None:
+    def __init__(self, size: int, path: str | None, *, read_only: bool = False, network: bool = False) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         if size > LARGEST:
-            raise ConfigError(f"memory of {size >> 20} MiB: with a root, {LARGEST >> 20} MiB is the most")
+            raise ConfigError(f"memory of {size >> 20} MiB: with a root or a network, {LARGEST >> 20} MiB is the most")
         self._memory = GuestMemory(size, shared=True)
-        config = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
-        queues = [(entries, RINGS + index * STRIDE) for index, entries in enumerate(SIZES)]
+        self._share: DeviceServer | None = None
+        self._net: DeviceServer | None = None
         try:
-            self._server = DeviceServer(config, self._memory, queues, lambda: self.on_failure())
+            if path is not None:
+                config = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
+                self._share = self._serve(config, RINGS, SIZES)
+            if network:
+                self._net = self._serve(NetConfig("user", mac=MAC, mtu=MTU), NET_RINGS, NET_SIZES)
         except BaseException:
-            self._memory.close()
+            self.close()
             raise
+
+    def _serve(self, config: ShareConfig | NetConfig, at: int, sizes: Sequence[int]) -> DeviceServer:
+        queues = [(entries, at + index * STRIDE) for index, entries in enumerate(sizes)]
+        return DeviceServer(config, self._memory, queues, lambda: self.on_failure())
+
+    def _fds(self, server: DeviceServer) -> tuple[int, ...]:
+        return (self._memory.fd, *server.kicks[:2], server.irq)
+
+    @property
+    def options(self) -> list[str]:
+        """Of the platform's program: the descriptors of RAM, of the kick of each queue, and of the irq."""
+        named = (("--share", self._share), ("--net", self._net))
+        return [word for name, server in named if server for word in (name, ",".join(map(str, self._fds(server))))]
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """What the platform's program needs: RAM, the kick of each queue, and the irq."""
-        return (self._memory.fd, *self._server.kicks, self._server.irq)
+        """What the platform's program needs."""
+        return tuple({fd for server in (self._share, self._net) if server for fd in self._fds(server)})
 
     def stats(self) -> dict[str, Any]:
-        """The counters of the server: requests by kind, errors, bytes."""
-        return self._server.stats()
+        """The counters of the directory's server: requests by kind, errors, bytes."""
+        return self._share.stats() if self._share else {}
 
     def __enter__(self) -> Self:
         return self
@@ -62,30 +84,36 @@ class Share:
         self.close()
 
     def close(self) -> None:
-        """End the server.  A second call does nothing."""
-        self._server.close()
+        """End the servers.  A second call does nothing."""
+        for server in (self._share, self._net):
+            if server:
+                server.close()
         self._memory.close()
 
 
-def run_with_root(
-    path: str, size: int, platform: Sequence[str], words: Sequence[str], *, read_only: bool, scratch: bool
-) -> int:
-    """Run the platform's program with the directory *path* as its root; returns how it ended, as `Popen.returncode`.
+class Share(Devices):
+    """Serves *path* alone, see :class:`Devices`."""
 
-    :param size: bytes of RAM
+    def __init__(self, path: str, size: int, *, read_only: bool = False) -> None:
+        super().__init__(size, path, read_only=read_only)
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """What the platform's program needs: RAM, the kick of each queue, and the irq."""
+        assert self._share
+        return self._fds(self._share)
+
+
+def run_with_devices(devices: Devices, platform: Sequence[str], words: Sequence[str]) -> int:
+    """Run the platform's program with devices, which it closes; returns how it ended, as `Popen.returncode`.
+
     :param platform: the program and its options
     :param words: `--`, and what runs inside
-    :param read_only: the server refuses all changes of the directory (EROFS)
-    :param scratch: they go to memory instead
-    :raises VmmError: the directory cannot be served
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with Share(path, size, read_only=read_only) as share:
-        options = ["--scratch"] if scratch else []
-        command = [*platform, *options, "--share", ",".join(str(fd) for fd in share.fds), *words]
-        with subprocess.Popen(command, pass_fds=share.fds) as process:
-            share.on_failure = process.kill
-            for number in FORWARDED:
-                # Those of a terminal reach the program too
-                signal.signal(number, lambda which, _frame: process.send_signal(which))
-            return process.wait()
+    with devices, subprocess.Popen([*platform, *devices.options, *words], pass_fds=devices.fds) as process:
+        devices.on_failure = process.kill
+        for number in FORWARDED:
+            # Those of a terminal reach the program too
+            signal.signal(number, lambda which, _frame: process.send_signal(which))
+        return process.wait()

@@ -588,21 +588,22 @@ static void try_epoll(void)
 	close(epoll);
 }
 
-/* A network that has nothing but a loopback interface, as the Sentry's has. */
+/* A network that has nothing but a loopback interface, as the Sentry's has, where there are no namespaces. */
 static int enter_network(void)
 {
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };
 	int fd;
 
 	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
-		return -1;
+		return errno == ENOSYS ? 0 : -1;
 	fd = socket(AF_INET, SOCK_DGRAM, 0);
 	return ioctl(fd, SIOCSIFFLAGS, &loopback) || close(fd);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc > 1 && !strcmp(argv[1], "alone") && enter_network()) {
+	(void)argv;
+	if (argc > 1 && enter_network()) {
 		printf("no network: %s\n", strerrorname_np(errno));
 		return 1;
 	}

@@ -3,6 +3,7 @@
 #include "stack.h"
 
 #include "lwip/dhcp.h"
+#include "lwip/ethip6.h"
 #include "lwip/etharp.h"
 #include "lwip/init.h"
 #include "lwip/ip4_frag.h"
@@ -13,14 +14,19 @@
 #include "lwip/prot/ip4.h"
 #include "lwip/prot/ip6.h"
 #include "lwip/prot/udp.h"
+#include "netif/ethernet.h"
 
 #include "lwip/hooks.h"
+#include "start.h"
+#include "../virtio/virtio.h"
 
 #define TICK 250000000ull
+#define PATIENCE 1000000000ull /* for an address at the start */
+#define MOMENT 50000000ull
 enum { TICKS_A_SECOND = 4, MINUTE = 240, HEADER = 16, LEAST_LIMIT = 4 << 20 };
 
 static struct {
-	struct netif *loopback;
+	struct netif *loopback, outside;
 	u64 used, limit; /* bytes */
 	u64 ticks, next; /* when the next one is due */
 	struct timer timer;
@@ -244,6 +250,76 @@ static void tick(struct timer *timer)
 	net_run();
 }
 
+/* -- the outside -- */
+
+static err_t put_frame(struct netif *interface, struct pbuf *packet)
+{
+	u32 size = NET_HEADER + packet->tot_len;
+	u8 *frame = net_malloc(size);
+
+	(void)interface;
+	if (!frame)
+		return ERR_MEM;
+	pbuf_copy_partial(packet, frame + NET_HEADER, packet->tot_len, 0);
+	if (!net_device_send(frame, size))
+		return ERR_OK;
+	net_free(frame);
+	return ERR_MEM;
+}
+
+void net_receive(const u8 *frame, u32 size)
+{
+	struct pbuf *packet = net.outside.input && size <= 0xffff ? pbuf_alloc(PBUF_RAW, (u16)size, PBUF_RAM) : NULL;
+
+	if (!packet)
+		return;
+	pbuf_take(packet, frame, (u16)size);
+	if (net.outside.input(packet, &net.outside) != ERR_OK)
+		pbuf_free(packet);
+}
+
+static err_t init_outside(struct netif *interface)
+{
+	const u8 *mac;
+
+	net_device(&mac, &interface->mtu);
+	interface->name[0] = 'e';
+	interface->name[1] = 't';
+	interface->hwaddr_len = sizeof(interface->hwaddr);
+	bytes_copy(interface->hwaddr, mac, sizeof(interface->hwaddr));
+	interface->mtu6 = interface->mtu;
+	interface->output = etharp_output;
+	interface->output_ip6 = ethip6_output;
+	interface->linkoutput = put_frame;
+	interface->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET | NETIF_FLAG_LINK_UP;
+	return ERR_OK;
+}
+
+static void attach_outside(void)
+{
+	const u8 *mac;
+	u16 mtu;
+
+	if (!net_device(&mac, &mtu) || !netif_add(&net.outside, NULL, NULL, NULL, NULL, init_outside, ethernet_input))
+		return;
+	netif_set_default(&net.outside);
+	netif_set_up(&net.outside);
+	netif_create_ip6_linklocal_address(&net.outside, 1);
+	netif_set_ip6_autoconfig_enabled(&net.outside, 1);
+	dhcp_start(&net.outside);
+	nd6_tmr(); /* solicits routers */
+}
+
+void net_settle(void)
+{
+	u64 end = monotonic_now() + PATIENCE;
+
+	while (net_outside() && ip4_addr_isany(netif_ip4_addr(&net.outside)) && monotonic_now() < end) {
+		virtio_poll();
+		core.ops->wait(monotonic_now() + MOMENT);
+	}
+}
+
 void net_init(void)
 {
 	u64 part = core.ram.available * PAGE / 4;
@@ -260,4 +336,6 @@ void net_init(void)
 	net.loopback->mtu = 0xffff;
 	netif_set_flags(net.loopback, NETIF_FLAG_UP);
 	NETIF_SET_CHECKSUM_CTRL(net.loopback, NETIF_CHECKSUM_DISABLE_ALL);
+	attach_outside();
+	net_run();
 }

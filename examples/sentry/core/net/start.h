@@ -1,9 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The start of networks, for core.c. */
+/* Networks, for those who do not include lwIP: their start, and the device that leads outside. */
 #ifndef SENTRY_NET_START_H
 #define SENTRY_NET_START_H
 
+#include "../types.h"
+
 void net_init(void);
+void net_settle(void); /* wait for an address of the outside, if there is one */
 void inet_init(void);
+void net_run(void);
+void net_receive(const u8 *frame, u32 size);
+void net_free(void *memory);
+
+/* -- virtio/net.c -- */
+
+enum { NET_HEADER = 12 };
+
+bool net_device(const u8 **mac, u16 *mtu); /* false: there is none */
+/* A frame behind NET_HEADER bytes, of net_malloc(): it is the device's, which frees it. -EAGAIN: there is no room. */
+int net_device_send(u8 *frame, u32 size);
 
 #endif

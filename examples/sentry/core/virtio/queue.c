@@ -73,7 +73,7 @@ void queue_kick(struct virtqueue *queue)
 	if (queue->device->registers)
 		*(volatile u32 *)(queue->device->registers + 0x50) = queue->index;
 	else
-		core.ops->kick(queue->index);
+		core.ops->kick(queue->device->first_kick + queue->index);
 }
 
 bool queue_has_used(const struct virtqueue *queue)

@@ -15,12 +15,27 @@ static const struct {
 	{ VIRTIO_CONSOLE, console_start },
 	{ VIRTIO_RNG, rng_start },
 	{ VIRTIO_FS, fs_start },
+	{ VIRTIO_NET, net_start },
 };
+
+static void start_ready(u32 id, u32 first_kick, void (*start)(struct virtio_device *device, u8 *rings), u8 *rings)
+{
+	struct virtio_device *device = kmalloc(sizeof(*device));
+
+	if (!device)
+		return;
+	device->id = id;
+	device->first_kick = first_kick;
+	device->next = devices;
+	devices = device;
+	start(device, rings);
+}
 
 void virtio_init(const struct core_config *config)
 {
 	devices = NULL;
 	fuse_root = NULL;
+	net_forget();
 	for (u32 i = 0; i < config->device_count; i++) {
 		volatile u8 *registers = config->ram + config->devices[i];
 		u32 id = *(volatile u32 *)(registers + DEVICE_ID);
@@ -37,16 +52,10 @@ void virtio_init(const struct core_config *config)
 			drivers[k].start(device);
 		}
 	}
-	if (config->share_rings) {
-		struct virtio_device *device = kmalloc(sizeof(*device));
-
-		if (!device)
-			return;
-		device->id = VIRTIO_FS;
-		device->next = devices;
-		devices = device;
-		fs_start_ready(device, config->ram + config->share_rings);
-	}
+	if (config->share_rings)
+		start_ready(VIRTIO_FS, 0, fs_start_ready, config->ram + config->share_rings);
+	if (config->net_rings)
+		start_ready(VIRTIO_NET, 2, net_start_ready, config->ram + config->net_rings);
 }
 
 void virtio_poll(void)

@@ -10,7 +10,7 @@
 
 #include "../platform.h"
 
-enum { VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_FS = 26 };
+enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_FS = 26 };
 enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
 enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
@@ -47,7 +47,7 @@ struct virtqueue {
 struct virtio_device {
 	struct virtio_device *next;
 	volatile u8 *registers; /* NULL: the platform has set the device up */
-	u32 id;
+	u32 id, first_kick; /* of the platform, if it has set the device up */
 	u64 features;
 	struct virtqueue *queues[QUEUES];
 	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
@@ -89,6 +89,9 @@ s64 console_read(void *data, u64 size);
 s64 console_write(const void *data, u64 size); /* how many bytes */
 bool console_size(u16 *rows, u16 *columns);    /* false: it is no terminal */
 void console_drain(void);
+void net_start(struct virtio_device *device);
+void net_start_ready(struct virtio_device *device, u8 *rings);
+void net_forget(void);
 void fs_start(struct virtio_device *device);
 void fs_start_ready(struct virtio_device *device, u8 *rings);
 

@@ -76,6 +76,8 @@ void net_free(void *memory);
 #define MEMP_NUM_REASSDATA 16
 #define IPV6_FRAG_COPYHEADER 1
 #define PBUF_POOL_BUFSIZE 1536
+#define ARP_QUEUEING 1
+#define ARP_QUEUE_LEN 16
 #define IP_SOF_BROADCAST 0
 #define IP_SOF_BROADCAST_RECV 0
 

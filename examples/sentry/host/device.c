@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Virtio devices that the process that started this one serves, with queues in the sandbox's RAM: a directory for the
+ * root, and a network.  Of each it passes RAM, an eventfd for each queue that signals requests, and one that signals
+ * answers.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "device.h"
+
+struct served served[DEVICES] = { { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 } };
+
+static const char lost[] = "the server of a device cannot be reached";
+
+bool device_parse(u32 which, const char *text)
+{
+	struct served *device = &served[which];
+	char rest;
+
+	return sscanf(text, "%d,%d,%d,%d%c", &device->ram, &device->kicks[0], &device->kicks[1], &device->irq, &rest) == 4;
+}
+
+bool device_is_there(u32 which)
+{
+	return served[which].ram >= 0;
+}
+
+int device_ram(void)
+{
+	return device_is_there(DEVICE_SHARE) ? served[DEVICE_SHARE].ram : served[DEVICE_NET].ram;
+}
+
+void device_kick(u32 queue)
+{
+	const u64 one = 1;
+
+	if (queue < DEVICES * DEVICE_QUEUES &&
+	    write(served[queue / DEVICE_QUEUES].kicks[queue % DEVICE_QUEUES], &one, sizeof(one)) < 0 && errno != EAGAIN)
+		fail(lost);
+}
+
+void device_answered(u32 which)
+{
+	u64 count;
+
+	if (device_is_there(which) && read(served[which].irq, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		fail(lost);
+}

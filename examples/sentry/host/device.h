@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SENTRY_DEVICE_SERVER_H
+#define SENTRY_DEVICE_SERVER_H
+
+#include <stdbool.h>
+
+#include "host.h"
+
+enum { DEVICE_SHARE, DEVICE_NET, DEVICES, DEVICE_QUEUES = 2 };
+/* Where the queues lie in RAM, and where what is free of it begins: as pyvmm_sentry/devices.py has it. */
+enum { SHARE_RINGS = 0x1000, NET_RINGS = 0x5000, DEVICES_END = 0xb000 };
+
+/* Descriptors; -1: there is no such device. */
+struct served {
+	int ram, kicks[DEVICE_QUEUES], irq;
+};
+
+extern struct served served[DEVICES];
+
+bool device_parse(u32 which, const char *text); /* false: not the four descriptors */
+bool device_is_there(u32 which);
+int device_ram(void); /* of any of them; -1: there is none */
+void device_kick(u32 queue); /* those of the first device, then those of the second */
+void device_answered(u32 which); /* clear the eventfd of answers, before the core looks for them */
+
+#endif
