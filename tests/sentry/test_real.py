@@ -20,7 +20,7 @@ REAL = Path(__file__).parent / "real"
 PYTHON = "/usr/bin/python3"
 NEEDS = {"build.sh": ("gcc", "make"), "history.sh": ("git",), "perl.sh": ("perl",)}
 TIMEOUT = 240
-SANDBOX = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--memory", "1024", "--root", "/", "--")
+SANDBOX = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "trap", "--memory", "1024", "--root", "/", "--")
 PYTHONPATH = f"{ROOT / 'examples' / 'sentry'}:{ROOT}"
 START = 'mkdir -p "$2" && cd "$2" && exec "$1" "$0"'
 

@@ -1,0 +1,86 @@
+"""The platform trap: what a hostile program, a core that turned bad and a killed process can do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm_sentry import program
+from tests.sentry.conftest import Compile
+from tests.sentry.test_programs import BUSYBOX, run
+
+ENDS = {
+    "code": -signal.SIGSEGV,
+    "control": -signal.SIGSEGV,
+    "  there is a parent:": 1,
+    "  no such file:": -1,
+    "stack": 0,
+    "  result:": -2,
+    "use": 0,
+    "overflow": -signal.SIGILL,
+    "  mapped:": 0,
+    "  unmapped:": 0,
+    "  protected:": -1,
+    "  moved:": 0,
+    "mappings": -signal.SIGSEGV,
+    "hidden": 0,
+    **dict.fromkeys(("RAM", "blocks", "unmap", "copy", "send", "fault", "nonsense", "nothing", "interruption"), 520),
+}
+"""What attacks print; the last ones jump to each byte of the stub, with registers for a call."""
+SHOW = "{ address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset }"
+
+
+def test_a_program_gains_nothing_from_what_lies_above_it(compile_static: Compile) -> None:
+    done = run(program.trap(), "--", compile_static("trapped"))
+    rows = [line.rsplit(maxsplit=1) for line in done.stdout.decode().splitlines()]
+    assert {name: int(value) for name, value in rows} == ENDS
+    assert done.returncode == 0
+
+
+def changed(folder: Path, file: str, right: str, wrong: str) -> Path:
+    """The platform with a change of its sources."""
+    shutil.copytree(program.TRAP, folder)
+    source = (folder / file).read_text()
+    assert source.count(right) == 1
+    (folder / file).write_text(source.replace(right, wrong))
+    return program.hosted("bad", program.with_host(folder))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "{ address, size, prot, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1ull, 0 }",
+        "{ address, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, RAM_FD, ram_offset }",
+        "{ address, size, prot, MAP_SHARED | MAP_FIXED, 2, ram_offset }",
+    ],
+)
+def test_the_stub_makes_no_other_mappings_for_a_core_that_turned_bad(tmp_path: Path, wrong: str) -> None:
+    bad = changed(tmp_path / "trap", "space.c", SHOW, wrong)
+    assert run(bad, "--", BUSYBOX, "true").returncode == -signal.SIGKILL
+
+
+def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> None:
+    """A core that answers frequent calls, and then has the host's kernel carry out each of them, too."""
+    bad = changed(tmp_path / "trap", "space.c", "notify_answer(space->id, regs->rax)", "notify_approve(space->id)")
+    done = run(bad, "--", BUSYBOX, "sh", "-c", "echo once; echo once >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")
+
+
+def test_a_process_that_the_host_kills_is_one_that_is_killed() -> None:
+    command = [program.trap(), "--", BUSYBOX, "sh", "-c", "busybox cat; echo $?; busybox echo there"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(b"here\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"here\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        newest = max(int(child) for child in children)
+        os.kill(newest, signal.SIGKILL)
+        process.stdin.close()
+        assert process.stdout.read() == b"137\nthere\n"
+        assert process.wait(60) == 0
