@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, budget, kata_phases, results, startup
+from tests.bench import artefacts, budget, kata_phases, results, sentry, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import InstallError, StageError, install
@@ -52,7 +52,9 @@ CLONE_MIB, FEW_CLONES = 24, 100
 """Of the lab's memory for each clone, where they are many."""
 FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
-PARTS = ("startup", *LAB_PARTS[True], *LAB_PARTS[False])
+NATIVE = ("startup", "sentry")
+"""What runs on this machine itself."""
+PARTS = (*NATIVE, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = ("budget", "kata-pool")
 """Parts that run only when they are asked for: they explain the figures of others, or are a part of these."""
 
@@ -117,12 +119,17 @@ def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, q
 def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) -> dict[str, Any]:
     """Everything: the raw figures by part."""
     figures: dict[str, Any] = {}
+    if "sentry" in parts:
+        with step("bench: system calls of the Sentry without KVM, on this machine itself"):
+            figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 100)
+    if set(parts) == {"sentry"}:
+        return figures
     stage = OUTPUT / "stage.tar"
     try:
         with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
             made = artefacts.make(kernel)
             pyvmm = install(OUTPUT / "env")
-            if set(parts) - {"startup"}:
+            if set(parts) - set(NATIVE):
                 artefacts.make_stage(stage, pyvmm, made, native="budget" in parts)
             if "kata" in parts:
                 make_image("ext4", FREE_DISK, FREE_MIB)
