@@ -16,7 +16,9 @@
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
 
-int notify_fd;
+enum { ROOM = 128 }; /* for structures that may be longer in a newer kernel */
+
+static int notify_fd;
 static volatile sig_atomic_t ticked, child_ended;
 volatile int notify_interrupted; /* a signal came, of which nobody has taken notice */
 
@@ -67,22 +69,31 @@ struct notify_signals notify_signals(void)
 
 bool notify_receive(struct seccomp_notif *call)
 {
+	union {
+		struct seccomp_notif call;
+		u8 room[ROOM];
+	} buffer;
 	long result;
 
 	do {
-		memset(call, 0, sizeof(*call));
-		result = notify_wait(notify_fd, SECCOMP_IOCTL_NOTIF_RECV, call);
+		memset(&buffer, 0, sizeof(buffer));
+		result = notify_wait(notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &buffer);
 	} while (result == -ENOENT); /* the process ended meanwhile */
 	if (result && result != -EINTR)
 		fail("system calls cannot be received");
+	*call = buffer.call;
 	return !result;
 }
 
 static bool send_response(u64 id, s64 value, int error, u32 flags)
 {
-	struct seccomp_notif_resp answer = { .id = id, .val = value, .error = error, .flags = flags };
+	union {
+		struct seccomp_notif_resp answer;
+		u8 room[ROOM];
+	} buffer = { .room = { 0 } };
 
-	while (ioctl(notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &answer)) {
+	buffer.answer = (struct seccomp_notif_resp){ .id = id, .val = value, .error = error, .flags = flags };
+	while (ioctl(notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &buffer)) {
 		if (errno == ENOENT)
 			return false;
 		if (errno != EINTR)
@@ -117,7 +128,7 @@ void notify_init(int listener)
 	struct seccomp_notif_sizes sizes;
 
 	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) ||
-	    sizes.seccomp_notif != sizeof(struct seccomp_notif) || sizes.seccomp_notif_resp != sizeof(struct seccomp_notif_resp))
+	    sizes.seccomp_notif > ROOM || sizes.seccomp_notif_resp > ROOM)
 		fail("the host's kernel reports system calls in another way");
 	notify_fd = listener;
 	/* Whoever is woken runs on the same CPU, where this process is about to wait. Without it, it is only slower. */

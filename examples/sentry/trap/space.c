@@ -47,6 +47,7 @@ struct report {
 };
 
 static struct space spaces[SPACES + 1]; /* the first runs no program: others are made of it */
+static struct space *last = spaces;	/* of those that were ever in use */
 static struct block *blocks;
 static u32 fpu_size;
 static u64 fpu_features;
@@ -64,7 +65,7 @@ static void reap(void)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		for (struct space *space = spaces; space <= spaces + SPACES; space++)
+		for (struct space *space = spaces; space <= last; space++)
 			if (space->used && space->pid == pid)
 				space->gone = true;
 }
@@ -265,8 +266,10 @@ static void unmap(void *space, u64 address, u64 size)
 static struct space *space_find(void)
 {
 	for (struct space *space = spaces + 1; space <= spaces + SPACES; space++)
-		if (!space->used)
+		if (!space->used) {
+			last = space > last ? space : last;
 			return space;
+		}
 	return NULL;
 }
 
@@ -287,8 +290,9 @@ static bool copy_process(struct space *from, struct space *space, u64 offset)
 {
 	const u64 fork_args[6] = { FORK_FLAGS, 0, 0, 0, 0, offset };
 	const u64 map_args[6] = { CONTROL, CONTROL_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED, CONTROL_FD, offset };
-	bool reported = false, mapped = false;
 	struct seccomp_notif call;
+	pid_t child_pid = 0;
+	u64 child = 0;
 
 	if (!go_on(from, THEN_FORK) || !await(from, &call, false, NULL))
 		return false;
@@ -297,22 +301,24 @@ static bool copy_process(struct space *from, struct space *space, u64 offset)
 		return false;
 	}
 	notify_approve(call.id);
-	while (!reported || !mapped) {
+	/* Both go on at the same time. The new one has to wait until the other one has reported its number. */
+	while (!space->pid || !child) {
 		if (!await(from, &call, false, space))
 			return false;
-		if ((pid_t)call.pid == from->pid) {
+		if (is_report(&call) && (pid_t)call.pid == from->pid) {
 			from->id = call.id;
-			if (!is_report(&call) || call.data.args[0] || (s64)call.data.args[1] <= 0)
+			if (call.data.args[0] || (s64)call.data.args[1] <= 0)
 				return false;
 			space->pid = (pid_t)call.data.args[1];
-			reported = true;
 		} else if (memcmp(call.data.args, map_args, sizeof(map_args))) {
 			notify_refuse(call.id);
 		} else {
-			space->pid = (pid_t)call.pid;
-			mapped = notify_approve(call.id);
+			child = call.id;
+			child_pid = (pid_t)call.pid;
 		}
 	}
+	if (child_pid != space->pid || !notify_approve(child))
+		return false;
 	return make_calls(space, 1) && await_idle(space);
 }
 
@@ -455,6 +461,8 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	struct report report;
 	bool done = false;
 
+	if (notify_signals().child) /* a tick is not about a program that has not run yet */
+		reap();
 	slice_timer(preempt);
 	while (!done && resume(space, regs, fpu) && await(space, &call, preempt, NULL)) {
 		if (!is_in_stub(call.data.instruction_pointer)) {

@@ -6,7 +6,7 @@
  * address space.  Even a core that turned bad can allow no call that opens, connects to or changes something outside.
  */
 #define _GNU_SOURCE
-#include <linux/futex.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -161,12 +161,16 @@ static bool map_stub(void)
 
 static bool set_descriptors(void)
 {
-	enum { HIGH = 100 };
+	const int wanted[] = { given.ram, given.blocks, given.socket };
+	int high[3];
 
-	if (dup2(given.ram, HIGH) < 0 || dup2(given.blocks, HIGH + 1) < 0 || dup2(given.socket, HIGH + 2) < 0)
-		return false;
+	for (int i = 0; i < 3; i++) {
+		high[i] = fcntl(wanted[i], F_DUPFD, 3);
+		if (high[i] < 0)
+			return false;
+	}
 	for (int i = 0; i < 3; i++)
-		if (dup2(HIGH + i, i) < 0)
+		if (dup2(high[i], i) < 0)
 			return false;
 	return !close_range(3, ~0u, 0);
 }

@@ -44,8 +44,6 @@ struct listener stub_start(int ram, int blocks);
 
 /* -- notify.c -- */
 
-enum notice { NOTICE, NOTICE_GONE };
-
 void notify_init(int listener);
 /* Wait for a system call of any process; false: a signal of notify_signals() came instead. */
 bool notify_receive(struct seccomp_notif *call);
@@ -57,8 +55,6 @@ void notify_interrupt(pid_t pid); /* it reports SIGURG, unless the stub runs the
 struct notify_signals {
 	bool tick, child;
 } notify_signals(void);
-
-extern int notify_fd;
 
 /* -- stub.S -- */
 
