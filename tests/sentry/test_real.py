@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_sentry import lwip
 from tools.where import ROOT
 
 REAL = Path(__file__).parent / "real"
@@ -37,6 +38,7 @@ def run(head: tuple[str, ...], name: str, folder: str) -> subprocess.CompletedPr
     """Run a script of real/ in a folder that it makes."""
     interpreter = PYTHON if name.endswith(".py") else "/bin/bash"
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": folder, "TMPDIR": folder}
+    environment["XDG_CACHE_HOME"] = str(lwip.cache().parents[1])  # it has what the platform is built of
     if head:
         environment["PYTHONPATH"] = PYTHONPATH
     command = [*head, "/bin/sh", "-c", START, str(REAL / name), interpreter, f"{folder}/work"]
