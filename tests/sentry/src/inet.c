@@ -588,25 +588,25 @@ static void try_epoll(void)
 	close(epoll);
 }
 
-/* A network that has nothing but a loopback interface, as the Sentry's has, where there are no namespaces. */
-static int enter_network(void)
+/* A network that has nothing but a loopback interface. The Sentry makes no other, since its own is like that. */
+static void enter_network(void)
 {
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };
 	int fd;
 
 	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
-		return errno == ENOSYS ? 0 : -1;
+		return;
 	fd = socket(AF_INET, SOCK_DGRAM, 0);
-	return ioctl(fd, SIOCSIFFLAGS, &loopback) || close(fd);
+	if (ioctl(fd, SIOCSIFFLAGS, &loopback))
+		printf("no network: %s\n", strerrorname_np(errno));
+	close(fd);
 }
 
 int main(int argc, char **argv)
 {
 	(void)argv;
-	if (argc > 1 && enter_network()) {
-		printf("no network: %s\n", strerrorname_np(errno));
-		return 1;
-	}
+	if (argc > 1)
+		enter_network();
 	signal(SIGPIPE, SIG_IGN);
 	try_create();
 	try_bind();
