@@ -118,6 +118,22 @@ def test_a_clone_has_the_date_of_its_host(boot: Boot, clone: MakeClone, tmp_path
     assert right.check(TROUBLE) == ""
 
 
+def test_a_busy_clone_answers_an_hour_after_its_snapshot(
+    boot: Boot, clone: MakeClone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clocks go on by that hour, which is no CPU time of the task that ran then."""
+    guest = boot()
+    guest.check("(while :; do :; done) & (while :; do :; done) & true")
+    then = int(guest.check("date +%s"))
+    guest.machine.snapshot(str(tmp_path / "warm"))
+    guest.machine.pause()
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 3600 * 10**9)
+    late = clone(tmp_path / "warm", guest)
+    assert int(late.check("date +%s")) >= then + 3600
+    assert late.check(TROUBLE) == ""
+
+
 def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
     guest = boot()
     draw = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid"

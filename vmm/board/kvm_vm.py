@@ -236,8 +236,8 @@ class Core:
         advance_clock: bool,
         same_cpuid: bool = False,
         own: bool = False,
-    ) -> None:
-        """Restore what :meth:`save` returned into fresh vCPUs.
+    ) -> int:
+        """Restore what :meth:`save` returned into fresh vCPUs; returns by how many ns the clocks were advanced.
 
         :param same_cpuid: they already have the CPUID of the state
         :param own: this process has just saved it
@@ -254,6 +254,7 @@ class Core:
             saved.restore_vcpu(vcpu, state, clocks.tsc_delta, same_cpuid=same_cpuid, own=own)
         self.cpuid_is_own = same_cpuid
         saved.restore_vm(self.vm, vm, clocks)
+        return elapsed
 
     def _close_vm(self) -> None:
         while self._tasks:

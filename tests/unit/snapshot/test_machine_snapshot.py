@@ -99,6 +99,26 @@ def test_clones_have_as_many_vcpus_and_may_have_more(tmp_path: Path, consoles: l
             assert counts(each, True)
 
 
+@pytest.mark.parametrize("clock", ["host", "resume"])
+@pytest.mark.parametrize("place", [24 << 20, 1 << 30], ids=["RAM", "elsewhere"])
+def test_the_time_since_a_snapshot_counts_as_stolen(
+    tmp_path: Path, consoles: list[Console], monkeypatch: pytest.MonkeyPatch, place: int, clock: str
+) -> None:
+    """Where the guest has told KVM to count that of its vCPU: MSR_KVM_STEAL_TIME."""
+    enable = b"\xb9\x03\x4d\x56\x4b\xb8" + (place | 1).to_bytes(4, "little") + b"\x31\xd2\x0f\x30"  # ...; wrmsr
+    config = tiny.config(tiny.make(tmp_path, enable, tiny.say(">"), tiny.ECHO), console=consoles[0].config)
+    with Machine(config) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.snapshot(str(tmp_path / "warm"))
+    now, hour = time.time_ns, 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: now() + hour)
+    with Machine.restore(str(tmp_path / "warm"), clock=clock, console=consoles[1].config) as clone:
+        talk(clone, consoles[1], b"x")
+        if place < 1 << 30:
+            assert (clone.memory.read_int(place, 8) >= hour) == (clock == "host")
+
+
 def test_a_number_of_vcpus_that_cannot_be_is_refused(tmp_path: Path) -> None:
     config = replace(tiny.config(tiny.make(tmp_path)), max_cpus=3)
     with Machine(config) as machine:
