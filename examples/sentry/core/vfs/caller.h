@@ -39,6 +39,7 @@ struct vfs {
 	u64 devices;		   /* how many numbers file systems have */
 	struct super *anonymous;   /* of files without a name */
 	struct super *memory;	   /* of memfd_create */
+	struct super *sys;
 	struct mount anonymous_mount;
 	struct list bound; /* sockets with a name */
 	u64 watches; /* of inotify */

@@ -55,6 +55,7 @@ void notify_name(struct dentry *directory, struct dentry *dentry, u32 event);
 void notify_removed(struct dentry *directory, struct dentry *dentry);
 void notify_renamed(struct dentry *from, struct dentry *old, struct dentry *to, struct dentry *new, u32 flags);
 void notify_gone(struct inode *inode);
+void notify_unmounted(struct super *super); /* it is used no longer */
 void notify_attributes(struct dentry *dentry, u32 which); /* ATTR_*; 0: extended ones */
 
 /* A file that is not only a path. */

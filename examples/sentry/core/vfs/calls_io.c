@@ -60,7 +60,7 @@ void file_accessed(struct file *file)
 	struct inode *inode = file->inode;
 	struct timespec now;
 
-	if (file->flags & O_NOATIME || mount_writable(file->path.mount))
+	if (file->flags & O_NOATIME || file->path.mount->flags & MS_NOATIME || mount_writable(file->path.mount))
 		return;
 	now = time_real();
 	if (time_before(&inode->accessed, &inode->modified) || time_before(&inode->accessed, &inode->changed) ||

@@ -243,7 +243,7 @@ static s64 put_statfs(struct task *t, const struct path *path, u64 to)
 	struct super *super = path->dentry->super;
 	struct statfs stat = {
 		.type = (s64)super->magic, .block_size = PAGE, .name_max = NAME_MAX, .fragment_size = PAGE,
-		.id = { (s32)super->device }, .flags = ST_VALID | ST_RELATIME | (path->mount->flags & 15),
+		.id = { (s32)super->device }, .flags = ST_VALID | ST_RELATIME | ((path->mount->flags | super->flags) & 15),
 	};
 	int error = super->operations->statfs ? super->operations->statfs(super, &stat) : 0;
 

@@ -25,12 +25,13 @@ s64 sys_fdatasync(struct task *t, const u64 *args)
 
 s64 sys_sync(struct task *t, const u64 *args)
 {
-	(void)t, (void)args;
-	LIST_EACH(at, mount_list()) {
-		struct super *super = CONTAINER(at, struct mount, all)->super;
+	struct mount *mount;
 
-		if (super->operations->sync)
-			super->operations->sync(super);
+	(void)t, (void)args;
+	for (u32 id = 0; (mount = mount_after(id)); mount_put(mount)) { /* the list can change meanwhile */
+		id = mount->id;
+		if (mount->super->operations->sync)
+			mount->super->operations->sync(mount->super);
 	}
 	return 0;
 }

@@ -162,6 +162,17 @@ void dentry_forget(struct super *super)
 	}
 }
 
+void dentry_drop_all(struct super *super)
+{
+	while (!list_empty(&super->root->children)) {
+		struct dentry *at = super->root;
+
+		while (!list_empty(&at->children))
+			at = CONTAINER(at->children.next, struct dentry, siblings);
+		dentry_unhash(at);
+	}
+}
+
 struct dentry *dentry_find(struct dentry *parent, const char *name, u64 size)
 {
 	u32 hash = name_hash(parent, name, size);
@@ -284,9 +295,9 @@ s64 path_name(const struct path *path, const struct path *root, char *to, u64 si
 	to[start] = 0;
 	*reachable = true;
 	while (at != root->dentry || mount != root->mount) {
-		if (at == mount->root || at->parent == at) {
-			if (at != mount->root || !mount->parent) {
-				*reachable = mount->root == at && mount == mount_root();
+		if (mount ? at == mount->root || at->parent == at : at->parent == at) {
+			if (!mount || at != mount->root || !mount->parent) {
+				*reachable = false;
 				break;
 			}
 			at = mount->point;

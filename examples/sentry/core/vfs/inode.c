@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Inodes: references, rights, attributes. */
-#include "caller.h"
+#include "calls.h"
 
 static struct slab inodes = SLAB(struct inode);
 static struct slab supers = SLAB(struct super);
@@ -19,6 +19,7 @@ struct super *super_new(const struct super_operations *operations, const char *t
 	if (!super)
 		return NULL;
 	super->references = 1;
+	list_init(&super->watches);
 	super->operations = operations;
 	super->type = type;
 	super->magic = magic;
@@ -32,7 +33,11 @@ void super_put(struct super *super)
 {
 	if (!super || !reference_put(&super->references))
 		return;
+	notify_unmounted(super);
+	if (super->root && super->pinned)
+		dentry_drop_all(super);
 	dentry_forget(super);
+	dentry_put(super->root);
 	if (super->operations->release)
 		super->operations->release(super);
 	slab_free(&supers, super);

@@ -21,6 +21,8 @@ void mount_get(struct mount *mount)
 
 void mount_put(struct mount *mount)
 {
+	if (mount)
+		mount->expires = false;
 	if (!mount || !reference_put(&mount->references))
 		return;
 	dentry_put(mount->root);
@@ -74,20 +76,73 @@ struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, con
 	return mount;
 }
 
+void mount_attach(struct mount *mount, const struct path *point)
+{
+	path_get(point);
+	mount->parent = point->mount;
+	mount->point = point->dentry;
+	mount->point->mounted = true;
+	list_add(&vfs.mounts, &mount->all);
+}
+
+static bool is_mounted_on(const struct dentry *dentry)
+{
+	LIST_EACH(at, &vfs.mounts)
+		if (CONTAINER(at, struct mount, all)->point == dentry)
+			return true;
+	return false;
+}
+
+void mount_detach(struct mount *mount)
+{
+	struct path point = { mount->parent, mount->point };
+
+	list_remove(&mount->all);
+	mount->parent = NULL;
+	mount->point = NULL;
+	if (!point.dentry)
+		return;
+	point.dentry->mounted = is_mounted_on(point.dentry);
+	path_put(&point);
+}
+
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source)
 {
 	struct mount *mount = mount_new(super, root, flags, source);
 
 	if (!mount)
 		return -ENOMEM;
-	if (point) {
-		path_get(point);
-		mount->parent = point->mount;
-		mount->point = point->dentry;
-		mount->point->mounted = true;
-	}
-	list_add(&vfs.mounts, &mount->all);
+	if (point)
+		mount_attach(mount, point);
+	else
+		list_add(&vfs.mounts, &mount->all);
 	return 0;
+}
+
+struct mount *mount_after(u32 id)
+{
+	struct mount *found = NULL;
+
+	LIST_EACH(at, &vfs.mounts) {
+		struct mount *mount = CONTAINER(at, struct mount, all);
+
+		if (mount->id > id && (!found || mount->id < found->id))
+			found = mount;
+	}
+	if (found)
+		mount_get(found);
+	return found;
+}
+
+/* Whether the place of a mount, or the mount itself, is a path or lies below it. */
+bool mount_is_below(const struct mount *mount, const struct path *above)
+{
+	for (; mount != above->mount; mount = mount->parent)
+		if (!mount->parent)
+			return false;
+		else if (mount->parent == above->mount)
+			return dentry_above(above->dentry, mount->point);
+	return above->dentry == mount->root;
 }
 
 /* What is mounted on a place last; borrowed. */
@@ -117,5 +172,5 @@ void path_enter_mounts(struct path *path)
 
 int mount_writable(const struct mount *mount)
 {
-	return mount->flags & MS_RDONLY ? -EROFS : 0;
+	return (mount->flags | mount->super->flags) & MS_RDONLY ? -EROFS : 0;
 }

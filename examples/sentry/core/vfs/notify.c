@@ -26,7 +26,7 @@ struct inotify {
 };
 
 struct file_watch {
-	struct list of_inotify, of_inode;
+	struct list of_inotify, of_inode, of_super;
 	struct inotify *inotify;
 	struct inode *inode; /* a reference */
 	s32 number;
@@ -75,6 +75,7 @@ static void remove_watch(struct file_watch *watch)
 	queue_event(watch->inotify, watch->number, IN_IGNORED, 0, NULL);
 	list_remove(&watch->of_inotify);
 	list_remove(&watch->of_inode);
+	list_remove(&watch->of_super);
 	slab_free(&watches, watch);
 	vfs.watches--;
 	inode_put(inode);
@@ -135,6 +136,16 @@ void notify_gone(struct inode *inode)
 	while (!list_empty(&inode->watches))
 		remove_watch(CONTAINER(inode->watches.next, struct file_watch, of_inode));
 	inode_put(inode);
+}
+
+void notify_unmounted(struct super *super)
+{
+	while (!list_empty(&super->watches)) {
+		struct file_watch *watch = CONTAINER(super->watches.next, struct file_watch, of_super);
+
+		queue_event(watch->inotify, watch->number, IN_UNMOUNT, 0, NULL);
+		remove_watch(watch);
+	}
 }
 
 void notify_removed(struct dentry *directory, struct dentry *dentry)
@@ -337,6 +348,7 @@ static s64 watch_inode(struct inotify *inotify, struct inode *inode, u32 mask)
 	watch->number = ++inotify->last_watch;
 	list_add(&inotify->watches, &watch->of_inotify);
 	list_add(&inode->watches, &watch->of_inode);
+	list_add(&inode->super->watches, &watch->of_super);
 	vfs.watches++;
 	return watch->number;
 }

@@ -100,6 +100,7 @@ int overlay_new(const struct overlay_options *options, struct super **result)
 	}
 	super->data = overlay;
 	super->negative = true;
+	super->flags = overlay->writable ? 0 : MS_RDONLY;
 	overlay->super = super;
 	error = make_root(overlay);
 	if (error)

@@ -2,6 +2,8 @@
 /* Nodes of an overlay: which files of the layers are one file, and its attributes. */
 #include "overlay.h"
 
+#include "text.h"
+
 static struct slab nodes = SLAB(struct overlay_node);
 
 static u32 inode_hash(const struct inode *inode)
@@ -293,9 +295,6 @@ static void release(struct super *super)
 		return;
 	while (!list_empty(&overlay->kept))
 		overlay_release(CONTAINER(overlay->kept.next, struct overlay_node, kept)->inode);
-	if (super->root)
-		dentry_put(super->root);
-	dentry_forget(super);
 	if (overlay->writable)
 		put_layer(&overlay->upper);
 	for (u32 i = 0; i < overlay->count; i++)
@@ -306,7 +305,18 @@ static void release(struct super *super)
 	kfree(overlay);
 }
 
+static void show(struct super *super, struct text *text)
+{
+	const struct overlay *overlay = super->data;
+
+	if (*overlay->options) {
+		text_put(text, ",");
+		text_put(text, overlay->options);
+	}
+}
+
 const struct super_operations overlay_super_operations = {
+	.show = show,
 	.statfs = statfs,
 	.evict = evict,
 	.forget = forget_name,

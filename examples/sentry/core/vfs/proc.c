@@ -163,7 +163,7 @@ static const struct synthetic proc_files[] = {
 	{ .name = "cmdline", .fixed = "\n" },
 	{ .name = "cpuinfo", .write = write_cpuinfo },
 	{ .name = "devices", .fixed = "Character devices:\n  1 mem\n  5 /dev/tty\n136 pts\n\nBlock devices:\n" },
-	{ .name = "filesystems", .fixed = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\tdevtmpfs\nnodev\tdevpts\n" },
+	{ .name = "filesystems", .fixed = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\nnodev\tdevpts\n" },
 	{ .name = "loadavg", .fixed = "0.00 0.00 0.00 1/1 1\n" },
 	{ .name = "meminfo", .write = write_meminfo },
 	{ .name = "modules", .fixed = "" },
@@ -330,8 +330,10 @@ struct super *proc_new(void)
 
 	if (!super)
 		return NULL;
-	vfs.started = monotonic_now();
-	core.ops->random(vfs.boot_id, sizeof(vfs.boot_id));
+	if (!vfs.started) {
+		vfs.started = monotonic_now();
+		core.ops->random(vfs.boot_id, sizeof(vfs.boot_id));
+	}
 	root = synthetic_of(super->root->inode);
 	root->lookup = look_up_process;
 	root->list = list_processes;
@@ -340,5 +342,9 @@ struct super *proc_new(void)
 
 struct super *sys_new(void)
 {
-	return synthetic_new("sysfs", SYSFS_MAGIC, sys_files, ARRAY_SIZE(sys_files));
+	if (!vfs.sys)
+		vfs.sys = synthetic_new("sysfs", SYSFS_MAGIC, sys_files, ARRAY_SIZE(sys_files));
+	if (vfs.sys) /* it is there once, and has a reference of its own */
+		reference_get(&vfs.sys->references);
+	return vfs.sys;
 }

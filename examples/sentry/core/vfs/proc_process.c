@@ -401,15 +401,28 @@ static int jump_root(struct inode *inode, struct path *path)
 
 /* -- mounts -- */
 
-static bool show_place(struct text *text, const struct mount *mount)
+/* Spaces and the like as octal numbers. */
+static void put_escaped(struct text *text, const char *name)
 {
-	struct path path = { (struct mount *)mount, mount->root };
+	for (; *name; name++) {
+		if (*name == ' ' || *name == '\t' || *name == '\n' || *name == '\\') {
+			text_put(text, "\\");
+			text_octal(text, (u8)*name, 3);
+		} else {
+			text_bytes(text, name, 1);
+		}
+	}
+}
+
+/* The name of a path below another one; false: it is not below it. */
+static bool put_path(struct text *text, const struct path *path, const struct path *root)
+{
 	char *name = page_alloc();
 	bool reachable = true;
-	s64 at = name ? path_name(&path, &caller_fs()->root, name, PAGE, &reachable) : -ENOMEM;
+	s64 at = name ? path_name(path, root, name, PAGE, &reachable) : -ENOMEM;
 
 	if (at >= 0 && reachable)
-		text_put(text, name + at);
+		put_escaped(text, name + at);
 	page_free(name);
 	return at >= 0 && reachable;
 }
@@ -420,54 +433,83 @@ static void put_options(struct text *text, u32 flags)
 	text_put(text, flags & MS_NOSUID ? ",nosuid" : "");
 	text_put(text, flags & MS_NODEV ? ",nodev" : "");
 	text_put(text, flags & MS_NOEXEC ? ",noexec" : "");
-	text_put(text, ",relatime");
+	text_put(text, flags & MS_NOATIME ? ",noatime" : "");
+	text_put(text, flags & MS_NODIRATIME ? ",nodiratime" : "");
+	text_put(text, flags & (MS_NOATIME | MS_STRICTATIME) ? "" : ",relatime");
+}
+
+static void put_super_options(struct text *text, struct super *super)
+{
+	if (super->operations->show)
+		super->operations->show(super, text);
+}
+
+static void put_mount(struct text *text, const struct mount *mount)
+{
+	const struct path path = { (struct mount *)mount, mount->root };
+	u64 line = text->size;
+
+	put_escaped(text, mount->source);
+	text_put(text, " ");
+	if (!put_path(text, &path, &caller_fs()->root)) {
+		text->size = line;
+		return;
+	}
+	text_put(text, " ");
+	text_put(text, mount->super->type);
+	text_put(text, " ");
+	put_options(text, mount->flags | mount->super->flags);
+	put_super_options(text, mount->super);
+	text_put(text, " 0 0\n");
+}
+
+static void put_mount_info(struct text *text, struct mount *mount)
+{
+	const struct path path = { mount, mount->root }, root = { mount, mount->super->root };
+	u64 line = text->size;
+
+	text_number(text, mount->id);
+	text_put(text, " ");
+	text_number(text, mount->parent ? mount->parent->id : 1);
+	text_put(text, " 0:");
+	text_number(text, mount->super->device & 0xff);
+	text_put(text, " ");
+	put_path(text, &(struct path){ NULL, mount->root }, &(struct path){ NULL, root.dentry });
+	text_put(text, " ");
+	if (!put_path(text, &path, &caller_fs()->root)) {
+		text->size = line;
+		return;
+	}
+	text_put(text, " ");
+	put_options(text, mount->flags);
+	text_put(text, " - ");
+	text_put(text, mount->super->type);
+	text_put(text, " ");
+	put_escaped(text, mount->source);
+	text_put(text, mount->super->flags & MS_RDONLY ? " ro" : " rw");
+	put_super_options(text, mount->super);
+	text_put(text, "\n");
 }
 
 static void write_mounts(struct text *text, struct synthetic_inode *node)
 {
-	(void)node;
-	LIST_EACH(at, mount_list()) {
-		struct mount *mount = CONTAINER(at, struct mount, all);
-		u64 line = text->size;
+	struct mount *mount;
 
-		text_put(text, mount->source);
-		text_put(text, " ");
-		if (!show_place(text, mount)) {
-			text->size = line;
-			continue;
-		}
-		text_put(text, " ");
-		text_put(text, mount->super->type);
-		text_put(text, " ");
-		put_options(text, mount->flags);
-		text_put(text, " 0 0\n");
+	(void)node;
+	for (u32 id = 0; (mount = mount_after(id)); mount_put(mount)) {
+		id = mount->id;
+		put_mount(text, mount);
 	}
 }
 
 static void write_mountinfo(struct text *text, struct synthetic_inode *node)
 {
-	(void)node;
-	LIST_EACH(at, mount_list()) {
-		struct mount *mount = CONTAINER(at, struct mount, all);
-		u64 line = text->size;
+	struct mount *mount;
 
-		text_number(text, mount->id);
-		text_put(text, " ");
-		text_number(text, mount->parent ? mount->parent->id : 1);
-		text_put(text, " 0:");
-		text_number(text, mount->super->device & 0xff);
-		text_put(text, " / ");
-		if (!show_place(text, mount)) {
-			text->size = line;
-			continue;
-		}
-		text_put(text, " ");
-		put_options(text, mount->flags);
-		text_put(text, " - ");
-		text_put(text, mount->super->type);
-		text_put(text, " ");
-		text_put(text, mount->source);
-		text_put(text, " rw\n");
+	(void)node;
+	for (u32 id = 0; (mount = mount_after(id)); mount_put(mount)) {
+		id = mount->id;
+		put_mount_info(text, mount);
 	}
 }
 

@@ -3,6 +3,7 @@
 #include "tmpfs.h"
 
 #include "caller.h"
+#include "text.h"
 
 struct content {
 	struct tree pages;
@@ -12,6 +13,7 @@ struct content {
 
 struct limits {
 	u64 pages, used; /* of contents */
+	bool given;	 /* by an option */
 };
 
 static struct slab contents = SLAB(struct content);
@@ -99,9 +101,105 @@ static void release(struct super *super)
 	kfree(super->data);
 }
 
+/* -- options -- */
+
+static const char *without_prefix(const char *text, const char *prefix)
+{
+	while (*prefix && *text == *prefix)
+		text++, prefix++;
+	return *prefix ? NULL : text;
+}
+
+/* A number with a unit, of bytes or a percentage of RAM; false: it is none. */
+static bool number_with_unit(const char *text, u32 base, bool unit, u64 *value)
+{
+	u64 number = 0;
+
+	if (!*text)
+		return false;
+	for (; *text >= '0' && *text < (char)('0' + base); text++)
+		number = number * base + (u64)(*text - '0');
+	if (unit && *text == '%') {
+		number = number * core.ram.count / 100 * PAGE;
+		text++;
+	} else if (unit && *text) {
+		u32 shift = (*text | 0x20) == 'k' ? 10 : (*text | 0x20) == 'm' ? 20 : (*text | 0x20) == 'g' ? 30 : 0;
+
+		number <<= shift;
+		text += shift != 0;
+	}
+	*value = number;
+	return !*text;
+}
+
+static int set_option(struct super *super, const char *option)
+{
+	struct limits *limits = super->data;
+	struct inode *root = super->root->inode;
+	const char *text;
+	u64 value = 0;
+
+	if ((text = without_prefix(option, "size="))) {
+		if (!number_with_unit(text, 10, true, &value))
+			return -EINVAL;
+		value = (value + PAGE - 1) / PAGE;
+		if (value && value < limits->used)
+			return -EINVAL;
+		limits->pages = value ? value : core.ram.count;
+		limits->given = true;
+		return 0;
+	}
+	if ((text = without_prefix(option, "mode=")) && number_with_unit(text, 8, false, &value))
+		root->mode = S_IFDIR | (u32)(value & 07777);
+	else if ((text = without_prefix(option, "uid=")) && number_with_unit(text, 10, false, &value))
+		root->user = (u32)value;
+	else if ((text = without_prefix(option, "gid=")) && number_with_unit(text, 10, false, &value))
+		root->group = (u32)value;
+	else if (!(text = without_prefix(option, "nr_inodes=")) || !number_with_unit(text, 10, true, &value))
+		return strings_equal(option, "inode64") ? 0 : -EINVAL;
+	return 0;
+}
+
+/* Options between commas, which are overwritten. */
+int tmpfs_options(struct super *super, char *options)
+{
+	int error = 0;
+
+	while (!error && *options) {
+		char *end = options;
+
+		while (*end && *end != ',')
+			end++;
+		if (*end)
+			*end++ = 0;
+		error = *options ? set_option(super, options) : 0;
+		options = end;
+	}
+	return error;
+}
+
+static void show(struct super *super, struct text *text)
+{
+	struct limits *limits = super->data;
+	struct inode *root = super->root->inode;
+
+	if (limits->given) {
+		text_put(text, ",size=");
+		text_number(text, limits->pages * (PAGE / 1024));
+		text_put(text, "k");
+	}
+	if ((root->mode & 07777) != 01777) {
+		text_put(text, ",mode=");
+		text_octal(text, root->mode & 07777, 3);
+	}
+	text_put(text, ",inode64");
+}
+
 static const struct super_operations super_operations = {
 	.statfs = statfs,
 	.evict = evict,
+	.show = show,
+	.remount = tmpfs_options,
 	.release = release,
 };
 

@@ -6,6 +6,7 @@
 #include "vfs.h"
 
 struct super *tmpfs_new(const char *type, u32 mode); /* NULL: no memory */
+int tmpfs_options(struct super *super, char *options);
 struct inode *tmpfs_file(u32 mode); /* without a name */
 
 /* -- xattr.c: extended attributes in memory -- */

@@ -26,6 +26,7 @@ struct pipe;
 struct poll;
 struct super;
 struct task;
+struct text;
 
 /* A lock that is held while a task sleeps. Zeros are a free one. */
 struct mutex {
@@ -136,6 +137,8 @@ struct super_operations {
 	void (*forget)(struct dentry *dentry);
 	/* 1: what the dentry has still holds; 0: look it up again. NULL: it always holds. */
 	int (*revalidate)(struct dentry *dentry);
+	void (*show)(struct super *super, struct text *text); /* options for /proc/mounts, each behind a comma */
+	int (*remount)(struct super *super, char *options);   /* which it may change */
 	void (*release)(struct super *super);
 };
 
@@ -150,6 +153,8 @@ struct super {
 	u64 next_inode, next_cookie;
 	bool pinned; /* its dentries are the directories: they stay until they are unlinked */
 	bool negative; /* names that do not exist may be remembered */
+	u32 flags;     /* MS_RDONLY */
+	struct list watches; /* of inotify, on its inodes */
 	void *data;
 };
 
@@ -203,6 +208,7 @@ struct mount {
 	struct dentry *point; /* in parent */
 	struct list all;
 	u32 id;
+	bool expires; /* the next umount2 removes it, if nobody uses it before */
 	char *source;
 };
 
@@ -264,6 +270,7 @@ void dentry_move(struct dentry *dentry, struct dentry *to); /* to the place of `
 int dentry_rename(struct dentry *dentry, const char *name); /* of one that is not hashed */
 void dentry_exchange(struct dentry *a, struct dentry *b);
 void dentry_forget(struct super *super); /* drop all that is not used */
+void dentry_drop_all(struct super *super); /* the names of a pinned file system that is no longer used */
 bool dentry_above(const struct dentry *above, const struct dentry *dentry);
 s64 path_name(const struct path *path, const struct path *root, char *to, u64 size, bool *reachable);
 
@@ -279,6 +286,10 @@ void mount_get(struct mount *mount);
 void mount_put(struct mount *mount);
 struct mount *mount_root(void); /* borrowed */
 struct list *mount_list(void);
+struct mount *mount_after(u32 id); /* with the next higher one, a reference; NULL */
+void mount_attach(struct mount *mount, const struct path *point); /* takes the reference */
+void mount_detach(struct mount *mount); /* what keeps its place goes; the reference is the caller's */
+bool mount_is_below(const struct mount *mount, const struct path *above);
 int mount_writable(const struct mount *mount); /* 0 or -EROFS */
 void path_get(const struct path *path);
 void path_put(struct path *path);

@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+/* mount, umount2 and pivot_root. There is one list of mounts, and nothing that is mounted shows elsewhere, too. */
+#include "calls.h"
+#include "mount.h"
+
+enum { MOUNTS_MOST = 1000, MAGIC = (int)0xc0ed0000 };
+enum { PROPAGATION = MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE };
+enum { MNT_FORCE = 1, MNT_DETACH = 2, MNT_EXPIRE = 4, UMOUNT_NOFOLLOW = 8 };
+
+struct request {
+	char *source, *type, *options; /* pages, or NULL */
+	u32 flags;
+};
+
+static bool is_root(const struct path *path)
+{
+	return path->dentry == path->mount->root;
+}
+
+/* It has not been removed; somebody can still use one that has. */
+static bool is_shown(const struct mount *mount)
+{
+	while (mount->parent)
+		mount = mount->parent;
+	return mount == mount_root();
+}
+
+static u32 mount_count(void)
+{
+	u32 count = 0;
+
+	LIST_EACH(at, mount_list())
+		count++;
+	return count;
+}
+
+/* A mount goes to a directory if its root is one, and to a file otherwise. It takes the reference to the mount. */
+static int attach(struct mount *mount, const struct path *point)
+{
+	int error = 0;
+
+	if (point->dentry->inode->dead || (!point->dentry->hashed && point->dentry->parent != point->dentry))
+		error = -ENOENT;
+	else if (S_ISDIR(mount->root->inode->mode) != S_ISDIR(point->dentry->inode->mode))
+		error = -ENOTDIR;
+	else if (!is_shown(point->mount))
+		error = -EINVAL;
+	else if (mount_count() >= MOUNTS_MOST)
+		error = -ENOSPC;
+	if (error)
+		mount_put(mount);
+	else
+		mount_attach(mount, point);
+	return error;
+}
+
+/* -- new ones -- */
+
+static int mount_new_super(const struct request *r, const struct path *point)
+{
+	struct super *super = NULL;
+	struct mount *mount;
+	char none[] = "";
+	int error;
+
+	if (!r->type)
+		return -EINVAL;
+	error = super_by_type(r->type, r->options ? r->options : none, &super);
+	if (error)
+		return error;
+	if (is_root(point) && point->mount->super == super) {
+		super_put(super);
+		return -EBUSY;
+	}
+	dentry_get(super->root);
+	mount = mount_new(super, super->root, r->flags & MS_KEPT, r->source && *r->source ? r->source : "none");
+	return mount ? attach(mount, point) : -ENOMEM;
+}
+
+/* -- the same elsewhere -- */
+
+static struct mount *copy(const struct mount *mount, struct dentry *root)
+{
+	reference_get(&mount->super->references);
+	dentry_get(root);
+	return mount_new(mount->super, root, mount->flags, mount->source);
+}
+
+struct pair {
+	struct mount *from, *to;
+};
+
+static struct mount *copy_of(const struct pair *pairs, u32 count, const struct mount *from)
+{
+	for (u32 i = 0; i < count; i++)
+		if (pairs[i].from == from)
+			return pairs[i].to;
+	return NULL;
+}
+
+/* Copy what is mounted below a path to the same places below its copy. */
+static int copy_below(const struct path *from, struct mount *to)
+{
+	struct pair *pairs = kmalloc(MOUNTS_MOST * sizeof(*pairs));
+	u32 count = 0, last = vfs.last_mount;
+	bool some = true;
+	int error = 0;
+
+	if (!pairs)
+		return -ENOMEM;
+	pairs[count++] = (struct pair){ from->mount, to };
+	while (some && !error) {
+		some = false;
+		LIST_EACH(at, mount_list()) {
+			struct mount *mount = CONTAINER(at, struct mount, all), *new;
+			struct mount *parent = copy_of(pairs, count, mount->parent);
+
+			if (!parent || mount->id > last || copy_of(pairs, count, mount) || !mount_is_below(mount, from))
+				continue;
+			new = count < MOUNTS_MOST ? copy(mount, mount->root) : NULL;
+			error = new ? attach(new, &(struct path){ parent, mount->point }) : -ENOMEM;
+			if (error)
+				break;
+			pairs[count++] = (struct pair){ mount, new };
+			some = true;
+		}
+	}
+	kfree(pairs);
+	return error;
+}
+
+static int detach_all(struct mount *mount);
+
+static int bind(const struct request *r, const struct path *point)
+{
+	struct path from;
+	struct mount *mount;
+	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
+
+	if (error)
+		return error;
+	mount = copy(from.mount, from.dentry);
+	error = mount ? attach(mount, point) : -ENOMEM;
+	if (!error && r->flags & MS_REC) {
+		error = copy_below(&from, mount);
+		if (error)
+			detach_all(mount);
+	}
+	path_put(&from);
+	return error;
+}
+
+static int move(const struct request *r, const struct path *point)
+{
+	struct path from;
+	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
+
+	if (error)
+		return error;
+	if (!is_root(&from) || !from.mount->parent || !is_shown(from.mount) || !is_shown(point->mount) ||
+	    S_ISDIR(from.dentry->inode->mode) != S_ISDIR(point->dentry->inode->mode))
+		error = -EINVAL;
+	for (struct mount *at = point->mount; !error && at; at = at->parent)
+		if (at == from.mount)
+			error = -ELOOP;
+	if (!error) {
+		mount_detach(from.mount);
+		mount_attach(from.mount, point);
+	}
+	path_put(&from);
+	return error;
+}
+
+/* -- others -- */
+
+static int change_flags(const struct request *r, const struct path *path)
+{
+	struct super *super = path->mount->super;
+	int error = 0;
+
+	if (!is_root(path))
+		return -EINVAL;
+	if (!(r->flags & MS_BIND)) {
+		if (!(r->flags & MS_RDONLY) && strings_equal(super->type, "overlay") && super->flags)
+			return -EROFS; /* without an upper layer */
+		if (r->options && super->operations->remount)
+			error = super->operations->remount(super, r->options);
+		if (!error)
+			super->flags = r->flags & MS_RDONLY;
+	}
+	if (!error)
+		path->mount->flags = r->flags & MS_KEPT;
+	return error;
+}
+
+/* Each mount is private: others are accepted, and do nothing. */
+static int change_propagation(u32 flags, const struct path *path)
+{
+	u32 kind = flags & PROPAGATION;
+
+	if (flags & ~(u32)(PROPAGATION | MS_REC | MS_SILENT) || kind & (kind - 1))
+		return -EINVAL;
+	return is_root(path) ? 0 : -EINVAL;
+}
+
+static int mount_at(const struct request *r, const struct path *path)
+{
+	if (!caller_capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	if (r->flags & MS_REMOUNT)
+		return change_flags(r, path);
+	if (r->flags & MS_BIND)
+		return bind(r, path);
+	if (r->flags & PROPAGATION)
+		return change_propagation(r->flags, path);
+	return r->flags & MS_MOVE ? move(r, path) : mount_new_super(r, path);
+}
+
+/* A text of the program's in a page; with `bytes` as much as can be read of one. NULL for none. */
+static s64 get_text(struct task *t, u64 from, bool bytes, char **text)
+{
+	s64 size = 0;
+
+	if (!from)
+		return 0;
+	*text = page_alloc();
+	if (!*text)
+		return -ENOMEM;
+	if (!bytes)
+		size = user_string(t->mm, *text, from, PATH_MAX);
+	else
+		while (size < PAGE - 1 && !user_read(t->mm, *text + size, from + (u64)size, 1))
+			size++;
+	if (size < 0 && size != -EFAULT)
+		return -EINVAL;
+	return bytes && !size ? -EFAULT : size < 0 ? size : 0;
+}
+
+s64 sys_mount(struct task *t, const u64 *args)
+{
+	struct request r = { .flags = (u32)args[3] };
+	struct path path;
+	s64 error = get_text(t, args[2], false, &r.type);
+
+	if ((r.flags & 0xffff0000u) == (u32)MAGIC)
+		r.flags &= 0xffff;
+	if (!error)
+		error = get_text(t, args[0], false, &r.source);
+	if (!error)
+		error = get_text(t, args[4], true, &r.options);
+	if (!error)
+		error = path_user(t, (u64)AT_FDCWD, args[1], WALK_FOLLOW, &path);
+	if (!error) {
+		error = mount_at(&r, &path);
+		path_put(&path);
+	}
+	page_free(r.type);
+	page_free(r.source);
+	page_free(r.options);
+	return error;
+}
+
+/* -- removal -- */
+
+static struct mount *child_of(const struct mount *mount)
+{
+	LIST_EACH(at, mount_list())
+		if (CONTAINER(at, struct mount, all)->parent == mount)
+			return CONTAINER(at, struct mount, all);
+	return NULL;
+}
+
+/* With all that is mounted below it. Those that somebody uses last until then. */
+static int detach_all(struct mount *mount)
+{
+	struct mount *at, *child;
+
+	do {
+		for (at = mount; (child = child_of(at));)
+			at = child;
+		mount_detach(at);
+		mount_put(at);
+	} while (at != mount);
+	return 0;
+}
+
+/* The caller has a reference, and the list another one. */
+static int unmount(struct mount *mount, u32 flags)
+{
+	if (flags & MNT_EXPIRE) {
+		if (mount == caller_fs()->root.mount || flags & (MNT_FORCE | MNT_DETACH))
+			return -EINVAL;
+		if (mount->references > 2)
+			return -EBUSY;
+		if (!mount->expires)
+			return -EAGAIN;
+	}
+	if (mount == mount_root())
+		return -EBUSY;
+	if (flags & MNT_DETACH)
+		return detach_all(mount);
+	if (mount->references > 2)
+		return -EBUSY;
+	return detach_all(mount);
+}
+
+s64 sys_umount2(struct task *t, const u64 *args)
+{
+	u32 flags = (u32)args[1];
+	struct mount *expires;
+	struct path path;
+	s64 error;
+
+	if (flags & ~(u32)(MNT_FORCE | MNT_DETACH | MNT_EXPIRE | UMOUNT_NOFOLLOW))
+		return -EINVAL;
+	error = path_user(t, (u64)AT_FDCWD, args[0], flags & UMOUNT_NOFOLLOW ? 0 : WALK_FOLLOW, &path);
+	if (error)
+		return error;
+	if (!caller_capable(CAP_SYS_ADMIN))
+		error = -EPERM;
+	else
+		error = is_root(&path) && is_shown(path.mount) ? unmount(path.mount, flags) : -EINVAL;
+	expires = error == -EAGAIN || (error && path.mount->expires) ? path.mount : NULL;
+	path_put(&path);
+	if (expires) /* unless it is used before the next call */
+		expires->expires = true;
+	return error;
+}
+
+/* -- another root -- */
+
+static void change_place(struct path *place, const struct path *from, const struct path *to)
+{
+	if (place->dentry != from->dentry || place->mount != from->mount)
+		return;
+	path_get(to);
+	path_replace(place, *to);
+}
+
+static void change_places(const struct path *from, const struct path *to)
+{
+	EACH_PROCESS(p)
+		EACH_TASK(task, p)
+			if (task->fs) {
+				change_place(&task->fs->root, from, to);
+				change_place(&task->fs->cwd, from, to);
+			}
+}
+
+static int check_pivot(const struct path *new, const struct path *old, const struct path *root)
+{
+	if (new->dentry->inode->dead)
+		return -ENOENT;
+	if (new->mount == root->mount || old->mount == root->mount)
+		return -EBUSY;
+	if (!is_root(root) || !is_root(new) || !new->mount->parent || !is_shown(new->mount))
+		return -EINVAL;
+	for (struct mount *at = old->mount; at != new->mount; at = at->parent)
+		if (!at->parent)
+			return -EINVAL;
+	return mount_is_below(new->mount, root) ? 0 : -EINVAL;
+}
+
+static int pivot(const struct path *new, const struct path *old)
+{
+	struct path root = caller_fs()->root, above;
+	int error = check_pivot(new, old, &root);
+
+	if (error)
+		return error;
+	path_get(&root);
+	above = (struct path){ root.mount->parent, root.mount->point };
+	if (above.mount)
+		path_get(&above);
+	mount_detach(new->mount);
+	mount_detach(root.mount);
+	if (above.mount)
+		mount_attach(new->mount, &above);
+	else
+		list_add(mount_list()->next, &new->mount->all);
+	mount_attach(root.mount, old);
+	change_places(&root, new);
+	if (above.mount)
+		path_put(&above);
+	path_put(&root);
+	return 0;
+}
+
+s64 sys_pivot_root(struct task *t, const u64 *args)
+{
+	struct path new, old;
+	s64 error = caller_capable(CAP_SYS_ADMIN) ? 0 : -EPERM;
+
+	if (!error)
+		error = path_user(t, (u64)AT_FDCWD, args[0], WALK_FOLLOW | WALK_DIRECTORY, &new);
+	if (error)
+		return error;
+	error = path_user(t, (u64)AT_FDCWD, args[1], WALK_FOLLOW | WALK_DIRECTORY, &old);
+	if (!error) {
+		error = pivot(&new, &old);
+		path_put(&old);
+	}
+	path_put(&new);
+	return error;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* File systems that programs can mount. */
+#ifndef SENTRY_MOUNT_H
+#define SENTRY_MOUNT_H
+
+#include "vfs.h"
+
+/* A reference to a file system of a type; -ENODEV: there is no such type. The options may be overwritten. */
+int super_by_type(const char *type, char *options, struct super **super);
+int overlay_by_options(char *options, struct super **super);
+
+#endif

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+/* File systems that programs can mount, by their types and options. */
+#include "mount.h"
+
+#include "../tty/tty.h"
+#include "overlay.h"
+#include "synthetic.h"
+#include "tmpfs.h"
+
+static struct super *mounted(const char *type)
+{
+	LIST_EACH(at, mount_list()) {
+		struct super *super = CONTAINER(at, struct mount, all)->super;
+
+		if (!strings_equal(super->type, type))
+			continue;
+		reference_get(&super->references);
+		return super;
+	}
+	return NULL;
+}
+
+static int new_tmpfs(char *options, struct super **super)
+{
+	int error;
+
+	*super = tmpfs_new("tmpfs", 01777);
+	if (!*super)
+		return -ENOMEM;
+	error = tmpfs_options(*super, options);
+	if (error)
+		super_put(*super);
+	return error;
+}
+
+int super_by_type(const char *type, char *options, struct super **super)
+{
+	if (strings_equal(type, "tmpfs"))
+		return new_tmpfs(options, super);
+	if (strings_equal(type, "overlay"))
+		return overlay_by_options(options, super);
+	if (strings_equal(type, "proc"))
+		*super = proc_new();
+	else if (strings_equal(type, "sysfs"))
+		*super = sys_new();
+	else if (strings_equal(type, "devpts"))
+		*super = devpts_super();
+	else if (!strings_equal(type, "devtmpfs") || !(*super = mounted(type)))
+		return -ENODEV;
+	return *super ? 0 : -ENOMEM;
+}
+
+/* -- overlay -- */
+
+struct names {
+	char *upper, *work, *lower;
+};
+
+static bool starts_with(const char *text, const char *start, char **rest)
+{
+	while (*start && *text == *start)
+		text++, start++;
+	*rest = (char *)text;
+	return !*start;
+}
+
+/* What is as it is here, whatever it is set to. */
+static bool is_accepted(const char *option)
+{
+	static const char *const all[] = {
+		"index=on", "index=off", "redirect_dir=off", "redirect_dir=nofollow", "redirect_dir=follow", "metacopy=off",
+		"xino=on", "xino=off", "xino=auto", "uuid=on", "uuid=off", "uuid=null", "uuid=auto", "volatile",
+	};
+
+	for (u32 i = 0; i < ARRAY_SIZE(all); i++)
+		if (strings_equal(all[i], option))
+			return true;
+	return false;
+}
+
+static int split_options(char *options, struct names *names)
+{
+	while (*options) {
+		char *option = options, *rest;
+
+		while (*options && *options != ',')
+			options++;
+		if (*options)
+			*options++ = 0;
+		if (starts_with(option, "upperdir=", &rest))
+			names->upper = rest;
+		else if (starts_with(option, "workdir=", &rest))
+			names->work = rest;
+		else if (starts_with(option, "lowerdir=", &rest))
+			names->lower = rest;
+		else if (*option && !is_accepted(option))
+			return -EINVAL;
+	}
+	return 0;
+}
+
+/* A directory, in a mount of its own: what it was found in can be unmounted. */
+static int open_layer(const char *name, struct path *path)
+{
+	struct mount *mount;
+	struct path found;
+	int error = path_lookup(name, WALK_FOLLOW, &found);
+
+	if (error)
+		return error;
+	if (!S_ISDIR(found.dentry->inode->mode))
+		error = -ENOTDIR;
+	else if (found.dentry->super->operations->revalidate)
+		error = -EINVAL; /* its files come and go by themselves */
+	if (!error) {
+		reference_get(&found.mount->super->references);
+		dentry_get(found.dentry);
+		mount = mount_new(found.mount->super, found.dentry, found.mount->flags, "layer");
+		if (mount)
+			dentry_get(found.dentry);
+		*path = (struct path){ mount, mount ? found.dentry : NULL };
+		error = mount ? 0 : -ENOMEM;
+	}
+	path_put(&found);
+	return error;
+}
+
+struct layers {
+	struct path lower[OVERLAY_LOWERS], upper, work;
+	u32 count;
+};
+
+static int open_lower(char *names, struct layers *layers)
+{
+	int error = 0;
+
+	while (!error && *names) {
+		char *name = names;
+
+		while (*names && *names != ':')
+			names++;
+		if (*names)
+			*names++ = 0;
+		if (!*name || layers->count == OVERLAY_LOWERS)
+			return -EINVAL;
+		error = open_layer(name, &layers->lower[layers->count]);
+		layers->count += !error;
+	}
+	return error;
+}
+
+/* Both directories of the upper layer: in a tmpfs, and not one in the other. */
+static int open_upper(const struct names *names, struct layers *layers)
+{
+	int error = open_layer(names->upper, &layers->upper);
+
+	if (!error)
+		error = mount_writable(layers->upper.mount);
+	if (!error)
+		error = open_layer(names->work, &layers->work);
+	if (error)
+		return error;
+	if (!layers->upper.dentry->super->pinned || layers->upper.dentry->super != layers->work.dentry->super ||
+	    dentry_above(layers->upper.dentry, layers->work.dentry) || dentry_above(layers->work.dentry, layers->upper.dentry))
+		return -EINVAL;
+	return 0;
+}
+
+static int open_all(struct names *names, struct layers *layers)
+{
+	int error;
+
+	if (!names->lower || (names->upper && !names->work))
+		return -EINVAL;
+	error = names->upper ? open_upper(names, layers) : 0;
+	if (!error)
+		error = open_lower(names->lower, layers);
+	return !error && !names->upper && layers->count < 2 ? -EINVAL : error;
+}
+
+int overlay_by_options(char *options, struct super **super)
+{
+	struct names names = { .lower = NULL };
+	struct layers *layers = kmalloc(sizeof(*layers));
+	struct overlay_options all = { .scratch = false };
+	char *text = page_alloc();
+	int error = layers && text ? 0 : -ENOMEM;
+
+	if (!error) {
+		bytes_copy(text, options, string_size(options) + 1);
+		error = split_options(options, &names);
+	}
+	if (!error)
+		error = open_all(&names, layers);
+	if (!error) {
+		all.upper = names.upper ? &layers->upper : NULL;
+		all.lower = layers->lower;
+		all.count = layers->count;
+		all.text = text;
+		error = overlay_new(&all, super);
+	}
+	if (layers) {
+		path_put(&layers->upper);
+		path_put(&layers->work);
+		while (layers->count)
+			path_put(&layers->lower[--layers->count]);
+	}
+	kfree(layers);
+	page_free(text);
+	return error;
+}
