@@ -6,6 +6,7 @@
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
+#include "ipc/ipc.h"
 #include "net/start.h"
 #include "tty/tty.h"
 #include "virtio/virtio.h"
@@ -186,6 +187,7 @@ const char *core_start(const struct core_config *config)
 	slab_init();
 	tasks_init();
 	futex_init();
+	ipc_init();
 	if (ram_init(config))
 		return "the sandbox has too little memory";
 	virtio_init(config);

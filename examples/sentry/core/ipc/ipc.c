@@ -9,6 +9,13 @@ s64 ipc_seconds(void)
 	return (s64)(core.ops->nanoseconds(CLOCK_IS_REALTIME) / 1000000000);
 }
 
+void ipc_init(void)
+{
+	shm_table = msg_table = (struct ipc_table){ .slots = NULL };
+	semaphores_init();
+	queues_init();
+}
+
 struct ipc_object *ipc_at(const struct ipc_table *table, u32 index)
 {
 	return table->slots && index < IPC_MOST ? table->slots[index] : NULL;

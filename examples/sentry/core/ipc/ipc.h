@@ -50,6 +50,10 @@ s64 ipc_seconds(void); /* of the real time */
 struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index);
 
 extern struct ipc_table shm_table, sem_table, msg_table;
+
+void ipc_init(void); /* there are no objects yet */
+void semaphores_init(void);
+void queues_init(void);
 void ipc_exit(struct process *p);
 void mq_exit(struct process *p);
 

@@ -43,6 +43,12 @@ struct queue {
 static struct list queues;
 static u32 queue_count;
 
+void queues_init(void)
+{
+	list_init(&queues);
+	queue_count = 0;
+}
+
 static void queue_put(struct queue *queue)
 {
 	if (!reference_put(&queue->references))

@@ -43,6 +43,12 @@ struct ipc_table sem_table;
 
 static u32 count_of_all;
 
+void semaphores_init(void)
+{
+	sem_table = (struct ipc_table){ .slots = NULL };
+	count_of_all = 0;
+}
+
 static struct set *set_of(struct ipc_object *object)
 {
 	return object ? CONTAINER(object, struct set, ipc) : NULL;
