@@ -121,7 +121,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     figures: dict[str, Any] = {}
     if "sentry" in parts:
         with step("bench: system calls of the Sentry without KVM, on this machine itself"):
-            figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 100)
+            figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30)
     if set(parts) == {"sentry"}:
         return figures
     stage = OUTPUT / "stage.tar"

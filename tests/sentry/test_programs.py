@@ -112,7 +112,7 @@ def test_tasks_end_at_those_of_the_sandbox(platform: Path, compile_static: Compi
 @pytest.mark.parametrize(("way", "status"), [("exit", 5), ("kill", -signal.SIGKILL)])
 def test_nothing_is_left_of_a_fork_bomb(platform: Path, compile_static: Compile, way: str, status: int) -> None:
     """It reaches the limit of tasks; the first process can still end it, or the user."""
-    command = [platform, "--pids", "50", "--", compile_static("hostile"), "fork_bomb"]
+    command = [str(platform), "--pids", "50", "--", str(compile_static("hostile")), "fork_bomb"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         assert process.stdout.readline() == f"full {errno.EAGAIN}\n".encode()

@@ -72,15 +72,14 @@ def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> 
 
 
 def test_a_process_that_the_host_kills_is_one_that_is_killed() -> None:
-    command = [program.trap(), "--", BUSYBOX, "sh", "-c", "busybox cat; echo $?; busybox echo there"]
+    command = [str(program.trap()), "--", BUSYBOX, "sh", "-c", "busybox cat; echo $?; busybox echo there"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         process.stdin.write(b"here\n")
         process.stdin.flush()
         assert process.stdout.readline() == b"here\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        newest = max(int(child) for child in children)
-        os.kill(newest, signal.SIGKILL)
+        os.kill(int(children[-1]), signal.SIGKILL)  # the newest
         process.stdin.close()
         assert process.stdout.read() == b"137\nthere\n"
         assert process.wait(60) == 0

@@ -149,7 +149,7 @@ static void hide_in_stub(void)
 			     : "r"(frame), "r"(at)
 			     : "rax", "memory");
 	for (int i = 0; i < 5; i++)
-		usleep(10000);
+		usleep(10000); /* its end interrupts the loop, wherever that is */
 	kill(child, SIGTERM);
 	waitpid(child, NULL, 0);
 }
