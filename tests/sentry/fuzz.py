@@ -74,7 +74,9 @@ _CALLS = """
     symlinkat readlinkat fchmodat faccessat pselect6 ppoll poll select splice tee sync_file_range utimensat fallocate
     eventfd2 epoll_create1 preadv pwritev prlimit64 renameat2 getrandom memfd_create copy_file_range preadv2 pwritev2
     close_range openat2 faccessat2 fchmodat2 rt_sigprocmask rt_sigaction sigaltstack getgroups prctl
-    statfs fstatfs getdents64 socketpair shutdown sched_yield
+    statfs fstatfs getdents64 socketpair shutdown sched_yield msync mincore mremap setrlimit nanosleep
+    rt_sigpending signalfd4 readahead mlock munlock capget sched_getscheduler sched_getparam sched_getattr ioprio_get
+    timerfd_create timerfd_gettime inotify_init1 getdents mq_unlink shmdt pkey_mprotect
     """
 CALLS = frozenset(_CALLS.split())
 """Those that are made."""
@@ -360,7 +362,22 @@ SPECIAL: dict[tuple[str, str], Callable[[Maker], int | str]] = {
     ("truncate", "size"): _some(0, 1, 4096, 10000, MASK, 1 << 40),
     ("ftruncate", "size"): _some(0, 1, 4096, 10000, MASK, 1 << 40),
     ("getdents64", "size"): _some(2048, 0, 10),
-    ("getpriority", "who"): _some(0),
+    **{(name, "pid"): _some(0, 0, 1 << 30, -1) for name in ("sched_getscheduler", "sched_getparam", "sched_getattr")},
+    ("sched_getattr", "flags"): _some(0, 0, 1),
+    ("ioprio_get", "which"): _some(1, 1, 0, 4),
+    ("ioprio_get", "who"): _some(0, 0, 1 << 30),
+    ("signalfd4", "size"): _some(8, 8, 4),
+    ("signalfd4", "mask"): lambda maker: maker.place(),
+    ("capget", "header"): lambda maker: maker.place(),
+    ("mlock", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
+    ("munlock", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
+    ("mlock", "address"): _play,
+    ("munlock", "address"): _play,
+    ("shmdt", "address"): _play,
+    ("pkey_mprotect", "address"): _play,
+    ("pkey_mprotect", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
+    ("pkey_mprotect", "key"): _some(-1, -1, 77),
+    ("getdents", "size"): _some(2048, 0, 10),
     ("nanosleep", "time"): lambda maker: DATA + DATA_PAGES * PAGE - 16,
     ("pselect6", "mask"): _some(0, 0, NO_ACCESS),
 }
@@ -380,7 +397,9 @@ MASKS: dict[str, Callable[[Call], list[tuple[int, int]]]] = {
     **dict.fromkeys(("stat", "lstat", "fstat"), lambda call: [(_at(call, 1), FOLDER)]),
     "newfstatat": lambda call: [(_at(call, 2), FOLDER)],
     **dict.fromkeys(("statfs", "fstatfs"), _all(1, 120)),
-    "getdents64": _all(1, 2048),
+    **dict.fromkeys(("getdents64", "getdents"), _all(1, 2048)),
+    "sched_getattr": _all(1, 56),
+    "capget": _all(1, 24),
     "clock_gettime": _all(1, 16),
     "clock_getres": _all(1, 16),
     "getrandom": lambda call: [(_at(call, 0), 0x4000)],
@@ -506,22 +525,17 @@ class Known:
 
 
 _XATTR = "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr removexattr lremovexattr fremovexattr"
-_VECTORS = "readv writev preadv pwritev preadv2 pwritev2"
 KNOWN = (
     Known("clock_gettime clock_getres", "EINVAL", "*", "a host without a clock device has no alarm clocks", (0, 8)),
     Known(_XATTR, "E2BIG ERANGE EFAULT EINVAL", "*", "Linux checks names and values before files since 6.13"),
     Known("fchmod fchown", "EOPNOTSUPP", "0", "files without a name have had no attributes to change since 6.16"),
     Known("epoll_wait epoll_pwait", "EBADF", "EINVAL EFAULT", "the number of events has been checked last since 6.15"),
     Known("memfd_create", "*", "EINVAL", "there are no huge pages", (1, 4)),
-    Known("link linkat rename renameat renameat2", "*", "EXDEV", "/dev is a mount of its own here"),
+    Known("link linkat rename renameat renameat2 openat2", "*", "EXDEV", "/dev is a mount of its own here"),
+    Known("setrlimit prlimit64", "EPERM", "0", "the host's root can lack CAP_SYS_RESOURCE"),
+    Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
-    Known(_VECTORS, "EINVAL", "EFAULT", "a bad length is found before vectors that cannot be read"),
-    Known("socketpair", "*", "*", "Linux writes the descriptors before it checks the rest"),
-    Known("preadv2 pwritev2", "EOPNOTSUPP", "*", "RWF_NOWAIT is accepted for every file", (5, 8)),
-    Known("poll ppoll", "EFAULT", "0", "the address of no descriptors at all is not checked"),
-    Known("prctl", "*", "EINVAL", "few options are there"),
-    Known("sigaltstack", "*", "*", "a stack in use is not noticed"),
 )
 """The oracle is the host's Linux, of another version than the one that the Sentry follows."""
 

@@ -83,7 +83,7 @@ struct sigaction {
 
 struct sigaltstack {
 	u64 stack;
-	s32 flags, pad;
+	s32 flags, pad; /* of a task, pad has the flags as the program gave them */
 	u64 size;
 };
 

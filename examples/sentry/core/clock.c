@@ -47,6 +47,8 @@ s64 clock_find(struct task *t, s32 id, bool read, struct cpu_clock *clock)
 		return find_other(t, id, read, clock);
 	if (id > CLOCK_TAI || id == CLOCK_BOOT_ALARM + 1)
 		return -EINVAL;
+	if (id == CLOCK_REAL_ALARM || id == CLOCK_BOOT_ALARM)
+		return read ? -EINVAL : 0; /* nothing can wake the machine */
 	if (id == CLOCK_PROCESS || id == CLOCK_THREAD)
 		clock->process = t->process;
 	if (id == CLOCK_THREAD)
@@ -92,7 +94,7 @@ static u64 now_of(s32 id, const struct cpu_clock *clock)
 {
 	if (clock->process)
 		return cpu_clock_now(clock);
-	if (id == CLOCK_REAL || id == CLOCK_REAL_COARSE || id == CLOCK_REAL_ALARM || id == CLOCK_TAI)
+	if (id == CLOCK_REAL || id == CLOCK_REAL_COARSE || id == CLOCK_TAI)
 		return core.ops->nanoseconds(CLOCK_IS_REALTIME);
 	return monotonic_now();
 }
@@ -115,7 +117,7 @@ s64 sys_clock_getres(struct task *t, const u64 *args)
 	s32 id = (s32)args[0];
 	struct cpu_clock clock;
 	struct timespec time = { 0, 1 };
-	s64 error = clock_find(t, id, false, &clock);
+	s64 error = clock_find(t, id, id >= 0, &clock);
 
 	if (error)
 		return error;

@@ -70,6 +70,7 @@ static void fill_context(struct task *t, struct context *c)
 		.rcx = r->rcx, .rsp = r->rsp, .rip = r->rip, .eflags = r->flags, .cs = USER_CODE, .ss = USER_DATA,
 		.error = t->trap.error, .trap = t->trap.number, .address = t->trap.address,
 	};
+	c->stack.pad = 0;
 	if (!t->altstack.size)
 		c->stack.flags = SS_DISABLE;
 }
@@ -98,7 +99,7 @@ int frame_push(struct task *t, const struct sigaction *action, const struct sigi
 	if (push_fpu(t, fpu) || user_write(t->mm, at, &frame, sizeof(frame)))
 		return -EFAULT;
 	if ((u32)t->altstack.flags & SS_AUTODISARM)
-		t->altstack = (struct sigaltstack){ .flags = 0 };
+		t->altstack = (struct sigaltstack){ .pad = SS_DISABLE };
 	r->rdi = (u64)info->signal;
 	r->rsi = at + __builtin_offsetof(struct frame, info);
 	r->rdx = at + __builtin_offsetof(struct frame, context);
@@ -151,7 +152,7 @@ int frame_pop(struct task *t, u64 *blocked)
 	*blocked = c.blocked;
 	c.stack.pad = 0;
 	if (!((u32)c.stack.flags & SS_DISABLE) && c.stack.size >= MINSIGSTKSZ)
-		t->altstack = (struct sigaltstack){ c.stack.stack, c.stack.flags & (s32)SS_AUTODISARM, 0, c.stack.size };
+		t->altstack = (struct sigaltstack){ c.stack.stack, c.stack.flags & (s32)SS_AUTODISARM, c.stack.flags, c.stack.size };
 	else
 		t->altstack = (struct sigaltstack){ .flags = 0 };
 	return 0;

@@ -362,7 +362,7 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 		return -EFAULT;
 	if (!old_size && !(vma->flags & VMA_SHARED))
 		return -EINVAL;
-	if (vma->end - old < old_size)
+	if (vma->end - old < (old_size < size ? old_size : size)) /* what lies behind a smaller one is unmapped */
 		return -EFAULT;
 	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
 		if (size < old_size)

@@ -53,7 +53,10 @@ s64 sys_mmap(struct task *t, const u64 *args)
 /* There are no keys: -1 stands for none. */
 s64 sys_pkey_mprotect(struct task *t, const u64 *args)
 {
-	return (s32)args[3] == -1 ? sys_mprotect(t, args) : -EINVAL;
+	const u64 grows = PROT_GROWSDOWN | PROT_GROWSUP;
+	bool is_range = args[1] && !(args[0] % PAGE) && (args[2] & grows) != grows && args[0] + page_up(args[1]) > args[0];
+
+	return is_range && (s32)args[3] != -1 ? -EINVAL : sys_mprotect(t, args);
 }
 
 s64 sys_pkey_alloc(struct task *t, const u64 *args)
@@ -181,7 +184,8 @@ s64 sys_msync(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (args[0] % PAGE)
 		return -EINVAL;
-	if (get_range(args[0], args[1], &end))
+	end = args[0] + page_up(args[1]); /* a size that wraps is none */
+	if (end < args[0])
 		return -ENOMEM;
 	for (u64 at = args[0]; flags & SYNC && at < end && mm_vma(t->mm, at);) {
 		struct vma *vma = mm_vma(t->mm, at);
@@ -210,6 +214,8 @@ s64 sys_mincore(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (get_range(start, args[1], &end) || end > TASK_SIZE)
 		return -ENOMEM;
+	if (!user_range(args[2], (end - start) / PAGE))
+		return -EFAULT;
 	pages = page_alloc();
 	if (!pages)
 		return -EAGAIN;

@@ -128,6 +128,13 @@ s64 sys_rt_sigtimedwait(struct task *t, const u64 *args)
 	return args[1] && put_info(t, args[1], &info) ? -EFAULT : signal;
 }
 
+static s64 put_altstack(struct task *t, u64 to, struct sigaltstack stack, bool is_on)
+{
+	stack.flags = stack.size ? (s32)((u32)stack.flags | is_on) : SS_DISABLE;
+	stack.pad = 0;
+	return to ? user_write(t->mm, to, &stack, sizeof(stack)) : 0;
+}
+
 s64 sys_sigaltstack(struct task *t, const u64 *args)
 {
 	struct sigaltstack new, old = t->altstack;
@@ -144,16 +151,17 @@ s64 sys_sigaltstack(struct task *t, const u64 *args)
 			return -EPERM;
 		if (mode != SS_DISABLE && mode != SS_ONSTACK && mode)
 			return -EINVAL;
+		new.pad = new.flags;
+		if (new.stack == old.stack && new.size == old.size && new.pad == old.pad)
+			return put_altstack(t, args[1], old, is_on); /* not even the size is checked */
 		if (mode == SS_DISABLE)
 			new.stack = new.size = 0;
 		else if (new.size < MINSIGSTKSZ)
 			return -ENOMEM;
-		new.pad = 0;
 		new.flags = (s32)((u32)new.flags & SS_AUTODISARM);
 		t->altstack = new;
 	}
-	old.flags = old.size ? (s32)((u32)old.flags | is_on) : SS_DISABLE;
-	return args[1] ? user_write(t->mm, args[1], &old, sizeof(old)) : 0;
+	return put_altstack(t, args[1], old, is_on);
 }
 
 /* -- sending -- */

@@ -162,10 +162,14 @@ s64 sys_socketpair(struct task *t, const u64 *args)
 	struct file *files[2];
 	int error;
 
+	if ((u32)args[1] & ~(u32)(SOCK_TYPES | SOCK_NONBLOCK | SOCK_CLOEXEC))
+		return -EINVAL;
+	error = fd_promise_two(t, args[3]);
+	if (error)
+		return error;
 	if ((u32)args[0] == AF_INET || (u32)args[0] == AF_INET6)
 		return -EOPNOTSUPP;
 	error = create(&sockets[0], (u32)args[0], (u32)args[1], (s32)args[2]);
-
 	if (error)
 		return error;
 	error = open_socket(sockets[0], (u32)args[1], &files[0]);

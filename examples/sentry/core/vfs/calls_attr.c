@@ -38,6 +38,8 @@ static s64 set_mode(const struct path *path, u32 mode)
 		return -EPERM;
 	if (!caller_in_group(inode->group) && !caller_capable(CAP_FSETID))
 		new.mode &= ~(u32)S_ISGID;
+	if (inode->seals & F_SEAL_EXEC && (inode->mode ^ new.mode) & 0111)
+		return -EPERM;
 	return apply(path, &new);
 }
 

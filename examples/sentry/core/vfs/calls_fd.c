@@ -93,6 +93,8 @@ static s64 set_flags(struct file *file, u32 flags)
 
 	if (flags & O_NOATIME && !(file->flags & O_NOATIME) && !inode_owned(file->inode))
 		return -EPERM;
+	if (flags & O_DIRECT && file->fixed)
+		return -EINVAL;
 	file->flags = (file->flags & ~settable) | (flags & settable);
 	return 0;
 }

@@ -182,6 +182,20 @@ static s64 vectors_check(struct vectors *vectors, u64 count)
 	return (s64)total;
 }
 
+/* What is wrong with vectors that cannot be read as a whole: Linux checks each before it reads the next one. */
+static s64 vectors_error(struct task *t, u64 from, u64 count)
+{
+	struct iovec vector;
+
+	for (u64 i = 0; i < count; i++, from += sizeof(vector)) {
+		if (user_read(t->mm, &vector, from, sizeof(vector)))
+			break;
+		if ((s64)vector.size < 0)
+			return -EINVAL;
+	}
+	return -EFAULT;
+}
+
 /* Copy vectors and check them: how many bytes, at most MAX_RW_COUNT, or -errno. vectors_free() in any case. */
 s64 vectors_get(struct task *t, struct vectors *vectors, u64 from, u64 count)
 {
@@ -190,7 +204,7 @@ s64 vectors_get(struct task *t, struct vectors *vectors, u64 from, u64 count)
 		return -EINVAL;
 	if (count <= VECTORS_FEW) {
 		if (user_read(t->mm, vectors->few, from, count * sizeof(struct iovec)))
-			return -EFAULT;
+			return vectors_error(t, from, count);
 		return vectors_check(vectors, count);
 	}
 	for (u64 i = 0; i * VECTORS_PER_PAGE < count; i++) {
@@ -204,7 +218,7 @@ s64 vectors_get(struct task *t, struct vectors *vectors, u64 from, u64 count)
 		if (i)
 			vectors->pages[i - 1][VECTORS_PER_PAGE] = (struct iovec){ (u64)vectors->pages[i], IO_LINK };
 		if (user_read(t->mm, vectors->pages[i], from + start * sizeof(struct iovec), part * sizeof(struct iovec)))
-			return -EFAULT;
+			return vectors_error(t, from, count);
 	}
 	vectors->first = vectors->pages[0];
 	return vectors_check(vectors, count);
@@ -227,7 +241,7 @@ static s64 check_flags(struct file *file, u32 flags, bool write)
 		return -EOPNOTSUPP;
 	if (flags & RWF_APPEND && flags & RWF_NOAPPEND)
 		return -EINVAL;
-	return 0;
+	return flags & RWF_NOWAIT && S_ISREG(file->inode->mode) ? -EOPNOTSUPP : 0;
 }
 
 /* The same as transfer(), with flags for this call. */

@@ -74,7 +74,7 @@ s64 sys_readahead(struct task *t, const u64 *args)
 
 	if (!file || !file->readable)
 		return -EBADF;
-	return S_ISREG(file->inode->mode) ? 0 : -EINVAL;
+	return S_ISREG(file->inode->mode) && (s64)args[2] >= 0 ? 0 : -EINVAL;
 }
 
 /* -- from one file to another -- */
@@ -157,7 +157,8 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!to.file || !to.file->writable)
 		return -EBADF;
-	if (!can(from.file, false) || !can(to.file, true) || to.file->flags & O_APPEND || S_ISFIFO(from.file->inode->mode))
+	if ((size && !can(from.file, false)) || !can(to.file, true) || to.file->flags & O_APPEND ||
+	    S_ISFIFO(from.file->inode->mode))
 		return -EINVAL;
 	side_begin(t, &to);
 	file_get(from.file);
@@ -217,14 +218,17 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 
 enum { SPLICE_NONBLOCK = 2, SPLICE_ALL = 15 };
 
-static s64 check_splice(const struct side *from, const struct side *to)
+/* Read the positions, then look at what the files are, in the order of Linux. */
+static s64 check_splice(struct task *t, struct side *from, struct side *to)
 {
 	struct pipe *in = file_pipe(from->file), *out = file_pipe(to->file);
 
-	if (in && from->address)
+	if ((in && from->address) || (out && to->address))
 		return -ESPIPE;
-	if (out && to->address)
-		return -ESPIPE;
+	if (side_begin(t, to) || side_begin(t, from))
+		return -EFAULT;
+	if (!from->file->readable || !to->file->writable)
+		return -EBADF;
 	if (!in && !out)
 		return -EINVAL;
 	if (in && in == out)
@@ -263,13 +267,9 @@ s64 sys_splice(struct task *t, const u64 *args)
 		return 0;
 	if ((u32)args[5] & ~(u32)SPLICE_ALL)
 		return -EINVAL;
-	if (!from.file || !to.file || !from.file->readable || !to.file->writable)
+	if (!from.file || !to.file)
 		return -EBADF;
-	error = check_splice(&from, &to);
-	if (!error)
-		error = side_begin(t, &from);
-	if (!error)
-		error = side_begin(t, &to);
+	error = check_splice(t, &from, &to);
 	if (!error && ((from.address && (s64)from.position < 0) || (to.address && (s64)to.position < 0)))
 		error = -EINVAL;
 	if (error)

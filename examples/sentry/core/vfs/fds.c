@@ -205,6 +205,23 @@ s64 fd_install_two(struct task *t, struct file **files, u64 to, bool close_on_ex
 	return -EFAULT;
 }
 
+int fd_promise_two(struct task *t, u64 to)
+{
+	u32 from = 0;
+
+	for (u32 i = 0; i < 2; i++) {
+		s64 number = fd_place(t->files, from, fd_limit(t));
+		s32 written = (s32)number;
+
+		if (number < 0)
+			return (int)number;
+		if (user_write(t->mm, to + i * sizeof(written), &written, sizeof(written)))
+			return -EFAULT;
+		from = (u32)number + 1;
+	}
+	return 0;
+}
+
 int fd_room(struct task *t)
 {
 	s64 number = fd_place(t->files, 0, fd_limit(t));

@@ -23,6 +23,7 @@ struct file *fd_clear(struct files *files, u32 number); /* its reference is the 
 u32 fd_limit(struct task *t);
 /* Install both ends of something and write their numbers; takes the references. */
 s64 fd_install_two(struct task *t, struct file **files, u64 to, bool close_on_exec);
+int fd_promise_two(struct task *t, u64 to); /* write the next two numbers; 0, -EMFILE, -ENOMEM, -EFAULT */
 int fd_room(struct task *t); /* 0 if there is a free descriptor, or -EMFILE, -ENOMEM */
 int fd_replace(struct task *t, struct file *file, u32 number, bool close_on_exec); /* takes its own reference */
 int file_close(struct files *files, struct file *file);

@@ -221,6 +221,8 @@ static s64 do_poll(struct task *t, u64 from, u64 count, u64 deadline)
 	}
 	put_files(watches, count);
 	kfree(watches);
+	if (result >= 0 && !user_range(from, count * sizeof(struct pollfd)))
+		return -EFAULT;
 	return result;
 }
 

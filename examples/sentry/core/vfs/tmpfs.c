@@ -43,6 +43,8 @@ static struct inode *make(struct super *super, const struct inode *directory, u3
 		inode_init_owner(inode, directory, mode);
 	inode->operations = &special_operations;
 	if (S_ISREG(mode)) {
+		inode->may_seal = true; /* as Linux reports it, but no file with a name can be sealed */
+		inode->seals = F_SEAL_SEAL;
 		inode->operations = &file_inode_operations;
 		inode->file_operations = &file_operations;
 	} else if (S_ISDIR(mode)) {
