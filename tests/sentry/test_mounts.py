@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_sentry.share import Share
 from tests.sentry.conftest import Compile
+from tests.sentry.test_overlay import make_root, make_tree, run_above
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -21,7 +24,7 @@ def test_calls_for_mounts_return_what_they_return_on_linux(platform: Path, compi
     folder = tempfile.mkdtemp(dir="/dev/shm")
     os.rmdir(folder)
     try:
-        command = ["unshare", "--mount", "--propagation", "private", program, folder]
+        command = ["unshare", "--mount", "--propagation", "private", str(program), folder]
         native = subprocess.run(command, capture_output=True, text=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -29,3 +32,33 @@ def test_calls_for_mounts_return_what_they_return_on_linux(platform: Path, compi
     assert native.returncode == ours.returncode == 42, (native.stderr, ours.stderr)
     assert len(native.stdout.splitlines()) > 240
     assert ours.stdout.splitlines() == native.stdout.splitlines()
+
+
+ON_AN_OVERLAY = """
+    mkdir -p /mnt && mount -t tmpfs x /mnt && mkdir /mnt/upper /mnt/work /mnt/merged || exit
+    layers=lowerdir={lower},upperdir=/mnt/upper,workdir=/mnt/work,index=on
+    mount -t overlay overlay -o "$layers" /mnt/merged && {program} /mnt/merged; cd /mnt/upper && find . | sort
+    """
+"""What a program does to an overlay, and what its upper layer has afterwards."""
+
+
+def test_an_overlay_behaves_as_that_of_linux(tmp_path: Path, platform: Path, compile_static: Compile) -> None:
+    """But that Linux lists other numbers than stat() shows, and cannot copy a file of which the name is gone."""
+    program = compile_static("layers")
+    root = make_root(tmp_path / "root")
+    shutil.copy(program, root / "layers")
+    for lower in (tmp_path / "lower", root / "lower"):
+        make_tree(lower)
+    script = ON_AN_OVERLAY.format(lower=tmp_path / "lower", program=program)
+    native = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    if "merged" in native.stderr:
+        pytest.skip(f"an overlay cannot be mounted here: {native.stderr}")
+    with Share(str(root), 256 << 20, read_only=True) as share:
+        script = ON_AN_OVERLAY.format(lower="/lower", program="/layers")
+        ours = run_above(share, platform, "/bin/busybox", "sh", "-c", script)
+    rows = [
+        re.sub(r"\d+ wrong", "", text).splitlines() for text in (native.stdout, ours.stdout.decode(errors="replace"))
+    ]
+    assert len(rows[0]) > 500
+    different = [pair for pair in zip(*rows, strict=True) if pair[0] != pair[1]]
+    assert {pair[0].split(maxsplit=1)[1] for pair in different} <= {"fchmod(fd, 0600): EEXIST"}
