@@ -92,6 +92,44 @@ def test_servers_and_clients_in_python(script: str, output: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
 
 
+INTERFACES = """
+import fcntl, socket, struct, subprocess
+end = socket.socket()
+def ask(command, name=b"lo"):
+    try:
+        return fcntl.ioctl(end, command, struct.pack("16s24x", name))[16:32].hex()
+    except OSError as error:
+        return error.strerror
+print(socket.if_nameindex())
+for command in (0x8913, 0x8915, 0x891B, 0x891D, 0x8921, 0x8927, 0x8933, 0x8942):
+    print(hex(command), ask(command), ask(command, b"none"))
+for host in ("localhost", "127.0.0.1", "::1"):
+    print(sorted({row[4][0] for row in socket.getaddrinfo(host, 80, flags=socket.AI_ADDRCONFIG)}))
+for words in ("-o link", "-o -4 addr", "route", "link show nosuch", "-br -4 addr"):
+    print(words, subprocess.run(["ip", *words.split()], capture_output=True, text=True))
+for name in ("tcp", "tcp6", "udp", "udp6", "if_inet6", "route", "dev"):
+    print(open(f"/proc/net/{name}").read())
+server = socket.create_server(("127.0.0.1", 80))
+client = socket.create_connection(("127.0.0.1", 80))
+other, (_, port) = server.accept()
+client.send(b"abc")
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.bind(("::1", 53))
+for name in ("tcp", "udp6"):
+    rows = [line.replace(f":{port:04X}", ":PORT").split() for line in open(f"/proc/net/{name}")][1:]
+    print(sorted(row[1:8] for row in rows))
+"""
+
+
+def test_interfaces_are_listed_as_on_linux() -> None:
+    """By ioctl, netlink (as `ip` and the resolver use it) and /proc/net."""
+    script = f'ip link set lo up && exec {PYTHON} -c "$0"'
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", script, INTERFACES]
+    native, ours = subprocess.run(command, capture_output=True, text=True, timeout=60), inside(PYTHON, "-c", INTERFACES)
+    assert native.stdout.count("\n") > 30, native.stderr
+    assert ours.stdout.splitlines() == native.stdout.splitlines()
+
+
 OUTSIDE = """
 import hashlib, http.server, os, subprocess, sys, threading
 for words in ("link set lo up", "link add d0 type veth peer name d1", "addr add 10.9.0.2/24 dev d0",

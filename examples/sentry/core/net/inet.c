@@ -56,6 +56,7 @@ struct socket *inet_socket(struct inet *inet, u16 family, u16 type)
 		return NULL;
 	socket->protocol = type == SOCK_STREAM ? PROTOCOL_TCP : PROTOCOL_UDP;
 	socket->data = inet;
+	inet->family = family;
 	inet->socket = socket;
 	return socket;
 }

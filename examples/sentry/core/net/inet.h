@@ -25,6 +25,7 @@ enum phase { UNCONNECTED, CONNECTING, CONNECTED };
 
 struct inet {
 	struct socket *socket; /* NULL: a connection that nobody accepted */
+	u16 family;
 	struct list all;       /* those with a port, by bind or by themselves */
 	struct tcp_pcb *tcp;   /* NULL: closed, or not yet open */
 	struct udp_pcb *udp;
@@ -84,6 +85,7 @@ bool inet_is_v6_only(const struct inet *inet);
 bool inet_is_corked(const struct inet *inet);
 s64 inet_set_option(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size);
 s64 inet_get_option(struct socket *socket, u32 level, u32 option, u8 *value, u32 *size);
+u8 inet_tcp_state(const struct inet *inet); /* as Linux numbers it */
 void inet_apply_options(struct socket *socket); /* to its pcb, which is new */
 
 /* -- tcp.c, tcp_data.c, udp.c -- */

@@ -201,8 +201,7 @@ struct tcp_info {
 	u32 pmtu, rcv_ssthresh, rtt, rttvar, snd_ssthresh, snd_cwnd, advmss, reordering;
 };
 
-/* The state as Linux numbers it. */
-static u8 tcp_state_of(const struct inet *inet)
+u8 inet_tcp_state(const struct inet *inet)
 {
 	static const u8 states[] = {
 		[CLOSED] = 7, [LISTEN] = 10, [SYN_SENT] = 2, [SYN_RCVD] = 3, [ESTABLISHED] = 1, [FIN_WAIT_1] = 4, [FIN_WAIT_2] = 5,
@@ -219,7 +218,7 @@ static u32 mss_of(const struct inet *inet)
 
 static s64 get_info(const struct inet *inet, u8 *value, u32 *size)
 {
-	struct tcp_info info = { .state = tcp_state_of(inet), .rto = 1000000, .snd_mss = mss_of(inet), .rcv_mss = 536, .snd_cwnd = 10 };
+	struct tcp_info info = { .state = inet_tcp_state(inet), .rto = 1000000, .snd_mss = mss_of(inet), .rcv_mss = 536, .snd_cwnd = 10 };
 
 	if (inet->tcp && inet->established) {
 		info.rto = (u32)inet->tcp->rto * TCP_SLOW_INTERVAL * 1000;

@@ -91,7 +91,7 @@ static s64 ioctl(struct file *file, u32 command, u64 argument)
 	s32 value;
 
 	if (command != FIONREAD && command != TIOCOUTQ)
-		return -ENOTTY;
+		return interface_ioctl(command, argument);
 	if (command == FIONREAD && socket->listening)
 		return -EINVAL;
 	if (command == FIONREAD)
@@ -127,6 +127,8 @@ static int open_socket(struct socket *socket, u32 flags, struct file **file)
 		return error;
 	}
 	(*file)->data = socket;
+	socket->number = (*file)->inode->number;
+	socket->owner = (*file)->inode->user;
 	(*file)->stream = true;
 	return 0;
 }
@@ -142,6 +144,8 @@ static int create(struct socket **socket, u32 family, u32 type, s32 protocol)
 		return -EINVAL;
 	if (family == AF_INET || family == AF_INET6)
 		return inet_create(socket, (u16)family, type, protocol);
+	if (family == AF_NETLINK)
+		return netlink_create(socket, type, protocol);
 	return family == AF_UNIX ? unix_create(socket, type, protocol) : -EAFNOSUPPORT;
 }
 

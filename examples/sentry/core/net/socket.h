@@ -5,7 +5,7 @@
 
 #include "../vfs/vfs.h"
 
-enum { AF_UNSPEC = 0, AF_UNIX = 1 };
+enum { AF_UNSPEC = 0, AF_UNIX = 1, AF_NETLINK = 16 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3, SOCK_SEQPACKET = 5, SOCK_TYPES = 15 };
 enum {
 	MSG_OOB = 1, MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 0x20, MSG_DONTWAIT = 0x40, MSG_EOR = 0x80, MSG_WAITALL = 0x100,
@@ -67,6 +67,8 @@ struct socket_operations {
 struct socket {
 	const struct socket_operations *operations;
 	u16 family, type, protocol;
+	u32 owner;	/* the user who made it */
+	u64 number;	/* of its inode */
 	s32 error; /* of an earlier event, reported once */
 	bool pass_credentials, listening;
 	u64 send_size, receive_size;
@@ -88,6 +90,11 @@ u32 socket_flags(const struct file *file, u32 flags); /* of a call, with MSG_DON
 s64 address_get(struct task *t, struct address *address, u64 from, u64 size);
 /* As much of an address as there is room for, and how large it is. */
 s64 address_put(struct task *t, const struct address *address, u32 size, u64 to, u64 size_at);
+
+/* -- interface.c, netlink.c -- */
+
+s64 interface_ioctl(u32 command, u64 argument); /* -ENOTTY: it is none */
+int netlink_create(struct socket **socket, u32 type, s32 protocol);
 
 /* -- unix.c -- */
 

@@ -277,6 +277,7 @@ static err_t is_asked(u8 id, struct tcp_pcb_listen *pcb, struct tcp_pcb *new)
 	if (!child)
 		return ERR_MEM;
 	bytes_copy(child->values, listener->values, sizeof(child->values));
+	child->family = listener->family;
 	child->listener = listener;
 	child->phase = CONNECTING;
 	child->local_port = new->local_port;

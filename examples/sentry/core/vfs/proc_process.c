@@ -3,6 +3,7 @@
 #include "../tty/tty.h"
 #include "caller.h"
 #include "fds.h"
+#include "../net/proc_net.h"
 #include "process_file.h"
 
 struct task *process_task(s32 pid)
@@ -674,7 +675,13 @@ const struct synthetic process_files[] = {
 	{ .name = "maps", .write = write_maps },
 	{ .name = "mountinfo", .write = write_mountinfo },
 	{ .name = "mounts", .write = write_mounts },
-	{ .name = "net/dev", .fixed = "Inter-|   Receive\n face |bytes\n" },
+	{ .name = "net/dev", .write = write_net_dev },
+	{ .name = "net/if_inet6", .write = write_net_if_inet6 },
+	{ .name = "net/route", .write = write_net_route },
+	{ .name = "net/tcp", .write = write_net_tcp },
+	{ .name = "net/tcp6", .write = write_net_tcp6 },
+	{ .name = "net/udp", .write = write_net_udp },
+	{ .name = "net/udp6", .write = write_net_udp6 },
 	{ .name = "oom_adj", .fixed = "0\n" },
 	{ .name = "oom_score", .fixed = "0\n" },
 	{ .name = "oom_score_adj", .fixed = "0\n" },

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The files of /proc/net. */
+#ifndef SENTRY_PROC_NET_H
+#define SENTRY_PROC_NET_H
+
+struct synthetic_inode;
+struct text;
+
+void write_net_tcp(struct text *text, struct synthetic_inode *node);
+void write_net_tcp6(struct text *text, struct synthetic_inode *node);
+void write_net_udp(struct text *text, struct synthetic_inode *node);
+void write_net_udp6(struct text *text, struct synthetic_inode *node);
+void write_net_dev(struct text *text, struct synthetic_inode *node);
+void write_net_if_inet6(struct text *text, struct synthetic_inode *node);
+void write_net_route(struct text *text, struct synthetic_inode *node);
+
+#endif
