@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import program
+from pyvmm_sentry import archive, program
 from pyvmm_sentry.boot import Output, Start
+from tests.sentry import small_root
 from tests.sentry.conftest import Compile
 from tests.sentry.test_programs import BUSYBOX, ENDS
 from tests.tiny import Console
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
 
+HERE = Path(__file__).parent
+REAL = ("shell.sh", "threads.py", "files.py")
 QEMU = "qemu-system-x86_64"
 MIB = 1 << 20
 
@@ -52,7 +55,7 @@ def boot(kernel: Path, initrd: str | Path, words: str, text: bytes = b"", *, mem
     machine = [QEMU, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", f"{memory}", "-nodefaults"]
     ports = ["-no-reboot", "-display", "none", "-serial", "stdio"]
     options = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", f"quiet -- {words}"]
-    done = subprocess.run([*machine, *ports, *options], input=text, capture_output=True, timeout=60)
+    done = subprocess.run([*machine, *ports, *options], input=text, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -119,6 +122,41 @@ def test_a_program_does_what_it_does_on_linux(
     assert len(rows[0]) > 10
     assert rows[1] == rows[0]
     assert status == native.returncode
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with the host's shells and Python."""
+    folder = tmp_path_factory.mktemp("debian")
+    root = small_root.make(folder / "root")
+    for name in REAL:
+        shutil.copy(HERE / "real" / name, root / "tmp")
+    with open(folder / "archive", "wb") as out:
+        archive.pack(root, out)
+    shutil.rmtree(root)
+    return folder / "archive"
+
+
+@needs_qemu
+@pytest.mark.parametrize("name", REAL)
+def test_dynamic_programs_of_a_root_in_memory_behave_as_on_linux(
+    kernel: Path, debian: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The host's bash and python3, from an archive behind the start record."""
+    folder = tempfile.mkdtemp(dir="/dev/shm")
+    interpreter = small_root.PYTHON if name.endswith(".py") else "/bin/bash"
+    script = f"mkdir -p {folder}/work && cd {folder}/work && exec {interpreter} "
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": folder, "TMPDIR": folder}
+    try:
+        command = ["/bin/sh", "-c", f"{script} {HERE}/real/{name}"]
+        native = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True)
+    finally:
+        shutil.rmtree(folder)
+    start = Start("/bin/sh", ["/bin/sh", "-c", f"{script} /tmp/{name}"], environment, root="/")
+    (tmp_path / "initrd").write_bytes(start.record() + debian.read_bytes())
+    status = end(boot(kernel, tmp_path / "initrd", "", memory=768))
+    printed = capfd.readouterr().out.replace(f"/tmp/{name}", f"{HERE}/real/{name}")
+    assert (status, printed) == (native.returncode, native.stdout.decode())
 
 
 @needs_qemu

@@ -431,7 +431,8 @@ _Noreturn void kernel_main(void)
 		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
 		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices,
 		.device_count = count, .strace = start.strace,
-		.program = start.program, .program_size = start.program_size, .user = start.user, .group = start.group,
+		.program = start.program, .program_size = start.program_size, .root = start.archive,
+		.root_size = start.archive_size, .user = start.user, .group = start.group,
 		.scratch = asked_for((const char *)(DIRECT + info->cmdline), "sentry.scratch"),
 		.most_tasks = start.pids,
 	};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What to run: the initrd is a program, or a start record with the arguments and the environment and then perhaps a
- * program.  Without a record, the arguments follow "--" on the command line.
+ * What to run: the initrd is a program, or a cpio archive with the root that has it.  A start record can be before either,
+ * with the arguments and the environment.  Without a record, the arguments follow "--" on the command line.
  */
 #include "kvm.h"
 #include "start.h"
@@ -42,14 +42,12 @@ static void split(char *text, const char **words)
 		words[0] = "program", words[1] = NULL;
 }
 
-static bool is_record(const u8 *data, u64 size)
+static bool begins(const u8 *data, u64 size, const char *magic, u64 magic_size, u64 least)
 {
-	const char magic[8] = "\x7fSentry";
-
-	for (u32 i = 0; i < sizeof(magic) && size >= sizeof(struct record); i++)
+	for (u64 i = 0; i < magic_size && size >= least; i++)
 		if (data[i] != (u8)magic[i])
 			return false;
-	return size >= sizeof(struct record);
+	return size >= least;
 }
 
 /* Replace the places of texts by pointers. */
@@ -91,13 +89,19 @@ void find_start(const struct start_info *info, u64 kernel, struct start *start)
 	if (info->module_count && (module.address < kernel || module.address >= GIB4 || module.size > GIB4 - module.address))
 		refuse("the initrd is where the kernel cannot use it");
 	*start = (struct start){ .argv = words, .envp = environment, .initrd = module.address, .pids = PIDS };
-	if (is_record((u8 *)(DIRECT + module.address), module.size)) {
+	if (begins((u8 *)(DIRECT + module.address), module.size, "\x7fSentry", 8, sizeof(struct record))) {
 		read_record((struct record *)(DIRECT + module.address), module.size, start);
 	} else {
 		start->program = (u8 *)(DIRECT + module.address);
 		start->program_size = module.size;
 		split((char *)(DIRECT + info->cmdline), words);
 		start->real_path = start->program_size ? "/program" : words[0];
+	}
+	if (begins(start->program, start->program_size, "07070", 5, 6)) {
+		start->archive = start->program;
+		start->archive_size = start->program_size;
+		start->program_size = 0;
+		start->real_path = start->argv[0];
 	}
 	if (!start->program_size)
 		start->program = NULL;

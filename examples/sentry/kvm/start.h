@@ -10,6 +10,8 @@ struct start {
 	const char *real_path;
 	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
+	const u8 *archive; /* of the root; NULL: there is none */
+	u64 archive_size;
 	u64 initrd; /* its address, at the end of RAM; 0: there is none */
 	u32 user, group, pids;
 	bool frames; /* see frames.c */

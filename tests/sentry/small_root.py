@@ -1,0 +1,52 @@
+"""A root with some programs of the host, their libraries, and Python's own modules."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+PYTHON = "/usr/bin/python3"
+PROGRAMS = (
+    *("bash", "dash", "cat", "chmod", "cut", "env", "false", "head", "mkdir", "mkfifo", "readlink", "seq", "sleep"),
+    *("sort", "stat", "timeout", "touch", "tr", "true", "wc", "yes"),
+)
+_SKIPPED = ("__pycache__", "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "turtledemo", "config-*", "pydoc_data")
+
+
+def _copy(root: Path, path: str) -> None:
+    """Copy a file; what a link in the same folder leads to, too."""
+    target = root / path.lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aim = os.readlink(path) if os.path.islink(path) else "/"
+    if "/" in aim:
+        shutil.copy2(path, target)
+        return
+    target.symlink_to(aim)
+    _copy(root, os.path.join(os.path.dirname(path), aim))
+
+
+def _libraries(path: Path) -> set[str]:
+    listed = subprocess.run(["ldd", path], capture_output=True, text=True).stdout
+    return set(re.findall(r"(/\S+) \(0x", listed))
+
+
+def make(root: Path) -> Path:
+    """Fill a folder; returns it."""
+    for name in ("dev", "proc", "sys", "tmp", "etc", "usr/bin", "usr/lib", "usr/lib64"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "usr/bin/sh").symlink_to("dash")
+    for name in PROGRAMS:
+        _copy(root, f"/usr/bin/{name}")
+    _copy(root, PYTHON)
+    code = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    modules = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    shutil.copytree(modules, root / modules.lstrip("/"), ignore=shutil.ignore_patterns(*_SKIPPED), symlinks=True)
+    files = [*(root / "usr/bin").iterdir(), *root.rglob("*.so")]
+    for library in sorted(set().union(*map(_libraries, files))):
+        _copy(root, library)
+    return root
