@@ -214,7 +214,7 @@ static void log_line(const char *line, u64 size)
 
 static const struct platform_ops ops = {
 	space_new, space_free, run, flush, show, hide, wait_until, console_read, console_write, console_size,
-	nanoseconds, random_bytes, NULL, fatal, log_line,
+	nanoseconds, random_bytes, NULL, fatal, log_line, NULL,
 };
 
 static void put(u64 at, u64 value, u32 size)

@@ -106,7 +106,7 @@ static void opening(void)
 	READY(master);
 	CALL(open(name, O_RDWR | O_NOCTTY));
 	CALL(stat(name, &st));
-	printf("%o %d %d\n", st.st_mode & S_IFMT, major(st.st_rdev), minor(st.st_rdev) == atoi(name + 9));
+	printf("%o %d %d\n", st.st_mode & S_IFMT, major(st.st_rdev), (int)minor(st.st_rdev) == atoi(name + 9));
 	CALL(fchmod(4, 0666));
 	CALL(stat(name, &st)), printf("%o\n", st.st_mode);
 	CALL(ptsname_r(master, text, sizeof(text))), CALL(strcmp(text, name));
