@@ -105,13 +105,20 @@ static _Noreturn void end_as(int status)
 	_exit(signal_number ? 128 + signal_number : WEXITSTATUS(status));
 }
 
+/* The terminal may have another size than when it was left. */
+static void resume(pid_t core)
+{
+	make_raw();
+	kill(core, SIGCONT);
+	kill(core, SIGWINCH);
+}
+
 /* The core has stopped, as a job does: so does this process, until somebody continues it. */
 static void stop(pid_t core)
 {
 	restore();
 	raise(SIGSTOP);
-	make_raw();
-	kill(core, SIGCONT);
+	resume(core);
 }
 
 static void child_changed(pid_t core)
@@ -135,7 +142,7 @@ static _Noreturn void guard(pid_t core, const sigset_t *signals)
 		else if (number == SIGTSTP)
 			kill(core, SIGSTOP);
 		else if (number == SIGCONT)
-			make_raw();
+			resume(core);
 		else if (number > 0)
 			kill(core, number);
 	}

@@ -321,6 +321,7 @@ static const struct platform_ops ops = {
 	.nanoseconds = nanoseconds,
 	.random = random_bytes,
 	.log = log_line,
+	.console_resized = console_resized,
 };
 
 /* -- the start -- */

@@ -11,6 +11,7 @@ static struct {
 	struct inode *inode;
 	u32 streams; /* bits of those that are the terminal; 0: it is none */
 	bool ended, pulling;
+	struct timer again; /* reads the rest of a flood, after others have run */
 } console;
 
 bool console_is_terminal(u32 stream)
@@ -55,7 +56,7 @@ static void end_input(void)
 	tty_hangup(&console.tty);
 }
 
-/* Input that has come, as far as there is room; of a flood, more comes next time. */
+/* Input that has come, as far as there is room. */
 static void pull(struct tty *tty)
 {
 	u8 data[256];
@@ -63,6 +64,7 @@ static void pull(struct tty *tty)
 	if (console.pulling)
 		return;
 	console.pulling = true;
+	timer_stop(&console.again);
 	for (u32 i = 0; i < READS && !console.ended; i++) {
 		u32 space = tty->input.size - tty->input.used, most = space < sizeof(data) ? space : sizeof(data);
 		s64 got = most && core.ops->wait(0) ? core.ops->console_read(data, most) : -EAGAIN;
@@ -73,22 +75,35 @@ static void pull(struct tty *tty)
 			end_input();
 		else
 			tty_receive(tty, data, (u64)got);
+		if (i + 1 == READS)
+			timer_start(&console.again, monotonic_now());
 	}
 	console.pulling = false;
 }
 
-static void happened(bool input)
+static void pull_again(struct timer *timer)
+{
+	(void)timer;
+	pull(&console.tty);
+}
+
+static void check_size(void)
 {
 	struct winsize size = console.tty.size;
 
 	if (core.ops->console_resized && core.ops->console_resized() &&
 	    core.ops->console_size(TERMINAL, &size.rows, &size.columns))
 		tty_resize(&console.tty, &size);
-	if (input)
-		pull(&console.tty);
 }
 
-static const struct tty_driver driver = { .room = room, .write = write, .taken = pull };
+static void happened(bool input)
+{
+	if (input)
+		pull(&console.tty);
+	check_size(); /* after the reads, of which the last finds out what has come beside input */
+}
+
+static const struct tty_driver driver = { .room = room, .write = write, .taken = pull, .fetch = pull };
 
 /* Which streams are the terminal: as the platform has it, or all, with a virtio console that has a size. */
 static u32 terminal_streams(void)
@@ -127,6 +142,9 @@ bool console_start_terminal(void)
 	tty->references = REFERENCES_SATURATED;
 	core.ops->console_size(TERMINAL, &tty->size.rows, &tty->size.columns);
 	line_modes_changed(tty, NULL);
+	if (console_is_there())
+		console_make_raw();
+	console.again.expire = pull_again;
 	console.streams = terminal_streams();
 	core.console_happened = happened;
 	return true;

@@ -146,11 +146,9 @@ s64 tty_read(struct tty *tty, struct tty_file *file, u8 *to, u64 size, bool wait
 		result = turn_take(&tty->reading, wait);
 	if (result)
 		return result;
-	if (tty->driver->taken)
-		tty->driver->taken(tty); /* there may be more input that had no room */
+	if (tty->driver->fetch)
+		tty->driver->fetch(tty);
 	result = read(tty, file, to, size, wait);
-	if (tty->driver->taken)
-		tty->driver->taken(tty);
 	turn_end(&tty->reading);
 	return result;
 }

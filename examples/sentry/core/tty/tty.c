@@ -218,8 +218,8 @@ static u32 poll(struct file *file, struct poll *poll)
 		return POLLIN | POLLOUT | POLLERR | POLLHUP | POLLRDNORM | POLLWRNORM;
 	poll_wait(poll, &tty->readable);
 	poll_wait(poll, &tty->writable);
-	if (tty->driver->taken)
-		tty->driver->taken(tty);
+	if (tty->driver->fetch)
+		tty->driver->fetch(tty);
 	if (tty_has_input(tty, true))
 		ready |= POLLIN | POLLRDNORM;
 	if (tty->other_closed)

@@ -63,7 +63,8 @@ struct tty_driver {
 	void (*write)(struct tty *tty, const void *data, u64 size); /* not more than there is room for */
 	void (*flush)(struct tty *tty);				     /* forget what is written, but not yet read */
 	void (*report)(struct tty *tty, u32 what, u32 without);	     /* PACKET_*: set, and reset */
-	void (*taken)(struct tty *tty);				     /* there is room for input */
+	void (*taken)(struct tty *tty);				     /* there is more room for input */
+	void (*fetch)(struct tty *tty);				     /* input that waits behind it, as far as there is room */
 	void (*last_closed)(struct tty *tty);
 	bool (*may_open)(struct tty *tty); /* otherwise -EIO */
 	void (*free)(struct tty *tty);

@@ -17,6 +17,7 @@ static struct {
 	u32 first, count; /* of `ready`: input in its order */
 	struct buffer *ready[BUFFERS];
 	bool ended; /* the input, by a byte behind others, which have been read */
+	bool raw;   /* no byte ends it */
 } console;
 
 static void offer(struct buffer *buffer)
@@ -40,8 +41,11 @@ static void used(struct virtqueue *queue)
 		buffer->size = size < IN_BYTES ? size : IN_BYTES;
 		console.ready[(console.first + console.count++) % BUFFERS] = buffer;
 	}
-	if (queue->index == IN)
-		wake_all(&core.console_input);
+	if (queue->index != IN)
+		return;
+	wake_all(&core.console_input);
+	if (core.console_happened)
+		core.console_happened(true);
 }
 
 void console_start(struct virtio_device *device)
@@ -88,7 +92,7 @@ s64 console_read(void *data, u64 size)
 		while (buffer->at < buffer->size && got < size && !console.ended) {
 			u8 byte = buffer->bytes[buffer->at++];
 
-			console.ended = byte == END_OF_INPUT;
+			console.ended = byte == END_OF_INPUT && !console.raw;
 			if (!console.ended)
 				to[got++] = byte;
 		}
@@ -137,6 +141,20 @@ bool console_size(u16 *rows, u16 *columns)
 	*columns = size[0];
 	*rows = size[1];
 	return size[0] && size[1];
+}
+
+void console_make_raw(void)
+{
+	console.raw = true;
+}
+
+bool console_resized(void)
+{
+	bool changed = console.device && console.device->changed;
+
+	if (changed)
+		console.device->changed = false;
+	return changed;
 }
 
 /* Wait until everything that was written has left. */

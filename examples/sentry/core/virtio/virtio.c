@@ -4,7 +4,7 @@
 #include "../fuse/fuse.h"
 #include "virtio.h"
 
-enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64 };
+enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64, CONFIGURATION = 2 };
 
 static struct virtio_device *devices;
 
@@ -65,6 +65,7 @@ void virtio_poll(void)
 
 		if (status)
 			*(volatile u32 *)(device->registers + INTERRUPT_ACK) = status;
+		device->changed = device->changed || status & CONFIGURATION;
 		for (u32 i = 0; i < QUEUES; i++)
 			if (device->queues[i] && device->used && queue_has_used(device->queues[i]))
 				device->used(device->queues[i]);

@@ -50,6 +50,7 @@ struct virtio_device {
 	u32 id, first_kick; /* of the platform, if it has set the device up */
 	u64 features;
 	struct virtqueue *queues[QUEUES];
+	bool changed; /* its configuration, since the driver has reset this */
 	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
 };
 
@@ -88,6 +89,8 @@ bool console_ready(void);    /* there is input, or its end */
 s64 console_read(void *data, u64 size);
 s64 console_write(const void *data, u64 size); /* how many bytes */
 bool console_size(u16 *rows, u16 *columns);    /* false: it is no terminal */
+void console_make_raw(void);		       /* of a terminal: no byte is the end of the input */
+bool console_resized(void);		       /* since the last call */
 void console_drain(void);
 void net_start(struct virtio_device *device);
 void net_start_ready(struct virtio_device *device, u8 *rings);
