@@ -23,6 +23,15 @@ u32 interface_mask(const struct interface *interface)
 	return ip4_addr_get_u32(netif_ip4_netmask(interface->netif));
 }
 
+u8 interface_prefix(const struct interface *interface)
+{
+	u8 bits = 0;
+
+	for (u32 rest = __builtin_bswap32(interface_mask(interface)); rest; rest <<= 1)
+		bits++;
+	return bits;
+}
+
 bool interface_address(const struct interface *interface, u32 number, struct interface_address *address)
 {
 	enum { LINK = 253, HOST = 254, ONE_NETWORK = 64, ONE_HOST = 128 };
@@ -32,7 +41,7 @@ bool interface_address(const struct interface *interface, u32 number, struct int
 	*address = (struct interface_address){ .six = number };
 	if (!number) {
 		bytes_copy(address->bytes, netif_ip4_addr(interface->netif), 4);
-		address->prefix = (u8)__builtin_popcount(interface_mask(interface));
+		address->prefix = interface_prefix(interface);
 		address->scope = loopback ? HOST : 0;
 		return !ip4_addr_isany(netif_ip4_addr(interface->netif));
 	}

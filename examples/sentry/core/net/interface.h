@@ -25,5 +25,6 @@ bool interface_get(u32 index, struct interface *interface); /* false: there is n
 bool interface_address(const struct interface *interface, u32 number, struct interface_address *address);
 enum { INTERFACE_ADDRESSES = 1 + LWIP_IPV6_NUM_ADDRESSES };
 u32 interface_mask(const struct interface *interface); /* of IPv4, as lwIP has it */
+u8 interface_prefix(const struct interface *interface); /* of IPv4, in bits */
 
 #endif

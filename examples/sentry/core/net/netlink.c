@@ -174,7 +174,7 @@ static void put_route(struct reply *reply, const struct header *request, const s
 
 	if (head) {
 		head->family = AF_INET;
-		head->to_prefix = local ? (u8)__builtin_popcount(mask) : 0;
+		head->to_prefix = local ? interface_prefix(interface) : 0;
 		head->table = MAIN;
 		head->protocol = local ? KERNEL : BOOT;
 		head->scope = local ? LINK : 0;
