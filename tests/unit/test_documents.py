@@ -37,6 +37,7 @@ REASONS = {
     "needs a guest",
     "needs a machine",
     "needs a root directory",
+    "needs a terminal",
     "a guest test runs it",
     "needs a cluster",
     "needs two hosts",

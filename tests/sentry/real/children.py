@@ -84,7 +84,7 @@ def signals() -> None:
     print("pending", signal.sigpending(), signal.sigwait([signal.SIGUSR2]))
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
+        time.sleep(60)  # which the signal interrupts
     except KeyboardInterrupt:
         print("interrupted")
     pid = os.fork()

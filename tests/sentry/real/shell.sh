@@ -7,13 +7,14 @@ cat <<<"here string"
 while read -r a b; do echo "$b-$a"; done < <(printf 'x y\nz w\n')
 trap 'echo trapped' USR1
 kill -USR1 $$
-(sleep 0.05; exit 3) &
+(sleep 0.05; exit 3) & # likely to be waited for before it ends
 wait $!
 echo "status $?"
-(read -r line; echo "read $line") < <(sleep 0.05; echo late)
+(read -r line; echo "read $line") < <(sleep 0.05; echo late) # likely to be read before it is written
 set -m
-sleep 0.05 &
+sleep 60 & # until it is killed
 jobs %1 >jobs
+kill %1
 wait %1
 echo "job $? $(wc -l <jobs)"
 set +m
@@ -36,7 +37,7 @@ exec 5<>file
 echo five >&5
 exec 5>&-
 cat file
-timeout 0.1 sleep 5
+timeout 0.1 sleep 60 # longer than its limit
 echo "timeout $?"
 yes | head -n 20000 | wc -l
 set -o pipefail

@@ -71,7 +71,7 @@ def waiting() -> None:
 
 
 async def number(seconds: float) -> float:
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(seconds)  # the order in which they end is compared
     return seconds
 
 
@@ -92,7 +92,7 @@ async def events() -> None:
         print(await reader.read())
         writer.close()
     try:
-        await asyncio.wait_for(asyncio.sleep(60), 0.01)
+        await asyncio.wait_for(asyncio.sleep(60), 0.01)  # longer than its limit
     except TimeoutError:
         print("timeout")
     loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@
 
 enum { PAGE = 4096, DATA_PAGES = 4, CALLS = 1024, FOLDER = 0xffff, OUTPUT = 200 };
 #define DATA ((unsigned char *)0x20000000)
+#define TIMEOUT (TEXTS - 16)
 #define TEXTS (DATA + DATA_PAGES * PAGE)
 #define PLAY_END 0x30100000ul
 
@@ -100,6 +101,7 @@ static void make_call(unsigned int index, const struct call *call)
 		*(unsigned long *)(DATA + pokes[i].offset) = pokes[i].value;
 	for (unsigned int i = 0; i < 6; i++)
 		args[i] = call->references >> i & 1 ? (unsigned long)results[call->args[i] % CALLS] : call->args[i];
+	memset(TIMEOUT, 0, 16); /* calls may have written there, and none is to wait */
 	errno = 0;
 	result = syscall(call->number, args[0], args[1], args[2], args[3], args[4], args[5]);
 	results[index] = result;

@@ -447,7 +447,7 @@ static void messages(void)
 		fflush(stdout);
 		_exit(0);
 	}
-	usleep(50000);
+	wait_until_asleep(child);
 	TRY(msgctl, id, IPC_RMID, NULL);
 	wait(NULL);
 }

@@ -36,6 +36,22 @@ static inline void show_ready(int line, int fd)
 	printf("%d    poll of %d: %d %x\n", line, fd, count, p.revents);
 }
 
+/* Until a child waits in a system call. */
+static inline void wait_until_asleep(pid_t pid)
+{
+	char name[40], state = 0;
+
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+	while (state != 'S') {
+		FILE *file = fopen(name, "r");
+
+		if (!file || fscanf(file, "%*d %*s %c", &state) != 1)
+			state = 'S'; /* it has ended */
+		if (file)
+			fclose(file);
+	}
+}
+
 /* Make the folder that the argument names, and work in it; the output comes at the end. Not 0: it cannot be made. */
 static inline int enter_folder(int argc, char **argv)
 {

@@ -180,7 +180,7 @@ static void timer_signals(void)
 	set.it_interval.tv_nsec = 1000000;
 	TRY(timer_settime, id, 0, &set, NULL);
 	CALL(sigwaitinfo(&set_of, &info));
-	nanosleep(&(struct timespec){ 0, 20000000 }, NULL);
+	nanosleep(&(struct timespec){ 0, 20000000 }, NULL); /* so that several intervals pass */
 	CALL(sigwaitinfo(&set_of, &info));
 	printf("%d %d\n", info.si_overrun > 3, syscall(SYS_timer_getoverrun, id) == info.si_overrun);
 	CALL(sigwaitinfo(&set_of, &info));
