@@ -125,12 +125,21 @@ static int may_map(struct file *file, u32 prot, u32 flags)
 	return overlay_content(overlay_node_of(file->inode))->operations->page ? 0 : -ENODEV;
 }
 
+/* Reading a page of the lower file sleeps: if the content was copied meanwhile, the page is not the file's any more. */
 static s64 page(struct inode *inode, u64 index, bool write)
 {
+	const struct overlay_node *node = overlay_node_of(inode);
 	int error = write ? overlay_copy_content(inode, ~0ull) : 0;
-	struct inode *content = overlay_content(overlay_node_of(inode));
+	struct inode *content = overlay_content(node);
+	s64 offset = error ? error : content->operations->page(content, index, write);
 
-	return error ? error : content->operations->page(content, index, write);
+	while (!error && content != overlay_content(node)) {
+		if (offset > 0)
+			page_put((u64)offset);
+		content = overlay_content(node);
+		offset = content->operations->page(content, index, write);
+	}
+	return offset;
 }
 
 static s64 readlink(struct inode *inode, char *target, u64 size)
