@@ -264,14 +264,14 @@ static int copy_content(struct overlay_node *node, u64 size)
 		file = overlay_open_real(node, from, O_RDONLY, &error);
 		if (!file)
 			return error;
-		error = to->operations->setattr(to, &new);
+		error = layer_setattr(to, &new);
 		if (!error)
 			error = copy_pages(file, to, new.size);
 		file_put(file);
 	}
 	if (error) {
 		new.size = 0;
-		to->operations->setattr(to, &new);
+		layer_setattr(to, &new);
 		return error;
 	}
 	node->data_below = false;
