@@ -117,6 +117,8 @@ int overlay_copy_content(struct inode *inode, u64 size); /* so much of it, and t
 int overlay_copy_attributes(struct inode *from, struct inode *to);
 /* A name in a directory of a layer: a reference. */
 int layer_lookup(struct dentry *directory, const char *name, u64 size, struct dentry **result);
+/* Remove a name from a directory of the upper layer, which is locked. What is a directory has no entries. */
+void layer_remove(struct inode *directory, struct dentry *dentry);
 
 /* -- overlay_attr.c -- */
 

@@ -91,9 +91,10 @@ static int make_like(struct inode *from, struct inode *directory, struct dentry 
 	return error;
 }
 
-static void remove_again(struct inode *directory, struct dentry *dentry)
+void layer_remove(struct inode *directory, struct dentry *dentry)
 {
-	if (S_ISDIR(dentry->inode->mode))
+	dentry->inode->dead = S_ISDIR(dentry->inode->mode);
+	if (dentry->inode->dead)
 		directory->operations->rmdir(directory, dentry);
 	else
 		directory->operations->unlink(directory, dentry);
@@ -110,18 +111,20 @@ static int copy_to(struct inode *from, struct dentry *directory, const struct de
 
 	inode_lock(above);
 	modified = above->modified, changed = above->changed;
-	if (name)
+	if (name && above->dead)
+		error = -EEXIST; /* the name has gone with its directory */
+	else if (name)
 		error = dentry_lookup(directory, name->name, name->name_size, &dentry);
 	else
 		error = (dentry = dentry_new(directory, "#", 1)) ? 0 : -ENOMEM;
 	if (!error)
 		error = dentry->inode ? -EEXIST : make_like(from, above, dentry);
 	if (!error && !name)
-		remove_again(above, dentry);
+		layer_remove(above, dentry);
 	if (!error) {
 		error = overlay_copy_attributes(from, dentry->inode);
 		if (error && name)
-			remove_again(above, dentry);
+			layer_remove(above, dentry);
 	}
 	above->modified = modified, above->changed = changed;
 	inode_unlock(above);

@@ -115,16 +115,6 @@ static int make_upper(struct inode *directory, struct dentry *dentry, const stru
 	return -EINVAL;
 }
 
-static void drop_upper(struct inode *directory, struct dentry *dentry, bool is_directory)
-{
-	if (is_directory)
-		directory->operations->rmdir(directory, dentry);
-	else
-		directory->operations->unlink(directory, dentry);
-	dentry->inode->dead = is_directory;
-	dentry_unhash(dentry);
-}
-
 /* Nothing of a lower layer shows in this directory. */
 static int set_opaque(struct inode *upper)
 {
@@ -135,7 +125,7 @@ static int set_opaque(struct inode *upper)
 static int make_in(struct dentry *upper, const struct dentry *name, const struct making *making, struct dentry **result)
 {
 	struct dentry *old = NULL, *new;
-	int error = dentry_lookup(upper, name->name, name->name_size, &old);
+	int error = upper->inode->dead ? -ENOENT : dentry_lookup(upper, name->name, name->name_size, &old);
 
 	if (error)
 		return error;
@@ -148,10 +138,10 @@ static int make_in(struct dentry *upper, const struct dentry *name, const struct
 	if (!error && old->inode && new != old && making->kind == DIRECTORY) {
 		error = set_opaque(new->inode);
 		if (error)
-			drop_upper(upper->inode, new, true);
+			layer_remove(upper->inode, new);
 	}
 	if (!error && new != old)
-		drop_upper(upper->inode, old, false);
+		layer_remove(upper->inode, old);
 	if (new != old)
 		dentry_put(old);
 	if (error)
@@ -274,12 +264,20 @@ static int is_below(struct overlay_node *directory, const struct dentry *dentry)
 
 static const struct making whiteout = { .kind = NODE, .mode = S_IFCHR };
 
-static void drop_whiteouts(struct dentry *directory)
+/* Empty a directory that showed no entries a moment ago; -ENOTEMPTY: one has come meanwhile. */
+static int drop_whiteouts(struct dentry *directory)
 {
+	int error = 0;
+
 	inode_lock(directory->inode);
+	LIST_EACH(at, &directory->children)
+		if (!is_whiteout(CONTAINER(at, struct dentry, siblings)->inode))
+			error = -ENOTEMPTY;
 	LIST_EACH_SAFE(at, after, &directory->children)
-		drop_upper(directory->inode, CONTAINER(at, struct dentry, siblings), false);
+		if (!error)
+			layer_remove(directory->inode, CONTAINER(at, struct dentry, siblings));
 	inode_unlock(directory->inode);
+	return error;
 }
 
 /* Remove a name from an upper directory, which is locked, and leave a whiteout there if something is below. */
@@ -297,9 +295,11 @@ static int remove_in(struct dentry *upper, const struct dentry *name, bool is_di
 			dentry_put(new);
 	}
 	if (!error && old->inode && new != old && !is_whiteout(old->inode)) {
-		if (is_directory)
-			drop_whiteouts(old);
-		drop_upper(upper->inode, old, is_directory);
+		error = is_directory ? drop_whiteouts(old) : 0;
+		if (!error)
+			layer_remove(upper->inode, old);
+		else if (new)
+			layer_remove(upper->inode, new);
 	}
 	dentry_put(old);
 	return error;
@@ -428,19 +428,19 @@ static int move(struct side *from, struct side *to)
 		error = (left = dentry_new(from->upper->parent, from->upper->name, from->upper->name_size)) ?
 				make_upper(old, left, &whiteout) : -ENOMEM;
 	if (!error && to->upper->inode && from->is_directory && is_whiteout(to->upper->inode)) {
-		drop_upper(new, to->upper, false); /* not to be replaced by a directory */
+		layer_remove(new, to->upper); /* not to be replaced by a directory */
 		dentry_put(to->upper);
 		to->upper = NULL;
 		error = dentry_lookup(directory, to->dentry->name, to->dentry->name_size, &to->upper);
 	} else if (!error && to->upper->inode && to->is_directory) {
-		drop_whiteouts(to->upper);
+		error = drop_whiteouts(to->upper);
 	}
 	if (!error)
 		error = old->operations->rename(old, from->upper, new, to->upper, 0);
 	if (!error)
 		dentry_move(from->upper, to->upper);
 	else if (left && left->inode)
-		drop_upper(old, left, false);
+		layer_remove(old, left);
 	dentry_put(left);
 	return error;
 }
