@@ -119,6 +119,25 @@ def test_calls_return_above_what_they_return_on_linux(platform: Path, compile_st
     assert [row for row in different if not row.startswith("    type ") and 'rename("/"' not in row] == []
 
 
+def test_two_threads_change_files_at_once(tmp_path: Path, platform: Path, compile_static: Compile) -> None:
+    """One waits for the lower layer, and the other one changes the file or directory in the meantime."""
+    program = compile_static("races")
+    root = make_root(tmp_path / "root")
+    shutil.copy(program, root / "bin" / "races")
+    for tree in (root / "tree", tmp_path / "tree"):
+        for number in range(50):
+            (tree / "folders" / f"{number}").mkdir(parents=True)
+        (tree / "mapped").mkdir()
+        for number in range(50):
+            (tree / "mapped" / f"{number}").write_bytes(b"x" * (256 << 10))
+        (tree / "large").write_bytes(b"x" * (13 * MIB))
+    native = subprocess.run([program, tmp_path / "tree"], capture_output=True)
+    with Share(str(root), 256 * MIB, read_only=True) as share:
+        ours = run_above(share, platform, "/bin/races", "/tree")
+    assert native.returncode == ours.returncode == 42, ours.stderr
+    assert ours.stdout == native.stdout
+
+
 def test_the_command_forgets_what_a_program_changes(tmp_path: Path) -> None:
     root = make_root(tmp_path / "root")
     make_tree(root / "tree")
