@@ -475,6 +475,20 @@ static void count_moved(const struct side *from, const struct side *to, bool exc
 		overlay_apply(to->dentry->inode);
 }
 
+/* Whether a name can move to a directory. The upper layer may have been changed without the overlay in the meantime. */
+static int check_place(const struct side *from, const struct side *to)
+{
+	struct dentry *old = overlay_node_of(from->directory)->upper, *new = overlay_node_of(to->directory)->upper;
+	struct dentry *now = dentry_find(old, from->dentry->name, from->dentry->name_size);
+
+	dentry_put(now);
+	if (now != from->upper)
+		return -ESTALE;
+	if (new->inode->dead)
+		return -ENOENT;
+	return dentry_above(now, new) ? -EINVAL : 0;
+}
+
 static int rename(struct inode *old_directory, struct dentry *from, struct inode *directory, struct dentry *to, u32 flags)
 {
 	struct side a = { .directory = old_directory, .dentry = from }, b = { .directory = directory, .dentry = to };
@@ -492,7 +506,11 @@ static int rename(struct inode *old_directory, struct dentry *from, struct inode
 		struct mutex *second = &overlay_node_of(directory)->upper->inode->mutex;
 
 		mutex_lock_two(first, second);
-		error = exchanged ? exchange(&a, &b) : move(&a, &b);
+		error = check_place(&a, &b);
+		if (!error && exchanged)
+			error = check_place(&b, &a);
+		if (!error)
+			error = exchanged ? exchange(&a, &b) : move(&a, &b);
 		mutex_unlock_two(first, second);
 	}
 	if (!error)
