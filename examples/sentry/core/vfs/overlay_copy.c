@@ -191,9 +191,9 @@ int overlay_copy_up(struct inode *inode)
 {
 	struct overlay_node *node = overlay_node_of(inode);
 
-	if (node->upper)
-		return 0;
-	return overlay_of(inode)->scratch ? copy_attributes_up(node) : overlay_copy_content(inode, ~0ull);
+	if (!overlay_of(inode)->scratch)
+		return overlay_copy_content(inode, ~0ull);
+	return node->upper ? 0 : copy_attributes_up(node);
 }
 
 /* -- the content -- */
