@@ -176,15 +176,14 @@ static int move(const struct request *r, const struct path *point)
 static int change_flags(const struct request *r, const struct path *path)
 {
 	struct super *super = path->mount->super;
+	char none[] = "";
 	int error = 0;
 
 	if (!is_root(path))
 		return -EINVAL;
 	if (!(r->flags & MS_BIND)) {
-		if (!(r->flags & MS_RDONLY) && strings_equal(super->type, "overlay") && super->flags)
-			return -EROFS; /* without an upper layer */
-		if (r->options && super->operations->remount)
-			error = super->operations->remount(super, r->options);
+		if (super->operations->remount)
+			error = super->operations->remount(super, r->flags, r->options ? r->options : none);
 		if (!error)
 			super->flags = r->flags & MS_RDONLY;
 	}

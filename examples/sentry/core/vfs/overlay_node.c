@@ -315,8 +315,18 @@ static void show(struct super *super, struct text *text)
 	}
 }
 
+/* Options stay as they are. */
+static int remount(struct super *super, u32 flags, char *options)
+{
+	const struct overlay *overlay = super->data;
+
+	(void)options;
+	return overlay->writable || flags & MS_RDONLY ? 0 : -EROFS;
+}
+
 const struct super_operations overlay_super_operations = {
 	.show = show,
+	.remount = remount,
 	.statfs = statfs,
 	.evict = evict,
 	.forget = forget_name,

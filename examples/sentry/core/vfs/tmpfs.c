@@ -180,6 +180,12 @@ int tmpfs_options(struct super *super, char *options)
 	return error;
 }
 
+static int remount(struct super *super, u32 flags, char *options)
+{
+	(void)flags;
+	return tmpfs_options(super, options);
+}
+
 static void show(struct super *super, struct text *text)
 {
 	struct limits *limits = super->data;
@@ -201,7 +207,7 @@ static const struct super_operations super_operations = {
 	.statfs = statfs,
 	.evict = evict,
 	.show = show,
-	.remount = tmpfs_options,
+	.remount = remount,
 	.release = release,
 };
 

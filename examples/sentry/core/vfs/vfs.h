@@ -138,7 +138,7 @@ struct super_operations {
 	/* 1: what the dentry has still holds; 0: look it up again. NULL: it always holds. */
 	int (*revalidate)(struct dentry *dentry);
 	void (*show)(struct super *super, struct text *text); /* options for /proc/mounts, each behind a comma */
-	int (*remount)(struct super *super, char *options);   /* which it may change */
+	int (*remount)(struct super *super, u32 flags, char *options); /* MS_RDONLY, and options that it may change */
 	void (*release)(struct super *super);
 };
 
