@@ -236,6 +236,30 @@ static void use_overlay(void)
 	CALL(umount2("t/m", 0)), CALL(umount2("t", 0));
 }
 
+/* An overlay can be a layer of another one, but not of a third. */
+static void stack_overlays(void)
+{
+	CALL(mount("top", "t", "tmpfs", 0, NULL));
+	mkdir("t/a", 0755), mkdir("t/b", 0755), mkdir("t/1", 0755), mkdir("t/2", 0755), mkdir("t/3", 0755);
+	mkdir("t/u", 0755), mkdir("t/w", 0755);
+	make("t/a/file");
+	CALL(mount("o", "t/1", "overlay", 0, "lowerdir=t/a:t/b"));
+	CALL(mount("o", "t/2", "overlay", 0, "lowerdir=t/b:t/1"));
+	CALL(access("t/2/file", F_OK));
+	CALL(mount("o", "t/3", "overlay", 0, "lowerdir=t/2:t/b"));
+	CALL(mount("o", "t/3", "overlay", 0, "lowerdir=t/2,upperdir=t/u,workdir=t/w"));
+	CALL(umount2("t/2", 0)), CALL(umount2("t/1", 0));
+	CALL(mount("o", "t/3", "overlay", 0, "lowerdir=t/a,upperdir=t/u,workdir=t/w"));
+	CALL(mount(NULL, "t/3", NULL, MS_REMOUNT | MS_RDONLY, NULL));
+	CALL(make("t/3/new"));
+	CALL(mount(NULL, "t/3", NULL, MS_REMOUNT, NULL));
+	CALL(make("t/3/new"));
+	CALL(umount2("t/3", 0));
+	CALL(mount("o", "t/3", "overlay", 0, "lowerdir=t/a:t/b"));
+	CALL(mount(NULL, "t/3", NULL, MS_REMOUNT, NULL));
+	CALL(umount2("t/3", 0)), CALL(umount2("t", 0));
+}
+
 static void watch(void)
 {
 	int fd = inotify_init1(IN_NONBLOCK);
@@ -302,6 +326,7 @@ int main(int argc, char **argv)
 	bind_trees();
 	remount();
 	use_overlay();
+	stack_overlays();
 	watch();
 	stay_in_what_is_gone();
 	change_roots();

@@ -110,8 +110,10 @@ static int open_layer(const char *name, struct path *path)
 		return error;
 	if (!S_ISDIR(found.dentry->inode->mode))
 		error = -ENOTDIR;
-	else if (found.dentry->super->operations->revalidate)
-		error = -EINVAL; /* its files come and go by themselves */
+	else if (found.dentry->super->operations->revalidate) /* its files come and go by themselves */
+		error = -EINVAL;
+	else if (found.dentry->super->depth == OVERLAY_DEPTH)
+		error = -EINVAL;
 	if (!error) {
 		reference_get(&found.mount->super->references);
 		dentry_get(found.dentry);

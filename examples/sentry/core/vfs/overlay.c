@@ -31,13 +31,15 @@ static void choose_bits(struct overlay *overlay)
 			overlay->upper.bits = overlay->lower[i].bits;
 }
 
-static void add_layer(struct layer *layer, const struct path *path)
+static void add_layer(struct super *super, struct layer *layer, const struct path *path)
 {
 	layer->root = *path;
 	path_get(path);
+	if (super->depth <= super_of(layer)->depth)
+		super->depth = super_of(layer)->depth + 1;
 }
 
-static struct overlay *make(const struct overlay_options *options)
+static struct overlay *make(struct super *super, const struct overlay_options *options)
 {
 	struct overlay *overlay = kmalloc(sizeof(*overlay));
 	u64 size = string_size(options->text) + 1;
@@ -54,9 +56,9 @@ static struct overlay *make(const struct overlay_options *options)
 	overlay->scratch = options->scratch;
 	overlay->writable = options->upper != NULL;
 	if (options->upper)
-		add_layer(&overlay->upper, options->upper);
+		add_layer(super, &overlay->upper, options->upper);
 	for (overlay->count = 0; overlay->count < options->count; overlay->count++)
-		add_layer(&overlay->lower[overlay->count], &options->lower[overlay->count]);
+		add_layer(super, &overlay->lower[overlay->count], &options->lower[overlay->count]);
 	choose_bits(overlay);
 	return overlay;
 }
@@ -91,7 +93,7 @@ static int make_root(struct overlay *overlay)
 int overlay_new(const struct overlay_options *options, struct super **result)
 {
 	struct super *super = super_new(&overlay_super_operations, "overlay", OVERLAY_MAGIC);
-	struct overlay *overlay = super ? make(options) : NULL;
+	struct overlay *overlay = super ? make(super, options) : NULL;
 	int error;
 
 	if (!overlay) {

@@ -14,7 +14,7 @@
 
 #include "caller.h"
 
-enum { OVERLAY_LOWERS = 16 };
+enum { OVERLAY_LOWERS = 16, OVERLAY_DEPTH = 2 }; /* a call needs as many times the stack */
 #define OVERLAY_MAGIC 0x794c7630
 
 struct layer {

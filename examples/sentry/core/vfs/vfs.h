@@ -154,6 +154,7 @@ struct super {
 	bool pinned; /* its dentries are the directories: they stay until they are unlinked */
 	bool negative; /* names that do not exist may be remembered */
 	u32 flags;     /* MS_RDONLY */
+	u32 depth;     /* of an overlay: how many lie on one another */
 	struct list watches; /* of inotify, on its inodes */
 	void *data;
 };
