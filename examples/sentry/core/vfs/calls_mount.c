@@ -152,7 +152,7 @@ static int bind(const struct request *r, const struct path *point)
 
 static int move(const struct request *r, const struct path *point)
 {
-	struct path from;
+	struct path from, place;
 	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
 
 	if (error)
@@ -164,8 +164,9 @@ static int move(const struct request *r, const struct path *point)
 		if (at == from.mount)
 			error = -ELOOP;
 	if (!error) {
-		mount_detach(from.mount);
+		place = mount_detach(from.mount);
 		mount_attach(from.mount, point);
+		path_put(&place);
 	}
 	path_put(&from);
 	return error;
@@ -269,17 +270,24 @@ static struct mount *child_of(const struct mount *mount)
 	return NULL;
 }
 
-/* With all that is mounted below it. Those that somebody uses last until then. */
+/*
+ * With all that is mounted below it.  Those in use stay until the last use ends.  Each removal can sleep: another task
+ * can remove the mount itself in the meantime.
+ */
 static int detach_all(struct mount *mount)
 {
 	struct mount *at, *child;
+	struct path place;
 
-	do {
+	mount_get(mount);
+	while (!list_empty(&mount->all)) {
 		for (at = mount; (child = child_of(at));)
 			at = child;
-		mount_detach(at);
+		place = mount_detach(at);
 		mount_put(at);
-	} while (at != mount);
+		path_put(&place);
+	}
+	mount_put(mount);
 	return 0;
 }
 
@@ -362,25 +370,22 @@ static int check_pivot(const struct path *new, const struct path *old, const str
 
 static int pivot(const struct path *new, const struct path *old)
 {
-	struct path root = caller_fs()->root, above;
+	struct path root = caller_fs()->root, above, place;
 	int error = check_pivot(new, old, &root);
 
 	if (error)
 		return error;
 	path_get(&root);
-	above = (struct path){ root.mount->parent, root.mount->point };
-	if (above.mount)
-		path_get(&above);
-	mount_detach(new->mount);
-	mount_detach(root.mount);
+	place = mount_detach(new->mount);
+	above = mount_detach(root.mount);
 	if (above.mount)
 		mount_attach(new->mount, &above);
 	else
 		list_add(mount_list()->next, &new->mount->all);
 	mount_attach(root.mount, old);
 	change_places(&root, new);
-	if (above.mount)
-		path_put(&above);
+	path_put(&place);
+	path_put(&above);
 	path_put(&root);
 	return 0;
 }

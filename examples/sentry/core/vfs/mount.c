@@ -93,17 +93,16 @@ static bool is_mounted_on(const struct dentry *dentry)
 	return false;
 }
 
-void mount_detach(struct mount *mount)
+struct path mount_detach(struct mount *mount)
 {
 	struct path point = { mount->parent, mount->point };
 
 	list_remove(&mount->all);
 	mount->parent = NULL;
 	mount->point = NULL;
-	if (!point.dentry)
-		return;
-	point.dentry->mounted = is_mounted_on(point.dentry);
-	path_put(&point);
+	if (point.dentry)
+		point.dentry->mounted = is_mounted_on(point.dentry);
+	return point;
 }
 
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source)

@@ -289,7 +289,8 @@ struct mount *mount_root(void); /* borrowed */
 struct list *mount_list(void);
 struct mount *mount_after(u32 id); /* with the next higher one, a reference; NULL */
 void mount_attach(struct mount *mount, const struct path *point); /* takes the reference */
-void mount_detach(struct mount *mount); /* what keeps its place goes; the reference is the caller's */
+/* Take it out of the list. The caller puts its place and the list's reference at the end: both can sleep. */
+struct path mount_detach(struct mount *mount);
 bool mount_is_below(const struct mount *mount, const struct path *above);
 int mount_writable(const struct mount *mount); /* 0 or -EROFS */
 void path_get(const struct path *path);
