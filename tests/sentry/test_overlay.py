@@ -130,7 +130,8 @@ def test_two_threads_change_files_at_once(tmp_path: Path, platform: Path, compil
         (tree / "mapped").mkdir()
         for number in range(50):
             (tree / "mapped" / f"{number}").write_bytes(b"x" * (256 << 10))
-        (tree / "large").write_bytes(b"x" * (13 * MIB))
+        for name in ("large", "buffers"):
+            (tree / name).write_bytes(b"x" * (13 * MIB))
     native = subprocess.run([program, tmp_path / "tree"], capture_output=True)
     with Share(str(root), 256 * MIB, read_only=True) as share:
         ours = run_above(share, platform, "/bin/races", "/tree")

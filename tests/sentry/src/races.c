@@ -119,6 +119,35 @@ static void create_during_removals(void)
 	printf("directories that went with an entry: %u, that stayed without: %u\n", both, neither);
 }
 
+static void *read_mappings(void *buffer)
+{
+	step = 1;
+	pread(target, buffer, PAGE, 0);
+	return NULL;
+}
+
+/* A read copies a text that another read replaces by a longer one. */
+static void grow_during_reads(void)
+{
+	static char other[1 << 16];
+	unsigned int damaged = 0;
+
+	for (int i = 0; i < ROUNDS; i++) {
+		char *buffer = mmap(NULL, STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE, open("buffers", O_RDONLY), (off_t)i * STRIDE);
+		pthread_t reader;
+
+		target = open("/proc/self/maps", O_RDONLY);
+		reader = start(read_mappings, buffer);
+		for (int j = 0; j < 20; j++)
+			mmap(NULL, PAGE, j % 2 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		pread(target, other, sizeof(other), 0);
+		pthread_join(reader, NULL);
+		damaged += memmem(buffer, PAGE, "kkkk", 4) || !memchr(buffer, '-', 20);
+		close(target);
+	}
+	printf("damaged texts: %u\n", damaged);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2 || chdir(argv[1]))
@@ -126,5 +155,6 @@ int main(int argc, char **argv)
 	truncate_during_writes();
 	truncate_during_faults();
 	create_during_removals();
+	grow_during_reads();
 	return 42;
 }

@@ -195,7 +195,7 @@ static void release(struct file *file)
 	kfree(file->data);
 }
 
-static s64 read(struct file *file, struct io *to, u64 *position)
+static s64 read_locked(struct file *file, struct io *to, u64 *position)
 {
 	struct synthetic_inode *node = synthetic_of(file->inode);
 	struct text *text = file->data;
@@ -212,6 +212,17 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	moved = io_put(to, text->data + *position, text->size - *position < to->left ? text->size - *position : to->left);
 	*position += moved;
 	return moved || !to->left ? (s64)moved : -EFAULT;
+}
+
+/* The copy can sleep, and a read from the start replaces the text. */
+static s64 read(struct file *file, struct io *to, u64 *position)
+{
+	s64 result;
+
+	inode_lock(file->inode);
+	result = read_locked(file, to, position);
+	inode_unlock(file->inode);
+	return result;
 }
 
 static s64 write(struct file *file, struct io *from, u64 *position)
