@@ -618,11 +618,14 @@ static int look_up_thread(struct inode *directory, struct dentry *dentry)
 	return dentry->inode ? 0 : -ENOMEM;
 }
 
-static s32 thread_after(const struct process *p, s32 tid)
+static s32 thread_after(const struct synthetic_inode *node, s32 tid)
 {
+	const struct task *leader = task_of(node);
 	s32 next = 0;
 
-	EACH_TASK(t, p)
+	if (!leader)
+		return 0;
+	EACH_TASK(t, leader->process)
 		if (t->tid > tid && (!next || t->tid < next))
 			next = t->tid;
 	return next;
@@ -630,11 +633,10 @@ static s32 thread_after(const struct process *p, s32 tid)
 
 static bool list_threads(struct file *file, struct entries *entries)
 {
-	struct synthetic_inode *node = synthetic_of(file->inode);
+	const struct synthetic_inode *node = synthetic_of(file->inode);
 	u64 first = node->count + 2;
-	struct task *leader = task_of(node);
 
-	for (s32 tid = (s32)(file->position - first); leader && (tid = thread_after(leader->process, tid)) > 0;) {
+	for (s32 tid = (s32)(file->position - first); (tid = thread_after(node, tid)) > 0;) {
 		struct text name = { .data = NULL };
 		bool room;
 
