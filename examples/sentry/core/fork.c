@@ -219,6 +219,8 @@ static s64 clone(struct task *from, const struct clone *c)
 		t = NULL;
 		if (fd >= 0)
 			file_put(fd_clear(from->files, (u32)fd));
+		if (ref)
+			process_ref_put(ref);
 	}
 	if (!t) {
 		kfree(vfork);

@@ -23,7 +23,7 @@ static struct process_ref *ref_new(s32 pid)
 	return ref;
 }
 
-static void ref_put(struct process_ref *ref)
+void process_ref_put(struct process_ref *ref)
 {
 	if (reference_put(&ref->references))
 		slab_free(&refs, ref);
@@ -31,7 +31,6 @@ static void ref_put(struct process_ref *ref)
 
 void process_ref_attach(struct process_ref *ref, struct process *p)
 {
-	reference_get(&ref->references);
 	ref->process = p;
 	p->ref = ref;
 }
@@ -50,7 +49,7 @@ void process_ref_gone(struct process *p)
 		return;
 	ref->process = NULL;
 	wake_all(&ref->ended);
-	ref_put(ref);
+	process_ref_put(ref);
 }
 
 /* -- the file -- */
@@ -67,7 +66,7 @@ static u32 pidfd_poll(struct file *file, struct poll *poll)
 
 static void pidfd_release(struct file *file)
 {
-	ref_put(file->data);
+	process_ref_put(file->data);
 }
 
 static const struct file_operations pidfd_operations = { .seek = file_stay, .poll = pidfd_poll, .release = pidfd_release };
@@ -79,7 +78,7 @@ static s64 install(struct task *t, struct process_ref *ref, u32 flags)
 	int error = anonymous_file(0600, "anon_inode:[pidfd]", &pidfd_operations, O_RDWR | (flags & O_NONBLOCK), &file);
 
 	if (error) {
-		ref_put(ref);
+		process_ref_put(ref);
 		return error;
 	}
 	file->data = ref;
@@ -89,7 +88,10 @@ static s64 install(struct task *t, struct process_ref *ref, u32 flags)
 s64 pidfd_new(struct task *t, s32 pid, struct process_ref **ref)
 {
 	*ref = ref_new(pid);
-	return *ref ? install(t, *ref, 0) : -ENOMEM;
+	if (!*ref)
+		return -ENOMEM;
+	reference_get(&(*ref)->references);
+	return install(t, *ref, 0);
 }
 
 struct process *pidfd_process(struct task *t, u64 fd, u32 *flags, s64 *error)
@@ -121,14 +123,13 @@ s64 sys_pidfd_open(struct task *t, const u64 *args)
 	if (!p)
 		return task_find(pid) ? -EINVAL : -ESRCH;
 	ref = p->ref;
-	if (ref) {
-		reference_get(&ref->references);
-		return install(t, ref, flags);
+	if (!ref) {
+		ref = ref_new(pid);
+		if (!ref)
+			return -ENOMEM;
+		process_ref_attach(ref, p);
 	}
-	ref = ref_new(pid);
-	if (!ref)
-		return -ENOMEM;
-	process_ref_attach(ref, p);
+	reference_get(&ref->references);
 	return install(t, ref, flags);
 }
 
@@ -149,6 +150,7 @@ s64 sys_pidfd_send_signal(struct task *t, const u64 *args)
 	if (args[2]) {
 		if (user_read(t->mm, &info, args[2], sizeof(info)))
 			return -EFAULT;
+		p = pidfd_process(t, args[0], &flags, &error); /* it may be gone after a sleep */
 		if (info.signal != signal)
 			return -EINVAL;
 		if (p != t->process && (info.code >= 0 || info.code == SI_TKILL))

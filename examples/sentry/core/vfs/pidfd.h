@@ -7,9 +7,10 @@
 
 struct process_ref;
 
-/* A descriptor for a process that does not exist yet; its reference is the file's. Attach it when there is one. */
+/* A descriptor for a process that does not exist yet, and a reference: also with an error, unless that is NULL. */
 s64 pidfd_new(struct task *t, s32 pid, struct process_ref **ref);
-void process_ref_attach(struct process_ref *ref, struct process *p);
+void process_ref_attach(struct process_ref *ref, struct process *p); /* takes the reference */
+void process_ref_put(struct process_ref *ref);
 void process_ref_ended(struct process *p); /* it is a zombie */
 void process_ref_gone(struct process *p);
 /* The process of a descriptor, and the flags of its file; NULL: -EBADF, or -ESRCH if it is gone. */
