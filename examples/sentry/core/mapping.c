@@ -339,10 +339,14 @@ static void move_pages(struct mm *mm, u64 from, u64 to, u64 size)
 
 static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
-	struct vma vma = *mm_vma(mm, old);
-	u32 type = vma.flags & VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
+	struct vma *there = mm_vma(mm, old), vma;
+	u32 type;
 	s64 at;
 
+	if (!there || there->end - old < old_size) /* another thread has unmapped it meanwhile */
+		return -EFAULT;
+	vma = *there;
+	type = vma.flags & VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
 	vma.offset += old - vma.start;
 	vma_get(&vma);
 	at = mm_map_object(mm, flags & MREMAP_FIXED ? to : 0, size, type | (flags & MREMAP_FIXED ? MAP_FIXED : 0), &vma);
@@ -357,6 +361,7 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
 	struct vma *vma = mm_vma(mm, old);
+	s64 error = 0;
 
 	if (!vma)
 		return -EFAULT;
@@ -366,9 +371,9 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 		return -EFAULT;
 	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
 		if (size < old_size)
-			return unmap_range(mm, old + size, old + old_size) ? -ENOMEM : (s64)old;
-		if (size == old_size)
-			return (s64)old;
+			error = mm_unmap(mm, old + size, old_size - size);
+		if (error || size <= old_size)
+			return error ? error : (s64)old;
 		if (old_size && vma->end == old + old_size && size <= USER_TOP - old && mm_is_free(mm, vma->end, old + size)) {
 			vma->end = old + size;
 			vma_join(mm, vma->start, vma->end);
@@ -377,7 +382,7 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 	}
 	if (!(flags & MREMAP_MAYMOVE))
 		return -ENOMEM;
-	if (size < old_size && unmap_range(mm, old + size, old + old_size))
-		return -ENOMEM;
-	return remap_elsewhere(mm, old, size < old_size ? size : old_size, size, flags, to);
+	if (size < old_size)
+		error = mm_unmap(mm, old + size, old_size - size);
+	return error ? error : remap_elsewhere(mm, old, size < old_size ? size : old_size, size, flags, to);
 }
