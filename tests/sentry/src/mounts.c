@@ -176,6 +176,18 @@ static void bind_trees(void)
 	CALL(rmdir("d/one")), CALL(rmdir("d/two"));
 }
 
+/* A tmpfs goes with all its directories, at once. */
+static void unmount_a_deep_tree(void)
+{
+	int depth = 0;
+
+	CALL(mount("deep", "t", "tmpfs", 0, NULL)), CALL(chdir("t"));
+	while (depth < 60000 && !mkdir("d", 0755) && !chdir("d"))
+		depth++;
+	printf("%d directories\n", depth);
+	CALL(chdir(folder)), CALL(umount2("t", 0));
+}
+
 static void remount(void)
 {
 	CALL(mount("one", "t", "tmpfs", 0, NULL));
@@ -324,6 +336,7 @@ int main(int argc, char **argv)
 	use_tmpfs();
 	bind();
 	bind_trees();
+	unmount_a_deep_tree();
 	remount();
 	use_overlay();
 	stack_overlays();

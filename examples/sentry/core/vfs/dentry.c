@@ -164,12 +164,16 @@ void dentry_forget(struct super *super)
 
 void dentry_drop_all(struct super *super)
 {
-	while (!list_empty(&super->root->children)) {
-		struct dentry *at = super->root;
+	struct dentry *at = super->root, *parent;
 
-		while (!list_empty(&at->children))
+	while (at != super->root || !list_empty(&at->children)) {
+		if (!list_empty(&at->children)) {
 			at = CONTAINER(at->children.next, struct dentry, siblings);
+			continue;
+		}
+		parent = at->parent;
 		dentry_unhash(at);
+		at = parent;
 	}
 }
 
