@@ -112,6 +112,23 @@ static void fail(void)
 	CALL(chroot("absent")), CALL(chroot("file"));
 }
 
+/* What is in no directory, or in a mount that was removed, cannot be shown elsewhere. */
+static void bind_what_has_no_place(void)
+{
+	int ends[2], fd;
+
+	pipe(ends);
+	sprintf(buffer, "/proc/self/fd/%d", ends[0]);
+	CALL(mount(buffer, "file", NULL, MS_BIND, NULL));
+	CALL(mount(buffer, "file", NULL, MS_MOVE, NULL)), CALL(umount2(buffer, 0));
+	CALL(mount("x", "t", "tmpfs", 0, NULL));
+	fd = open("t", O_RDONLY | O_DIRECTORY);
+	CALL(umount2("t", MNT_DETACH));
+	sprintf(buffer, "/proc/self/fd/%d", fd);
+	CALL(mount(buffer, "d", NULL, MS_BIND, NULL)), CALL(mount(buffer, "d", NULL, MS_MOVE, NULL)), CALL(umount2(buffer, 0));
+	close(ends[0]), close(ends[1]), close(fd);
+}
+
 static void be_another_user(void)
 {
 	pid_t pid = fork();
@@ -333,6 +350,7 @@ int main(int argc, char **argv)
 	mkdir("t", 0755), mkdir("d", 0755), make("file");
 	fail();
 	be_another_user();
+	bind_what_has_no_place();
 	use_tmpfs();
 	bind();
 	bind_trees();

@@ -17,7 +17,7 @@ static bool is_root(const struct path *path)
 	return path->dentry == path->mount->root;
 }
 
-/* It has not been removed; somebody can still use one that has. */
+/* Whether a mount is part of the tree. A process can still use one that was removed. */
 static bool is_shown(const struct mount *mount)
 {
 	while (mount->parent)
@@ -134,13 +134,17 @@ static int detach_all(struct mount *mount);
 static int bind(const struct request *r, const struct path *point)
 {
 	struct path from;
-	struct mount *mount;
+	struct mount *mount = NULL;
 	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
 
 	if (error)
 		return error;
-	mount = copy(from.mount, from.dentry);
-	error = mount ? attach(mount, point) : -ENOMEM;
+	if (is_shown(from.mount))
+		mount = copy(from.mount, from.dentry);
+	else
+		error = -EINVAL; /* removed, or of files without a name */
+	if (!error)
+		error = mount ? attach(mount, point) : -ENOMEM;
 	if (!error && r->flags & MS_REC) {
 		error = copy_below(&from, mount);
 		if (error)
