@@ -43,7 +43,7 @@ ON_AN_OVERLAY = """
 
 
 def test_an_overlay_behaves_as_that_of_linux(tmp_path: Path, platform: Path, compile_static: Compile) -> None:
-    """But that Linux lists other numbers than stat() shows, and cannot copy a file of which the name is gone."""
+    """Linux differs twice: it lists other numbers than stat() returns, and cannot copy a file whose name is gone."""
     program = compile_static("layers")
     root = make_root(tmp_path / "root")
     shutil.copy(program, root / "layers")

@@ -89,7 +89,7 @@ def run_above(
 
 
 def test_a_tree_changes_above_as_it_does_on_linux(tmp_path: Path, platform: Path, compile_static: Compile) -> None:
-    """About 270 lines, and what files and directories show afterwards, but for a device that is a whiteout."""
+    """All lines are equal, except for mknod() of a device that would be a whiteout."""
     program = compile_static("layers")
     native = subprocess.run([program, make_tree(tmp_path / "tree")], capture_output=True)
     root = make_root(tmp_path / "root")
@@ -108,7 +108,7 @@ def test_a_tree_changes_above_as_it_does_on_linux(tmp_path: Path, platform: Path
 
 @pytest.mark.parametrize("name", ["files", "pipes", "watches"])
 def test_calls_return_above_what_they_return_on_linux(platform: Path, compile_static: Compile, name: str) -> None:
-    """In a new folder, which only the upper layer has: but for the type of the file system, and what has its root."""
+    """In a new folder of the upper layer. The type of the file system and calls on its root may differ."""
     program = compile_static(name)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         native = subprocess.run([program, f"{folder}/{name}"], capture_output=True)
@@ -170,7 +170,7 @@ def test_the_layer_is_limited_by_the_memory(tmp_path: Path, platform: Path) -> N
 
 
 def test_a_change_costs_no_content_that_is_not_needed(tmp_path: Path, platform: Path) -> None:
-    """Of files whose content stays, or goes, none is read: they are larger than the memory."""
+    """Two files are larger than the memory. Neither chmod and rename nor a truncation reads their contents."""
     root = make_root(tmp_path / "root")
     for name in ("stays", "goes"):
         with open(root / name, "wb") as file:

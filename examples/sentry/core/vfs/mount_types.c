@@ -64,7 +64,7 @@ static bool starts_with(const char *text, const char *start, char **rest)
 	return !*start;
 }
 
-/* What is as it is here, whatever it is set to. */
+/* Options that choose what an overlay does here in any case, or that have no effect. */
 static bool is_accepted(const char *option)
 {
 	static const char *const all[] = {

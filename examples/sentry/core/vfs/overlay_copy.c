@@ -101,7 +101,7 @@ void layer_remove(struct inode *directory, struct dentry *dentry)
 	dentry_unhash(dentry);
 }
 
-/* The same with all attributes, under a name, or without one (NULL). The directory shows no change. */
+/* Copy a file and its attributes to a name in a directory, or to none (NULL). The directory keeps its times. */
 static int copy_to(struct inode *from, struct dentry *directory, const struct dentry *name, struct dentry **result)
 {
 	struct inode *above = directory->inode;

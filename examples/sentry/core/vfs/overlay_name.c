@@ -305,7 +305,7 @@ static int remove_in(struct dentry *upper, const struct dentry *name, bool is_di
 	return error;
 }
 
-/* A file has a name less. */
+/* A file loses a name. */
 static void drop_link(struct dentry *dentry, bool is_directory)
 {
 	struct inode *inode = dentry->inode;

@@ -344,7 +344,7 @@ struct super *sys_new(void)
 {
 	if (!vfs.sys)
 		vfs.sys = synthetic_new("sysfs", SYSFS_MAGIC, sys_files, ARRAY_SIZE(sys_files));
-	if (vfs.sys) /* it is there once, and has a reference of its own */
+	if (vfs.sys) /* one for all mounts, which is never freed */
 		reference_get(&vfs.sys->references);
 	return vfs.sys;
 }
