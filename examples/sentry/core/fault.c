@@ -93,9 +93,13 @@ static int make_writable(struct mm *mm, u64 address)
 		if (offset > 0)
 			page_put((u64)offset);
 		vma_put(&was);
-		if (offset < 0 || !vma || !entry || (*entry & PTE_OFFSET) != (u64)offset)
+		if (offset < 0 || !vma || !entry)
 			return offset < 0 ? (int)offset : 0;
 		old = (u64)offset;
+		if ((*entry & PTE_OFFSET) != old) { /* the file has another page there by now */
+			mm_discard(mm, address, address + PAGE);
+			return 0;
+		}
 	} else if (!(vma->flags & VMA_SHARED) && page_is_shared(old)) {
 		u64 new = pages_alloc(0);
 

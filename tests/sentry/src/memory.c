@@ -182,6 +182,24 @@ static void copies(void)
 	printf("%d\n", a[5 * PAGE]);
 }
 
+/* A mapping shows what the file has where a hole was made, and writes to it. */
+static void make_holes(void)
+{
+	int fd = memfd_create("holes", 0);
+	char *map, text[2] = "";
+
+	CALL(ftruncate(fd, 4 * PAGE)), CALL(pwrite(fd, "a", 1, PAGE)), CALL(pwrite(fd, "b", 1, 2 * PAGE));
+	map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	printf("mapped %c %c\n", map[PAGE], map[2 * PAGE]);
+	map[2 * PAGE + 1] = 'c';
+	CALL(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE, 2 * PAGE));
+	printf("mapped %d %d %d\n", map[PAGE], map[2 * PAGE], map[2 * PAGE + 1]);
+	map[PAGE + 1] = 'd', map[2 * PAGE] = 'e';
+	CALL(pread(fd, text, 2, PAGE)), printf("read %d %c\n", text[0], text[1]);
+	CALL(pread(fd, text, 2, 2 * PAGE)), printf("read %c %d\n", text[0], text[1]);
+	munmap(map, 4 * PAGE), close(fd);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
@@ -190,6 +208,7 @@ int main(void)
 	grow();
 	remaps();
 	files();
+	make_holes();
 	advice();
 	copies();
 	return 3;

@@ -318,9 +318,11 @@ s64 sys_ftruncate(struct task *t, const u64 *args)
 	return set_size(&file->path, args[1], file);
 }
 
+enum { KEEP_SIZE = 1 };
+
 static bool is_fallocate_mode(u32 mode)
 {
-	enum { KEEP_SIZE = 1, PUNCH_HOLE = 2, COLLAPSE = 8, ZERO = 0x10, INSERT = 0x20, UNSHARE = 0x40 };
+	enum { PUNCH_HOLE = 2, COLLAPSE = 8, ZERO = 0x10, INSERT = 0x20, UNSHARE = 0x40 };
 
 	switch (mode & ~(u32)KEEP_SIZE) {
 	case 0: case ZERO: case UNSHARE: return true;
@@ -334,6 +336,7 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 {
 	struct file *file = fd_real(t, args[0]);
 	u32 mode = (u32)args[1];
+	s64 error;
 
 	if (!file)
 		return -EBADF;
@@ -351,5 +354,10 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 		return -ENODEV;
 	if (args[2] + args[3] > MOST_OFFSET)
 		return -EFBIG;
-	return file->operations->fallocate ? file->operations->fallocate(file, mode, args[2], args[3]) : -EOPNOTSUPP;
+	if (!file->operations->fallocate)
+		return -EOPNOTSUPP;
+	error = file->operations->fallocate(file, mode, args[2], args[3]);
+	if (!error && mode & ~(u32)KEEP_SIZE)
+		mm_replace(file->inode);
+	return error;
 }
