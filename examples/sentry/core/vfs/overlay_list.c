@@ -208,6 +208,7 @@ static int start(struct file *file, struct reading *reading)
 {
 	struct overlay_node *node = overlay_node_of(file->inode);
 	struct overlay *overlay = overlay_of(file->inode);
+	struct dentry *upper = node->upper; /* which can come while the other layer is opened */
 	int error;
 
 	stop(reading);
@@ -216,8 +217,8 @@ static int start(struct file *file, struct reading *reading)
 	reading->real = overlay_open_real(node, overlay_real(node), O_RDONLY | O_DIRECTORY | O_LARGEFILE, &error);
 	if (!reading->real)
 		return error;
-	reading->upper = node->upper;
-	reading->bits = node->upper ? overlay->upper.bits : node->parts[0].layer->bits;
+	reading->upper = upper;
+	reading->bits = upper ? overlay->upper.bits : node->parts[0].layer->bits;
 	return 0;
 }
 
