@@ -48,7 +48,8 @@ static void remaps(void)
 	printf("moved %c%c%c%c%d\n", b[0], b[PAGE], b[2 * PAGE], b[3 * PAGE], b[8 * PAGE]);
 	CALL(mremap(b, 9 * PAGE, 2 * PAGE, 0) == b);
 	touch("behind", b + 2 * PAGE, 0);
-	MAPS(mremap(b, -(size_t)PAGE, PAGE, 0)), MAPS(mremap(b, -(size_t)PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)0x20000000));
+	MAPS(mremap(b, -(size_t)PAGE, PAGE, 0));
+	MAPS(mremap(b, -(size_t)PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)0x20000000));
 	MAPS(mremap(b + 1, PAGE, PAGE, 0));
 	MAPS(mremap(b, PAGE, 0, 0));
 	MAPS(mremap((void *)0x10000000, PAGE, 2 * PAGE, MREMAP_MAYMOVE));

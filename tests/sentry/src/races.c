@@ -131,9 +131,10 @@ static void grow_during_reads(void)
 {
 	static char other[1 << 16];
 	unsigned int damaged = 0;
+	int file = open("buffers", O_RDONLY);
 
 	for (int i = 0; i < ROUNDS; i++) {
-		char *buffer = mmap(NULL, STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE, open("buffers", O_RDONLY), (off_t)i * STRIDE);
+		char *buffer = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, (off_t)i * STRIDE);
 		pthread_t reader;
 
 		target = open("/proc/self/maps", O_RDONLY);
