@@ -289,6 +289,38 @@ static void stack_overlays(void)
 	CALL(umount2("t/3", 0)), CALL(umount2("t", 0));
 }
 
+/* A file that does not fit into the upper layer stays below, also for the next mount. */
+static void fill_upper_layer(void)
+{
+	static const char layers[] = "lowerdir=d/low,upperdir=t/u,workdir=t/w";
+	struct stat s;
+	int fd;
+
+	mkdir("d/low", 0755), mkdir("d/all", 0755);
+	fd = open("d/low/file", O_CREAT | O_WRONLY, 0644);
+	for (int i = 0; i < 64; i++)
+		write(fd, memset(buffer, 'x', sizeof(buffer)), sizeof(buffer));
+	close(fd);
+	CALL(mount("top", "t", "tmpfs", 0, "size=128k"));
+	mkdir("t/u", 0755), mkdir("t/w", 0755);
+	CALL(mount("o", "d/all", "overlay", 0, layers));
+	CALL(open("d/all/file", O_WRONLY)), CALL(chmod("d/all/file", 0600)), CALL(rename("d/all/file", "d/all/moved"));
+	CALL(stat("d/all/file", &s)), printf("    %o with %ld bytes\n", s.st_mode, s.st_size);
+	LIST("t/u");
+	CALL(umount2("d/all", 0)), CALL(mount("o", "d/all", "overlay", 0, layers));
+	CALL(stat("d/all/file", &s)), printf("    %o with %ld bytes\n", s.st_mode, s.st_size);
+	CALL(mount("top", "t", NULL, MS_REMOUNT, "size=1m"));
+	CALL(fd = open("d/all/file", O_WRONLY)), CALL(pwrite(fd, "new", 3, 4096)), close(fd);
+	CALL(chmod("d/all/file", 0600));
+	CALL(umount2("d/all", 0)), CALL(mount("o", "d/all", "overlay", 0, layers));
+	CALL(stat("d/all/file", &s)), printf("    %o with %ld bytes\n", s.st_mode, s.st_size);
+	fd = open("d/all/file", O_RDONLY);
+	CALL(pread(fd, buffer, 5, 4095)), printf("    %.5s\n", buffer), close(fd);
+	LIST("t/u");
+	CALL(umount2("d/all", 0)), CALL(umount2("t", 0));
+	CALL(unlink("d/low/file")), CALL(rmdir("d/low")), CALL(rmdir("d/all"));
+}
+
 static void watch(void)
 {
 	int fd = inotify_init1(IN_NONBLOCK);
@@ -358,6 +390,7 @@ int main(int argc, char **argv)
 	remount();
 	use_overlay();
 	stack_overlays();
+	fill_upper_layer();
 	watch();
 	stay_in_what_is_gone();
 	change_roots();

@@ -256,6 +256,24 @@ static int copy_pages(struct file *file, struct inode *to, u64 size)
 	return error;
 }
 
+/* A part of a file in the upper layer would hide the lower file from the next mount. */
+static void forget_copy(struct overlay_node *node)
+{
+	struct dentry *upper = node->upper, *above = upper->parent;
+
+	dentry_get(above);
+	inode_lock(above->inode);
+	if (upper->hashed && upper->parent == above)
+		layer_remove(above->inode, upper);
+	inode_unlock(above->inode);
+	dentry_put(above);
+	table_remove(&overlay_of(node->inode)->by_upper, &node->by_upper);
+	node->in_upper = node->data_below = false;
+	node->upper = NULL;
+	dentry_put(upper);
+	overlay_apply(node->inode);
+}
+
 static int copy_content(struct overlay_node *node, u64 size)
 {
 	struct inode *from = overlay_content(node), *to = node->upper->inode;
@@ -275,6 +293,8 @@ static int copy_content(struct overlay_node *node, u64 size)
 	if (error) {
 		new.size = 0;
 		layer_setattr(to, &new);
+		if (!overlay_of(node->inode)->scratch)
+			forget_copy(node);
 		return error;
 	}
 	node->data_below = false;
@@ -286,12 +306,14 @@ static int copy_content(struct overlay_node *node, u64 size)
 int overlay_copy_content(struct inode *inode, u64 size)
 {
 	struct overlay_node *node = overlay_node_of(inode);
-	int error = node->upper ? 0 : copy_attributes_up(node);
+	int error = 0;
 
-	if (error || !node->data_below)
-		return error;
+	if (node->upper && !node->data_below)
+		return 0;
 	mutex_lock(&node->data);
-	if (node->data_below)
+	if (!node->upper)
+		error = copy_attributes_up(node);
+	if (!error && node->data_below)
 		error = copy_content(node, size);
 	mutex_unlock(&node->data);
 	return error;
