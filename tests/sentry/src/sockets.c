@@ -2,6 +2,7 @@
 /* Sockets of the family AF_UNIX in one process: prints what each call returns. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
@@ -41,6 +42,10 @@ static void try_pair(void)
 
 	TRY(socketpair, AF_UNIX, SOCK_STREAM, 0, BAD);
 	TRY(socketpair, 99, SOCK_STREAM, 0, p);
+	TRY(socketpair, AF_NETLINK, SOCK_RAW, 0, p);
+	TRY(socketpair, AF_NETLINK, SOCK_STREAM, 0, p);
+	TRY(socketpair, AF_INET, SOCK_STREAM, IPPROTO_UDP, p);
+	TRY(socketpair, AF_INET6, SOCK_DGRAM, 0, p);
 	TRY(socketpair, AF_UNIX, SOCK_STREAM, 7, p);
 	TRY(socketpair, AF_UNIX, 9, 0, p);
 	TRY(socketpair, AF_UNIX, SOCK_STREAM | 0x100, 0, p);

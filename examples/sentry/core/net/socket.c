@@ -171,15 +171,13 @@ s64 sys_socketpair(struct task *t, const u64 *args)
 	error = fd_promise_two(t, args[3]);
 	if (error)
 		return error;
-	if ((u32)args[0] == AF_INET || (u32)args[0] == AF_INET6)
-		return -EOPNOTSUPP;
 	error = create(&sockets[0], (u32)args[0], (u32)args[1], (s32)args[2]);
 	if (error)
 		return error;
 	error = open_socket(sockets[0], (u32)args[1], &files[0]);
 	if (error)
 		return error;
-	error = create(&sockets[1], (u32)args[0], (u32)args[1], (s32)args[2]);
+	error = (u32)args[0] == AF_UNIX ? create(&sockets[1], (u32)args[0], (u32)args[1], (s32)args[2]) : -EOPNOTSUPP;
 	if (!error)
 		error = open_socket(sockets[1], (u32)args[1], &files[1]);
 	if (error) {
