@@ -324,6 +324,19 @@ static void wake(struct wait_queue *queue, u32 most)
 	}
 }
 
+void wait_queue_end(struct wait_queue *queue)
+{
+	while (queue->first) {
+		struct waiter *w = queue->first;
+
+		waiter_remove(w);
+		if (w->notify)
+			w->notify(w);
+		else
+			task_wake(w->task);
+	}
+}
+
 void wake_one(struct wait_queue *queue)
 {
 	wake(queue, 1);

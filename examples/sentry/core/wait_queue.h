@@ -56,6 +56,7 @@ void sleep_on_always(struct wait_queue *queue);
 
 void wake_one(struct wait_queue *queue); /* the first that is alone, and all that are not */
 void wake_all(struct wait_queue *queue);
+void wait_queue_end(struct wait_queue *queue); /* wake and remove all waiters, before the queue is freed */
 
 /* Calls a function at a time, from the scheduler: it may wake tasks and send signals, but not sleep. */
 struct timer {

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -198,6 +199,39 @@ static void try_names(void)
 		close(fd);
 }
 
+/* A set that waits for the peer of a datagram socket, which ends before the socket does. */
+static void try_lost_peer(void)
+{
+	struct epoll_event event, events[8];
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	for (int i = 0; i < 2; i++) {
+		int set = epoll_create1(0), other = epoll_create1(0), p[2], q[2], reported = 0;
+
+		event = (struct epoll_event){ .events = EPOLLOUT | EPOLLET };
+		socketpair(AF_UNIX, SOCK_DGRAM, 0, p);
+		TRY(epoll_ctl, set, EPOLL_CTL_ADD, p[0], &event);
+		close(p[1]);
+		if (i)
+			TRY(connect, p[0], &none, sizeof(none));
+		else
+			TRY(write, p[0], "lost", 4);
+		socketpair(AF_UNIX, SOCK_DGRAM, 0, q);
+		for (int k = 0; k < 2; k++) {
+			event.data.fd = q[k];
+			TRY(epoll_ctl, other, EPOLL_CTL_ADD, q[k], &event);
+		}
+		TRY(epoll_wait, other, events, 8, 0);
+		close(set);
+		TRY(write, q[1], "word", 4);
+		TRY(read, q[0], buffer, 100);
+		for (int count = epoll_wait(other, events, 8, 0); count > 0; count--)
+			reported |= events[count - 1].data.fd == q[1];
+		printf("    room at the other end is reported: %d\n", reported);
+		close(other), close(p[0]), close(q[0]), close(q[1]);
+	}
+}
+
 static void try_rights(void)
 {
 	union {
@@ -268,6 +302,7 @@ int main(int argc, char **argv)
 		return 1;
 	try_pair();
 	try_names();
+	try_lost_peer();
 	try_rights();
 	return 42;
 }

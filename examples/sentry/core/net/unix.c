@@ -12,8 +12,10 @@ static const struct socket_operations operations;
 
 void endpoint_put(struct endpoint *end)
 {
-	if (end && reference_put(&end->references))
-		slab_free(&endpoints, end);
+	if (!end || !reference_put(&end->references))
+		return;
+	wait_queue_end(&end->writable); /* a poll of a socket also waits for its peer, which can be another by now */
+	slab_free(&endpoints, end);
 }
 
 static struct socket *make(u16 type)
