@@ -14,6 +14,7 @@ struct files;
 struct fs_context;
 struct mm;
 struct process_ref;
+struct rights;
 struct tty;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
@@ -108,6 +109,7 @@ struct task {
 	struct cred cred;
 	bool no_new_privs;
 	s32 death_signal; /* which it gets when its parent ends; 0: none */
+	struct rights **closing; /* those that this task frees (net/socket.c); NULL: it frees none */
 	u64 timer_slack, default_slack;
 	s32 nice;
 	u16 io_priority;

@@ -295,6 +295,32 @@ static void try_rights(void)
 	close(pipes[0]), close(pipes[1]), close(p[0]), close(p[1]);
 }
 
+/* Sockets in messages to one another: the end of the last one ends them all. */
+static void try_chain(void)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
+	struct iovec vector = { "next", 4 };
+	struct msghdr out = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	int last, ends[2], pipes[2], sent = 0;
+
+	pipe(pipes);
+	last = pipes[1];
+	for (int i = 0; i < 900; i++) {
+		socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+		*(int *)CMSG_DATA(&control.header) = last;
+		sent += sendmsg(ends[0], &out, 0) == 4;
+		close(last), close(ends[0]);
+		last = ends[1];
+	}
+	close(last);
+	printf("    %d sent\n", sent);
+	TRY(read, pipes[0], buffer, 1); /* the end of the pipe: the first one is closed */
+	close(pipes[0]);
+}
+
 int main(int argc, char **argv)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -304,5 +330,6 @@ int main(int argc, char **argv)
 	try_names();
 	try_lost_peer();
 	try_rights();
+	try_chain();
 	return 42;
 }

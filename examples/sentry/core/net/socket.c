@@ -23,11 +23,27 @@ struct socket *socket_new(u16 family, u16 type, const struct socket_operations *
 	return socket;
 }
 
+/* The files can be sockets whose messages have files, too: those wait for the outermost call, as the stack is small. */
 void rights_free(struct rights *rights)
 {
-	for (u32 i = 0; rights && i < rights->count; i++)
-		file_put(rights->files[i]);
-	kfree(rights);
+	struct task *t = core.current;
+	struct rights *first = rights;
+
+	if (!rights)
+		return;
+	if (t->closing) {
+		rights->next = *t->closing;
+		*t->closing = rights;
+		return;
+	}
+	t->closing = &first;
+	while ((rights = first)) {
+		first = rights->next;
+		for (u32 i = 0; i < rights->count; i++)
+			file_put(rights->files[i]);
+		kfree(rights);
+	}
+	t->closing = NULL;
 }
 
 u64 socket_deadline(u64 timeout, bool wait)

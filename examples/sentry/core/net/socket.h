@@ -27,6 +27,7 @@ struct credentials_message {
 
 /* Open files on their way, each with a reference. */
 struct rights {
+	struct rights *next; /* to be freed */
 	u32 count;
 	struct file *files[RIGHTS_MOST];
 };
@@ -81,7 +82,7 @@ struct socket {
 };
 
 struct socket *socket_new(u16 family, u16 type, const struct socket_operations *operations);
-void rights_free(struct rights *rights);
+void rights_free(struct rights *rights); /* may be NULL */
 u64 socket_deadline(u64 timeout, bool wait); /* when a call gives up: 0 at once */
 struct socket *file_socket(struct file *file); /* NULL: it is none */
 /* The socket of a descriptor and its file, borrowed; NULL with the error. */
