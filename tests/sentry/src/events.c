@@ -198,6 +198,25 @@ static void try_epoll(void)
 		close(fd);
 }
 
+/* Sets in one another, from the outermost on. */
+static void try_nested_sets(void)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	int sets[10], count = 1, ready;
+
+	sets[0] = epoll_create1(0);
+	for (int error = 0; !error && count < 10; count++) {
+		sets[count] = epoll_create1(0);
+		error = TRY(epoll_ctl, sets[count - 1], EPOLL_CTL_ADD, sets[count], &event);
+	}
+	ready = eventfd(1, 0);
+	TRY(epoll_ctl, sets[count - 2], EPOLL_CTL_ADD, ready, &event);
+	TRY(epoll_wait, sets[0], &event, 1, 0);
+	while (count)
+		close(sets[--count]);
+	close(ready);
+}
+
 int main(int argc, char **argv)
 {
 	if (enter_folder(argc, argv))
@@ -205,5 +224,6 @@ int main(int argc, char **argv)
 	try_eventfd();
 	try_timerfd();
 	try_epoll();
+	try_nested_sets();
 	return 42;
 }

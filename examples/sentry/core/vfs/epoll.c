@@ -157,6 +157,20 @@ static u32 depth_of(const struct file *file, const struct file *wanted)
 	return most + 1;
 }
 
+/* How high the sets are that contain a set, itself counted. */
+static u32 height_of(const struct file *file)
+{
+	u32 most = 0;
+
+	LIST_EACH(at, &file->polls) {
+		u32 height = height_of(CONTAINER(at, struct item, of_file)->epoll->file);
+
+		if (height > most)
+			most = height;
+	}
+	return most + 1;
+}
+
 static s64 check_exclusive(u32 operation, const struct file *file, u32 events)
 {
 	const u32 allowed = POLLIN | POLLOUT | POLLERR | POLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
@@ -175,7 +189,7 @@ static s64 control(struct epoll *epoll, u32 operation, struct file *file, u32 fd
 	event->events |= POLLERR | POLLHUP;
 	switch (operation) {
 	case EPOLL_CTL_ADD:
-		if (file->operations == &epoll_operations && depth_of(file, epoll->file) >= MOST_DEPTH)
+		if (file->operations == &epoll_operations && depth_of(file, epoll->file) + height_of(epoll->file) > MOST_DEPTH)
 			return -ELOOP;
 		return item ? -EEXIST : add(epoll, file, fd, event);
 	case EPOLL_CTL_MOD:
