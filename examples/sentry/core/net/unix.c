@@ -138,11 +138,12 @@ static int connect_datagram(struct socket *socket, const struct address *address
 		error = unix_check_name(address, size);
 		if (!error)
 			error = unix_find(address, size, &other);
-		if (!error && !is_datagram(other->socket))
+		if (!error && !is_datagram(other->socket)) {
+			endpoint_put(other);
 			error = -EPROTOTYPE;
+		}
 		if (error)
 			return error;
-		reference_get(&other->references);
 	}
 	endpoint_put(end->peer);
 	end->peer = other;
@@ -168,9 +169,23 @@ static int queue_connection(struct socket *socket, struct endpoint *listener)
 	return 0;
 }
 
+/* -EAGAIN: the queue of the listener is full. */
+static int try_connect(struct socket *socket, struct endpoint *listener)
+{
+	if (listener->socket->type != socket->type)
+		return -EPROTOTYPE;
+	if (!listener->socket->listening)
+		return -ECONNREFUSED;
+	if (socket->listening)
+		return -EINVAL;
+	if (end_of(socket)->peer)
+		return -EISCONN;
+	return listener->waiting_count <= listener->backlog ? queue_connection(socket, listener) : -EAGAIN;
+}
+
 static int connect(struct socket *socket, const struct address *address, u32 size, bool wait)
 {
-	struct endpoint *end = end_of(socket), *listener;
+	struct endpoint *listener;
 	u64 deadline = socket_deadline(socket->send_timeout, wait);
 	int error;
 
@@ -181,20 +196,13 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 		error = unix_find(address, size, &listener);
 		if (error)
 			break;
-		if (listener->socket->type != socket->type)
-			return -EPROTOTYPE;
-		if (!listener->socket->listening)
-			return -ECONNREFUSED;
-		if (socket->listening)
-			return -EINVAL;
-		if (end->peer)
-			return -EISCONN;
-		if (listener->waiting_count <= listener->backlog)
-			return queue_connection(socket, listener);
-		if (!deadline)
-			return -EAGAIN;
-		reference_get(&listener->references);
-		error = (int)sleep_on(&listener->writable, deadline);
+		error = try_connect(socket, listener);
+		if (error != -EAGAIN) {
+			endpoint_put(listener);
+			break;
+		}
+		if (deadline)
+			error = (int)sleep_on(&listener->writable, deadline);
 		endpoint_put(listener);
 		if (error == -ETIMEDOUT)
 			error = -EAGAIN;

@@ -57,7 +57,7 @@ struct credentials_message unix_credentials(void); /* of the caller */
 /* -- unix_name.c -- */
 
 int unix_check_name(const struct address *address, u32 size); /* 0 or -EINVAL */
-int unix_find(const struct address *address, u32 size, struct endpoint **result); /* borrowed; 0 or -errno */
+int unix_find(const struct address *address, u32 size, struct endpoint **result); /* a reference; 0 or -errno */
 int unix_bind(struct socket *socket, const struct address *address, u32 size);
 void unix_put_name(const struct endpoint *end, struct address *address, u32 *size);
 

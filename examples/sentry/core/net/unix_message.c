@@ -121,7 +121,7 @@ static s64 send_packet(struct socket *socket, struct endpoint *to, struct messag
 
 	if (size > socket->send_size)
 		return -EMSGSIZE;
-	reference_get(&to->references); /* first: what follows can sleep */
+	reference_get(&to->references); /* what follows can sleep */
 	packet = packet_new(end_of(socket), message, from, size);
 	error = packet ? wait_for_room(socket, to, deadline) : -EFAULT;
 	if (!error && (!to->socket || to->no_receive))
@@ -137,6 +137,7 @@ static s64 send_packet(struct socket *socket, struct endpoint *to, struct messag
 static s64 send_datagram(struct socket *socket, struct message *message, struct io *from, u64 deadline)
 {
 	struct endpoint *end = end_of(socket), *to = end->peer;
+	s64 result;
 	int error;
 
 	if (message->address_size) {
@@ -145,8 +146,9 @@ static s64 send_datagram(struct socket *socket, struct message *message, struct 
 			error = unix_find(&message->address, message->address_size, &to);
 		if (error)
 			return error;
-		if (!is_datagram(to->socket))
-			return -EPROTOTYPE;
+		result = is_datagram(to->socket) ? send_packet(socket, to, message, from, deadline) : -EPROTOTYPE;
+		endpoint_put(to);
+		return result;
 	}
 	if (!to)
 		return -ENOTCONN;

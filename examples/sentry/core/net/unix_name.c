@@ -30,33 +30,49 @@ static bool same_name(const struct endpoint *end, const struct address *address,
 	return !end->place.dentry && end->name_size == size && bytes_equal(&end->name, address, size);
 }
 
-/* The endpoint that is bound to a name, borrowed, or -errno. */
+static struct endpoint *find_abstract(const struct address *address, u32 size)
+{
+	LIST_EACH(at, bound_list())
+		if (same_name(CONTAINER(at, struct endpoint, bound), address, size))
+			return CONTAINER(at, struct endpoint, bound);
+	return NULL;
+}
+
+static struct endpoint *find_place(const struct inode *inode)
+{
+	LIST_EACH(at, bound_list()) {
+		struct endpoint *end = CONTAINER(at, struct endpoint, bound);
+
+		if (end->place.dentry && end->place.dentry->inode == inode)
+			return end;
+	}
+	return NULL;
+}
+
 int unix_find(const struct address *address, u32 size, struct endpoint **result)
 {
-	struct path path;
-	int error;
+	struct path path = { .dentry = NULL };
+	struct endpoint *end = NULL;
+	int error = 0;
 
-	*result = NULL;
 	if (is_abstract(address)) {
-		LIST_EACH(at, bound_list())
-			if (same_name(CONTAINER(at, struct endpoint, bound), address, size))
-				*result = CONTAINER(at, struct endpoint, bound);
-		return *result ? 0 : -ECONNREFUSED;
+		end = find_abstract(address, size);
+	} else {
+		error = path_lookup(address->rest, WALK_FOLLOW, &path);
+		if (error)
+			return error;
+		error = inode_permission(path.dentry->inode, MAY_WRITE);
+		end = error ? NULL : find_place(path.dentry->inode);
 	}
-	error = path_lookup(address->rest, WALK_FOLLOW, &path);
-	if (error)
-		return error;
-	error = inode_permission(path.dentry->inode, MAY_WRITE);
-	if (!error) {
-		LIST_EACH(at, bound_list()) {
-			struct endpoint *end = CONTAINER(at, struct endpoint, bound);
-
-			if (end->place.dentry && end->place.dentry->inode == path.dentry->inode)
-				*result = end;
-		}
+	if (end)
+		reference_get(&end->references);
+	path_put(&path); /* can sleep, and the socket be closed meanwhile */
+	if (end && end->socket) {
+		*result = end;
+		return 0;
 	}
-	path_put(&path);
-	return error ? error : *result ? 0 : -ECONNREFUSED;
+	endpoint_put(end);
+	return error ? error : -ECONNREFUSED;
 }
 
 static int bind_path(struct endpoint *end, struct address *address, u32 *size)
@@ -74,14 +90,12 @@ static int bind_path(struct endpoint *end, struct address *address, u32 *size)
 /* A name of five digits that nobody has. */
 static int bind_automatically(struct endpoint *end)
 {
-	struct endpoint *other;
-
 	for (u32 number = 0; number < 0x100000; number++) {
 		struct address address = { .family = AF_UNIX };
 
 		for (u32 i = 0; i < 5; i++)
 			address.rest[1 + i] = "0123456789abcdef"[number >> (16 - 4 * i) & 15];
-		if (!unix_find(&address, 8, &other))
+		if (find_abstract(&address, 8))
 			continue;
 		end->name = address;
 		end->name_size = 8;
@@ -93,7 +107,7 @@ static int bind_automatically(struct endpoint *end)
 
 int unix_bind(struct socket *socket, const struct address *given, u32 size)
 {
-	struct endpoint *end = end_of(socket), *other;
+	struct endpoint *end = end_of(socket);
 	struct address address = *given;
 	int error;
 
@@ -108,7 +122,7 @@ int unix_bind(struct socket *socket, const struct address *given, u32 size)
 		return -EINVAL;
 	if (!is_abstract(&address))
 		error = bind_path(end, &address, &size);
-	else if (!unix_find(&address, size, &other))
+	else if (find_abstract(&address, size))
 		error = -EADDRINUSE;
 	if (error)
 		return error;
