@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { THREADS = 4, STRIDE = 64 * 4096, COPIES = 4000, FILES = 300, PACKETS = 100 };
@@ -34,6 +35,24 @@ static char *fresh(void)
 static void add(long *to, long value)
 {
 	__atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+
+static void start(pthread_t *threads, void *(*function)(void *))
+{
+	static char names[THREADS][8];
+
+	total = ends = 0;
+	for (int i = 0; i < THREADS; i++) {
+		snprintf(names[i], sizeof(names[i]), "s%d", i);
+		pthread_create(&threads[i], NULL, function, names[i]);
+	}
+}
+
+static void finish(pthread_t *threads, const char *what)
+{
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	printf("%s: %ld, %ld ends\n", what, total, ends);
 }
 
 static void *read_entries(void *unused)
@@ -65,6 +84,41 @@ static void *read_packets(void *unused)
 	while (recv(fd, buffer = fresh(), 100, MSG_DONTWAIT) > 0)
 		add(&total, buffer[0]);
 	return unused;
+}
+
+/* Exactly one of the threads gives the socket a name. */
+static void *bind_socket(void *number)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "socket-%d-%s", fd, (char *)number);
+	add(&total, !bind(fd, (void *)&address, sizeof(address)));
+	return NULL;
+}
+
+static void try_names(void)
+{
+	int sockets[20], found = 0;
+	pthread_t threads[THREADS];
+
+	for (int i = 0; i < 20; i++) {
+		char what[20];
+
+		fd = sockets[i] = socket(AF_UNIX, SOCK_DGRAM, 0);
+		snprintf(what, sizeof(what), "name %d", i);
+		start(threads, bind_socket);
+		finish(threads, what);
+	}
+	for (int i = 0; i < 20; i++) {
+		struct sockaddr_un address;
+		socklen_t size = sizeof(address);
+
+		getsockname(sockets[i], (void *)&address, &size);
+		found += sendto(sockets[0], "x", 1, MSG_DONTWAIT, (void *)&address, size) == 1;
+	}
+	for (int i = 0; i < 20; i++)
+		close(sockets[i]);
+	printf("found by name: %d\n", found);
 }
 
 static void *read_events(void *unused)
@@ -116,24 +170,6 @@ static void *write_pages(void *name)
 	return NULL;
 }
 
-static void start(pthread_t *threads, void *(*function)(void *))
-{
-	static char names[THREADS][8];
-
-	total = ends = 0;
-	for (int i = 0; i < THREADS; i++) {
-		snprintf(names[i], sizeof(names[i]), "s%d", i);
-		pthread_create(&threads[i], NULL, function, names[i]);
-	}
-}
-
-static void finish(pthread_t *threads, const char *what)
-{
-	for (int i = 0; i < THREADS; i++)
-		pthread_join(threads[i], NULL);
-	printf("%s: %ld, %ld ends\n", what, total, ends);
-}
-
 static void run(void *(*function)(void *), const char *what)
 {
 	pthread_t threads[THREADS];
@@ -180,6 +216,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < PACKETS; i++)
 		send(ends_of[1], memset(name, i % 100 + 1, sizeof(name)), sizeof(name), 0);
 	run(read_packets, "packets");
+	try_names();
 	fd = epoll_create1(0);
 	for (int i = 0; i < PACKETS; i++)
 		epoll_ctl(fd, EPOLL_CTL_ADD, eventfd(1, 0), &event);

@@ -23,6 +23,7 @@ struct endpoint {
 	u64 bytes;
 	u32 count;
 	struct wait_queue readable, writable;
+	struct mutex binding;	/* of a task that makes a file for the name, which can sleep */
 	struct mutex receiving; /* of a receiver while it copies packets, which can sleep */
 	bool no_receive, no_send;
 	struct list waiting; /* of a listener: connections that nobody accepted */

@@ -105,9 +105,8 @@ static int bind_automatically(struct endpoint *end)
 	return -ENOSPC;
 }
 
-int unix_bind(struct socket *socket, const struct address *given, u32 size)
+static int bind(struct endpoint *end, const struct address *given, u32 size)
 {
-	struct endpoint *end = end_of(socket);
 	struct address address = *given;
 	int error;
 
@@ -130,6 +129,17 @@ int unix_bind(struct socket *socket, const struct address *given, u32 size)
 	end->name_size = size;
 	list_add(bound_list(), &end->bound);
 	return 0;
+}
+
+int unix_bind(struct socket *socket, const struct address *address, u32 size)
+{
+	struct endpoint *end = end_of(socket);
+	int error;
+
+	mutex_lock(&end->binding);
+	error = bind(end, address, size);
+	mutex_unlock(&end->binding);
+	return error;
 }
 
 void unix_put_name(const struct endpoint *end, struct address *address, u32 *size)
