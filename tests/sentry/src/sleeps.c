@@ -5,7 +5,9 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,6 +123,41 @@ static void try_names(void)
 	printf("found by name: %d\n", found);
 }
 
+static void *receive_all(void *unused)
+{
+	while (recv(fd, fresh(), 1000, MSG_DONTWAIT) > 0)
+		;
+	add(&ends, 1);
+	return unused;
+}
+
+/* A connection ends while threads copy what has come. */
+static void try_disconnect(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+	int listener = socket(AF_INET, SOCK_STREAM, 0), other;
+	static char data[100000];
+	socklen_t size = sizeof(address);
+	pthread_t threads[THREADS];
+
+	bind(listener, (void *)&address, sizeof(address)), listen(listener, 5);
+	getsockname(listener, (void *)&address, &size);
+	for (int i = 0; i < 20; i++) {
+		fd = socket(AF_INET, SOCK_STREAM, 0);
+		connect(fd, (void *)&address, sizeof(address));
+		other = accept(listener, NULL, NULL);
+		send(other, data, sizeof(data), 0);
+		recv(fd, data, 1, 0);
+		start(threads, receive_all);
+		sched_yield();
+		connect(fd, &none, sizeof(none));
+		finish(threads, "disconnected");
+		close(fd), close(other);
+	}
+	close(listener);
+}
+
 static void *read_events(void *unused)
 {
 	char *buffer;
@@ -217,6 +254,7 @@ int main(int argc, char **argv)
 		send(ends_of[1], memset(name, i % 100 + 1, sizeof(name)), sizeof(name), 0);
 	run(read_packets, "packets");
 	try_names();
+	try_disconnect();
 	fd = epoll_create1(0);
 	for (int i = 0; i < PACKETS; i++)
 		epoll_ctl(fd, EPOLL_CTL_ADD, eventfd(1, 0), &event);

@@ -38,7 +38,7 @@ struct inet {
 	bool ended, finished;	  /* nothing more comes; the other side has said so */
 	s32 error;		  /* to be reported once */
 	struct wait_queue changed;
-	struct mutex receiving;
+	struct mutex receiving; /* of a task that copies chunks, which can sleep, or frees all */
 	struct list chunks;
 	u64 bytes, cost; /* what was received, and what it uses of the limit */
 	struct list waiting, in_waiting; /* of a listener: connections that nobody accepted */

@@ -184,7 +184,7 @@ static int begin_connect(struct socket *socket, const ip_addr_t *to, u16 port)
 	return 0;
 }
 
-/* The socket is as one that was never connected. */
+/* The socket is as one that was never connected. No task may be receiving, as what has come is freed. */
 static void reset(struct inet *inet)
 {
 	inet->phase = UNCONNECTED;
@@ -198,24 +198,24 @@ static void reset(struct inet *inet)
 
 static int finish_connect(struct inet *inet, u64 deadline)
 {
+	int error = 0;
+
 	while (inet->tcp && !inet->established) {
-		s64 error = deadline ? sleep_on(&inet->changed, deadline) : -EINPROGRESS;
-
-		if (error == -ETIMEDOUT)
-			return -EINPROGRESS;
+		error = deadline ? (int)sleep_on(&inet->changed, deadline) : -EINPROGRESS;
 		if (error)
-			return (int)error;
+			return error == -ETIMEDOUT ? -EINPROGRESS : error;
 	}
+	mutex_lock(&inet->receiving);
 	if (!inet->tcp && (inet->error || !inet->established)) {
-		int error = inet->error ? (int)inet_take_error(inet) : -ECONNABORTED;
-
+		error = inet->error ? (int)inet_take_error(inet) : -ECONNABORTED;
 		reset(inet);
 		if (!inet->bound_port)
 			inet_forget_port(inet);
-		return error;
+	} else if (inet->established) {
+		inet->phase = CONNECTED;
 	}
-	inet->phase = CONNECTED;
-	return 0;
+	mutex_unlock(&inet->receiving);
+	return error;
 }
 
 static void stop_listening(struct inet *inet);
@@ -224,10 +224,12 @@ static int disconnect(struct socket *socket)
 {
 	struct inet *inet = inet_of(socket);
 
+	mutex_lock(&inet->receiving);
 	if (inet->listening)
 		stop_listening(inet);
 	drop(inet);
 	reset(inet);
+	mutex_unlock(&inet->receiving);
 	wake_all(&inet->changed);
 	return 0;
 }
@@ -432,7 +434,8 @@ static int shutdown(struct socket *socket, bool stop_receive, bool stop_send)
 		error = -ENOTCONN;
 	if (inet->tcp && !inet->established) {
 		drop(inet);
-		reset(inet);
+		reset(inet); /* nothing has come yet */
+		wake_all(&inet->changed);
 		return 0;
 	}
 	inet->no_receive |= stop_receive;
