@@ -292,7 +292,13 @@ static void try_rights(void)
 	printf("    %x %lu\n", out.msg_flags, (long)out.msg_controllen);
 	out.msg_iov = &vector, out.msg_controllen = CMSG_SPACE(sizeof(int));
 	TRY(sendmsg, p[0], &out, 0);
-	close(pipes[0]), close(pipes[1]), close(p[0]), close(p[1]);
+	TRY(read, p[1], buffer, 100);
+	vector.iov_len = 0; /* a stream has no empty messages */
+	TRY(sendmsg, p[0], &out, 0);
+	TRY(read, p[1], buffer, 100);
+	close(p[1]);
+	TRY(sendmsg, p[0], &out, 0);
+	close(pipes[0]), close(pipes[1]), close(p[0]);
 }
 
 /* Sockets in messages to one another: the end of the last one ends them all. */

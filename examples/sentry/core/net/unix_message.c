@@ -81,36 +81,41 @@ static void deliver(struct endpoint *to, struct packet *packet)
 	wake_all(&to->readable);
 }
 
+static bool is_cut(const struct endpoint *end, const struct endpoint *to)
+{
+	return end->no_send || to->no_receive || !to->socket;
+}
+
 static s64 send_stream(struct socket *socket, struct message *message, struct io *from, u32 flags, u64 deadline)
 {
 	struct endpoint *end = end_of(socket), *to = end->peer;
-	s64 error = 0;
+	s64 error = end->no_send ? -EPIPE : 0;
 	u64 done = 0;
 
 	reference_get(&to->references);
-	do {
+	while (!error && from->left) {
 		u64 part = from->left < CHUNK ? from->left : CHUNK;
 		struct packet *packet;
 
-		if (end->no_send || to->no_receive || !to->socket) {
-			error = done ? 0 : broken(flags);
-			break;
-		}
 		error = wait_for_room(socket, to, deadline);
-		if (error || end->no_send || to->no_receive || !to->socket)
-			continue;
-		if (!part && !message->rights)
+		if (error)
 			break;
-		packet = packet_new(end, message, from, part);
-		if (!packet) {
+		packet = is_cut(end, to) ? NULL : packet_new(end, message, from, part);
+		if (is_cut(end, to)) { /* perhaps while the copy slept */
+			error = -EPIPE;
+			if (packet)
+				packet_free(packet);
+		} else if (packet) {
+			deliver(to, packet);
+			done += part;
+		} else {
 			error = -EFAULT;
-			break;
 		}
-		deliver(to, packet);
-		done += part;
-	} while (!error && from->left);
+	}
 	endpoint_put(to);
-	return done ? (s64)done : error;
+	if (done)
+		return (s64)done;
+	return error == -EPIPE ? broken(flags) : error;
 }
 
 static s64 send_packet(struct socket *socket, struct endpoint *to, struct message *message, struct io *from, u64 deadline)
