@@ -301,6 +301,22 @@ static void try_rights(void)
 	close(pipes[0]), close(pipes[1]), close(p[0]);
 }
 
+/* Messages without bytes have a limit, too. */
+static void try_small_messages(void)
+{
+	static const int types[] = { SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM };
+
+	for (int i = 0; i < 3; i++) {
+		int p[2], sent = 0;
+
+		socketpair(AF_UNIX, types[i] | SOCK_NONBLOCK, 0, p);
+		while (sent < 1000 && send(p[0], "x", types[i] == SOCK_STREAM, 0) >= 0)
+			sent++;
+		printf("    the queue is full: %d, room %d\n", sent > 0 && sent < 1000, poll(&(struct pollfd){ p[0], POLLOUT }, 1, 0));
+		close(p[0]), close(p[1]);
+	}
+}
+
 /* Sockets in messages to one another: the end of the last one ends them all. */
 static void try_chain(void)
 {
@@ -336,6 +352,7 @@ int main(int argc, char **argv)
 	try_names();
 	try_lost_peer();
 	try_rights();
+	try_small_messages();
 	try_chain();
 	return 42;
 }

@@ -19,9 +19,7 @@ void packet_free(struct packet *packet)
 
 bool unix_has_room(const struct endpoint *to, const struct socket *socket)
 {
-	if (is_datagram(socket))
-		return to->count < MOST_PACKETS && to->bytes < 2 * socket->send_size;
-	return to->bytes < socket->send_size;
+	return to->count < MOST_PACKETS && to->bytes < (is_datagram(socket) ? 2 : 1) * socket->send_size;
 }
 
 /* What a message has unless its sender names another of its users. */
