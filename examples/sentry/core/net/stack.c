@@ -37,7 +37,7 @@ static struct {
 
 void *net_malloc(unsigned long size)
 {
-	u64 *block = size <= net.limit - net.used ? kmalloc(size + HEADER) : NULL;
+	u64 *block = size + HEADER <= net.limit - net.used ? kmalloc(size + HEADER) : NULL;
 
 	if (!block)
 		return NULL;
