@@ -19,7 +19,7 @@ struct reply {
 	struct list list;
 	u32 size, at; /* of the message that is being written */
 	bool full;
-	u8 bytes[];
+	_Alignas(struct header) u8 bytes[];
 };
 
 struct netlink {
