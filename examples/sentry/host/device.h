@@ -7,7 +7,7 @@
 #include "host.h"
 
 enum { DEVICE_SHARE, DEVICE_NET, DEVICES, DEVICE_QUEUES = 2 };
-/* Where the queues lie in RAM, and where what is free of it begins: as pyvmm_sentry/devices.py has it. */
+/* Where the queues lie in RAM, and where what is free of it begins: as pyvmm_sentry/share.py has it. */
 enum { SHARE_RINGS = 0x1000, NET_RINGS = 0x5000, DEVICES_END = 0xb000 };
 
 /* Descriptors; -1: there is no such device. */
