@@ -389,6 +389,10 @@ static void try_listener(void)
 	CONNECT(a, address);
 	close(a);
 	close(server);
+	server = listener(&address);
+	CONNECT(server, (struct sockaddr_in){ .sin_family = AF_UNSPEC });
+	OPTION(server, SOL_SOCKET, SO_ACCEPTCONN);
+	close(server);
 	/* A port is free again only for those who say that they know */
 	server = listener(&address);
 	a = tcp(0);

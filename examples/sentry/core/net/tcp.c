@@ -317,7 +317,7 @@ static void stop_listening(struct inet *inet)
 {
 	struct tcp_pcb *next, *pcb;
 
-	inet->listening = false;
+	inet->listening = inet->socket->listening = false;
 	if (inet->tcp)
 		tcp_close(detach(inet));
 	for (pcb = tcp_active_pcbs; pcb; pcb = next) { /* those not yet established */
@@ -426,7 +426,6 @@ static int shutdown(struct socket *socket, bool stop_receive, bool stop_send)
 	if (inet->listening) {
 		if (!stop_receive)
 			return 0;
-		socket->listening = false;
 		stop_listening(inet);
 		return 0;
 	}
