@@ -20,10 +20,10 @@ from pathlib import Path
 
 PACKAGE = "lwip"
 FRESH_SECONDS = 86400.0
-"""How long a version is used before the archive is asked for a newer one."""
+"""How old a version in the cache may be before the next build looks for a newer one."""
 HINT = "check the network and apt's sources; once fetched, the source stays in the cache"
 UNUSED = ("src/apps", "contrib", "doc", "test")
-"""What no build of the core needs."""
+"""Folders that no build of the core needs."""
 PARTS = {
     "core": (
         "def",
@@ -48,7 +48,7 @@ PARTS = {
 
 
 class SourceError(Exception):
-    """The source cannot be had.
+    """The source is not available.
 
     :ivar hint: what to do
     """
@@ -78,7 +78,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
 
 
 def _suites(folder: Path) -> str:
-    """Lines of a sources.list: the release and its updates, from the mirrors that the machine has its packages from."""
+    """Lines of a sources.list: the release and its updates, from the mirrors that apt uses."""
     try:
         release = Path("/etc/os-release").read_text()
     except OSError:
@@ -97,7 +97,7 @@ def _suites(folder: Path) -> str:
 
 
 def _fetch(work: Path, known: Path) -> Path:
-    """Ask the archive for its newest version, and unpack it in *work* unless *known* has it; returns its folder."""
+    """Look up the newest version in the archive, and fetch it unless *known* has it; returns its folder."""
     (work / "sources.list").write_text(_suites(work))
     (work / "lists" / "partial").mkdir(parents=True)
     settings = {

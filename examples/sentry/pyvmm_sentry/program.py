@@ -91,7 +91,7 @@ def _objects(sources: Sequence[Path], options: Sequence[str], core: Path = CORE)
 def includes(core: Path = CORE) -> list[str]:
     """Options of the compiler for headers of lwIP, in sources of the core.
 
-    :raises BuildError: lwIP's source cannot be had
+    :raises BuildError: lwIP's source is not available
     """
     try:
         source = lwip.source()

@@ -30,8 +30,8 @@ class Devices:
 
     :param size: bytes of RAM
     :param path: of a directory for the root, or None
-    :param network: a network of the user's, through passt
-    :ivar on_failure: called, on any thread, when the core has broken a queue: it waits for ever
+    :param network: connect the core with the user's network, through passt
+    :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
     :raises ConfigError: a device cannot be served, or RAM is too large
     :raises HostError: a device cannot be served
     """

@@ -94,6 +94,6 @@ extern const struct socket_operations tcp_operations, udp_operations;
 s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *from, u32 flags);
 s64 tcp_socket_receive(struct socket *socket, struct message *message, struct io *to, u32 flags);
 u64 tcp_room(const struct socket *socket);
-void tcp_attach(struct tcp_pcb *pcb, struct inet *inet); /* a connection: what happens to it is that socket's */
+void tcp_attach(struct tcp_pcb *pcb, struct inet *inet); /* lwIP reports what happens to the connection to this socket */
 
 #endif

@@ -421,7 +421,7 @@ static u64 readable(struct socket *socket)
 	return list_empty(&netlink->replies) ? 0 : CONTAINER(netlink->replies.next, struct reply, list)->size;
 }
 
-/* They ask for more to be reported, which is not there: like Linux, accept them. */
+/* Accept the options that enable more reports, of which there are none. */
 static s64 set_option(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size)
 {
 	enum { SOL_NETLINK = 270, OPTIONS = 12 };

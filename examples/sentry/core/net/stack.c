@@ -165,7 +165,7 @@ static void see_icmp6(const u8 *packet, u32 size)
 	refused(packet, size, INNER + IP6_HLEN, &from, &to);
 }
 
-/* The outside must not seem to be this sandbox. */
+/* Drop a packet from outside that claims an address of the loopback. */
 static int eat(struct pbuf *packet)
 {
 	pbuf_free(packet);

@@ -2,9 +2,9 @@
 /* Streams of AF_INET and AF_INET6: connections, from listen() or connect() to their end. */
 #include "inet.h"
 
-/* -- what happens to a connection: lwIP calls these, and they only note it -- */
+/* -- callbacks of lwIP, which record what happens to a connection -- */
 
-/* What happens from now on is nobody's. */
+/* From now on lwIP reports nothing about the connection. */
 static struct tcp_pcb *detach(struct inet *inet)
 {
 	struct tcp_pcb *pcb = inet->tcp;
