@@ -301,6 +301,27 @@ static void try_rights(void)
 	close(pipes[0]), close(pipes[1]), close(p[0]);
 }
 
+/* A set that a socket is in before it is connected. */
+static void try_early_set(void)
+{
+	struct epoll_event event = { .events = EPOLLOUT | EPOLLET };
+	struct sockaddr_un address = name("early");
+	int set = epoll_create1(0), listener = socket(AF_UNIX, SOCK_STREAM, 0), fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), other;
+
+	bind(listener, (void *)&address, sizeof(address)), listen(listener, 1);
+	TRY(epoll_ctl, set, EPOLL_CTL_ADD, fd, &event);
+	TRY(connect, fd, &address, sizeof(address));
+	other = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+	while (write(fd, buffer, 4096) > 0)
+		;
+	while (epoll_wait(set, &event, 1, 0) > 0)
+		;
+	while (read(other, buffer, sizeof(buffer)) > 0)
+		;
+	TRY(epoll_wait, set, &event, 1, 0);
+	close(set), close(listener), close(fd), close(other);
+}
+
 /* Messages without bytes have a limit, too. */
 static void try_small_messages(void)
 {
@@ -352,6 +373,7 @@ int main(int argc, char **argv)
 	try_names();
 	try_lost_peer();
 	try_rights();
+	try_early_set();
 	try_small_messages();
 	try_chain();
 	return 42;

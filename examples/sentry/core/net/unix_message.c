@@ -233,12 +233,20 @@ static s64 begin_receiving(struct socket *socket, u64 deadline)
 	}
 }
 
+/* Wake those that send to an end: its peer, too, which can be in an epoll set since before it was connected. */
+static void room_made(struct endpoint *end)
+{
+	wake_all(&end->writable);
+	if (end->peer)
+		wake_all(&end->peer->writable);
+}
+
 static void take_packet(struct endpoint *end, struct packet *packet)
 {
 	list_remove(&packet->list);
 	end->count--;
 	packet_free(packet);
-	wake_all(&end->writable);
+	room_made(end);
 }
 
 static struct rights *copy_rights(const struct rights *from)
@@ -330,7 +338,7 @@ static s64 take_stream(struct endpoint *end, struct message *message, struct io 
 		if (message->rights)
 			break;
 	}
-	wake_all(&end->writable);
+	room_made(end);
 	return (s64)done;
 }
 
