@@ -320,11 +320,11 @@ s64 sys_set_robust_list(struct task *t, const u64 *args)
 s64 sys_get_robust_list(struct task *t, const u64 *args)
 {
 	struct task *other = (s32)args[0] ? task_find((s32)args[0]) : t;
-	const u64 size = 24;
+	const u64 size = 24, list = other ? other->robust_list : 0;
 
 	if (!other)
 		return -ESRCH;
 	if (user_write(t->mm, args[2], &size, sizeof(size)))
 		return -EFAULT;
-	return user_write(t->mm, args[1], &other->robust_list, sizeof(u64));
+	return user_write(t->mm, args[1], &list, sizeof(list));
 }

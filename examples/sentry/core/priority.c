@@ -185,12 +185,13 @@ static s64 set_policy(struct task *t, struct task *of, const struct attributes *
 static s64 set_scheduler(struct task *t, s32 tid, s32 policy, u64 from)
 {
 	struct attributes new = { .policy = (u32)policy & ~(u32)RESET_ON_FORK };
-	struct task *of = tid ? task_find(tid) : t;
+	struct task *of;
 
 	if (tid < 0 || !from)
 		return -EINVAL;
 	if (user_read(t->mm, &new.priority, from, sizeof(new.priority)))
 		return -EFAULT;
+	of = tid ? task_find(tid) : t; /* after the read, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (policy < 0) { /* that it has */
@@ -268,7 +269,7 @@ static s64 get_attributes(struct task *t, struct attributes *new, u64 from)
 s64 sys_sched_setattr(struct task *t, const u64 *args)
 {
 	struct attributes new = { 0 };
-	struct task *of = (s32)args[0] ? task_find((s32)args[0]) : t;
+	struct task *of;
 	s64 error;
 
 	if (!args[1] || (s32)args[0] < 0 || (u32)args[2])
@@ -278,6 +279,7 @@ s64 sys_sched_setattr(struct task *t, const u64 *args)
 		return error;
 	if ((s32)new.policy < 0)
 		return -EINVAL;
+	of = (s32)args[0] ? task_find((s32)args[0]) : t; /* after the reads, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (new.flags & KEEP_POLICY)

@@ -40,11 +40,12 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 {
 	enum { NOFILE = 7 };
 	u32 resource = (u32)args[1];
-	struct task *of = (s32)args[0] ? task_find((s32)args[0]) : t;
 	struct rlimit new, old, *place;
+	struct task *of;
 
 	if (args[2] && user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
+	of = (s32)args[0] ? task_find((s32)args[0]) : t; /* after the read, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (!may_limit(t, of->process))

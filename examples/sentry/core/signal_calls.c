@@ -221,12 +221,19 @@ s64 sys_tgkill(struct task *t, const u64 *args)
 	return send_task((s32)args[0], (s32)args[1], (s32)args[2]);
 }
 
-static s64 queue_info(struct task *t, struct process *p, struct task *to, s32 signal, u64 from)
+/* For a process, or for one of its tasks: tid 0 is none. */
+static s64 queue_info(struct task *t, s32 pid, s32 tid, s32 signal, u64 from)
 {
 	struct siginfo info;
+	struct process *p;
+	struct task *to;
 
 	if (user_read(t->mm, &info, from, sizeof(info)))
 		return -EFAULT;
+	to = tid ? task_find(tid) : NULL; /* after the read, which can sleep */
+	p = !tid ? process_find(pid) : to ? to->process : NULL;
+	if (!p || p->pid != pid)
+		return -ESRCH;
 	if (signal < 0 || signal > SIGNALS)
 		return -EINVAL;
 	if ((info.code >= 0 || info.code == SI_TKILL) && p != t->process)
@@ -244,16 +251,12 @@ static s64 queue_info(struct task *t, struct process *p, struct task *to, s32 si
 
 s64 sys_rt_sigqueueinfo(struct task *t, const u64 *args)
 {
-	struct process *p = process_find((s32)args[0]);
-
-	return p ? queue_info(t, p, NULL, (s32)args[1], args[2]) : -ESRCH;
+	return queue_info(t, (s32)args[0], 0, (s32)args[1], args[2]);
 }
 
 s64 sys_rt_tgsigqueueinfo(struct task *t, const u64 *args)
 {
-	struct task *to = task_find((s32)args[1]);
-
 	if ((s32)args[0] <= 0 || (s32)args[1] <= 0)
 		return -EINVAL;
-	return to && to->process->pid == (s32)args[0] ? queue_info(t, to->process, to, (s32)args[2], args[3]) : -ESRCH;
+	return queue_info(t, (s32)args[0], (s32)args[1], (s32)args[2], args[3]);
 }
