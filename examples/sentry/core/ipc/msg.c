@@ -260,19 +260,22 @@ static s64 put_state(struct task *t, const struct queue *queue, u64 to, bool by_
 		.bytes = queue->bytes, .count = queue->count, .room = queue->room, .sender = queue->sender,
 		.receiver = queue->receiver,
 	};
+	s64 id = queue->ipc.id;
 
 	if (user_write(t->mm, to, &state, sizeof(state)))
 		return -EFAULT;
-	return by_index ? queue->ipc.id : 0;
+	return by_index ? id : 0;
 }
 
-static s64 change(struct task *t, struct queue *queue, u32 command, u64 from)
+static s64 change(struct task *t, s32 id, u32 command, u64 from)
 {
 	struct msqid_ds new = { .bytes = 0 };
+	struct queue *queue;
 	s64 error;
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
+	queue = queue_of(ipc_find(&msg_table, id)); /* after the read, which can sleep */
 	if (!queue)
 		return -EINVAL;
 	if (!ipc_owned(&queue->ipc))
@@ -316,7 +319,7 @@ s64 sys_msgctl(struct task *t, const u64 *args)
 		return put_state(t, queue, args[2], by_index);
 	case IPC_SET:
 	case IPC_RMID:
-		return change(t, queue, command, args[2]);
+		return change(t, id, command, args[2]);
 	}
 	return -EINVAL;
 }

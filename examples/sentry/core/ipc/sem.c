@@ -330,19 +330,22 @@ static s64 put_state(struct task *t, const struct set *set, u64 to, bool by_inde
 	const struct semid_ds state = {
 		.perm = ipc_perm_of(&set->ipc), .operated = set->operated, .changed = set->changed, .count = set->count,
 	};
+	s64 id = set->ipc.id;
 
 	if (user_write(t->mm, to, &state, sizeof(state)))
 		return -EFAULT;
-	return by_index ? set->ipc.id : 0;
+	return by_index ? id : 0;
 }
 
-static s64 change(struct task *t, struct set *set, u32 command, u64 from)
+static s64 change(struct task *t, s32 id, u32 command, u64 from)
 {
 	struct semid_ds new = { .count = 0 };
+	struct set *set;
 	s64 error;
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
+	set = set_of(ipc_find(&sem_table, id)); /* after the read, which can sleep */
 	if (!set)
 		return -EINVAL;
 	if (!ipc_owned(&set->ipc))
@@ -460,7 +463,7 @@ s64 sys_semctl(struct task *t, const u64 *args)
 		return put_state(t, set, args[3], by_index);
 	case IPC_SET:
 	case IPC_RMID:
-		return change(t, set, command, args[3]);
+		return change(t, id, command, args[3]);
 	case SETVAL:
 		return set_one(t, set, number, (s32)args[3]);
 	case GETVAL: case GETPID: case GETNCNT: case GETZCNT: case GETALL: case SETALL:

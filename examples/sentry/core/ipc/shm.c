@@ -198,10 +198,11 @@ static s64 put_state(struct task *t, const struct segment *segment, u64 to, bool
 		.detached = segment->detached, .changed = segment->changed, .creator = segment->creator, .last = segment->last,
 		.users = shared_users(segment->shared) - 1,
 	};
+	s64 id = segment->ipc.id;
 
 	if (user_write(t->mm, to, &state, sizeof(state)))
 		return -EFAULT;
-	return by_index ? segment->ipc.id : 0;
+	return by_index ? id : 0;
 }
 
 static s64 remove(struct segment *segment)
@@ -215,13 +216,15 @@ static s64 remove(struct segment *segment)
 	return 0;
 }
 
-static s64 change(struct task *t, struct segment *segment, u32 command, u64 from)
+static s64 change(struct task *t, s32 id, u32 command, u64 from)
 {
 	struct shmid_ds new = { .size = 0 };
+	struct segment *segment;
 	s64 error;
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
+	segment = segment_of(ipc_find(&shm_table, id)); /* after the read, which can sleep */
 	if (!segment)
 		return -EINVAL;
 	if (!ipc_owned(&segment->ipc))
@@ -257,7 +260,7 @@ s64 sys_shmctl(struct task *t, const u64 *args)
 		return put_state(t, segment, args[2], by_index);
 	case IPC_SET:
 	case IPC_RMID:
-		return change(t, segment, command, args[2]);
+		return change(t, id, command, args[2]);
 	case SHM_LOCK:
 	case SHM_UNLOCK:
 		if (!segment)
