@@ -183,6 +183,7 @@ s64 sys_timer_create(struct task *t, const u64 *args)
 	struct posix_timer *timer;
 	struct cpu_clock clock;
 	s64 error;
+	s32 id;
 
 	if (args[1] && user_read(t->mm, &event, args[1], sizeof(event)))
 		return -EFAULT;
@@ -207,14 +208,16 @@ s64 sys_timer_create(struct task *t, const u64 *args)
 	timer->cpu.clock = clock;
 	if (!args[1])
 		timer->event.value = (u32)timer->id;
-	if (user_write(t->mm, args[2], &timer->id, sizeof(timer->id))) {
-		slab_free(&timers, timer);
-		return -EFAULT;
-	}
-	p->next_timer = (p->next_timer + 1) & 0x7fffffff;
+	id = timer->id;
+	p->next_timer = (id + 1) & 0x7fffffff;
 	p->posix_timer_count++;
 	list_add(&p->posix_timers, &timer->list);
-	return 0;
+	if (!user_write(t->mm, args[2], &id, sizeof(id)))
+		return 0;
+	timer = find(p, id); /* another thread may have deleted it while this one slept */
+	if (timer)
+		discard(timer);
+	return -EFAULT;
 }
 
 static struct itimerspec state(struct posix_timer *timer)
