@@ -206,7 +206,7 @@ const char *core_start(const struct core_config *config)
 	error = exec_first(t);
 	if (error)
 		return error;
-	task_ready(t);
+	task_start(t);
 	return NULL;
 }
 

@@ -235,7 +235,7 @@ static s64 clone(struct task *from, const struct clone *c)
 	if (c->flags & CLONE_CHILD_CLEARTID)
 		t->clear_tid = c->child_tid;
 	t->vfork = vfork;
-	task_ready(t);
+	task_start(t);
 	if (vfork) {
 		vfork->references = 2;
 		await_vfork(vfork);

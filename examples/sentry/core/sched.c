@@ -96,8 +96,13 @@ struct task *task_alloc(void (*run)(void))
 	for (int i = 3; i < 9; i++)
 		top[-i] = 0;
 	t->core_rsp = (u64)(top - 8);
-	t->state = TASK_SLEEPING;
 	return t;
+}
+
+void task_start(struct task *t)
+{
+	t->state = TASK_SLEEPING;
+	task_ready(t);
 }
 
 void task_ready(struct task *t)

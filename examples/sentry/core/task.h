@@ -80,7 +80,7 @@ struct vfork {
 	struct wait_queue queue;
 };
 
-enum task_state { TASK_READY, TASK_SLEEPING, TASK_DEAD };
+enum task_state { TASK_NEW, TASK_READY, TASK_SLEEPING, TASK_DEAD }; /* new: nothing wakes it yet */
 
 struct task {
 	struct regs regs; /* of the program, while the task is in the core */
@@ -133,8 +133,9 @@ struct task {
 
 void sched_init(void);
 bool sched_is_busy(void); /* others wait for their turn, for a time or for input */
-/* A task that is not yet ready, with a stack; it starts in run(). NULL: no memory. */
+/* A task with a stack, which task_start() starts in run(). NULL: no memory. */
 struct task *task_alloc(void (*run)(void));
+void task_start(struct task *t);
 void task_ready(struct task *t); /* ends a sleep, whatever it waits for */
 void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
