@@ -61,6 +61,9 @@ static s64 check(struct task *t, const struct clone *c)
 		return -EINVAL;
 	if (flags & CLONE_PIDFD && flags & CLONE_PARENT_SETTID && c->pidfd == c->parent_tid)
 		return -EINVAL;
+	/* Can sleep: thus before the tasks are counted, and before there is a child. */
+	if (flags & CLONE_PIDFD && user_writable(t->mm, c->pidfd, sizeof(s32)) < sizeof(s32))
+		return -EFAULT;
 	return is_full() || too_many(t) ? -EAGAIN : 0;
 }
 
@@ -190,37 +193,23 @@ static void await_vfork(struct vfork *vfork)
 		kfree(vfork);
 }
 
-/* The child's descriptor for its parent, with CLONE_PIDFD. */
-static s64 make_pidfd(struct task *from, const struct clone *c, s32 tid, struct process_ref **ref)
-{
-	s64 fd = pidfd_new(from, tid, ref);
-	s32 number = (s32)fd;
-
-	if (fd < 0)
-		return fd;
-	if (!user_write(from->mm, c->pidfd, &number, sizeof(number)))
-		return fd;
-	file_put(fd_clear(from->files, (u32)fd));
-	return -EFAULT;
-}
-
 static s64 clone(struct task *from, const struct clone *c)
 {
 	struct vfork *vfork = c->flags & CLONE_VFORK ? kmalloc(sizeof(*vfork)) : NULL;
 	s64 error = check(from, c), fd = -1;
 	struct task *t = error ? NULL : copy(from, c);
 	struct process_ref *ref = NULL;
-	s32 tid = tid_new();
+	s32 tid = tid_new(), number;
 
 	if (t && c->flags & CLONE_PIDFD)
-		fd = error = make_pidfd(from, c, tid, &ref);
+		fd = error = pidfd_new(from, tid, &ref);
 	if (t && (error < 0 || (c->flags & CLONE_VFORK && !vfork) || !join(t, from, c, tid))) {
-		discard(t);
-		t = NULL;
 		if (fd >= 0)
 			file_put(fd_clear(from->files, (u32)fd));
 		if (ref)
 			process_ref_put(ref);
+		discard(t);
+		t = NULL;
 	}
 	if (!t) {
 		kfree(vfork);
@@ -228,6 +217,9 @@ static s64 clone(struct task *from, const struct clone *c)
 	}
 	if (ref)
 		process_ref_attach(ref, t->process);
+	number = (s32)fd;
+	if (c->flags & CLONE_PIDFD)
+		user_write(from->mm, c->pidfd, &number, sizeof(number));
 	if (c->flags & CLONE_PARENT_SETTID)
 		user_write(from->mm, c->parent_tid, &tid, sizeof(tid));
 	if (c->flags & CLONE_CHILD_SETTID)
