@@ -227,7 +227,7 @@ def test_processes_and_signals_are_those_of_linux(platform: Path, compile_static
 
 def test_threads_are_those_of_linux(platform: Path, compile_static: Compile) -> None:
     """Locks, conditions, robust and shared ones, signals for a thread, exit and exec in one."""
-    assert same(platform, compile_static("threads")).stdout.count(b"\n") == 11
+    assert same(platform, compile_static("threads")).stdout.count(b"\n") == 12
 
 
 SCRIPTS = (

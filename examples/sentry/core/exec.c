@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* execve: another program in a task, whose other threads end. */
 #include "exec.h"
+#include "vfs/fds.h"
 #include "vfs/vfs.h"
 #include "vfs/walk.h"
 
@@ -206,7 +207,7 @@ static s64 end_others(struct task *t)
 
 static int unshare(struct task *t)
 {
-	struct files *files;
+	struct files *files, *old = t->files;
 
 	if (t->sighand->references > 1) {
 		struct sighand *own = sighand_copy(t->sighand);
@@ -216,11 +217,13 @@ static int unshare(struct task *t)
 		sighand_put(t->sighand);
 		t->sighand = own;
 	}
-	files = files_copy(t->files); /* even if no other task shares them */
+	if (old->references == 1)
+		return 0;
+	files = files_copy(old);
 	if (!files)
 		return -ENOMEM;
-	files_put(t->files);
 	t->files = files;
+	files_put(old); /* can sleep: by then no other task may find it here */
 	return 0;
 }
 

@@ -191,14 +191,18 @@ void release_mm(struct task *t)
 _Noreturn void task_exit(struct task *t)
 {
 	struct process *p = t->process;
+	struct files *files = t->files;
+	struct fs_context *fs = t->fs;
 
 	t->exiting = true;
 	futex_exit(t);
 	release_mm(t);
-	files_put(t->files);
-	fs_put(t->fs);
+	t->files = NULL; /* other tasks may not find what is freed: that can sleep */
+	files_put(files);
+	t->fs = NULL;
+	fs_put(fs);
 	kfree(t->fpu);
-	t->files = NULL, t->fs = NULL, t->fpu = NULL;
+	t->fpu = NULL;
 	signals_flush(&t->pending, ~0ull);
 	p->cpu_time += t->cpu_time;
 	p->last_cred = t->cred;

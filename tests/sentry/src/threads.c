@@ -2,6 +2,7 @@
 /* Threads: locks, conditions, storms of wake-ups, signals and ends. The same output natively and on the Sentry. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -218,8 +219,42 @@ static int ends(void *(*function)(void *), void *argument)
 	return status;
 }
 
+static const struct flock whole = { .l_type = F_WRLCK };
+
+/* Who has the lock of a file, after exec. */
+static int report_lock(int fd)
+{
+	struct flock found = whole;
+
+	if (!fork()) {
+		fcntl(fd, F_GETLK, &found);
+		printf("lock after exec: %d %d\n", found.l_type == F_WRLCK, found.l_pid == getppid());
+		fflush(stdout);
+		_exit(0);
+	}
+	wait(NULL);
+	return 5;
+}
+
+static void keep_lock(char *program)
+{
+	char number[12];
+	int fd = memfd_create("locked", 0);
+
+	snprintf(number, sizeof(number), "%d", fd);
+	fflush(stdout);
+	if (!fork()) {
+		fcntl(fd, F_SETLK, &whole);
+		execl(program, program, "locked", number, NULL);
+	}
+	wait(NULL);
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 3)
+		return report_lock(atoi(argv[2]));
 	if (argc > 1) {
 		printf("executed, leader %d\n", getpid() == syscall(SYS_gettid));
 		return 4;
@@ -236,5 +271,6 @@ int main(int argc, char **argv)
 	printf("exit in a thread: %x\n", ends(end_process, NULL));
 	fflush(stdout);
 	printf("exec in a thread: %x\n", ends(execute, argv[0]));
+	keep_lock(argv[0]);
 	return 0;
 }
