@@ -166,29 +166,34 @@ s64 sys_sigaltstack(struct task *t, const u64 *args)
 
 /* -- sending -- */
 
-s64 sys_kill(struct task *t, const u64 *args)
+s64 signal_some(struct task *t, s32 pid, s32 group, const struct siginfo *info)
 {
-	const struct siginfo info = siginfo_user((s32)args[1], SI_USER);
-	s32 pid = (s32)args[0], group;
 	s64 error = -ESRCH;
 
-	if (info.signal < 0 || info.signal > SIGNALS)
+	if (info->signal < 0 || info->signal > SIGNALS)
 		return -EINVAL;
-	if (pid == -2147483647 - 1)
-		return -ESRCH;
-	group = pid == 0 ? t->process->group : -pid;
 	EACH_PROCESS(p) {
-		if (pid > 0 ? p->pid != pid : pid == -1 ? p->pid == PID || p == t->process : p->group != group)
+		if (pid ? p->pid != pid : group ? p->group != group : p->pid == PID || p == t->process)
 			continue;
-		if (!may_signal(t, p, info.signal)) {
-			error = error && pid != -1 ? -EPERM : 0;
+		if (!may_signal(t, p, info->signal)) {
+			error = error && (pid || group) ? -EPERM : 0;
 			continue;
 		}
 		error = 0;
-		if (info.signal)
-			signal_send_process(p, &info);
+		if (info->signal)
+			signal_send_process(p, info);
 	}
 	return error;
+}
+
+s64 sys_kill(struct task *t, const u64 *args)
+{
+	const struct siginfo info = siginfo_user((s32)args[1], SI_USER);
+	s32 pid = (s32)args[0];
+
+	if (pid == -2147483647 - 1)
+		return info.signal < 0 || info.signal > SIGNALS ? -EINVAL : -ESRCH;
+	return signal_some(t, pid > 0 ? pid : 0, pid == -1 ? 0 : pid ? -pid : t->process->group, &info);
 }
 
 static s64 send_task(s32 process, s32 tid, s32 signal)

@@ -206,6 +206,11 @@ int signal_take(struct task *t, u64 set, struct siginfo *info);
 bool signal_is_queued(const struct pending *pending, const struct siginfo *info); /* of the same timer */
 extern struct wait_queue signal_arrived; /* woken for each signal that anybody gets */
 
+/* -- signal_calls.c -- */
+
+/* Send a signal of a task to a process, with pid 0 to a group, with both 0 to all others; checks its rights. */
+s64 signal_some(struct task *t, s32 pid, s32 group, const struct siginfo *info);
+
 /* -- posix_timer.c -- */
 
 void posix_timer_taken(struct process *p, struct siginfo *info); /* its signal has come */

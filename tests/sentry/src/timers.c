@@ -438,6 +438,47 @@ static void processes(void)
 	TRY(clone, CLONE_PIDFD | CLONE_DETACHED | SIGCHLD, NULL, &pidfd, NULL, NULL);
 }
 
+/* The group of the first process, which is number 1 on the Sentry, and no other one. */
+static void group_of_pidfd(void)
+{
+	enum { TO_GROUP = 4 };
+	const struct timespec none = { 0, 0 };
+	int fd, told[2], ready[2];
+	siginfo_t info = { 0 };
+	sigset_t set;
+	char byte;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGURG);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	(void)!pipe(told);
+	(void)!pipe(ready);
+	fflush(stdout);
+	if (!fork()) {
+		setpgid(0, 0);
+		(void)!write(ready[1], "", 1);
+		(void)!read(told[0], &byte, 1);
+		CALL(sigtimedwait(&set, &info, &none));
+		_exit(0);
+	}
+	(void)!read(ready[0], &byte, 1);
+	fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	TRY(pidfd_send_signal, fd, SIGURG, NULL, TO_GROUP); /* it leads none */
+	info.si_signo = SIGURG;
+	TRY(pidfd_send_signal, fd, SIGURG, &info, TO_GROUP);
+	close(fd);
+	fd = (int)syscall(SYS_pidfd_open, getppid(), 0);
+	TRY(pidfd_send_signal, fd, 65, NULL, TO_GROUP);
+	TRY(pidfd_send_signal, fd, SIGURG, NULL, TO_GROUP);
+	CALL(sigtimedwait(&set, &info, &none));
+	printf("%d %d\n", info.si_code, info.si_pid == getpid());
+	fflush(stdout);
+	(void)!write(told[1], "", 1);
+	wait(NULL);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	close(fd), close(told[0]), close(told[1]), close(ready[0]), close(ready[1]);
+}
+
 /* -- parents -- */
 
 static void subreaper(void)
@@ -592,6 +633,7 @@ int main(int argc, char **argv)
 
 	if (enter_folder(argc, argv))
 		return 1;
+	setpgid(0, 0); /* natively a group of its own */
 	fflush(stdout);
 	if (!fork()) { /* so that there is a parent */
 		clocks();
@@ -600,6 +642,7 @@ int main(int argc, char **argv)
 		interval_timers();
 		signal_files();
 		processes();
+		group_of_pidfd();
 		subreaper();
 		death_signal();
 		options();

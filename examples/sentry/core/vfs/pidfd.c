@@ -153,17 +153,14 @@ s64 sys_pidfd_send_signal(struct task *t, const u64 *args)
 		p = pidfd_process(t, args[0], &flags, &error); /* it may be gone after a sleep */
 		if (info.signal != signal)
 			return -EINVAL;
-		if (p != t->process && (info.code >= 0 || info.code == SI_TKILL))
+		if ((p != t->process || how == TO_GROUP) && (info.code >= 0 || info.code == SI_TKILL))
 			return -EPERM;
 		info.pad = 0;
 	}
 	if (!p)
 		return error;
-	if (how == TO_GROUP) {
-		const u64 group[] = { (u64)-p->group, args[1] };
-
-		return sys_kill(t, group);
-	}
+	if (how == TO_GROUP)
+		return signal_some(t, 0, p->pid, &info); /* of the group that it leads */
 	if (signal < 0 || signal > SIGNALS)
 		return -EINVAL;
 	if (!may_signal(t, p, signal))

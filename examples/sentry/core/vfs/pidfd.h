@@ -15,6 +15,5 @@ void process_ref_ended(struct process *p); /* it is a zombie */
 void process_ref_gone(struct process *p);
 /* The process of a descriptor, and the flags of its file; NULL: -EBADF, or -ESRCH if it is gone. */
 struct process *pidfd_process(struct task *t, u64 fd, u32 *flags, s64 *error);
-s64 sys_kill(struct task *t, const u64 *args);
 
 #endif
