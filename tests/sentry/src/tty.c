@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
@@ -467,6 +468,30 @@ static void packets(void)
 	take("data", master, 10);
 }
 
+/* More echo than is kept: what it is differs, but not that it ends soon. */
+static void overflow(void)
+{
+	static char tabs[3501], bytes[8192];
+	struct timespec before, after;
+	long size = 0, got;
+
+	printf("-- overflow\n");
+	set_modes(ICRNL, OPOST | ONLCR, COOKED);
+	memset(tabs, '\t', sizeof(tabs));
+	CALL(ioctl(slave, TCXONC, TCOOFF));
+	type_bytes(tabs, sizeof(tabs));
+	TYPE("\025");
+	CALL(ioctl(slave, TCXONC, TCOON));
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	CALL(write(slave, "x", 1)); /* behind the echo */
+	TYPE("end\n");
+	take("line", slave, 100);
+	while ((got = read(master, bytes, sizeof(bytes))) > 0)
+		size += got;
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	printf("%d %d\n", size < 1 << 16, after.tv_sec - before.tv_sec < 3);
+}
+
 int main(void)
 {
 	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
@@ -479,5 +504,6 @@ int main(void)
 	calls();
 	limits();
 	packets();
+	overflow();
 	return 42;
 }

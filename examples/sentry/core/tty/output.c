@@ -159,45 +159,56 @@ static u8 echo_at(const struct echo *echo, u32 index)
 	return echo->bytes[index & BUFFER_MASK];
 }
 
-static void add(struct tty *tty, u8 c)
+/* Whole, or not at all: half an operation would end behind the head. */
+static void add(struct tty *tty, const u8 *bytes, u32 size)
 {
 	struct echo *echo = &tty->echo;
 
-	if (echo->head - echo->tail < BUFFER)
-		echo->bytes[echo->head++ & BUFFER_MASK] = c;
+	if (size > BUFFER - (echo->head - echo->tail))
+		return;
+	for (u32 i = 0; i < size; i++)
+		echo->bytes[echo->head++ & BUFFER_MASK] = bytes[i];
+}
+
+static void add_plain(struct tty *tty, u8 c)
+{
+	add(tty, &c, 1);
+}
+
+static void add_escaped(struct tty *tty, u8 c)
+{
+	add(tty, (const u8[]){ ESCAPE, c }, 2);
 }
 
 void echo_raw(struct tty *tty, u8 c)
 {
 	if (c == ESCAPE)
-		add(tty, ESCAPE);
-	add(tty, c);
+		add_escaped(tty, c);
+	else
+		add_plain(tty, c);
 }
 
 void echo_byte(struct tty *tty, u8 c)
 {
 	if (c == ESCAPE || (tty->modes.local & ECHOCTL && is_control(c) && c != '\t'))
-		add(tty, ESCAPE);
-	add(tty, c);
+		add_escaped(tty, c);
+	else
+		add_plain(tty, c);
 }
 
 void echo_back(struct tty *tty)
 {
-	add(tty, ESCAPE);
-	add(tty, BACK);
+	add_escaped(tty, BACK);
 }
 
 void echo_mark_line(struct tty *tty)
 {
-	add(tty, ESCAPE);
-	add(tty, MARK_LINE);
+	add_escaped(tty, MARK_LINE);
 }
 
 void echo_tab_erased(struct tty *tty, u32 columns, bool after_tab)
 {
-	add(tty, ESCAPE);
-	add(tty, ERASE_TAB);
-	add(tty, (u8)((columns & 7) | (after_tab ? AFTER_TAB : 0)));
+	add(tty, (const u8[]){ ESCAPE, ERASE_TAB, (u8)((columns & 7) | (after_tab ? AFTER_TAB : 0)) }, 3);
 }
 
 /* Back over a tab, which had as many columns as were left of eight behind what stood before it. */
