@@ -186,6 +186,7 @@ const char *core_start(const struct core_config *config)
 	sched_init();
 	slab_init();
 	tasks_init();
+	mm_init();
 	futex_init();
 	ipc_init();
 	if (ram_init(config))

@@ -4,6 +4,14 @@
 #include "page_table.h"
 #include "vfs/vfs.h"
 
+/* All: those of tasks, of programs and children that are not complete yet, and those that a task looks into. */
+static struct list all;
+
+void mm_init(void)
+{
+	list_init(&all);
+}
+
 static struct mm *mm_alloc(void)
 {
 	struct mm *mm = kmalloc(sizeof(*mm));
@@ -14,6 +22,7 @@ static struct mm *mm_alloc(void)
 		return NULL;
 	}
 	*mm = (struct mm){ .references = 1, .root = page_offset(root), .map_top = USER_TOP };
+	list_add(&all, &mm->all);
 	return mm;
 }
 
@@ -39,6 +48,7 @@ void mm_put(struct mm *mm)
 {
 	if (!reference_put(&mm->references))
 		return;
+	list_remove(&mm->all); /* what follows can sleep */
 	if (mm->space)
 		core.ops->space_free(mm->space);
 	for (u32 i = 0; i < mm->count; i++) {
@@ -132,16 +142,12 @@ static void cut_off(struct mm *mm, struct inode *inode, u64 size, u32 kinds)
 
 void mm_truncate(struct inode *inode, u64 size)
 {
-	EACH_PROCESS(p)
-		EACH_TASK(t, p)
-			if (t->mm)
-				cut_off(t->mm, inode, size, 0);
+	LIST_EACH(at, &all)
+		cut_off(CONTAINER(at, struct mm, all), inode, size, 0);
 }
 
 void mm_replace(struct inode *inode)
 {
-	EACH_PROCESS(p)
-		EACH_TASK(t, p)
-			if (t->mm)
-				cut_off(t->mm, inode, 0, VMA_SHARED);
+	LIST_EACH(at, &all)
+		cut_off(CONTAINER(at, struct mm, all), inode, 0, VMA_SHARED);
 }

@@ -4,6 +4,7 @@
 #define SENTRY_MM_H
 
 #include "abi.h"
+#include "list.h"
 #include "platform.h"
 
 /* Programs have the addresses from the first to below the second; a platform has the page before for itself. */
@@ -30,6 +31,7 @@ struct vma {
 enum { VMAS = 16384 };
 
 struct mm {
+	struct list all;
 	u32 references;
 	void *space; /* the platform's */
 	u64 root;    /* page tables in the CPU's format, by offset in RAM */
@@ -46,6 +48,7 @@ struct mm {
 	struct vma *vmas; /* sorted, never overlapping */
 };
 
+void mm_init(void); /* there is none yet */
 struct mm *mm_new(struct mm *like); /* an empty one; like: any other, or NULL for the first; NULL: no memory */
 struct mm *mm_fork(struct mm *mm);  /* with the same content; NULL: no memory */
 void mm_get(struct mm *mm);
