@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* execve: another program in a task, whose other threads end. */
 #include "exec.h"
-#include "vfs/fds.h"
 #include "vfs/vfs.h"
 #include "vfs/walk.h"
 
@@ -207,8 +206,6 @@ static s64 end_others(struct task *t)
 
 static int unshare(struct task *t)
 {
-	struct files *files, *old = t->files;
-
 	if (t->sighand->references > 1) {
 		struct sighand *own = sighand_copy(t->sighand);
 
@@ -217,14 +214,7 @@ static int unshare(struct task *t)
 		sighand_put(t->sighand);
 		t->sighand = own;
 	}
-	if (old->references == 1)
-		return 0;
-	files = files_copy(old);
-	if (!files)
-		return -ENOMEM;
-	t->files = files;
-	files_put(old); /* can sleep: by then no other task may find it here */
-	return 0;
+	return files_unshare(t);
 }
 
 static void set_name(struct task *t, const char *path)

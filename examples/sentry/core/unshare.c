@@ -8,28 +8,6 @@ enum {
 	CLONE_SYSVSEM = 0x40000, CLONE_NAMESPACES = 0x7e020080,
 };
 
-static s64 own_directory(struct task *t)
-{
-	struct fs_context *fs = fs_copy(t->fs);
-
-	if (!fs)
-		return -ENOMEM;
-	fs_put(t->fs);
-	t->fs = fs;
-	return 0;
-}
-
-static s64 own_descriptors(struct task *t)
-{
-	struct files *files = files_copy(t->files);
-
-	if (!files)
-		return -ENOMEM;
-	files_put(t->files);
-	t->files = files;
-	return 0;
-}
-
 s64 sys_unshare(struct task *t, const u64 *args)
 {
 	const u32 known = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_NAMESPACES;
@@ -43,9 +21,9 @@ s64 sys_unshare(struct task *t, const u64 *args)
 	if (flags & CLONE_NAMESPACES)
 		return -EPERM;
 	if (flags & CLONE_FS)
-		error = own_directory(t);
+		error = fs_unshare(t);
 	if (!error && flags & CLONE_FILES)
-		error = own_descriptors(t);
+		error = files_unshare(t);
 	return error;
 }
 

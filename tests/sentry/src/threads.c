@@ -226,6 +226,7 @@ static int report_lock(int fd)
 {
 	struct flock found = whole;
 
+	unshare(CLONE_FILES); /* no other task shares them */
 	if (!fork()) {
 		fcntl(fd, F_GETLK, &found);
 		printf("lock after exec: %d %d\n", found.l_type == F_WRLCK, found.l_pid == getppid());

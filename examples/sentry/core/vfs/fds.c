@@ -118,6 +118,20 @@ void files_put(struct files *files)
 	slab_free(&tables, files);
 }
 
+int files_unshare(struct task *t)
+{
+	struct files *old = t->files, *own;
+
+	if (old->references == 1)
+		return 0;
+	own = files_copy(old);
+	if (!own)
+		return -ENOMEM;
+	t->files = own;
+	files_put(old); /* can sleep: by then no other task may find it here */
+	return 0;
+}
+
 void files_close_on_exec(struct files *files)
 {
 	close_some(files, false);
@@ -273,6 +287,20 @@ struct fs_context *fs_copy(struct fs_context *from)
 	path_get(&fs->root);
 	path_get(&fs->cwd);
 	return fs;
+}
+
+int fs_unshare(struct task *t)
+{
+	struct fs_context *old = t->fs, *own;
+
+	if (old->references == 1)
+		return 0;
+	own = fs_copy(old);
+	if (!own)
+		return -ENOMEM;
+	t->fs = own;
+	fs_put(old);
+	return 0;
 }
 
 void fs_get(struct fs_context *fs)

@@ -390,6 +390,7 @@ struct files;
 struct files *files_new(void); /* without any */
 struct files *files_with_console(void); /* 0, 1, 2 */
 struct files *files_copy(struct files *files); /* for fork */
+int files_unshare(struct task *t); /* a table of its own; 0 or -ENOMEM */
 void files_get(struct files *files);
 void files_put(struct files *files);
 void files_close_on_exec(struct files *files);
@@ -405,6 +406,7 @@ struct fs_context {
 
 struct fs_context *fs_new(void); /* at the root of the first mount */
 struct fs_context *fs_copy(struct fs_context *fs);
+int fs_unshare(struct task *t); /* the same */
 void fs_get(struct fs_context *fs);
 void fs_put(struct fs_context *fs);
 
