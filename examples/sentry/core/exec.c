@@ -245,16 +245,20 @@ static void begin(struct task *t, struct mm *mm, const struct image *image, u64 
 	set_name(t, name);
 }
 
-/* The rights that a program has, and who may look into it. */
-static void change_rights(struct task *t, struct file *file, const struct cred *new, bool secure)
+/* Whether others may not look into a program. Can sleep. */
+static bool is_secret(struct file *file, const struct cred *new, bool secure)
+{
+	return secure || new->user.real != new->user.effective || new->group.real != new->group.effective ||
+	       inode_permission(file->inode, MAY_READ);
+}
+
+static void change_rights(struct task *t, const struct cred *new, bool secure)
 {
 	bool gains = new->permitted & ~t->cred.permitted;
 
 	if (secure || gains || new->user.effective != t->cred.user.effective || new->group.effective != t->cred.group.effective)
 		t->death_signal = 0;
 	t->cred = *new;
-	t->mm->secret = secure || new->user.real != new->user.effective || new->group.real != new->group.effective ||
-			inode_permission(file->inode, MAY_READ);
 }
 
 /* Start an executable file in a task: 0 or -errno. */
@@ -290,8 +294,9 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	posix_timers_free(t->process);
 	files_close_on_exec(t->files);
 	signal_reset_handlers(t->sighand);
+	mm->secret = is_secret(file, &cred, image.secure);
 	begin(t, mm, &image, stack, name);
-	change_rights(t, file, &cred, image.secure);
+	change_rights(t, &cred, image.secure);
 	return 0;
 }
 
