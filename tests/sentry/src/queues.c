@@ -44,6 +44,20 @@ static void take(int line, int fd)
 
 #define TAKE(fd) take(__LINE__, fd)
 
+/* A queue that gets no descriptor is not made. */
+static void without_descriptors(struct mq_attr *a)
+{
+	struct rlimit old, none;
+
+	getrlimit(RLIMIT_NOFILE, &old);
+	none = (struct rlimit){ 0, old.rlim_max };
+	setrlimit(RLIMIT_NOFILE, &none);
+	TRY(mq_open, name, O_RDWR, 0, NULL);
+	TRY(mq_open, name, O_RDWR | O_CREAT, 0600, a);
+	setrlimit(RLIMIT_NOFILE, &old);
+	TRY(mq_open, name, O_RDWR, 0, NULL);
+}
+
 static void opening(void)
 {
 	struct mq_attr a = { .mq_maxmsg = 3, .mq_msgsize = 64 }, bad = { .mq_maxmsg = 0, .mq_msgsize = 64 };
@@ -63,6 +77,7 @@ static void opening(void)
 	TRY(mq_open, name, O_RDWR | O_CREAT, 0600, &bad);
 	bad = (struct mq_attr){ .mq_maxmsg = 3, .mq_msgsize = -1 };
 	TRY(mq_open, name, O_RDWR | O_CREAT, 0600, &bad);
+	without_descriptors(&a);
 	CALL(fd = syscall(SYS_mq_open, name, O_RDWR | O_CREAT | O_EXCL, 0620, &a));
 	CALL(fcntl(fd, F_GETFD));
 	CALL(fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK));

@@ -192,8 +192,10 @@ static s64 open_queue(struct task *t, const char *name, u32 flags, u32 mode, con
 {
 	static const u8 wanted[] = { MAY_READ, MAY_WRITE, MAY_READ | MAY_WRITE };
 	struct queue *queue = find(name);
-	s64 error = 0;
+	s64 error = fd_room(t);
 
+	if (error)
+		return error;
 	if (!queue && !(flags & O_CREAT))
 		return -ENOENT;
 	if (queue && flags & O_CREAT && flags & O_EXCL)
