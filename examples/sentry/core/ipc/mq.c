@@ -66,8 +66,6 @@ static void queue_put(struct queue *queue)
 
 static struct queue *find(const char *name)
 {
-	if (!queues.next)
-		list_init(&queues);
 	LIST_EACH(at, &queues) {
 		struct queue *queue = CONTAINER(at, struct queue, list);
 
@@ -428,7 +426,7 @@ s64 sys_mq_getsetattr(struct task *t, const u64 *args)
 
 void mq_exit(struct process *p)
 {
-	for (struct list *at = queues.next; at && at != &queues; at = at->next)
+	LIST_EACH(at, &queues)
 		if (CONTAINER(at, struct queue, list)->notified == p)
 			CONTAINER(at, struct queue, list)->notified = NULL;
 }
