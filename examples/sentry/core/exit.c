@@ -115,7 +115,7 @@ static void continue_if_orphaned(s32 group, const struct process *without)
 	}
 }
 
-/* To tasks that want to be told of the end of their parent. */
+/* The signals that tasks have chosen for the end of their parent (PR_SET_PDEATHSIG). */
 static void send_death_signals(struct process *child)
 {
 	EACH_TASK(t, child)

@@ -156,7 +156,7 @@ static void on_resize(int number)
 	resized = 1;
 }
 
-/* The size is asked for when the core waits: only then the signal comes. */
+/* SIGWINCH stays blocked but while the core waits: there it reads the new size. */
 static void begin_core(pid_t parent, const sigset_t *signals)
 {
 	struct sigaction action = { .sa_handler = on_resize };

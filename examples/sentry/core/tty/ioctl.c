@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What programs ask of terminals, but for modes (modes.c) and sessions (session.c). */
+/* The ioctl commands of terminals, but for those of modes (modes.c) and sessions (session.c). */
 #include "tty.h"
 
 enum {

@@ -14,7 +14,7 @@ static bool is_leader(const struct process *p)
 	return p->session == p->pid;
 }
 
-/* Takes no reference to an old terminal away that it has not got. */
+/* NULL: none. The process gives up its old terminal, if it has one. */
 static void set_terminal(struct process *p, struct tty *tty)
 {
 	struct tty *old = p->terminal;
