@@ -52,7 +52,8 @@ class NewDirectory:
             self.path = os.path.join(parent, f"{name}{LEFT}{os.getpid()}-{os.urandom(4).hex()}")
             os.mkdir(self.path, 0o700)
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lock(self._lock, fcntl.LOCK_EX)
+            # Shared, so that readers can lock it as soon as it is in place, before this is released
+            lock(self._lock, fcntl.LOCK_SH)
         except OSError as error:
             self._end()
             raise cannot_write(self.place, error) from error

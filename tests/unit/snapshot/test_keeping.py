@@ -20,6 +20,7 @@ from tests.tiny import Console
 from tests.unit.snapshot.test_machine_snapshot import change, echo, talk
 from vmm import ConfigError, HostError, Machine, create_machine
 from vmm.faststart.record import replace
+from vmm.saving import new_directory
 from vmm.saving import verify as whole
 from vmm.saving.bases import diffs_of
 from vmm.saving.directory import Directory
@@ -254,6 +255,7 @@ def trace(frame, event, argument):
         if steps < 0:
             os.kill(os.getpid(), 9)
     return trace
+from vmm.saving import new_directory
 from vmm.saving import verify as whole
 from vmm.saving import bases
 sys.settrace(trace)
@@ -315,6 +317,31 @@ def test_clones_of_a_snapshot_that_is_replaced_all_the_time(machine: Machine, tm
             machine.memory.write(0x1F0_0000, text)
             save(machine, place, text)
     assert reader.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["a", "tiny.elf"]
+
+
+def test_a_reader_that_comes_before_a_snapshot_is_released_keeps_its_files(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens the directory while the one that makes it still syncs the folder that it is in."""
+    place, readers = tmp_path / "a", list[Directory]()
+    save(machine, place, b"0001")
+    sync = new_directory._sync
+
+    def sync_and_open(path: str) -> None:
+        sync(path)
+        if path == str(tmp_path) and not readers:
+            readers.append(Directory(str(place)))
+
+    monkeypatch.setattr(new_directory, "_sync", sync_and_open)
+    save(machine, place, b"0002")
+    save(machine, place, b"0003")
+    (reader,) = readers
+    with reader:
+        fd = reader.open("memory")
+        assert os.pread(fd, 4, MARK) == b"0002"
+        os.close(fd)
+    assert mark(place) == b"0003"
     assert sorted(os.listdir(tmp_path)) == ["a", "tiny.elf"]
 
 
