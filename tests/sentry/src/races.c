@@ -46,7 +46,7 @@ static void truncate_during_writes(void)
 
 	large = mmap(NULL, (size_t)ROUNDS * STRIDE, PROT_READ, MAP_PRIVATE, open("large", O_RDONLY), 0);
 	target = open("target", O_CREAT | O_RDWR, 0644);
-	for (writer = start(write_parts, NULL); step < 2; usleep(10)) {
+	for (writer = start(write_parts, NULL); step < 2; usleep(10)) { /* so that the writer runs */
 		ftruncate(target, 0);
 		if (count == GROUPS)
 			continue;

@@ -333,7 +333,7 @@ static void try_small_messages(void)
 		socketpair(AF_UNIX, types[i] | SOCK_NONBLOCK, 0, p);
 		while (sent < 1000 && send(p[0], "x", types[i] == SOCK_STREAM, 0) >= 0)
 			sent++;
-		printf("    the queue is full: %d, room %d\n", sent > 0 && sent < 1000, poll(&(struct pollfd){ p[0], POLLOUT }, 1, 0));
+		printf("    the queue is full: %d, room %d\n", sent > 0 && sent < 1000, poll(&(struct pollfd){ p[0], POLLOUT, 0 }, 1, 0));
 		close(p[0]), close(p[1]);
 	}
 }
