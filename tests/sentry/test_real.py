@@ -1,4 +1,4 @@
-"""Programs of the host's Debian, as they are, print and return the same on the Sentry as on Linux.
+"""Unmodified Debian programs of the host print and return the same on the Sentry as on Linux.
 
 The host's root is the sandbox's, read-only; the programs write to /dev/shm, which each of both has its own of.
 """

@@ -301,7 +301,7 @@ static bool copy_process(struct space *from, struct space *space, u64 offset)
 		return false;
 	}
 	notify_approve(call.id);
-	/* Both go on at the same time. The new one has to wait until the other one has reported its number. */
+	/* Both go on at the same time. The new one must wait until the other one has reported its number. */
 	while (!space->pid || !child) {
 		if (!await(from, &call, false, space))
 			return false;

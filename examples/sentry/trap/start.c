@@ -67,7 +67,7 @@ static unsigned short add_stub(struct sock_filter *to)
 	return ARRAY_SIZE(code);
 }
 
-/* A bit for each number tells whether a call is frequent. */
+/* One bit for each number: set for a frequent call. */
 static unsigned short add_program(struct sock_filter *to)
 {
 	u32 words[WORDS] = { 0 };

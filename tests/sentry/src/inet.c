@@ -393,7 +393,7 @@ static void try_listener(void)
 	CONNECT(server, (struct sockaddr_in){ .sin_family = AF_UNSPEC });
 	OPTION(server, SOL_SOCKET, SO_ACCEPTCONN);
 	close(server);
-	/* A port is free again only for those who say that they know */
+	/* A port is free again only for sockets with SO_REUSEADDR */
 	server = listener(&address);
 	a = tcp(0);
 	CONNECT(a, address);

@@ -221,7 +221,7 @@ static int ends(void *(*function)(void *), void *argument)
 
 static const struct flock whole = { .l_type = F_WRLCK };
 
-/* Who has the lock of a file, after exec. */
+/* The owner of a file's lock after exec. */
 static int report_lock(int fd)
 {
 	struct flock found = whole;

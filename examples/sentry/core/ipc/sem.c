@@ -162,7 +162,7 @@ static void revert(struct set *set, const struct operation *operations, u32 coun
 	}
 }
 
-/* Make all operations: 0; -errno; or 1 with the one that has to wait. */
+/* Make all operations: 0; -errno; or 1 with the operation that must wait. */
 static s64 try(struct set *set, const struct operation *operations, u32 count, struct undo *undo, const struct operation **waits)
 {
 	for (u32 i = 0; i < count; i++) {
