@@ -113,7 +113,7 @@ def _steal(vcpus: tuple[VcpuState, ...], memory: GuestMemory, elapsed: int) -> N
         if place & KVM_MSR_ENABLED:
             gpa = place - KVM_MSR_ENABLED
             try:
-                memory.write_int(gpa, 8, (memory.read_int(gpa, 8) + elapsed) % (1 << 64))
+                memory.write_int(gpa, 8, memory.read_int(gpa, 8) + elapsed)
             except GuestError:
                 pass  # the guest chose a place that is not RAM, where KVM does not write either
 
