@@ -252,15 +252,6 @@ static bool is_secret(struct file *file, const struct cred *new, bool secure)
 	       inode_permission(file->inode, MAY_READ);
 }
 
-static void change_rights(struct task *t, const struct cred *new, bool secure)
-{
-	bool gains = new->permitted & ~t->cred.permitted;
-
-	if (secure || gains || new->user.effective != t->cred.user.effective || new->group.effective != t->cred.group.effective)
-		t->death_signal = 0;
-	t->cred = *new;
-}
-
 /* Start an executable file in a task: 0 or -errno. */
 static s64 execute(struct task *t, struct file *file, const struct arguments *a, const char *name)
 {
@@ -296,7 +287,9 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	signal_reset_handlers(t->sighand);
 	mm->secret = is_secret(file, &cred, image.secure);
 	begin(t, mm, &image, stack, name);
-	change_rights(t, &cred, image.secure);
+	if (image.secure)
+		t->death_signal = 0;
+	cred_change(t, &cred);
 	return 0;
 }
 
