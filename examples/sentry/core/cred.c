@@ -189,6 +189,14 @@ static bool are_all(const struct ids *ids, u32 id)
 	return ids->real == id && ids->effective == id && ids->saved == id;
 }
 
+bool may_limit(const struct task *from, const struct process *to)
+{
+	const struct cred *mine = &from->cred, *other = cred_of(to);
+
+	return from->process == to || cred_capable(mine, CAP_SYS_RESOURCE) ||
+	       (are_all(&other->user, mine->user.real) && are_all(&other->group, mine->group.real));
+}
+
 bool may_inspect(const struct task *from, const struct task *to, bool fs)
 {
 	const struct cred *mine = &from->cred, *other = &to->cred;

@@ -55,6 +55,7 @@ bool cred_exec(const struct task *t, const struct inode *inode, const struct mou
 void cred_use_real(struct cred *cred);
 
 bool may_signal(const struct task *from, const struct process *to, int signal);
+bool may_limit(const struct task *from, const struct process *to); /* read and set its resource limits */
 /* Whether a task may look into another one, as ptrace would; fs: with its rights on files. */
 bool may_inspect(const struct task *from, const struct task *to, bool fs);
 bool capable(u32 capability); /* of the current task */

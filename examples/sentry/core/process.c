@@ -25,17 +25,6 @@ s64 sys_arch_prctl(struct task *t, const u64 *args)
 	return -EINVAL;
 }
 
-/* Whether a process may see and change the limits of another one. */
-static bool may_limit(const struct task *t, const struct process *p)
-{
-	const struct cred *mine = &t->cred, *other = cred_of(p);
-	u32 user = mine->user.real, group = mine->group.real;
-
-	return p == t->process || capable(CAP_SYS_RESOURCE) ||
-	       (user == other->user.real && user == other->user.effective && user == other->user.saved &&
-		group == other->group.real && group == other->group.effective && group == other->group.saved);
-}
-
 s64 sys_prlimit64(struct task *t, const u64 *args)
 {
 	enum { NOFILE = 7 };
