@@ -9,7 +9,7 @@ enum {
 	CLONE_PTRACE = 0x2000, CLONE_VFORK = 0x4000, CLONE_PARENT = 0x8000, CLONE_THREAD = 0x10000, CLONE_NEWNS = 0x20000,
 	CLONE_SYSVSEM = 0x40000, CLONE_SETTLS = 0x80000, CLONE_PARENT_SETTID = 0x100000, CLONE_CHILD_CLEARTID = 0x200000,
 	CLONE_DETACHED = 0x400000, CLONE_UNTRACED = 0x800000, CLONE_CHILD_SETTID = 0x1000000, CLONE_NAMESPACES = 0x7e020000,
-	SIGNAL_MASK = 0xff, SCHED_FIFO = 1, SCHED_RR = 2, RLIMIT_NPROC = 6,
+	SIGNAL_MASK = 0xff, RLIMIT_NPROC = 6,
 };
 #define CLONE_CLEAR_SIGHAND 0x100000000ull
 #define CLONE_INTO_CGROUP 0x200000000ull
@@ -120,18 +120,6 @@ static void discard(struct task *t)
 	task_free(t);
 }
 
-static void copy_priority(struct task *t, const struct task *from)
-{
-	bool real_time = from->policy == SCHED_FIFO || from->policy == SCHED_RR;
-
-	t->io_priority = from->io_priority;
-	t->nice = from->reset_on_fork && (from->nice < 0 || real_time) ? 0 : from->nice;
-	if (from->reset_on_fork && real_time)
-		return;
-	t->policy = from->policy;
-	t->priority = from->priority;
-}
-
 static struct task *copy(struct task *from, const struct clone *c)
 {
 	struct task *t = task_alloc(task_run);
@@ -162,7 +150,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 	bytes_copy(t->name, from->name, sizeof(t->name));
 	cred_copy(&t->cred, &from->cred);
 	t->no_new_privs = from->no_new_privs;
-	copy_priority(t, from);
+	priority_inherit(t, from);
 	t->timer_slack = t->default_slack = from->timer_slack;
 	return t;
 }

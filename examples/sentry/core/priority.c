@@ -10,6 +10,18 @@ static bool is_real_time(u32 policy)
 	return policy == SCHED_FIFO || policy == SCHED_RR;
 }
 
+void priority_inherit(struct task *t, const struct task *from)
+{
+	bool real_time = is_real_time(from->policy);
+
+	t->io_priority = from->io_priority;
+	t->nice = from->reset_on_fork && (from->nice < 0 || real_time) ? 0 : from->nice;
+	if (from->reset_on_fork && real_time)
+		return;
+	t->policy = from->policy;
+	t->priority = from->priority;
+}
+
 static bool same_owner(const struct task *t, const struct task *other)
 {
 	u32 user = t->cred.user.effective;

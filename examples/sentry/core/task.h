@@ -217,6 +217,10 @@ void posix_timer_taken(struct process *p, struct siginfo *info); /* its signal h
 void posix_timers_forget(struct task *t); /* a task ends that has clocks */
 void posix_timers_free(struct process *p);
 
+/* -- priority.c -- */
+
+void priority_inherit(struct task *t, const struct task *from); /* t is a new task of from's */
+
 /* -- frame.c -- */
 
 int frame_push(struct task *t, const struct sigaction *action, const struct siginfo *info, u64 blocked); /* 0, -EFAULT */
