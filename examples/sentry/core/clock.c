@@ -155,7 +155,7 @@ s64 sys_gettimeofday(struct task *t, const u64 *args)
 
 s64 sys_time(struct task *t, const u64 *args)
 {
-	s64 seconds = (s64)(core.ops->nanoseconds(CLOCK_IS_REALTIME) / NANOSECONDS);
+	s64 seconds = (s64)(core.ops->nanoseconds(CLOCK_IS_REALTIME) / SECOND);
 
 	return args[0] && user_write(t->mm, args[0], &seconds, sizeof(seconds)) ? -EFAULT : seconds;
 }

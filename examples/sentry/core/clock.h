@@ -5,7 +5,7 @@
 
 #include "core.h"
 
-#define NANOSECONDS 1000000000ull
+#define SECOND 1000000000ull /* in nanoseconds */
 
 struct itimerspec {
 	struct timespec interval, value;
@@ -21,12 +21,12 @@ s64 clock_find(struct task *t, s32 id, bool read, struct cpu_clock *clock);
 
 static inline struct timespec timespec_from(u64 nanoseconds)
 {
-	return (struct timespec){ (s64)(nanoseconds / NANOSECONDS), (s64)(nanoseconds % NANOSECONDS) };
+	return (struct timespec){ (s64)(nanoseconds / SECOND), (s64)(nanoseconds % SECOND) };
 }
 
 static inline bool timespec_valid(const struct timespec *time)
 {
-	return time->seconds >= 0 && (u64)time->nanoseconds < NANOSECONDS;
+	return time->seconds >= 0 && (u64)time->nanoseconds < SECOND;
 }
 
 /* At most half of what a number can be. */
@@ -34,7 +34,7 @@ static inline u64 timespec_nanoseconds(const struct timespec *time)
 {
 	const u64 most = FOREVER / 2;
 
-	return (u64)time->seconds > most / NANOSECONDS - 1 ? most : (u64)time->seconds * NANOSECONDS + (u64)time->nanoseconds;
+	return (u64)time->seconds > most / SECOND - 1 ? most : (u64)time->seconds * SECOND + (u64)time->nanoseconds;
 }
 
 #endif

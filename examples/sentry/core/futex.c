@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Futexes: tasks that wait for a word of memory to change, and locks that survive their owner. */
-#include "core.h"
+#include "clock.h"
 
 enum { BUCKETS = 256 };
 enum {
@@ -160,7 +160,7 @@ static s64 wait_call(struct task *t, const u64 *args, u32 operation, bool privat
 		if (time_deadline(&time, &w.deadline))
 			return -EINVAL;
 		if (absolute && w.deadline != FOREVER) {
-			w.deadline = (u64)time.seconds * 1000000000 + (u64)time.nanoseconds;
+			w.deadline = timespec_nanoseconds(&time);
 			if ((u32)args[1] & FUTEX_REALTIME)
 				w.deadline = realtime_deadline(w.deadline);
 		}

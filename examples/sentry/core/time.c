@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Sleeps and alarms, and calls of the scheduler. */
-#include "core.h"
+#include "clock.h"
 
-#define SECOND 1000000000ull
-enum { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS, CLOCK_THREAD, CLOCK_BOOT = 7, CLOCK_TAI = 11, TIMER_ABSTIME = 1 };
+enum { TIMER_ABSTIME = 1 };
 
 s64 time_deadline(const struct timespec *time, u64 *deadline)
 {
 	u64 now = monotonic_now();
 
-	if (time->seconds < 0 || (u64)time->nanoseconds >= SECOND)
+	if (!timespec_valid(time))
 		return -EINVAL;
 	if ((u64)time->seconds > (FOREVER - now) / SECOND / 2)
 		*deadline = FOREVER;
@@ -27,8 +26,8 @@ u64 realtime_deadline(u64 at)
 
 static s64 put_rest(struct task *t, u64 to, u64 deadline)
 {
-	u64 now = monotonic_now(), rest = deadline > now ? deadline - now : 0;
-	const struct timespec time = { (s64)(rest / SECOND), (s64)(rest % SECOND) };
+	u64 now = monotonic_now();
+	const struct timespec time = timespec_from(deadline > now ? deadline - now : 0);
 
 	return to ? user_write(t->mm, to, &time, sizeof(time)) : 0;
 }
@@ -94,9 +93,9 @@ s64 sys_clock_nanosleep(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!((u32)args[1] & TIMER_ABSTIME))
 		return sleep_until(t, deadline, args[3]);
-	at = deadline == FOREVER ? FOREVER : (u64)time.seconds * SECOND + (u64)time.nanoseconds;
-	if (clock == CLOCK_REALTIME || clock == CLOCK_TAI)
-		at = at == FOREVER ? FOREVER : realtime_deadline(at);
+	at = timespec_nanoseconds(&time);
+	if (clock == CLOCK_REAL || clock == CLOCK_TAI)
+		at = realtime_deadline(at);
 	error = sleep_until(t, at, 0);
 	return error == -ERESTART_RESTARTBLOCK ? -ERESTARTNOHAND : error;
 }
