@@ -182,22 +182,30 @@ static void set_cpu_timer(struct process *p, u32 which, u64 in, u64 interval)
 		cpu_timer_start(timer, p, process_cpu_time(p) + in);
 }
 
+static s64 get_timer(const struct process *p, u32 which, u64 *rest, u64 *interval)
+{
+	if (which > ITIMER_PROF)
+		return -EINVAL;
+	*rest = which == ITIMER_REAL ? left(p) : cpu_left(p, which - 1);
+	*interval = which == ITIMER_REAL ? p->alarm_interval : p->cpu_alarm_intervals[which - 1];
+	return 0;
+}
+
 s64 sys_getitimer(struct task *t, const u64 *args)
 {
-	struct process *p = t->process;
+	u64 rest, interval;
 
-	if ((u32)args[0] > ITIMER_PROF)
+	if (get_timer(t->process, (u32)args[0], &rest, &interval))
 		return -EINVAL;
-	if ((u32)args[0] != ITIMER_REAL)
-		return put_timer(t, args[1], cpu_left(p, (u32)args[0] - 1), p->cpu_alarm_intervals[(u32)args[0] - 1]);
-	return put_timer(t, args[1], left(p), p->alarm_interval);
+	return put_timer(t, args[1], rest, interval);
 }
 
 s64 sys_setitimer(struct task *t, const u64 *args)
 {
 	enum { MOST = 1000000000 };
 	struct process *p = t->process;
-	u64 new[4] = { 0 }, rest = left(p), interval = p->alarm_interval;
+	u64 new[4] = { 0 }, in, every, rest, interval;
+	u32 which = (u32)args[0];
 
 	if (args[1] && user_read(t->mm, new, args[1], sizeof(new)))
 		return -EFAULT;
@@ -206,17 +214,14 @@ s64 sys_setitimer(struct task *t, const u64 *args)
 			return -EINVAL;
 		new[i] = new[i] < MOST ? new[i] : MOST;
 	}
-	if ((u32)args[0] > ITIMER_PROF)
+	if (get_timer(p, which, &rest, &interval))
 		return -EINVAL;
-	if ((u32)args[0] != ITIMER_REAL) {
-		u32 which = (u32)args[0] - 1;
-
-		rest = cpu_left(p, which);
-		interval = p->cpu_alarm_intervals[which];
-		set_cpu_timer(p, which, new[2] * SECOND + new[3] * 1000, new[0] * SECOND + new[1] * 1000);
-		return args[2] ? put_timer(t, args[2], rest, interval) : 0;
-	}
-	set_alarm(p, new[2] * SECOND + new[3] * 1000, new[0] * SECOND + new[1] * 1000);
+	every = new[0] * SECOND + new[1] * 1000;
+	in = new[2] * SECOND + new[3] * 1000;
+	if (which == ITIMER_REAL)
+		set_alarm(p, in, every);
+	else
+		set_cpu_timer(p, which - 1, in, every);
 	return args[2] ? put_timer(t, args[2], rest, interval) : 0;
 }
 
