@@ -64,9 +64,7 @@ void cpu_timer_stop(struct cpu_timer *timer)
 
 void cpu_timer_start(struct cpu_timer *timer, struct process *owner, u64 target)
 {
-	if (!timer->list.next)
-		list_init(&timer->list);
-	list_remove(&timer->list);
+	cpu_timer_stop(timer);
 	timer->target = target;
 	list_add(&owner->cpu_timers, &timer->list);
 }
