@@ -331,15 +331,9 @@ static void wake(struct wait_queue *queue, u32 most)
 
 void wait_queue_end(struct wait_queue *queue)
 {
-	while (queue->first) {
-		struct waiter *w = queue->first;
-
-		waiter_remove(w);
-		if (w->notify)
-			w->notify(w);
-		else
-			task_wake(w->task);
-	}
+	wake_all(queue);
+	while (queue->first)
+		waiter_remove(queue->first);
 }
 
 void wake_one(struct wait_queue *queue)
