@@ -337,6 +337,7 @@ static void move_pages(struct mm *mm, u64 from, u64 to, u64 size)
 	core.ops->unmap(mm->space, from, size);
 }
 
+/* old_size is at most size. */
 static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
 	struct vma *there = mm_vma(mm, old), vma;
@@ -352,7 +353,7 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 	at = mm_map_object(mm, flags & MREMAP_FIXED ? to : 0, size, type | (flags & MREMAP_FIXED ? MAP_FIXED : 0), &vma);
 	if (at < 0 || !old_size)
 		return at;
-	move_pages(mm, old, (u64)at, old_size < size ? old_size : size);
+	move_pages(mm, old, (u64)at, old_size);
 	if (!(flags & MREMAP_DONTUNMAP))
 		unmap_range(mm, old, old + old_size);
 	return at;
@@ -361,7 +362,7 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
 	struct vma *vma = mm_vma(mm, old);
-	s64 error = 0;
+	s64 error;
 
 	if (!vma)
 		return -EFAULT;
@@ -369,11 +370,15 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 		return -EINVAL;
 	if (vma->end - old < (old_size < size ? old_size : size)) /* what lies behind a smaller one is unmapped */
 		return -EFAULT;
+	if (size < old_size) {
+		error = mm_unmap(mm, old + size, old_size - size);
+		if (error)
+			return error;
+		old_size = size;
+	}
 	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
-		if (size < old_size)
-			error = mm_unmap(mm, old + size, old_size - size);
-		if (error || size <= old_size)
-			return error ? error : (s64)old;
+		if (size == old_size)
+			return (s64)old;
 		if (old_size && vma->end == old + old_size && size <= USER_TOP - old && mm_is_free(mm, vma->end, old + size)) {
 			vma->end = old + size;
 			vma_join(mm, vma->start, vma->end);
@@ -382,7 +387,5 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 	}
 	if (!(flags & MREMAP_MAYMOVE))
 		return -ENOMEM;
-	if (size < old_size)
-		error = mm_unmap(mm, old + size, old_size - size);
-	return error ? error : remap_elsewhere(mm, old, size < old_size ? size : old_size, size, flags, to);
+	return remap_elsewhere(mm, old, old_size, size, flags, to);
 }
