@@ -3,8 +3,6 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
-s64 sys_mprotect(struct task *t, const u64 *args);
-
 static s64 map_file(struct task *t, const u64 *args)
 {
 	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
@@ -50,27 +48,6 @@ s64 sys_mmap(struct task *t, const u64 *args)
 	return mm_map(t->mm, args[0], args[1], (u32)args[2], flags);
 }
 
-/* There are no keys: -1 stands for none. */
-s64 sys_pkey_mprotect(struct task *t, const u64 *args)
-{
-	const u64 grows = PROT_GROWSDOWN | PROT_GROWSUP;
-	bool is_range = args[1] && !(args[0] % PAGE) && (args[2] & grows) != grows && args[0] + page_up(args[1]) > args[0];
-
-	return is_range && (s32)args[3] != -1 ? -EINVAL : sys_mprotect(t, args);
-}
-
-s64 sys_pkey_alloc(struct task *t, const u64 *args)
-{
-	(void)t;
-	return args[0] || args[1] & ~3ull ? -EINVAL : -ENOSPC;
-}
-
-s64 sys_pkey_free(struct task *t, const u64 *args)
-{
-	(void)t, (void)args;
-	return -EINVAL;
-}
-
 s64 sys_munmap(struct task *t, const u64 *args)
 {
 	return mm_unmap(t->mm, args[0], args[1]);
@@ -94,6 +71,27 @@ s64 sys_mprotect(struct task *t, const u64 *args)
 	if (start + size > USER_TOP)
 		return -ENOMEM;
 	return mm_protect(t->mm, start, size, (u32)prot & ~(u32)PROT_SEM);
+}
+
+/* There are no keys: -1 stands for none. */
+s64 sys_pkey_mprotect(struct task *t, const u64 *args)
+{
+	const u64 grows = PROT_GROWSDOWN | PROT_GROWSUP;
+	bool is_range = args[1] && !(args[0] % PAGE) && (args[2] & grows) != grows && args[0] + page_up(args[1]) > args[0];
+
+	return is_range && (s32)args[3] != -1 ? -EINVAL : sys_mprotect(t, args);
+}
+
+s64 sys_pkey_alloc(struct task *t, const u64 *args)
+{
+	(void)t;
+	return args[0] || args[1] & ~3ull ? -EINVAL : -ENOSPC;
+}
+
+s64 sys_pkey_free(struct task *t, const u64 *args)
+{
+	(void)t, (void)args;
+	return -EINVAL;
 }
 
 /* A range as most calls have it: whole pages, without a wrap. *end is behind it; 0 or -EINVAL. */
