@@ -69,16 +69,11 @@ s64 sys_getrlimit(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &t->process->limits[(u32)args[0]], sizeof(struct rlimit));
 }
 
-static struct utsname *own_name(void)
-{
-	static struct utsname name = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
-
-	return &name;
-}
+static struct utsname names = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
 
 const struct utsname *system_name(void)
 {
-	return own_name();
+	return &names;
 }
 
 static s64 set_name(struct task *t, char *name, u64 from, s32 size)
@@ -97,17 +92,17 @@ static s64 set_name(struct task *t, char *name, u64 from, s32 size)
 
 s64 sys_sethostname(struct task *t, const u64 *args)
 {
-	return set_name(t, own_name()->node, args[0], (s32)args[1]);
+	return set_name(t, names.node, args[0], (s32)args[1]);
 }
 
 s64 sys_setdomainname(struct task *t, const u64 *args)
 {
-	return set_name(t, own_name()->domain, args[0], (s32)args[1]);
+	return set_name(t, names.domain, args[0], (s32)args[1]);
 }
 
 s64 sys_uname(struct task *t, const u64 *args)
 {
-	return user_write(t->mm, args[0], system_name(), sizeof(struct utsname));
+	return user_write(t->mm, args[0], &names, sizeof(names));
 }
 
 s64 sys_getrandom(struct task *t, const u64 *args)
