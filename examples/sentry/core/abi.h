@@ -11,7 +11,11 @@ enum {
 	NAME_MAX = 255,
 	IOV_MAX = 1024,
 	SIGNALS = 64,
-	RLIMITS = 16,
+};
+
+enum {
+	RLIMIT_FSIZE = 1, RLIMIT_STACK = 3, RLIMIT_CORE, RLIMIT_NPROC = 6, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE = 12,
+	RLIMIT_NICE, RLIMIT_RTPRIO, RLIMITS = 16,
 };
 
 /* A read or write moves at most so many bytes, as in Linux. */

@@ -17,16 +17,16 @@ enum { TIMER_SLACK = 50000 };
 
 static void limits_init(struct process *p)
 {
-	enum { STACK = 3, CORE = 4, NOFILE = 7, MEMLOCK, MSGQUEUE = 12, NICE, RTPRIO, LOCKED_MOST = 8 << 20, QUEUES_MOST = 819200 };
+	enum { LOCKED_MOST = 8 << 20, QUEUES_MOST = 819200 };
 
 	for (u32 i = 0; i < RLIMITS; i++)
 		p->limits[i] = (struct rlimit){ ~0ull, ~0ull };
-	p->limits[STACK].current = STACK_SIZE;
-	p->limits[CORE].current = 0;
-	p->limits[MEMLOCK] = (struct rlimit){ LOCKED_MOST, LOCKED_MOST };
-	p->limits[MSGQUEUE] = (struct rlimit){ QUEUES_MOST, QUEUES_MOST };
-	p->limits[NICE] = p->limits[RTPRIO] = (struct rlimit){ 0, 0 };
-	p->limits[NOFILE] = (struct rlimit){ 1024, FDS_MOST };
+	p->limits[RLIMIT_STACK].current = STACK_SIZE;
+	p->limits[RLIMIT_CORE].current = 0;
+	p->limits[RLIMIT_MEMLOCK] = (struct rlimit){ LOCKED_MOST, LOCKED_MOST };
+	p->limits[RLIMIT_MSGQUEUE] = (struct rlimit){ QUEUES_MOST, QUEUES_MOST };
+	p->limits[RLIMIT_NICE] = p->limits[RLIMIT_RTPRIO] = (struct rlimit){ 0, 0 };
+	p->limits[RLIMIT_NOFILE] = (struct rlimit){ 1024, FDS_MOST };
 }
 
 /* Get a reference to each file that a call has a descriptor of: how many. */

@@ -3,7 +3,7 @@
 #include "core.h"
 
 enum { SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE = 5, SCHED_DEADLINE, HIGHEST = 99, NICEST = 19 };
-enum { RESET_ON_FORK = 0x40000000, RLIMIT_NICE = 13, RLIMIT_RTPRIO = 14 };
+enum { RESET_ON_FORK = 0x40000000 };
 
 static bool is_real_time(u32 policy)
 {

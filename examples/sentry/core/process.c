@@ -27,7 +27,6 @@ s64 sys_arch_prctl(struct task *t, const u64 *args)
 
 s64 sys_prlimit64(struct task *t, const u64 *args)
 {
-	enum { NOFILE = 7 };
 	u32 resource = (u32)args[1];
 	struct rlimit new, old, *place;
 	struct task *of;
@@ -46,7 +45,7 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 	if (args[2]) {
 		if (new.current > new.maximum)
 			return -EINVAL;
-		if (resource == NOFILE && new.maximum > FDS_MOST)
+		if (resource == RLIMIT_NOFILE && new.maximum > FDS_MOST)
 			return -EPERM;
 		if (new.maximum > old.maximum && !capable(CAP_SYS_RESOURCE))
 			return -EPERM;

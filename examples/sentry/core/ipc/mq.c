@@ -4,7 +4,7 @@
 #include "../vfs/calls.h"
 
 enum { QUEUES = 256, PRIORITIES = 32768, MOST_MESSAGES = 65536, MOST_SIZE = 16 << 20 };
-enum { USUAL_MESSAGES = 10, USUAL_SIZE = 8192, RLIMIT_MSGQUEUE = 12 };
+enum { USUAL_MESSAGES = 10, USUAL_SIZE = 8192 };
 enum { SIGEV_SIGNAL, SIGEV_NONE, SI_MESGQ = -3 };
 
 struct message {

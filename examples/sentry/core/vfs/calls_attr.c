@@ -263,7 +263,6 @@ s64 sys_utime(struct task *t, const u64 *args)
 
 static s64 set_size(const struct path *path, u64 size, struct file *file)
 {
-	enum { RLIMIT_FSIZE = 1 };
 	struct inode *inode = path->dentry->inode;
 	struct attributes new = { .which = ATTR_SIZE | ATTR_MODIFIED, .size = size, .file = file };
 

@@ -2,8 +2,6 @@
 /* System calls that move bytes. */
 #include "calls.h"
 
-enum { RLIMIT_FSIZE = 1 };
-
 s64 inode_may_write(struct inode *inode, struct io *from, u64 position)
 {
 	u64 limit = core.current ? core.current->process->limits[RLIMIT_FSIZE].current : ~0ull;

@@ -10,7 +10,7 @@ struct fd {
 	bool close_on_exec;
 };
 
-enum { FDS_PER_PAGE = PAGE / sizeof(struct fd), FD_PAGES = 256, FDS_MOST = FD_PAGES * FDS_PER_PAGE, RLIMIT_NOFILE = 7 };
+enum { FDS_PER_PAGE = PAGE / sizeof(struct fd), FD_PAGES = 256, FDS_MOST = FD_PAGES * FDS_PER_PAGE };
 
 struct files {
 	u32 references;
