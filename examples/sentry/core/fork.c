@@ -4,16 +4,7 @@
 #include "vfs/fds.h"
 #include "vfs/pidfd.h"
 
-enum {
-	CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_PIDFD = 0x1000,
-	CLONE_PTRACE = 0x2000, CLONE_VFORK = 0x4000, CLONE_PARENT = 0x8000, CLONE_THREAD = 0x10000, CLONE_NEWNS = 0x20000,
-	CLONE_SYSVSEM = 0x40000, CLONE_SETTLS = 0x80000, CLONE_PARENT_SETTID = 0x100000, CLONE_CHILD_CLEARTID = 0x200000,
-	CLONE_DETACHED = 0x400000, CLONE_UNTRACED = 0x800000, CLONE_CHILD_SETTID = 0x1000000, CLONE_NAMESPACES = 0x7e020000,
-	SIGNAL_MASK = 0xff,
-};
-#define CLONE_CLEAR_SIGHAND 0x100000000ull
-#define CLONE_INTO_CGROUP 0x200000000ull
-#define CLONE_IO 0x80000000u
+enum { SIGNAL_MASK = 0xff };
 
 struct clone {
 	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
