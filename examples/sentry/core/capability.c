@@ -34,7 +34,7 @@ s64 sys_capget(struct task *t, const u64 *args)
 		return -EFAULT;
 	if (pid < 0)
 		return -EINVAL;
-	of = pid ? task_find(pid) : t;
+	of = task_named(t, pid);
 	if (!of)
 		return -ESRCH;
 	for (u32 i = 0; i < 2; i++) {

@@ -23,7 +23,7 @@ static s64 find_other(struct task *t, s32 id, bool read, struct cpu_clock *clock
 {
 	enum { KIND = 3, OF_TASK = 4, SHIFT = 3 };
 	s32 number = ~(id >> SHIFT);
-	struct task *of = number ? task_find(number) : t;
+	struct task *of = task_named(t, number);
 
 	if ((id & KIND) == KIND)
 		return -EINVAL;

@@ -319,7 +319,7 @@ s64 sys_set_robust_list(struct task *t, const u64 *args)
 
 s64 sys_get_robust_list(struct task *t, const u64 *args)
 {
-	struct task *other = (s32)args[0] ? task_find((s32)args[0]) : t;
+	struct task *other = task_named(t, (s32)args[0]);
 	const u64 size = 24, list = other ? other->robust_list : 0;
 
 	if (!other)

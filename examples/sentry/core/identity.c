@@ -23,7 +23,7 @@ s64 sys_getppid(struct task *t, const u64 *args)
 /* The process of a task's number; 0: the caller's. */
 static struct process *find(struct task *t, u64 number)
 {
-	struct task *other = (s32)number ? task_find((s32)number) : t;
+	struct task *other = task_named(t, (s32)number);
 
 	return other ? other->process : process_find((s32)number);
 }

@@ -47,7 +47,7 @@ enum which { OF_PROCESS, OF_GROUP, OF_USER };
 static bool belongs(const struct task *t, const struct task *other, enum which which, s32 who)
 {
 	if (which == OF_PROCESS)
-		return other == (who ? task_find(who) : t);
+		return other->tid == (who ? who : t->tid);
 	if (which == OF_GROUP)
 		return other->process->group == (who ? who : t->process->group);
 	return other->cred.user.real == (who ? (u32)who : t->cred.user.real);
@@ -203,7 +203,7 @@ static s64 set_scheduler(struct task *t, s32 tid, s32 policy, u64 from)
 		return -EINVAL;
 	if (user_read(t->mm, &new.priority, from, sizeof(new.priority)))
 		return -EFAULT;
-	of = tid ? task_find(tid) : t; /* after the read, which can sleep */
+	of = task_named(t, tid); /* after the read, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (policy < 0) { /* that it has */
@@ -229,7 +229,7 @@ s64 sys_sched_setparam(struct task *t, const u64 *args)
 s64 sys_sched_getscheduler(struct task *t, const u64 *args)
 {
 	s32 pid = (s32)args[0];
-	const struct task *of = pid ? task_find(pid) : t;
+	const struct task *of = task_named(t, pid);
 
 	if (pid < 0)
 		return -EINVAL;
@@ -239,7 +239,7 @@ s64 sys_sched_getscheduler(struct task *t, const u64 *args)
 s64 sys_sched_getparam(struct task *t, const u64 *args)
 {
 	s32 pid = (s32)args[0];
-	const struct task *of = pid ? task_find(pid) : t;
+	const struct task *of = task_named(t, pid);
 	u32 priority;
 
 	if (pid < 0 || !args[1])
@@ -291,7 +291,7 @@ s64 sys_sched_setattr(struct task *t, const u64 *args)
 		return error;
 	if ((s32)new.policy < 0)
 		return -EINVAL;
-	of = (s32)args[0] ? task_find((s32)args[0]) : t; /* after the reads, which can sleep */
+	of = task_named(t, (s32)args[0]); /* after the reads, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (new.flags & KEEP_POLICY)
@@ -306,7 +306,7 @@ s64 sys_sched_setattr(struct task *t, const u64 *args)
 s64 sys_sched_getattr(struct task *t, const u64 *args)
 {
 	enum { FIRST_SIZE = 48, SLICE = 3000000 };
-	const struct task *of = (s32)args[0] ? task_find((s32)args[0]) : t;
+	const struct task *of = task_named(t, (s32)args[0]);
 	u32 size = (u32)args[2];
 	struct attributes found;
 
@@ -325,7 +325,7 @@ s64 sys_sched_getattr(struct task *t, const u64 *args)
 s64 sys_sched_rr_get_interval(struct task *t, const u64 *args)
 {
 	enum { TURN = 4000000, REAL_TIME_TURN = 100000000 };
-	const struct task *of = (s32)args[0] ? task_find((s32)args[0]) : t;
+	const struct task *of = task_named(t, (s32)args[0]);
 	struct timespec slice = { 0, TURN };
 
 	if ((s32)args[0] < 0)

@@ -33,7 +33,7 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 
 	if (args[2] && user_read(t->mm, &new, args[2], sizeof(new)))
 		return -EFAULT;
-	of = (s32)args[0] ? task_find((s32)args[0]) : t; /* after the read, which can sleep */
+	of = task_named(t, (s32)args[0]); /* after the read, which can sleep */
 	if (!of)
 		return -ESRCH;
 	if (!may_limit(t, of->process))

@@ -36,6 +36,11 @@ struct task *task_find(s32 tid)
 	return NULL;
 }
 
+struct task *task_named(struct task *t, s32 tid)
+{
+	return tid ? task_find(tid) : t;
+}
+
 struct process *process_find(s32 pid)
 {
 	EACH_PROCESS(p)

@@ -151,6 +151,7 @@ s32 tid_new(void); /* one that no task, process, group or session has */
 void task_add(struct task *t, s32 tid); /* to those that are found, and to its process */
 void task_remove(struct task *t);
 struct task *task_find(s32 tid); /* NULL */
+struct task *task_named(struct task *t, s32 tid); /* by an argument of t's system call: 0 is t itself; NULL */
 struct process *process_find(s32 pid); /* also a zombie; NULL */
 /* With the group, session and limits of another one, or NULL for the first; NULL: no memory. */
 struct process *process_new(struct process *parent, const struct process *like, s32 pid);

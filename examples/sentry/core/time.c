@@ -244,18 +244,13 @@ s64 sys_sched_yield(struct task *t, const u64 *args)
 	return 0;
 }
 
-static bool exists(u64 tid)
-{
-	return !(s32)tid || task_find((s32)tid);
-}
-
 s64 sys_sched_getaffinity(struct task *t, const u64 *args)
 {
 	const u64 mask = 1;
 
 	if ((u32)args[1] < sizeof(mask) || args[1] % sizeof(mask))
 		return -EINVAL;
-	if (!exists(args[0]))
+	if (!task_named(t, (s32)args[0]))
 		return -ESRCH;
 	return user_write(t->mm, args[2], &mask, sizeof(mask)) ? -EFAULT : (s64)sizeof(mask);
 }
@@ -266,7 +261,7 @@ s64 sys_sched_setaffinity(struct task *t, const u64 *args)
 
 	if (user_read(t->mm, &mask, args[2], size))
 		return -EFAULT;
-	if (!exists(args[0]))
+	if (!task_named(t, (s32)args[0]))
 		return -ESRCH;
 	return mask & 1 ? 0 : -EINVAL;
 }
