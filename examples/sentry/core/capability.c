@@ -4,7 +4,7 @@
 
 enum { VERSION_1 = 0x19980330, VERSION_2 = 0x20071026, VERSION_3 = 0x20080522, DATA_1 = 12, DATA = 24 };
 
-/* How many bytes the data of a header's version are; -EINVAL with the newest version in the header. */
+/* The size of the data for a header's version. -EINVAL: it is unknown, and the header gets the newest version. */
 static s64 data_size(struct task *t, u64 header)
 {
 	const u32 wanted = VERSION_3;

@@ -18,7 +18,7 @@ u64 cpu_clock_now(const struct cpu_clock *clock)
 	return clock->task ? clock->task->cpu_time : process_cpu_time(clock->process);
 }
 
-/* Clocks of others have the inverted number of a process or task above three bits. */
+/* The clock of another process or task: its inverted number above three bits. */
 static s64 find_other(struct task *t, s32 id, bool read, struct cpu_clock *clock)
 {
 	enum { KIND = 3, OF_TASK = 4, SHIFT = 3 };
@@ -124,7 +124,7 @@ s64 sys_clock_getres(struct task *t, const u64 *args)
 	return args[1] ? user_write(t->mm, args[1], &time, sizeof(time)) : 0;
 }
 
-/* The time of the sandbox is that of the host. */
+/* The sandbox has the host's time, which no program may set. */
 s64 sys_clock_settime(struct task *t, const u64 *args)
 {
 	s32 id = (s32)args[0];

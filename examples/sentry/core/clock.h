@@ -16,7 +16,7 @@ enum clock_id {
 	CLOCK_MONOTONIC_COARSE, CLOCK_BOOT, CLOCK_REAL_ALARM, CLOCK_BOOT_ALARM, CLOCK_TAI = 11,
 };
 
-/* The clock of CPU time of a number that clock_gettime accepts; 0, or -EINVAL for one of no clock. Others have none. */
+/* Check a clock's number: 0 or -EINVAL. *clock is its clock of CPU time, or zeros for another one; read: to read it. */
 s64 clock_find(struct task *t, s32 id, bool read, struct cpu_clock *clock);
 
 static inline struct timespec timespec_from(u64 nanoseconds)
@@ -29,7 +29,7 @@ static inline bool timespec_valid(const struct timespec *time)
 	return time->seconds >= 0 && (u64)time->nanoseconds < SECOND;
 }
 
-/* At most half of what a number can be. */
+/* At most FOREVER / 2. */
 static inline u64 timespec_nanoseconds(const struct timespec *time)
 {
 	const u64 most = FOREVER / 2;

@@ -29,7 +29,7 @@ static void limits_init(struct process *p)
 	p->limits[RLIMIT_NOFILE] = (struct rlimit){ 1024, FDS_MOST };
 }
 
-/* Get a reference to each file that a call has a descriptor of: how many. */
+/* Take a reference to each file that an argument names by descriptor; returns how many. */
 static u32 hold_files(struct task *t, const struct syscall *call, const u64 *args, struct file **held)
 {
 	u32 count = 0;

@@ -37,7 +37,7 @@ struct core {
 	struct ram ram;
 	struct task *current;		 /* that runs, in the core or in the program */
 	struct wait_queue console_input; /* woken when the console may have some */
-	void (*console_happened)(bool input); /* a terminal's: it may have input, or another size; NULL */
+	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */
 	u64 unknown[SYSCALLS];		 /* how often each missing system call was made */
 };

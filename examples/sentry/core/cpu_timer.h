@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Clocks of CPU time, and what they call. */
+/* Clocks of CPU time, and their timers. */
 #ifndef SENTRY_CPU_TIMER_H
 #define SENTRY_CPU_TIMER_H
 
@@ -8,18 +8,18 @@
 struct process;
 struct task;
 
-/* What it counts for: a process, or one of its tasks. */
+/* It counts for a process, or for one of its tasks. */
 struct cpu_clock {
 	struct process *process; /* NULL: it is no clock of CPU time */
-	struct task *task; /* NULL: of all tasks */
+	struct task *task; /* NULL: all tasks */
 };
 
 u64 process_cpu_time(const struct process *p);
 u64 cpu_clock_now(const struct cpu_clock *clock);
 
-/* Calls a function when a process or a task has had so much CPU time. It may send signals, but not sleep. */
+/* Calls a function when its clock reaches the target. The function may send signals, but not sleep. */
 struct cpu_timer {
-	struct list list; /* of the process's; zeros: it never ran */
+	struct list list; /* in the process's cpu_timers; zeros: it never ran */
 	struct cpu_clock clock;
 	u64 target;
 	void (*expire)(struct cpu_timer *timer);

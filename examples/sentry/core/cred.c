@@ -3,7 +3,7 @@
 #include "core.h"
 #include "vfs/vfs.h"
 
-/* What goes with the user of file system calls. */
+/* Capabilities that follow the user of file system calls. */
 #define FILE_CAPABILITIES                                                                                         \
 	(CAPABILITY(CAP_CHOWN) | CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_DAC_READ_SEARCH) |                 \
 	 CAPABILITY(CAP_FOWNER) | CAPABILITY(CAP_FSETID) | CAPABILITY(CAP_LINUX_IMMUTABLE) | CAPABILITY(CAP_MKNOD) | \
@@ -74,7 +74,7 @@ static bool is_any(const struct ids *ids, u32 id)
 	return ids->real == id || ids->effective == id || ids->saved == id;
 }
 
-/* Capabilities go with the user 0, unless a program asks for the opposite. */
+/* A change to or from user 0 gains or drops capabilities, unless securebits prevent it. */
 static void follow_user(const struct cred *old, struct cred *new)
 {
 	if (old->securebits & SECURE_NO_SETUID_FIXUP)
@@ -123,7 +123,7 @@ void cred_use_real(struct cred *cred)
 		cred->effective = cred->user.real ? 0 : cred->permitted;
 }
 
-/* Whether somebody else can change what the program gets from its start on. */
+/* Whether a program may not gain rights: no_new_privs is set, or another process shares its directories. */
 static bool is_unsafe(const struct task *t)
 {
 	return t->no_new_privs || (t->fs->references > t->process->task_count);
@@ -257,7 +257,7 @@ static s64 set_three(struct ids *ids, const u64 *args, bool privileged)
 	}
 	if (ids->real == old.real && ids->saved == old.saved &&
 	    ((u32)args[1] == NO_ID || ((u32)args[1] == old.effective && old.effective == old.fs)))
-		return 0; /* nothing changes, not even that of files */
+		return 0; /* nothing changes, not even fs */
 	ids->fs = ids->effective;
 	return 0;
 }
@@ -403,7 +403,7 @@ s64 sys_getgroups(struct task *t, const u64 *args)
 	return count;
 }
 
-/* In order, by a heap: there may be 65,536. */
+/* Heapsort: there may be 65,536 groups. */
 static void sort(u32 *ids, u32 count)
 {
 	for (u32 start = count / 2, end = count; end > 1;) {

@@ -19,7 +19,7 @@ enum {
 };
 #define CAPABILITY(number) (1ull << (number))
 #define ALL_CAPABILITIES (CAPABILITY(CAP_LAST + 1) - 1)
-#define NO_ID (~0u) /* of a user or group: leave it as it is */
+#define NO_ID (~0u) /* as a user or group: do not change it */
 
 /* Of a user or of a group: `fs` is that of file system calls. */
 struct ids {
@@ -46,17 +46,17 @@ void cred_copy(struct cred *cred, const struct cred *from);
 void cred_free(struct cred *cred);
 void cred_change(struct task *t, const struct cred *new);	 /* takes over the reference to new groups */
 bool cred_capable(const struct cred *cred, u32 capability);
-bool cred_in_group(const struct cred *cred, u32 group, u32 own); /* own: the group of the caller that counts */
+bool cred_in_group(const struct cred *cred, u32 group, u32 own); /* own: the effective group, or fs */
 const struct cred *cred_of(const struct process *p);		 /* also of a zombie */
 
-/* What a task that starts a file has afterwards; whether the program must distrust its environment. */
+/* Compute the credentials after an exec; returns whether the program must distrust its environment. */
 bool cred_exec(const struct task *t, const struct inode *inode, const struct mount *mount, struct cred *new);
-/* For access(), which asks for the real user; the caller restores what was there. */
+/* For access(), which checks the rights of the real user; the caller restores the credentials. */
 void cred_use_real(struct cred *cred);
 
 bool may_signal(const struct task *from, const struct process *to, int signal);
 bool may_limit(const struct task *from, const struct process *to); /* read and set its resource limits */
-/* Whether a task may look into another one, as ptrace would; fs: with its rights on files. */
+/* Whether a task may inspect another one, by the rules of ptrace; fs: with its IDs for files. */
 bool may_inspect(const struct task *from, const struct task *to, bool fs);
 bool capable(u32 capability); /* of the current task */
 

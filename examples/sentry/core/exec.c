@@ -148,7 +148,7 @@ static int script_arguments(struct arguments *a, const char *interpreter, const 
 	return error;
 }
 
-/* Replace a script by its interpreter, until that is no script. */
+/* Replace a script by its interpreter, until it is not a script. */
 static int follow_scripts(struct file **file, struct arguments *a, char *name)
 {
 	char line[SCRIPT_BYTES + 1], *interpreter, *argument;
@@ -245,7 +245,7 @@ static void begin(struct task *t, struct mm *mm, const struct image *image, u64 
 	set_name(t, name);
 }
 
-/* Whether others may not look into a program. Can sleep. */
+/* Whether others may not inspect a program. Can sleep. */
 static bool is_secret(struct file *file, const struct cred *new, bool secure)
 {
 	return secure || new->user.real != new->user.effective || new->group.real != new->group.effective ||

@@ -16,11 +16,11 @@ struct arguments {
 	u64 argc, envc;
 };
 
-/* Where a program is that has been loaded. */
+/* A loaded program: its addresses and its rights. */
 struct image {
 	u64 entry, headers, header_count, end;
 	u64 base; /* of the interpreter; 0: it has none */
-	const struct cred *cred; /* that the program will have */
+	const struct cred *cred; /* which the program gets */
 	bool secure; /* it must not trust its environment */
 	u64 start; /* where it begins: its entry, or the interpreter's */
 };
@@ -31,7 +31,7 @@ const char *elf_load(struct mm *mm, struct file *file, struct image *image, int 
 const char *stack_build(struct mm *mm, const struct arguments *arguments, const char *name, const struct image *image,
 			u64 *top);
 int argument_add(struct arguments *arguments, const char *text, u64 size); /* with its zero; 0, -E2BIG, -ENOMEM */
-/* Start the sandbox's first program in a task that has not run. NULL, or an error message. */
+/* Load the sandbox's first program into its first task. NULL, or an error message. */
 const char *exec_first(struct task *t);
 
 #endif

@@ -22,7 +22,7 @@ void process_end(struct process *p, s32 status)
 		task_ready(t);
 }
 
-/* What a parent does with SIGCHLD; NULL: it has no task any longer. */
+/* A parent's action for SIGCHLD; NULL: all its tasks have ended. */
 static const struct sigaction *child_action(const struct process *parent)
 {
 	struct task *t = CONTAINER(parent->tasks.next, struct task, siblings);
@@ -30,7 +30,7 @@ static const struct sigaction *child_action(const struct process *parent)
 	return list_empty(&parent->tasks) ? NULL : &t->sighand->actions[SIGCHLD - 1];
 }
 
-/* A parent that ignores this never waits: its children are gone at once. */
+/* A parent that ignores SIGCHLD never waits: its children are reaped at once. */
 static bool is_reaped_at_once(const struct process *parent)
 {
 	enum { SA_NOCLDWAIT = 2 };
@@ -197,7 +197,7 @@ _Noreturn void task_exit(struct task *t)
 	t->exiting = true;
 	futex_exit(t);
 	release_mm(t);
-	t->files = NULL; /* other tasks may not find what is freed: that can sleep */
+	t->files = NULL; /* other tasks must not find it while it is freed, which can sleep */
 	files_put(files);
 	t->fs = NULL;
 	fs_put(fs);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Pages appear when they are touched.  Those of private mappings that others have too are not writable: the first write
- * gets a page of its own.
+ * Pages appear when they are touched.  Private mappings share pages read-only: the first write copies them.
  */
 #include "mapping.h"
 #include "page_table.h"
@@ -38,7 +37,7 @@ static struct vma *vma_again(struct mm *mm, const struct vma *was, u64 address)
 	return vma->offset + (address - vma->start) == was->offset + (address - was->start) ? vma : NULL;
 }
 
-/* Put a page there, if none is. Afterwards there can be another one, or none if the mapping is gone. */
+/* Put a page there, if none is. Afterwards there can be another one, or none if the mapping was removed. */
 static int page_in(struct mm *mm, u64 address)
 {
 	struct vma was = *mm_vma(mm, address), *vma;
@@ -63,7 +62,7 @@ static int page_in(struct mm *mm, u64 address)
 	return entry || !vma ? 0 : -ENOMEM;
 }
 
-/* Those of a range of one mapping, as far as there is RAM, but at least the one of this address. */
+/* Page in a range of one mapping as far as RAM allows, but the page of this address in any case. */
 static int populate(struct mm *mm, u64 start, u64 end, u64 address)
 {
 	int error = page_in(mm, address);
@@ -76,7 +75,7 @@ static int populate(struct mm *mm, u64 start, u64 end, u64 address)
 	return error;
 }
 
-/* The page that is there becomes writable: it is the program's alone from now on, or known to be changed. */
+/* Make a present page writable: report the change to a shared file, or copy a private page that others share. */
 static int make_writable(struct mm *mm, u64 address)
 {
 	struct vma *vma = mm_vma(mm, address);

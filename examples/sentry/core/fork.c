@@ -20,7 +20,7 @@ static bool is_full(void)
 	return most && count >= most;
 }
 
-/* Users other than root have a limit of tasks. */
+/* Whether a user other than root has as many tasks as RLIMIT_NPROC allows. */
 static bool too_many(const struct task *t)
 {
 	u64 most = t->process->limits[RLIMIT_NPROC].current, count = 0;

@@ -114,7 +114,7 @@ static bool vmas_fit(const struct vma *a, const struct vma *b)
 	return !(a->file || a->shared) || a->offset + (a->end - a->start) == b->offset;
 }
 
-/* Join those around a range that are alike. */
+/* Join the mappings around a range that fit. */
 static void vma_join(struct mm *mm, u64 start, u64 end)
 {
 	u32 i = vma_find(mm, start ? start - 1 : 0);
@@ -146,7 +146,7 @@ u64 mm_covered(struct mm *mm, u64 address, u64 end)
 	return address < end ? address : end;
 }
 
-/* What was mapped is put one by one, when the table is as it will be: that can sleep. */
+/* Put each file after its mapping has left the table: that can sleep. */
 static int unmap_range(struct mm *mm, u64 start, u64 end)
 {
 	while (!mm_is_free(mm, start, end)) { /* again after a sleep, in which another thread can map something there */
@@ -229,7 +229,7 @@ static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
 	return address ? (s64)address : -ENOMEM;
 }
 
-/* Without the reference, which stays the caller's on errors. */
+/* On errors, the caller keeps the reference. */
 static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
 {
 	struct vma vma = *template;

@@ -4,7 +4,7 @@
 #include "page_table.h"
 #include "vfs/vfs.h"
 
-/* All: those of tasks, of programs and children that are not complete yet, and those that a task looks into. */
+/* All address spaces: also incomplete ones, and those that only a task which inspects them holds. */
 static struct list all;
 
 void mm_init(void)
@@ -65,7 +65,7 @@ void mm_put(struct mm *mm)
 	kfree(mm);
 }
 
-/* Give a child the pages of a mapping; what is private may not be written by either without a copy. */
+/* Share a mapping's pages with a child. Private ones become read-only in both: the first write copies them. */
 static bool fork_pages(struct mm *mm, struct mm *child, const struct vma *vma)
 {
 	bool changed = false;

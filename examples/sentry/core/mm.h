@@ -37,13 +37,13 @@ struct mm {
 	u64 root;    /* page tables in the CPU's format, by offset in RAM */
 	u64 heap, brk;
 	u64 map_top;
-	bool secret; /* others may not look into it (PR_SET_DUMPABLE) */
+	bool secret; /* others may not inspect it (PR_SET_DUMPABLE) */
 	bool no_huge_pages; /* without effect */
 	bool exhausted; /* out of RAM: the program ends */
 	struct file *program; /* a reference; NULL: none is loaded */
 	struct {
 		u64 start, end;
-	} arguments, environment; /* of the program, as its stack had them at first */
+	} arguments, environment; /* where the program's first stack has them */
 	u32 count, room;
 	struct vma *vmas; /* sorted, never overlapping */
 };
@@ -54,7 +54,7 @@ struct mm *mm_fork(struct mm *mm);  /* with the same content; NULL: no memory */
 void mm_get(struct mm *mm);
 void mm_put(struct mm *mm);
 
-/* What is wrong with a mapping's address or size: -errno or 0; flags are those of mmap. */
+/* Check a mapping's address and size: 0 or -errno; flags are those of mmap. */
 s64 mm_check_place(struct mm *mm, u64 address, u64 size, u32 flags);
 /* Takes over the reference to what the template maps. */
 s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template);
@@ -87,7 +87,7 @@ s64 shared_page(struct shared *shared, u64 index); /* the offset in RAM, with a 
 void shared_get(struct shared *shared);
 void shared_put(struct shared *shared);
 u32 shared_users(const struct shared *shared); /* how many references there are */
-/* Memory with an owner: it is called when a mapping has gone; the owner's own reference is the last. */
+/* Call left(owner) whenever a mapping drops its reference. The owner drops its own reference last. */
 void shared_own(struct shared *shared, void (*left)(void *owner), void *owner);
 void *shared_owner(const struct shared *shared, void (*left)(void *owner)); /* NULL: another one, or none */
 

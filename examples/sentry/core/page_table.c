@@ -32,7 +32,7 @@ static u32 prot_of(u64 entry)
 	return PROT_READ | (entry & PTE_WRITE ? PROT_WRITE : 0) | (entry & PTE_NX ? 0 : PROT_EXEC);
 }
 
-/* The entry of a page in a mapping, which others may have too. */
+/* The entry for a page of a mapping: read-only if the first write must fault. */
 u64 pte_in(const struct vma *vma, u64 offset)
 {
 	bool read_only = vma->flags & VMA_SHARED ? vma->file != NULL : page_is_shared(offset);

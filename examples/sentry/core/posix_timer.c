@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* POSIX timers: they send signals at a time of a clock, and count those that could not be sent yet. */
+/* POSIX timers: they send a signal at each deadline, and count the deadlines while one is pending. */
 #include "clock.h"
 
 enum { MOST = 4096, SI_TIMER = -2, TIMER_ABSTIME = 1 };
@@ -17,11 +17,11 @@ struct posix_timer {
 	struct process *process;
 	s32 id, clock;
 	struct sigevent event;
-	struct timer timer; /* of time that passes */
-	struct cpu_timer cpu;
-	u64 deadline, interval; /* of its clock, in which deadline 0 is none */
-	u64 missed; /* since the signal that was sent last */
-	s32 overrun; /* of the signal that came last */
+	struct timer timer; /* for clocks of real and monotonic time */
+	struct cpu_timer cpu; /* for clocks of CPU time */
+	u64 deadline, interval; /* in the time of its clock; deadline 0: it does not run */
+	u64 missed; /* deadlines since the last signal was sent */
+	s32 overrun; /* of the last signal that a task took */
 };
 
 static struct slab timers = SLAB(struct posix_timer);
@@ -58,7 +58,7 @@ static void stop(struct posix_timer *timer)
 	cpu_timer_stop(&timer->cpu);
 }
 
-/* Times that are over: forward to the next one; how many there were. */
+/* Move the deadline past now; returns how many deadlines have passed. */
 static u64 forward(struct posix_timer *timer)
 {
 	u64 now = now_of(timer), count = 1;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Options of prctl that other files answer. They get the arguments behind the option. */
+/* Options of prctl that other files implement. They get the arguments after the option. */
 #ifndef SENTRY_PRCTL_H
 #define SENTRY_PRCTL_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Priorities and scheduling policies: programs can set and read them. All tasks take turns nevertheless. */
+/* Priorities and scheduling policies: programs can set and read them, but all tasks take turns. */
 #include "core.h"
 
 enum { SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE = 5, SCHED_DEADLINE, HIGHEST = 99, NICEST = 19 };
@@ -206,7 +206,7 @@ static s64 set_scheduler(struct task *t, s32 tid, s32 policy, u64 from)
 	of = task_named(t, tid); /* after the read, which can sleep */
 	if (!of)
 		return -ESRCH;
-	if (policy < 0) { /* that it has */
+	if (policy < 0) { /* the task keeps its policy */
 		new.policy = of->policy;
 		new.flags = of->reset_on_fork ? RESET : 0;
 	} else {
@@ -250,7 +250,7 @@ s64 sys_sched_getparam(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &priority, sizeof(priority));
 }
 
-/* 0, or -errno; -E2BIG with the size that is known in the program's structure. */
+/* 0 or -errno; for -E2BIG, the structure gets the known size. */
 static s64 get_attributes(struct task *t, struct attributes *new, u64 from)
 {
 	enum { FIRST_SIZE = 48 };

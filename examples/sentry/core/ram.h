@@ -26,7 +26,7 @@ struct ram {
 	u64 count, available;
 	struct page_list free[ORDERS];
 	bool dirty; /* it may contain something else than zeros at the start */
-	bool (*reclaim)(void); /* free pages that are only kept to be faster; false: there are none. NULL: nobody has any */
+	bool (*reclaim)(void); /* free cached pages; false: there are none. NULL: there is no cache */
 };
 
 int ram_init(const struct core_config *config);

@@ -114,7 +114,7 @@ static u64 deliverable(const struct task *t)
 	return (t->pending.set | t->process->pending.set) & ~t->blocked;
 }
 
-/* With its process, or because another task starts another program. */
+/* Its process ends, or another one of its tasks starts a program. */
 static bool must_end(const struct task *t)
 {
 	const struct process *p = t->process;

@@ -26,7 +26,7 @@ struct sighand {
 /* The start of Linux's siginfo; the rest is zeros. What the fields mean depends on the signal. */
 struct siginfo {
 	s32 signal, error, code;
-	s32 pad; /* while it is queued: the number of its timer and one; 0: it has none */
+	s32 pad; /* while it is queued: its timer's number plus one; 0: no timer sent it */
 	u64 fields[4];
 };
 
@@ -40,7 +40,7 @@ struct pending {
 	struct queued_signal *first, *last;
 };
 
-/* A process: tasks with one getpid(). It stays as a zombie until its parent has its status. */
+/* A process: tasks with the same getpid(). It stays as a zombie until its parent has its status. */
 struct process {
 	s32 pid, group, session;
 	struct tty *terminal; /* the controlling one; NULL */
@@ -55,7 +55,7 @@ struct process {
 	s32 exit_signal; /* which the parent gets */
 	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
 	bool has_executed;
-	bool subreaper; /* takes over the children of those below it that end */
+	bool subreaper; /* adopts the orphans among its descendants */
 	struct cred last_cred; /* of a zombie, without groups */
 	struct pending pending; /* signals for any of its tasks */
 	struct wait_queue child_changed, continued;
@@ -153,7 +153,7 @@ void task_remove(struct task *t);
 struct task *task_find(s32 tid); /* NULL */
 struct task *task_named(struct task *t, s32 tid); /* by an argument of t's system call: 0 is t itself; NULL */
 struct process *process_find(s32 pid); /* also a zombie; NULL */
-/* With the group, session and limits of another one, or NULL for the first; NULL: no memory. */
+/* like: inherit its group, session and limits; NULL for the first process. Returns NULL without memory. */
 struct process *process_new(struct process *parent, const struct process *like, s32 pid);
 void process_free(struct process *p);
 void process_adopt(struct process *parent, struct process *child);
@@ -175,7 +175,7 @@ _Noreturn void task_exit(struct task *t);
 void process_end(struct process *p, s32 status); /* all its tasks end; the first status counts */
 void process_notify_parent(struct process *p, s32 code, s32 status); /* of a stop or continuation: CLD_* */
 void release_mm(struct task *t); /* the task leaves its address space */
-/* Whether no process of a group, but for one or NULL, has a parent in the session that is in another group. */
+/* Whether no process of a group, except one or NULL, has a parent in another group of the session. */
 bool group_is_orphaned(s32 group, const struct process *without);
 
 /* -- signal.c -- */
@@ -205,17 +205,17 @@ void signal_reset_handlers(struct sighand *sighand); /* what is ignored stays ig
 /* Take a signal of a set that is pending: its number or 0. */
 int signal_take(struct task *t, u64 set, struct siginfo *info);
 bool signal_is_queued(const struct pending *pending, const struct siginfo *info); /* of the same timer */
-extern struct wait_queue signal_arrived; /* woken for each signal that anybody gets */
+extern struct wait_queue signal_arrived; /* woken for each signal that is sent */
 
 /* -- signal_calls.c -- */
 
-/* Send a signal of a task to a process, with pid 0 to a group, with both 0 to all others; checks its rights. */
+/* Send a task's signal to a process; pid 0: to a group; both 0: to all other processes. Checks the task's rights. */
 s64 signal_some(struct task *t, s32 pid, s32 group, const struct siginfo *info);
 
 /* -- posix_timer.c -- */
 
-void posix_timer_taken(struct process *p, struct siginfo *info); /* its signal has come */
-void posix_timers_forget(struct task *t); /* a task ends that has clocks */
+void posix_timer_taken(struct process *p, struct siginfo *info); /* a task takes its signal */
+void posix_timers_forget(struct task *t); /* stop those of a task's clock: it ends */
 void posix_timers_free(struct process *p);
 
 /* -- priority.c -- */
@@ -232,7 +232,7 @@ bool is_on_altstack(const struct task *t);
 
 void process_leave_terminal(struct process *p);
 void process_share_terminal(struct process *p, const struct process *like);
-void session_exit(struct process *p); /* that ends: with a leader, its session loses the terminal */
+void session_exit(struct process *p); /* at its end: a leader's session loses the terminal */
 
 /* -- futex.c -- */
 
