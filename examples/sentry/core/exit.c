@@ -205,8 +205,8 @@ _Noreturn void task_exit(struct task *t)
 	t->fpu = NULL;
 	signals_flush(&t->pending, ~0ull);
 	p->cpu_time += t->cpu_time;
-	p->last_cred = t->cred;
 	posix_timers_forget(t);
+	p->last_cred = t->cred;
 	p->last_cred.groups = NULL;
 	task_remove(t);
 	if (list_empty(&p->tasks))
