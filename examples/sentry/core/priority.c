@@ -159,7 +159,7 @@ struct attributes {
 
 _Static_assert(sizeof(struct attributes) == 56, "as the kernel has it");
 
-enum { RESET = 1, RECLAIM = 2, OVERRUN = 4, KEEP_POLICY = 8, KEEP_PARAMETERS = 16, CLAMP = 96, KNOWN = 127 };
+enum { RESET = 1, KEEP_POLICY = 8, KEEP_PARAMETERS = 16, CLAMP = 96, KNOWN = 127 };
 
 static bool needs_right(const struct task *t, const struct task *of, const struct attributes *new)
 {
