@@ -89,11 +89,10 @@ static int get_arguments(struct arguments *a, struct task *t, u64 argv, u64 envp
 
 static int open_program(const struct path *path, struct file **file)
 {
-	enum { MS_NOEXEC_FLAG = 8 };
 	struct inode *inode = path->dentry->inode;
 	int error;
 
-	if (!S_ISREG(inode->mode) || path->mount->flags & MS_NOEXEC_FLAG)
+	if (!S_ISREG(inode->mode) || path->mount->flags & MS_NOEXEC)
 		return -EACCES;
 	error = inode_permission(inode, MAY_EXEC);
 	return error ? error : file_open(path, O_RDONLY | O_LARGEFILE, file);
