@@ -395,7 +395,7 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 	node->changes++;
 	node->stale = true;
 	if (!error && mode & ~(u32)KEEP_SIZE)
-		fuse_cut(inode, offset & -(u64)PAGE, offset + size);
+		fuse_cut(inode, page_down(offset), offset + size);
 	if (!error && !(mode & KEEP_SIZE) && offset + size > inode->size)
 		inode->size = offset + size;
 	inode_unlock(inode);

@@ -21,7 +21,7 @@ s64 inode_may_write(struct inode *inode, struct io *from, u64 position)
 	if (from->left > limit - position)
 		from->left = limit - position;
 	if (inode->seals & F_SEAL_GROW && position + from->left > inode->size) {
-		u64 end = inode->size & -(u64)PAGE; /* the last page is written whole or not at all */
+		u64 end = page_down(inode->size); /* the last page is written whole or not at all */
 
 		if (position >= end)
 			return -EPERM;

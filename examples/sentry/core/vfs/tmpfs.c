@@ -385,7 +385,7 @@ static void punch(struct inode *inode, u64 from, u64 end)
 static int set_size(struct inode *inode, u64 size)
 {
 	if (size < inode->size) {
-		punch(inode, size, (size + PAGE - 1) / PAGE * PAGE);
+		punch(inode, size, page_up(size));
 		drop_pages(inode, (size + PAGE - 1) / PAGE, ~0ull);
 	}
 	inode->size = size;

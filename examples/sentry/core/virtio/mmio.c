@@ -67,7 +67,7 @@ struct virtqueue *mmio_queue(struct virtio_device *device, u32 index)
 	while (size > get(device, QUEUE_MAX))
 		size /= 2;
 	queue = size ? kmalloc(sizeof(*queue)) : NULL;
-	memory = queue ? kmalloc((queue_bytes(size) + PAGE - 1) & -(u64)PAGE) : NULL;
+	memory = queue ? kmalloc(page_up(queue_bytes(size))) : NULL;
 	if (!memory) {
 		kfree(queue);
 		return NULL;
