@@ -341,23 +341,23 @@ static void receive(struct tty *tty, u8 c)
 }
 
 /*
- * How many bytes may come. A line that is too long, and has no end yet, gets more: so that its end can come, and
- * characters that erase. Each replaces the last one.
+ * Whether the buffer takes a byte. When a line without an end fills it, each byte replaces the last one: the end of the
+ * line, and characters that erase, must still arrive.
  */
-static u32 room_for_input(struct tty *tty)
+static bool make_room(struct tty *tty)
 {
 	struct line_buffer *line = &tty->line;
 	s32 room = BUFFER - (s32)(line->head - line->tail);
 
 	if (tty->modes.input & PARMRK)
 		room = (room + 2) / 3;
-	if (--room > 0)
-		return (u32)room;
+	if (room > 1)
+		return true;
 	if (!line->canonical || line->line_head != line->tail)
-		return 0;
-	if (room < 0)
+		return false;
+	if (room < 1)
 		line->head--;
-	return 1;
+	return true;
 }
 
 void tty_process(struct tty *tty)
@@ -366,7 +366,7 @@ void tty_process(struct tty *tty)
 	bool any = false;
 	u8 c;
 
-	while (tty->input.used && room_for_input(tty) && ring_take(&tty->input, &c, 1)) {
+	while (tty->input.used && make_room(tty) && ring_take(&tty->input, &c, 1)) {
 		receive(tty, c);
 		any = true;
 		if (tty->echo.head - tty->echo.tail > BUFFER / 2)
