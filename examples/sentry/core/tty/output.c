@@ -227,13 +227,13 @@ static bool erase_tab(struct output *out, u8 before)
 }
 
 /* What an escape begins; how many bytes it has, 0: there is too little room. */
-static u32 echo_operation(struct output *out, const struct echo *at)
+static u32 echo_operation(struct output *out)
 {
 	struct echo *echo = &out->tty->echo;
-	u8 operation = echo_at(at, at->tail + 1);
+	u8 operation = echo_at(echo, echo->tail + 1);
 
 	switch (operation) {
-	case ERASE_TAB: return erase_tab(out, echo_at(at, at->tail + 2)) ? 3 : 0;
+	case ERASE_TAB: return erase_tab(out, echo_at(echo, echo->tail + 2)) ? 3 : 0;
 	case MARK_LINE: echo->line_column = echo->column; return 2;
 	case BACK: echo->column -= echo->column > 0; return 2;
 	case ESCAPE:
@@ -252,18 +252,19 @@ static u32 echo_operation(struct output *out, const struct echo *at)
 }
 
 /* The next byte or operation: its size; 0: there is too little room. */
-static u32 echo_next(struct output *out, const struct echo *at)
+static u32 echo_next(struct output *out)
 {
-	u8 c = echo_at(at, at->tail);
+	const struct echo *echo = &out->tty->echo;
+	u8 c = echo_at(echo, echo->tail);
 
-	return c == ESCAPE ? echo_operation(out, at) : put_byte(out, c);
+	return c == ESCAPE ? echo_operation(out) : put_byte(out, c);
 }
 
-static u32 size_at(const struct echo *at)
+static u32 next_size(const struct echo *echo)
 {
-	if (echo_at(at, at->tail) != ESCAPE)
+	if (echo_at(echo, echo->tail) != ESCAPE)
 		return 1;
-	return echo_at(at, at->tail + 1) == ERASE_TAB ? 3 : 2;
+	return echo_at(echo, echo->tail + 1) == ERASE_TAB ? 3 : 2;
 }
 
 void echo_flush(struct tty *tty)
@@ -272,7 +273,7 @@ void echo_flush(struct tty *tty)
 	struct output out = { .tty = tty, .room = echo->head != echo->tail ? tty_room(tty) : 0 };
 
 	while (echo->tail != echo->head) {
-		u32 size = echo_next(&out, echo);
+		u32 size = echo_next(&out);
 
 		if (!size)
 			break;
@@ -280,7 +281,7 @@ void echo_flush(struct tty *tty)
 	}
 	flush(&out);
 	while (echo->head - echo->tail > ECHO_KEPT)
-		echo->tail += size_at(echo);
+		echo->tail += next_size(echo);
 }
 
 void echo_forget(struct tty *tty)
