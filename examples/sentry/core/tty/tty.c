@@ -6,15 +6,6 @@
 static struct slab files = SLAB(struct tty_file);
 static const struct file_operations operations;
 
-static bool start_buffer(struct ring *ring, u8 **line, u8 **echo)
-{
-	ring->data = page_alloc();
-	ring->size = PAGE;
-	*line = page_alloc();
-	*echo = page_alloc();
-	return ring->data && *line && *echo;
-}
-
 bool tty_start(struct tty *tty, const struct tty_driver *driver, u32 index)
 {
 	tty->references = 1;
@@ -23,7 +14,10 @@ bool tty_start(struct tty *tty, const struct tty_driver *driver, u32 index)
 	tty->modes = usual_modes;
 	tty->line.canonical = true;
 	list_init(&tty->files);
-	return start_buffer(&tty->input, &tty->line.bytes, &tty->echo.bytes);
+	tty->input = (struct ring){ .data = page_alloc(), .size = PAGE };
+	tty->line.bytes = page_alloc();
+	tty->echo.bytes = page_alloc();
+	return tty->input.data && tty->line.bytes && tty->echo.bytes;
 }
 
 void tty_end(struct tty *tty)
