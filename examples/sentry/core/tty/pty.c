@@ -127,15 +127,6 @@ struct inode *pty_inode(u32 index)
 	return index < PTYS_MOST && ptys[index] ? ptys[index]->inode : NULL;
 }
 
-u32 pty_count(void)
-{
-	u32 count = 0;
-
-	for (u32 i = 0; i < PTYS_MOST; i++)
-		count += ptys[i] != NULL;
-	return count;
-}
-
 static struct pty *pty_new(u32 index)
 {
 	struct pty *pty = kmalloc(sizeof(*pty));
@@ -388,31 +379,9 @@ static s64 type_character(struct pty *pty, u64 from)
 	return 0;
 }
 
-static s64 ioctl(struct file *file, u32 command, u64 argument)
-{
-	struct pty *pty = file->data;
-
-	switch (command) {
-	case TIOCGPTN: return put_number(argument, (s32)pty->tty.index);
-	case TIOCSPTLCK: return set_flag(&pty->locked, argument);
-	case TIOCGPTLCK: return put_number(argument, pty->locked);
-	case TIOCPKT: return set_packets(pty, argument);
-	case TIOCGPKT: return put_number(argument, pty->packets);
-	case TIOCSIG: return send_signal(pty, argument);
-	case TIOCGPTPEER: return pty_open_peer(file, argument);
-	case FIONREAD: return put_number(argument, (s32)pty->output.used);
-	case TIOCOUTQ: return put_number(argument, 0);
-	case TCFLSH: return flush(pty, argument);
-	case TCXONC: return flow(pty, argument);
-	case TIOCSTI: return type_character(pty, argument);
-	}
-	return shared_ioctl(&pty->tty, true, file, command, argument);
-}
-
 /* A descriptor of the terminal, also where /dev/pts is not seen. */
-s64 pty_open_peer(struct file *file, u64 flags)
+static s64 open_peer(struct pty *pty, u64 flags)
 {
-	struct pty *pty = file->data;
 	struct file *peer;
 	struct path path;
 	int error = devpts_path(pty->tty.index, &path);
@@ -425,6 +394,27 @@ s64 pty_open_peer(struct file *file, u64 flags)
 		return error;
 	peer->flags |= (u32)flags & O_CLOEXEC; /* as Linux shows it */
 	return fd_install(core.current, peer, 0, (u32)flags & O_CLOEXEC);
+}
+
+static s64 ioctl(struct file *file, u32 command, u64 argument)
+{
+	struct pty *pty = file->data;
+
+	switch (command) {
+	case TIOCGPTN: return put_number(argument, (s32)pty->tty.index);
+	case TIOCSPTLCK: return set_flag(&pty->locked, argument);
+	case TIOCGPTLCK: return put_number(argument, pty->locked);
+	case TIOCPKT: return set_packets(pty, argument);
+	case TIOCGPKT: return put_number(argument, pty->packets);
+	case TIOCSIG: return send_signal(pty, argument);
+	case TIOCGPTPEER: return open_peer(pty, argument);
+	case FIONREAD: return put_number(argument, (s32)pty->output.used);
+	case TIOCOUTQ: return put_number(argument, 0);
+	case TCFLSH: return flush(pty, argument);
+	case TCXONC: return flow(pty, argument);
+	case TIOCSTI: return type_character(pty, argument);
+	}
+	return shared_ioctl(&pty->tty, true, file, command, argument);
 }
 
 static const struct file_operations operations = {

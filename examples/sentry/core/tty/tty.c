@@ -60,16 +60,6 @@ void turn_end(struct turn *turn)
 
 /* -- open and close -- */
 
-struct tty *file_tty(const struct file *file, bool *hung)
-{
-	const struct tty_file *mine = file->data;
-
-	if (file->operations != &operations)
-		return NULL;
-	*hung = mine->hung;
-	return mine->tty;
-}
-
 int tty_open(struct file *file, struct tty *tty, bool console)
 {
 	struct tty_file *mine;

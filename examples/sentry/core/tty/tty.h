@@ -19,8 +19,8 @@ enum { BUFFER = 4096, BUFFER_MASK = BUFFER - 1, CONSOLE_INDEX = 0, PTS_MAJOR = 1
 enum { VINTR, VQUIT, VERASE, VKILL, VEOF, VTIME, VMIN, VSWTC, VSTART, VSTOP, VSUSP, VEOL, VREPRINT, VDISCARD, VWERASE,
        VLNEXT, VEOL2, CHARACTERS = 19 };
 enum { /* of input */
-	IGNBRK = 01, BRKINT = 02, IGNPAR = 04, PARMRK = 010, INPCK = 020, ISTRIP = 040, INLCR = 0100, IGNCR = 0200,
-	ICRNL = 0400, IUCLC = 01000, IXON = 02000, IXANY = 04000, IXOFF = 010000, IUTF8 = 040000,
+	PARMRK = 010, ISTRIP = 040, INLCR = 0100, IGNCR = 0200, ICRNL = 0400, IUCLC = 01000, IXON = 02000, IXANY = 04000,
+	IUTF8 = 040000,
 };
 enum { OPOST = 01, OLCUC = 02, ONLCR = 04, OCRNL = 010, ONOCR = 020, ONLRET = 040, XTABS = 014000 };
 enum { CSIZE = 060, CS8 = 060, CREAD = 0200, PARENB = 0400, CLOCAL = 04000, BOTHER = 010000, CBAUD = 010017 };
@@ -53,7 +53,7 @@ struct tty;
 
 /* What a master in packet mode reports. */
 enum {
-	PACKET_DATA = 0, PACKET_FLUSH_READ = 1, PACKET_FLUSH_WRITE = 2, PACKET_STOP = 4, PACKET_START = 8,
+	PACKET_FLUSH_READ = 1, PACKET_FLUSH_WRITE = 2, PACKET_STOP = 4, PACKET_START = 8,
 	PACKET_NO_STOP = 16, PACKET_DO_STOP = 32, PACKET_IOCTL = 64,
 };
 
@@ -127,7 +127,6 @@ void tty_put(struct tty *tty);
 void tty_end(struct tty *tty); /* frees what tty_start() made */
 int tty_open(struct file *file, struct tty *tty, bool console); /* makes it the caller's, unless O_NOCTTY */
 void tty_hangup(struct tty *tty); /* its files become useless; its session is told */
-struct tty *file_tty(const struct file *file, bool *hung); /* borrowed; NULL: it is no terminal */
 s64 turn_take(struct turn *turn, bool wait);
 void turn_end(struct turn *turn);
 
@@ -205,8 +204,6 @@ static inline u64 pts_device(u32 index) /* as programs see it */
 }
 
 struct tty *pty_find(u32 index); /* borrowed; NULL */
-u32 pty_count(void);
-s64 pty_open_peer(struct file *file, u64 flags);
 void devpts_init(void);
 struct super *devpts_super(void); /* a reference; NULL: no memory */
 struct inode *devpts_add(u32 index); /* NULL: no memory */
