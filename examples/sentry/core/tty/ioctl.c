@@ -144,7 +144,7 @@ s64 shared_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u
 	}
 	result = session_ioctl(tty, master, file, command, argument);
 	if (result == 1)
-		result = modes_ioctl(tty, master ? NULL : tty, command, argument);
+		result = modes_ioctl(tty, master, command, argument);
 	return result == 1 ? -ENOTTY : result;
 }
 

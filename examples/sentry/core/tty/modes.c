@@ -82,17 +82,16 @@ static void change(struct tty *tty, struct modes *new)
 	line_modes_changed(tty, &old);
 }
 
-/* used: the side of it that the program has, of which the input is flushed. */
-static s64 set(struct tty *tty, struct tty *used, u64 from, u64 size, bool flush)
+static s64 set(struct tty *tty, bool master, u64 from, u64 size, bool flush)
 {
 	struct modes new = tty->modes;
-	s64 error = used ? tty_check(tty, SIGTTOU) : 0;
+	s64 error = master ? 0 : tty_check(tty, SIGTTOU);
 
 	if (error)
 		return error;
 	if (user_read(core.current->mm, &new, from, size))
 		return -EFAULT;
-	if (flush && used)
+	if (flush && !master)
 		tty_flush_input(tty);
 	change(tty, &new);
 	return 0;
@@ -109,11 +108,11 @@ static s64 get_old(const struct tty *tty, u64 to)
 	return user_write(core.current->mm, to, &old, sizeof(old));
 }
 
-static s64 set_old(struct tty *tty, struct tty *used, u64 from, bool flush)
+static s64 set_old(struct tty *tty, bool master, u64 from, bool flush)
 {
 	struct modes new = tty->modes;
 	struct old_modes old;
-	s64 error = used ? tty_check(tty, SIGTTOU) : 0;
+	s64 error = master ? 0 : tty_check(tty, SIGTTOU);
 
 	if (error)
 		return error;
@@ -125,7 +124,7 @@ static s64 set_old(struct tty *tty, struct tty *used, u64 from, bool flush)
 	new.local = (new.local & 0xffff0000) | old.local;
 	new.discipline = old.discipline;
 	bytes_copy(new.characters, old.characters, OLD_CHARACTERS);
-	if (flush && used)
+	if (flush && !master)
 		tty_flush_input(tty);
 	change(tty, &new);
 	return 0;
@@ -150,7 +149,7 @@ static s64 set_locked(struct tty *tty, u64 from)
 	return user_read(core.current->mm, &tty->locked, from, OLD_SIZE) ? -EFAULT : 0;
 }
 
-s64 modes_ioctl(struct tty *tty, struct tty *used, u32 command, u64 argument)
+s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
 {
 	struct mm *mm = core.current->mm;
 	s32 value = tty->modes.control & CLOCAL ? 1 : 0;
@@ -160,14 +159,14 @@ s64 modes_ioctl(struct tty *tty, struct tty *used, u32 command, u64 argument)
 	case TCGETS2: return user_write(mm, argument, &tty->modes, sizeof(tty->modes));
 	case TCSETS:
 	case TCSETSW:
-	case TCSETSF: return set(tty, used, argument, OLD_SIZE, command == TCSETSF);
+	case TCSETSF: return set(tty, master, argument, OLD_SIZE, command == TCSETSF);
 	case TCSETS2:
 	case TCSETSW2:
-	case TCSETSF2: return set(tty, used, argument, sizeof(struct modes), command == TCSETSF2);
+	case TCSETSF2: return set(tty, master, argument, sizeof(struct modes), command == TCSETSF2);
 	case TCGETA: return get_old(tty, argument);
 	case TCSETA:
 	case TCSETAW:
-	case TCSETAF: return set_old(tty, used, argument, command == TCSETAF);
+	case TCSETAF: return set_old(tty, master, argument, command == TCSETAF);
 	case TIOCGSOFTCAR: return user_write(mm, argument, &value, sizeof(value));
 	case TIOCSSOFTCAR: return set_carrier(tty, argument);
 	case TIOCGLCKTRMIOS: return user_write(mm, argument, &tty->locked, OLD_SIZE);

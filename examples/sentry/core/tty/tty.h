@@ -178,7 +178,7 @@ static inline void tty_report(struct tty *tty, u32 what, u32 without)
 /* -- modes.c, ioctl.c -- */
 
 extern const struct modes usual_modes;
-s64 modes_ioctl(struct tty *tty, struct tty *used, u32 command, u64 argument); /* 1: it is another one */
+s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument); /* 1: it is another command */
 s64 tty_ioctl(struct file *file, u32 command, u64 argument);
 s64 tty_resize(struct tty *tty, const struct winsize *size);
 void tty_flush_output(struct tty *tty);
