@@ -3,20 +3,11 @@
 #include "tty.h"
 
 enum {
-	TCSBRK = 0x5409, TCXONC, TCFLSH, TIOCEXCL, TIOCNXCL, TIOCOUTQ = 0x5411, TIOCSTI, TIOCGWINSZ, TIOCSWINSZ,
-	FIONREAD = 0x541b, TIOCCONS = 0x541d, TIOCSETD = 0x5423, TIOCGETD = 0x5424, TCSBRKP = 0x5425, TIOCSBRK = 0x5427,
-	TIOCCBRK = 0x5428, TIOCVHANGUP = 0x5437,
+	TCSBRK = 0x5409, TIOCEXCL = 0x540c, TIOCNXCL, TIOCOUTQ = 0x5411, TIOCSTI, TIOCGWINSZ, TIOCSWINSZ, TIOCCONS = 0x541d,
+	TIOCSETD = 0x5423, TIOCGETD = 0x5424, TCSBRKP = 0x5425, TIOCSBRK = 0x5427, TIOCCBRK = 0x5428, TIOCVHANGUP = 0x5437,
 };
 #define TIOCGDEV 0x80045432u
 #define TIOCGEXCL 0x80045440u
-enum { TIOCGPTPEER = 0x5441, TIOCSPGRP = 0x5410 };
-enum { TCOOFF, TCOON, TCIOFF, TCION };
-enum { TCIFLUSH, TCOFLUSH, TCIOFLUSH };
-
-static s64 put_number(u64 to, s32 value)
-{
-	return user_write(core.current->mm, to, &value, sizeof(value));
-}
 
 void tty_flush_output(struct tty *tty)
 {
@@ -72,8 +63,11 @@ static s64 flow(struct tty *tty, u64 what)
 	return -EINVAL;
 }
 
-/* Input as if it were typed. Linux can forbid it (dev.tty.legacy_tiocsti), as it does here. */
-static s64 type_character(struct tty *tty, u64 from)
+/*
+ * Input as if it were typed, or for a master as if the terminal had written it. Linux can forbid it
+ * (dev.tty.legacy_tiocsti), as it does here.
+ */
+static s64 type_character(struct tty *tty, bool master, u64 from)
 {
 	u8 c;
 
@@ -81,7 +75,10 @@ static s64 type_character(struct tty *tty, u64 from)
 		return -EIO;
 	if (user_read(core.current->mm, &c, from, 1))
 		return -EFAULT;
-	tty_receive(tty, &c, 1);
+	if (master)
+		tty->driver->write(tty, &c, 1);
+	else
+		tty_receive(tty, &c, 1);
 	return 0;
 }
 
@@ -136,6 +133,8 @@ s64 shared_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u
 	case TIOCSWINSZ: return set_size(tty, argument);
 	case TIOCGETD: return put_number(argument, 0);
 	case TIOCSETD: result = master ? 0 : tty_check(tty, SIGTTOU); return result ? result : set_discipline(argument);
+	case TIOCSTI: return type_character(tty, master, argument);
+	case TIOCOUTQ: return put_number(argument, 0); /* what is written is the reader's */
 	case TIOCGDEV: return put_number(argument, (s32)pts_device(tty->index));
 	case TCSBRK:
 	case TCSBRKP:
@@ -161,9 +160,7 @@ s64 tty_ioctl(struct file *file, u32 command, u64 argument)
 	case TIOCEXCL: tty->exclusive = true; return 0;
 	case TIOCNXCL: tty->exclusive = false; return 0;
 	case TIOCGEXCL: return put_number(argument, tty->exclusive);
-	case TIOCOUTQ: return put_number(argument, 0); /* what is written is the reader's */
 	case FIONREAD: return put_number(argument, (s32)tty_input_size(tty));
-	case TIOCSTI: return type_character(tty, argument);
 	case TIOCVHANGUP: return hang_up(tty);
 	case TIOCGPTPEER: return -EIO;
 	case TIOCCONS: return caller_capable(CAP_SYS_ADMIN) ? -EINVAL : -EPERM;

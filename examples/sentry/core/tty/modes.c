@@ -152,7 +152,6 @@ static s64 set_locked(struct tty *tty, u64 from)
 s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
 {
 	struct mm *mm = core.current->mm;
-	s32 value = tty->modes.control & CLOCAL ? 1 : 0;
 
 	switch (command) {
 	case TCGETS: return user_write(mm, argument, &tty->modes, OLD_SIZE);
@@ -167,7 +166,7 @@ s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
 	case TCSETA:
 	case TCSETAW:
 	case TCSETAF: return set_old(tty, master, argument, command == TCSETAF);
-	case TIOCGSOFTCAR: return user_write(mm, argument, &value, sizeof(value));
+	case TIOCGSOFTCAR: return put_number(argument, tty->modes.control & CLOCAL ? 1 : 0);
 	case TIOCSSOFTCAR: return set_carrier(tty, argument);
 	case TIOCGLCKTRMIOS: return user_write(mm, argument, &tty->locked, OLD_SIZE);
 	case TIOCSLCKTRMIOS: return set_locked(tty, argument);

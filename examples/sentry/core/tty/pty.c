@@ -3,8 +3,7 @@
 #include "../vfs/calls.h"
 #include "tty.h"
 
-enum { FIONREAD = 0x541b, TCXONC = 0x540a, TCFLSH = 0x540b, TIOCOUTQ = 0x5411, TIOCSTI = 0x5412, TIOCPKT = 0x5420,
-       TIOCGPTPEER = 0x5441 };
+#define TIOCPKT 0x5420u
 #define TIOCGPTN 0x80045430u
 #define TIOCSPTLCK 0x40045431u
 #define TIOCGPKT 0x80045438u
@@ -300,11 +299,6 @@ static u32 poll(struct file *file, struct poll *poll)
 
 /* -- calls -- */
 
-static s64 put_number(u64 to, s32 value)
-{
-	return user_write(core.current->mm, to, &value, sizeof(value));
-}
-
 static s64 set_flag(bool *flag, u64 from)
 {
 	s32 value;
@@ -327,8 +321,6 @@ static s64 set_packets(struct pty *pty, u64 from)
 
 static s64 flush(struct pty *pty, u64 what)
 {
-	enum { TCIFLUSH, TCOFLUSH, TCIOFLUSH };
-
 	if (what > TCIOFLUSH)
 		return -EINVAL;
 	if (what != TCOFLUSH) {
@@ -344,7 +336,6 @@ static s64 flush(struct pty *pty, u64 what)
 
 static s64 flow(struct pty *pty, u64 what)
 {
-	enum { TCOOFF, TCOON, TCIOFF, TCION };
 	const u8 characters[] = { [TCIOFF] = STOP, [TCION] = START };
 
 	if (what > TCION)
@@ -363,19 +354,6 @@ static s64 send_signal(struct pty *pty, u64 signal)
 	if (signal != SIGINT && signal != SIGQUIT && signal != SIGTSTP)
 		return -EINVAL;
 	tty_signal_group(&pty->tty, (int)signal);
-	return 0;
-}
-
-/* As if the terminal had written it. */
-static s64 type_character(struct pty *pty, u64 from)
-{
-	u8 c;
-
-	if (!caller_capable(CAP_SYS_ADMIN))
-		return -EIO;
-	if (user_read(core.current->mm, &c, from, 1))
-		return -EFAULT;
-	write_output(&pty->tty, &c, 1);
 	return 0;
 }
 
@@ -409,10 +387,8 @@ static s64 ioctl(struct file *file, u32 command, u64 argument)
 	case TIOCSIG: return send_signal(pty, argument);
 	case TIOCGPTPEER: return open_peer(pty, argument);
 	case FIONREAD: return put_number(argument, (s32)pty->output.used);
-	case TIOCOUTQ: return put_number(argument, 0);
 	case TCFLSH: return flush(pty, argument);
 	case TCXONC: return flow(pty, argument);
-	case TIOCSTI: return type_character(pty, argument);
 	}
 	return shared_ioctl(&pty->tty, true, file, command, argument);
 }

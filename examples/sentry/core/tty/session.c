@@ -2,7 +2,7 @@
 /* The controlling terminal of a session, and job control: which of its processes may use it. */
 #include "tty.h"
 
-enum { TIOCSCTTY = 0x540e, TIOCGPGRP, TIOCSPGRP, TIOCNOTTY = 0x5422, TIOCGSID = 0x5429 };
+enum { TIOCSCTTY = 0x540e, TIOCGPGRP, TIOCNOTTY = 0x5422, TIOCGSID = 0x5429 };
 
 static struct process *caller(void)
 {
@@ -226,7 +226,7 @@ static s64 get_number(struct tty *tty, bool master, u64 to, bool session)
 		return -ENOTTY;
 	if (session && !value)
 		return -ENOTTY;
-	return user_write(core.current->mm, to, &value, sizeof(value));
+	return put_number(to, value);
 }
 
 s64 session_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u64 argument)

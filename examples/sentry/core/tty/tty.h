@@ -177,6 +177,15 @@ static inline void tty_report(struct tty *tty, u32 what, u32 without)
 
 /* -- modes.c, ioctl.c -- */
 
+enum { TCXONC = 0x540a, TCFLSH, TIOCSPGRP = 0x5410, FIONREAD = 0x541b, TIOCGPTPEER = 0x5441 }; /* of several files */
+enum { TCOOFF, TCOON, TCIOFF, TCION }; /* for TCXONC */
+enum { TCIFLUSH, TCOFLUSH, TCIOFLUSH }; /* for TCFLSH */
+
+static inline s64 put_number(u64 to, s32 value)
+{
+	return user_write(core.current->mm, to, &value, sizeof(value));
+}
+
 extern const struct modes usual_modes;
 s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument); /* 1: it is another command */
 s64 tty_ioctl(struct file *file, u32 command, u64 argument);
