@@ -240,8 +240,7 @@ static void send_signal(struct tty *tty, int signal, u8 c)
 	tty_signal_group(tty, signal);
 	if (!(tty->modes.local & NOFLSH)) {
 		echo_forget(tty);
-		if (tty->driver->flush)
-			tty->driver->flush(tty);
+		tty_flush_output(tty);
 		line_forget(tty);
 		tty_report(tty, PACKET_FLUSH_READ, 0);
 	}

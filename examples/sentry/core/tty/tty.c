@@ -105,8 +105,7 @@ void tty_hangup(struct tty *tty)
 	tty->input.used = 0;
 	line_forget(tty);
 	echo_forget(tty);
-	if (tty->driver->flush)
-		tty->driver->flush(tty);
+	tty_flush_output(tty);
 	tty->modes = usual_modes;
 	tty->stopped = tty->stopped_by_call = false;
 	line_modes_changed(tty, &old);
