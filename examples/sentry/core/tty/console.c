@@ -4,13 +4,13 @@
 #include "../virtio/virtio.h"
 #include "tty.h"
 
-enum { TERMINAL = 0 /* the stream that it is written to */, ALL = 7, ROOM = 1 << 16, READS = 64, OLD_SIZE = 36 };
+enum { TERMINAL = 0 /* the stream that it is written to */, ALL = 7, ROOM = 1 << 16, READS = 64 };
 
 static struct {
 	struct tty tty;
 	struct inode *inode;
 	u32 streams; /* bits of those that are the terminal; 0: it is none */
-	bool ended, pulling;
+	bool pulling;
 	struct timer again; /* reads the rest of a flood, after others have run */
 } console;
 
@@ -39,8 +39,7 @@ static void write(struct tty *tty, const void *data, u64 size)
 {
 	u64 done = 0;
 
-	(void)tty;
-	while (done < size && !console.ended) {
+	while (done < size && !tty->other_closed) {
 		s64 put = core.ops->console_write(TERMINAL, (const u8 *)data + done, size - done);
 
 		if (put <= 0 || (u64)put > size - done)
@@ -51,7 +50,6 @@ static void write(struct tty *tty, const void *data, u64 size)
 
 static void end_input(void)
 {
-	console.ended = true;
 	console.tty.other_closed = true;
 	tty_hangup(&console.tty);
 }
@@ -65,7 +63,7 @@ static void pull(struct tty *tty)
 		return;
 	console.pulling = true;
 	timer_stop(&console.again);
-	for (u32 i = 0; i < READS && !console.ended; i++) {
+	for (u32 i = 0; i < READS && !tty->other_closed; i++) {
 		u32 space = tty->input.size - tty->input.used, most = space < sizeof(data) ? space : sizeof(data);
 		s64 got = most && core.ops->wait(0) ? core.ops->console_read(data, most) : -EAGAIN;
 
@@ -126,26 +124,27 @@ void ttys_init(void)
 bool console_start_terminal(void)
 {
 	struct tty *tty = &console.tty;
+	u32 streams = terminal_streams();
 	u8 modes = 0;
 
-	if (!terminal_streams())
+	if (!streams)
 		return true;
 	if (!tty_start(tty, &driver, CONSOLE_INDEX))
 		return false;
 	console.inode = devpts_add(CONSOLE_INDEX);
 	if (!console.inode)
 		return false;
-	for (u32 i = 0; i < OLD_SIZE; i++)
+	for (u32 i = 0; i < TCGETS_SIZE; i++)
 		modes |= core.config->terminal_modes[i];
 	if (modes)
-		bytes_copy(&tty->modes, core.config->terminal_modes, OLD_SIZE);
+		bytes_copy(&tty->modes, core.config->terminal_modes, TCGETS_SIZE);
 	tty->references = REFERENCES_SATURATED;
 	core.ops->console_size(TERMINAL, &tty->size.rows, &tty->size.columns);
 	line_modes_changed(tty, NULL);
 	if (console_is_there())
 		console_make_raw();
 	console.again.expire = pull_again;
-	console.streams = terminal_streams();
+	console.streams = streams;
 	core.console_happened = happened;
 	return true;
 }

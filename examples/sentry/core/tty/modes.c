@@ -10,7 +10,7 @@ enum {
 #define TCSETS2 0x402c542bu
 #define TCSETSW2 0x402c542cu
 #define TCSETSF2 0x402c542du
-enum { SPEED_SHIFT = 16, OLD_SIZE = 36, OLD_CHARACTERS = 8, B38400 = 15 };
+enum { SPEED_SHIFT = 16, OLD_CHARACTERS = 8, B38400 = 15 };
 
 /* As TCGETA has them. */
 struct old_modes {
@@ -146,7 +146,7 @@ static s64 set_locked(struct tty *tty, u64 from)
 {
 	if (!caller_capable(CAP_SYS_ADMIN))
 		return -EPERM;
-	return user_read(core.current->mm, &tty->locked, from, OLD_SIZE) ? -EFAULT : 0;
+	return user_read(core.current->mm, &tty->locked, from, TCGETS_SIZE) ? -EFAULT : 0;
 }
 
 s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
@@ -154,11 +154,11 @@ s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
 	struct mm *mm = core.current->mm;
 
 	switch (command) {
-	case TCGETS: return user_write(mm, argument, &tty->modes, OLD_SIZE);
+	case TCGETS: return user_write(mm, argument, &tty->modes, TCGETS_SIZE);
 	case TCGETS2: return user_write(mm, argument, &tty->modes, sizeof(tty->modes));
 	case TCSETS:
 	case TCSETSW:
-	case TCSETSF: return set(tty, master, argument, OLD_SIZE, command == TCSETSF);
+	case TCSETSF: return set(tty, master, argument, TCGETS_SIZE, command == TCSETSF);
 	case TCSETS2:
 	case TCSETSW2:
 	case TCSETSF2: return set(tty, master, argument, sizeof(struct modes), command == TCSETSF2);
@@ -168,7 +168,7 @@ s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument)
 	case TCSETAF: return set_old(tty, master, argument, command == TCSETAF);
 	case TIOCGSOFTCAR: return put_number(argument, tty->modes.control & CLOCAL ? 1 : 0);
 	case TIOCSSOFTCAR: return set_carrier(tty, argument);
-	case TIOCGLCKTRMIOS: return user_write(mm, argument, &tty->locked, OLD_SIZE);
+	case TIOCGLCKTRMIOS: return user_write(mm, argument, &tty->locked, TCGETS_SIZE);
 	case TIOCSLCKTRMIOS: return set_locked(tty, argument);
 	}
 	return 1;

@@ -37,6 +37,8 @@ struct modes {
 
 _Static_assert(sizeof(struct modes) == 44, "as TCGETS2 has it");
 
+enum { TCGETS_SIZE = 36 }; /* without the speeds */
+
 /* -- bytes in their order -- */
 
 struct ring {
