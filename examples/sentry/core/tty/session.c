@@ -131,14 +131,14 @@ static void leave(struct process *p, bool end)
 	struct tty *tty = p->terminal;
 	s32 group = tty ? tty->group : p->old_foreground;
 
-	if (group && end)
+	if (group && end) {
 		signal_group(group, SIGHUP);
-	else if (group)
+		if (!tty)
+			signal_group(group, SIGCONT);
+	} else if (group) {
 		send_from_caller(group, SIGHUP);
-	if (group && !tty && end)
-		signal_group(group, SIGCONT);
-	else if (group && !end)
 		send_from_caller(group, SIGCONT);
+	}
 	p->old_foreground = 0;
 	if (!tty)
 		return;
@@ -200,7 +200,7 @@ static s64 set_group(struct tty *tty, u64 from)
 {
 	const struct process *p = caller();
 	s64 error = tty_check(tty, SIGTTOU);
-	s32 group;
+	s32 group, session;
 
 	if (error)
 		return error == -EIO ? -ENOTTY : error;
@@ -210,9 +210,10 @@ static s64 set_group(struct tty *tty, u64 from)
 		return -EINVAL;
 	if (p->terminal != tty || tty->session != p->session)
 		return -ENOTTY;
-	if (!group || !session_of(group))
+	session = group ? session_of(group) : 0;
+	if (!session)
 		return -ESRCH;
-	if (session_of(group) != p->session)
+	if (session != p->session)
 		return -EPERM;
 	tty->group = group;
 	return 0;
