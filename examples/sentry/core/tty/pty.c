@@ -232,8 +232,9 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	return got;
 }
 
-static s64 write_part(struct pty *pty, struct file *file, const u8 *data, u64 size)
+static s64 write_page(struct file *file, const u8 *data, u64 size)
 {
+	struct pty *pty = file->data;
 	u64 done = 0;
 	s64 error = 0;
 
@@ -246,36 +247,12 @@ static s64 write_part(struct pty *pty, struct file *file, const u8 *data, u64 si
 	return done ? (s64)done : error;
 }
 
-static s64 write_all(struct pty *pty, struct file *file, struct io *from, u8 *page)
-{
-	u64 done = 0;
-	s64 put = 0;
-
-	while (from->left) {
-		u64 want = from->left < PAGE ? from->left : PAGE, part = io_get(from, page, want);
-
-		put = part ? write_part(pty, file, page, part) : -EFAULT;
-		done += put > 0 ? (u64)put : 0;
-		if (put < (s64)want)
-			break;
-	}
-	return done || put >= 0 ? (s64)done : put;
-}
-
 static s64 write(struct file *file, struct io *from, u64 *position)
 {
 	struct pty *pty = file->data;
-	s64 result = turn_take(&pty->writing, !(file->flags & O_NONBLOCK));
-	u8 *page;
 
 	(void)position;
-	if (result)
-		return result;
-	page = page_alloc();
-	result = page ? write_all(pty, file, from, page) : -ENOMEM;
-	page_free(page);
-	turn_end(&pty->writing);
-	return result;
+	return turn_write(&pty->writing, file, from, write_page);
 }
 
 static u32 poll(struct file *file, struct poll *poll)

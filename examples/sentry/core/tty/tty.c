@@ -58,6 +58,36 @@ void turn_end(struct turn *turn)
 	wake_one(&turn->queue);
 }
 
+static s64 write_pages(struct file *file, struct io *from, u8 *page, page_writer *write)
+{
+	u64 done = 0;
+	s64 put = 0;
+
+	do {
+		u64 want = from->left < PAGE ? from->left : PAGE, part = io_get(from, page, want);
+
+		put = part || !want ? write(file, page, part) : -EFAULT;
+		done += put > 0 ? (u64)put : 0;
+		if (put < (s64)want)
+			break;
+	} while (from->left);
+	return done || put >= 0 ? (s64)done : put;
+}
+
+s64 turn_write(struct turn *turn, struct file *file, struct io *from, page_writer *write)
+{
+	s64 result = turn_take(turn, !(file->flags & O_NONBLOCK));
+	u8 *page;
+
+	if (result)
+		return result;
+	page = page_alloc();
+	result = page ? write_pages(file, from, page, write) : -ENOMEM;
+	page_free(page);
+	turn_end(turn);
+	return result;
+}
+
 /* -- open and close -- */
 
 int tty_open(struct file *file, struct tty *tty, bool console)
@@ -133,12 +163,14 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	return got;
 }
 
-/* How much of it; an error only if nothing was written. */
-static s64 write_part(struct tty *tty, struct tty_file *mine, const u8 *data, u64 size, bool wait)
+static s64 write_page(struct file *file, const u8 *data, u64 size)
 {
+	struct tty_file *mine = file->data;
+	struct tty *tty = mine->tty;
 	u64 done = 0;
 	s64 error = 0;
 
+	echo_flush(tty);
 	while (!error) {
 		if (mine->hung || tty->other_closed)
 			error = -EIO;
@@ -146,49 +178,21 @@ static s64 write_part(struct tty *tty, struct tty_file *mine, const u8 *data, u6
 			done += tty_output(tty, data + done, size - done);
 		if (error || done == size)
 			break;
-		error = wait ? sleep_on(&tty->writable, FOREVER) : -EAGAIN;
+		error = file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(&tty->writable, FOREVER);
 	}
 	return done ? (s64)done : error;
-}
-
-static s64 write_all(struct tty *tty, struct tty_file *mine, struct io *from, u8 *page, bool wait)
-{
-	u64 done = 0;
-	s64 put = 0;
-
-	do {
-		u64 want = from->left < PAGE ? from->left : PAGE, part = io_get(from, page, want);
-
-		put = part || !want ? write_part(tty, mine, page, part, wait) : -EFAULT;
-		done += put > 0 ? (u64)put : 0;
-		if (put < (s64)want)
-			break;
-	} while (from->left);
-	return done || put >= 0 ? (s64)done : put;
 }
 
 static s64 write(struct file *file, struct io *from, u64 *position)
 {
 	struct tty_file *mine = file->data;
-	bool wait = !(file->flags & O_NONBLOCK);
 	struct tty *tty = mine->tty;
 	s64 result = mine->hung ? -EIO : 0;
-	u8 *page;
 
 	(void)position;
 	if (!result && tty->modes.local & TOSTOP && !mine->console)
 		result = tty_check(tty, SIGTTOU);
-	if (!result)
-		result = turn_take(&tty->writing, wait);
-	if (result)
-		return result;
-	page = page_alloc();
-	if (page)
-		echo_flush(tty);
-	result = page ? write_all(tty, mine, from, page, wait) : -ENOMEM;
-	page_free(page);
-	turn_end(&tty->writing);
-	return result;
+	return result ? result : turn_write(&tty->writing, file, from, write_page);
 }
 
 static u32 poll(struct file *file, struct poll *poll)

@@ -131,6 +131,9 @@ int tty_open(struct file *file, struct tty *tty, bool console); /* makes it the 
 void tty_hangup(struct tty *tty); /* its files become useless; its session is told */
 s64 turn_take(struct turn *turn, bool wait);
 void turn_end(struct turn *turn);
+/* Writes at most a page: how much of it; an error only if nothing was written. */
+typedef s64 page_writer(struct file *file, const u8 *data, u64 size);
+s64 turn_write(struct turn *turn, struct file *file, struct io *from, page_writer *write); /* page by page, in a turn */
 
 /* -- input.c, read.c, output.c: the line discipline -- */
 
