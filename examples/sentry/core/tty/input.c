@@ -174,12 +174,9 @@ static void erase(struct tty *tty, u8 c)
 
 static void end_line(struct tty *tty, u8 c)
 {
-	struct line_buffer *line = &tty->line;
-	u32 at = line->head & BUFFER_MASK;
-
-	line->ends[at / 64] |= 1ull << at % 64;
+	line_mark_end(&tty->line, tty->line.head);
 	append(tty, c);
-	line->line_head = line->head;
+	tty->line.line_head = tty->line.head;
 	wake_all(&tty->readable);
 }
 

@@ -11,6 +11,13 @@ static bool is_end(const struct line_buffer *line, u32 index)
 	return line->ends[at / 64] >> at % 64 & 1;
 }
 
+void line_mark_end(struct line_buffer *line, u32 index)
+{
+	u32 at = index & BUFFER_MASK;
+
+	line->ends[at / 64] |= 1ull << at % 64;
+}
+
 static void clear_end(struct line_buffer *line, u32 index)
 {
 	u32 at = index & BUFFER_MASK;
@@ -181,9 +188,7 @@ void line_modes_changed(struct tty *tty, const struct modes *old)
 		bytes_zero(line->ends, sizeof(line->ends));
 		line->line_head = line->tail;
 		if (tty->modes.local & ICANON && line->head != line->tail) {
-			u32 last = (line->head - 1) & BUFFER_MASK;
-
-			line->ends[last / 64] |= 1ull << last % 64; /* what is there is a line, which ends without a newline */
+			line_mark_end(line, line->head - 1); /* what is there is a line, which ends without a newline */
 			line->line_head = line->head;
 		}
 		line->ready = line->head;

@@ -144,6 +144,7 @@ u32 tty_input_size(const struct tty *tty); /* FIONREAD */
 s64 tty_read(struct tty *tty, struct tty_file *file, u8 *to, u64 size, bool wait);
 void tty_flush_input(struct tty *tty);
 void line_forget(struct tty *tty);
+void line_mark_end(struct line_buffer *line, u32 index); /* the byte there ends a line */
 void line_modes_changed(struct tty *tty, const struct modes *old);
 
 u64 tty_room(const struct tty *tty);
