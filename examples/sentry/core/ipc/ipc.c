@@ -16,23 +16,26 @@ void ipc_init(void)
 	queues_init();
 }
 
+static u32 index_of(s32 id)
+{
+	return (u32)id & ((1u << INDEX_BITS) - 1);
+}
+
 struct ipc_object *ipc_at(const struct ipc_table *table, u32 index)
 {
 	return table->slots && index < IPC_MOST ? table->slots[index] : NULL;
 }
 
-struct ipc_object *ipc_find(const struct ipc_table *table, s64 id)
+struct ipc_object *ipc_find(const struct ipc_table *table, s32 id)
 {
-	struct ipc_object *object = id < 0 ? NULL : ipc_at(table, (u32)id & ((1u << INDEX_BITS) - 1));
+	struct ipc_object *object = ipc_at(table, index_of(id));
 
 	return object && object->id == id ? object : NULL;
 }
 
 struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index)
 {
-	if (!by_index)
-		return ipc_find(table, id);
-	return id < 0 ? NULL : ipc_at(table, (u32)id & ((1u << INDEX_BITS) - 1));
+	return by_index ? ipc_at(table, index_of(id)) : ipc_find(table, id);
 }
 
 s32 ipc_highest(const struct ipc_table *table)
@@ -71,7 +74,7 @@ s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mod
 
 void ipc_remove(struct ipc_table *table, struct ipc_object *object)
 {
-	table->slots[(u32)object->id & ((1u << INDEX_BITS) - 1)] = NULL;
+	table->slots[index_of(object->id)] = NULL;
 	table->count--;
 }
 

@@ -32,7 +32,7 @@ _Static_assert(sizeof(struct ipc_perm) == 48, "as the kernel has it");
 
 s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode); /* its number, or -errno */
 void ipc_remove(struct ipc_table *table, struct ipc_object *object);
-struct ipc_object *ipc_find(const struct ipc_table *table, s64 id); /* NULL */
+struct ipc_object *ipc_find(const struct ipc_table *table, s32 id); /* NULL */
 struct ipc_object *ipc_at(const struct ipc_table *table, u32 index);
 s32 ipc_highest(const struct ipc_table *table); /* index of the last; 0: there is none */
 /*

@@ -303,7 +303,7 @@ s64 sys_msgctl(struct task *t, const u64 *args)
 	bool by_index = command == MSG_STAT || command == MSG_STAT_ANY;
 	struct queue *queue = queue_of(ipc_of_stat(&msg_table, id, by_index));
 
-	if (id < 0 || (s32)command < 0)
+	if (id < 0)
 		return -EINVAL;
 	switch (command) {
 	case IPC_INFO:

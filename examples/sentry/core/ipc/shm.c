@@ -100,7 +100,7 @@ s64 sys_shmget(struct task *t, const u64 *args)
 
 /* -- mappings -- */
 
-static s64 place_of(u64 *address, u32 flags)
+static s64 check_place(u64 *address, u32 flags)
 {
 	if (!*address)
 		return flags & SHM_REMAP ? -EINVAL : 0;
@@ -120,10 +120,9 @@ s64 sys_shmat(struct task *t, const u64 *args)
 	u32 flags = (u32)args[2], wanted = MAY_READ_ALL | (flags & SHM_RDONLY ? 0 : MAY_WRITE_ALL) | (flags & SHM_EXEC ? 0111 : 0);
 	struct segment *segment;
 	struct vma vma = { .flags = VMA_SHARED | (flags & SHM_RDONLY ? VMA_MAY_NOT_WRITE : 0) };
-	s64 error = (s32)args[0] < 0 ? -EINVAL : place_of(&address, flags), place;
 
-	if (error)
-		return error;
+	if (check_place(&address, flags))
+		return -EINVAL;
 	segment = segment_of(ipc_find(&shm_table, (s32)args[0]));
 	if (!segment)
 		return -EINVAL;
@@ -137,8 +136,7 @@ s64 sys_shmat(struct task *t, const u64 *args)
 	shared_get(vma.shared);
 	segment->attached = ipc_seconds();
 	segment->last = t->process->pid;
-	place = mm_map_object(t->mm, address, segment->size, MAP_SHARED | (address ? MAP_FIXED : 0), &vma);
-	return place;
+	return mm_map_object(t->mm, address, segment->size, MAP_SHARED | (address ? MAP_FIXED : 0), &vma);
 }
 
 /* A mapping of a segment that begins, or began, at an address; NULL: there is none. */
@@ -184,7 +182,7 @@ _Static_assert(sizeof(struct shmid_ds) == 112, "as the kernel has it");
 static s64 put_info(struct task *t, u64 to, bool usage)
 {
 	const u64 limits[9] = { MOST_BYTES, 1, IPC_MOST, IPC_MOST, MOST_PAGES };
-	const u64 used[6] = { shm_table.count, pages_of_all(), pages_of_all() };
+	const u64 pages = pages_of_all(), used[6] = { shm_table.count, pages, pages };
 
 	if (usage ? user_write(t->mm, to, used, sizeof(used)) : user_write(t->mm, to, limits, sizeof(limits)))
 		return -EFAULT;
@@ -244,7 +242,7 @@ s64 sys_shmctl(struct task *t, const u64 *args)
 	bool by_index = command == SHM_STAT || command == SHM_STAT_ANY;
 	struct segment *segment = segment_of(ipc_of_stat(&shm_table, id, by_index));
 
-	if (id < 0 || (s32)command < 0)
+	if (id < 0)
 		return -EINVAL;
 	switch (command) {
 	case IPC_INFO:
