@@ -95,6 +95,13 @@ struct sigaction {
 	u64 handler, flags, restorer, mask;
 };
 
+enum { SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID = 4 };
+
+struct sigevent {
+	u64 value;
+	s32 signal, notify, tid, pad[11];
+};
+
 struct sigaltstack {
 	u64 stack;
 	s32 flags, pad; /* of a task, pad has the flags as the program gave them */
@@ -123,6 +130,7 @@ struct winsize {
 	u16 rows, columns, width, height;
 };
 
+_Static_assert(sizeof(struct sigevent) == 64, "as the kernel has it");
 _Static_assert(sizeof(struct stat) == 144, "as the kernel has it");
 _Static_assert(sizeof(struct utsname) == 390, "as the kernel has it");
 _Static_assert(sizeof(struct termios) == 36, "as the kernel has it");

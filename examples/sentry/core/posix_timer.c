@@ -3,14 +3,6 @@
 #include "clock.h"
 
 enum { MOST = 4096, SI_TIMER = -2, TIMER_ABSTIME = 1 };
-enum { SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID = 4 };
-
-struct sigevent {
-	u64 value;
-	s32 signal, notify, tid, pad[11];
-};
-
-_Static_assert(sizeof(struct sigevent) == 64, "as the kernel has it");
 
 struct posix_timer {
 	struct list list; /* of the process's */

@@ -5,7 +5,7 @@
 
 enum { QUEUES = 256, PRIORITIES = 32768, MOST_MESSAGES = 65536, MOST_SIZE = 16 << 20 };
 enum { USUAL_MESSAGES = 10, USUAL_SIZE = 8192 };
-enum { SIGEV_SIGNAL, SIGEV_NONE, SI_MESGQ = -3 };
+enum { SI_MESGQ = -3 };
 
 struct message {
 	struct list list;
@@ -14,17 +14,11 @@ struct message {
 	u8 data[];
 };
 
-struct sigevent {
-	u64 value;
-	s32 signal, notify;
-	u64 rest[6];
-};
-
 struct mq_attributes {
 	s64 flags, most, size, count, reserved[4];
 };
 
-_Static_assert(sizeof(struct sigevent) == 64 && sizeof(struct mq_attributes) == 64, "as the kernel has them");
+_Static_assert(sizeof(struct mq_attributes) == 64, "as the kernel has it");
 
 struct queue {
 	struct list list;    /* of all */
