@@ -121,11 +121,6 @@ struct utsname {
 	char system[65], node[65], release[65], version[65], machine[65], domain[65];
 };
 
-struct termios {
-	u32 input, output, control, local;
-	u8 line, characters[19];
-};
-
 struct winsize {
 	u16 rows, columns, width, height;
 };
@@ -133,7 +128,6 @@ struct winsize {
 _Static_assert(sizeof(struct sigevent) == 64, "as the kernel has it");
 _Static_assert(sizeof(struct stat) == 144, "as the kernel has it");
 _Static_assert(sizeof(struct utsname) == 390, "as the kernel has it");
-_Static_assert(sizeof(struct termios) == 36, "as the kernel has it");
 
 struct elf_header {
 	u8 magic[4], class, order, version, abi, pad[8];

@@ -37,7 +37,7 @@ struct modes {
 
 _Static_assert(sizeof(struct modes) == 44, "as TCGETS2 has it");
 
-enum { TCGETS_SIZE = 36 }; /* without the speeds */
+enum { TCGETS_SIZE = __builtin_offsetof(struct modes, input_speed) };
 
 /* -- bytes in their order -- */
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The console: the three streams of the sandbox, a terminal or not. */
-#include "caller.h"
+#include "../tty/tty.h"
 #include "device.h"
 
 /* Wait until there may be input. */
@@ -74,16 +74,13 @@ static u32 poll(struct file *file, struct poll *poll)
 static s64 ioctl(struct file *file, u32 command, u64 argument)
 {
 	enum { TCGETS = 0x5401, TIOCGWINSZ = 0x5413 };
-	static const struct termios usual = {
-		0x500, 5, 0xbf, 0x8a3b, 0, { 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22 },
-	};
 	struct winsize size = { 0 };
 
 	if (!core.ops->console_size((int)(u64)file->data, &size.rows, &size.columns))
 		return -ENOTTY;
 	switch (command) {
 	case TCGETS:
-		return user_write(core.current->mm, argument, &usual, sizeof(usual));
+		return user_write(core.current->mm, argument, &usual_modes, TCGETS_SIZE);
 	case TIOCGWINSZ:
 		return user_write(core.current->mm, argument, &size, sizeof(size));
 	}
