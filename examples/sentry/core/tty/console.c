@@ -43,7 +43,7 @@ static void write(struct tty *tty, const void *data, u64 size)
 		s64 put = core.ops->console_write(TERMINAL, (const u8 *)data + done, size - done);
 
 		if (put <= 0 || (u64)put > size - done)
-			return; /* nobody sees it */
+			return; /* the rest is lost */
 		done += (u64)put;
 	}
 }
@@ -54,7 +54,7 @@ static void end_input(void)
 	tty_hangup(&console.tty);
 }
 
-/* Input that has come, as far as there is room. */
+/* Receive waiting input, as far as there is room. */
 static void pull(struct tty *tty)
 {
 	u8 data[256];
@@ -98,12 +98,12 @@ static void happened(bool input)
 {
 	if (input)
 		pull(&console.tty);
-	check_size(); /* after the reads, of which the last finds out what has come beside input */
+	check_size(); /* after the reads, which also detect that the size has changed */
 }
 
 static const struct tty_driver driver = { .room = room, .write = write, .taken = pull, .fetch = pull };
 
-/* Which streams are the terminal: as the platform has it, or all, with a virtio console that has a size. */
+/* The streams that are the terminal: those that the platform reports, or all of a virtio console with a size. */
 static u32 terminal_streams(void)
 {
 	u16 rows, columns;

@@ -20,7 +20,7 @@ static void evict(struct inode *inode)
 	inode->data = NULL;
 }
 
-/* A name holds as long as the terminal: its inode has data. */
+/* A name is valid as long as its terminal exists: the inode has data. */
 static int revalidate(struct dentry *dentry)
 {
 	return dentry->inode && dentry->inode->data;
@@ -165,7 +165,7 @@ static const struct inode_operations terminal_operations = { .open = open_termin
 static const struct inode_operations ptmx_operations = { .open = open_ptmx };
 static const struct file_operations directory_file_operations = { .readdir = readdir, .seek = directory_seek };
 
-/* Where it is mounted first, or in a mount that nobody sees. */
+/* Its first mount, or a hidden one. */
 static struct mount *mounted(void)
 {
 	LIST_EACH(at, mount_list()) {

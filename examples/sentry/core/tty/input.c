@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What comes to a terminal: signals, flow control, editing of a line, and its echo. */
+/* Input of a terminal: signals, flow control, editing of a line, and its echo. */
 #include "tty.h"
 
 static u8 byte_at(const struct tty *tty, u32 index)
@@ -12,7 +12,7 @@ static u8 character(const struct tty *tty, u32 which)
 	return tty->modes.characters[which];
 }
 
-/* Whether a byte is a character of the modes, of which 0 is none. */
+/* Whether a byte is a special character of the modes, where 0 disables one. */
 static bool is(const struct tty *tty, u8 c, u32 which)
 {
 	return c && c == character(tty, which);
@@ -82,7 +82,7 @@ static void erase_tab(struct tty *tty)
 	echo_tab_erased(tty, columns, after_tab);
 }
 
-/* With ECHOPRT, what is erased is printed between a backslash and a slash. */
+/* ECHOPRT prints erased characters between a backslash and a slash. */
 static void print_erased(struct tty *tty, u8 c, u32 size)
 {
 	if (!tty->line.erasing)
@@ -95,7 +95,7 @@ static void print_erased(struct tty *tty, u8 c, u32 size)
 	}
 }
 
-/* A character of so many bytes, the first of them c, is gone. */
+/* Show that a character of so many bytes was erased, of which c is the first. */
 static void echo_erased(struct tty *tty, u8 c, u32 size, bool single)
 {
 	u32 local = tty->modes.local;
@@ -116,7 +116,7 @@ static void echo_erased(struct tty *tty, u8 c, u32 size, bool single)
 	}
 }
 
-/* The whole line at once, where it is not shown how it goes; false: it is. */
+/* Erase the whole line at once; false: the modes show how each character is erased. */
 static bool kill_at_once(struct tty *tty)
 {
 	u32 local = tty->modes.local;
@@ -201,7 +201,7 @@ static void begin_literal(struct tty *tty)
 	}
 }
 
-/* What a character does to a line that is edited; false: it is one of the line. */
+/* Edit the line by a special character; false: it is an ordinary one. */
 static bool edit(struct tty *tty, u8 c)
 {
 	u32 local = tty->modes.local;
@@ -248,7 +248,7 @@ static void send_signal(struct tty *tty, int signal, u8 c)
 	echo_flush(tty);
 }
 
-/* Whether a character has done its work with that. */
+/* Send the signal of a character, or stop or restart output; false: it is another one. */
 static bool control(struct tty *tty, u8 c)
 {
 	int signal;
@@ -290,7 +290,7 @@ static void receive_plain(struct tty *tty, u8 c)
 static void receive_special(struct tty *tty, u8 c)
 {
 	u32 input = tty->modes.input;
-	bool is_end = false; /* a return that is a newline now: it is not echoed as ^J */
+	bool is_end = false; /* a return became a newline, which is not echoed as ^J */
 
 	if (control(tty, c))
 		return;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The ioctl commands of terminals, but for those of modes (modes.c) and sessions (session.c). */
+/* The ioctl commands of terminals, except those of modes (modes.c) and sessions (session.c). */
 #include "tty.h"
 
 enum {
@@ -107,7 +107,7 @@ static s64 set_discipline(u64 from)
 
 	if (user_read(core.current->mm, &number, from, sizeof(number)))
 		return -EFAULT;
-	return number ? -EINVAL : 0; /* only N_TTY is there */
+	return number ? -EINVAL : 0; /* N_TTY is the only one */
 }
 
 static s64 hang_up(struct tty *tty)
@@ -118,7 +118,7 @@ static s64 hang_up(struct tty *tty)
 	return 0;
 }
 
-/* There is no line that could be broken. */
+/* There is no serial line to send a break on. */
 static s64 send_break(struct tty *tty, bool master, u32 command)
 {
 	return master || command == TIOCCBRK ? 0 : tty_check(tty, SIGTTOU);
@@ -134,7 +134,7 @@ s64 shared_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u
 	case TIOCGETD: return put_number(argument, 0);
 	case TIOCSETD: result = master ? 0 : tty_check(tty, SIGTTOU); return result ? result : set_discipline(argument);
 	case TIOCSTI: return type_character(tty, master, argument);
-	case TIOCOUTQ: return put_number(argument, 0); /* what is written is the reader's */
+	case TIOCOUTQ: return put_number(argument, 0); /* written bytes are with the reader at once */
 	case TIOCGDEV: return put_number(argument, (s32)pts_device(tty->index));
 	case TCSBRK:
 	case TCSBRKP:

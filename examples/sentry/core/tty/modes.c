@@ -46,7 +46,7 @@ static void set_speeds(struct modes *modes)
 	modes->output_speed = speed_of(modes->control, modes->output_speed);
 }
 
-/* The bits that are not locked, from the new modes; the others stay. */
+/* Restore the locked bits and characters from the old modes. */
 static void keep_locked(struct modes *new, const struct modes *old, const struct modes *locked)
 {
 	new->input = (old->input & locked->input) | (new->input & ~locked->input);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a terminal writes: the output of programs, changed as OPOST has it, and the echo of what is typed. */
+/* Output of a terminal: what programs write, processed if OPOST is set, and the echo of input. */
 #include "tty.h"
 
 /* In the buffer of the echo: an operation or a control character follows. */
 enum { ESCAPE = 0xff, BACK = 0x80, MARK_LINE = 0x81, ERASE_TAB = 0x82, AFTER_TAB = 0x80 };
-/* So much of the echo is kept; what cannot be written is dropped from its start. */
+/* At most so much echo waits for room; more is dropped from its start. */
 enum { ECHO_KEPT = BUFFER - 512 };
 
 /* Bytes on their way to the driver. */
 struct output {
 	struct tty *tty;
-	u64 room; /* behind what is collected */
+	u64 room; /* left after the collected bytes */
 	u32 used;
 	u8 data[256];
 };
@@ -86,7 +86,7 @@ static bool put_tab(struct output *out)
 	return true;
 }
 
-/* As the modes want it. */
+/* One byte, as the modes of output select. */
 static bool put_processed(struct output *out, u8 c)
 {
 	struct echo *echo = &out->tty->echo;
@@ -159,7 +159,7 @@ static u8 echo_at(const struct echo *echo, u32 index)
 	return echo->bytes[index & BUFFER_MASK];
 }
 
-/* Whole, or not at all: half an operation would end behind the head. */
+/* All bytes or none: half an operation would end behind the head. */
 static void add(struct tty *tty, const u8 *bytes, u32 size)
 {
 	struct echo *echo = &tty->echo;
@@ -211,7 +211,7 @@ void echo_tab_erased(struct tty *tty, u32 columns, bool after_tab)
 	add(tty, (const u8[]){ ESCAPE, ERASE_TAB, (u8)((columns & 7) | (after_tab ? AFTER_TAB : 0)) }, 3);
 }
 
-/* Back over a tab, which had as many columns as were left of eight behind what stood before it. */
+/* Move back over a tab. It had filled the columns up to a multiple of eight, after the text before it. */
 static bool erase_tab(struct output *out, u8 before)
 {
 	struct echo *echo = &out->tty->echo;
@@ -226,7 +226,7 @@ static bool erase_tab(struct output *out, u8 before)
 	return true;
 }
 
-/* What an escape begins; how many bytes it has, 0: there is too little room. */
+/* Write the operation that an escape begins: its size; 0: there is too little room. */
 static u32 echo_operation(struct output *out)
 {
 	struct echo *echo = &out->tty->echo;

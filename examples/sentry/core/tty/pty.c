@@ -32,7 +32,7 @@ static struct pty *pty_of(struct tty *tty)
 	return CONTAINER(tty, struct pty, tty);
 }
 
-/* -- what is behind the terminal: its master -- */
+/* -- the driver of the terminal: its output goes to the master -- */
 
 static u64 room(const struct tty *tty)
 {
@@ -55,7 +55,7 @@ static void flush_output(struct tty *tty)
 {
 	struct pty *pty = pty_of(tty);
 
-	/* In Linux, so much has reached the master at once. */
+	/* Linux has passed so much to the master already, and does not discard it. */
 	if (pty->output.used > OUTPUT_KEPT)
 		pty->output.used = OUTPUT_KEPT;
 	tty_report(tty, PACKET_FLUSH_WRITE, 0);
@@ -191,7 +191,7 @@ static void output_taken(struct pty *pty)
 	wake_all(&pty->tty.writable);
 }
 
-/* Into memory of the core's. */
+/* Read into a page of the core. */
 static s64 take(struct pty *pty, struct file *file, u8 *to, u64 size)
 {
 	u64 done = 0;
@@ -334,7 +334,7 @@ static s64 send_signal(struct pty *pty, u64 signal)
 	return 0;
 }
 
-/* A descriptor of the terminal, also where /dev/pts is not seen. */
+/* A descriptor of the terminal, even where /dev/pts is not mounted. */
 static s64 open_peer(struct pty *pty, u64 flags)
 {
 	struct file *peer;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* How programs read from a terminal: a line at a time, or as VMIN and VTIME want it. */
+/* Reads from a terminal: a line at a time, or as VMIN and VTIME select. */
 #include "tty.h"
 
-enum { TENTH = 100000000, VMIN_MOST = 64 /* Linux collects so many bytes at once */ };
+enum { TENTH = 100000000, VMIN_MOST = 64 /* Linux copies at most so many bytes at once */ };
 
 static bool is_end(const struct line_buffer *line, u32 index)
 {
@@ -54,7 +54,7 @@ u32 tty_input_size(const struct tty *tty)
 	return size;
 }
 
-/* Of one line, or so much of it as there is room for. */
+/* Bytes of one line, at most as many as there is room for. */
 static u64 take_line(struct line_buffer *line, u8 *to, u64 size)
 {
 	u64 done = 0;
@@ -68,7 +68,7 @@ static u64 take_line(struct line_buffer *line, u8 *to, u64 size)
 			to[done++] = line->bytes[at & BUFFER_MASK];
 		clear_end(line, at);
 	}
-	/* An end of file behind what has filled the buffer belongs to it: the next read does not return 0. */
+	/* An end of file after bytes that fill the buffer belongs to this read: the next one does not return 0. */
 	if (!ended && line->tail != line->line_head && is_end_of_file(line, line->tail))
 		clear_end(line, line->tail++);
 	return done;
@@ -160,7 +160,7 @@ s64 tty_read(struct tty *tty, struct tty_file *file, u8 *to, u64 size, bool wait
 	return result;
 }
 
-/* -- what is forgotten -- */
+/* -- discarding input -- */
 
 void line_forget(struct tty *tty)
 {
@@ -188,7 +188,7 @@ void line_modes_changed(struct tty *tty, const struct modes *old)
 		bytes_zero(line->ends, sizeof(line->ends));
 		line->line_head = line->tail;
 		if (tty->modes.local & ICANON && line->head != line->tail) {
-			line_mark_end(line, line->head - 1); /* what is there is a line, which ends without a newline */
+			line_mark_end(line, line->head - 1); /* all input becomes a line, without a newline */
 			line->line_head = line->head;
 		}
 		line->ready = line->head;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The life of terminals: open files of them, their hangup and their end. */
+/* The life of terminals: open files, hangup and end. */
 #include "../vfs/calls.h"
 #include "tty.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Terminals: a line discipline (Linux's N_TTY), and what is behind it, the other side of a pseudo terminal or the
- * console of the platform.
+ * Terminals: a line discipline (Linux's N_TTY), and the driver behind it: the master of a pseudo terminal, or the
+ * platform's console.
  *
- * What comes in waits in `input` until the line discipline has room, which edits it and echoes it. A task that holds a
- * reference may use a terminal after a sleep, and must check again whether it was hung up.
+ * Input waits in `input` until the line discipline has room to edit and echo it. A task that holds a reference may
+ * use a terminal after a sleep, and must check again whether it was hung up.
  */
 #ifndef SENTRY_TTY_H
 #define SENTRY_TTY_H
@@ -39,7 +39,7 @@ _Static_assert(sizeof(struct modes) == 44, "as TCGETS2 has it");
 
 enum { TCGETS_SIZE = __builtin_offsetof(struct modes, input_speed) };
 
-/* -- bytes in their order -- */
+/* -- queues of bytes -- */
 
 struct ring {
 	u8 *data;
@@ -59,23 +59,23 @@ enum {
 	PACKET_NO_STOP = 16, PACKET_DO_STOP = 32, PACKET_IOCTL = 64,
 };
 
-/* What is behind a terminal. None of it sleeps. */
+/* The driver behind a terminal. None of its functions sleeps. */
 struct tty_driver {
 	u64 (*room)(const struct tty *tty);
 	void (*write)(struct tty *tty, const void *data, u64 size); /* not more than there is room for */
-	void (*flush)(struct tty *tty);				     /* forget what is written, but not yet read */
+	void (*flush)(struct tty *tty);				     /* discard output that nobody has read yet */
 	void (*report)(struct tty *tty, u32 what, u32 without);	     /* PACKET_*: set, and reset */
-	void (*taken)(struct tty *tty);				     /* there is more room for input */
-	void (*fetch)(struct tty *tty);				     /* input that waits behind it, as far as there is room */
+	void (*taken)(struct tty *tty);				     /* some input left: there is room for more */
+	void (*fetch)(struct tty *tty);				     /* receive waiting input, as far as there is room */
 	void (*last_closed)(struct tty *tty);
 	bool (*may_open)(struct tty *tty); /* otherwise -EIO */
 	void (*free)(struct tty *tty);
 };
 
-/* The buffer that is edited and read. Indices grow for ever, and are used modulo its size. */
+/* Input that is edited and read. Indices grow without bound; their place is the value modulo the size. */
 struct line_buffer {
 	u8 *bytes;
-	u32 tail, head;	    /* what is read next; behind what has come */
+	u32 tail, head;	    /* the next byte to read; the end of the input */
 	u32 ready;	    /* the end of what a raw read gets */
 	u32 line_head;	    /* the end of the last whole line */
 	u64 ends[BUFFER / 64]; /* where lines end: a zero there is an end of file */
@@ -88,14 +88,14 @@ struct echo {
 	u32 column, line_column; /* of the cursor; where the line that is edited begins */
 };
 
-/* A lock that a signal ends the wait for. */
+/* A lock; signals interrupt the wait for it. */
 struct turn {
 	bool taken;
 	struct wait_queue queue;
 };
 
 struct tty {
-	u32 references; /* of open files, processes, and what is behind it */
+	u32 references; /* of open files, processes and the driver */
 	const struct tty_driver *driver;
 	u32 index;
 	struct list files;
@@ -103,9 +103,9 @@ struct tty {
 	struct modes modes, locked;
 	struct winsize size;
 	s32 session, group;	      /* whose terminal it is, and the foreground; 0: none */
-	bool stopped, stopped_by_call; /* output: by the character or a call */
+	bool stopped, stopped_by_call; /* output, by a character or a call; by a call */
 	bool exclusive;		      /* TIOCEXCL */
-	bool other_closed;	      /* there is nobody behind it any longer */
+	bool other_closed;	      /* the master is closed, or the console has ended */
 	struct ring input;
 	struct line_buffer line;
 	struct echo echo;
@@ -117,18 +117,18 @@ struct tty {
 struct tty_file {
 	struct list files;
 	struct tty *tty;
-	bool hung;    /* it lost its terminal */
+	bool hung;    /* a hangup has disconnected it */
 	bool console; /* opened as /dev/console: no job control */
 };
 
 /* -- tty.c: the life of terminals, and their files -- */
 
-bool tty_start(struct tty *tty, const struct tty_driver *driver, u32 index); /* one of zeros; false: no memory */
+bool tty_start(struct tty *tty, const struct tty_driver *driver, u32 index); /* *tty is zeros; false: no memory */
 void tty_get(struct tty *tty);
 void tty_put(struct tty *tty);
 void tty_end(struct tty *tty); /* frees what tty_start() made */
-int tty_open(struct file *file, struct tty *tty, bool console); /* makes it the caller's, unless O_NOCTTY */
-void tty_hangup(struct tty *tty); /* its files become useless; its session is told */
+int tty_open(struct file *file, struct tty *tty, bool console); /* may make it the caller's, unless O_NOCTTY */
+void tty_hangup(struct tty *tty); /* disconnects its files and sends SIGHUP to its session's leader */
 s64 turn_take(struct turn *turn, bool wait);
 void turn_end(struct turn *turn);
 /* Writes at most a page: how much of it; an error only if nothing was written. */
@@ -153,7 +153,7 @@ void tty_stop(struct tty *tty);
 void tty_restart(struct tty *tty);
 void echo_byte(struct tty *tty, u8 c);	/* control characters as ^X, with ECHOCTL */
 void echo_raw(struct tty *tty, u8 c);
-void echo_back(struct tty *tty);	/* the cursor is one column before */
+void echo_back(struct tty *tty);	/* the cursor moves back one column */
 void echo_tab_erased(struct tty *tty, u32 columns, bool after_tab);
 void echo_mark_line(struct tty *tty);	/* the line that is edited begins here */
 void echo_flush(struct tty *tty);	/* write it, as far as there is room */
@@ -197,17 +197,17 @@ s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument); /* 1: 
 s64 tty_ioctl(struct file *file, u32 command, u64 argument);
 s64 tty_resize(struct tty *tty, const struct winsize *size);
 void tty_flush_output(struct tty *tty);
-/* What terminals and masters have in common. master: `tty` was reached through its master. */
+/* Commands of terminals and masters. master: the caller has the master's descriptor. */
 s64 shared_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u64 argument);
 
 /* -- session.c: terminals of processes -- */
 
 struct tty *tty_of_caller(void); /* borrowed; NULL */
 void tty_acquire(struct tty *tty, struct file *file); /* at open, if the caller may have it and has none */
-s64 tty_check(struct tty *tty, int signal); /* SIGTTIN, SIGTTOU: 0, or what a background process gets */
+s64 tty_check(struct tty *tty, int signal); /* SIGTTIN, SIGTTOU: 0, or the error for a background process */
 void tty_signal_group(struct tty *tty, int signal);
 void session_hangup(struct tty *tty);
-s64 session_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u64 argument); /* 1: another one */
+s64 session_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u64 argument); /* 1: another command */
 
 /* -- pty.c, devpts.c -- */
 
