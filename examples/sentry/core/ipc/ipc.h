@@ -16,7 +16,7 @@ struct ipc_object {
 
 /* Objects by their index, which is the lower part of their number. */
 struct ipc_table {
-	struct ipc_object **slots; /* NULL: there never was one */
+	struct ipc_object **slots; /* NULL until the first object */
 	u32 count, last, sequence;
 };
 
@@ -36,17 +36,17 @@ struct ipc_object *ipc_find(const struct ipc_table *table, s32 id); /* NULL */
 struct ipc_object *ipc_at(const struct ipc_table *table, u32 index);
 s32 ipc_highest(const struct ipc_table *table); /* index of the last; 0: there is none */
 /*
- * What a get call starts with: a number; 0 with *found NULL: make one; or -errno.  With an object, check it and then
- * call ipc_allowed.
+ * Find the object of a get call by its key: its number; 0 with *found NULL if the call must make one; or -errno.  The
+ * caller checks the object, and then calls ipc_allowed.
  */
 s64 ipc_get(const struct ipc_table *table, u32 key, u32 flags, struct ipc_object **found);
-bool ipc_allowed(const struct ipc_object *object, u32 wanted); /* permissions of all classes that are needed */
-bool ipc_owned(const struct ipc_object *object);		/* by the caller, or it may do as if */
+bool ipc_allowed(const struct ipc_object *object, u32 wanted); /* the permissions that the bits of any class need */
+bool ipc_owned(const struct ipc_object *object);		/* by the caller, or it has CAP_SYS_ADMIN */
 s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new);
 struct ipc_perm ipc_perm_of(const struct ipc_object *object);
 s64 ipc_seconds(void); /* of the real time */
 
-/* The object of a STAT command: by number, or by index for those that list all. */
+/* The object of a STAT command: by number, or by index for commands that list all. id is not negative. */
 struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index);
 
 extern struct ipc_table shm_table, sem_table, msg_table;

@@ -69,7 +69,7 @@ static struct queue *find(const char *name)
 	return NULL;
 }
 
-/* A name is one of a file; the caller frees the page. */
+/* A name is valid if a file may have it; the caller frees the page. */
 static s64 get_name(u64 from, char **name)
 {
 	s64 error = name_get(from, name);
@@ -238,7 +238,7 @@ s64 sys_mq_unlink(struct task *t, const u64 *args)
 	return 0;
 }
 
-/* The queue of a descriptor that may be used so; NULL: -EBADF. */
+/* The queue of a descriptor, which is open for reading or writing if the caller needs that; NULL: -EBADF. */
 static struct queue *queue_of(struct task *t, u64 fd, bool read, bool write, struct file **file)
 {
 	*file = fd_real(t, fd);

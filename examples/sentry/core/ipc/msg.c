@@ -150,7 +150,7 @@ s64 sys_msgsnd(struct task *t, const u64 *args)
 	return error;
 }
 
-/* The message that a receiver gets: of a type, or of the lowest up to a negative one's value. */
+/* The first message of a type (0: any), or not of it; for -n, of the lowest type up to n. NULL: there is none. */
 static struct message *choose(const struct queue *queue, s64 type, bool except)
 {
 	struct message *best = NULL;

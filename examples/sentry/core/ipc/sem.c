@@ -11,7 +11,7 @@ struct semaphore {
 
 struct set {
 	struct ipc_object ipc;
-	u32 count, references; /* by the table and by who sleeps */
+	u32 count, references; /* by the table and by tasks that use it */
 	bool gone;
 	s64 operated, changed;
 	struct list undos, waiting;
@@ -19,7 +19,7 @@ struct set {
 	struct semaphore *semaphores;
 };
 
-/* What a process takes back at its end. */
+/* Changes that the end of a process reverts. */
 struct undo {
 	struct list of_process, of_set;
 	struct set *set;
@@ -150,7 +150,7 @@ static struct undo *undo_of(struct process *p, struct set *set)
 	return undo;
 }
 
-/* Take back the first operations. */
+/* Revert the first operations. */
 static void revert(struct set *set, const struct operation *operations, u32 count, struct undo *undo)
 {
 	while (count--) {
@@ -162,7 +162,7 @@ static void revert(struct set *set, const struct operation *operations, u32 coun
 	}
 }
 
-/* Make all operations: 0; -errno; or 1 with the operation that must wait. */
+/* Do all operations: 0; -errno; or 1 with the operation that must wait. */
 static s64 try(struct set *set, const struct operation *operations, u32 count, struct undo *undo, const struct operation **waits)
 {
 	for (u32 i = 0; i < count; i++) {

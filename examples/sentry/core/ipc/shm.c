@@ -11,7 +11,7 @@ struct segment {
 	struct ipc_object ipc;
 	struct shared *shared; /* a reference */
 	u64 size;
-	s64 attached, detached, changed; /* when */
+	s64 attached, detached, changed; /* times */
 	s32 creator, last;		 /* processes */
 };
 
@@ -44,7 +44,7 @@ static void destroy(struct segment *segment)
 	shared_put(shared);
 }
 
-/* A mapping has gone. */
+/* A mapping of the segment has ended. */
 static void left(void *owner)
 {
 	struct segment *segment = owner;
@@ -139,7 +139,7 @@ s64 sys_shmat(struct task *t, const u64 *args)
 	return mm_map_object(t->mm, address, segment->size, MAP_SHARED | (address ? MAP_FIXED : 0), &vma);
 }
 
-/* A mapping of a segment that begins, or began, at an address; NULL: there is none. */
+/* A mapping of a segment that was attached at an address; NULL: there is none. */
 static struct vma *find_attached(struct mm *mm, u64 address)
 {
 	for (u32 i = 0; i < mm->count; i++) {
