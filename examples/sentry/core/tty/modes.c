@@ -62,7 +62,8 @@ static void keep_locked(struct modes *new, const struct modes *old, const struct
 
 static bool has_usual_flow(const struct modes *modes)
 {
-	return modes->input & IXON && modes->characters[VSTOP] == 19 && modes->characters[VSTART] == 17;
+	return modes->input & IXON && modes->characters[VSTOP] == usual_modes.characters[VSTOP] &&
+	       modes->characters[VSTART] == usual_modes.characters[VSTART];
 }
 
 static void change(struct tty *tty, struct modes *new)

@@ -9,7 +9,7 @@
 #define TIOCGPKT 0x80045438u
 #define TIOCGPTLCK 0x80045439u
 #define TIOCSIG 0x40045436u
-enum { OUTPUT_BYTES = 3 * PAGE, OUTPUT_KEPT = BUFFER - 1, START = 17, STOP = 19 };
+enum { OUTPUT_BYTES = 3 * PAGE, OUTPUT_KEPT = BUFFER - 1 };
 
 struct pty {
 	struct tty tty;
@@ -313,12 +313,10 @@ static s64 flush(struct pty *pty, u64 what)
 
 static s64 flow(struct pty *pty, u64 what)
 {
-	const u8 characters[] = { [TCIOFF] = STOP, [TCION] = START };
-
 	if (what > TCION)
 		return -EINVAL;
 	if (what >= TCIOFF) {
-		tty_receive(&pty->tty, &characters[what], 1);
+		tty_receive(&pty->tty, &usual_modes.characters[what == TCIOFF ? VSTOP : VSTART], 1);
 		return 0;
 	}
 	pty->stopped = what == TCOOFF;
