@@ -82,23 +82,25 @@ static s64 type_character(struct tty *tty, bool master, u64 from)
 	return 0;
 }
 
-s64 tty_resize(struct tty *tty, const struct winsize *size)
+void tty_resize(struct tty *tty, const struct winsize *size)
 {
 	const struct winsize *old = &tty->size;
 
 	if (old->rows == size->rows && old->columns == size->columns && old->width == size->width &&
 	    old->height == size->height)
-		return 0;
+		return;
 	tty_signal_group(tty, SIGWINCH);
 	tty->size = *size;
-	return 0;
 }
 
 static s64 set_size(struct tty *tty, u64 from)
 {
 	struct winsize size;
 
-	return user_read(core.current->mm, &size, from, sizeof(size)) ? -EFAULT : tty_resize(tty, &size);
+	if (user_read(core.current->mm, &size, from, sizeof(size)))
+		return -EFAULT;
+	tty_resize(tty, &size);
+	return 0;
 }
 
 static s64 set_discipline(u64 from)

@@ -195,7 +195,7 @@ static inline s64 put_number(u64 to, s32 value)
 extern const struct modes usual_modes;
 s64 modes_ioctl(struct tty *tty, bool master, u32 command, u64 argument); /* 1: it is another command */
 s64 tty_ioctl(struct file *file, u32 command, u64 argument);
-s64 tty_resize(struct tty *tty, const struct winsize *size);
+void tty_resize(struct tty *tty, const struct winsize *size);
 void tty_flush_output(struct tty *tty);
 /* Commands of terminals and masters. master: the caller has the master's descriptor. */
 s64 shared_ioctl(struct tty *tty, bool master, struct file *file, u32 command, u64 argument);
