@@ -319,7 +319,6 @@ s64 sys_mq_timedsend(struct task *t, const u64 *args)
 		return -ENOMEM;
 	message->size = size;
 	message->priority = (u32)args[3];
-	file_get(file);
 	if (user_read(t->mm, message->data, args[1], size))
 		error = -EFAULT;
 	while (!error && queue->count >= queue->most)
@@ -328,7 +327,6 @@ s64 sys_mq_timedsend(struct task *t, const u64 *args)
 		kfree(message);
 	else
 		insert(queue, message);
-	file_put(file);
 	return error;
 }
 
@@ -361,16 +359,12 @@ s64 sys_mq_timedreceive(struct task *t, const u64 *args)
 		return -EBADF;
 	if (args[2] < (u64)queue->size)
 		return -EMSGSIZE;
-	file_get(file);
 	while (!result && !queue->count) {
 		queue->readers++;
 		result = wait(file, &queue->readable, deadline);
 		queue->readers--;
 	}
-	if (!result)
-		result = take(t, queue, args[1], args[3]);
-	file_put(file);
-	return result;
+	return result ? result : take(t, queue, args[1], args[3]);
 }
 
 s64 sys_mq_notify(struct task *t, const u64 *args)
