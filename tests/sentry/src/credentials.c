@@ -11,41 +11,11 @@
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
 #include "report.h"
 
-enum { NOBODY = 65534, SOMEBODY = 54321 };
-
-/* Run the block that follows in a child. */
-#define IN_CHILD for (pid_t child_ = begin_child(__LINE__); child_ >= 0; child_ = end_child(child_))
-
-static pid_t begin_child(int line)
-{
-	pid_t child;
-
-	printf("%d -- child\n", line);
-	fflush(stdout);
-	child = fork();
-	if (child) {
-		int status = 0;
-
-		waitpid(child, &status, 0);
-		if (status)
-			printf("%d   ended with %x\n", line, status);
-		return -1;
-	}
-	return child;
-}
-
-static pid_t end_child(pid_t child)
-{
-	(void)child;
-	fflush(stdout);
-	_exit(0);
-}
+enum { SOMEBODY = 54321 };
 
 /* Lines of /proc/self/status. The host's root may lack CAP_SYS_RESOURCE. */
 static void show_state(int line)
@@ -79,13 +49,6 @@ static void show_ids(int line)
 }
 
 #define IDS() show_ids(__LINE__)
-
-static void become(unsigned id)
-{
-	syscall(SYS_setgroups, 0, NULL);
-	syscall(SYS_setresgid, id, id, id);
-	syscall(SYS_setresuid, id, id, id);
-}
 
 /* -- numbers -- */
 

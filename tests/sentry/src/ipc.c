@@ -8,18 +8,10 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
-#include <sys/wait.h>
 #include <time.h>
 #include "report.h"
 
-enum { KEY = 0x5e47f00d, GONE = 0x7fff1234, NOBODY = 65534 };
-
-static void become_nobody(void)
-{
-	syscall(SYS_setgroups, 0, NULL);
-	syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY);
-	syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY);
-}
+enum { KEY = 0x5e47f00d, GONE = 0x7fff1234 };
 
 /* -- shared memory -- */
 
@@ -77,17 +69,13 @@ static void shared_memory(void)
 	CALL(shmdt(at));
 	CALL(shmdt(&id));
 	CALL(shmat(id, at + 100, SHM_RND) == at);
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		SEGMENT(id);
 		strcpy(at, "of the child");
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	puts(at);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		TRY(shmat, id, NULL, 0);
 		TRY(shmat, id, NULL, SHM_RDONLY);
 		CALL(shmget(KEY, 0, 0) >= 0);
@@ -96,10 +84,7 @@ static void shared_memory(void)
 		TRY(shmctl, id, IPC_SET, &state);
 		TRY(shmctl, id, IPC_RMID, NULL);
 		TRY(shmctl, id, SHM_LOCK, NULL);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	TRY(shmctl, id, IPC_SET, BAD);
 	TRY(shmctl, id, IPC_STAT, BAD);
 	TRY(shmctl, id, 99, NULL);
@@ -123,13 +108,9 @@ static void shared_memory(void)
 	id = shmget(IPC_PRIVATE, 4096, 0600);
 	ATTACH(at, id, NULL, 0);
 	TRY(shmctl, id, IPC_RMID, NULL);
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		SEGMENT(id);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	CALL(munmap(at, 4096));
 	SEGMENT(id);
 }
@@ -211,9 +192,8 @@ static void semaphore_errors(int id)
 	TRY(semctl, id, 0, 99, 0);
 	TRY(semctl, GONE, 0, IPC_RMID, 0);
 	TRY(semctl, GONE, 0, IPC_STAT, &state);
-	fflush(stdout);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		one = (struct sembuf){ 0, 1, 0 };
 		TRY(semop, id, &one, 1);
 		one.sem_op = 0;
@@ -226,10 +206,7 @@ static void semaphore_errors(int id)
 		TRY(semctl, id, 0, IPC_RMID, 0);
 		CALL(semget(KEY, 0, 0) >= 0);
 		CALL(semget(KEY, 0, 0600) >= 0);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 }
 
 /* Start a child that makes an operation, and wait until it sleeps. */
@@ -286,23 +263,16 @@ static void semaphores(void)
 	kill(sleeper(id, 0, -2, 0), SIGUSR1);
 	wait(NULL);
 	/* What a process has changed is taken back at its end. */
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		CALL(operate(id, 2, 0, 5, SEM_UNDO, 1, 3, 0));
 		CALL(operate(id, 1, 0, -1, SEM_UNDO, 0, 0, 0));
 		SET(id);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	SET(id);
-	if (!fork()) {
+	IN_CHILD {
 		CALL(operate(id, 1, 0, 5, SEM_UNDO, 0, 0, 0));
 		TRY(semctl, id, 0, SETVAL, 2); /* nothing is taken back */
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	SET(id);
 	sleeper(id, 0, -20, 0);
 	TRY(semctl, id, 0, IPC_RMID, 0);
@@ -374,9 +344,8 @@ static void message_errors(int id)
 	TRY(msgctl, id, IPC_STAT, BAD);
 	TRY(msgctl, id, IPC_SET, BAD);
 	TRY(msgctl, id, 99, &state);
-	fflush(stdout);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		TRY(msgsnd, id, &message, 1, 0);
 		TRY(msgrcv, id, &message, 1, 0, IPC_NOWAIT);
 		TRY(msgctl, id, IPC_STAT, &state);
@@ -384,10 +353,7 @@ static void message_errors(int id)
 		TRY(msgctl, id, IPC_RMID, NULL);
 		CALL(msgget(KEY, 0) >= 0);
 		CALL(msgget(KEY, 0666) >= 0);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 }
 
 static void messages(void)
@@ -428,6 +394,7 @@ static void messages(void)
 	TAKE(id, 64, 1, 0);
 	TAKE(id, 64, 2, 0);
 	wait(NULL);
+	fflush(stdout);
 	if (!fork()) {
 		TAKE(id, 64, 0, 0);
 		fflush(stdout);

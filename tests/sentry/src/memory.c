@@ -6,7 +6,6 @@
 #include <setjmp.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 #include "report.h"
 

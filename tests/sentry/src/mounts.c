@@ -8,7 +8,6 @@
 #include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
-#include <sys/wait.h>
 
 #include "report.h"
 
@@ -131,17 +130,13 @@ static void bind_what_has_no_place(void)
 
 static void be_another_user(void)
 {
-	pid_t pid = fork();
-
-	if (!pid) {
+	IN_CHILD {
 		CALL(setgid(1000)), CALL(setuid(1000));
 		CALL(mount("x", "t", "tmpfs", 0, NULL)), CALL(mount("x", "absent", "tmpfs", 0, NULL));
 		CALL(mount("d", "t", NULL, MS_BIND, NULL)), CALL(umount2("t", 0)), CALL(umount2("absent", 0));
 		CALL(umount2("t", 77));
 		CALL(syscall(SYS_pivot_root, "absent", "t")), CALL(chroot("t"));
-		_exit(0);
 	}
-	waitpid(pid, NULL, 0);
 }
 
 static void bind(void)

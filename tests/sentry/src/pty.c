@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <termios.h>
 
 #include "report.h"
@@ -37,15 +36,13 @@ static void handle(int number)
 	sigaction(number, &action, NULL);
 }
 
-static void show_end(int line, pid_t pid, int options)
+static void show_end(int line, pid_t pid)
 {
 	int status = 0;
-	pid_t got = waitpid(pid, &status, options);
+	pid_t got = waitpid(pid, &status, WUNTRACED | WCONTINUED);
 
 	if (got < 0)
 		printf("%d wait: %s\n", line, strerrorname_np(errno));
-	else if (!got)
-		printf("%d wait: nothing\n", line);
 	else if (WIFSTOPPED(status))
 		printf("%d wait: stopped by %s\n", line, sigabbrev_np(WSTOPSIG(status)));
 	else if (WIFCONTINUED(status))
@@ -57,21 +54,7 @@ static void show_end(int line, pid_t pid, int options)
 	fflush(stdout);
 }
 
-#define END(pid) show_end(__LINE__, pid, WUNTRACED | WCONTINUED)
-/* Run the statements in a child, and wait for its end. */
-#define IN_CHILD(...)                                   \
-	do {                                            \
-		pid_t child_;                           \
-							\
-		fflush(stdout);                         \
-		child_ = fork();                        \
-		if (!child_) {                          \
-			__VA_ARGS__;                    \
-			fflush(stdout);                 \
-			_exit(0);                       \
-		}                                       \
-		show_end(__LINE__, child_, 0);          \
-	} while (0)
+#define END(pid) show_end(__LINE__, pid)
 
 /* The terminal and the foreground group as /proc has them: whether they are these. */
 static void show_stat(int line, int group)
@@ -161,10 +144,14 @@ static void controlling(void)
 	CALL(tcgetsid(fd) == getpid()), CALL(tcgetsid(master) == getpid());
 	other = open("/dev/tty", O_RDWR);
 	CALL(other > 0), CALL(isatty(other));
-	IN_CHILD(STAT(getppid()), CALL(ioctl(fd, TIOCSCTTY, 0)), CALL(setsid() == getpid()), STAT(-1),
-		 CALL(open("/dev/tty", O_RDWR)), CALL(ioctl(fd, TIOCSCTTY, 0)), CALL(ioctl(fd, TIOCGPGRP, &pid)),
-		 CALL(ioctl(fd, TIOCGSID, &pid)), CALL(tcsetpgrp(fd, getpid())), CALL(tcgetpgrp(master) == getppid()));
-	IN_CHILD(CALL(ioctl(fd, TIOCNOTTY, 0)), STAT(-1));
+	IN_CHILD {
+		STAT(getppid()), CALL(ioctl(fd, TIOCSCTTY, 0)), CALL(setsid() == getpid()), STAT(-1);
+		CALL(open("/dev/tty", O_RDWR)), CALL(ioctl(fd, TIOCSCTTY, 0)), CALL(ioctl(fd, TIOCGPGRP, &pid));
+		CALL(ioctl(fd, TIOCGSID, &pid)), CALL(tcsetpgrp(fd, getpid())), CALL(tcgetpgrp(master) == getppid());
+	}
+	IN_CHILD {
+		CALL(ioctl(fd, TIOCNOTTY, 0)), STAT(-1);
+	}
 	CALL(tcsetpgrp(fd, -1)), CALL(tcsetpgrp(fd, 0x3fffff)), CALL(tcsetpgrp(fd, 1)), CALL(ioctl(fd, TIOCSPGRP, BAD));
 	CALL(tcsetpgrp(master, getpid()));
 	handle(SIGHUP), handle(SIGCONT);
@@ -393,10 +380,18 @@ static void hangup(void)
 	close(master);
 	/* A hangup by a call: the terminal can be opened again. */
 	open_master();
-	IN_CHILD(setsid(), fd = open(name, O_RDWR), handle(SIGHUP), handle(SIGCONT), CALL(vhangup()), STAT(-1), READY(fd),
-		 CALL(read(fd, text, 1)), CALL(write(fd, "x", 1)), READY(master), close(fd), READY(master),
-		 fd = open(name, O_RDWR), CALL(fd > 0), STAT(getpid()), CALL(write(fd, "again", 5)),
-		 CALL(read(master, text, sizeof(text))), CALL(ioctl(fd, TIOCVHANGUP, 0)), CALL(write(fd, "x", 1)));
+	IN_CHILD {
+		setsid();
+		fd = open(name, O_RDWR);
+		handle(SIGHUP), handle(SIGCONT);
+		CALL(vhangup()), STAT(-1), READY(fd);
+		CALL(read(fd, text, 1)), CALL(write(fd, "x", 1)), READY(master);
+		close(fd);
+		READY(master);
+		fd = open(name, O_RDWR);
+		CALL(fd > 0), STAT(getpid()), CALL(write(fd, "again", 5));
+		CALL(read(master, text, sizeof(text))), CALL(ioctl(fd, TIOCVHANGUP, 0)), CALL(write(fd, "x", 1));
+	}
 	close(master);
 }
 
@@ -416,9 +411,13 @@ static void groups(void)
 	CALL(setpgid(0, -1)), CALL(setpgid(1 << 21, 0)), CALL(setpgid(pid, 1 << 21)), CALL(setpgid(-1, 0));
 	CALL(setpgid(pid, pid)), CALL(getpgid(pid) == pid), CALL(setpgid(pid, getpgrp())), CALL(setpgid(pid, pid));
 	CALL(getpgid(1 << 21)), CALL(getsid(1 << 21)), CALL(getsid(pid) == getsid(0));
-	IN_CHILD(CALL(setsid() == getpid()), CALL(setsid()), CALL(setpgid(0, 0)), CALL(getpgrp() == getpid()),
-		 CALL(setpgid(pid, 0)));
-	IN_CHILD(CALL(setpgid(0, 0)), CALL(setsid()));
+	IN_CHILD {
+		CALL(setsid() == getpid()), CALL(setsid()), CALL(setpgid(0, 0)), CALL(getpgrp() == getpid());
+		CALL(setpgid(pid, 0));
+	}
+	IN_CHILD {
+		CALL(setpgid(0, 0)), CALL(setsid());
+	}
 	close(hold[0]), close(hold[1]);
 	END(pid);
 }
@@ -428,15 +427,21 @@ int main(void)
 	setvbuf(stdout, malloc(1 << 18), _IOFBF, 1 << 18);
 	signal(SIGALRM, SIG_DFL);
 	alarm(30);
-	IN_CHILD(setsid(), opening());
+	IN_CHILD {
+		setsid();
+		opening();
+	}
 	open_master();
-	IN_CHILD(controlling());
+	IN_CHILD
+		controlling();
 	close(master);
 	open_master();
-	IN_CHILD(background());
+	IN_CHILD
+		background();
 	close(master);
 	open_master();
-	IN_CHILD(typing());
+	IN_CHILD
+		typing();
 	close(master);
 	open_master();
 	hangup();

@@ -9,18 +9,10 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <time.h>
 #include "report.h"
 
-enum { NOBODY = 65534 };
 static const char name[] = "sentry-test-queue";
-
-static void become_nobody(void)
-{
-	syscall(SYS_setresgid, NOBODY, NOBODY, NOBODY);
-	syscall(SYS_setresuid, NOBODY, NOBODY, NOBODY);
-}
 
 static void show_queue(int line, int fd)
 {
@@ -84,9 +76,8 @@ static void opening(void)
 	TRY(mq_open, name, O_RDWR | O_CREAT | O_EXCL, 0600, &a);
 	TRY(mq_open, name, 3, 0, NULL);
 	QUEUE(fd);
-	fflush(stdout);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		TRY(mq_open, name, O_RDWR, 0, NULL);
 		TRY(mq_unlink, name);
 		bad = (struct mq_attr){ .mq_maxmsg = 11, .mq_msgsize = 64 };
@@ -96,10 +87,7 @@ static void opening(void)
 		setrlimit(RLIMIT_MSGQUEUE, &(struct rlimit){ 1000, 1000 });
 		bad = (struct mq_attr){ .mq_maxmsg = 3, .mq_msgsize = 1000 };
 		TRY(mq_open, "sentry-test-other", O_RDWR | O_CREAT, 0600, &bad);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	close(fd);
 }
 
@@ -250,15 +238,11 @@ static void other_memory(void)
 	TRY(kcmp, getpid(), getpid(), 4, 0, 0);
 	TRY(kcmp, getpid(), getpid(), 77, 0, 0);
 	TRY(kcmp, getpid(), 1 << 30, 1, 0, 0);
-	fflush(stdout);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		TRY(process_vm_readv, child, local, 2, remote, 1, 0);
 		TRY(kcmp, getpid(), child, 1, 0, 0);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	(void)!write(go[1], "", 1);
 	wait(NULL);
 	close(ready[0]), close(ready[1]), close(go[0]), close(go[1]);
@@ -307,16 +291,12 @@ static void the_rest(void)
 	TRY(sethostname, BAD, 5);
 	TRY(setdomainname, BAD, 5);
 	TRY(setdomainname, "", 65);
-	fflush(stdout);
-	if (!fork()) {
-		become_nobody();
+	IN_CHILD {
+		become(NOBODY);
 		TRY(sethostname, "x", 1);
 		TRY(setdomainname, "x", 1);
 		TRY(unshare, CLONE_NEWUTS);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	close(fd), close(other);
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BAD ((void *)0xdead0000000) /* nothing is there */
@@ -18,6 +19,10 @@
 /* A call of the C library. Flushes, since a forked process would print the buffer again. */
 #define CALL(call) (show(__LINE__, #call, (long)(call)), fflush(stdout))
 #define READY(fd) show_ready(__LINE__, fd)
+/* Run the block that follows in a child, and wait for its end. */
+#define IN_CHILD for (pid_t child_ = begin_child(__LINE__); child_ >= 0; child_ = end_child(child_))
+
+enum { NOBODY = 65534 };
 
 static inline long show(int line, const char *what, long result)
 {
@@ -34,6 +39,37 @@ static inline void show_ready(int line, int fd)
 	int count = poll(&p, 1, 0);
 
 	printf("%d    poll of %d: %d %x\n", line, fd, count, p.revents);
+}
+
+static inline pid_t begin_child(int line)
+{
+	int status = 0;
+	pid_t child;
+
+	printf("%d -- child\n", line);
+	fflush(stdout);
+	child = fork();
+	if (!child)
+		return 0;
+	waitpid(child, &status, 0);
+	if (status)
+		printf("%d   ended with %x\n", line, status);
+	return -1;
+}
+
+static inline pid_t end_child(pid_t child)
+{
+	(void)child;
+	fflush(stdout);
+	_exit(0);
+}
+
+/* A user without rights, and a group. */
+static inline void become(unsigned id)
+{
+	syscall(SYS_setgroups, 0, NULL);
+	syscall(SYS_setresgid, id, id, id);
+	syscall(SYS_setresuid, id, id, id);
 }
 
 /* Until a child waits in a system call. */

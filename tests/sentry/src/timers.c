@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/sched.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,7 +12,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <time.h>
 #include "report.h"
 
@@ -41,16 +39,12 @@ static void clocks(void)
 	TRY(clock_gettime, CPU_CLOCK(getpid(), 3), &time);
 	TRY(clock_settime, CLOCK_REALTIME, &bad);
 	TRY(clock_settime, CLOCK_REALTIME, &worse);
-	fflush(stdout);
-	if (!fork()) {
-		syscall(SYS_setuid, 65534);
+	IN_CHILD {
+		become(NOBODY);
 		TRY(clock_settime, CLOCK_REALTIME, &real);
 		TRY(clock_settime, CLOCK_MONOTONIC, &real);
 		TRY(clock_settime, CLOCK_PROCESS_CPUTIME_ID, &real);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	clockid_t id;
 	CALL(clock_getcpuclockid(0, &id));
 	CALL(pthread_getcpuclockid(pthread_self(), &id));
@@ -188,15 +182,10 @@ static void timer_signals(void)
 	set.it_value = (struct timespec){ 0, 0 };
 	TRY(timer_settime, other, 0, &set, NULL);
 	TIMER((timer_t)(long)other);
-	fflush(stdout);
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		TRY(timer_gettime, id, &set);
 		TRY(timer_create, 1, NULL, &other);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	TRY(timer_delete, id);
 	TRY(timer_delete, other);
 	while (sigtimedwait(&set_of, NULL, &(struct timespec){ 0, 0 }) > 0)
@@ -405,15 +394,11 @@ static void processes(void)
 	CALL(got);
 	CALL(fcntl(got, F_GETFD));
 	CALL(write(pair[1], "x", 1));
-	fflush(stdout);
-	if (!fork()) {
-		syscall(SYS_setresuid, 65534, 65534, 65534);
+	IN_CHILD {
+		become(NOBODY);
 		TRY(pidfd_getfd, fd, 0, 0);
 		TRY(pidfd_send_signal, fd, 0, NULL, 0);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	TRY(pidfd_send_signal, fd, SIGKILL, NULL, 0);
 	struct pollfd watched = { fd, POLLIN, 0 };
 	CALL(poll(&watched, 1, -1));
@@ -491,7 +476,6 @@ static void subreaper(void)
 	TRY(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	TRY(prctl, PR_GET_CHILD_SUBREAPER, &value);
 	printf("%d\n", value);
-	fflush(stdout);
 	(void)!pipe(pair);
 	fflush(stdout);
 	if (!fork()) {
@@ -529,7 +513,6 @@ static void death_signal(void)
 	TRY(prctl, PR_GET_PDEATHSIG, BAD);
 	TRY(prctl, PR_GET_PDEATHSIG, &value);
 	printf("%d\n", value);
-	fflush(stdout);
 	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	(void)!pipe(pair);
 	fflush(stdout);
@@ -573,29 +556,19 @@ static void options(void)
 	CALL(slack = prctl(PR_GET_TIMERSLACK));
 	TRY(prctl, PR_SET_TIMERSLACK, 1234);
 	TRY(prctl, PR_GET_TIMERSLACK);
-	fflush(stdout);
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		TRY(prctl, PR_SET_TIMERSLACK, 5);
 		TRY(prctl, PR_SET_TIMERSLACK, 0);
 		TRY(prctl, PR_GET_TIMERSLACK);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	TRY(prctl, PR_SET_TIMERSLACK, 0);
 	CALL(slack == (unsigned long)prctl(PR_GET_TIMERSLACK));
 	TRY(prctl, PR_SET_DUMPABLE, 2);
 	TRY(prctl, PR_SET_DUMPABLE, 0);
 	TRY(prctl, PR_GET_DUMPABLE);
-	fflush(stdout);
-	fflush(stdout);
-	if (!fork()) {
+	IN_CHILD {
 		TRY(prctl, PR_GET_DUMPABLE);
-		fflush(stdout);
-		_exit(0);
 	}
-	wait(NULL);
 	TRY(prctl, PR_SET_DUMPABLE, 1);
 	TRY(prctl, PR_GET_DUMPABLE);
 	TRY(prctl, PR_GET_TIMING);

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <time.h>
 #include <sys/ioctl.h>
-#include <sys/wait.h>
 
 #include "report.h"
 
