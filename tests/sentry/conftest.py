@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,15 @@ def compile_static(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         return path
 
     return compile_it
+
+
+@pytest.fixture
+def folder() -> Iterator[str]:
+    """A name that is free in /dev/shm, a tmpfs of which the Sentry has its own; removed afterwards."""
+    name = tempfile.mkdtemp(dir="/dev/shm")
+    os.rmdir(name)
+    yield name
+    shutil.rmtree(name, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", params=["ptrace", "trap"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,12 @@ SOURCES = ("credentials", "files", "pipes", "queues", "events", "ipc", "sockets"
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_calls_return_what_they_return_on_linux(platform: Path, compile_static: Compile, name: str) -> None:
+def test_calls_return_what_they_return_on_linux(
+    platform: Path, compile_static: Compile, folder: str, name: str
+) -> None:
     """Each program works in a new folder of a tmpfs, which has the same name natively and inside."""
     program = compile_static(name)
-    folder = tempfile.mkdtemp(dir="/dev/shm")
-    shutil.rmtree(folder)
-    try:
-        native = run(program, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    native = run(program, folder)
     ours = run(platform, "--", program, folder)
     assert native.returncode == ours.returncode == 42, ours.stderr
     rows = [each.stdout.decode().splitlines() for each in (native, ours)]

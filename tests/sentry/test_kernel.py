@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -104,18 +103,13 @@ PROGRAMS = ("errors", "events", "files", "inet", "memory", "pipes", "processes",
 @needs_qemu
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_does_what_it_does_on_linux(
-    kernel: Path, tmp_path: Path, compile_static: Compile, capfd: pytest.CaptureFixture[str], name: str
+    kernel: Path, tmp_path: Path, compile_static: Compile, folder: str, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     """Processes, threads, signals, memory and files of the same programs as on the other platforms."""
     compiled = str(compile_static(name))
-    folder = tempfile.mkdtemp(dir="/dev/shm")
-    shutil.rmtree(folder)
     words = [compiled, *([] if name in ("errors", "memory", "processes", "threads") else [folder])]
     text = b"abcdefghijklmnop"
-    try:
-        native = subprocess.run(words, input=text, capture_output=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    native = subprocess.run(words, input=text, capture_output=True)
     (tmp_path / "record").write_bytes(Start(compiled, words, {}).record())
     status = end(boot(kernel, tmp_path / "record", "", text + b"\x04", memory=256))
     rows = [READS.sub("", each).splitlines() for each in (native.stdout.decode(), capfd.readouterr().out)]
@@ -140,18 +134,14 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_qemu
 @pytest.mark.parametrize("name", REAL)
 def test_dynamic_programs_of_a_root_in_memory_behave_as_on_linux(
-    kernel: Path, debian: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+    kernel: Path, debian: Path, tmp_path: Path, folder: str, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     """The host's bash and python3, from an archive behind the start record."""
-    folder = tempfile.mkdtemp(dir="/dev/shm")
     interpreter = small_root.PYTHON if name.endswith(".py") else "/bin/bash"
     script = f"mkdir -p {folder}/work && cd {folder}/work && exec {interpreter} "
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": folder, "TMPDIR": folder}
-    try:
-        command = ["/bin/sh", "-c", f"{script} {HERE}/real/{name}"]
-        native = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True)
-    finally:
-        shutil.rmtree(folder)
+    command = ["/bin/sh", "-c", f"{script} {HERE}/real/{name}"]
+    native = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True)
     start = Start("/bin/sh", ["/bin/sh", "-c", f"{script} /tmp/{name}"], environment, root="/")
     (tmp_path / "initrd").write_bytes(start.record() + debian.read_bytes())
     status = end(boot(kernel, tmp_path / "initrd", "", memory=768))

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,13 @@ from tests.sentry.test_overlay import make_root, make_tree, run_above
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
-def test_calls_for_mounts_return_what_they_return_on_linux(platform: Path, compile_static: Compile) -> None:
+def test_calls_for_mounts_return_what_they_return_on_linux(
+    platform: Path, compile_static: Compile, folder: str
+) -> None:
     """Results, /proc/self/mountinfo and statfs, in a new folder of a tmpfs."""
     program = compile_static("mounts")
-    folder = tempfile.mkdtemp(dir="/dev/shm")
-    os.rmdir(folder)
-    try:
-        command = ["unshare", "--mount", "--propagation", "private", str(program), folder]
-        native = subprocess.run(command, capture_output=True, text=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    command = ["unshare", "--mount", "--propagation", "private", str(program), folder]
+    native = subprocess.run(command, capture_output=True, text=True)
     ours = subprocess.run([platform, "--", program, folder], capture_output=True, text=True, timeout=120)
     assert native.returncode == ours.returncode == 42, (native.stderr, ours.stderr)
     assert len(native.stdout.splitlines()) > 240

@@ -9,8 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +22,6 @@ TIMEOUT = 240
 SANDBOX = (sys.executable, "-m", "pyvmm_sentry", "do", "--memory", "1024", "--root", "/")
 PYTHONPATH = f"{ROOT / 'examples' / 'sentry'}:{ROOT}"
 START = 'mkdir -p "$2" && cd "$2" && exec "$1" "$0"'
-
-
-@pytest.fixture
-def folder() -> Iterator[str]:
-    """A name that is free in /dev/shm."""
-    name = tempfile.mkdtemp(dir="/dev/shm")
-    yield name
-    shutil.rmtree(name)
 
 
 def run(head: tuple[str, ...], name: str, folder: str) -> subprocess.CompletedProcess[bytes]:
