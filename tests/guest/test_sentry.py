@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import program
+from tests.sentry.test_command import ENVIRONMENT
 from tests.sentry.test_kernel import boot_on_machine, run_on_machine
 from tests.sentry.test_programs import BUSYBOX
 from tests.sentry.test_share import root as root
@@ -41,7 +41,7 @@ def test_a_machine_reports_how_a_program_ended() -> None:
 )
 def test_the_command_runs_a_program_in_a_machine(words: list[str]) -> None:
     command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}", "WORD": "two  words"}
+    environment = {**ENVIRONMENT, "WORD": "two  words"}
     text = b"two\none\n" + bytes(range(256)) * 100
     native, ours = (
         subprocess.run([*head, BUSYBOX, *words], input=text, capture_output=True, env=environment)
@@ -52,8 +52,7 @@ def test_the_command_runs_a_program_in_a_machine(words: list[str]) -> None:
 
 def test_the_command_prints_system_calls_of_a_program_in_a_machine() -> None:
     command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--strace", BUSYBOX, "echo", "hello"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
-    done = subprocess.run(command, capture_output=True, env=environment)
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
     assert done.stdout == b"hello\n"
     assert b'write(1, "hello\\n", 6) = 6\n' in done.stderr
 

@@ -17,13 +17,15 @@ from tools.where import ROOT
 from vmm import HostError
 
 BUSYBOX = "/bin/busybox"
+PYTHONPATH = f"{ROOT / 'examples' / 'sentry'}:{ROOT}"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
+"""In which the command is found, by its module."""
 
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run it, by its module."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'examples' / 'sentry'}:{ROOT}"}
     command = [sys.executable, "-m", "pyvmm_sentry", *arguments]
-    return subprocess.run(command, input=b"", capture_output=True, timeout=60, env=environment)
+    return subprocess.run(command, input=b"", capture_output=True, timeout=60, env=ENVIRONMENT)
 
 
 def do(*arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.sentry.conftest import Compile
 from tests.sentry.hostile_net import HostileNet, dhcp, frames
-
-PYTHON = "/usr/bin/python3"
+from tests.sentry.small_root import PYTHON
+from tests.sentry.test_command import ENVIRONMENT
 
 HTTP = """
 import http.server, threading, urllib.request
@@ -66,10 +66,10 @@ client.close()
 """
 
 
-def inside(*words: str, root: str = "/") -> subprocess.CompletedProcess[str]:
-    """Run a program on the Sentry, with a directory of the host as its root."""
-    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--root", root, "--", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def inside(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the host on the Sentry."""
+    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--root", "/", "--", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
 
 
 def test_calls_have_the_results_of_linux(platform: Path, compile_static: Compile) -> None:
@@ -155,7 +155,7 @@ print(done.returncode, len(done.stdout), done.stdout == data, done.stderr.decode
 def test_a_server_on_the_host_is_reached_through_passt() -> None:
     """By a user without rights, in a network namespace with addresses of its own."""
     command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", OUTSIDE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=ENVIRONMENT)
     assert (done.stdout, done.stderr) == (f"0 {4 << 20} True \n", "")
 
 

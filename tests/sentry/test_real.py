@@ -5,7 +5,6 @@ The host's root is the sandbox's, read-only; the programs write to /dev/shm, whi
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tools.where import ROOT
+from tests.sentry.small_root import PYTHON
+from tests.sentry.test_command import ENVIRONMENT
 
 REAL = Path(__file__).parent / "real"
-PYTHON = "/usr/bin/python3"
 NEEDS = {"build.sh": ("gcc", "make"), "history.sh": ("git",), "perl.sh": ("perl",)}
 TIMEOUT = 240
 SANDBOX = (sys.executable, "-m", "pyvmm_sentry", "do", "--memory", "1024", "--root", "/")
-PYTHONPATH = f"{ROOT / 'examples' / 'sentry'}:{ROOT}"
 START = 'mkdir -p "$2" && cd "$2" && exec "$1" "$0"'
 
 
@@ -40,8 +38,7 @@ def run(head: tuple[str, ...], name: str, folder: str) -> subprocess.CompletedPr
         interpreter,
         f"{folder}/work",
     ]
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=environment)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, env=ENVIRONMENT)
 
 
 def check(folder: str, platform: str, name: str) -> None:

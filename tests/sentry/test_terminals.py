@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.sentry.conftest import Compile
+from tests.sentry.small_root import PYTHON
 from tests.sentry.terminal import Terminal
+from tests.sentry.test_command import PYTHONPATH
 from tests.sentry.test_programs import BUSYBOX, run
-from tests.sentry.test_real import PYTHON, PYTHONPATH, SANDBOX
+from tests.sentry.test_real import SANDBOX
 
 READY = rb"ready> "
 ENVIRONMENT = {
