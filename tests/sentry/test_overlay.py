@@ -15,6 +15,7 @@ from pyvmm_sentry.share import Share
 from tests.sentry.conftest import Compile
 from tests.sentry.test_command import command_line
 from tests.sentry.test_programs import BUSYBOX
+from tests.sentry.test_share import run_program
 
 MIB = 1 << 20
 MANY = 10_000
@@ -80,12 +81,10 @@ def everything(place: Path) -> dict[str, object]:
 
 
 def run_above(
-    share: Share, platform: Path, *words: str | Path, memory: int = 256, text: bytes = b""
+    share: Share, platform: Path, *words: str, memory: int = 256, text: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program of a shared directory above which there is a scratch layer."""
-    fds = ",".join(str(fd) for fd in share.fds)
-    command = [platform, "--memory", str(memory), "--scratch", "--share", fds, "--", *words]
-    return subprocess.run(command, pass_fds=share.fds, input=text, capture_output=True, timeout=120)
+    return run_program(share, platform, *words, options=["--scratch"], memory=memory, text=text)
 
 
 def test_a_tree_changes_above_as_it_does_on_linux(tmp_path: Path, platform: Path, compile_static: Compile) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,21 @@ def root(tmp_path: Path) -> Path:
     return place
 
 
+def run_program(
+    share: Share, platform: Path, *words: str, options: Sequence[str] = (), memory: int = 256, text: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program of a shared directory, which is the root.
+
+    :param memory: MiB, as many as the share has
+    """
+    fds = ",".join(str(fd) for fd in share.fds)
+    command = [str(platform), "--memory", str(memory), *options, "--share", fds, "--", *words]
+    return subprocess.run(command, pass_fds=share.fds, input=text, capture_output=True, timeout=120)
+
+
 def run_inside(share: Share, platform: Path, *words: str, memory: int = 64) -> subprocess.CompletedProcess[bytes]:
     """Run busybox with words."""
-    fds = ",".join(str(fd) for fd in share.fds)
-    command = [str(platform), "--memory", str(memory), "--share", fds, "--", "/bin/busybox", *words]
-    return subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    return run_program(share, platform, "/bin/busybox", *words, memory=memory)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +94,9 @@ def test_a_program_does_to_the_root_what_it_does_on_linux(
 
 
 def tree(place: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Mode, links and content of every file."""
+    """Mode, links and content of every file, and of the directory itself."""
     found = {}
-    for path in sorted(place.rglob("*")):
+    for path in (place, *sorted(place.rglob("*"))):
         status = path.lstat()
         content = os.readlink(path).encode() if path.is_symlink() else b""
         if path.is_file() and not path.is_symlink():
@@ -101,9 +112,7 @@ def test_calls_for_files_return_what_they_do_on_linux(
     shutil.copy(compile_static("files"), root / "bin" / "files")
     native = subprocess.run([root / "bin" / "files", tmp_path / "files"], capture_output=True)
     with Share(str(root), 256 * MIB) as share:
-        fds = ",".join(str(fd) for fd in share.fds)
-        command = [str(platform), "--share", fds, "--", "/bin/files", "/files"]
-        ours = subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True)
+        ours = run_program(share, platform, "/bin/files", "/files")
     assert native.returncode == ours.returncode == 42
     rows = [each.stdout.decode().splitlines() for each in (native, ours)]
     different = [pair for pair in zip(*rows, strict=True) if pair[0] != pair[1]]
@@ -117,9 +126,7 @@ def test_calls_that_sleep_on_page_faults_disturb_no_other_thread(
     shutil.copy(compile_static("sleeps"), root / "bin" / "sleeps")
     native = subprocess.run([root / "bin" / "sleeps", tmp_path / "sleeps"], capture_output=True)
     with Share(str(root), 256 * MIB) as share:
-        fds = ",".join(str(fd) for fd in share.fds)
-        command = [str(platform), "--memory", "256", "--share", fds, "--", "/bin/sleeps", "/sleeps"]
-        ours = subprocess.run(command, pass_fds=share.fds, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+        ours = run_program(share, platform, "/bin/sleeps", "/sleeps")
     assert native.returncode == ours.returncode == 42, ours
     assert ours.stdout.splitlines() == native.stdout.splitlines()
 
@@ -187,18 +194,12 @@ CHANGES = (
 
 
 def test_the_command_changes_a_root_only_when_it_may(root: Path) -> None:
-    def contents() -> dict[str, tuple[int, bytes]]:
-        return {
-            str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() else b"")
-            for path in (root, *root.rglob("*"))
-        }
-
-    before = contents()
+    before = tree(root)
     do = ("do", "--platform", "ptrace", "--root", str(root))
     script = "; ".join(f"{change} && echo changed" for change in CHANGES)
     done = command_line(*do, "--read-only", "/bin/busybox", "sh", "-c", script)
     assert done.stdout == b"" and done.stderr.count(b"Read-only file system") >= len(CHANGES)
-    assert contents() == before
+    assert tree(root) == before
     done = command_line(*do, "--writable", "/bin/busybox", "sh", "-c", "echo kept >etc/new")
     assert (done.returncode, (root / "etc" / "new").read_text()) == (0, "kept\n")
     nowhere = command_line("do", "--writable", BUSYBOX, "true")
