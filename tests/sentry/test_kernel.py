@@ -294,7 +294,7 @@ def test_a_server_outside_is_reached_by_virtio_net(kernel: Path) -> None:
             """Print nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()  # also when QEMU does not end in time
         devices = ["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"]
         words = f"busybox wget -q -O - http://10.0.2.2:{server.server_port}/"
         options = ["-serial", "stdio", "-kernel", str(kernel), "-initrd", BUSYBOX, "-append", f"quiet -- {words}"]
