@@ -22,7 +22,7 @@ RUNSC = ("runsc", "--rootless", "--network=none", "--ignore-cgroups")
 
 
 def systems(folder: Path) -> dict[str, list[str]]:
-    """What runs a program, by name: natively, on ours, and on gVisor's if that is installed."""
+    """The command that runs a program on each system: natively, on the Sentry, and on gVisor if it is installed."""
     sys.path.append(str(ROOT / "examples" / "sentry"))
     from pyvmm_sentry import program
 

@@ -1,7 +1,7 @@
 """Random programs of system calls, made natively and on the Sentry: their results and what they write must agree.
 
 ``python -m tests.sentry.fuzz [--seconds N] [--seed N]`` prints the differences that it finds, each as a short program;
-``--show FILE`` runs one of these again; ``--layers`` lets them find files in the lower layer of an overlay.
+``--show FILE`` runs one of these again; ``--layers`` first puts files into the lower layer of an overlay.
 
 Programs are made from the descriptions of system calls. Natively they run as root in an empty folder of their own; only
 calls of :data:`CALLS` are made, with arguments that do no harm there.

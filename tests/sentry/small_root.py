@@ -17,7 +17,7 @@ _SKIPPED = ("__pycache__", "test", "idlelib", "tkinter", "lib2to3", "ensurepip",
 
 
 def _copy(root: Path, path: str) -> None:
-    """Copy a file; what a link in the same folder leads to, too."""
+    """Copy a file. A link to a file of the same folder is copied with its target."""
     target = root / path.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     aim = os.readlink(path) if os.path.islink(path) else "/"

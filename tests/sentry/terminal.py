@@ -1,4 +1,4 @@
-"""A terminal of the host for tests: a program on its slave side, and what the tests type and see on the master side."""
+"""A terminal of the host for tests: a program runs on its slave side, tests type and read on its master side."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
 
     def resize(self, rows: int, columns: int) -> None:
-        """As the window of a terminal does."""
+        """Set the size, as the window of a terminal does."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def current_modes(self) -> list[Any]:
-        """Those of the terminal now."""
+        """The modes of the terminal now."""
         return termios.tcgetattr(self._slave)
 
     def press(self, text: bytes) -> None:
@@ -60,7 +60,7 @@ class Terminal:
         os.write(self._master, text)
 
     def expect(self, pattern: bytes) -> bytes:
-        """Wait until the pattern appears behind what was expected before; returns what has come up to its end."""
+        """Wait until the pattern appears after the last match; returns the output from there to its end."""
         deadline = time.monotonic() + _PATIENCE
         while not (found := re.compile(pattern).search(self.seen, self._at)):
             left = deadline - time.monotonic()

@@ -19,7 +19,7 @@ from vmm import HostError
 BUSYBOX = "/bin/busybox"
 PYTHONPATH = f"{ROOT / 'examples' / 'sentry'}:{ROOT}"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
-"""In which the command is found, by its module."""
+"""That of the command: Python finds its modules in this checkout."""
 
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -35,11 +35,11 @@ ON_AN_OVERLAY = """
     layers=lowerdir={lower},upperdir=/mnt/upper,workdir=/mnt/work,index=on
     mount -t overlay overlay -o "$layers" /mnt/merged && {program} /mnt/merged; cd /mnt/upper && find . | sort
     """
-"""What a program does to an overlay, and what its upper layer has afterwards."""
+"""Runs a program on an overlay, and lists the upper layer afterwards."""
 
 
 def test_an_overlay_behaves_as_that_of_linux(tmp_path: Path, platform: Path, compile_static: Compile) -> None:
-    """Linux differs twice: it lists other numbers than stat() returns, and cannot copy a file whose name is gone."""
+    """Linux lists other inode numbers than stat() returns, and does not copy up a file whose name was removed."""
     program = compile_static("layers")
     root = make_root(tmp_path / "root")
     shutil.copy(program, root / "layers")

@@ -32,7 +32,7 @@ FILES = _FILES.split()
 
 
 def make_tree(folder: Path) -> Path:
-    """What `layers.c` changes."""
+    """Make the tree that `layers.c` changes."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True)
     text = "".join(f"line {number}\n" for number in range(1000))
@@ -58,14 +58,14 @@ def make_tree(folder: Path) -> Path:
 
 
 def make_root(folder: Path) -> Path:
-    """A directory with busybox, and no place for anything that is mounted."""
+    """Make a root with busybox and without mount points."""
     (folder / "bin").mkdir(parents=True)
     shutil.copy(BUSYBOX, folder / "bin" / "busybox")
     return folder
 
 
 def everything(place: Path) -> dict[str, object]:
-    """What a change would show in: attributes, times but for the last access, contents."""
+    """Attributes, times except that of the last access, and contents, by path."""
     found: dict[str, object] = {}
     for path in (place, *sorted(place.rglob("*"))):
         status = path.lstat()

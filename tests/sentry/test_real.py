@@ -1,6 +1,6 @@
 """Unmodified Debian programs of the host print and return the same on the Sentry as on Linux.
 
-The host's root is the sandbox's, read-only; the programs write to /dev/shm, which each of both has its own of.
+The host's root is the sandbox's, read-only. The programs write to /dev/shm, where the Sentry has a tmpfs of its own.
 """
 
 from __future__ import annotations
@@ -59,5 +59,5 @@ def test_a_program_behaves_as_on_linux(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["children.py", "shell.sh", "threads.py"])
 def test_a_program_behaves_as_on_linux_when_it_is_traced(folder: str, name: str) -> None:
-    """What depends on the platform most; the others would take twice as long as on trap."""
+    """The scripts that depend most on the platform. The others would take twice as long as on trap."""
     check(folder, "ptrace", name)

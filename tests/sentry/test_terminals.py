@@ -63,7 +63,7 @@ SESSION: list[tuple[bytes, bytes]] = [
     (b"(exit 3) | cat; (exit 3); echo $?\n", READY),
     (b"exit 5\n", rb"exit\r\n"),
 ]
-"""Keys, and what appears then, which is waited for: a key for a program must not come before it has started."""
+"""Keys, and the pattern to wait for then: a key for a program must not come before the program has started."""
 
 
 @pytest.mark.parametrize(("name", "least"), [("tty", 450), ("pty", 190)])
@@ -160,7 +160,7 @@ WIDENED = 'echo be""gun; read x; echo $x; until stty size | grep -q 100; do :; d
 
 
 def test_a_shell_of_the_host_stops_and_continues_it(platform: Path) -> None:
-    """SIGTSTP from outside stops the job; in the foreground again, it goes on, and finds out about another size."""
+    """SIGTSTP from outside stops the job. After `fg`, it continues and has the new size of the window."""
     with Terminal(BASH, ENVIRONMENT) as terminal:
         terminal.expect(READY)
         terminal.press(f"{platform} -- {BUSYBOX} sh -c '{WIDENED}'\n".encode())
@@ -236,7 +236,7 @@ print(len(os.listdir("/dev/pts")))
 
 
 def test_terminals_and_what_they_hold_are_bounded() -> None:
-    """A program that opens and fills as many as it can gets errors, and can go on when it has closed them."""
+    """A program that opens and fills as many as it can gets errors, and can open as many after it has closed them."""
     done = subprocess.run(
         [*SANDBOX, PYTHON, "-c", FLOOD], stdin=subprocess.DEVNULL, capture_output=True, env=ENVIRONMENT, timeout=120
     )

@@ -65,7 +65,7 @@ def test_the_stub_makes_no_other_mappings_for_a_core_that_turned_bad(tmp_path: P
 
 
 def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> None:
-    """A core that answers frequent calls, and then has the host's kernel carry out each of them, too."""
+    """A core that answers frequent calls itself, and then also approves that the host's kernel executes each."""
     bad = changed(tmp_path / "trap", "space.c", "notify_answer(space->id, regs->rax)", "notify_approve(space->id)")
     done = run(bad, "--", BUSYBOX, "sh", "-c", "echo once; echo once >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")

@@ -198,7 +198,7 @@ static void try_epoll(void)
 		close(fd);
 }
 
-/* Sets in one another, from the outermost on. */
+/* Nested epoll sets, from the outermost. */
 static void try_nested_sets(void)
 {
 	struct epoll_event event = { .events = EPOLLIN };

@@ -44,7 +44,7 @@ static int port_of(int fd)
 	return ntohs(address.sin6_port);
 }
 
-/* An address, of which a port is only shown as there or not. */
+/* An address, and whether it has a port: its number is random. */
 static void show_name(int line, int fd, int (*get)(int, struct sockaddr *, socklen_t *))
 {
 	struct sockaddr_in6 address;
@@ -254,7 +254,7 @@ static void try_connect(void)
 	READY(b);
 	close(b);
 	a = tcp(0);
-	CONNECT(a, at("8.8.8.8", 7)); /* there is no way to it in this network */
+	CONNECT(a, at("8.8.8.8", 7)); /* this network has no route to it */
 	CONNECT(a, at("0.0.0.0", ntohs(address.sin_port)));
 	close(a);
 }
@@ -500,7 +500,7 @@ static void try_datagrams(void)
 	close(a);
 	close(b);
 	b = socket(AF_INET, SOCK_DGRAM, 0);
-	CONNECT(b, to); /* where nobody is now */
+	CONNECT(b, to); /* where no socket is bound now */
 	TRY(write, b, "one", 3);
 	READY(b);
 	TRY(read, b, buffer, 10);
@@ -592,7 +592,7 @@ static void try_epoll(void)
 	close(epoll);
 }
 
-/* A network that has nothing but a loopback interface. The Sentry makes no other, since its own is like that. */
+/* Enter a network with a loopback interface only, as that of the Sentry. */
 static void enter_network(void)
 {
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP };

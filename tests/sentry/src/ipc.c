@@ -100,7 +100,7 @@ static void shared_memory(void)
 	SEGMENT(id);
 	TRY(shmctl, id, SHM_UNLOCK, NULL);
 	TRY(shmctl, id, IPC_RMID, NULL);
-	SEGMENT(id); /* it stays until nobody has it */
+	SEGMENT(id); /* it exists until the last process detaches it */
 	TRY(shmget, KEY, 0, 0);
 	CALL(shmdt(other));
 	CALL(shmdt(at));
@@ -146,7 +146,7 @@ static void interrupted(int signal)
 	(void)signal;
 }
 
-/* How many wait is known when the kernel counts them. */
+/* Wait until that many processes sleep. */
 static void await(int id, int number, int command, int count)
 {
 	while (semctl(id, number, command) != count)
@@ -262,7 +262,7 @@ static void semaphores(void)
 	wait(NULL);
 	kill(sleeper(id, 0, -2, 0), SIGUSR1);
 	wait(NULL);
-	/* What a process has changed is taken back at its end. */
+	/* The kernel undoes the changes of a process at its end. */
 	IN_CHILD {
 		CALL(operate(id, 2, 0, 5, SEM_UNDO, 1, 3, 0));
 		CALL(operate(id, 1, 0, -1, SEM_UNDO, 0, 0, 0));
@@ -271,7 +271,7 @@ static void semaphores(void)
 	SET(id);
 	IN_CHILD {
 		CALL(operate(id, 1, 0, 5, SEM_UNDO, 0, 0, 0));
-		TRY(semctl, id, 0, SETVAL, 2); /* nothing is taken back */
+		TRY(semctl, id, 0, SETVAL, 2); /* which cancels what would be undone */
 	}
 	SET(id);
 	sleeper(id, 0, -20, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Changes a tree that is there already: on an overlay, that of a lower layer. The argument is a copy of the tree. */
+/* Changes an existing tree, which an overlay has in its lower layer. The argument is a copy of the tree. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>

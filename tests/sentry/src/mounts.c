@@ -111,7 +111,7 @@ static void fail(void)
 	CALL(chroot("absent")), CALL(chroot("file"));
 }
 
-/* What is in no directory, or in a mount that was removed, cannot be shown elsewhere. */
+/* A file without a directory, or in a mount that was removed, cannot be bound or moved. */
 static void bind_what_has_no_place(void)
 {
 	int ends[2], fd;
@@ -188,7 +188,7 @@ static void bind_trees(void)
 	CALL(rmdir("d/one")), CALL(rmdir("d/two"));
 }
 
-/* A tmpfs goes with all its directories, at once. */
+/* Unmounting a tmpfs frees all its directories at once. */
 static void unmount_a_deep_tree(void)
 {
 	int depth = 0;
@@ -331,7 +331,7 @@ static void watch(void)
 	close(fd);
 }
 
-static void stay_in_what_is_gone(void)
+static void stay_after_unmount(void)
 {
 	int fd;
 
@@ -387,7 +387,7 @@ int main(int argc, char **argv)
 	stack_overlays();
 	fill_upper_layer();
 	watch();
-	stay_in_what_is_gone();
+	stay_after_unmount();
 	change_roots();
 	return 42;
 }

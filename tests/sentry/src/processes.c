@@ -124,7 +124,7 @@ static void grandchildren(void)
 	prctl(PR_SET_CHILD_SUBREAPER, 0);
 }
 
-/* CLONE_PARENT: of another parent, but like the process that made it. */
+/* CLONE_PARENT: the caller's parent becomes the parent; all else is inherited from the caller. */
 static void siblings(void)
 {
 	struct rlimit limit = { 50, 60 };

@@ -56,7 +56,7 @@ static void show_end(int line, pid_t pid)
 
 #define END(pid) show_end(__LINE__, pid)
 
-/* The terminal and the foreground group as /proc has them: whether they are these. */
+/* The terminal and the foreground group of /proc/self/stat, and whether the latter is the given group. */
 static void show_stat(int line, int group)
 {
 	char text[512] = "", *at;
@@ -106,7 +106,7 @@ static void opening(void)
 	CALL(unlink(name)), CALL(mkdir("/dev/pts/x", 0700)), CALL(open("/dev/pts/x", O_CREAT | O_RDWR, 0600));
 	CALL(open("/dev/pts/99999", O_RDWR)), CALL(open("/dev/pts/007", O_RDWR));
 	CALL(access("/dev/pts/ptmx", F_OK));
-	/* The last descriptor closes: the master finds out, and it can be opened again. */
+	/* The last descriptor closes: the master reports a hangup, and the slave can be opened again. */
 	CALL(write(4, "last", 4));
 	CALL(close(4));
 	READY(master);
@@ -159,7 +159,7 @@ static void controlling(void)
 	STAT(-1);
 	CALL(tcgetpgrp(master)), CALL(tcgetsid(master));
 	close(fd);
-	/* An open makes it the terminal of a leader, if it can be read. */
+	/* An open for reading makes it the controlling terminal of a leader. */
 	fd = open(name, O_WRONLY);
 	STAT(-1);
 	CALL(ioctl(fd, TIOCNOTTY, 0));
@@ -258,7 +258,7 @@ static void background(void)
 	if (!pid) {
 		if (!fork()) {
 			close(ready[1]);
-			read(ready[0], text, 1); /* until the parent is gone */
+			read(ready[0], text, 1); /* until the parent has ended */
 			signal(SIGTTOU, SIG_DFL);
 			CALL(read(fd, text, sizeof(text)));
 			CALL(write(fd, "x", 1));
@@ -273,7 +273,7 @@ static void background(void)
 	END(pid);
 	close(ready[1]);
 	close(done[1]);
-	read(done[0], text, 1); /* until the orphan is gone, too */
+	read(done[0], text, 1); /* until the orphan has ended, too */
 }
 
 static void typing(void)
@@ -313,7 +313,7 @@ static void typing(void)
 	CALL(ioctl(fd, TIOCSTI, "z"));
 }
 
-/* What the master's end does to a session, and the end of its leader to the foreground. */
+/* Effects of the master's end on a session, and of its leader's end on the foreground. */
 static void hangup(void)
 {
 	char text[16];
@@ -335,7 +335,7 @@ static void hangup(void)
 		STAT(getpid());
 		READY(fd);
 		write(ready[1], "", 1);
-		while (read(fd, text, 1) > 0) /* until the hangup, after which the signals are there */
+		while (read(fd, text, 1) > 0) /* until the hangup, after which the signals are pending */
 			;
 		sigsuspend(&none);
 		CALL(read(fd, text, 1)), CALL(write(fd, "x", 1)), CALL(open("/dev/tty", O_RDWR));
@@ -363,7 +363,7 @@ static void hangup(void)
 			sigprocmask(SIG_BLOCK, &set, NULL);
 			write(ready[1], "", 1);
 			sigwait(&set, &got);
-			got = (int)read(fd, text, sizeof(text)); /* what is typed when the leader is gone */
+			got = (int)read(fd, text, sizeof(text)); /* what is typed after the leader's end */
 			STAT(-1);
 			CALL(got);
 			write(ready[1], "", 1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Two threads change a file or directory at once, while one of them waits for its layer. The argument is a tree. */
+/* Two threads change a file or directory at once, while one of them waits for the lower layer. The argument is a tree. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -97,7 +97,7 @@ static void *remove_directory(void *name)
 	return (void *)(long)!rmdir(name);
 }
 
-/* Either a directory goes, or an entry comes. */
+/* Either the directory is removed, or an entry is made in it. */
 static void create_during_removals(void)
 {
 	unsigned int both = 0, neither = 0;

@@ -64,7 +64,7 @@ static inline pid_t end_child(pid_t child)
 	_exit(0);
 }
 
-/* A user without rights, and a group. */
+/* Change the user and the group, without any other groups. */
 static inline void become(unsigned id)
 {
 	syscall(SYS_setgroups, 0, NULL);
@@ -72,7 +72,7 @@ static inline void become(unsigned id)
 	syscall(SYS_setresuid, id, id, id);
 }
 
-/* Until a child waits in a system call. */
+/* Wait until a child sleeps in a system call. */
 static inline void wait_until_asleep(pid_t pid)
 {
 	char name[40], state = 0;

@@ -28,7 +28,7 @@ static char *pages;
 static long next_page, total, ends;
 static int fd;
 
-/* A buffer that no page is present for. */
+/* A buffer whose page is not present. */
 static char *fresh(void)
 {
 	return pages + __atomic_fetch_add(&next_page, 1, __ATOMIC_RELAXED) % COPIES * STRIDE;
@@ -131,7 +131,7 @@ static void *receive_all(void *unused)
 	return unused;
 }
 
-/* A connection ends while threads copy what has come. */
+/* A connection ends while threads copy its data. */
 static void try_disconnect(void)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };

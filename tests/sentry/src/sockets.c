@@ -301,7 +301,7 @@ static void try_rights(void)
 	close(pipes[0]), close(pipes[1]), close(p[0]);
 }
 
-/* A set that a socket is in before it is connected. */
+/* An epoll set that a socket joins before it is connected. */
 static void try_early_set(void)
 {
 	struct epoll_event event = { .events = EPOLLOUT | EPOLLET };

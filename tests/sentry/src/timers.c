@@ -50,9 +50,9 @@ static void clocks(void)
 	CALL(pthread_getcpuclockid(pthread_self(), &id));
 	TRY(clock_gettime, id, &time);
 	clock_t start = clock();
-	while (clock() - start < 20000) /* the time of the process goes on */
+	while (clock() - start < 20000) /* the process uses CPU time */
 		;
-	puts("it went on");
+	puts("CPU time passed");
 }
 
 /* -- timers -- */

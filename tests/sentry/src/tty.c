@@ -25,7 +25,7 @@ static void show_bytes(const char *what, const unsigned char *bytes, long size)
 	printf("\n");
 }
 
-/* What a descriptor that does not block has. */
+/* Read once from a descriptor that does not block. */
 static void take(const char *what, int fd, long most)
 {
 	unsigned char bytes[8192];
@@ -33,7 +33,7 @@ static void take(const char *what, int fd, long most)
 	show_bytes(what, bytes, read(fd, bytes, most));
 }
 
-/* Until none is left, which poll finds out only after all has come. */
+/* Read until none is left. A poll that finds none has waited for what was not processed yet. */
 static void take_all(const char *what, int fd)
 {
 	unsigned char bytes[32768];
@@ -260,7 +260,7 @@ static void raw(void)
 	take("rest", slave, 250);
 	set_character(VMIN, 1);
 	take_all("rest", slave);
-	/* From one to the other, with bytes between. */
+	/* From raw to cooked mode and back, with unread bytes. */
 	TYPE("raw bytes\nand more");
 	READY(slave);
 	set_modes(ICRNL, OPOST, COOKED);
@@ -467,7 +467,7 @@ static void packets(void)
 	take("data", master, 10);
 }
 
-/* More echo than is kept: what it is differs, but not that it ends soon. */
+/* More echo than the buffer holds: its content differs, but it must end soon. */
 static void overflow(void)
 {
 	static char tabs[3501], bytes[8192];
