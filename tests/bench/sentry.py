@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.bench.child import ChildError
-from tests.bench.row import Row, absolute, compare, mean
+from tests.bench.row import Row, absolute, compare, mean, median
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "tests" / "sentry" / "src" / "costs.c"
@@ -50,25 +49,18 @@ def measure(folder: Path, repeat: int, turns: int) -> dict[str, Any]:
     for _ in range(repeat):
         for name, head in found.items():
             figures[name].append(run([*head, str(binary), str(turns)]))
-    middle = {name: statistics.median(each["getpid"] for each in runs) for name, runs in figures.items()}
-    text = ", ".join(f"{name} {value / 1e3:.2f}" for name, value in middle.items())
+    text = ", ".join(f"{name} {median(runs, 'getpid') / 1e3:.2f}" for name, runs in figures.items())
     os.write(2, f"    getpid, us: {text}\n".encode())
     return figures
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
-
-    def middle(system: str, name: str) -> float:
-        return float(statistics.median(each[name] for each in figures[system]))
-
-    peers = [name for name in figures if name.startswith("runsc-")]
-    names = list(figures["trap"][0])
+    trap, peers = figures["trap"], [runs for system, runs in figures.items() if system.startswith("runsc-")]
     if not peers:
-        return [absolute(f"Sentry on trap: {name}", middle("trap", name) / 1e3, "us") for name in names]
+        return [absolute(f"Sentry on trap: {name}", median(trap, name) / 1e3, "us") for name in trap[0]]
     found = []
-    for name in names:
-        best = min(middle(peer, name) for peer in peers)
-        title = f"Sentry on trap: {name}"
-        found.append(compare(title, middle("trap", name) / 1e3, best / 1e3, "us", peer_name="runsc", must=1.0))
+    for name in trap[0]:
+        title, best = f"Sentry on trap: {name}", min(median(peer, name) for peer in peers)
+        found.append(compare(title, median(trap, name) / 1e3, best / 1e3, "us", peer_name="runsc", must=1.0))
     return [*found, Row("Sentry on trap: geometric mean", mean(found), must=0.7)]
