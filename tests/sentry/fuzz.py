@@ -313,14 +313,14 @@ FIELDS: dict[str, Callable[[Maker], list[int]]] = {
     "epoll_event": lambda maker: [maker.bits("epoll_events") | 7 << 32, 0],
     "long": lambda maker: [maker.random.choice((0, 1, 100, 4096, MASK))],
 }
-_MEMORY = ("munmap", "mprotect", "madvise", "msync", "mincore")
+_MEMORY = ("munmap", "mprotect", "pkey_mprotect", "madvise", "msync", "mincore", "mlock", "munlock")
 SPECIAL: dict[tuple[str, str], Callable[[Maker], int | str]] = {
     ("mmap", "address"): lambda maker: _play(maker) if not maker.chance(4) else maker.random.choice((1 << 63, MASK)),
     ("mmap", "size"): _some(0, 1, PAGE, 3 * PAGE, 100, MASK, 1 << 50),
     # A place in the play area alone is the same natively and here.
     ("mmap", "flags"): lambda maker: maker.bits("map") & ~0x40000 | maker.random.choice((0x10, 0x100000)),
     ("mmap", "offset"): _some(0, 0, PAGE, 1, 1 << 40, MASK & -PAGE),
-    **{(name, "address"): _play for name in (*_MEMORY, "mremap")},
+    **{(name, "address"): _play for name in (*_MEMORY, "mremap", "shmdt")},
     # No more: madvise goes on behind a hole, where the interpreter has its own memory.
     **{(name, "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK) for name in _MEMORY},
     ("mremap", "old_size"): _some(0, 1, PAGE, 2 * PAGE),
@@ -369,13 +369,6 @@ SPECIAL: dict[tuple[str, str], Callable[[Maker], int | str]] = {
     ("signalfd4", "size"): _some(8, 8, 4),
     ("signalfd4", "mask"): lambda maker: maker.place(),
     ("capget", "header"): lambda maker: maker.place(),
-    ("mlock", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
-    ("munlock", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
-    ("mlock", "address"): _play,
-    ("munlock", "address"): _play,
-    ("shmdt", "address"): _play,
-    ("pkey_mprotect", "address"): _play,
-    ("pkey_mprotect", "size"): _some(0, 1, PAGE, 2 * PAGE, 100, MASK),
     ("pkey_mprotect", "key"): _some(-1, -1, 77),
     ("getdents", "size"): _some(2048, 0, 10),
     ("nanosleep", "time"): lambda maker: DATA + DATA_PAGES * PAGE - 16,
