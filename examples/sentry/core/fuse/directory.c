@@ -336,12 +336,6 @@ static int readdir(struct file *file, struct entries *entries)
 	}
 }
 
-static int fsync(struct file *file, bool data_only)
-{
-	(void)file, (void)data_only;
-	return 0;
-}
-
 const struct inode_operations fuse_directory_operations = {
 	.lookup = lookup,
 	.create = create,
@@ -359,7 +353,7 @@ const struct inode_operations fuse_directory_operations = {
 const struct file_operations fuse_directory_file_operations = {
 	.readdir = readdir,
 	.seek = directory_seek,
-	.fsync = fsync,
+	.fsync = file_sync_nothing,
 	.release = release,
 };
 

@@ -112,13 +112,6 @@ static s64 seek(struct file *file, s64 offset, u32 whence)
 	return at;
 }
 
-/* What is in memory cannot be lost by the host; what is below has not changed. */
-static int fsync(struct file *file, bool data_only)
-{
-	(void)file, (void)data_only;
-	return 0;
-}
-
 static int may_map(struct file *file, u32 prot, u32 flags)
 {
 	(void)prot, (void)flags;
@@ -153,7 +146,7 @@ const struct file_operations overlay_file_operations = {
 	.read = read,
 	.write = write,
 	.seek = seek,
-	.fsync = fsync,
+	.fsync = file_sync_nothing, /* the upper layer is in memory, and the lower ones do not change */
 	.fallocate = fallocate,
 	.mmap = may_map,
 	.release = release,

@@ -286,16 +286,9 @@ static int readdir(struct file *file, struct entries *entries)
 	return error;
 }
 
-/* Names are in memory. */
-static int fsync(struct file *file, bool data_only)
-{
-	(void)file, (void)data_only;
-	return 0;
-}
-
 const struct file_operations overlay_directory_file_operations = {
 	.readdir = readdir,
 	.seek = directory_seek,
-	.fsync = fsync,
+	.fsync = file_sync_nothing,
 	.release = release,
 };

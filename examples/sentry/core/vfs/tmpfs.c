@@ -441,12 +441,6 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 	return error;
 }
 
-static int nothing_to_sync(struct file *file, bool data_only)
-{
-	(void)file, (void)data_only;
-	return 0;
-}
-
 static int may_map(struct file *file, u32 prot, u32 flags)
 {
 	(void)file, (void)prot, (void)flags;
@@ -457,14 +451,14 @@ static const struct file_operations file_operations = {
 	.read = read,
 	.write = write,
 	.seek = seek,
-	.fsync = nothing_to_sync,
+	.fsync = file_sync_nothing,
 	.fallocate = fallocate,
 	.mmap = may_map,
 };
 
 static const struct file_operations directory_file_operations = {
 	.readdir = dentry_readdir,
-	.fsync = nothing_to_sync,
+	.fsync = file_sync_nothing,
 	.seek = directory_seek,
 };
 

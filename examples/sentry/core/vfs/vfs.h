@@ -323,6 +323,7 @@ s64 file_write_core(struct file *file, const void *from, u64 size, u64 position)
 s64 file_seek(struct file *file, s64 offset, u32 whence); /* by the inode's size: the new position */
 s64 file_stay(struct file *file, s64 offset, u32 whence);
 s64 directory_seek(struct file *file, s64 offset, u32 whence);
+int file_sync_nothing(struct file *file, bool data_only); /* fsync of files that need none */
 /* Checks of limits and seals before bytes are written to a regular file; it may make them fewer. */
 s64 inode_may_write(struct inode *inode, struct io *from, u64 position);
 int device_open(struct file *file);
