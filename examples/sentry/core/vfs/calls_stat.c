@@ -2,15 +2,10 @@
 /* System calls that show attributes. */
 #include "calls.h"
 
-static int refresh(struct inode *inode)
-{
-	return inode->operations->getattr ? inode->operations->getattr(inode) : 0;
-}
-
 static int put_stat(struct task *t, const struct path *path, u64 to)
 {
 	struct inode *inode = path->dentry->inode;
-	int error = refresh(inode);
+	int error = inode_refresh(inode);
 	struct stat stat = {
 		.device = inode->super->device, .inode = inode->number, .links = inode->links, .mode = inode->mode,
 		.user = inode->user, .group = inode->group, .special = inode->device, .size = (s64)inode->size,
@@ -20,7 +15,6 @@ static int put_stat(struct task *t, const struct path *path, u64 to)
 
 	return error ? error : user_write(t->mm, to, &stat, sizeof(stat));
 }
-
 
 u32 walk_flags(u32 flags)
 {
@@ -118,7 +112,7 @@ static int put_statx(struct task *t, const struct path *path, u64 to)
 {
 	enum { BASIC = 0x7ff, BTIME = 0x800, MOUNT = 0x1000, MOUNT_ROOT = 0x2000 };
 	struct inode *inode = path->dentry->inode;
-	int error = refresh(inode);
+	int error = inode_refresh(inode);
 	struct statx stat = {
 		.mask = BASIC | BTIME | MOUNT, .block_size = inode->block_size, .links = inode->links, .user = inode->user,
 		.group = inode->group, .mode = (u16)inode->mode, .inode = inode->number, .size = inode->size,

@@ -148,12 +148,10 @@ static bool mode_allows(const struct inode *inode, u32 wanted)
 
 int inode_permission(struct inode *inode, u32 wanted)
 {
-	if (inode->operations->getattr) {
-		int error = inode->operations->getattr(inode);
+	int error = inode_refresh(inode);
 
-		if (error)
-			return error;
-	}
+	if (error)
+		return error;
 	if (mode_allows(inode, wanted))
 		return 0;
 	if (S_ISDIR(inode->mode) || !(wanted & MAY_EXEC) || inode->mode & 0111)
@@ -165,6 +163,11 @@ int inode_permission(struct inode *inode, u32 wanted)
 }
 
 /* -- attributes -- */
+
+int inode_refresh(struct inode *inode)
+{
+	return inode->operations->getattr ? inode->operations->getattr(inode) : 0;
+}
 
 void inode_apply(struct inode *inode, const struct attributes *new)
 {

@@ -107,18 +107,13 @@ void overlay_apply(struct inode *inode)
 		inode->links = links_of(node, real);
 }
 
-static int refresh(struct inode *real)
-{
-	return real->operations->getattr ? real->operations->getattr(real) : 0;
-}
-
 int overlay_refresh(struct inode *inode)
 {
 	struct overlay_node *node = overlay_node_of(inode);
-	int error = refresh(overlay_real(node));
+	int error = inode_refresh(overlay_real(node));
 
 	if (!error)
-		error = refresh(overlay_content(node));
+		error = inode_refresh(overlay_content(node));
 	if (!error)
 		overlay_apply(inode);
 	return error;
