@@ -201,18 +201,26 @@ void inode_strip(struct inode *inode, struct attributes *new)
 	new->which |= ATTR_MODE;
 }
 
-int inode_change(struct inode *inode, struct attributes *new)
+int inode_setattr(struct inode *inode, const struct attributes *new)
 {
 	int error = 0;
 
-	new->which |= ATTR_CHANGED;
-	new->changed = time_real();
 	inode_lock(inode);
 	if (inode->operations->setattr)
 		error = inode->operations->setattr(inode, new);
 	else
 		inode_apply(inode, new);
 	inode_unlock(inode);
+	return error;
+}
+
+int inode_change(struct inode *inode, struct attributes *new)
+{
+	int error;
+
+	new->which |= ATTR_CHANGED;
+	new->changed = time_real();
+	error = inode_setattr(inode, new);
 	if (!error && new->which & ATTR_SIZE)
 		mm_truncate(inode, new->size);
 	return error;

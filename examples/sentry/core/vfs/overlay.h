@@ -122,8 +122,6 @@ void layer_remove(struct inode *directory, struct dentry *dentry);
 
 /* -- overlay_attr.c -- */
 
-/* Change an inode of a layer, which is locked meanwhile: a write that sleeps relies on the size. */
-int layer_setattr(struct inode *inode, const struct attributes *new);
 int overlay_setattr(struct inode *inode, const struct attributes *new);
 s64 overlay_getxattr(struct inode *inode, const char *name, void *value, u64 size);
 int overlay_setxattr(struct inode *inode, const char *name, const void *value, u64 size, u32 flags);

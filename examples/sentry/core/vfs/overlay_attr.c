@@ -6,26 +6,13 @@ static const char prefix[] = "trusted.overlay.";
 
 enum { PREFIX = sizeof(prefix) - 1, LONGEST = XATTR_NAME_MAX + 1 };
 
-int layer_setattr(struct inode *inode, const struct attributes *new)
-{
-	int error = 0;
-
-	inode_lock(inode);
-	if (inode->operations->setattr)
-		error = inode->operations->setattr(inode, new);
-	else
-		inode_apply(inode, new);
-	inode_unlock(inode);
-	return error;
-}
-
 int overlay_setattr(struct inode *inode, const struct attributes *new)
 {
 	int error = new->which & ATTR_SIZE ? overlay_copy_content(inode, new->size) : overlay_copy_up(inode);
 
 	if (error)
 		return error;
-	error = layer_setattr(overlay_real(overlay_node_of(inode)), new);
+	error = inode_setattr(overlay_real(overlay_node_of(inode)), new);
 	overlay_apply(inode);
 	if (new->which & ATTR_ACCESSED)
 		inode->accessed = new->accessed;

@@ -285,14 +285,14 @@ static int copy_content(struct overlay_node *node, u64 size)
 		file = overlay_open_real(node, from, O_RDONLY, &error);
 		if (!file)
 			return error;
-		error = layer_setattr(to, &new);
+		error = inode_setattr(to, &new);
 		if (!error)
 			error = copy_pages(file, to, new.size);
 		file_put(file);
 	}
 	if (error) {
 		new.size = 0;
-		layer_setattr(to, &new);
+		inode_setattr(to, &new);
 		if (!overlay_of(node->inode)->scratch)
 			forget_copy(node);
 		return error;

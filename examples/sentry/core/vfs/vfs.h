@@ -250,7 +250,9 @@ int inode_permission(struct inode *inode, u32 wanted); /* MAY_* */
 bool inode_owned(const struct inode *inode); /* by the caller, or it may do as if */
 void inode_strip(struct inode *inode, struct attributes *new); /* set-ID bits, when the content changes */
 int inode_refresh(struct inode *inode); /* bring the attributes in struct inode up to date */
-int inode_change(struct inode *inode, struct attributes *new); /* checks, then setattr */
+/* Change attributes. The inode is locked meanwhile: a write that sleeps relies on the size. */
+int inode_setattr(struct inode *inode, const struct attributes *new);
+int inode_change(struct inode *inode, struct attributes *new); /* for a program: sets ctime and cuts mappings, too */
 void inode_apply(struct inode *inode, const struct attributes *new); /* the attributes in struct inode */
 /* Sleeping locks of an inode's content and of a directory's entries. */
 void inode_lock(struct inode *inode);
