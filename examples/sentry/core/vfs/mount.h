@@ -9,4 +9,10 @@
 int super_by_type(const char *type, char *options, struct super **super);
 int overlay_by_options(char *options, struct super **super);
 
+/* -- options -- */
+
+/* Cut the first part off a text at a separator, which is overwritten; *rest is what follows. */
+char *option_next(char **rest, char separator);
+char *option_value(char *option, const char *name); /* behind a name that ends in "="; NULL: another one */
+
 #endif

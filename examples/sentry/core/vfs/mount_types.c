@@ -7,6 +7,24 @@
 #include "synthetic.h"
 #include "tmpfs.h"
 
+char *option_next(char **rest, char separator)
+{
+	char *option = *rest;
+
+	while (**rest && **rest != separator)
+		++*rest;
+	if (**rest)
+		*(*rest)++ = 0;
+	return option;
+}
+
+char *option_value(char *option, const char *name)
+{
+	while (*name && *option == *name)
+		option++, name++;
+	return *name ? NULL : option;
+}
+
 static struct super *mounted(const char *type)
 {
 	LIST_EACH(at, mount_list()) {
@@ -56,14 +74,6 @@ struct names {
 	char *upper, *work, *lower;
 };
 
-static bool starts_with(const char *text, const char *start, char **rest)
-{
-	while (*start && *text == *start)
-		text++, start++;
-	*rest = (char *)text;
-	return !*start;
-}
-
 /* Options that choose what an overlay does here in any case, or that have no effect. */
 static bool is_accepted(const char *option)
 {
@@ -81,18 +91,14 @@ static bool is_accepted(const char *option)
 static int split_options(char *options, struct names *names)
 {
 	while (*options) {
-		char *option = options, *rest;
+		char *option = option_next(&options, ','), *value;
 
-		while (*options && *options != ',')
-			options++;
-		if (*options)
-			*options++ = 0;
-		if (starts_with(option, "upperdir=", &rest))
-			names->upper = rest;
-		else if (starts_with(option, "workdir=", &rest))
-			names->work = rest;
-		else if (starts_with(option, "lowerdir=", &rest))
-			names->lower = rest;
+		if ((value = option_value(option, "upperdir=")))
+			names->upper = value;
+		else if ((value = option_value(option, "workdir=")))
+			names->work = value;
+		else if ((value = option_value(option, "lowerdir=")))
+			names->lower = value;
 		else if (*option && !is_accepted(option))
 			return -EINVAL;
 	}
@@ -137,12 +143,8 @@ static int open_lower(char *names, struct layers *layers)
 	int error = 0;
 
 	while (!error && *names) {
-		char *name = names;
+		const char *name = option_next(&names, ':');
 
-		while (*names && *names != ':')
-			names++;
-		if (*names)
-			*names++ = 0;
 		if (!*name || layers->count == OVERLAY_LOWERS)
 			return -EINVAL;
 		error = open_layer(name, &layers->lower[layers->count]);

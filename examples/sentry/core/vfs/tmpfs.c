@@ -3,6 +3,7 @@
 #include "tmpfs.h"
 
 #include "caller.h"
+#include "mount.h"
 #include "text.h"
 
 struct content {
@@ -105,13 +106,6 @@ static void release(struct super *super)
 
 /* -- options -- */
 
-static const char *without_prefix(const char *text, const char *prefix)
-{
-	while (*prefix && *text == *prefix)
-		text++, prefix++;
-	return *prefix ? NULL : text;
-}
-
 /* A number with a unit, of bytes or a percentage of RAM; false: it is none. */
 static bool number_with_unit(const char *text, u32 base, bool unit, u64 *value)
 {
@@ -134,14 +128,14 @@ static bool number_with_unit(const char *text, u32 base, bool unit, u64 *value)
 	return !*text;
 }
 
-static int set_option(struct super *super, const char *option)
+static int set_option(struct super *super, char *option)
 {
 	struct limits *limits = super->data;
 	struct inode *root = super->root->inode;
-	const char *text;
+	char *text;
 	u64 value = 0;
 
-	if ((text = without_prefix(option, "size="))) {
+	if ((text = option_value(option, "size="))) {
 		if (!number_with_unit(text, 10, true, &value))
 			return -EINVAL;
 		value = (value + PAGE - 1) / PAGE;
@@ -151,13 +145,13 @@ static int set_option(struct super *super, const char *option)
 		limits->given = true;
 		return 0;
 	}
-	if ((text = without_prefix(option, "mode=")) && number_with_unit(text, 8, false, &value))
+	if ((text = option_value(option, "mode=")) && number_with_unit(text, 8, false, &value))
 		root->mode = S_IFDIR | (u32)(value & 07777);
-	else if ((text = without_prefix(option, "uid=")) && number_with_unit(text, 10, false, &value))
+	else if ((text = option_value(option, "uid=")) && number_with_unit(text, 10, false, &value))
 		root->user = (u32)value;
-	else if ((text = without_prefix(option, "gid=")) && number_with_unit(text, 10, false, &value))
+	else if ((text = option_value(option, "gid=")) && number_with_unit(text, 10, false, &value))
 		root->group = (u32)value;
-	else if (!(text = without_prefix(option, "nr_inodes=")) || !number_with_unit(text, 10, true, &value))
+	else if (!(text = option_value(option, "nr_inodes=")) || !number_with_unit(text, 10, true, &value))
 		return strings_equal(option, "inode64") ? 0 : -EINVAL;
 	return 0;
 }
@@ -168,14 +162,9 @@ int tmpfs_options(struct super *super, char *options)
 	int error = 0;
 
 	while (!error && *options) {
-		char *end = options;
+		char *option = option_next(&options, ',');
 
-		while (*end && *end != ',')
-			end++;
-		if (*end)
-			*end++ = 0;
-		error = *options ? set_option(super, options) : 0;
-		options = end;
+		error = *option ? set_option(super, option) : 0;
 	}
 	return error;
 }
