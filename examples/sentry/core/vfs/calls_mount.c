@@ -79,13 +79,6 @@ static int mount_new_super(const struct request *r, const struct path *point)
 
 /* -- the same elsewhere -- */
 
-static struct mount *copy(const struct mount *mount, struct dentry *root)
-{
-	reference_get(&mount->super->references);
-	dentry_get(root);
-	return mount_new(mount->super, root, mount->flags, mount->source);
-}
-
 struct pair {
 	struct mount *from, *to;
 };
@@ -117,7 +110,7 @@ static int copy_below(const struct path *from, struct mount *to)
 
 			if (!parent || mount->id > last || copy_of(pairs, count, mount) || !mount_is_below(mount, from))
 				continue;
-			new = count < MOUNTS_MOST ? copy(mount, mount->root) : NULL;
+			new = count < MOUNTS_MOST ? mount_copy(mount, mount->root) : NULL;
 			error = new ? attach(new, &(struct path){ parent, mount->point }) : -ENOMEM;
 			if (error)
 				break;
@@ -140,7 +133,7 @@ static int bind(const struct request *r, const struct path *point)
 	if (error)
 		return error;
 	if (is_shown(from.mount))
-		mount = copy(from.mount, from.dentry);
+		mount = mount_copy(from.mount, from.dentry);
 	else
 		error = -EINVAL; /* removed, or of files without a name */
 	if (!error)

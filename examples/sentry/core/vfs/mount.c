@@ -76,6 +76,13 @@ struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, con
 	return mount;
 }
 
+struct mount *mount_copy(const struct mount *mount, struct dentry *root)
+{
+	reference_get(&mount->super->references);
+	dentry_get(root);
+	return mount_new(mount->super, root, mount->flags, mount->source);
+}
+
 void mount_attach(struct mount *mount, const struct path *point)
 {
 	path_get(point);

@@ -105,10 +105,9 @@ static int split_options(char *options, struct names *names)
 	return 0;
 }
 
-/* A directory, in a mount of its own: what it was found in can be unmounted. */
+/* Open a directory in a mount of its own: that of the name can be unmounted. *path is zeros at first. */
 static int open_layer(const char *name, struct path *path)
 {
-	struct mount *mount;
 	struct path found;
 	int error = path_lookup(name, WALK_FOLLOW, &found);
 
@@ -121,13 +120,12 @@ static int open_layer(const char *name, struct path *path)
 	else if (found.dentry->super->depth == OVERLAY_DEPTH)
 		error = -EINVAL;
 	if (!error) {
-		reference_get(&found.mount->super->references);
-		dentry_get(found.dentry);
-		mount = mount_new(found.mount->super, found.dentry, found.mount->flags, "layer");
-		if (mount)
-			dentry_get(found.dentry);
-		*path = (struct path){ mount, mount ? found.dentry : NULL };
-		error = mount ? 0 : -ENOMEM;
+		path->mount = mount_copy(found.mount, found.dentry);
+		error = path->mount ? 0 : -ENOMEM;
+	}
+	if (!error) {
+		path->dentry = found.dentry;
+		dentry_get(path->dentry);
 	}
 	path_put(&found);
 	return error;

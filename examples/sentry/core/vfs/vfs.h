@@ -284,6 +284,8 @@ s64 path_show(const struct path *path, char *to, u64 size); /* as /proc does; wi
 
 /* A part of a file system that is not shown anywhere yet; takes the references. NULL: no memory, and they are gone. */
 struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, const char *source);
+/* The same of a part of a mount, with its flags; NULL: no memory. */
+struct mount *mount_copy(const struct mount *mount, struct dentry *root);
 /* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source);
 void mount_get(struct mount *mount);
