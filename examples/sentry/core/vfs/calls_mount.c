@@ -54,6 +54,34 @@ static int attach(struct mount *mount, const struct path *point)
 	return error;
 }
 
+static struct mount *child_of(const struct mount *mount)
+{
+	LIST_EACH(at, mount_list())
+		if (CONTAINER(at, struct mount, all)->parent == mount)
+			return CONTAINER(at, struct mount, all);
+	return NULL;
+}
+
+/*
+ * Remove a mount and all mounts below it.  Those in use stay until the last use ends.  Each removal can sleep: another
+ * task can remove the mount itself in the meantime.
+ */
+static void detach_all(struct mount *mount)
+{
+	struct mount *at, *child;
+	struct path place;
+
+	mount_get(mount);
+	while (!list_empty(&mount->all)) {
+		for (at = mount; (child = child_of(at));)
+			at = child;
+		place = mount_detach(at);
+		mount_put(at);
+		path_put(&place);
+	}
+	mount_put(mount);
+}
+
 /* -- new ones -- */
 
 static int mount_new_super(const struct request *r, const struct path *point)
@@ -122,13 +150,16 @@ static int copy_below(const struct path *from, struct mount *to)
 	return error;
 }
 
-static int detach_all(struct mount *mount);
+static int find_source(const struct request *r, struct path *path)
+{
+	return r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, path) : -EINVAL;
+}
 
 static int bind(const struct request *r, const struct path *point)
 {
 	struct path from;
 	struct mount *mount = NULL;
-	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
+	int error = find_source(r, &from);
 
 	if (error)
 		return error;
@@ -150,7 +181,7 @@ static int bind(const struct request *r, const struct path *point)
 static int move(const struct request *r, const struct path *point)
 {
 	struct path from, place;
-	int error = r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, &from) : -EINVAL;
+	int error = find_source(r, &from);
 
 	if (error)
 		return error;
@@ -259,35 +290,6 @@ s64 sys_mount(struct task *t, const u64 *args)
 
 /* -- removal -- */
 
-static struct mount *child_of(const struct mount *mount)
-{
-	LIST_EACH(at, mount_list())
-		if (CONTAINER(at, struct mount, all)->parent == mount)
-			return CONTAINER(at, struct mount, all);
-	return NULL;
-}
-
-/*
- * With all that is mounted below it.  Those in use stay until the last use ends.  Each removal can sleep: another task
- * can remove the mount itself in the meantime.
- */
-static int detach_all(struct mount *mount)
-{
-	struct mount *at, *child;
-	struct path place;
-
-	mount_get(mount);
-	while (!list_empty(&mount->all)) {
-		for (at = mount; (child = child_of(at));)
-			at = child;
-		place = mount_detach(at);
-		mount_put(at);
-		path_put(&place);
-	}
-	mount_put(mount);
-	return 0;
-}
-
 /* The caller has a reference, and the list another one. */
 static int unmount(struct mount *mount, u32 flags)
 {
@@ -299,13 +301,10 @@ static int unmount(struct mount *mount, u32 flags)
 		if (!mount->expires)
 			return -EAGAIN;
 	}
-	if (mount == mount_root())
+	if (mount == mount_root() || (!(flags & MNT_DETACH) && mount->references > 2))
 		return -EBUSY;
-	if (flags & MNT_DETACH)
-		return detach_all(mount);
-	if (mount->references > 2)
-		return -EBUSY;
-	return detach_all(mount);
+	detach_all(mount);
+	return 0;
 }
 
 s64 sys_umount2(struct task *t, const u64 *args)
