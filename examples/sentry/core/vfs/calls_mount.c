@@ -244,38 +244,40 @@ static int mount_at(const struct request *r, const struct path *path)
 	return r->flags & MS_MOVE ? move(r, path) : mount_new_super(r, path);
 }
 
-/* A text of the program's in a page; with `bytes` as much as can be read of one. NULL for none. */
-static s64 get_text(struct task *t, u64 from, bool bytes, char **text)
+/* A text of the program's in a page, or NULL for none. */
+static s64 get_text(u64 from, char **text)
 {
-	s64 size = 0;
+	int error = from ? name_get(from, text) : 0;
+
+	return error == -ENAMETOOLONG ? -EINVAL : error;
+}
+
+/* The same for options: as many bytes as can be read of a page. */
+static s64 get_options(struct task *t, u64 from, char **options)
+{
+	const struct iovec vector = { from, PAGE - 1 };
+	struct io io = { .mm = t->mm, .vectors = &vector, .left = vector.size };
 
 	if (!from)
 		return 0;
-	*text = page_alloc();
-	if (!*text)
+	*options = page_alloc();
+	if (!*options)
 		return -ENOMEM;
-	if (!bytes)
-		size = user_string(t->mm, *text, from, PATH_MAX);
-	else
-		while (size < PAGE - 1 && !user_read(t->mm, *text + size, from + (u64)size, 1))
-			size++;
-	if (size < 0 && size != -EFAULT)
-		return -EINVAL;
-	return bytes && !size ? -EFAULT : size < 0 ? size : 0;
+	return io_get(&io, *options, io.left) ? 0 : -EFAULT;
 }
 
 s64 sys_mount(struct task *t, const u64 *args)
 {
 	struct request r = { .flags = (u32)args[3] };
 	struct path path;
-	s64 error = get_text(t, args[2], false, &r.type);
+	s64 error = get_text(args[2], &r.type);
 
 	if ((r.flags & 0xffff0000u) == (u32)MAGIC)
 		r.flags &= 0xffff;
 	if (!error)
-		error = get_text(t, args[0], false, &r.source);
+		error = get_text(args[0], &r.source);
 	if (!error)
-		error = get_text(t, args[4], true, &r.options);
+		error = get_options(t, args[4], &r.options);
 	if (!error)
 		error = path_user(t, (u64)AT_FDCWD, args[1], WALK_FOLLOW, &path);
 	if (!error) {
