@@ -269,57 +269,42 @@ struct directory_entry {
 	u64 inode;
 	s64 offset;
 	u16 size;
-	u8 type;
-	char name[];
+	u8 rest[]; /* getdents64: the type, the name; getdents: the name, and the type as the last byte */
 };
 
-enum { ENTRY_HEAD = 19, OLD_HEAD = 18 };
+enum { ENTRY_HEAD = 18, ENTRY_MOST = (ENTRY_HEAD + 1 + NAME_MAX + 1 + 7) & -8 };
 
-static bool put_bytes(struct entries *entries, const u8 *bytes, u64 size)
+static bool put_record(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie, bool old)
 {
-	if (user_write(entries->task->mm, entries->to + entries->used, bytes, size)) {
+	u64 whole = (ENTRY_HEAD + 1 + size + 1 + 7) & -8ull;
+	u8 bytes[ENTRY_MOST] = { 0 };
+	struct directory_entry *entry = (struct directory_entry *)bytes;
+
+	if (whole > entries->size - entries->used) {
+		entries->error = entries->used ? 0 : -EINVAL;
+		return false;
+	}
+	entry->inode = inode;
+	entry->offset = (s64)cookie;
+	entry->size = (u16)whole;
+	bytes_copy(entry->rest + !old, name, size);
+	bytes[old ? whole - 1 : ENTRY_HEAD] = (u8)type;
+	if (user_write(entries->task->mm, entries->to + entries->used, bytes, whole)) {
 		entries->error = -EFAULT;
 		return false;
 	}
-	entries->used += size;
+	entries->used += whole;
 	return true;
 }
 
 static bool put_entry(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie)
 {
-	u64 whole = (ENTRY_HEAD + size + 1 + 7) & -8ull;
-	u8 bytes[(ENTRY_HEAD + NAME_MAX + 1 + 7) & -8] = { 0 };
-	struct directory_entry *entry = (struct directory_entry *)bytes;
-
-	if (whole > entries->size - entries->used) {
-		entries->error = entries->used ? 0 : -EINVAL;
-		return false;
-	}
-	entry->inode = inode;
-	entry->offset = (s64)cookie;
-	entry->size = (u16)whole;
-	entry->type = (u8)type;
-	bytes_copy(entry->name, name, size);
-	return put_bytes(entries, bytes, whole);
+	return put_record(entries, name, size, inode, type, cookie, false);
 }
 
-/* As getdents has them: the type is the last byte. */
 static bool put_old_entry(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie)
 {
-	u64 whole = (OLD_HEAD + size + 2 + 7) & -8ull;
-	u8 bytes[(OLD_HEAD + NAME_MAX + 2 + 7) & -8] = { 0 };
-	struct directory_entry *entry = (struct directory_entry *)bytes;
-
-	if (whole > entries->size - entries->used) {
-		entries->error = entries->used ? 0 : -EINVAL;
-		return false;
-	}
-	entry->inode = inode;
-	entry->offset = (s64)cookie;
-	entry->size = (u16)whole;
-	bytes_copy(bytes + OLD_HEAD, name, size);
-	bytes[whole - 1] = (u8)type;
-	return put_bytes(entries, bytes, whole);
+	return put_record(entries, name, size, inode, type, cookie, true);
 }
 
 static s64 read_directory(struct file *file, struct entries entries)
