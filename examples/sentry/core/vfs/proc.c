@@ -295,6 +295,17 @@ static int look_up_process(struct inode *directory, struct dentry *dentry)
 	return dentry->inode ? 0 : -ENOMEM;
 }
 
+static s32 process_after(const struct synthetic_inode *node, s32 pid)
+{
+	s32 next = 0;
+
+	(void)node;
+	EACH_PROCESS(p)
+		if (p->pid > pid && (!next || p->pid < next) && !list_empty(&p->tasks))
+			next = p->pid;
+	return next;
+}
+
 static bool list_processes(struct file *file, struct entries *entries)
 {
 	u64 first = synthetic_of(file->inode)->count + 2;
@@ -309,18 +320,7 @@ static bool list_processes(struct file *file, struct entries *entries)
 			return false;
 		file->position++;
 	}
-	for (s32 pid = (s32)(file->position - first - 2); (pid = process_after(pid)) > 0;) {
-		struct text name = { .data = NULL };
-		bool room;
-
-		text_number(&name, (u64)pid);
-		room = entries_put(entries, name.data, name.size, 10000 + (u64)pid, DT_DIR, first + 2 + (u64)pid);
-		text_free(&name);
-		if (!room)
-			return false;
-		file->position = first + 2 + (u64)pid;
-	}
-	return true;
+	return list_numbers(file, entries, first + 2, process_after);
 }
 
 struct super *proc_new(void)

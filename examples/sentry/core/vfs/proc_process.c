@@ -14,16 +14,6 @@ struct task *process_task(s32 pid)
 	return p && !list_empty(&p->tasks) ? CONTAINER(p->tasks.next, struct task, siblings) : t;
 }
 
-s32 process_after(s32 pid)
-{
-	s32 next = 0;
-
-	EACH_PROCESS(p)
-		if (p->pid > pid && (!next || p->pid < next) && !list_empty(&p->tasks))
-			next = p->pid;
-	return next;
-}
-
 void process_owner(s32 pid, struct inode *inode)
 {
 	const struct task *t = process_task(pid);
@@ -596,6 +586,23 @@ static bool list_fds(struct file *file, struct entries *entries)
 	return true;
 }
 
+bool list_numbers(struct file *file, struct entries *entries, u64 first,
+		  s32 (*after)(const struct synthetic_inode *node, s32 number))
+{
+	for (s32 number = (s32)(file->position - first); (number = after(synthetic_of(file->inode), number)) > 0;) {
+		struct text name = { .data = NULL };
+		bool room;
+
+		text_number(&name, (u64)number);
+		room = entries_put(entries, name.data, name.size, 10000 + (u64)number, DT_DIR, first + (u64)number);
+		text_free(&name);
+		if (!room)
+			return false;
+		file->position = first + (u64)number;
+	}
+	return true;
+}
+
 /* -- threads -- */
 
 static bool thread_is_there(struct inode *inode)
@@ -633,21 +640,7 @@ static s32 thread_after(const struct synthetic_inode *node, s32 tid)
 
 static bool list_threads(struct file *file, struct entries *entries)
 {
-	const struct synthetic_inode *node = synthetic_of(file->inode);
-	u64 first = node->count + 2;
-
-	for (s32 tid = (s32)(file->position - first); (tid = thread_after(node, tid)) > 0;) {
-		struct text name = { .data = NULL };
-		bool room;
-
-		text_number(&name, (u64)tid);
-		room = entries_put(entries, name.data, name.size, 10000 + (u64)tid, DT_DIR, first + (u64)tid);
-		text_free(&name);
-		if (!room)
-			return false;
-		file->position = first + (u64)tid;
-	}
-	return true;
+	return list_numbers(file, entries, synthetic_of(file->inode)->count + 2, thread_after);
 }
 
 void process_prepare(struct synthetic_inode *node)

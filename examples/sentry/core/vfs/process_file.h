@@ -7,7 +7,9 @@
 #include "synthetic.h"
 
 struct task *process_task(s32 pid); /* the task of that number, or one of that process; NULL: there is none */
-s32 process_after(s32 pid);	    /* the next number of a process; 0 */
+/* List directories with numbers as names, at cookies from `first` on; after() returns the next number, or 0. */
+bool list_numbers(struct file *file, struct entries *entries, u64 first,
+		  s32 (*after)(const struct synthetic_inode *node, s32 number));
 s32 number_of(const char *text);
 void synthetic_free(struct inode *inode); /* what an inode has for its content */
 void process_prepare(struct synthetic_inode *node); /* more entries of a directory below a process */
