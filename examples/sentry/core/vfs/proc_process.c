@@ -323,38 +323,32 @@ static void put_memory(struct text *text, struct mm *mm, u64 from, u64 end)
 {
 	u8 *page = page_alloc();
 
+	mm_get(mm); /* a read can sleep */
 	for (u64 part; page && from < end; from += part) {
 		part = end - from < PAGE ? end - from : PAGE;
 		if (user_read(mm, page, from, part))
 			break;
 		text_bytes(text, page, part);
 	}
+	mm_put(mm);
 	page_free(page);
 }
 
-/* As they are in its memory now, which the program can have changed. */
+/* The arguments in the program's memory, which it can change. */
 static void write_cmdline(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
-	struct mm *mm = t ? t->mm : NULL;
 
-	if (!mm)
-		return;
-	mm_get(mm); /* a read can sleep */
-	put_memory(text, mm, mm->arguments.start, mm->arguments.end);
-	mm_put(mm);
+	if (t && t->mm)
+		put_memory(text, t->mm, t->mm->arguments.start, t->mm->arguments.end);
 }
 
 static void write_environ(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
-	struct mm *mm = t && may_inspect(core.current, t, true) ? t->mm : NULL;
 
-	if (!mm)
-		return;
-	mm_get(mm);
-	put_memory(text, mm, mm->environment.start, mm->environment.end);
-	mm_put(mm);
+	if (t && t->mm && may_inspect(core.current, t, true))
+		put_memory(text, t->mm, t->mm->environment.start, t->mm->environment.end);
 }
 
 /* A link of a process leads those further who may look into it. */
