@@ -299,7 +299,7 @@ s64 path_name(const struct path *path, const struct path *root, char *to, u64 si
 	to[start] = 0;
 	*reachable = true;
 	while (at != root->dentry || mount != root->mount) {
-		if (mount ? at == mount->root || at->parent == at : at->parent == at) {
+		if (at->parent == at || (mount && at == mount->root)) {
 			if (!mount || at != mount->root || !mount->parent) {
 				*reachable = false;
 				break;
