@@ -41,8 +41,7 @@ struct part {
 };
 
 struct overlay_node {
-	struct table_entry by_upper, by_lower;
-	bool in_upper, in_lower; /* these tables */
+	struct table_entry by_upper, by_lower; /* in these tables if there is such a file */
 	struct inode *inode;
 	struct dentry *upper; /* a reference; NULL: it is as it is below */
 	struct part *parts;   /* of a directory several; otherwise one, or none */

@@ -268,7 +268,7 @@ static void forget_copy(struct overlay_node *node)
 	inode_unlock(above->inode);
 	dentry_put(above);
 	table_remove(&overlay_of(node->inode)->by_upper, &node->by_upper);
-	node->in_upper = node->data_below = false;
+	node->data_below = false;
 	node->upper = NULL;
 	dentry_put(upper);
 	overlay_apply(node->inode);

@@ -161,31 +161,32 @@ static void choose_operations(struct inode *inode)
 	}
 }
 
-/* What was found becomes the node's; 0 or -ENOMEM. */
+/* Move the lower files of `found` to the node: 0 or -ENOMEM. */
 static int set_parts(struct overlay_node *node, struct found *found)
 {
-	node->parts = found->count ? kmalloc(found->count * sizeof(*node->parts)) : NULL;
-	if (found->count && !node->parts)
+	u64 size = found->count * sizeof(*node->parts);
+
+	if (!size)
+		return 0;
+	node->parts = kmalloc(size);
+	if (!node->parts || table_add(&overlay_of(node->inode)->by_lower, &node->by_lower,
+				      inode_hash(found->parts[0].dentry->inode)))
 		return -ENOMEM;
-	if (found->count)
-		bytes_copy(node->parts, found->parts, found->count * sizeof(*node->parts));
+	bytes_copy(node->parts, found->parts, size);
 	node->count = found->count;
 	found->count = 0;
-	if (node->count)
-		node->in_lower = !table_add(&overlay_of(node->inode)->by_lower, &node->by_lower,
-					    inode_hash(node->parts[0].dentry->inode));
-	return node->count && !node->in_lower ? -ENOMEM : 0;
+	return 0;
 }
 
 int overlay_is_upper(struct overlay_node *node, struct dentry *upper)
 {
-	node->upper = upper;
-	node->in_upper = !table_add(&overlay_of(node->inode)->by_upper, &node->by_upper, inode_hash(upper->inode));
-	if (node->in_upper)
-		return 0;
-	dentry_put(upper);
-	node->upper = NULL;
-	return -ENOMEM;
+	int error = table_add(&overlay_of(node->inode)->by_upper, &node->by_upper, inode_hash(upper->inode));
+
+	if (error)
+		dentry_put(upper);
+	else
+		node->upper = upper;
+	return error;
 }
 
 static struct inode *make(struct overlay *overlay, struct found *found)
@@ -249,9 +250,9 @@ static void evict(struct inode *inode)
 
 	if (!node)
 		return;
-	if (node->in_upper) /* first: what follows may sleep */
+	if (node->upper) /* first: what follows may sleep */
 		table_remove(&overlay->by_upper, &node->by_upper);
-	if (node->in_lower)
+	if (node->count)
 		table_remove(&overlay->by_lower, &node->by_lower);
 	dentry_put(node->upper);
 	for (u32 i = 0; i < node->count; i++)
@@ -277,11 +278,6 @@ static int statfs(struct super *super, struct statfs *stat)
 	return real->operations->statfs ? real->operations->statfs(real, stat) : 0;
 }
 
-static void put_layer(struct layer *layer)
-{
-	path_put(&layer->root);
-}
-
 static void release(struct super *super)
 {
 	struct overlay *overlay = super->data;
@@ -290,10 +286,9 @@ static void release(struct super *super)
 		return;
 	while (!list_empty(&overlay->kept))
 		overlay_release(CONTAINER(overlay->kept.next, struct overlay_node, kept)->inode);
-	if (overlay->writable)
-		put_layer(&overlay->upper);
+	path_put(&overlay->upper.root);
 	for (u32 i = 0; i < overlay->count; i++)
-		put_layer(&overlay->lower[i]);
+		path_put(&overlay->lower[i].root);
 	table_free(&overlay->by_upper);
 	table_free(&overlay->by_lower);
 	kfree(overlay->options);
