@@ -241,14 +241,13 @@ struct relay {
 	struct entries entries;
 	struct entries *to;
 	struct file *file;
-	struct reading *reading;
 };
 
 /* An entry of the only layer. */
 static bool pass_on(struct entries *entries, const char *name, u64 size, u64 inode, u32 type, u64 cookie)
 {
 	struct relay *relay = CONTAINER(entries, struct relay, entries);
-	struct reading *reading = relay->reading;
+	const struct reading *reading = relay->file->data;
 	struct dentry *dentry = relay->file->path.dentry, *upper;
 
 	if (is_dots(name, size)) {
@@ -270,8 +269,7 @@ static bool pass_on(struct entries *entries, const char *name, u64 size, u64 ino
 static int readdir(struct file *file, struct entries *entries)
 {
 	struct reading *reading = file->data;
-	struct relay relay = { .entries = { .task = entries->task, .put = pass_on }, .to = entries, .file = file,
-			       .reading = reading };
+	struct relay relay = { .entries = { .put = pass_on }, .to = entries, .file = file };
 	int error = 0;
 
 	if (!file->position || (!reading->real && !reading->listing))
