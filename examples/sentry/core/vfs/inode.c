@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Inodes: references, rights, attributes. */
+#include "../clock.h"
 #include "calls.h"
 
 static struct slab inodes = SLAB(struct inode);
@@ -7,9 +8,7 @@ static struct slab supers = SLAB(struct super);
 
 struct timespec time_real(void)
 {
-	u64 now = core.ops->nanoseconds(CLOCK_IS_REALTIME);
-
-	return (struct timespec){ (s64)(now / 1000000000), (s64)(now % 1000000000) };
+	return timespec_from(core.ops->nanoseconds(CLOCK_IS_REALTIME));
 }
 
 struct super *super_new(const struct super_operations *operations, const char *type, u64 magic)

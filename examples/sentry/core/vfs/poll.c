@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* poll, select and their kin: wait until one of several files is ready. */
+#include "../clock.h"
 #include "calls.h"
 
 enum { ALWAYS = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM, MILLISECOND = 1000000 };
@@ -123,7 +124,7 @@ s64 deadline_from(struct task *t, u64 from, u64 *deadline)
 		return 0;
 	if (user_read(t->mm, &time, from, sizeof(time)))
 		return -EFAULT;
-	if (time.seconds < 0 || time.nanoseconds < 0 || time.nanoseconds >= 1000000000)
+	if (!timespec_valid(&time))
 		return -EINVAL;
 	*deadline = time_after(&time);
 	return 0;
@@ -137,19 +138,20 @@ u64 time_after(const struct timespec *time)
 	if (!time->seconds && !time->nanoseconds)
 		return 0;
 	now = monotonic_now();
-	if ((u64)time->seconds > (FOREVER - now) / 1000000000 - 2)
+	if ((u64)time->seconds > (FOREVER - now) / NANOSECONDS - 2)
 		return FOREVER;
-	return now + (u64)time->seconds * 1000000000 + (u64)time->nanoseconds;
+	return now + (u64)time->seconds * NANOSECONDS + (u64)time->nanoseconds;
 }
 
 /* What is left until a deadline goes to where the time came from. */
 static void put_rest(struct task *t, u64 to, u64 deadline, u64 unit)
 {
 	u64 now = deadline && deadline != FOREVER ? monotonic_now() : 0, rest = deadline > now ? deadline - now : 0;
-	s64 time[2] = { (s64)(rest / 1000000000), (s64)(rest % 1000000000 / unit) };
+	struct timespec time = timespec_from(rest);
 
+	time.nanoseconds /= (s64)unit;
 	if (to && deadline != FOREVER)
-		(void)user_write(t->mm, to, time, sizeof(time)); /* its error is not that of the call */
+		(void)user_write(t->mm, to, &time, sizeof(time)); /* its error is not that of the call */
 }
 
 /* A mask of signals for the time of a call, if the program gave one. */
