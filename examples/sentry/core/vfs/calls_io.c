@@ -99,13 +99,10 @@ s64 file_transfer(struct file *file, struct io *io, u64 *position, bool write)
 static s64 transfer(struct file *file, struct io *io, const u64 *at, bool write)
 {
 	u64 position = at ? *at : file->position;
-	s64 done;
+	s64 done = file_transfer(file, io, &position, write);
 
-	file_get(file);
-	done = file_transfer(file, io, &position, write);
 	if (!at && done >= 0 && !file->stream)
 		file->position = position;
-	file_put(file);
 	return done;
 }
 
@@ -256,11 +253,9 @@ static s64 transfer_with(struct file *file, struct io *io, const u64 *at, bool w
 		file->flags |= O_APPEND;
 	if (flags & RWF_NOWAIT)
 		file->flags |= O_NONBLOCK;
-	file_get(file);
 	done = transfer(file, io, at, write);
 	if (flags)
 		file->flags = old;
-	file_put(file);
 	return done;
 }
 

@@ -161,14 +161,10 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 	    S_ISFIFO(from.file->inode->mode))
 		return -EINVAL;
 	side_begin(t, &to);
-	file_get(from.file);
-	file_get(to.file);
 	if (size)
 		result = copy(&from, &to, size);
 	error = side_end(t, &from);
 	side_end(t, &to);
-	file_put(from.file);
-	file_put(to.file);
 	return result >= 0 && error ? error : result;
 }
 
@@ -203,14 +199,10 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 		return -EINVAL;
 	if ((s64)from.position < 0 || (s64)to.position < 0)
 		return -EINVAL;
-	file_get(from.file);
-	file_get(to.file);
 	result = size ? copy(&from, &to, size) : 0;
 	error = side_end(t, &from);
 	if (!error)
 		error = side_end(t, &to);
-	file_put(from.file);
-	file_put(to.file);
 	return result >= 0 && error ? error : result;
 }
 
@@ -274,14 +266,10 @@ s64 sys_splice(struct task *t, const u64 *args)
 		error = -EINVAL;
 	if (error)
 		return error;
-	file_get(from.file);
-	file_get(to.file);
 	result = do_splice(&from, &to, size, (u32)args[5]);
 	error = side_end(t, &from);
 	if (!error)
 		error = side_end(t, &to);
-	file_put(from.file);
-	file_put(to.file);
 	return result >= 0 && error ? error : result;
 }
 
@@ -337,9 +325,7 @@ s64 sys_vmsplice(struct task *t, const u64 *args)
 	if (result > 0) {
 		io.vectors = vectors.first;
 		io.left = (u64)result;
-		file_get(file);
 		result = file->writable ? pipe_write(file_pipe(file), file, &io) : pipe_read(file_pipe(file), file, &io);
-		file_put(file);
 	}
 	vectors_free(&vectors);
 	return result;

@@ -279,28 +279,19 @@ static s64 collect(struct task *t, struct epoll *epoll, u64 to, u64 most)
 	return count ? (s64)count : fault ? -EFAULT : 0;
 }
 
-static s64 wait_for_events(struct task *t, struct file *file, u64 to, u64 most, u64 deadline)
+static s64 wait_for_events(struct task *t, struct epoll *epoll, u64 to, u64 most, u64 deadline)
 {
-	struct epoll *epoll = file->data;
-	s64 result;
-
-	file_get(file);
 	for (;;) {
-		result = collect(t, epoll, to, most);
+		s64 result = collect(t, epoll, to, most);
+
 		if (result || !deadline)
-			break;
+			return result;
 		result = sleep_on(&epoll->queue, deadline);
-		if (result == -ETIMEDOUT) {
-			result = collect(t, epoll, to, most);
-			break;
-		}
-		if (result) {
-			result = -EINTR;
-			break;
-		}
+		if (result == -ETIMEDOUT)
+			return collect(t, epoll, to, most);
+		if (result)
+			return -EINTR;
 	}
-	file_put(file);
-	return result;
 }
 
 static s64 do_wait(struct task *t, const u64 *args, u64 deadline)
@@ -316,7 +307,7 @@ static s64 do_wait(struct task *t, const u64 *args, u64 deadline)
 		return -EBADF;
 	if (file->operations != &epoll_operations)
 		return -EINVAL;
-	return wait_for_events(t, file, args[1], (u64)most, deadline);
+	return wait_for_events(t, file->data, args[1], (u64)most, deadline);
 }
 
 static u64 deadline_of(s64 milliseconds)

@@ -274,7 +274,6 @@ s64 sys_flock(struct task *t, const u64 *args)
 	struct file *file = fd_real(t, args[0]);
 	struct lock lock = { .owner = file, .last = MOST_OFFSET, .pid = -1, .flock = true };
 	u32 operation = (u32)args[1];
-	s64 error;
 
 	if (operation & LOCK_MAND)
 		return 0;
@@ -286,8 +285,5 @@ s64 sys_flock(struct task *t, const u64 *args)
 	}
 	if (!file)
 		return -EBADF;
-	file_get(file);
-	error = set(file, &lock, !(operation & LOCK_NB));
-	file_put(file);
-	return error;
+	return set(file, &lock, !(operation & LOCK_NB));
 }
