@@ -95,7 +95,7 @@ struct overlay_node *overlay_find(struct overlay *overlay, const struct inode *u
 /* The inode for what was found, with a reference. It takes the references of `found`. NULL: no memory. */
 struct inode *overlay_inode(struct overlay *overlay, struct found *found);
 void overlay_found_put(struct found *found);
-int overlay_is_upper(struct overlay_node *node, struct dentry *upper); /* takes the reference; 0 or -ENOMEM */
+int overlay_set_upper(struct overlay_node *node, struct dentry *upper); /* takes the reference; 0 or -ENOMEM */
 u64 overlay_number(struct overlay *overlay, const struct inode *upper); /* of an inode in the upper layer */
 void overlay_apply(struct inode *inode); /* attributes of the layers that the core has cached */
 int overlay_refresh(struct inode *inode); /* the same, up to date */

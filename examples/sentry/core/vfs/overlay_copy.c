@@ -151,7 +151,7 @@ static int copy_node(struct overlay_node *node)
 	if (!error ? !alias : error == -EEXIST) /* it has been removed meanwhile */
 		error = copy_to(from, overlay->upper.root.dentry, NULL, &upper);
 	if (!error)
-		error = overlay_is_upper(node, upper);
+		error = overlay_set_upper(node, upper);
 	dentry_put(alias);
 	if (error)
 		return error;

@@ -178,7 +178,7 @@ static int set_parts(struct overlay_node *node, struct found *found)
 	return 0;
 }
 
-int overlay_is_upper(struct overlay_node *node, struct dentry *upper)
+int overlay_set_upper(struct overlay_node *node, struct dentry *upper)
 {
 	int error = table_add(&overlay_of(node->inode)->by_upper, &node->by_upper, inode_hash(upper->inode));
 
@@ -210,7 +210,7 @@ static struct inode *make(struct overlay *overlay, struct found *found)
 	error = set_parts(node, found);
 	if (!error && upper) {
 		found->upper = NULL;
-		error = overlay_is_upper(node, upper);
+		error = overlay_set_upper(node, upper);
 	}
 	if (error) {
 		inode_put(inode);
