@@ -24,8 +24,8 @@ struct fuse {
 	struct table nodes; /* by their id */
 	struct list recent; /* nodes with pages, those used last at the end */
 	u64 pages, most_pages;
-	bool growing; /* one of the trees of pages */
-	u64 syncs; /* how many have begun */
+	bool growing; /* a tree of pages is changing */
+	u64 syncs; /* started so far */
 	struct super *super;
 };
 
@@ -98,7 +98,7 @@ int fuse_removexattr(struct inode *inode, const char *name);
 
 /* -- pages.c -- */
 
-int fuse_flush(struct inode *inode);			 /* write the pages that are dirty */
+int fuse_flush(struct inode *inode); /* write the pages that are dirty */
 bool fuse_reclaim(void); /* free some pages that can be read again; false: there are none */
 void fuse_cut(struct inode *inode, u64 from, u64 end); /* forget content that the server has changed */
 

@@ -28,7 +28,7 @@ static int statfs(struct super *super, struct statfs *stat)
 	return 0;
 }
 
-/* A file with dirty pages that no sync since this one has flushed, with a reference; NULL: there is none. */
+/* The next file that a sync must flush, with a reference; NULL: there is none. */
 static struct inode *next_to_flush(struct fuse *fuse, u64 sync)
 {
 	LIST_EACH(at, &fuse->recent) {

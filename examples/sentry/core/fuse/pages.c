@@ -23,7 +23,7 @@ static void drop(struct inode *inode, u64 index, void *page)
 		list_remove(&node->recent);
 }
 
-/* Drop so many clean pages that no mapping uses, of the least recently used files first; how many there were. */
+/* Drop at most `count` clean pages that no mapping uses, those of the least recently used files first: how many. */
 static u64 drop_clean(struct fuse *fuse, u64 count)
 {
 	u64 dropped = 0;
@@ -53,7 +53,7 @@ bool fuse_reclaim(void)
 	return !fuse_root->growing && drop_clean(fuse_root, AT_ONCE);
 }
 
-/* Make room for as many pages. */
+/* Make room for `count` pages. */
 static void shrink(struct fuse *fuse, u32 count)
 {
 	if (fuse->pages + count > fuse->most_pages)

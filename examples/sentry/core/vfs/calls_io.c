@@ -177,7 +177,7 @@ static s64 vectors_check(struct vectors *vectors, u64 count)
 	return (s64)total;
 }
 
-/* What is wrong with vectors that cannot be read as a whole: Linux checks each before it reads the next one. */
+/* The error for vectors that cannot be read as a whole: Linux checks each before it reads the next one. */
 static s64 vectors_error(struct task *t, u64 from, u64 count)
 {
 	struct iovec vector;

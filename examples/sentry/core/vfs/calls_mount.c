@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* mount, umount2 and pivot_root. There is one list of mounts, and nothing that is mounted shows elsewhere, too. */
+/* mount, umount2 and pivot_root. There is one list of mounts, and no propagation. */
 #include "calls.h"
 #include "mount.h"
 
@@ -34,7 +34,7 @@ static u32 mount_count(void)
 	return count;
 }
 
-/* A mount goes to a directory if its root is one, and to a file otherwise. It takes the reference to the mount. */
+/* Attach a directory to a directory, or a file to a file; takes the reference to the mount. */
 static int attach(struct mount *mount, const struct path *point)
 {
 	int error = 0;
@@ -82,7 +82,7 @@ static void detach_all(struct mount *mount)
 	mount_put(mount);
 }
 
-/* -- new ones -- */
+/* -- new file systems -- */
 
 static int mount_new_super(const struct request *r, const struct path *point)
 {
@@ -105,7 +105,7 @@ static int mount_new_super(const struct request *r, const struct path *point)
 	return mount ? attach(mount, point) : -ENOMEM;
 }
 
-/* -- the same elsewhere -- */
+/* -- bind and move -- */
 
 struct pair {
 	struct mount *from, *to;
@@ -119,7 +119,7 @@ static struct mount *copy_of(const struct pair *pairs, u32 count, const struct m
 	return NULL;
 }
 
-/* Copy what is mounted below a path to the same places below its copy. */
+/* Copy the mounts below a path to the same places below its copy. */
 static int copy_below(const struct path *from, struct mount *to)
 {
 	struct pair *pairs = kmalloc(MOUNTS_MOST * sizeof(*pairs));
@@ -200,7 +200,7 @@ static int move(const struct request *r, const struct path *point)
 	return error;
 }
 
-/* -- others -- */
+/* -- remount and propagation -- */
 
 static int change_flags(const struct request *r, const struct path *path)
 {
@@ -221,7 +221,7 @@ static int change_flags(const struct request *r, const struct path *path)
 	return error;
 }
 
-/* Each mount is private: others are accepted, and do nothing. */
+/* Each mount is private: other kinds are accepted without effect. */
 static int change_propagation(u32 flags, const struct path *path)
 {
 	u32 kind = flags & PROPAGATION;
@@ -244,7 +244,7 @@ static int mount_at(const struct request *r, const struct path *path)
 	return r->flags & MS_MOVE ? move(r, path) : mount_new_super(r, path);
 }
 
-/* A text of the program's in a page, or NULL for none. */
+/* Copy a string of the program into a page; NULL stays for none. */
 static s64 get_text(u64 from, char **text)
 {
 	int error = from ? name_get(from, text) : 0;
@@ -252,7 +252,7 @@ static s64 get_text(u64 from, char **text)
 	return error == -ENAMETOOLONG ? -EINVAL : error;
 }
 
-/* The same for options: as many bytes as can be read of a page. */
+/* The same for options: at most a page, up to the first byte that cannot be read. */
 static s64 get_options(struct task *t, u64 from, char **options)
 {
 	const struct iovec vector = { from, PAGE - 1 };
@@ -292,7 +292,7 @@ s64 sys_mount(struct task *t, const u64 *args)
 
 /* -- removal -- */
 
-/* The caller has a reference, and the list another one. */
+/* The caller and the list hold a reference each. */
 static int unmount(struct mount *mount, u32 flags)
 {
 	if (flags & MNT_EXPIRE) {

@@ -167,7 +167,7 @@ s64 sys_symlinkat(struct task *t, const u64 *args)
 	return make_link(t, args[0], args[1], args[2]);
 }
 
-/* As fs.protected_hardlinks of Linux: others get names only of what they could copy. */
+/* As fs.protected_hardlinks of Linux: a link to a file of another user requires rights to read and write it. */
 static bool may_link(struct inode *inode)
 {
 	if (inode_owned(inode))

@@ -210,7 +210,7 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 
 enum { SPLICE_NONBLOCK = 2, SPLICE_ALL = 15 };
 
-/* Read the positions, then look at what the files are, in the order of Linux. */
+/* Read the positions, then check the files, in the order of Linux. */
 static s64 check_splice(struct task *t, struct side *from, struct side *to)
 {
 	struct pipe *in = file_pipe(from->file), *out = file_pipe(to->file);

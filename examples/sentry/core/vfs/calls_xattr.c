@@ -131,7 +131,7 @@ static s64 remove(struct task *t, const struct path *path, const struct request 
 
 typedef s64 (*operation)(struct task *t, const struct path *path, const struct request *r);
 
-/* Read the arguments behind the file, of which only list has no name, and do the operation. */
+/* Read the arguments behind the file, of which list has no name, and do the operation. */
 static s64 on_path(struct task *t, const struct path *path, const u64 *args, operation do_it)
 {
 	bool named = do_it != list;

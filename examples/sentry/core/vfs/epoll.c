@@ -157,7 +157,7 @@ static u32 depth_of(const struct file *file, const struct file *wanted)
 	return most + 1;
 }
 
-/* How high the sets are that contain a set, itself counted. */
+/* How many levels of sets contain a set, including itself. */
 static u32 height_of(const struct file *file)
 {
 	u32 most = 0;
@@ -254,7 +254,7 @@ static s64 collect(struct task *t, struct epoll *epoll, u64 to, u64 most)
 		struct item *item;
 		struct epoll_event event;
 
-		/* Makes the page present, which can sleep: the item may be gone afterwards. */
+		/* Makes the page present, which can sleep: another task can free the item meanwhile. */
 		fault = user_writable(t->mm, to, sizeof(event)) < sizeof(event);
 		item = first_ready(epoll);
 		if (fault || !item)

@@ -60,7 +60,7 @@ int file_open(const struct path *path, u32 flags, struct file **result)
 	if (error || !file->operations)
 		file->operations = &no_operations;
 	if (error) {
-		file->flags |= O_PATH; /* watches see no end of what never was open */
+		file->flags |= O_PATH; /* no close event: it never was open */
 		file_put(file);
 		return error;
 	}

@@ -74,7 +74,7 @@ struct names {
 	char *upper, *work, *lower;
 };
 
-/* Options that choose what an overlay does here in any case, or that have no effect. */
+/* Options that select the only behaviour of an overlay here, or have no effect. */
 static bool is_accepted(const char *option)
 {
 	static const char *const all[] = {
@@ -115,7 +115,7 @@ static int open_layer(const char *name, struct path *path)
 		return error;
 	if (!S_ISDIR(found.dentry->inode->mode))
 		error = -ENOTDIR;
-	else if (found.dentry->super->operations->revalidate) /* its files come and go by themselves */
+	else if (found.dentry->super->operations->revalidate) /* its files appear and disappear by themselves */
 		error = -EINVAL;
 	else if (found.dentry->super->depth == OVERLAY_DEPTH)
 		error = -EINVAL;
@@ -151,7 +151,7 @@ static int open_lower(char *names, struct layers *layers)
 	return error;
 }
 
-/* Both directories of the upper layer: in a tmpfs, and not one in the other. */
+/* Open upperdir and workdir: both in one tmpfs, and neither inside the other. */
 static int open_upper(const struct names *names, struct layers *layers)
 {
 	int error = open_layer(names->upper, &layers->upper);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Overlays as a whole: their layers. */
+/* Overlays and their layers. */
 #include "overlay.h"
 
 #include "tmpfs.h"
@@ -11,7 +11,7 @@ static struct super *super_of(const struct layer *layer)
 	return layer->root.dentry->super;
 }
 
-/* Layers of one file system have the same numbers. Those of the highest lower layer are as they are there. */
+/* Give each file system its own bits in inode numbers. Those of the highest lower layer do not change. */
 static void choose_bits(struct overlay *overlay)
 {
 	u64 next = 1;
@@ -83,7 +83,7 @@ static int make_root(struct overlay *overlay)
 		inode_put(inode);
 	if (!overlay->super->root)
 		return -ENOMEM;
-	if (overlay->scratch) { /* the upper layer was empty: all directories in it are known */
+	if (overlay->scratch) { /* the upper layer starts empty: the overlay counts all its directories */
 		inode->links = overlay->lower[0].root.dentry->inode->links;
 		overlay_count(inode);
 	}
@@ -112,7 +112,7 @@ int overlay_new(const struct overlay_options *options, struct super **result)
 	return error;
 }
 
-/* A tmpfs that is not shown anywhere, with a root like another one. */
+/* A detached tmpfs whose root has the attributes of `like`. */
 static int scratch_layer(struct inode *like, struct path *layer)
 {
 	struct super *super = tmpfs_new("tmpfs", 0755);

@@ -1,37 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A file system of layers: what programs change lies in the upper one, the lower ones stay as they are.
+ * A file system of layers: changes go to the upper one, and the lower ones do not change.
  *
  * A node stands for a file.  Its number stays the same when the file is copied to the upper layer, and all names of a
- * lower file lead to one node.  So hard links last, and an open file shows the new content.  Nodes of changed lower files
- * stay until the file is removed, as only they connect both layers.
+ * lower file lead to one node.  So hard links survive the copy, and an open file shows the new content.  Nodes of
+ * changed lower files stay until the file is removed, as only they connect both layers.
  *
- * The upper layer is a tmpfs.  A name that is removed from a lower directory leaves a whiteout there, as Linux has it:
- * a character device 0:0.  A directory that hides one below has the attribute trusted.overlay.opaque.
+ * The upper layer is a tmpfs.  A name that is removed from a lower directory leaves a whiteout there, as on Linux: a
+ * character device 0:0.  A directory that hides one below has the attribute trusted.overlay.opaque.
  */
 #ifndef SENTRY_OVERLAY_H
 #define SENTRY_OVERLAY_H
 
 #include "caller.h"
 
-enum { OVERLAY_LOWERS = 16, OVERLAY_DEPTH = 2 }; /* a call needs as many times the stack */
+enum { OVERLAY_LOWERS = 16, OVERLAY_DEPTH = 2 }; /* calls nest as deep on one stack */
 #define OVERLAY_MAGIC 0x794c7630
 
 struct layer {
 	struct path root;
-	u64 bits; /* that tell numbers of its inodes from those of other file systems */
+	u64 bits; /* added to its inode numbers, different for each file system */
 };
 
 struct overlay {
 	struct super *super;
 	bool writable; /* there is an upper layer */
-	bool scratch;  /* which nobody else sees: it need not have all of a file */
+	bool scratch;  /* no one mounts the upper layer again: its files may lack content */
 	struct layer upper, lower[OVERLAY_LOWERS];
 	u32 count;
 	char *options; /* as /proc/mounts shows them */
 	struct table by_upper, by_lower; /* nodes by the inodes of the layers */
 	struct list kept;
-	struct mutex mutex; /* of copies to the upper layer */
+	struct mutex mutex; /* held while files are copied to the upper layer */
 };
 
 /* A file in a lower layer. */
@@ -43,17 +43,17 @@ struct part {
 struct overlay_node {
 	struct table_entry by_upper, by_lower; /* in these tables if there is such a file */
 	struct inode *inode;
-	struct dentry *upper; /* a reference; NULL: it is as it is below */
+	struct dentry *upper; /* a reference; NULL: the lower file is unchanged */
 	struct part *parts;   /* of a directory several; otherwise one, or none */
 	u32 count;
 	struct dentry *alias; /* one of its names, without a reference; NULL: unknown */
-	struct list kept;     /* in which it has a reference */
-	bool counted;	      /* inode->links counts what the layers cannot */
+	struct list kept;     /* in overlay->kept, which holds a reference */
+	bool counted;	      /* inode->links is counted here, as the layers cannot */
 	bool data_below;      /* the upper file has only the attributes */
 	struct mutex data;    /* held while the content is copied */
 };
 
-/* What a name leads to in the layers: references. */
+/* The files of a name in the layers: references. */
 struct found {
 	struct dentry *upper;
 	struct part parts[OVERLAY_LOWERS];
@@ -88,19 +88,19 @@ static inline struct overlay_node *overlay_node_of(const struct inode *inode)
 	return (struct overlay_node *)inode->data;
 }
 
-struct inode *overlay_real(const struct overlay_node *node); /* that has the attributes; borrowed */
-struct inode *overlay_content(const struct overlay_node *node); /* that has the content; borrowed */
+struct inode *overlay_real(const struct overlay_node *node); /* the inode with the attributes; borrowed */
+struct inode *overlay_content(const struct overlay_node *node); /* the inode with the content; borrowed */
 struct path overlay_path(const struct overlay_node *node, const struct inode *real); /* in its layer; borrowed */
-struct overlay_node *overlay_find(struct overlay *overlay, const struct inode *upper); /* NULL: not known */
+struct overlay_node *overlay_find(struct overlay *overlay, const struct inode *upper); /* NULL: there is none */
 /* The inode for what was found, with a reference. It takes the references of `found`. NULL: no memory. */
 struct inode *overlay_inode(struct overlay *overlay, struct found *found);
 void overlay_found_put(struct found *found);
 int overlay_set_upper(struct overlay_node *node, struct dentry *upper); /* takes the reference; 0 or -ENOMEM */
 u64 overlay_number(struct overlay *overlay, const struct inode *upper); /* of an inode in the upper layer */
-void overlay_apply(struct inode *inode); /* attributes of the layers that the core has cached */
-int overlay_refresh(struct inode *inode); /* the same, up to date */
+void overlay_apply(struct inode *inode); /* copy the cached attributes of the layers */
+int overlay_refresh(struct inode *inode); /* the same, after a refresh of the layers */
 void overlay_count(struct inode *inode); /* from now on its links are counted here */
-void overlay_release(struct inode *inode); /* it has no names left */
+void overlay_release(struct inode *inode); /* put the reference of overlay->kept: no name is left */
 bool is_whiteout(const struct inode *inode);
 bool is_opaque(struct inode *inode);
 
@@ -116,7 +116,7 @@ int overlay_copy_content(struct inode *inode, u64 size); /* so much of it, and t
 int overlay_copy_attributes(struct inode *from, struct inode *to);
 /* A name in a directory of a layer: a reference. */
 int layer_lookup(struct dentry *directory, const char *name, u64 size, struct dentry **result);
-/* Remove a name from a directory of the upper layer, which is locked. What is a directory has no entries. */
+/* Remove a name from a directory of the upper layer, which is locked. A directory must be empty. */
 void layer_remove(struct inode *directory, struct dentry *dentry);
 
 /* -- overlay_attr.c -- */

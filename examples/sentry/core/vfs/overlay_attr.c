@@ -24,7 +24,7 @@ bool overlay_is_private(const char *name)
 	return string_size(name) >= PREFIX && bytes_equal(name, prefix, PREFIX);
 }
 
-/* A program's attribute with the name of a layer's has another one there, as on Linux; NULL: it would be too long. */
+/* The name of an attribute in the layer, as on Linux: trusted.overlay.* is escaped; NULL: it would be too long. */
 static const char *name_in_layer(const char *name, char *room)
 {
 	u64 size = string_size(name);
@@ -91,7 +91,7 @@ int overlay_removexattr(struct inode *inode, const char *name)
 	return error;
 }
 
-/* Take the layer's own attributes out of a list, and restore the names of the others: its new size. */
+/* Remove the layer's own attributes from a list, and unescape the other names: its new size. */
 static s64 without_private(char *names, s64 size)
 {
 	s64 used = 0;

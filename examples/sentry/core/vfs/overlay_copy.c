@@ -31,7 +31,7 @@ static int copy_attribute(struct inode *from, struct inode *to, const char *name
 	return size == -EOPNOTSUPP || size == -ENODATA ? 0 : (int)size;
 }
 
-/* Extended attributes, but for those of a layer. */
+/* Copy extended attributes, except the layer's own. */
 static int copy_attributes(struct inode *from, struct inode *to)
 {
 	char *names;
@@ -112,7 +112,7 @@ static int copy_to(struct inode *from, struct dentry *directory, const struct de
 	inode_lock(above);
 	modified = above->modified, changed = above->changed;
 	if (name && above->dead)
-		error = -EEXIST; /* the name has gone with its directory */
+		error = -EEXIST; /* the directory was removed with the name */
 	else if (name)
 		error = dentry_lookup(directory, name->name, name->name_size, &dentry);
 	else
@@ -135,7 +135,7 @@ static int copy_to(struct inode *from, struct dentry *directory, const struct de
 	return error;
 }
 
-/* The directory above has an upper part, or the file has no name that is known. */
+/* Copy one file. The directory above has an upper part, or the file has no known name. */
 static int copy_node(struct overlay_node *node)
 {
 	struct overlay *overlay = overlay_of(node->inode);
@@ -256,7 +256,7 @@ static int copy_pages(struct file *file, struct inode *to, u64 size)
 	return error;
 }
 
-/* A part of a file in the upper layer would hide the lower file from the next mount. */
+/* Undo a copy: an incomplete file in the upper layer would hide the lower file from the next mount. */
 static void forget_copy(struct overlay_node *node)
 {
 	struct dentry *upper = node->upper, *above = upper->parent;

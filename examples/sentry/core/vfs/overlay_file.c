@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Contents of files in an overlay: an open file has one of the layer that has the content now. */
+/* Contents of files in an overlay: an open file uses an open file of the layer that has the content. */
 #include "overlay.h"
 
 struct file *overlay_open_real(struct overlay_node *node, const struct inode *real, u32 flags, int *error)
@@ -12,7 +12,7 @@ struct file *overlay_open_real(struct overlay_node *node, const struct inode *re
 	path_put(&path);
 	if (*error)
 		return NULL;
-	file->flags |= O_PATH; /* watches of the layer see nothing of what happens above */
+	file->flags |= O_PATH; /* watches of the layer get no events of the overlay */
 	return file;
 }
 
@@ -23,7 +23,7 @@ static int open(struct inode *inode, struct file *file)
 	return file->writable ? overlay_copy_up(inode) : 0;
 }
 
-/* The file of a layer with the content, as it is now: a reference. NULL and an error. */
+/* An open file of the layer that has the content now: a reference, or NULL and an error. */
 static struct file *real_file(struct file *file, s64 *error)
 {
 	struct overlay_node *node = overlay_node_of(file->inode);
@@ -64,7 +64,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	return done;
 }
 
-/* The content is in the upper layer from now on: its open file, or NULL and an error. */
+/* Copy the content to the upper layer: an open file there, or NULL and an error. */
 static struct file *file_to_change(struct file *file, s64 *error)
 {
 	*error = overlay_copy_content(file->inode, ~0ull);
@@ -118,7 +118,7 @@ static int may_map(struct file *file, u32 prot, u32 flags)
 	return overlay_content(overlay_node_of(file->inode))->operations->page ? 0 : -ENODEV;
 }
 
-/* Reading a page of the lower file sleeps: if the content was copied meanwhile, the page is not the file's any more. */
+/* Reading a page of the lower file sleeps: if the content was copied meanwhile, the page is no longer the file's. */
 static s64 page(struct inode *inode, u64 index, bool write)
 {
 	const struct overlay_node *node = overlay_node_of(inode);

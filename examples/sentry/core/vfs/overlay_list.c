@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Entries of directories in an overlay.  One that a single layer has is read from there.  The entries of all others are
- * collected when a program begins to read them; they keep their places until it begins again.
+ * Entries of directories in an overlay.  A directory of a single layer is read from there.  The entries of a merged one
+ * are collected when a program starts to read them, and keep their positions until it starts again.
  */
 #include "overlay.h"
 
@@ -22,7 +22,7 @@ struct listing {
 	u64 count, shown;
 };
 
-/* What an open directory reads. */
+/* The state of an open directory. */
 struct reading {
 	struct file *real;	 /* of the only layer */
 	struct listing *listing; /* of several */

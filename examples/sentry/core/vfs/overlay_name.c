@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Names in an overlay: what makes, moves and removes them.
+ * Names in an overlay: lookup, creation, removal and rename.
  *
  * The upper layer is a tmpfs, whose operations do not sleep.  A new file and the whiteout that it replaces have the same
  * name for a moment, so that nothing is lost when there is no room for the file.
@@ -11,7 +11,7 @@
 
 /* -- lookup -- */
 
-/* A file of a lower layer, with its reference: whether those below it must be searched, too. */
+/* Add a file of a lower layer; takes the reference. True: search the layers below it, too. */
 static bool add_part(struct found *found, struct layer *layer, struct dentry *dentry, bool more)
 {
 	bool is_directory = dentry->inode && S_ISDIR(dentry->inode->mode);
@@ -264,7 +264,7 @@ static int is_below(struct overlay_node *directory, const struct dentry *dentry)
 
 static const struct making whiteout = { .kind = NODE, .mode = S_IFCHR };
 
-/* Empty a directory that showed no entries a moment ago; -ENOTEMPTY: one has come meanwhile. */
+/* Empty a directory that showed no entries a moment ago; -ENOTEMPTY: one was added meanwhile. */
 static int drop_whiteouts(struct dentry *directory)
 {
 	int error = 0;
@@ -365,7 +365,7 @@ struct side {
 	bool is_directory;
 };
 
-/* The file has its name in the upper layer. */
+/* Find the name in the upper layer, or make it there. */
 static int name_above(struct side *side)
 {
 	struct overlay_node *directory = overlay_node_of(side->directory);
@@ -382,7 +382,7 @@ static int name_above(struct side *side)
 	return second_name(inode, side->directory, side->dentry, &side->upper);
 }
 
-/* On Linux, too, a directory that a lower layer has stays where it is, unless its new place can be noted. */
+/* As on Linux, a directory of a lower layer cannot move, unless a scratch layer keeps its node. */
 static int may_move(const struct side *side)
 {
 	const struct overlay_node *node = overlay_node_of(side->dentry->inode);
@@ -416,7 +416,7 @@ static int hide_below(const struct side *side, const struct side *place)
 	return side->is_directory && !node->count && place->below ? set_opaque(node->upper->inode) : 0;
 }
 
-/* Move within the upper layer, whose directories are locked. What is in the new place has no entries. */
+/* Move within the upper layer, whose directories are locked. A directory in the new place has no entries. */
 static int move(struct side *from, struct side *to)
 {
 	struct inode *old = overlay_node_of(from->directory)->upper->inode, *new;
@@ -456,7 +456,7 @@ static int exchange(struct side *from, struct side *to)
 	return error;
 }
 
-/* Directories that this file system counts have one more or less. */
+/* Update the counts of links after a move. */
 static void count_moved(const struct side *from, const struct side *to, bool exchanged)
 {
 	struct overlay_node *old = overlay_node_of(from->directory), *new = overlay_node_of(to->directory);

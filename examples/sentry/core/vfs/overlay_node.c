@@ -83,7 +83,7 @@ u64 overlay_number(struct overlay *overlay, const struct inode *upper)
 	return node ? node->inode->number : overlay->upper.bits | upper->number;
 }
 
-/* A directory that several layers have shows a link only, as nobody counts what it has in it. */
+/* A merged directory shows one link, as on Linux: its subdirectories are not counted. */
 static u64 links_of(const struct overlay_node *node, const struct inode *real)
 {
 	return S_ISDIR(real->mode) && overlay_is_merged(node) ? 1 : real->links;
@@ -305,7 +305,7 @@ static void show(struct super *super, struct text *text)
 	}
 }
 
-/* Options stay as they are. */
+/* Options cannot change. */
 static int remount(struct super *super, u32 flags, char *options)
 {
 	const struct overlay *overlay = super->data;

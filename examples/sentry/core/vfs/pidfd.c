@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Files that stand for processes. */
+/* pidfds: descriptors of processes. */
 #include "calls.h"
 #include "pidfd.h"
 
@@ -150,7 +150,7 @@ s64 sys_pidfd_send_signal(struct task *t, const u64 *args)
 	if (args[2]) {
 		if (user_read(t->mm, &info, args[2], sizeof(info)))
 			return -EFAULT;
-		p = pidfd_process(t, args[0], &flags, &error); /* it may be gone after a sleep */
+		p = pidfd_process(t, args[0], &flags, &error); /* the read can sleep: its parent can wait for it meanwhile */
 		if (info.signal != signal)
 			return -EINVAL;
 		if ((p != t->process || how == TO_GROUP) && (info.code >= 0 || info.code == SI_TKILL))

@@ -13,7 +13,7 @@ void process_ref_attach(struct process_ref *ref, struct process *p); /* takes th
 void process_ref_put(struct process_ref *ref);
 void process_ref_ended(struct process *p); /* it is a zombie */
 void process_ref_gone(struct process *p);
-/* The process of a descriptor, and the flags of its file; NULL: -EBADF, or -ESRCH if it is gone. */
+/* The process of a descriptor, and the flags of its file; NULL: -EBADF, or -ESRCH if its parent has waited for it. */
 struct process *pidfd_process(struct task *t, u64 fd, u32 *flags, s64 *error);
 
 #endif

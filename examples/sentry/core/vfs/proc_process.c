@@ -351,7 +351,7 @@ static void write_environ(struct text *text, struct synthetic_inode *node)
 		put_memory(text, t->mm, t->mm->environment.start, t->mm->environment.end);
 }
 
-/* A link of a process leads those further who may look into it. */
+/* Follow a link of a process, if the caller may inspect it. */
 static int jump_to(const struct task *t, const struct path *from, struct path *to)
 {
 	if (!may_inspect(core.current, t, true))

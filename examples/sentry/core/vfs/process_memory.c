@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* System calls that look into another process: its memory, and whether two share something. */
+/* process_vm_readv and process_vm_writev, and kcmp, which compares what processes share. */
 #include "calls.h"
 
 /* Copy between two address spaces: how many bytes, or -EFAULT for none. */
@@ -106,7 +106,7 @@ s64 sys_kcmp(struct task *t, const u64 *args)
 	case KCMP_FILES: return order(a->files, b->files);
 	case KCMP_FS: return order(a->fs, b->fs);
 	case KCMP_SIGHAND: return order(a->sighand, b->sighand);
-	case KCMP_IO: return 0; /* none has a context of its own */
+	case KCMP_IO: return 0; /* no process has an I/O context of its own */
 	case KCMP_SYSVSEM: return order(a->process, b->process);
 	}
 	return -EINVAL;

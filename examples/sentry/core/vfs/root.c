@@ -334,7 +334,7 @@ static const char *root_in_memory(void)
 	return mount_add(super, super->root, NULL, 0, "rootfs") ? "the sandbox has too little memory" : NULL;
 }
 
-/* What programs change stays in memory from now on. There is a place for everything that is mounted. */
+/* Put a scratch layer above the root: changes stay in memory, and every mount point can be made. */
 static const char *cover_root(void)
 {
 	const char *why = overlay_cover_root();

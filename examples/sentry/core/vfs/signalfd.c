@@ -6,7 +6,7 @@ struct signal_file {
 	u64 mask;
 };
 
-/* As Linux has it. */
+/* struct signalfd_siginfo of Linux. */
 struct record {
 	u32 signal;
 	s32 error, code;
@@ -22,7 +22,7 @@ struct record {
 	u8 rest[28];
 };
 
-_Static_assert(sizeof(struct record) == 128, "as the kernel has it");
+_Static_assert(sizeof(struct record) == 128, "the size on Linux");
 
 static struct slab signal_files = SLAB(struct signal_file);
 

@@ -154,7 +154,7 @@ struct super {
 	bool pinned; /* its dentries are the directories: they stay until they are unlinked */
 	bool negative; /* names that do not exist may be remembered */
 	u32 flags;     /* MS_RDONLY */
-	u32 depth;     /* of an overlay: how many lie on one another */
+	u32 depth;     /* of an overlay: how many levels of overlays, including itself */
 	struct list watches; /* of inotify, on its inodes */
 	void *data;
 };
@@ -209,7 +209,7 @@ struct mount {
 	struct dentry *point; /* in parent */
 	struct list all;
 	u32 id;
-	bool expires; /* the next umount2 removes it, if nobody uses it before */
+	bool expires; /* the next umount2 removes it, unless it is used before */
 	char *source;
 };
 
@@ -282,9 +282,9 @@ s64 path_show(const struct path *path, char *to, u64 size); /* as /proc does; wi
 
 /* -- mount.c -- */
 
-/* A part of a file system that is not shown anywhere yet; takes the references. NULL: no memory, and they are gone. */
+/* A detached mount of a part of a file system; takes the references, on failure, too. NULL: no memory. */
 struct mount *mount_new(struct super *super, struct dentry *root, u32 flags, const char *source);
-/* The same of a part of a mount, with its flags; NULL: no memory. */
+/* A detached mount of a part of what another one shows, with its flags; NULL: no memory. */
 struct mount *mount_copy(const struct mount *mount, struct dentry *root);
 /* Show a part of a file system at a point, or as the root (NULL); takes the references to super and root. */
 int mount_add(struct super *super, struct dentry *root, const struct path *point, u32 flags, const char *source);
@@ -294,7 +294,7 @@ struct mount *mount_root(void); /* borrowed */
 struct list *mount_list(void);
 struct mount *mount_after(u32 id); /* with the next higher one, a reference; NULL */
 void mount_attach(struct mount *mount, const struct path *point); /* takes the reference */
-/* Take it out of the list. The caller puts its place and the list's reference at the end: both can sleep. */
+/* Remove a mount from the list: its place. The caller puts this and the list's reference last: both can sleep. */
 struct path mount_detach(struct mount *mount);
 bool mount_is_below(const struct mount *mount, const struct path *above);
 int mount_writable(const struct mount *mount); /* 0 or -EROFS */
