@@ -27,8 +27,6 @@ void file_accessed(struct file *file);
 int may_create(const struct path *directory);
 
 u32 walk_flags(u32 flags); /* WALK_* of AT_* */
-/* Find the file of a call that accepts AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH; -EINVAL for other flags. */
-int path_at(struct task *t, u64 directory, u64 name, u32 flags, struct path *path);
 
 /* -- poll.c: times and masks of calls that wait -- */
 

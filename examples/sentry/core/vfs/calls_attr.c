@@ -15,7 +15,8 @@ static s64 apply(const struct path *path, struct attributes *new)
 	return error;
 }
 
-int path_at(struct task *t, u64 directory, u64 name, u32 flags, struct path *path)
+/* Find the file of a call that accepts AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH; -EINVAL for other flags. */
+static int path_at(struct task *t, u64 directory, u64 name, u32 flags, struct path *path)
 {
 	if (flags & ~(u32)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
 		return -EINVAL;

@@ -7,7 +7,6 @@
 
 /* A reference to a file system of a type; -ENODEV: there is no such type. The options may be overwritten. */
 int super_by_type(const char *type, char *options, struct super **super);
-int overlay_by_options(char *options, struct super **super);
 
 /* -- options -- */
 

@@ -25,19 +25,6 @@ char *option_value(char *option, const char *name)
 	return *name ? NULL : option;
 }
 
-static struct super *mounted(const char *type)
-{
-	LIST_EACH(at, mount_list()) {
-		struct super *super = CONTAINER(at, struct mount, all)->super;
-
-		if (!strings_equal(super->type, type))
-			continue;
-		reference_get(&super->references);
-		return super;
-	}
-	return NULL;
-}
-
 static int new_tmpfs(char *options, struct super **super)
 {
 	int error;
@@ -49,23 +36,6 @@ static int new_tmpfs(char *options, struct super **super)
 	if (error)
 		super_put(*super);
 	return error;
-}
-
-int super_by_type(const char *type, char *options, struct super **super)
-{
-	if (strings_equal(type, "tmpfs"))
-		return new_tmpfs(options, super);
-	if (strings_equal(type, "overlay"))
-		return overlay_by_options(options, super);
-	if (strings_equal(type, "proc"))
-		*super = proc_new();
-	else if (strings_equal(type, "sysfs"))
-		*super = sys_new();
-	else if (strings_equal(type, "devpts"))
-		*super = devpts_super();
-	else if (!strings_equal(type, "devtmpfs") || !(*super = mounted(type)))
-		return -ENODEV;
-	return *super ? 0 : -ENOMEM;
 }
 
 /* -- overlay -- */
@@ -180,7 +150,7 @@ static int open_all(struct names *names, struct layers *layers)
 	return !error && !names->upper && layers->count < 2 ? -EINVAL : error;
 }
 
-int overlay_by_options(char *options, struct super **super)
+static int new_overlay(char *options, struct super **super)
 {
 	struct names names = { .lower = NULL };
 	struct layers *layers = kmalloc(sizeof(*layers));
@@ -210,4 +180,36 @@ int overlay_by_options(char *options, struct super **super)
 	kfree(layers);
 	page_free(text);
 	return error;
+}
+
+/* -- all types -- */
+
+static struct super *mounted(const char *type)
+{
+	LIST_EACH(at, mount_list()) {
+		struct super *super = CONTAINER(at, struct mount, all)->super;
+
+		if (!strings_equal(super->type, type))
+			continue;
+		reference_get(&super->references);
+		return super;
+	}
+	return NULL;
+}
+
+int super_by_type(const char *type, char *options, struct super **super)
+{
+	if (strings_equal(type, "tmpfs"))
+		return new_tmpfs(options, super);
+	if (strings_equal(type, "overlay"))
+		return new_overlay(options, super);
+	if (strings_equal(type, "proc"))
+		*super = proc_new();
+	else if (strings_equal(type, "sysfs"))
+		*super = sys_new();
+	else if (strings_equal(type, "devpts"))
+		*super = devpts_super();
+	else if (!strings_equal(type, "devtmpfs") || !(*super = mounted(type)))
+		return -ENODEV;
+	return *super ? 0 : -ENOMEM;
 }
