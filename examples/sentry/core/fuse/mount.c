@@ -87,7 +87,6 @@ const char *fuse_mount_root(void)
 {
 	struct fuse *fuse = fuse_root;
 	struct super *super = super_new(&operations, "virtiofs", FUSE_MAGIC);
-	struct inode *inode;
 
 	if (!super)
 		return "the sandbox has too little memory";
@@ -99,9 +98,7 @@ const char *fuse_mount_root(void)
 	super->negative = true;
 	if (fuse_init(fuse))
 		return "the server of the root does not answer as it should";
-	inode = root_inode(fuse);
-	super->root = inode ? dentry_new_root(super, inode) : NULL;
-	if (!super->root)
+	if (super_set_root(super, root_inode(fuse)))
 		return "the directory for the root cannot be read";
 	dentry_get(super->root);
 	return mount_add(super, super->root, NULL, 0, fuse->tag) ? "the sandbox has too little memory" : NULL;

@@ -28,6 +28,15 @@ struct super *super_new(const struct super_operations *operations, const char *t
 	return super;
 }
 
+int super_set_root(struct super *super, struct inode *inode)
+{
+	super->root = inode ? dentry_new_root(super, inode) : NULL;
+	if (super->root)
+		return 0;
+	inode_put(inode);
+	return -ENOMEM;
+}
+
 void super_put(struct super *super)
 {
 	if (!super || !reference_put(&super->references))

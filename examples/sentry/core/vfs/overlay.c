@@ -78,10 +78,7 @@ static int make_root(struct overlay *overlay)
 		dentry_get(found.parts[found.count].dentry);
 	}
 	inode = overlay_inode(overlay, &found);
-	overlay->super->root = inode ? dentry_new_root(overlay->super, inode) : NULL;
-	if (inode && !overlay->super->root)
-		inode_put(inode);
-	if (!overlay->super->root)
+	if (super_set_root(overlay->super, inode))
 		return -ENOMEM;
 	if (overlay->scratch) { /* the upper layer starts empty: the overlay counts all its directories */
 		inode->links = overlay->lower[0].root.dentry->inode->links;

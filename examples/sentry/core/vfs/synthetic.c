@@ -63,11 +63,11 @@ struct super *synthetic_new(const char *type, u64 magic, const struct synthetic 
 {
 	struct synthetic_inode root = { .table = table, .count = count, .prefix = "" };
 	struct super *super = super_new(&super_operations, type, magic);
-	struct inode *inode = super ? synthetic_inode(super, &root, NULL, S_IFDIR | 0555) : NULL;
 
-	if (inode)
-		super->root = dentry_new_root(super, inode);
-	return inode && super->root ? super : NULL;
+	if (super && !super_set_root(super, synthetic_inode(super, &root, NULL, S_IFDIR | 0555)))
+		return super;
+	super_put(super);
+	return NULL;
 }
 
 static int getattr(struct inode *inode)

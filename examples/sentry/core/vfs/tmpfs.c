@@ -203,17 +203,19 @@ static const struct super_operations super_operations = {
 struct super *tmpfs_new(const char *type, u32 mode)
 {
 	struct super *super = super_new(&super_operations, type, TMPFS_MAGIC);
-	struct limits *limits = kmalloc(sizeof(*limits));
-	struct inode *inode;
+	struct limits *limits = super ? kmalloc(sizeof(*limits)) : NULL;
 
-	if (!super || !limits)
+	if (!limits) {
+		super_put(super);
 		return NULL;
+	}
 	limits->pages = core.ram.count / 2;
 	super->data = limits;
 	super->pinned = true;
-	inode = make(super, NULL, S_IFDIR | mode);
-	super->root = inode ? dentry_new_root(super, inode) : NULL;
-	return super->root ? super : NULL;
+	if (!super_set_root(super, make(super, NULL, S_IFDIR | mode)))
+		return super;
+	super_put(super);
+	return NULL;
 }
 
 /* -- pages -- */

@@ -240,6 +240,8 @@ struct file {
 
 struct super *super_new(const struct super_operations *operations, const char *type, u64 magic);
 void super_put(struct super *super);
+/* Set the root of a file system: 0 or -ENOMEM. Takes the reference to the inode in any case, which can be NULL. */
+int super_set_root(struct super *super, struct inode *inode);
 
 struct inode *inode_new(struct super *super, u32 mode); /* with times of now and the caller as the owner */
 void inode_get(struct inode *inode);
