@@ -57,9 +57,10 @@ static struct super *make(void)
 	root->user = root->group = devpts.ptmx->user = devpts.ptmx->group = 0;
 	root->file_operations = &directory_file_operations;
 	devpts.ptmx->device = MAKE_DEVICE(5, 2);
-	devpts.super->root = dentry_new_root(devpts.super, root);
+	if (super_set_root(devpts.super, root))
+		return devpts.super = NULL;
 	devpts.nowhere = (struct mount){ .references = REFERENCES_SATURATED, .super = devpts.super };
-	return devpts.super->root ? devpts.super : NULL;
+	return devpts.super;
 }
 
 /* There is one, mounted or not. */
