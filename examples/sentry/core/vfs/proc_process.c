@@ -450,7 +450,7 @@ static void put_mount(struct text *text, const struct mount *mount)
 
 static void put_mount_info(struct text *text, struct mount *mount)
 {
-	const struct path path = { mount, mount->root }, root = { mount, mount->super->root };
+	const struct path path = { mount, mount->root };
 	u64 line = text->size;
 
 	text_number(text, mount->id);
@@ -459,7 +459,7 @@ static void put_mount_info(struct text *text, struct mount *mount)
 	text_put(text, " 0:");
 	text_number(text, mount->super->device & 0xff);
 	text_put(text, " ");
-	put_path(text, &(struct path){ NULL, mount->root }, &(struct path){ NULL, root.dentry });
+	put_path(text, &(struct path){ NULL, mount->root }, &(struct path){ NULL, mount->super->root });
 	text_put(text, " ");
 	if (!put_path(text, &path, &caller_fs()->root)) {
 		text->size = line;

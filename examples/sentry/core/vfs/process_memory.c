@@ -11,12 +11,13 @@ static s64 copy(struct io *from, struct io *to)
 	if (!page)
 		return -ENOMEM;
 	while (from->left && to->left) {
-		u64 part = from->left < to->left ? from->left : to->left, got, put;
+		u64 part = from->left < to->left ? from->left : to->left, put;
 
-		got = io_get(from, page, part < PAGE ? part : PAGE);
-		put = io_put(to, page, got);
+		if (part > PAGE)
+			part = PAGE;
+		put = io_put(to, page, io_get(from, page, part));
 		done += put;
-		if (put < (part < PAGE ? part : PAGE))
+		if (put < part)
 			break;
 	}
 	page_free(page);
