@@ -227,20 +227,7 @@ s64 address_put(struct task *t, const struct address *address, u32 size, u64 to,
 	return user_write(t->mm, size_at, &size, sizeof(size));
 }
 
-s64 sys_bind(struct task *t, const u64 *args)
-{
-	struct address address;
-	struct file *file;
-	s64 error;
-	struct socket *socket = socket_get(t, args[0], &file, &error);
-
-	if (!socket)
-		return error;
-	error = address_get(t, &address, args[1], args[2]);
-	return error ? error : socket->operations->bind(socket, &address, (u32)args[2]);
-}
-
-s64 sys_connect(struct task *t, const u64 *args)
+static s64 bind_or_connect(struct task *t, const u64 *args, bool connects)
 {
 	struct address address;
 	struct file *file;
@@ -252,10 +239,19 @@ s64 sys_connect(struct task *t, const u64 *args)
 	error = address_get(t, &address, args[1], args[2]);
 	if (error)
 		return error;
-	file_get(file);
-	error = socket->operations->connect(socket, &address, (u32)args[2], !(file->flags & O_NONBLOCK));
-	file_put(file);
-	return error;
+	if (!connects)
+		return socket->operations->bind(socket, &address, (u32)args[2]);
+	return socket->operations->connect(socket, &address, (u32)args[2], !(file->flags & O_NONBLOCK));
+}
+
+s64 sys_bind(struct task *t, const u64 *args)
+{
+	return bind_or_connect(t, args, false);
+}
+
+s64 sys_connect(struct task *t, const u64 *args)
+{
+	return bind_or_connect(t, args, true);
 }
 
 s64 sys_listen(struct task *t, const u64 *args)
