@@ -137,13 +137,6 @@ s64 inet_error(struct socket *socket)
 	return inet_take_error(inet_of(socket));
 }
 
-s64 inet_wait(struct inet *inet, u64 deadline)
-{
-	s64 error = deadline ? sleep_on(&inet->changed, deadline) : -EAGAIN;
-
-	return error == -ETIMEDOUT ? -EAGAIN : error;
-}
-
 s64 inet_broken(u32 flags)
 {
 	if (!(flags & MSG_NOSIGNAL))

@@ -321,10 +321,10 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 	s64 result;
 
 	while (list_empty(&netlink->replies)) {
-		s64 error = deadline ? sleep_on(&netlink->changed, deadline) : -EAGAIN;
+		s64 error = socket_wait(&netlink->changed, deadline);
 
 		if (error)
-			return error == -ETIMEDOUT ? -EAGAIN : error;
+			return error;
 	}
 	reply = CONTAINER(netlink->replies.next, struct reply, list);
 	list_remove(&reply->list); /* the copy can sleep */

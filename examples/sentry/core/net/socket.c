@@ -53,6 +53,13 @@ u64 socket_deadline(u64 timeout, bool wait)
 	return timeout ? monotonic_now() + timeout : FOREVER;
 }
 
+s64 socket_wait(struct wait_queue *queue, u64 deadline)
+{
+	s64 error = deadline ? sleep_on(queue, deadline) : -EAGAIN;
+
+	return error == -ETIMEDOUT ? -EAGAIN : error;
+}
+
 struct socket *file_socket(struct file *file)
 {
 	return file->operations == &socket_operations ? file->data : NULL;

@@ -201,9 +201,9 @@ static int finish_connect(struct inet *inet, u64 deadline)
 	int error = 0;
 
 	while (inet->tcp && !inet->established) {
-		error = deadline ? (int)sleep_on(&inet->changed, deadline) : -EINPROGRESS;
+		error = (int)socket_wait(&inet->changed, deadline);
 		if (error)
-			return error == -ETIMEDOUT ? -EINPROGRESS : error;
+			return error == -EAGAIN ? -EINPROGRESS : error;
 	}
 	mutex_lock(&inet->receiving);
 	if (!inet->tcp && (inet->error || !inet->established)) {
@@ -385,9 +385,9 @@ static int wait_for_connection(struct socket *socket, u64 deadline)
 
 		if (!inet->listening)
 			return -EINVAL;
-		error = deadline ? sleep_on(&inet->changed, deadline) : -EAGAIN;
+		error = socket_wait(&inet->changed, deadline);
 		if (error)
-			return error == -ETIMEDOUT ? -EAGAIN : (int)error;
+			return (int)error;
 	}
 	return 0;
 }

@@ -40,7 +40,7 @@ static s64 wait_for_room(struct socket *socket, u32 flags, u64 deadline)
 			return sending_error(inet, flags);
 		if (!connecting && tcp_room(socket))
 			return 0;
-		error = inet_wait(inet, deadline);
+		error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return error;
 	}
@@ -78,7 +78,7 @@ static s64 send_part(struct socket *socket, const u8 *part, u64 size, u32 flags,
 		if (!taken && inet->tcp && !tcp_sndqueuelen(inet->tcp))
 			return done ? (s64)done : -ENOBUFS; /* nothing will make room */
 		if (!taken && inet->tcp)
-			error = inet_wait(inet, deadline);
+			error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return done ? (s64)done : error;
 		done += taken;
@@ -143,7 +143,7 @@ static s64 begin_receiving(struct inet *inet, u64 deadline)
 			return 0;
 		if (!inet->tcp || inet->listening)
 			return -ENOTCONN;
-		error = inet_wait(inet, deadline);
+		error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return error;
 	}

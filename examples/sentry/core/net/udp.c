@@ -210,7 +210,7 @@ static s64 begin_receiving(struct inet *inet, u64 deadline)
 		}
 		if (inet->no_receive)
 			return 0;
-		error = inet_wait(inet, deadline);
+		error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return error;
 	}

@@ -201,11 +201,8 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 			endpoint_put(listener);
 			break;
 		}
-		if (deadline)
-			error = (int)sleep_on(&listener->writable, deadline);
+		error = (int)socket_wait(&listener->writable, deadline);
 		endpoint_put(listener);
-		if (error == -ETIMEDOUT)
-			error = -EAGAIN;
 	}
 	return error;
 }
@@ -239,9 +236,9 @@ static int accept(struct socket *socket, struct socket **new, bool wait)
 
 		if (end->no_receive)
 			return -EINVAL;
-		error = deadline ? sleep_on(&end->readable, deadline) : -EAGAIN;
+		error = socket_wait(&end->readable, deadline);
 		if (error)
-			return error == -ETIMEDOUT ? -EAGAIN : (int)error;
+			return (int)error;
 	}
 	one = CONTAINER(end->waiting.next, struct endpoint, in_waiting);
 	list_remove(&one->in_waiting);

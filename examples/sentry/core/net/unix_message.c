@@ -56,10 +56,10 @@ static struct packet *packet_new(struct endpoint *from, struct message *message,
 static s64 wait_for_room(struct socket *socket, struct endpoint *to, u64 deadline)
 {
 	while (to->socket && !to->no_receive && !end_of(socket)->no_send && !unix_has_room(to, socket)) {
-		s64 error = deadline ? sleep_on(&to->writable, deadline) : -EAGAIN;
+		s64 error = socket_wait(&to->writable, deadline);
 
 		if (error)
-			return error == -ETIMEDOUT ? -EAGAIN : error;
+			return error;
 	}
 	return 0;
 }
@@ -209,9 +209,9 @@ static s64 wait_for_packet(struct socket *socket, u64 deadline)
 			return -ESHUTDOWN;
 		if (!end->peer && !is_datagram(socket))
 			return socket->type == SOCK_STREAM ? -EINVAL : -ENOTCONN;
-		error = deadline ? sleep_on(&end->readable, deadline) : -EAGAIN;
+		error = socket_wait(&end->readable, deadline);
 		if (error)
-			return error == -ETIMEDOUT ? -EAGAIN : error;
+			return error;
 	}
 	return 0;
 }
