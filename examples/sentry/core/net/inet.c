@@ -137,13 +137,6 @@ s64 inet_error(struct socket *socket)
 	return inet_take_error(inet_of(socket));
 }
 
-s64 inet_broken(u32 flags)
-{
-	if (!(flags & MSG_NOSIGNAL))
-		signal_raise(core.current, SIGPIPE);
-	return -EPIPE;
-}
-
 void inet_refused(const ip_addr_t *local, u16 local_port, const ip_addr_t *remote, u16 remote_port)
 {
 	LIST_EACH(at, inet_all()) {

@@ -74,7 +74,6 @@ struct chunk *chunk_new(struct inet *inet, struct pbuf *data); /* at the end; NU
 s64 inet_take_error(struct inet *inet);
 u8 inet_type(const struct socket *socket, const ip_addr_t *address); /* IPADDR_TYPE_* of a pcb for packets of it */
 s64 inet_error(struct socket *socket);
-s64 inet_broken(u32 flags); /* -EPIPE, with SIGPIPE */
 struct list *inet_all(void);
 
 /* -- inet_option.c -- */

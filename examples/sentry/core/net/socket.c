@@ -53,6 +53,13 @@ u64 socket_deadline(u64 timeout, bool wait)
 	return timeout ? monotonic_now() + timeout : FOREVER;
 }
 
+s64 socket_broken(u32 flags)
+{
+	if (!(flags & MSG_NOSIGNAL))
+		signal_raise(core.current, SIGPIPE);
+	return -EPIPE;
+}
+
 s64 socket_wait(struct wait_queue *queue, u64 deadline)
 {
 	s64 error = deadline ? sleep_on(queue, deadline) : -EAGAIN;

@@ -84,6 +84,7 @@ struct socket {
 struct socket *socket_new(u16 family, u16 type, const struct socket_operations *operations);
 void rights_free(struct rights *rights); /* may be NULL */
 u64 socket_deadline(u64 timeout, bool wait); /* when a call gives up: 0 at once */
+s64 socket_broken(u32 flags); /* -EPIPE, with SIGPIPE */
 s64 socket_wait(struct wait_queue *queue, u64 deadline); /* 0, -EAGAIN at that time, or that of a signal */
 struct socket *file_socket(struct file *file); /* NULL: it is none */
 /* The socket of a descriptor and its file, borrowed; NULL with the error. */

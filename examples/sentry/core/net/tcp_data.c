@@ -24,7 +24,7 @@ static s64 sending_error(struct inet *inet, u32 flags)
 {
 	s64 error = inet_take_error(inet);
 
-	return error && error != -EPIPE ? error : inet_broken(flags);
+	return error && error != -EPIPE ? error : socket_broken(flags);
 }
 
 /* Until there is room: 0, or what the call returns if it has sent nothing. */

@@ -64,13 +64,6 @@ static s64 wait_for_room(struct socket *socket, struct endpoint *to, u64 deadlin
 	return 0;
 }
 
-static s64 broken(u32 flags)
-{
-	if (!(flags & MSG_NOSIGNAL))
-		signal_raise(core.current, SIGPIPE);
-	return -EPIPE;
-}
-
 static void deliver(struct endpoint *to, struct packet *packet)
 {
 	list_add(&to->packets, &packet->list);
@@ -113,7 +106,7 @@ static s64 send_stream(struct socket *socket, struct message *message, struct io
 	endpoint_put(to);
 	if (done)
 		return (s64)done;
-	return error == -EPIPE ? broken(flags) : error;
+	return error == -EPIPE ? socket_broken(flags) : error;
 }
 
 static s64 send_packet(struct socket *socket, struct endpoint *to, struct message *message, struct io *from, u64 deadline)
@@ -175,9 +168,9 @@ s64 unix_send(struct socket *socket, struct message *message, struct io *from, u
 		return -EOPNOTSUPP;
 	if (is_datagram(socket)) {
 		if (end->no_send)
-			return broken(flags);
+			return socket_broken(flags);
 		result = send_datagram(socket, message, from, deadline);
-		return result == -EPIPE ? broken(flags) : result;
+		return result == -EPIPE ? socket_broken(flags) : result;
 	}
 	if (message->address_size && is_stream(socket))
 		return end->peer ? -EISCONN : -EOPNOTSUPP;
@@ -186,9 +179,9 @@ s64 unix_send(struct socket *socket, struct message *message, struct io *from, u
 	if (is_stream(socket))
 		return send_stream(socket, message, from, flags, deadline);
 	if (end->no_send || end->peer->no_receive)
-		return broken(flags);
+		return socket_broken(flags);
 	result = send_packet(socket, end->peer, message, from, deadline);
-	return result == -EPIPE ? broken(flags) : result;
+	return result == -EPIPE ? socket_broken(flags) : result;
 }
 
 /* -- receiving -- */
