@@ -9,7 +9,7 @@
 
 enum { AF_INET = 2, AF_INET6 = 10, SIZE_4 = 16, SIZE_6 = 28, LEAST_6 = 24 };
 enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17 };
-enum { INET_VALUES = 48, BACKLOG_MOST = 4096 };
+enum { INET_VALUES = 48 };
 
 /* A part of what was received: of a stream, or a datagram. */
 struct chunk {

@@ -370,21 +370,6 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 	return 0;
 }
 
-static int listen(struct socket *socket, s32 backlog)
-{
-	(void)socket;
-	(void)backlog;
-	return -EOPNOTSUPP;
-}
-
-static int accept(struct socket *socket, struct socket **new, bool wait)
-{
-	(void)socket;
-	(void)new;
-	(void)wait;
-	return -EOPNOTSUPP;
-}
-
 static int name(struct socket *socket, struct address *address, u32 *size, bool of_peer)
 {
 	const struct netlink *netlink = socket->data;
@@ -396,14 +381,6 @@ static int name(struct socket *socket, struct address *address, u32 *size, bool 
 		bytes_copy(address->rest + 6, &netlink->groups, 4);
 	}
 	return 0;
-}
-
-static int shutdown(struct socket *socket, bool receive_side, bool send_side)
-{
-	(void)socket;
-	(void)receive_side;
-	(void)send_side;
-	return -EOPNOTSUPP;
 }
 
 static u32 poll(struct socket *socket, struct poll *poll)
@@ -447,12 +424,9 @@ static void release(struct socket *socket)
 static const struct socket_operations operations = {
 	.bind = bind,
 	.connect = connect,
-	.listen = listen,
-	.accept = accept,
 	.name = name,
 	.send = send,
 	.receive = receive,
-	.shutdown = shutdown,
 	.poll = poll,
 	.set_option = set_option,
 	.readable = readable,

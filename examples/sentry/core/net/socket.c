@@ -4,7 +4,7 @@
 
 #include "../vfs/calls.h"
 
-enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992 };
+enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992, BACKLOG_MOST = 4096 };
 
 static const struct file_operations socket_operations;
 
@@ -273,8 +273,11 @@ s64 sys_listen(struct task *t, const u64 *args)
 	struct file *file;
 	s64 error;
 	struct socket *socket = socket_get(t, args[0], &file, &error);
+	u32 backlog = (u32)args[1] < BACKLOG_MOST ? (u32)args[1] : BACKLOG_MOST;
 
-	return socket ? socket->operations->listen(socket, (s32)args[1]) : error;
+	if (!socket)
+		return error;
+	return socket->operations->listen ? socket->operations->listen(socket, backlog) : -EOPNOTSUPP;
 }
 
 static s64 accept(struct task *t, const u64 *args, u32 flags)
@@ -290,6 +293,8 @@ static s64 accept(struct task *t, const u64 *args, u32 flags)
 	socket = socket_get(t, args[0], &file, &result);
 	if (!socket)
 		return result;
+	if (!socket->operations->accept)
+		return -EOPNOTSUPP;
 	file_get(file);
 	result = socket->operations->accept(socket, &new, !(file->flags & O_NONBLOCK));
 	file_put(file);
@@ -351,5 +356,7 @@ s64 sys_shutdown(struct task *t, const u64 *args)
 
 	if (!socket)
 		return error;
-	return how > 2 ? -EINVAL : socket->operations->shutdown(socket, how != 1, how != 0);
+	if (how > 2)
+		return -EINVAL;
+	return socket->operations->shutdown ? socket->operations->shutdown(socket, how != 1, how != 0) : -EOPNOTSUPP;
 }

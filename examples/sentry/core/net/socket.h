@@ -48,12 +48,12 @@ struct socket;
 struct socket_operations {
 	int (*bind)(struct socket *socket, const struct address *address, u32 size);
 	int (*connect)(struct socket *socket, const struct address *address, u32 size, bool wait);
-	int (*listen)(struct socket *socket, s32 backlog);
-	int (*accept)(struct socket *socket, struct socket **new, bool wait);
+	int (*listen)(struct socket *socket, u32 backlog); /* NULL: -EOPNOTSUPP */
+	int (*accept)(struct socket *socket, struct socket **new, bool wait); /* NULL: -EOPNOTSUPP */
 	int (*name)(struct socket *socket, struct address *address, u32 *size, bool of_peer);
 	s64 (*send)(struct socket *socket, struct message *message, struct io *from, u32 flags);
 	s64 (*receive)(struct socket *socket, struct message *message, struct io *to, u32 flags);
-	int (*shutdown)(struct socket *socket, bool receive, bool send);
+	int (*shutdown)(struct socket *socket, bool receive, bool send); /* NULL: -EOPNOTSUPP */
 	u32 (*poll)(struct socket *socket, struct poll *poll);
 	/* Of other levels than SOL_SOCKET; `size` of the second is the room, then how much there is. NULL: no such level. */
 	s64 (*set_option)(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size);

@@ -341,13 +341,13 @@ static void stop_listening(struct inet *inet)
 	net_run();
 }
 
-static int listen(struct socket *socket, s32 backlog)
+static int listen(struct socket *socket, u32 backlog)
 {
 	struct inet *inet = inet_of(socket);
 	struct tcp_pcb *pcb;
 	int error;
 
-	inet->backlog = (u32)backlog > BACKLOG_MOST ? BACKLOG_MOST : (u32)backlog;
+	inet->backlog = backlog;
 	if (inet->listening)
 		return 0;
 	if (inet->phase != UNCONNECTED)

@@ -127,21 +127,6 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 	return 0;
 }
 
-static int listen(struct socket *socket, s32 backlog)
-{
-	(void)socket;
-	(void)backlog;
-	return -EOPNOTSUPP;
-}
-
-static int accept(struct socket *socket, struct socket **new, bool wait)
-{
-	(void)socket;
-	(void)new;
-	(void)wait;
-	return -EOPNOTSUPP;
-}
-
 /* -- messages -- */
 
 static s64 send_to(struct inet *inet, const ip_addr_t *to, u16 port, struct io *from)
@@ -302,8 +287,6 @@ static void release(struct socket *socket)
 const struct socket_operations udp_operations = {
 	.bind = bind,
 	.connect = connect,
-	.listen = listen,
-	.accept = accept,
 	.name = inet_name,
 	.send = send,
 	.receive = receive,

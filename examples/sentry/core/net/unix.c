@@ -3,8 +3,6 @@
 #include "../vfs/calls.h"
 #include "unix.h"
 
-enum { BACKLOG_MOST = 4096 };
-
 static struct slab endpoints = SLAB(struct endpoint);
 static const struct socket_operations operations;
 
@@ -207,7 +205,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 	return error;
 }
 
-static int listen(struct socket *socket, s32 backlog)
+static int listen(struct socket *socket, u32 backlog)
 {
 	struct endpoint *end = end_of(socket);
 
@@ -215,7 +213,7 @@ static int listen(struct socket *socket, s32 backlog)
 		return -EOPNOTSUPP;
 	if (!end->name_size || end->peer)
 		return -EINVAL;
-	end->backlog = (u32)backlog > BACKLOG_MOST ? BACKLOG_MOST : (u32)backlog;
+	end->backlog = backlog;
 	socket->listening = true;
 	socket->peer = unix_credentials();
 	wake_all(&end->writable);
