@@ -117,6 +117,27 @@ void chunk_free(struct inet *inet, struct chunk *chunk)
 	slab_free(&chunks, chunk);
 }
 
+u64 chunk_copy(const struct chunk *chunk, u64 size, struct io *to)
+{
+	u64 done = 0, skip = chunk->start;
+
+	for (const struct pbuf *p = chunk->data; p && done < size; p = p->next) {
+		u64 part, moved;
+
+		if (skip >= p->len) {
+			skip -= p->len;
+			continue;
+		}
+		part = p->len - skip < size - done ? p->len - skip : size - done;
+		moved = io_put(to, (const u8 *)p->payload + skip, part);
+		done += moved;
+		skip = 0;
+		if (moved < part)
+			break;
+	}
+	return done;
+}
+
 void inet_drop_chunks(struct inet *inet)
 {
 	while (!list_empty(&inet->chunks))

@@ -69,6 +69,7 @@ bool inet_port_conflicts(struct socket *socket, const ip_addr_t *address, u16 po
 void inet_forget_port(struct inet *inet);
 int inet_name(struct socket *socket, struct address *address, u32 *size, bool of_peer);
 void inet_drop_chunks(struct inet *inet);
+u64 chunk_copy(const struct chunk *chunk, u64 size, struct io *to); /* from its start; how many bytes went well */
 void chunk_free(struct inet *inet, struct chunk *chunk);
 struct chunk *chunk_new(struct inet *inet, struct pbuf *data); /* at the end; NULL: no memory */
 s64 inet_take_error(struct inet *inet);

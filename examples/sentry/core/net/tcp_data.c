@@ -161,30 +161,6 @@ static void give_window(struct inet *inet, u64 size)
 	net_run();
 }
 
-static u64 copy_chunk(struct chunk *chunk, u64 start, u64 size, struct io *to, u32 flags)
-{
-	u64 done = 0, skip = start;
-
-	for (struct pbuf *p = chunk->data; p && size; p = p->next) {
-		u64 part, moved;
-
-		if (skip >= p->len) {
-			skip -= p->len;
-			continue;
-		}
-		part = p->len - skip < size ? p->len - skip : size;
-		moved = flags & MSG_TRUNC ? part : io_put(to, (u8 *)p->payload + skip, part);
-		if (flags & MSG_TRUNC)
-			to->left -= part;
-		done += moved;
-		size -= moved;
-		skip = 0;
-		if (moved < part)
-			break;
-	}
-	return done;
-}
-
 /* Bytes that are there. */
 static s64 take(struct inet *inet, struct io *to, u32 flags)
 {
@@ -194,8 +170,10 @@ static s64 take(struct inet *inet, struct io *to, u32 flags)
 	while (at != &inet->chunks && to->left) {
 		struct chunk *chunk = CONTAINER(at, struct chunk, list);
 		u64 rest = chunk->data->tot_len - chunk->start, part = rest < to->left ? rest : to->left;
-		u64 moved = copy_chunk(chunk, chunk->start, part, to, flags);
+		u64 moved = flags & MSG_TRUNC ? part : chunk_copy(chunk, part, to);
 
+		if (flags & MSG_TRUNC)
+			to->left -= part;
 		done += moved;
 		at = at->next;
 		if (!(flags & MSG_PEEK)) {

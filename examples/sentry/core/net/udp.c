@@ -201,20 +201,6 @@ static s64 begin_receiving(struct inet *inet, u64 deadline)
 	}
 }
 
-static u64 put_datagram(const struct pbuf *data, u64 size, struct io *to)
-{
-	u64 done = 0;
-
-	for (; data && done < size; data = data->next) {
-		u64 part = data->len < size - done ? data->len : size - done, moved = io_put(to, data->payload, part);
-
-		done += moved;
-		if (moved < part)
-			break;
-	}
-	return done;
-}
-
 static s64 receive(struct socket *socket, struct message *message, struct io *to, u32 flags)
 {
 	struct inet *inet = inet_of(socket);
@@ -233,7 +219,7 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 	part = message->whole < to->left ? message->whole : to->left;
 	message->flags |= part < message->whole ? MSG_TRUNC : 0;
 	inet_put_address(socket, &chunk->from, chunk->from_port, &message->address, &message->address_size);
-	result = put_datagram(chunk->data, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
+	result = chunk_copy(chunk, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
 	if (!(flags & MSG_PEEK)) {
 		inet->bytes -= message->whole;
 		chunk_free(inet, chunk);
