@@ -213,6 +213,19 @@ int inet_get_address(struct socket *socket, const struct address *from, u32 size
 	return 0;
 }
 
+int inet_get_target(struct socket *socket, const struct address *from, u32 size, ip_addr_t *to, u16 *port)
+{
+	int error = inet_get_address(socket, from, size, to, port);
+
+	if (error || !ip_addr_isany(to))
+		return error;
+	if (IP_IS_V4(to))
+		IP_ADDR4(to, 127, 0, 0, 1);
+	else
+		IP_ADDR6_HOST(to, 0, 0, 0, 1);
+	return 0;
+}
+
 void inet_put_address(struct socket *socket, const ip_addr_t *from, u16 port, struct address *to, u32 *size)
 {
 	u8 *rest = (u8 *)to->rest;

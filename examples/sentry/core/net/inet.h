@@ -62,6 +62,8 @@ void inet_free(struct inet *inet);
 struct socket *inet_socket(struct inet *inet, u16 family, u16 type);
 /* Translate an address of the program: 0 or -errno. The type of `to` is that of the packets. */
 int inet_get_address(struct socket *socket, const struct address *from, u32 size, ip_addr_t *to, u16 *port);
+/* The same for a destination, where the unspecified address is that of the loopback. */
+int inet_get_target(struct socket *socket, const struct address *from, u32 size, ip_addr_t *to, u16 *port);
 void inet_put_address(struct socket *socket, const ip_addr_t *from, u16 port, struct address *to, u32 *size);
 int inet_bind(struct socket *socket, const struct address *address, u32 size);
 int inet_bind_port(struct socket *socket); /* to a free port, if it has none; 0 or -errno */
@@ -69,7 +71,7 @@ bool inet_port_conflicts(struct socket *socket, const ip_addr_t *address, u16 po
 void inet_forget_port(struct inet *inet);
 int inet_name(struct socket *socket, struct address *address, u32 *size, bool of_peer);
 void inet_drop_chunks(struct inet *inet);
-u64 chunk_copy(const struct chunk *chunk, u64 size, struct io *to); /* from its start; how many bytes went well */
+u64 chunk_copy(const struct chunk *chunk, u64 size, struct io *to); /* from its start; how many bytes were copied */
 void chunk_free(struct inet *inet, struct chunk *chunk);
 struct chunk *chunk_new(struct inet *inet, struct pbuf *data); /* at the end; NULL: no memory */
 s64 inet_take_error(struct inet *inet);

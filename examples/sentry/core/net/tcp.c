@@ -250,16 +250,9 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 		return -EISCONN;
 	if (inet->phase == CONNECTING)
 		return inet->tcp && !inet->established && !wait ? -EALREADY : finish_connect(inet, deadline);
-	error = inet_get_address(socket, address, size, &to, &port);
-	if (error)
-		return error;
-	if (ip_addr_isany(&to)) {
-		if (IP_IS_V4(&to))
-			IP_ADDR4(&to, 127, 0, 0, 1);
-		else
-			IP_ADDR6_HOST(&to, 0, 0, 0, 1);
-	}
-	error = begin_connect(socket, &to, port);
+	error = inet_get_target(socket, address, size, &to, &port);
+	if (!error)
+		error = begin_connect(socket, &to, port);
 	if (error)
 		return error;
 	/* Linux reports what happened in between by the next call, too. */

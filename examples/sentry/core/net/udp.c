@@ -76,18 +76,10 @@ static int disconnect(struct socket *socket)
 static int find_target(struct socket *socket, const struct address *address, u32 size, ip_addr_t *to, u16 *port)
 {
 	struct address copy = *address;
-	int error;
 
 	if (copy.family == AF_UNSPEC && socket->family == AF_INET)
 		copy.family = AF_INET;
-	error = inet_get_address(socket, &copy, size, to, port);
-	if (!error && ip_addr_isany(to)) {
-		if (IP_IS_V4(to))
-			IP_ADDR4(to, 127, 0, 0, 1);
-		else
-			IP_ADDR6_HOST(to, 0, 0, 0, 1);
-	}
-	return error;
+	return inet_get_target(socket, &copy, size, to, port);
 }
 
 static bool is_broadcast(const ip_addr_t *address)
