@@ -61,14 +61,6 @@ struct socket *inet_socket(struct inet *inet, u16 family, u16 type)
 	return socket;
 }
 
-static void put_any(u16 family, ip_addr_t *address)
-{
-	if (family == AF_INET)
-		ip_addr_set_any_val(false, *address);
-	else
-		ip_addr_set_any_val(true, *address);
-}
-
 int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol)
 {
 	s32 own = type == SOCK_STREAM ? PROTOCOL_TCP : PROTOCOL_UDP;
@@ -85,8 +77,8 @@ int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol)
 	inet = inet_new();
 	*socket = inet ? inet_socket(inet, family, (u16)type) : NULL;
 	if (*socket) {
-		put_any(family, &inet->local);
-		put_any(family, &inet->remote);
+		ip_addr_set_any(family == AF_INET6, &inet->local);
+		ip_addr_set_any(family == AF_INET6, &inet->remote);
 		return 0;
 	}
 	if (inet)
@@ -380,7 +372,7 @@ int inet_bind(struct socket *socket, const struct address *address, u32 size)
 	if (port && inet_port_conflicts(socket, &to, port))
 		return -EADDRINUSE;
 	if (IP_IS_V4(&to) && ip_addr_isany(&to))
-		put_any(socket->family, &to);
+		ip_addr_set_any(socket->family == AF_INET6, &to);
 	ip_addr_copy(inet->local, to);
 	inet->bound_address = !ip_addr_isany(&to);
 	inet->bound_port = port;
