@@ -310,18 +310,20 @@ bool inet_port_conflicts(struct socket *socket, const ip_addr_t *address, u16 po
 			  orphan_conflicts(tcp_tw_pcbs, inet, address, port));
 }
 
+static bool list_has_port(const struct tcp_pcb *list, u16 port)
+{
+	for (const struct tcp_pcb *pcb = list; pcb; pcb = pcb->next)
+		if (pcb->local_port == port)
+			return true;
+	return false;
+}
+
 static bool port_is_used(const struct socket *socket, u16 port)
 {
 	LIST_EACH(at, inet_all())
 		if (CONTAINER(at, struct inet, all)->local_port == port)
 			return true;
-	for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb && socket->type == SOCK_STREAM; pcb = pcb->next)
-		if (pcb->local_port == port)
-			return true;
-	for (struct tcp_pcb *pcb = tcp_tw_pcbs; pcb && socket->type == SOCK_STREAM; pcb = pcb->next)
-		if (pcb->local_port == port)
-			return true;
-	return false;
+	return socket->type == SOCK_STREAM && (list_has_port(tcp_active_pcbs, port) || list_has_port(tcp_tw_pcbs, port));
 }
 
 int inet_bind_port(struct socket *socket)
