@@ -270,9 +270,7 @@ static bool overlap(const struct inet *a, const ip_addr_t *address, const struct
 
 static bool may_share(const struct inet *inet, u32 option)
 {
-	if (inet->socket)
-		return inet->socket->switches >> option & 1;
-	return option == SO_REUSEADDR ? inet->reuse_address : inet->reuse_port;
+	return inet->socket ? inet->socket->switches >> option & 1 : inet->reuse_address; /* without one it is a stream */
 }
 
 /* Connections that have no socket any longer. */

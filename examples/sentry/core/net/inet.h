@@ -31,7 +31,7 @@ struct inet {
 	struct udp_pcb *udp;
 	ip_addr_t local, remote;
 	u16 local_port, remote_port;
-	bool bound_address, bound_port, reuse_address, reuse_port; /* of bind() */
+	bool bound_address, bound_port, reuse_address; /* of bind() */
 	enum phase phase;
 	bool established, listening;
 	bool no_receive, no_send; /* shutdown() */
@@ -95,6 +95,5 @@ extern const struct socket_operations tcp_operations, udp_operations;
 s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *from, u32 flags);
 s64 tcp_socket_receive(struct socket *socket, struct message *message, struct io *to, u32 flags);
 u64 tcp_room(const struct socket *socket);
-void tcp_attach(struct tcp_pcb *pcb, struct inet *inet); /* lwIP reports what happens to the connection to this socket */
 
 #endif

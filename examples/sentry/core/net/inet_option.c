@@ -2,7 +2,7 @@
 /* Options of sockets for the levels of IP, IPv6 and TCP: each is stored, and what lwIP has is set there, too. */
 #include "inet.h"
 
-enum { LEVEL_IP = 0, LEVEL_TCP = 6, LEVEL_IP6 = 41, ON_OFF = -1000000, LOCKED = 1 };
+enum { LEVEL_IP = 0, LEVEL_TCP = 6, LEVEL_IP6 = 41, ON_OFF = -1000000 };
 
 enum value {
 	V_TOS, V_TTL, V_RECVTOS, V_PKTINFO, V_RECVTTL, V_MTU_DISCOVER, V_RECVERR, V_FREEBIND, V_NO_PORT, V_MULTICAST_TTL,

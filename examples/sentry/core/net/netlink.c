@@ -329,7 +329,6 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 	reply = CONTAINER(netlink->replies.next, struct reply, list);
 	list_remove(&reply->list); /* the copy can sleep */
 	part = reply->size < to->left ? reply->size : to->left;
-	message->whole = reply->size;
 	message->flags |= part < reply->size ? MSG_TRUNC : 0;
 	message->address = (struct address){ .family = AF_NETLINK };
 	message->address_size = ADDRESS_BYTES;

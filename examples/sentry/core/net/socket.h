@@ -40,7 +40,6 @@ struct message {
 	bool wants_sender; /* a receiver that gets it */
 	bool sender_given;
 	u32 flags; /* MSG_* of what was received */
-	u64 whole; /* how large a packet was */
 };
 
 struct socket;
@@ -102,6 +101,6 @@ int netlink_create(struct socket **socket, u32 type, s32 protocol);
 /* -- unix.c -- */
 
 int unix_create(struct socket **socket, u32 type, s32 protocol);
-int unix_pair(struct socket *a, struct socket *b);
+void unix_pair(struct socket *a, struct socket *b);
 
 #endif

@@ -28,7 +28,7 @@ enum { TICKS_A_SECOND = 4, MINUTE = 240, HEADER = 16, LEAST_LIMIT = 4 << 20 };
 static struct {
 	struct netif *loopback, outside;
 	u64 used, limit; /* bytes */
-	u64 ticks, next; /* when the next one is due */
+	u64 ticks;
 	struct timer timer;
 	bool running;
 } net;
@@ -214,7 +214,7 @@ static void arm(void)
 	bool needed = tcp_active_pcbs || tcp_tw_pcbs || net_outside();
 
 	if (needed && !net.timer.active)
-		timer_start(&net.timer, net.next = monotonic_now() + TICK);
+		timer_start(&net.timer, monotonic_now() + TICK);
 	else if (!needed)
 		timer_stop(&net.timer);
 }

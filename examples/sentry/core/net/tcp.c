@@ -46,17 +46,6 @@ static err_t has_sent(void *argument, struct tcp_pcb *pcb, u16 size)
 	return ERR_OK;
 }
 
-static void forget_child(struct inet *child)
-{
-	struct inet *listener = child->listener;
-
-	if (!listener)
-		return;
-	if (list_empty(&child->in_waiting))
-		listener->pending--;
-	child->listener = NULL;
-}
-
 /* The connection is over, and lwIP frees it. */
 static void is_over(u8 id, void *data)
 {
@@ -69,7 +58,7 @@ static void is_over(u8 id, void *data)
 	inet->ended = true;
 	wake_all(&inet->changed);
 	if (inet->listener && list_empty(&inet->in_waiting)) { /* it was never established */
-		forget_child(inet);
+		inet->listener->pending--;
 		inet_free(inet);
 	}
 }
@@ -103,7 +92,8 @@ static err_t is_connected(void *argument, struct tcp_pcb *pcb, err_t error)
 
 static const struct tcp_ext_arg_callbacks endings = { .destroy = is_over };
 
-void tcp_attach(struct tcp_pcb *pcb, struct inet *inet)
+/* From now on lwIP reports what happens to the connection to this socket. */
+static void attach(struct tcp_pcb *pcb, struct inet *inet)
 {
 	inet->tcp = pcb;
 	tcp_arg(pcb, inet);
@@ -135,7 +125,7 @@ static int open_pcb(struct socket *socket, const ip_addr_t *remote)
 		IP_SET_TYPE_VAL(pcb->local_ip, IPADDR_TYPE_ANY);
 	pcb->local_port = inet->local_port;
 	TCP_REG(&tcp_bound_pcbs, pcb);
-	tcp_attach(pcb, inet);
+	attach(pcb, inet);
 	inet_apply_options(socket);
 	return 0;
 }
@@ -281,7 +271,7 @@ static err_t is_asked(u8 id, struct tcp_pcb_listen *pcb, struct tcp_pcb *new)
 	ip_addr_copy(child->remote, new->remote_ip);
 	child->reuse_address = ip_get_option(new, SOF_REUSEADDR);
 	listener->pending++;
-	tcp_attach(new, child);
+	attach(new, child);
 	tcp_err(new, NULL); /* is_over() is enough, and frees it */
 	return ERR_OK;
 }

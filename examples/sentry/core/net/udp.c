@@ -197,7 +197,7 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 {
 	struct inet *inet = inet_of(socket);
 	struct chunk *chunk;
-	u64 part;
+	u64 whole, part;
 	s64 result;
 
 	message->address_size = 0;
@@ -207,13 +207,13 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 	if (result <= 0)
 		return result;
 	chunk = CONTAINER(inet->chunks.next, struct chunk, list);
-	message->whole = chunk->data->tot_len;
-	part = message->whole < to->left ? message->whole : to->left;
-	message->flags |= part < message->whole ? MSG_TRUNC : 0;
+	whole = chunk->data->tot_len;
+	part = whole < to->left ? whole : to->left;
+	message->flags |= part < whole ? MSG_TRUNC : 0;
 	inet_put_address(socket, &chunk->from, chunk->from_port, &message->address, &message->address_size);
-	result = chunk_copy(chunk, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
+	result = chunk_copy(chunk, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)whole : (s64)part;
 	if (!(flags & MSG_PEEK)) {
-		inet->bytes -= message->whole;
+		inet->bytes -= whole;
 		chunk_free(inet, chunk);
 	}
 	mutex_unlock(&inet->receiving);

@@ -272,18 +272,17 @@ static void describe(struct packet *packet, struct message *message, bool peek)
 static s64 take_first(struct endpoint *end, struct message *message, struct io *to, u32 flags)
 {
 	struct packet *packet = CONTAINER(end->packets.next, struct packet, list);
-	u64 part = packet->size < to->left ? packet->size : to->left;
+	u64 whole = packet->size, part = whole < to->left ? whole : to->left;
 
-	message->flags |= part < packet->size ? MSG_TRUNC : 0;
-	message->whole = packet->size;
+	message->flags |= part < whole ? MSG_TRUNC : 0;
 	if (io_put(to, packet->data, part) < part)
 		return -EFAULT;
 	describe(packet, message, flags & MSG_PEEK);
 	if (!(flags & MSG_PEEK)) {
-		end->bytes -= packet->size;
+		end->bytes -= whole;
 		take_packet(end, packet);
 	}
-	return flags & MSG_TRUNC ? (s64)message->whole : (s64)part;
+	return flags & MSG_TRUNC ? (s64)whole : (s64)part;
 }
 
 static s64 receive_packet(struct socket *socket, struct message *message, struct io *to, u32 flags, u64 deadline)

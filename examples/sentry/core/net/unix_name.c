@@ -144,6 +144,6 @@ int unix_bind(struct socket *socket, const struct address *address, u32 size)
 
 void unix_put_name(const struct endpoint *end, struct address *address, u32 *size)
 {
-	*address = end && end->name_size ? end->name : (struct address){ .family = AF_UNIX };
-	*size = end && end->name_size ? end->name_size : 2;
+	*address = end->name_size ? end->name : (struct address){ .family = AF_UNIX };
+	*size = end->name_size ? end->name_size : 2;
 }
