@@ -2,8 +2,7 @@
 /* Sockets of the families AF_INET and AF_INET6: their lives, addresses and ports. */
 #include "inet.h"
 
-enum { FIRST_PORT = 32768, PORTS = 28232, PRIVILEGED = 1024, CAP_NET_BIND_SERVICE = 10, FAMILY_BYTES = 2, OVERHEAD = 512 };
-enum { SO_REUSEADDR = 2, SO_REUSEPORT = 15 };
+enum { FIRST_PORT = 32768, PORTS = 28232, PRIVILEGED = 1024, CAP_NET_BIND_SERVICE = 10, OVERHEAD = 512 };
 
 static struct slab inets = SLAB(struct inet);
 static struct slab chunks = SLAB(struct chunk);
@@ -270,7 +269,7 @@ static bool overlap(const struct inet *a, const ip_addr_t *address, const struct
 
 static bool may_share(const struct inet *inet, u32 option)
 {
-	return inet->socket ? inet->socket->switches >> option & 1 : inet->reuse_address; /* without one it is a stream */
+	return inet->socket ? socket_switch(inet->socket, option) : inet->reuse_address; /* without one it is a stream */
 }
 
 /* Connections that have no socket any longer. */
@@ -363,7 +362,7 @@ int inet_bind(struct socket *socket, const struct address *address, u32 size)
 	struct inet *inet = inet_of(socket);
 	ip_addr_t to;
 	u16 port;
-	int error = size < FAMILY_BYTES ? -EINVAL : check_bind(socket, address, size, &to, &port);
+	int error = size < sizeof(address->family) ? -EINVAL : check_bind(socket, address, size, &to, &port);
 
 	if (error)
 		return error;

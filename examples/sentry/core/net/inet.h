@@ -7,7 +7,7 @@
 #include "socket.h"
 #include "stack.h"
 
-enum { AF_INET = 2, AF_INET6 = 10, SIZE_4 = 16, SIZE_6 = 28, LEAST_6 = 24 };
+enum { SIZE_4 = 16, SIZE_6 = 28, LEAST_6 = 24 };
 enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17 };
 enum { INET_VALUES = 48 };
 

@@ -113,7 +113,6 @@ static void apply_tcp(struct inet *inet, bool keep_alive)
 
 void inet_apply_options(struct socket *socket)
 {
-	enum { KEEPALIVE = 9, REUSEADDR = 2 };
 	struct inet *inet = inet_of(socket);
 	u8 ttl = (u8)(socket->family == AF_INET ? inet->values[V_TTL] : inet->values[V_UNICAST_HOPS]);
 
@@ -127,12 +126,12 @@ void inet_apply_options(struct socket *socket)
 		return;
 	inet->tcp->ttl = ttl;
 	inet->tcp->tos = (u8)inet->values[V_TOS];
-	if (socket->switches >> REUSEADDR & 1)
+	if (socket_switch(socket, SO_REUSEADDR))
 		ip_set_option(inet->tcp, SOF_REUSEADDR);
 	else
 		ip_reset_option(inet->tcp, SOF_REUSEADDR);
 	if (!inet->listening)
-		apply_tcp(inet, socket->switches >> KEEPALIVE & 1);
+		apply_tcp(inet, socket_switch(socket, SO_KEEPALIVE));
 	net_run();
 }
 

@@ -71,8 +71,6 @@ struct request {
 
 static void put_inet(struct request *request, u32 address)
 {
-	enum { AF_INET = 2 };
-
 	bytes_zero(request->bytes, sizeof(request->bytes));
 	request->family = AF_INET;
 	bytes_copy(request->bytes + 4, &address, 4);

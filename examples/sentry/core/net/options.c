@@ -3,13 +3,6 @@
 #include "../vfs/calls.h"
 #include "socket.h"
 
-enum option {
-	SO_DEBUG = 1, SO_REUSEADDR = 2, SO_TYPE = 3, SO_ERROR = 4, SO_DONTROUTE = 5, SO_BROADCAST = 6, SO_SNDBUF = 7,
-	SO_RCVBUF = 8, SO_KEEPALIVE = 9, SO_OOBINLINE = 10, SO_PRIORITY = 12, SO_LINGER = 13, SO_REUSEPORT = 15,
-	SO_PASSCRED = 16, SO_PEERCRED = 17, SO_RCVLOWAT = 18, SO_SNDLOWAT = 19, SO_RCVTIMEO = 20, SO_SNDTIMEO = 21,
-	SO_BINDTODEVICE = 25, SO_TIMESTAMP = 29, SO_ACCEPTCONN = 30, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_PROTOCOL = 38, SO_DOMAIN = 39,
-};
-
 enum { OPTION_MOST = 256 };
 
 static u64 buffer_size(s32 value)
@@ -121,7 +114,7 @@ static s64 option_value(struct socket *socket, u32 option, s32 *value)
 	case SO_PRIORITY: *value = socket->priority; return 0;
 	case SO_PROTOCOL: *value = socket->protocol; return 0;
 	case SO_DEBUG: case SO_REUSEADDR: case SO_DONTROUTE: case SO_BROADCAST: case SO_KEEPALIVE: case SO_OOBINLINE:
-	case SO_TIMESTAMP: case SO_REUSEPORT: *value = socket->switches >> option & 1; return 0;
+	case SO_TIMESTAMP: case SO_REUSEPORT: *value = socket_switch(socket, option); return 0;
 	}
 	return -ENOPROTOOPT;
 }

@@ -5,13 +5,19 @@
 
 #include "../vfs/vfs.h"
 
-enum { AF_UNSPEC = 0, AF_UNIX = 1, AF_NETLINK = 16 };
+enum { AF_UNSPEC = 0, AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3, SOCK_SEQPACKET = 5, SOCK_TYPES = 15 };
 enum {
-	MSG_OOB = 1, MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 0x20, MSG_DONTWAIT = 0x40, MSG_EOR = 0x80, MSG_WAITALL = 0x100,
-	MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000,
+	MSG_OOB = 1, MSG_PEEK = 2, MSG_CTRUNC = 8, MSG_TRUNC = 0x20, MSG_DONTWAIT = 0x40, MSG_WAITALL = 0x100,
+	MSG_NOSIGNAL = 0x4000, MSG_MORE = 0x8000, MSG_CMSG_CLOEXEC = 0x40000000,
 };
 enum { SOL_SOCKET = 1 };
+enum {
+	SO_DEBUG = 1, SO_REUSEADDR = 2, SO_TYPE = 3, SO_ERROR = 4, SO_DONTROUTE = 5, SO_BROADCAST = 6, SO_SNDBUF = 7,
+	SO_RCVBUF = 8, SO_KEEPALIVE = 9, SO_OOBINLINE = 10, SO_PRIORITY = 12, SO_LINGER = 13, SO_REUSEPORT = 15,
+	SO_PASSCRED = 16, SO_PEERCRED = 17, SO_RCVLOWAT = 18, SO_SNDLOWAT = 19, SO_RCVTIMEO = 20, SO_SNDTIMEO = 21,
+	SO_BINDTODEVICE = 25, SO_TIMESTAMP = 29, SO_ACCEPTCONN = 30, SO_SNDBUFFORCE = 32, SO_RCVBUFFORCE = 33, SO_PROTOCOL = 38, SO_DOMAIN = 39,
+};
 enum { ADDRESS_SIZE = 128, RIGHTS_MOST = 253 };
 
 /* An address; its family comes first. */
@@ -79,6 +85,11 @@ struct socket {
 	struct credentials_message peer;   /* of SO_PEERCRED */
 	void *data;
 };
+
+static inline bool socket_switch(const struct socket *socket, u32 option)
+{
+	return socket->switches >> option & 1;
+}
 
 struct socket *socket_new(u16 family, u16 type, const struct socket_operations *operations);
 void rights_free(struct rights *rights); /* may be NULL */

@@ -2,7 +2,7 @@
 /* Bytes of streams of AF_INET and AF_INET6. */
 #include "inet.h"
 
-enum { PART = 32768 - 512, QUEUE_MOST = TCP_SND_QUEUELEN / 2, MSG_MORE = 0x8000 };
+enum { PART = 32768 - 512, QUEUE_MOST = TCP_SND_QUEUELEN / 2 };
 
 u64 tcp_room(const struct socket *socket)
 {

@@ -2,7 +2,7 @@
 /* Datagrams of AF_INET and AF_INET6. */
 #include "inet.h"
 
-enum { LARGEST = 65507, LARGEST_6 = 65487, SO_BROADCAST = 6 };
+enum { LARGEST = 65507, LARGEST_6 = 65487 };
 
 static void got_datagram(void *argument, struct udp_pcb *pcb, struct pbuf *data, const ip_addr_t *from, u16 port)
 {
@@ -102,7 +102,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 	error = find_target(socket, address, size, &to, &port);
 	if (!error)
 		error = net_source(&to, &from);
-	if (!error && is_broadcast(&to) && !(socket->switches >> SO_BROADCAST & 1))
+	if (!error && is_broadcast(&to) && !socket_switch(socket, SO_BROADCAST))
 		error = -EACCES;
 	if (!error)
 		error = open_pcb(socket);
@@ -159,7 +159,7 @@ static s64 send(struct socket *socket, struct message *message, struct io *from,
 		error = -EINVAL;
 	if (!error)
 		error = net_source(&to, &unused);
-	if (!error && is_broadcast(&to) && !(socket->switches >> SO_BROADCAST & 1))
+	if (!error && is_broadcast(&to) && !socket_switch(socket, SO_BROADCAST))
 		error = -EACCES;
 	if (!error && inet->error)
 		error = (int)inet_take_error(inet);
