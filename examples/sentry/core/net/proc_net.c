@@ -56,7 +56,6 @@ static void put_number(struct text *text, u64 value, u64 width)
 static void put_socket(struct text *text, const struct inet *inet, u32 number, bool stream)
 {
 	const struct socket *socket = inet->socket;
-	u64 unsent = inet->tcp && !inet->listening ? TCP_SND_BUF - inet->tcp->snd_buf : 0;
 
 	put_number(text, number, stream ? 4 : 5);
 	text_put(text, ": ");
@@ -64,7 +63,7 @@ static void put_socket(struct text *text, const struct inet *inet, u32 number, b
 	put_end(text, inet, &inet->remote, inet->listening ? 0 : inet->remote_port);
 	put_hex(text, stream ? inet_tcp_state(inet) : inet->phase == CONNECTED ? 1 : 7, 2);
 	text_put(text, " ");
-	put_hex(text, unsent, 8);
+	put_hex(text, tcp_unsent(inet), 8);
 	text_put(text, ":");
 	put_hex(text, inet->listening ? inet->waiting_count : inet->bytes, 8);
 	text_put(text, " 00:00000000 00000000 ");

@@ -450,6 +450,7 @@ static u32 poll(struct socket *socket, struct poll *poll)
 	struct inet *inet = inet_of(socket);
 	bool closed = !inet->tcp && !inet->listening;
 	bool no_receive = inet->no_receive || inet->ended, no_send = inet->no_send || (inet->ended && closed);
+	u64 room;
 	u32 events = inet->error ? POLLERR : 0;
 
 	poll_wait(poll, &inet->changed);
@@ -463,7 +464,8 @@ static u32 poll(struct socket *socket, struct poll *poll)
 		return events;
 	if (inet->bytes && inet->bytes >= socket->low_water)
 		events |= POLLIN | POLLRDNORM;
-	if (no_send || closed || tcp_room(socket) * 3 >= TCP_SND_BUF || tcp_room(socket) * 3 >= socket->send_size)
+	room = tcp_room(socket);
+	if (no_send || closed || room * 3 >= TCP_SND_BUF || room * 3 >= socket->send_size)
 		events |= POLLOUT | POLLWRNORM;
 	return events;
 }
@@ -475,9 +477,7 @@ static u64 readable(struct socket *socket)
 
 static u64 unsent(struct socket *socket)
 {
-	struct inet *inet = inet_of(socket);
-
-	return inet->tcp && !inet->listening ? TCP_SND_BUF - inet->tcp->snd_buf : 0;
+	return tcp_unsent(inet_of(socket));
 }
 
 const struct socket_operations tcp_operations = {

@@ -4,6 +4,11 @@
 
 enum { PART = 32768 - 512, QUEUE_MOST = TCP_SND_QUEUELEN / 2 };
 
+u64 tcp_unsent(const struct inet *inet)
+{
+	return inet->tcp && !inet->listening ? TCP_SND_BUF - inet->tcp->snd_buf : 0;
+}
+
 u64 tcp_room(const struct socket *socket)
 {
 	const struct inet *inet = socket->data;
