@@ -54,7 +54,6 @@ static inline struct inet *inet_of(struct socket *socket)
 
 /* -- inet.c -- */
 
-void inet_init(void);
 int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol);
 struct inet *inet_new(void); /* without a socket; NULL: no memory */
 void inet_free(struct inet *inet);

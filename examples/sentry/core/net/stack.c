@@ -17,7 +17,6 @@
 #include "netif/ethernet.h"
 
 #include "lwip/hooks.h"
-#include "start.h"
 #include "../virtio/virtio.h"
 
 #define TICK 250000000ull
@@ -282,7 +281,8 @@ static err_t init_outside(struct netif *interface)
 {
 	const u8 *mac;
 
-	net_device(&mac, &interface->mtu);
+	if (!net_device(&mac, &interface->mtu))
+		return ERR_IF;
 	interface->name[0] = 'e';
 	interface->name[1] = 't';
 	interface->hwaddr_len = sizeof(interface->hwaddr);
@@ -297,10 +297,7 @@ static err_t init_outside(struct netif *interface)
 
 static void attach_outside(void)
 {
-	const u8 *mac;
-	u16 mtu;
-
-	if (!net_device(&mac, &mtu) || !netif_add(&net.outside, NULL, NULL, NULL, NULL, init_outside, ethernet_input))
+	if (!netif_add(&net.outside, NULL, NULL, NULL, NULL, init_outside, ethernet_input))
 		return;
 	netif_set_default(&net.outside);
 	netif_set_up(&net.outside);

@@ -10,10 +10,8 @@
 #include "lwip/udp.h"
 
 #include "../core.h"
+#include "start.h"
 
-void net_init(void);
-/* After each call of lwIP: bring packets for this sandbox itself to where they go, and keep its time. */
-void net_run(void);
 bool net_is_low(void); /* its memory is nearly used up */
 
 /* The address that a packet to this one leaves from: 0 or -ENETUNREACH. */

@@ -8,9 +8,10 @@
 void net_init(void);
 void net_settle(void); /* wait for an address of the outside, if there is one */
 void inet_init(void);
+/* After each call of lwIP: deliver the packets of the loopback, and start or stop lwIP's timer. */
 void net_run(void);
 void net_receive(const u8 *frame, u32 size);
-void net_free(void *memory);
+void net_free(void *memory); /* of net_malloc() */
 
 /* -- virtio/net.c -- */
 
