@@ -34,20 +34,14 @@ void fs_start(struct virtio_device *device)
 	take(device, fuse);
 }
 
-/* A device that the platform has set up: its queues lie one behind the other. */
+/* A device that the platform has set up. */
 void fs_start_ready(struct virtio_device *device, u8 *rings)
 {
-	static const u32 sizes[] = { [FORGETS] = FORGET_QUEUE_SIZE, [REQUESTS] = QUEUE_SIZE };
 	struct fuse *fuse = kmalloc(sizeof(*fuse));
 
-	device->features = VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX;
-	for (u32 i = 0; i < ARRAY_SIZE(sizes); i++) {
-		struct virtqueue *queue = kmalloc(sizeof(*queue));
-
-		if (!queue || !fuse)
-			return;
-		queue_init(queue, device, i, sizes[i], rings + i * RINGS_STRIDE);
-	}
+	if (!fuse || !queue_ready(device, FORGETS, FORGET_QUEUE_SIZE, rings) ||
+	    !queue_ready(device, REQUESTS, QUEUE_SIZE, rings))
+		return;
 	bytes_copy(fuse->tag, "root", 5);
 	take(device, fuse);
 }

@@ -94,19 +94,13 @@ void net_start(struct virtio_device *device)
 	begin(device);
 }
 
-/* A device that the platform has set up: its queues lie one behind the other. */
+/* A device that the platform has set up. */
 void net_start_ready(struct virtio_device *device, u8 *rings)
 {
 	static const u8 mac[6] = { 2, 0, 0, 0, 0, 1 };
 
-	device->features = VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX;
-	for (u32 i = IN; i <= OUT; i++) {
-		struct virtqueue *queue = kmalloc(sizeof(*queue));
-
-		if (!queue)
-			return;
-		queue_init(queue, device, i, QUEUE_SIZE, rings + i * RINGS_STRIDE);
-	}
+	if (!queue_ready(device, IN, QUEUE_SIZE, rings) || !queue_ready(device, OUT, QUEUE_SIZE, rings))
+		return;
 	bytes_copy(net.mac, mac, sizeof(mac));
 	net.mtu = MTU_MOST;
 	begin(device);

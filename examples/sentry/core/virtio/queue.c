@@ -28,6 +28,15 @@ void queue_init(struct virtqueue *queue, struct virtio_device *device, u32 index
 	device->queues[index] = queue;
 }
 
+bool queue_ready(struct virtio_device *device, u32 index, u32 size, u8 *rings)
+{
+	struct virtqueue *queue = kmalloc(sizeof(*queue));
+
+	if (queue)
+		queue_init(queue, device, index, size, rings + index * RINGS_STRIDE);
+	return queue;
+}
+
 static volatile u16 *used_index(const struct virtqueue *queue)
 {
 	return (volatile u16 *)(queue->used + 2);

@@ -26,6 +26,7 @@ static void start_ready(u32 id, u32 first_kick, void (*start)(struct virtio_devi
 		return;
 	device->id = id;
 	device->first_kick = first_kick;
+	device->features = VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX;
 	device->next = devices;
 	devices = device;
 	start(device, rings);

@@ -64,6 +64,8 @@ void virtio_poll(void);				    /* call used() where buffers have come back */
 u64 queue_bytes(u32 size);
 /* In memory of that many bytes, all zero, aligned to 16. */
 void queue_init(struct virtqueue *queue, struct virtio_device *device, u32 index, u32 size, u8 *memory);
+/* A queue that the platform has set up, as all of its device: they lie one behind the other. false: no memory. */
+bool queue_ready(struct virtio_device *device, u32 index, u32 size, u8 *rings);
 /* Add a request: buffers that the device reads, then such that it writes. -EAGAIN: the queue is full. */
 int queue_add(struct virtqueue *queue, const struct segment *segments, u32 readable, u32 writable, void *token);
 void queue_kick(struct virtqueue *queue);
