@@ -144,35 +144,38 @@ def _unpack(work: Path, target: Path) -> None:
     os.rename(tree / "top", target)
 
 
+def _cached(folder: Path) -> tuple[Path | None, bool]:
+    """The folder of the cache's current version, if it has one; and whether it is fresh enough for a build."""
+    mark = folder / "current"
+    try:
+        current, age = folder / mark.read_text(), time.time() - mark.stat().st_mtime
+    except OSError:
+        return None, False
+    return (current, age < FRESH_SECONDS) if (current / "src").is_dir() else (None, False)
+
+
 def source() -> Path:
     """The folder of the source, which is in the cache or fetched; its version is the folder's name.
 
     :raises SourceError: the cache has none, and the archive cannot be reached
     """
     folder = cache()
-    mark = folder / "current"
-    try:
-        current = folder / mark.read_text()
-    except OSError:
-        current = folder / "none"
-    if (current / "src").is_dir() and time.time() - mark.stat().st_mtime < FRESH_SECONDS:
+    current, fresh = _cached(folder)
+    if current and fresh:
         return current
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock, tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (
-            mark.exists()
-            and time.time() - mark.stat().st_mtime < FRESH_SECONDS
-            and (folder / mark.read_text()).is_dir()
-        ):
-            return folder / mark.read_text()  # another process was faster
+        current, fresh = _cached(folder)
+        if current and fresh:
+            return current  # another process was faster
         try:
             current = _fetch(Path(work), folder)
         except SourceError:
-            if not (current / "src").is_dir():
+            if current is None:
                 raise
             print(f"the archive cannot be reached; using {PACKAGE} {current.name}", file=sys.stderr)
-        mark.write_text(current.name)
+        (folder / "current").write_text(current.name)
     return current
 
 
