@@ -34,21 +34,21 @@ u8 interface_prefix(const struct interface *interface)
 
 bool interface_address(const struct interface *interface, u32 number, struct interface_address *address)
 {
-	enum { LINK = 253, HOST = 254, ONE_NETWORK = 64, ONE_HOST = 128 };
+	enum { ONE_NETWORK = 64, ONE_HOST = 128 };
 	bool loopback = interface->netif == net_loopback();
 	const ip6_addr_t *six;
 
-	*address = (struct interface_address){ .six = number };
+	*address = (struct interface_address){ .prefix = 0 };
 	if (!number) {
 		bytes_copy(address->bytes, netif_ip4_addr(interface->netif), 4);
 		address->prefix = interface_prefix(interface);
-		address->scope = loopback ? HOST : 0;
+		address->scope = loopback ? SCOPE_HOST : 0;
 		return !ip4_addr_isany(netif_ip4_addr(interface->netif));
 	}
 	six = netif_ip6_addr(interface->netif, number - 1);
 	bytes_copy(address->bytes, six->addr, 16);
 	address->prefix = loopback ? ONE_HOST : ONE_NETWORK;
-	address->scope = loopback ? HOST : ip6_addr_islinklocal(six) ? LINK : 0;
+	address->scope = loopback ? SCOPE_HOST : ip6_addr_islinklocal(six) ? SCOPE_LINK : 0;
 	return ip6_addr_isvalid(netif_ip6_addr_state(interface->netif, number - 1));
 }
 

@@ -6,6 +6,7 @@
 #include "stack.h"
 
 enum { IFF_UP = 1, IFF_BROADCAST = 2, IFF_LOOPBACK = 8, IFF_RUNNING = 0x40, IFF_MULTICAST = 0x1000, IFF_LOWER_UP = 0x10000 };
+enum { SCOPE_LINK = 253, SCOPE_HOST = 254 }; /* of rtnetlink; 0: all networks */
 enum { ARPHRD_ETHER = 1, ARPHRD_LOOPBACK = 772, NAME_SIZE = 16 };
 
 struct interface {
@@ -17,8 +18,7 @@ struct interface {
 
 /* An address of an interface: number 0 is that of IPv4, if there is one. */
 struct interface_address {
-	bool six;
-	u8 bytes[16], prefix, scope; /* scope as rtnetlink has it */
+	u8 bytes[16], prefix, scope;
 };
 
 bool interface_get(u32 index, struct interface *interface); /* false: there is none */

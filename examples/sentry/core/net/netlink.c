@@ -164,7 +164,7 @@ static void put_address(struct reply *reply, const struct header *request, const
 /* The way out, or (local) the network that the interface is in. */
 static void put_route(struct reply *reply, const struct header *request, const struct interface *interface, bool local)
 {
-	enum { TO = 1, OUT = 4, GATEWAY = 5, SOURCE = 7, TABLE = 15, MAIN = 254, BOOT = 3, KERNEL = 2, LINK = 253, UNICAST = 1 };
+	enum { TO = 1, OUT = 4, GATEWAY = 5, SOURCE = 7, TABLE = 15, MAIN = 254, BOOT = 3, KERNEL = 2, UNICAST = 1 };
 	u32 own = ip4_addr_get_u32(netif_ip4_addr(interface->netif)), mask = interface_mask(interface), table = MAIN, to = own & mask;
 	struct {
 		u8 family, to_prefix, from_prefix, tos, table, protocol, scope, type;
@@ -176,7 +176,7 @@ static void put_route(struct reply *reply, const struct header *request, const s
 		head->to_prefix = local ? interface_prefix(interface) : 0;
 		head->table = MAIN;
 		head->protocol = local ? KERNEL : BOOT;
-		head->scope = local ? LINK : 0;
+		head->scope = local ? SCOPE_LINK : 0;
 		head->type = UNICAST;
 	}
 	attribute(reply, TABLE, &table, 4);

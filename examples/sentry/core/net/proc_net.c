@@ -135,7 +135,6 @@ void write_net_dev(struct text *text, struct synthetic_inode *node)
 
 void write_net_if_inet6(struct text *text, struct synthetic_inode *node)
 {
-	enum { HOST = 254, LINK = 253 };
 	struct interface_address address;
 	struct interface interface;
 
@@ -150,7 +149,7 @@ void write_net_if_inet6(struct text *text, struct synthetic_inode *node)
 			text_hex(text, i, 2);
 			text_put(text, " ");
 			text_hex(text, address.prefix, 2);
-			text_put(text, address.scope == HOST ? " 10 80 " : address.scope == LINK ? " 20 80 " : " 00 80 ");
+			text_put(text, address.scope == SCOPE_HOST ? " 10 80 " : address.scope == SCOPE_LINK ? " 20 80 " : " 00 80 ");
 			SPACES(text, 8 - string_size(interface.name));
 			text_put(text, interface.name);
 			text_put(text, "\n");
