@@ -69,7 +69,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         raise SourceError(
-            f"{command[0]} is not installed, which {PACKAGE}'s source needs", "install apt and patch"
+            f"{PACKAGE}'s source needs {command[0]}, which is not installed", "install apt and patch"
         ) from None
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
@@ -85,7 +85,7 @@ def _suites(folder: Path) -> str:
         release = ""
     found = re.search(r'^VERSION_CODENAME="?(\w+)"?$', release, re.MULTILINE)
     if found is None:
-        raise SourceError(f"{PACKAGE}'s source comes from Debian's or Ubuntu's archive, and this is neither")
+        raise SourceError(f"{PACKAGE}'s source comes from Debian's or Ubuntu's archive, and this system is neither")
     lines = _run(["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI) $(SIGNED_BY)"], folder)
     rows = {tuple(line.split()) for line in lines.splitlines()}
     wanted = {found[1], f"{found[1]}-updates", f"{found[1]}-security"}

@@ -35,7 +35,7 @@ struct inet {
 	enum phase phase;
 	bool established, listening;
 	bool no_receive, no_send; /* shutdown() */
-	bool ended, finished;	  /* nothing more comes; the other side has said so */
+	bool ended, finished;	  /* no more data comes; the other side has closed */
 	s32 error;		  /* to be reported once */
 	struct wait_queue changed;
 	struct mutex receiving; /* of a task that copies chunks, which can sleep, or frees all */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Options of sockets for the levels of IP, IPv6 and TCP: each is stored, and what lwIP has is set there, too. */
+/* Options of sockets at the levels IP, IPv6 and TCP: each is stored, and those that lwIP supports are set there, too. */
 #include "inet.h"
 
 enum { LEVEL_IP = 0, LEVEL_TCP = 6, LEVEL_IP6 = 41, ON_OFF = -1000000 };
@@ -14,7 +14,7 @@ enum value {
 
 _Static_assert((int)VALUES <= (int)INET_VALUES, "the values have a place in struct inet");
 
-/* Values from low to high; with ON_OFF any value, of which all but 0 are 1. */
+/* Values from low to high are valid. ON_OFF: any value is, and all but 0 are stored as 1. */
 static const struct row {
 	u16 level, option;
 	u8 value;
@@ -156,7 +156,7 @@ static s64 set_row(struct socket *socket, const struct row *row, s32 value)
 	return 0;
 }
 
-/* Joining a group does nothing: there is no interface that has groups. */
+/* Joining a group fails: no interface supports groups. */
 static s64 set_group(u32 level, u32 option, u32 size)
 {
 	if (level == LEVEL_IP && (option == ADD_MEMBERSHIP || option == DROP_MEMBERSHIP))

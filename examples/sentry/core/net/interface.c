@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Interfaces as programs see them, and the old way to ask for them: ioctl. */
+/* Interfaces as programs see them, and their ioctls. */
 #include "interface.h"
 
 #include "socket.h"
@@ -76,7 +76,7 @@ static void put_inet(struct request *request, u32 address)
 	bytes_copy(request->bytes + 4, &address, 4);
 }
 
-/* As many as there is room for; without a place for them, how much room they need. */
+/* As many as there is room for; without a buffer, the size that they need. */
 static s64 list(u64 argument)
 {
 	struct mm *mm = core.current->mm;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Messages of sockets: what programs send and receive, and descriptors and credentials beside it. */
+/* Messages of sockets: data that programs send and receive, with descriptors and credentials. */
 #include "../vfs/calls.h"
 #include "socket.h"
 
@@ -192,7 +192,7 @@ static s64 send_message(struct task *t, struct file *file, u64 from, u32 flags)
 	return result;
 }
 
-/* Add a part of the control data; whether it was there whole. */
+/* Append a part to the control data; false: it does not fit. */
 static bool put_control(struct task *t, struct msghdr *header, s32 type, const void *data, u64 size)
 {
 	struct cmsghdr part = { sizeof(part) + size, SOL_SOCKET, type };
@@ -210,7 +210,7 @@ static bool put_control(struct task *t, struct msghdr *header, s32 type, const v
 	return true;
 }
 
-/* Install files as descriptors, as many as there is room for; whether it was all of them. */
+/* Install files as descriptors, as many as there is room for; false: some were left out. */
 static bool put_rights(struct task *t, struct msghdr *header, struct rights *rights, bool close_on_exec)
 {
 	u64 room = header->control_size > sizeof(struct cmsghdr) ? (header->control_size - sizeof(struct cmsghdr)) / 4 : 0;
@@ -306,7 +306,7 @@ s64 sys_recvmsg(struct task *t, const u64 *args)
 	return with_file(t, args, receive_message);
 }
 
-/* Several in a row: how many went well, or the first error. */
+/* Several in a row: how many succeeded, or the first error. */
 static s64 many(struct task *t, const u64 *args, one_message each, u64 deadline)
 {
 	enum { WAITFORONE = 0x10000, STRIDE = 64, LENGTH_AT = 56 };

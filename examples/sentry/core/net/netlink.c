@@ -161,7 +161,7 @@ static void put_address(struct reply *reply, const struct header *request, const
 	end(reply);
 }
 
-/* The way out, or (local) the network that the interface is in. */
+/* The default route, or (local) that to the network of the interface. */
 static void put_route(struct reply *reply, const struct header *request, const struct interface *interface, bool local)
 {
 	enum { TO = 1, OUT = 4, GATEWAY = 5, SOURCE = 7, TABLE = 15, MAIN = 254, BOOT = 3, KERNEL = 2, UNICAST = 1 };

@@ -31,7 +31,7 @@ struct credentials_message {
 	u32 user, group;
 };
 
-/* Open files on their way, each with a reference. */
+/* Open files in a message, each with a reference. */
 struct rights {
 	struct rights *next; /* to be freed */
 	u32 count;
@@ -43,7 +43,7 @@ struct message {
 	u32 address_size;	/* 0: none */
 	struct rights *rights;
 	struct credentials_message sender;
-	bool wants_sender; /* a receiver that gets it */
+	bool wants_sender; /* the receiver gets the sender's credentials */
 	bool sender_given;
 	u32 flags; /* MSG_* of what was received */
 };
@@ -60,11 +60,11 @@ struct socket_operations {
 	s64 (*receive)(struct socket *socket, struct message *message, struct io *to, u32 flags);
 	int (*shutdown)(struct socket *socket, bool receive, bool send); /* NULL: -EOPNOTSUPP */
 	u32 (*poll)(struct socket *socket, struct poll *poll);
-	/* Of other levels than SOL_SOCKET; `size` of the second is the room, then how much there is. NULL: no such level. */
+	/* Of other levels than SOL_SOCKET; NULL: no such level. `size` of the second: in, the room; out, the size of the value. */
 	s64 (*set_option)(struct socket *socket, u32 level, u32 option, const u8 *value, u32 size);
 	s64 (*get_option)(struct socket *socket, u32 level, u32 option, u8 *value, u32 *size);
 	void (*changed)(struct socket *socket); /* an option of SOL_SOCKET; may be NULL */
-	s64 (*error)(struct socket *socket);	/* of SO_ERROR: the last, which it forgets; NULL: socket->error */
+	s64 (*error)(struct socket *socket);	/* for SO_ERROR: the last, which it clears; NULL: socket->error */
 	u64 (*readable)(struct socket *socket); /* bytes */
 	u64 (*unsent)(struct socket *socket);	/* bytes; NULL: 0 */
 	void (*release)(struct socket *socket);

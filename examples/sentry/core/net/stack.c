@@ -129,7 +129,7 @@ int net_source(const ip_addr_t *to, ip_addr_t *from)
 
 enum { QUOTED = 128, UNREACHABLE = 3, UNREACHABLE_6 = 1, NO_PORT = 3, NO_PORT_6 = 4 };
 
-/* A datagram of ours that is quoted as refused: its header of UDP is at `at`. */
+/* The packet reports a datagram of ours as refused; the quoted UDP header is at `at`. */
 static void refused(const u8 *packet, u32 size, u32 at, const ip_addr_t *from, const ip_addr_t *to)
 {
 	if (at + UDP_HLEN <= size)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Networks, for those who do not include lwIP: their start, and the device that leads outside. */
+/* Networks, for files that do not include lwIP: their start, and the device to the outside. */
 #ifndef SENTRY_NET_START_H
 #define SENTRY_NET_START_H
 
@@ -18,7 +18,7 @@ void net_free(void *memory); /* of net_malloc() */
 enum { NET_HEADER = 12 };
 
 bool net_device(const u8 **mac, u16 *mtu); /* false: there is none */
-/* A frame behind NET_HEADER bytes, of net_malloc(): it is the device's, which frees it. -EAGAIN: there is no room. */
+/* Send a frame behind NET_HEADER bytes, of net_malloc(). The device frees it, except with -EAGAIN: there is no room. */
 int net_device_send(u8 *frame, u32 size);
 
 #endif

@@ -174,7 +174,7 @@ static int begin_connect(struct socket *socket, const ip_addr_t *to, u16 port)
 	return 0;
 }
 
-/* The socket is as one that was never connected. No task may be receiving, as what has come is freed. */
+/* Make the socket one that was never connected. No task may be receiving, as unread data is freed. */
 static void reset(struct inet *inet)
 {
 	inet->phase = UNCONNECTED;
@@ -245,7 +245,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 		error = begin_connect(socket, &to, port);
 	if (error)
 		return error;
-	/* Linux reports what happened in between by the next call, too. */
+	/* As on Linux, the next call reports what happens meanwhile. */
 	return wait ? finish_connect(inet, deadline) : -EINPROGRESS;
 }
 
@@ -435,7 +435,7 @@ static void release(struct socket *socket)
 
 	if (inet->listening)
 		stop_listening(inet);
-	/* Without a reader, what has come resets the connection. */
+	/* Unread data resets the connection. */
 	if (inet->tcp && (inet->bytes || (socket->linger[0] && !socket->linger[1])))
 		drop(inet);
 	if (inet->tcp) {

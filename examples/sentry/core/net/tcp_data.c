@@ -32,7 +32,7 @@ static s64 sending_error(struct inet *inet, u32 flags)
 	return error && error != -EPIPE ? error : socket_broken(flags);
 }
 
-/* Until there is room: 0, or what the call returns if it has sent nothing. */
+/* Wait for room: 0, or what the call returns if it has sent nothing. */
 static s64 wait_for_room(struct socket *socket, u32 flags, u64 deadline)
 {
 	struct inet *inet = inet_of(socket);
@@ -51,7 +51,7 @@ static s64 wait_for_room(struct socket *socket, u32 flags, u64 deadline)
 	}
 }
 
-/* Pass bytes to lwIP, which copies them: how many it took. */
+/* Pass bytes to lwIP, which copies them: how many it accepted. */
 static u64 queue(struct socket *socket, const u8 *data, u64 size, bool more)
 {
 	struct inet *inet = inet_of(socket);
@@ -66,7 +66,7 @@ static u64 queue(struct socket *socket, const u8 *data, u64 size, bool more)
 	return size;
 }
 
-/* A part that is copied: how many bytes lwIP took, or -errno. */
+/* Send bytes that were copied from the program: how many lwIP accepted, or -errno. */
 static s64 send_part(struct socket *socket, const u8 *part, u64 size, u32 flags, u64 deadline)
 {
 	struct inet *inet = inet_of(socket);
@@ -129,7 +129,7 @@ s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *f
 
 /* -- receiving -- */
 
-/* Until there are bytes: 1 with the lock; 0: there will be none; -errno. */
+/* Wait for bytes: 1 with the lock; 0: there will be none; -errno. */
 static s64 begin_receiving(struct inet *inet, u64 deadline)
 {
 	for (;;) {
@@ -154,7 +154,7 @@ static s64 begin_receiving(struct inet *inet, u64 deadline)
 	}
 }
 
-/* The program has read so much: the other side may send more. */
+/* The program has read so many bytes: the other side may send more. */
 static void give_window(struct inet *inet, u64 size)
 {
 	while (inet->tcp && size) {
@@ -166,7 +166,7 @@ static void give_window(struct inet *inet, u64 size)
 	net_run();
 }
 
-/* Bytes that are there. */
+/* Copy bytes that have arrived. */
 static s64 take(struct inet *inet, struct io *to, u32 flags)
 {
 	struct list *at = inet->chunks.next;

@@ -21,7 +21,7 @@ static void got_datagram(void *argument, struct udp_pcb *pcb, struct pbuf *data,
 	wake_all(&inet->changed);
 }
 
-/* A pcb for the port of the socket, which may still have to get one. */
+/* Open a pcb for the port of the socket, which gets a free one if it has none. */
 static int open_pcb(struct socket *socket)
 {
 	struct inet *inet = inet_of(socket);
@@ -170,7 +170,7 @@ static s64 send(struct socket *socket, struct message *message, struct io *from,
 	return error ? error : send_to(inet, &to, port, from);
 }
 
-/* Until there is a datagram: 1 with the lock; 0: there will be none; -errno. */
+/* Wait for a datagram: 1 with the lock; 0: there will be none; -errno. */
 static s64 begin_receiving(struct inet *inet, u64 deadline)
 {
 	for (;;) {

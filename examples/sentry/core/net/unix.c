@@ -68,7 +68,7 @@ void unix_pair(struct socket *a, struct socket *b)
 	a->peer = b->peer = unix_credentials();
 }
 
-/* The other end learns that nothing will come or be taken any longer. */
+/* Close both directions of the other end. */
 static void hang_up(struct endpoint *peer, bool unread)
 {
 	peer->no_receive = peer->no_send = true;

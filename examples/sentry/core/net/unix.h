@@ -14,7 +14,7 @@ struct packet {
 	struct endpoint *from; /* a reference, for its name; NULL: it has none */
 };
 
-/* One end. It lives as long as its socket, or somebody's peer or message. */
+/* One end. It lives as long as its socket, or while another end or a message refers to it. */
 struct endpoint {
 	u32 references;
 	struct socket *socket; /* NULL: closed */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What sockets of the family AF_UNIX send and receive: packets, each with its sender and descriptors. */
+/* Packets of sockets of the family AF_UNIX, each with its sender and descriptors. */
 #include "../vfs/calls.h"
 #include "unix.h"
 
@@ -22,7 +22,7 @@ bool unix_has_room(const struct endpoint *to, const struct socket *socket)
 	return to->count < MOST_PACKETS && to->bytes < (is_datagram(socket) ? 2 : 1) * socket->send_size;
 }
 
-/* What a message has unless its sender names another of its users. */
+/* The sender of a message without SCM_CREDENTIALS. */
 static struct credentials_message sender_credentials(void)
 {
 	const struct cred *cred = &core.current->cred;
@@ -226,7 +226,7 @@ static s64 begin_receiving(struct socket *socket, u64 deadline)
 	}
 }
 
-/* Wake those that send to an end: its peer, too, which can be in an epoll set since before it was connected. */
+/* Wake senders to an end. Its peer, too: an epoll set can contain that since before it was connected. */
 static void room_made(struct endpoint *end)
 {
 	wake_all(&end->writable);
@@ -254,7 +254,7 @@ static struct rights *copy_rights(const struct rights *from)
 	return copy;
 }
 
-/* What comes with the bytes of a packet. */
+/* Put the name, credentials and files of a packet into a message. */
 static void describe(struct packet *packet, struct message *message, bool peek)
 {
 	message->sender = packet->sender;
@@ -303,7 +303,7 @@ static bool goes_together(const struct message *message, const struct packet *pa
 							      packet->sender.user == sender->user));
 }
 
-/* Bytes of the packets that are there. */
+/* Copy bytes of the packets that have arrived. */
 static s64 take_stream(struct endpoint *end, struct message *message, struct io *to, bool peek)
 {
 	struct list *at = end->packets.next;

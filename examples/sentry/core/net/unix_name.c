@@ -87,7 +87,7 @@ static int bind_path(struct endpoint *end, struct address *address, u32 *size)
 	return error == -EEXIST ? -EADDRINUSE : error;
 }
 
-/* A name of five digits that nobody has. */
+/* A name of five digits that no socket has. */
 static int bind_automatically(struct endpoint *end)
 {
 	for (u32 number = 0; number < 0x100000; number++) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-net (virtio 1.2, 5.1): frames from and to the outside. It offers no offloads, so each frame has its checksums. */
+/* virtio-net (virtio 1.2, 5.1): frames from and to the outside. The driver accepts no offloads, so each frame has its checksums. */
 #include "../core.h"
 #include "../net/start.h"
 #include "virtio.h"

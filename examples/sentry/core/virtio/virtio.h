@@ -47,10 +47,10 @@ struct virtqueue {
 struct virtio_device {
 	struct virtio_device *next;
 	volatile u8 *registers; /* NULL: the platform has set the device up */
-	u32 id, first_kick; /* of the platform, if it has set the device up */
+	u32 id, first_kick; /* the number of its first queue for the platform's kick() */
 	u64 features;
 	struct virtqueue *queues[QUEUES];
-	bool changed; /* its configuration, since the driver has reset this */
+	bool changed; /* its configuration has; the driver clears this */
 	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
 };
 

@@ -6,7 +6,7 @@
 struct netif;
 struct pbuf;
 
-/* See each packet that comes in; 0: lwIP goes on with it. */
+/* Inspect each packet that comes in; 0: lwIP processes it. */
 int net_ip4_input(struct pbuf *packet, struct netif *interface);
 int net_ip6_input(struct pbuf *packet, struct netif *interface);
 

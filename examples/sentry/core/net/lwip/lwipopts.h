@@ -49,7 +49,7 @@ void net_free(void *memory);
 #define LWIP_NETIF_TX_SINGLE_PBUF 0
 #define LWIP_CHECKSUM_CTRL_PER_NETIF 1
 
-/* Few large segments: between two programs of the sandbox, each costs the same. A segment has 8 pages. */
+/* Large segments of up to 8 pages: between programs of the sandbox, a segment of any size costs the same. */
 #define TCP_MSS (32768 - 256)
 #define LWIP_WND_SCALE 1
 #define TCP_RCV_SCALE 4

@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lwIP includes it, and needs nothing of it. */
+/* lwIP includes this header, but uses nothing from it. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lwIP includes it for a function that finds an interface by its name, which nobody calls. */
+/* For netif_find() of lwIP, which nothing calls. */
 #ifndef SENTRY_LWIP_STDLIB_H
 #define SENTRY_LWIP_STDLIB_H
 

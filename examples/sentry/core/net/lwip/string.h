@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The functions of a C library that lwIP calls. The compiler has them, or net/memory.c. */
+/* Functions of the C library that lwIP calls. Without one, the platform defines them (kvm/main.c). */
 #ifndef SENTRY_LWIP_STRING_H
 #define SENTRY_LWIP_STRING_H
 
