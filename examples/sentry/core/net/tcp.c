@@ -407,9 +407,8 @@ static int shutdown(struct socket *socket, bool stop_receive, bool stop_send)
 	int error = 0;
 
 	if (inet->listening) {
-		if (!stop_receive)
-			return 0;
-		stop_listening(inet);
+		if (stop_receive)
+			stop_listening(inet);
 		return 0;
 	}
 	if (!inet->tcp)

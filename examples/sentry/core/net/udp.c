@@ -82,9 +82,12 @@ static int find_target(struct socket *socket, const struct address *address, u32
 	return inet_get_target(socket, &copy, size, to, port);
 }
 
-static bool is_broadcast(const ip_addr_t *address)
+static int find_source(struct socket *socket, const ip_addr_t *to, ip_addr_t *from)
 {
-	return IP_IS_V4(address) && ip_2_ip4(address)->addr == IPADDR_BROADCAST;
+	bool broadcast = IP_IS_V4(to) && ip_2_ip4(to)->addr == IPADDR_BROADCAST;
+	int error = net_source(to, from);
+
+	return !error && broadcast && !socket_switch(socket, SO_BROADCAST) ? -EACCES : error;
 }
 
 static int connect(struct socket *socket, const struct address *address, u32 size, bool wait)
@@ -101,9 +104,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 		return disconnect(socket);
 	error = find_target(socket, address, size, &to, &port);
 	if (!error)
-		error = net_source(&to, &from);
-	if (!error && is_broadcast(&to) && !socket_switch(socket, SO_BROADCAST))
-		error = -EACCES;
+		error = find_source(socket, &to, &from);
 	if (!error)
 		error = open_pcb(socket);
 	if (error)
@@ -158,9 +159,7 @@ static s64 send(struct socket *socket, struct message *message, struct io *from,
 	if (!error && !port)
 		error = -EINVAL;
 	if (!error)
-		error = net_source(&to, &unused);
-	if (!error && is_broadcast(&to) && !socket_switch(socket, SO_BROADCAST))
-		error = -EACCES;
+		error = find_source(socket, &to, &unused);
 	if (!error && inet->error)
 		error = (int)inet_take_error(inet);
 	if (!error && inet->no_send)
