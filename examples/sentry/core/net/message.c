@@ -26,10 +26,7 @@ s64 sys_sendto(struct task *t, const u64 *args)
 			return result;
 		message.address_size = (u32)args[5];
 	}
-	file_get(file);
-	result = socket->operations->send(socket, &message, &io, socket_flags(file, (u32)args[3]));
-	file_put(file);
-	return result;
+	return socket->operations->send(socket, &message, &io, socket_flags(file, (u32)args[3]));
 }
 
 s64 sys_recvfrom(struct task *t, const u64 *args)
@@ -45,9 +42,7 @@ s64 sys_recvfrom(struct task *t, const u64 *args)
 		return -EFAULT;
 	if (!socket)
 		return result;
-	file_get(file);
 	result = socket->operations->receive(socket, &message, &io, socket_flags(file, (u32)args[3]));
-	file_put(file);
 	rights_free(message.rights);
 	if (result >= 0 && args[4]) {
 		error = address_put(t, &message.address, message.address_size, args[4], args[5]);
@@ -288,12 +283,7 @@ static s64 with_file(struct task *t, const u64 *args, one_message each)
 	struct file *file;
 	s64 result;
 
-	if (!socket_get(t, args[0], &file, &result))
-		return result;
-	file_get(file);
-	result = each(t, file, args[1], (u32)args[2]);
-	file_put(file);
-	return result;
+	return socket_get(t, args[0], &file, &result) ? each(t, file, args[1], (u32)args[2]) : result;
 }
 
 s64 sys_sendmsg(struct task *t, const u64 *args)
@@ -316,7 +306,6 @@ static s64 many(struct task *t, const u64 *args, one_message each, u64 deadline)
 
 	if (!socket_get(t, args[0], &file, &result))
 		return result;
-	file_get(file);
 	for (; done < count; done++) {
 		u64 header = args[1] + done * STRIDE;
 		u32 size;
@@ -330,12 +319,9 @@ static s64 many(struct task *t, const u64 *args, one_message each, u64 deadline)
 			break;
 		if (flags & WAITFORONE)
 			flags |= MSG_DONTWAIT;
-		if (deadline != FOREVER && monotonic_now() >= deadline) {
-			done++;
-			break;
-		}
+		if (deadline != FOREVER && monotonic_now() >= deadline)
+			return done + 1;
 	}
-	file_put(file);
 	return done ? done : result;
 }
 

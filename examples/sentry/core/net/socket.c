@@ -295,9 +295,7 @@ static s64 accept(struct task *t, const u64 *args, u32 flags)
 		return result;
 	if (!socket->operations->accept)
 		return -EOPNOTSUPP;
-	file_get(file);
 	result = socket->operations->accept(socket, &new, !(file->flags & O_NONBLOCK));
-	file_put(file);
 	if (!result)
 		result = open_socket(new, flags, &new_file);
 	if (result)
