@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,22 @@ def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> 
     bad = changed(tmp_path / "trap", "space.c", "notify_answer(space->id, regs->rax)", "notify_approve(space->id)")
     done = run(bad, "--", BUSYBOX, "sh", "-c", "echo once; echo once >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")
+
+
+def test_no_process_outlives_the_core(compile_static: Compile) -> None:
+    command = [str(program.trap()), "--", compile_static("orphan")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"done\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        watched = [os.pidfd_open(int(child)) for child in children]
+        time.sleep(0.3)  # it runs again
+        process.kill()
+        ended = [bool(select.select([fd], [], [], 10)[0]) for fd in watched]
+        for fd in watched:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+        assert ended == [True] * len(watched)
 
 
 def test_a_process_that_the_host_kills_is_one_that_is_killed() -> None:
