@@ -89,6 +89,18 @@ def test_a_machine_that_does_not_power_off_is_an_error(tmp_path: Path) -> None:
         boot.run(Path(tiny.make(tmp_path, tiny.TRIPLE_FAULT)), boot.Start(BUSYBOX, ["busybox"], {}, 32))
 
 
+def test_a_kernel_writes_to_no_other_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    output = boot.Output()
+    for stream, data in ((writer, b"bad"), (1, b"out"), (2, b"err"), (3, b"?"), (3, b"\7\0")):
+        os.write(output.writer, bytes((1, stream, len(data), 0)) + data)
+    output.close()
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert file.read() == b""
+    assert (output.status, output.kernel, *capfd.readouterr()) == (7, b"bad?", "out", "err")
+
+
 def test_help_lists_system_calls() -> None:
     every = command_line("help", "syscalls").stdout.decode().splitlines()
     assert len(every) > 300

@@ -105,11 +105,13 @@ class Output:
         self._rest = bytes(data[at:])
 
     def _put(self, stream: int, data: memoryview) -> None:
-        if stream == _END:
+        if stream == _END and len(data) == 2:
             self.status = -data[1] or data[0]
-            return
-        while data:
-            data = data[os.write(stream, data) :]
+        elif stream in (1, 2):  # the kernel may not write to other descriptors of this process
+            while data:
+                data = data[os.write(stream, data) :]
+        else:
+            self.kernel += data
 
     def close(self) -> None:
         """Wait until everything is copied."""
