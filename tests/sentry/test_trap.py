@@ -74,6 +74,16 @@ def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> 
     assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")
 
 
+def test_calls_that_a_core_can_approve_take_no_more_memory(compile_static: Compile, tmp_path: Path) -> None:
+    bad = changed(tmp_path / "trap", "space.c", "notify_answer(space->id, regs->rax)", "notify_approve(space->id)")
+    with subprocess.Popen([str(bad), "--", compile_static("growth")], stderr=subprocess.PIPE) as process:
+        assert process.stderr and process.stderr.readline() == b"done\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        sizes = [os.stat(f"/proc/{child}/fd/{fd}").st_size for child in children for fd in (0, 1)]
+        process.kill()
+    assert sizes and max(sizes) <= 256 << 20
+
+
 def test_no_process_outlives_the_core(compile_static: Compile) -> None:
     command = [str(program.trap()), "--", compile_static("orphan")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -7,6 +7,10 @@
 
 _Noreturn void fail(const char *what);
 
+/* Of the sandbox, zeros: its descriptor, and where this process has it. They end this process on failure. */
+int memory_create(const char *name, u64 size);
+void *memory_map(int fd, u64 size);
+
 /* In a new process: it ends with this one, and is no part of its session, signal mask and restartable sequences. */
 bool child_detach(void);
 

@@ -205,19 +205,6 @@ static const char *real_path(const char *path)
 	return real ? real : path;
 }
 
-static u8 *make_ram(u64 size, int *fd)
-{
-	void *ram;
-
-	*fd = device_ram() >= 0 ? device_ram() : memfd_create("sentry", MFD_CLOEXEC);
-	if (*fd < 0 || (device_ram() < 0 && ftruncate(*fd, (off_t)size)))
-		fail("no memory for the sandbox");
-	ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, *fd, 0);
-	if (ram == MAP_FAILED)
-		fail("no memory for the sandbox");
-	return ram;
-}
-
 /* Ends this process as the program ended. */
 static _Noreturn void finish(struct core_exit end)
 {
@@ -299,7 +286,8 @@ int main(int argc, char **argv, char **envp)
 	config.terminal = terminal_find(config.terminal_modes);
 	if (config.terminal)
 		terminal_guard();
-	config.ram = make_ram(config.ram_size, &fd);
+	fd = device_ram() >= 0 ? device_ram() : memory_create("sentry", config.ram_size);
+	config.ram = memory_map(fd, config.ram_size);
 	self = getpid(); /* which the filter does not allow later on */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);

@@ -514,16 +514,12 @@ static void probe_cpu(void)
 void platform_start(int ram, struct platform_ops *ops, struct core_config *config)
 {
 	const u64 size = sizeof(*blocks) * (SPACES + 1);
-	int fd = memfd_create("sentry-blocks", MFD_CLOEXEC);
+	const int fd = memory_create("sentry-blocks", size);
 	const struct stub_call all = { SYS_munmap, { 0, STUB } };
 	struct listener listener;
 
 	probe_cpu();
-	if (fd < 0 || ftruncate(fd, (off_t)size))
-		fail("no memory for the sandbox");
-	blocks = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (blocks == MAP_FAILED)
-		fail("no memory for the sandbox");
+	blocks = memory_map(fd, size);
 	listener = stub_start(ram, fd);
 	close(fd);
 	notify_init(listener.fd);

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Memory that this process shares with those for programs. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "host.h"
+
+static const char none[] = "no memory for the sandbox";
+
+/* Sealed: a process that writes behind its end does not make it larger. */
+int memory_create(const char *name, u64 size)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size) || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+		fail(none);
+	return fd;
+}
+
+void *memory_map(int fd, u64 size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+
+	if (memory == MAP_FAILED)
+		fail(none);
+	return memory;
+}
