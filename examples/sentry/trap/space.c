@@ -160,12 +160,13 @@ static bool read_report(struct space *space, const struct seccomp_notif *call, s
 	return false;
 }
 
-/* Stop a program that waits in a call, which has no result yet, to get the registers that came not with the call. */
+/* Stop a program that waits in a call, to get the registers that did not come with the call. The core keeps its result. */
 static void stop(struct space *space)
 {
-	struct regs *to = space->owner, all;
+	struct regs *regs = space->owner;
 	struct seccomp_notif call;
 	struct report report;
+	u64 rax, rip;
 
 	if (!space->in_call || space->gone)
 		return;
@@ -174,11 +175,10 @@ static void stop(struct space *space)
 		space->gone = true;
 		return;
 	}
-	if (!await(space, &call, false, NULL) || !read_report(space, &call, &all, &report))
-		return;
-	to->r15 = all.r15, to->r14 = all.r14, to->r13 = all.r13, to->r12 = all.r12, to->rbp = all.rbp, to->rbx = all.rbx;
-	to->r11 = all.r11, to->rcx = all.rcx, to->flags = all.flags, to->rsp = all.rsp;
-	to->fs_base = all.fs_base, to->gs_base = all.gs_base;
+	rax = regs->rax, rip = regs->rip;
+	if (await(space, &call, false, NULL))
+		read_report(space, &call, regs, &report);
+	regs->rax = rax, regs->rip = rip;
 }
 
 /* -- calls of the stub -- */
