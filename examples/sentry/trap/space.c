@@ -448,12 +448,6 @@ static bool classify(const struct report *report, struct event *event)
 	return true;
 }
 
-static bool is_handled(int signal)
-{
-	return signal == SIGSEGV || signal == SIGBUS || signal == SIGFPE || signal == SIGILL || signal == SIGTRAP ||
-	       signal == SIGSYS || signal == SIGURG;
-}
-
 static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	struct space *space = which;
@@ -469,7 +463,7 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 			read_call(space, &call, regs, event);
 			done = true;
 		} else if (read_report(space, &call, regs, &report)) {
-			if (is_handled(report.signal))
+			if (stub_handles(report.signal))
 				done = classify(&report, event);
 			else
 				end(space, call.id);

@@ -24,6 +24,14 @@ enum { TEMPORARY_STACK = 1 << 16, WORDS = 16, STEPS = 160 };
 
 static const u8 handled[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGURG };
 
+bool stub_handles(int signal)
+{
+	for (u32 i = 0; i < ARRAY_SIZE(handled); i++)
+		if (signal == handled[i])
+			return true;
+	return false;
+}
+
 /*
  * Calls that programs make often. They are reported without a signal for the program, thus without its registers: it is
  * faster. None does any harm if the host's kernel carries it out in a process that has the sandbox's RAM and nothing else.
