@@ -7,6 +7,7 @@
 #include "start.h"
 
 enum { WORDS = 64, FLAG_STRACE = 1, PIDS = 1024 };
+static const char record_magic[8] = "\x7fSentry", archive_magic[5] = "07070";
 
 /* pyvmm_sentry/boot.py writes it. Its words are places of texts in it: arguments, 0, environment, 0. */
 struct record {
@@ -42,21 +43,14 @@ static void split(char *text, const char **words)
 		words[0] = "program", words[1] = NULL;
 }
 
-static bool begins(const u8 *data, u64 size, const char *magic, u64 magic_size, u64 least)
-{
-	for (u64 i = 0; i < magic_size && size >= least; i++)
-		if (data[i] != (u8)magic[i])
-			return false;
-	return size >= least;
-}
-
 /* Replace the places of texts by pointers. */
 static void read_record(struct record *record, u64 size, struct start *start)
 {
 	u64 count = 2ull + record->argc + record->envc;
 
-	if (record->size > size || count > (record->size - sizeof(*record)) / sizeof(u64) || ((u8 *)record)[record->size - 1] ||
-	    record->words[record->argc] || record->words[count - 1] || record->real_path >= record->size)
+	if (record->size < sizeof(*record) || record->size > size || count > (record->size - sizeof(*record)) / sizeof(u64) ||
+	    ((u8 *)record)[record->size - 1] || record->words[record->argc] || record->words[count - 1] ||
+	    record->real_path >= record->size)
 		refuse("the start record is damaged");
 	for (u64 i = 0; i < count; i++) {
 		if (record->words[i] >= record->size)
@@ -81,6 +75,7 @@ void find_start(const struct start_info *info, u64 kernel, struct start *start)
 	static const char *words[WORDS + 1];
 	static const char *const environment[] = { "PATH=/bin", "HOME=/", NULL };
 	struct module module = { 0 };
+	u8 *initrd;
 
 	if (info->magic != 0x336ec578)
 		refuse("the machine does not start kernels by PVH");
@@ -89,15 +84,16 @@ void find_start(const struct start_info *info, u64 kernel, struct start *start)
 	if (info->module_count && (module.address < kernel || module.address >= GIB4 || module.size > GIB4 - module.address))
 		refuse("the initrd is where the kernel cannot use it");
 	*start = (struct start){ .argv = words, .envp = environment, .initrd = module.address, .pids = PIDS };
-	if (begins((u8 *)(DIRECT + module.address), module.size, "\x7fSentry", 8, sizeof(struct record))) {
-		read_record((struct record *)(DIRECT + module.address), module.size, start);
+	initrd = (u8 *)(DIRECT + module.address);
+	if (module.size >= sizeof(struct record) && !memcmp(initrd, record_magic, sizeof(record_magic))) {
+		read_record((struct record *)initrd, module.size, start);
 	} else {
-		start->program = (u8 *)(DIRECT + module.address);
+		start->program = initrd;
 		start->program_size = module.size;
 		split((char *)(DIRECT + info->cmdline), words);
 		start->real_path = start->program_size ? "/program" : words[0];
 	}
-	if (begins(start->program, start->program_size, "07070", 5, 6)) {
+	if (start->program_size > sizeof(archive_magic) && !memcmp(start->program, archive_magic, sizeof(archive_magic))) {
 		start->archive = start->program;
 		start->archive_size = start->program_size;
 		start->program_size = 0;
