@@ -67,16 +67,16 @@ def fail(text: str, hint: str = "", status: int = CANNOT_START) -> NoReturn:
 
 def choose(options: argparse.Namespace) -> str:
     """The platform to use; exits if there is none."""
-    name: str = options.platform
-    if name == "auto":
+    names: tuple[str, ...] = (options.platform,)
+    if options.platform == "auto":
         # Only a device that is there can be worth the milliseconds of a try.
-        if os.access("/dev/kvm", os.R_OK | os.W_OK) and platforms.kvm().present:
-            return "kvm"
-        name = "trap" if platforms.trap().present else "ptrace"
-    found = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}[name]()
-    if not found.present:
-        fail(f"the platform {name} does not work here: {found.detail}", found.hint)
-    return name
+        names = platforms.NAMES if os.access("/dev/kvm", os.R_OK | os.W_OK) else platforms.NAMES[1:]
+    attempts = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}
+    for name in names:
+        found = attempts[name]()
+        if found.present:
+            return name
+    fail(f"the platform {name} does not work here: {found.detail}", found.hint)
 
 
 def find(name: str, root: str) -> str:
@@ -141,7 +141,7 @@ def end_as(status: int) -> int:
 
 
 def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
-    """Replace this process by the program of a platform; with a root, run it and wait for its end."""
+    """Replace this process by the program of a platform; with devices, run it and wait for its end."""
     binary = str(program.trap() if name == "trap" else program.ptrace())
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
     command += ["--pids", str(options.pids)]
