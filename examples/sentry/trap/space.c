@@ -203,7 +203,7 @@ static bool make_calls(struct space *space, u32 count)
 	return !space->gone;
 }
 
-/* Answer the stub's report: it makes the calls that it is due, and then this. */
+/* Answer the stub's report: it makes the calls that are due, and then does this. */
 static bool go_on(struct space *space, u32 then)
 {
 	const u32 count = space->calls;
@@ -285,7 +285,7 @@ static void prepare_block(struct space *space, u64 offset)
 	};
 }
 
-/* Let the stub of one process make another one, which then waits in a report. */
+/* Fork a process by its stub. The new one then waits in a report. */
 static bool copy_process(struct space *from, struct space *space, u64 offset)
 {
 	const u64 fork_args[6] = { FORK_FLAGS, 0, 0, 0, 0, offset };
@@ -301,7 +301,7 @@ static bool copy_process(struct space *from, struct space *space, u64 offset)
 		return false;
 	}
 	notify_approve(call.id);
-	/* Both go on at the same time. The new one must wait until the other one has reported its number. */
+	/* Both run at the same time. The new one waits until the other one has reported its number. */
 	while (!space->pid || !child) {
 		if (!await(from, &call, false, space))
 			return false;
@@ -455,7 +455,7 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	struct report report;
 	bool done = false;
 
-	if (notify_signals().child) /* a tick is not about a program that has not run yet */
+	if (notify_signals().child) /* a tick that came before the program runs is forgotten */
 		reap();
 	slice_timer(preempt);
 	while (!done && resume(space, regs, fpu) && await(space, &call, preempt, NULL)) {
