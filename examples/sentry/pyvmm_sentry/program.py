@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,11 +41,11 @@ class BuildError(Exception):
         self.hint = hint
 
 
-def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
-    """The file that a command of the C compiler makes, in which OUT stands for its path."""
+def _made(name: str, inputs: Sequence[bytes], command: Sequence[str]) -> Path:
+    """The file that a command of the C compiler makes, in which OUT stands for its path; *inputs*: what it reads."""
     digest = hashlib.sha256(repr(command).encode())
-    for path in inputs:
-        digest.update(path.read_bytes())
+    for content in inputs:
+        digest.update(content)
     target = BUILD / f"{name}-{digest.hexdigest()[:16]}"
     if target.exists():
         return target
@@ -65,27 +65,52 @@ def _made(name: str, inputs: Sequence[Path], command: Sequence[str]) -> Path:
     return target
 
 
-def _with_headers(source: Path, core: Path) -> list[Path]:
-    """A source and the headers of the Sentry that it includes, each once."""
-    found = [source]
-    for path in found:
-        for name in re.findall(r'^#include "(.*)"$', path.read_text(), re.MULTILINE):
-            places = [path.parent / name, *(folder / name for folder in (core, core / LWIP, HOST, KVM))]
-            there = [place.resolve() for place in places if place.is_file()]
-            found += [place for place in there[:1] if place not in found]
-    return found
+class _Sources:
+    """The Sentry's sources and headers, each read once."""
+
+    def __init__(self, core: Path) -> None:
+        self._folders = (core, core / LWIP, HOST, KVM)
+        self._headers: dict[Path, list[Path]] = {}
+        self._contents: dict[Path, bytes] = {}
+
+    def _read(self, path: Path) -> None:
+        content = path.read_bytes()
+        found = []
+        for name in re.findall(rb'^#include "(.*)"$', content, re.MULTILINE):
+            places = (os.path.normpath(folder / os.fsdecode(name)) for folder in (path.parent, *self._folders))
+            found += [Path(place) for place in places if os.path.isfile(place)][:1]
+        self._headers[path] = found
+        self._contents[path] = content
+
+    def content(self, source: Path) -> list[bytes]:
+        """That of a source and of the headers that it includes, each once."""
+        found = {source: None}
+        todo = [source]
+        while todo:
+            path = todo.pop()
+            if path not in self._contents:
+                self._read(path)
+            new = [header for header in self._headers[path] if header not in found]
+            found |= dict.fromkeys(new)
+            todo += new
+        return [self._contents[path] for path in found]
 
 
-def _objects(sources: Sequence[Path], options: Sequence[str], core: Path = CORE) -> list[str]:
+def _compiled(
+    name: str, sources: Sequence[Path], inputs: Callable[[Path], list[bytes]], command: list[str]
+) -> list[str]:
     """Compile each source by itself, unless that was done before; the paths of the objects."""
 
     def compile_one(source: Path) -> str:
-        name = f"objects/{source.parent.name}-{source.stem}.o"
-        command = [*options, f"-I{core}", "-c", "-o", "OUT", str(source)]
-        return str(_made(name, _with_headers(source, core), command))
+        target = f"objects/{name or source.parent.name}-{source.stem}.o"
+        return str(_made(target, inputs(source), [*command, "-c", "-o", "OUT", str(source)]))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(compile_one, sources))
+
+
+def _objects(sources: Sequence[Path], options: Sequence[str], core: Path = CORE) -> list[str]:
+    return _compiled("", sources, _Sources(core).content, [*options, f"-I{core}"])
 
 
 def includes(core: Path = CORE) -> list[str]:
@@ -100,21 +125,13 @@ def includes(core: Path = CORE) -> list[str]:
     return [f"-I{core / LWIP}", "-isystem", str(source / "src" / "include")]
 
 
-def _lwip_objects(options: Sequence[str], core: Path) -> list[str]:
-    """Compile what the core contains of lwIP."""
-    ours = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
-    command = [*options, *includes(core), "-w"]
-
-    def compile_one(source: Path) -> str:
-        name = f"objects/lwip-{source.stem}.o"
-        return str(_made(name, [source, *ours, core / "types.h"], [*command, "-c", "-o", "OUT", str(source)]))
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(compile_one, lwip.files()))
-
-
 def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
-    return [*_objects(_core_sources(core), [*options, *includes(core)], core), *_lwip_objects(options, core)]
+    """Compile the core, and what it contains of lwIP."""
+    options = [*options, *includes(core)]
+    headers = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
+    ours = [header.read_bytes() for header in (*headers, core / "types.h")]
+    objects = _objects(_core_sources(core), options, core)
+    return objects + _compiled("lwip", lwip.files(), lambda source: [source.read_bytes(), *ours], [*options, "-w"])
 
 
 def _core_sources(core: Path = CORE) -> list[Path]:
@@ -169,4 +186,5 @@ def kernel() -> Path:
     options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS]
     script = KVM / "kernel.lds"
     objects = [*_objects([KVM / "entry.S", *sorted(KVM.glob("*.c"))], options), *_core_objects(options)]
-    return _made("sentry.elf", [script], [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects])
+    command = [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects]
+    return _made("sentry.elf", [script.read_bytes()], command)
