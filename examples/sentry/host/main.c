@@ -23,6 +23,7 @@
 #include "terminal.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768 };
+#define SECOND 1000000000ull
 
 struct options {
 	u64 memory; /* MiB */
@@ -49,28 +50,32 @@ _Noreturn void fail(const char *what)
 
 /* -- what the core needs of the host -- */
 
+static u64 nanoseconds(enum clock clock)
+{
+	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
+	struct timespec now = { 0, 0 };
+
+	clock_gettime(clocks[clock], &now);
+	return (u64)now.tv_sec * SECOND + (u64)now.tv_nsec;
+}
+
 static bool wait_until(u64 deadline)
 {
-	static bool told; /* of input that no task has read yet: it ends no further wait */
-	struct pollfd sources[] = { { .fd = deadline && told ? -1 : 0, .events = POLLIN },
+	static bool reported; /* input that no task has read yet: it ends no further wait */
+	struct pollfd sources[] = { { .fd = deadline && reported ? -1 : 0, .events = POLLIN },
 				    { .fd = served[DEVICE_SHARE].irq, .events = POLLIN },
 				    { .fd = served[DEVICE_NET].irq, .events = POLLIN } };
-	struct timespec left = { 0, 0 }, now;
+	const u64 now = nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
+	const struct timespec left = { (time_t)(rest / SECOND), (long)(rest % SECOND) };
 	sigset_t signals;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (deadline > (u64)now.tv_sec * 1000000000 + (u64)now.tv_nsec) {
-		u64 rest = deadline - (u64)now.tv_sec * 1000000000 - (u64)now.tv_nsec;
-
-		left = (struct timespec){ (time_t)(rest / 1000000000), (long)(rest % 1000000000) };
-	}
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
 	if (ppoll(sources, 1 + DEVICES, deadline == ~0ull ? NULL : &left, &signals) > 0)
 		for (u32 i = 0; i < DEVICES; i++)
 			if (sources[1 + i].revents)
 				device_answered(i);
-	told = sources[0].revents || (deadline && told);
+	reported = sources[0].revents || (deadline && reported);
 	return sources[0].revents;
 }
 
@@ -104,15 +109,6 @@ static bool console_size(int stream, u16 *rows, u16 *columns)
 	*rows = size.ws_row;
 	*columns = size.ws_col;
 	return true;
-}
-
-static u64 nanoseconds(enum clock clock)
-{
-	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
-	struct timespec now = { 0, 0 };
-
-	clock_gettime(clocks[clock], &now);
-	return (u64)now.tv_sec * 1000000000 + (u64)now.tv_nsec;
 }
 
 static void random_bytes(void *data, u64 size)
