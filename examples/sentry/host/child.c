@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The start of a process for programs: nothing of what it has from this one may matter to it any more. */
+/* Detaches a new process for programs from the one that started it. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdbool.h>
@@ -10,7 +10,7 @@
 
 #include "host.h"
 
-/* The host's kernel would go on writing to libc's area for restartable sequences, which will not be there. */
+/* The host's kernel writes to libc's area for restartable sequences, which is about to be unmapped. */
 static bool leave_rseq(void)
 {
 	enum { UNREGISTER = 1, SIGNATURE = 0x53053053 };

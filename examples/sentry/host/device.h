@@ -7,7 +7,7 @@
 #include "host.h"
 
 enum { DEVICE_SHARE, DEVICE_NET, DEVICES, DEVICE_QUEUES = 2 };
-/* Where the queues lie in RAM, and where what is free of it begins: as pyvmm_sentry/share.py has it. */
+/* Offsets in RAM of the queues, as in pyvmm_sentry/share.py, and of the first byte behind them. */
 enum { SHARE_RINGS = 0x1000, NET_RINGS = 0x5000, DEVICES_END = 0xb000 };
 
 /* Descriptors; -1: there is no such device. */
@@ -17,10 +17,10 @@ struct served {
 
 extern struct served served[DEVICES];
 
-bool device_parse(u32 which, const char *text); /* false: not the four descriptors */
+bool device_parse(u32 which, const char *text); /* false: these are not four descriptors */
 bool device_is_there(u32 which);
 int device_ram(void); /* of any of them; -1: there is none */
 void device_kick(u32 queue); /* those of the first device, then those of the second */
-void device_answered(u32 which); /* clear the eventfd of answers, before the core looks for them */
+void device_answered(u32 which); /* clear the eventfd of answers before the core reads them */
 
 #endif

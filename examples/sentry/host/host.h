@@ -11,7 +11,7 @@ _Noreturn void fail(const char *what);
 int memory_create(const char *name, u64 size);
 void *memory_map(int fd, u64 size);
 
-/* In a new process: it ends with this one, and is no part of its session, signal mask and restartable sequences. */
+/* In a new process: end it with its parent, start a session, unblock all signals, and leave restartable sequences. */
 bool child_detach(void);
 
 /* Whether SIGALRM comes regularly, to interrupt a program that others wait for. */
@@ -32,12 +32,12 @@ void confine(void);
 extern const char platform_program[]; /* its name in messages */
 
 /*
- * Start the first process for programs, with nothing of this one in its address space. Fills in the operations of the
- * platform, and what the core needs to know of the FPU. Ends this process on failure.
+ * Start the first process for programs, with nothing of this one in its address space. Fill in the operations of the
+ * platform, and the size and the features of the FPU's state. End this process on failure.
  */
 void platform_start(int ram, struct platform_ops *ops, struct core_config *config);
 
-/* The system calls that only this platform needs: how many. */
+/* The system calls that only this platform needs; returns how many they are. */
 u32 platform_rules(const struct rule **rules);
 
 #endif

@@ -40,7 +40,7 @@ static const char *subject = platform_program;
 _Noreturn void fail(const char *what)
 {
 	char line[512];
-	/* A terminal that is raw does not begin a line by itself. */
+	/* A raw terminal does not return to the first column by itself. */
 	int size = snprintf(line, sizeof(line), "%.256s: %s%s\n", subject, what, terminal_fd < 0 ? "" : "\r");
 
 	if (write(2, line, (size_t)size) < 0)
@@ -284,7 +284,7 @@ int main(int argc, char **argv, char **envp)
 		terminal_guard();
 	fd = device_ram() >= 0 ? device_ram() : memory_create("sentry", config.ram_size);
 	config.ram = memory_map(fd, config.ram_size);
-	self = getpid(); /* which the filter does not allow later on */
+	self = getpid(); /* the filter does not allow this call */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
 	platform_start(fd, &ops, &config);

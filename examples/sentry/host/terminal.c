@@ -20,8 +20,6 @@
 #include "host.h"
 #include "terminal.h"
 
-enum { KERNEL_MODES = 36 };
-
 int terminal_fd = -1;
 static struct termios before;
 static bool is_raw;
@@ -59,13 +57,13 @@ u32 terminal_find(u8 *modes)
 	struct stat stat;
 	u32 streams = 1;
 
-	/* In the background, to change it would stop this process. */
+	/* A process in the background stops when it changes the terminal. */
 	if (!isatty(0) || fstat(0, &stat) || tcgetpgrp(0) != getpgrp() || tcgetattr(0, &before))
 		return 0;
 	for (int fd = 1; fd < 3; fd++)
 		streams |= is_same(fd, stat.st_rdev) ? 1u << fd : 0;
 	terminal_fd = writable(streams);
-	/* The C library's structure is another one than the kernel's. */
+	/* The C library's structure differs from the kernel's. */
 	if (terminal_fd < 0 || syscall(SYS_ioctl, 0, TCGETS, modes))
 		return 0;
 	return streams;
@@ -156,7 +154,7 @@ static void on_resize(int number)
 	resized = 1;
 }
 
-/* SIGWINCH stays blocked but while the core waits: there it reads the new size. */
+/* SIGWINCH is blocked except while the core waits, which then reads the new size. */
 static void begin_core(pid_t parent, const sigset_t *signals)
 {
 	struct sigaction action = { .sa_handler = on_resize };

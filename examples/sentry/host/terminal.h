@@ -8,8 +8,8 @@
 /* A terminal that this process may use: which of the streams are it (bits), and its modes; 0: there is none. */
 u32 terminal_find(u8 *modes);
 /*
- * Make it raw, and fork: the child returns.  This process waits for the child and ends as it does, whatever happens to
- * it, with the terminal as it was.
+ * Make it raw, and fork: the child returns.  This process waits for the child, restores the terminal and ends as the
+ * child did.
  */
 void terminal_guard(void);
 extern int terminal_fd;	  /* to write to; -1: there is none */

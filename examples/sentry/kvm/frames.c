@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Streams that share a console, for a reader that expects it: each piece of output begins with a mark, the number of its
- * stream, and its size in two bytes.  Input has an escape before the bytes that mean something else on a console.
+ * Streams that share a console, for a reader that separates them: each piece of output begins with a mark, the number of
+ * its stream, and its size in two bytes.  Input has an escape before the bytes that mean something else on a console.
  */
 #include "start.h"
 

@@ -80,7 +80,7 @@ static inline const char *skip_prefix(const char *text, const char *prefix)
 	return *prefix ? NULL : text;
 }
 
-/* main.c: the compiler calls these. */
+/* main.c: the compiler and lwIP call these. */
 void *memcpy(void *to, const void *from, unsigned long size);
 void *memset(void *at, int byte, unsigned long size);
 void *memmove(void *to, const void *from, unsigned long size);

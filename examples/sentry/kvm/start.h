@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the machine is to run, and how it shows what the program prints. */
+/* The program that the machine runs, and how it prints the program's output. */
 #ifndef SENTRY_START_H
 #define SENTRY_START_H
 

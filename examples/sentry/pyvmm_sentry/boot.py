@@ -121,7 +121,7 @@ class Output:
 
 
 def _copy_input(machine: Machine) -> None:
-    """Until its end, which the console has no other sign for than the key."""
+    """Copy standard input to the console, and then Ctrl-D: a console has no other end of input."""
     space = threading.Event()
     machine.console.space_callback = space.set
 

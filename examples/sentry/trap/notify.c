@@ -20,11 +20,11 @@ enum { ROOM = 128 }; /* for structures that may be longer in a newer kernel */
 
 static int notify_fd;
 static volatile sig_atomic_t ticked, child_ended;
-volatile int notify_interrupted; /* a signal came, of which nobody has taken notice */
+volatile int notify_interrupted; /* a signal came that notify_signals() has not returned */
 
 /*
  * Waits in the host's kernel, unless a signal came before.  A handler that interrupts it before it waits moves it to
- * its end: otherwise a signal between the check and the call would be forgotten.
+ * its end: otherwise a signal between the check and the call would be lost.
  */
 long notify_wait(int fd, unsigned long request, void *call);
 extern const u8 notify_wait_end[];
@@ -131,7 +131,7 @@ void notify_init(int listener)
 	    sizes.seccomp_notif > ROOM || sizes.seccomp_notif_resp > ROOM)
 		fail("the host's kernel reports system calls in another way");
 	notify_fd = listener;
-	/* Whoever is woken runs on the same CPU, where this process is about to wait. Without it, it is only slower. */
+	/* The woken process runs on this CPU, where this one is about to wait. An older kernel is slower without it. */
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 	sigaction(SIGALRM, &action, NULL);
 	sigaction(SIGCHLD, &action, NULL);

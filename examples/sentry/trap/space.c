@@ -160,7 +160,7 @@ static bool read_report(struct space *space, const struct seccomp_notif *call, s
 	return false;
 }
 
-/* Stop a program that waits in a call, to get the registers that did not come with the call. The core keeps its result. */
+/* Stop a program that waits in a call, to get the registers that did not come with it. The core keeps its result. */
 static void stop(struct space *space)
 {
 	struct regs *regs = space->owner;

@@ -103,7 +103,7 @@ static unsigned short add_program(struct sock_filter *to)
 	return count;
 }
 
-/* The descriptor on which calls are reported; -1: this is not possible here. */
+/* The descriptor on which calls are reported; -1: the host cannot report them. */
 static int install_filter(void)
 {
 	struct sock_filter code[STEPS];
@@ -115,7 +115,7 @@ static int install_filter(void)
 	};
 	struct sock_fprog filter = { .filter = code };
 
-	_Static_assert(ARRAY_SIZE(head) == 8, "behind it the stub's part starts");
+	_Static_assert(ARRAY_SIZE(head) == 8, "the stub's part starts behind it");
 	memcpy(code, head, sizeof(head));
 	filter.len = start + stub + add_program(code + start + stub);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
@@ -151,7 +151,7 @@ static bool set_signals(void)
 	return !sigaltstack(&stack, NULL);
 }
 
-/* What will lie above the program. The stack that this process had at first may have been there. */
+/* Map what lies above the program. This replaces the first stack of this process, if it is there. */
 static bool map_stub(void)
 {
 	const u64 size = (u64)(stub_end - stub_code);

@@ -3,7 +3,7 @@
  * The only code of this project in the process of a program. It is copied to STUB.
  *
  * The host's kernel enters it with each signal, on a stack of its own. The stub reports the signal by a system call
- * that the core answers: with a number of calls to make, all of which the core checks again, and with what is next. It
+ * that the core answers: with a number of calls to make, all of which the core checks again, and with the next step. It
  * trusts no register and no memory that the program can write to: it may be entered by a jump to any instruction.
  */
 #include "stub.h"
@@ -103,7 +103,7 @@ run:
 	pop %rdi
 	iretq
 
-/* A signal for the stub itself. What asks the program to stop is too early or too late; the rest is an error of its. */
+/* A signal while the stub runs. SIGURG, which stops a program, is too early or too late; others are the stub's faults. */
 inside:
 	cmp $SIGURG, %edi
 	jne report

@@ -10,14 +10,14 @@
 #include "host.h"
 #include "stub.h"
 
-/* What the stub does for the core, in the order in which it takes registers from here. It can only read this. */
+/* What the core writes for the stub, in the order in which the stub loads registers. Its process can only read this. */
 struct control {
 	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, cs, flags, rsp, ss;
 	u64 fs_base, gs_base;
 	u64 fpu;   /* where the state of the FPU is, in its address space */
-	u64 child; /* where the block of the process that it makes is, in the memory of all blocks */
+	u64 child; /* the offset of the block for a forked process, in the memory of all blocks */
 	u64 first; /* how many calls a new process makes at first */
-	u64 features; /* which parts that state has: with others, it might end where no address is valid */
+	u64 features; /* the parts of that state: the stub loads no others, whose bytes might not be mapped */
 	u64 pad[6];
 	struct stub_call {
 		u64 number, args[6];
