@@ -85,7 +85,7 @@ def test_calls_that_a_core_can_approve_take_no_more_memory(compile_static: Compi
 
 
 def test_no_process_outlives_the_core(compile_static: Compile) -> None:
-    command = [str(program.trap()), "--", compile_static("orphan")]
+    command = [str(program.trap()), "--", str(compile_static("orphan"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"done\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

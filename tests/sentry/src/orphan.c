@@ -40,7 +40,7 @@ int main(void)
 {
 	if (!fork())
 		attack();
-	usleep(300000);
+	usleep(300000); /* the child attacks in this time: nothing else shows that */
 	write(1, "done\n", 5);
 	pause();
 	return 0;

@@ -138,9 +138,9 @@ u64 time_after(const struct timespec *time)
 	if (!time->seconds && !time->nanoseconds)
 		return 0;
 	now = monotonic_now();
-	if ((u64)time->seconds > (FOREVER - now) / NANOSECONDS - 2)
+	if ((u64)time->seconds > (FOREVER - now) / SECOND - 2)
 		return FOREVER;
-	return now + (u64)time->seconds * NANOSECONDS + (u64)time->nanoseconds;
+	return now + (u64)time->seconds * SECOND + (u64)time->nanoseconds;
 }
 
 /* What is left until a deadline goes to where the time came from. */
