@@ -6,9 +6,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 
 #include "report.h"
@@ -374,6 +379,64 @@ static void close_meanwhile(void *(*function)(void *))
 	close(to[0]), close(to[1]);
 }
 
+/* What a socket does not take stays in the pipe, and what a pipe has no room for stays in the socket. */
+static void try_full(void)
+{
+	static char page[4096];
+	int p[2], q[2], s[2];
+	long lost = 0, got;
+
+	CALL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s));
+	CALL(pipe2(p, O_NONBLOCK));
+	CALL(pipe2(q, O_NONBLOCK | O_DIRECT));
+	while (write(s[0], page, sizeof(page)) > 0)
+		;
+	CALL(write(p[1], "kept", 4));
+	TRY(splice, p[0], NULL, s[0], NULL, 4, 0);
+	TRY(read, p[0], page, 10);
+	while (write(p[1], page, sizeof(page)) > 0)
+		;
+	while ((got = read(s[1], page, sizeof(page))) > 0)
+		;
+	CALL(write(s[0], "kept", 4));
+	TRY(splice, s[1], NULL, p[1], NULL, 4, 0);
+	TRY(read, s[1], page, 10);
+	CALL(write(q[1], "one", 3));
+	CALL(write(q[1], "two", 3));
+	while ((got = read(p[0], page, sizeof(page))) > 0)
+		lost += got;
+	printf("    %ld\n", lost);
+	TRY(splice, q[0], NULL, p[1], NULL, 4, 0);
+	TRY(read, q[0], page, 10);
+	TRY(read, p[0], page, 10);
+	TRY(read, p[0], page, 10);
+	close(p[0]);
+	signal(SIGPIPE, SIG_IGN);
+	CALL(write(q[1], "kept", 4));
+	TRY(splice, q[0], NULL, p[1], NULL, 4, 0);
+	TRY(read, q[0], page, 10);
+	fflush(stdout);
+}
+
+static void try_nowait(void)
+{
+	struct iovec in = { (char[8]){ 0 }, 8 };
+	int p[2], s[2];
+
+	CALL(pipe(p));
+	CALL(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
+	TRY(preadv2, p[0], &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(pwritev2, p[1], &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, s[0], &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, eventfd(0, 0), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, timerfd_create(CLOCK_MONOTONIC, 0), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, inotify_init(), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, open("/dev/zero", O_RDWR), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, open("/dev/full", O_RDWR), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(preadv2, memfd_create("m", 0), &in, 1, -1l, 0, RWF_NOWAIT);
+	TRY(fcntl, p[0], F_GETFL);
+}
+
 int main(int argc, char **argv)
 {
 	if (enter_folder(argc, argv))
@@ -385,6 +448,8 @@ int main(int argc, char **argv)
 	try_locks();
 	try_memfd();
 	try_poll();
+	try_nowait();
+	try_full();
 	close_meanwhile(tee_between);
 	close_meanwhile(read_from);
 	return 42;

@@ -327,9 +327,9 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	s64 result = buffer ? 0 : -ENOMEM;
 
 	inode_lock(inode);
-	if (!result && file->flags & O_APPEND)
+	if (!result && io_flags(from, file) & O_APPEND)
 		result = fuse_getattr(inode);
-	if (!result && file->flags & O_APPEND)
+	if (!result && io_flags(from, file) & O_APPEND)
 		*position = inode->size;
 	start = *position;
 	if (!result)

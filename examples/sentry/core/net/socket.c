@@ -93,7 +93,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	(void)position;
 	if (!to->left)
 		return 0;
-	result = socket->operations->receive(socket, &message, to, socket_flags(file, 0));
+	result = socket->operations->receive(socket, &message, to, io_flags(to, file) & O_NONBLOCK ? MSG_DONTWAIT : 0);
 	rights_free(message.rights);
 	return result;
 }
@@ -104,7 +104,7 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	struct socket *socket = file->data;
 
 	(void)position;
-	return socket->operations->send(socket, &message, from, socket_flags(file, 0));
+	return socket->operations->send(socket, &message, from, io_flags(from, file) & O_NONBLOCK ? MSG_DONTWAIT : 0);
 }
 
 static u32 poll(struct file *file, struct poll *poll)
@@ -142,7 +142,7 @@ static void release(struct file *file)
 }
 
 static const struct file_operations socket_operations = {
-	.read = read, .write = write, .poll = poll, .ioctl = ioctl, .release = release,
+	.read = read, .write = write, .poll = poll, .nowait = true, .ioctl = ioctl, .release = release,
 };
 
 /* A file for a socket, which it takes. */

@@ -236,27 +236,17 @@ static s64 check_flags(struct file *file, u32 flags, bool write)
 		return -EOPNOTSUPP;
 	if (flags & RWF_APPEND && flags & RWF_NOAPPEND)
 		return -EINVAL;
-	return flags & RWF_NOWAIT && S_ISREG(file->inode->mode) ? -EOPNOTSUPP : 0;
+	return flags & RWF_NOWAIT && !file->operations->nowait ? -EOPNOTSUPP : 0;
 }
 
 /* The same as transfer(), with flags for this call. */
 static s64 transfer_with(struct file *file, struct io *io, const u64 *at, bool write, u32 flags)
 {
-	s64 done = S_ISDIR(file->inode->mode) ? -EISDIR : 0;
-	u32 old = file->flags;
-
-	if (done)
-		return done;
-	if (flags & RWF_NOAPPEND)
-		file->flags &= ~(u32)O_APPEND;
-	if (flags & RWF_APPEND)
-		file->flags |= O_APPEND;
-	if (flags & RWF_NOWAIT)
-		file->flags |= O_NONBLOCK;
-	done = transfer(file, io, at, write);
-	if (flags)
-		file->flags = old;
-	return done;
+	if (S_ISDIR(file->inode->mode))
+		return -EISDIR;
+	io->with = (flags & RWF_APPEND ? O_APPEND : 0) | (flags & RWF_NOWAIT ? O_NONBLOCK : 0);
+	io->without = flags & RWF_NOAPPEND ? O_APPEND : 0;
+	return transfer(file, io, at, write);
 }
 
 static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool write, u32 flags)

@@ -69,12 +69,16 @@ static int may_map(struct file *file, u32 prot, u32 flags)
 	return 0;
 }
 
-static const struct file_operations null_operations = { .read = read_nothing, .write = write_all, .seek = file_stay };
+static const struct file_operations null_operations = {
+	.read = read_nothing, .write = write_all, .seek = file_stay, .nowait = true,
+};
 static const struct file_operations zero_operations = {
-	.read = read_zeros, .write = write_all, .seek = file_stay, .mmap = may_map,
+	.read = read_zeros, .write = write_all, .seek = file_stay, .nowait = true, .mmap = may_map,
 };
 static const struct file_operations full_operations = { .read = read_zeros, .write = write_full, .seek = file_stay };
-static const struct file_operations random_operations = { .read = read_random, .write = write_random, .seek = file_stay };
+static const struct file_operations random_operations = {
+	.read = read_random, .write = write_random, .seek = file_stay, .nowait = true,
+};
 
 int device_open(struct file *file)
 {

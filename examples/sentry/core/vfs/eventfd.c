@@ -15,11 +15,6 @@ struct counter {
 
 static struct slab counters = SLAB(struct counter);
 
-static s64 wait(struct file *file, struct wait_queue *queue)
-{
-	return file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(queue, FOREVER);
-}
-
 static s64 counter_read(struct file *file, struct io *to, u64 *position)
 {
 	struct counter *counter = file->data;
@@ -29,7 +24,7 @@ static s64 counter_read(struct file *file, struct io *to, u64 *position)
 	if (to->left < sizeof(value))
 		return -EINVAL;
 	while (!counter->value) {
-		s64 error = wait(file, &counter->queue);
+		s64 error = io_wait(to, file, &counter->queue);
 
 		if (error)
 			return error;
@@ -53,7 +48,7 @@ static s64 counter_write(struct file *file, struct io *from, u64 *position)
 	if (value == ~0ull)
 		return -EINVAL;
 	while (value > MOST_VALUE - counter->value) {
-		s64 error = wait(file, &counter->queue);
+		s64 error = io_wait(from, file, &counter->queue);
 
 		if (error)
 			return error;
@@ -80,7 +75,7 @@ static const struct file_operations counter_operations = {
 	.read = counter_read,
 	.write = counter_write,
 	.seek = file_stay,
-	.poll = counter_poll,
+	.poll = counter_poll, .nowait = true,
 	.release = counter_release,
 };
 
@@ -153,7 +148,7 @@ static s64 clock_read(struct file *file, struct io *to, u64 *position)
 	if (to->left < sizeof(value))
 		return -EINVAL;
 	while (!clock->expirations) {
-		s64 error = wait(file, &clock->queue);
+		s64 error = io_wait(to, file, &clock->queue);
 
 		if (error)
 			return error;
@@ -182,7 +177,7 @@ static void clock_release(struct file *file)
 static const struct file_operations clock_operations = {
 	.read = clock_read,
 	.seek = file_stay,
-	.poll = clock_poll,
+	.poll = clock_poll, .nowait = true,
 	.release = clock_release,
 };
 

@@ -110,3 +110,8 @@ s64 file_write_core(struct file *file, const void *from, u64 size, u64 position)
 
 	return file->operations->write ? file->operations->write(file, &io, &position) : -EINVAL;
 }
+
+s64 io_wait(const struct io *io, const struct file *file, struct wait_queue *queue)
+{
+	return io_flags(io, file) & O_NONBLOCK ? -EAGAIN : sleep_on(queue, FOREVER);
+}

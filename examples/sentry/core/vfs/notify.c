@@ -228,7 +228,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 
 	(void)position;
 	while (list_empty(&inotify->events)) {
-		s64 error = file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(&inotify->queue, FOREVER);
+		s64 error = io_wait(to, file, &inotify->queue);
 
 		if (error)
 			return error;

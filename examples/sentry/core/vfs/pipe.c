@@ -51,11 +51,6 @@ static void wake(struct pipe *pipe)
 	wake_all(&pipe->writable);
 }
 
-static s64 wait(struct file *file, struct wait_queue *queue)
-{
-	return file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(queue, FOREVER);
-}
-
 /* -- read -- */
 
 static s64 take(struct pipe *pipe, struct io *to)
@@ -81,6 +76,30 @@ static s64 take(struct pipe *pipe, struct io *to)
 	return (s64)done;
 }
 
+/* Lock the pipe when it has bytes: 1. 0 at the end. */
+static s64 lock_filled(struct pipe *pipe, const struct file *file, const struct io *io)
+{
+	mutex_lock(&pipe->mutex);
+	while (!pipe->used) {
+		s64 error;
+
+		mutex_unlock(&pipe->mutex);
+		error = pipe->writers ? io_wait(io, file, &pipe->readable) : 0;
+		if (error || (!pipe->used && !pipe->writers))
+			return error;
+		mutex_lock(&pipe->mutex);
+	}
+	return 1;
+}
+
+/* Wake writers if it was full: edges of epoll count. */
+static void unlock_drained(struct pipe *pipe, bool full)
+{
+	mutex_unlock(&pipe->mutex);
+	if (full && pipe->used < pipe->size)
+		wake_all(&pipe->writable);
+}
+
 s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to)
 {
 	s64 done;
@@ -88,21 +107,12 @@ s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to)
 
 	if (!to->left)
 		return 0;
-	mutex_lock(&pipe->mutex);
-	while (!pipe->used) {
-		s64 error;
-
-		mutex_unlock(&pipe->mutex);
-		error = pipe->writers ? wait(file, &pipe->readable) : 0;
-		if (error || (!pipe->used && !pipe->writers))
-			return error;
-		mutex_lock(&pipe->mutex);
-	}
+	done = lock_filled(pipe, file, to);
+	if (done <= 0)
+		return done;
 	full = pipe->used == pipe->size;
 	done = take(pipe, to);
-	mutex_unlock(&pipe->mutex);
-	if (full && pipe->used < pipe->size)
-		wake_all(&pipe->writable);
+	unlock_drained(pipe, full);
 	return done;
 }
 
@@ -179,41 +189,147 @@ s64 pipe_write(struct pipe *pipe, struct file *file, struct io *from)
 			wake_all(&pipe->readable);
 		}
 		if (!result)
-			result = wait(file, &pipe->writable);
+			result = io_wait(from, file, &pipe->writable);
 		if (result < 0)
 			return done ? (s64)done : result;
 	}
 	return (s64)done;
 }
 
-/* -- pages that move without a copy -- */
+/* -- from and to other files -- */
 
-/* False: there is no room. */
-static bool add_reference(struct pipe *pipe, u64 page, u32 start, u32 size)
+/* A part of the first slot is read. */
+static void consume(struct pipe *pipe, u64 size)
 {
-	if (pipe->used == pipe->size)
-		return false;
-	page_get(page);
-	*slot_at(pipe, pipe->used++) = (struct pipe_slot){ page, start, size, false, true };
-	wake_all(&pipe->readable);
-	return true;
+	struct pipe_slot *slot = slot_at(pipe, 0);
+
+	slot->start += (u32)size;
+	slot->size -= (u32)size;
+	if (!slot->size)
+		drop_first(pipe);
 }
 
-/* Copy references to the first slots: how many bytes, at most `size`. */
-u64 pipe_tee(struct pipe *from, struct pipe *to, u64 size)
+s64 pipe_to_file(struct file *file, struct file *to, u64 *position, u64 size, const struct io *flags)
+{
+	struct pipe *pipe = file_pipe(file);
+	s64 result = lock_filled(pipe, file, flags);
+	bool full = pipe->used == pipe->size;
+	u64 done = 0;
+
+	if (result <= 0)
+		return result;
+	while (pipe->used && done < size) {
+		struct pipe_slot *slot = slot_at(pipe, 0);
+		u64 part = slot->size < size - done ? slot->size : size - done;
+		struct iovec vector;
+		struct io io = io_core(&vector, (u8 *)page_at(slot->page) + slot->start, part);
+
+		result = file_transfer(to, &io, position, true);
+		if (result <= 0)
+			break;
+		consume(pipe, (u64)result);
+		done += (u64)result;
+		if ((u64)result < part)
+			break;
+	}
+	unlock_drained(pipe, full);
+	return done ? (s64)done : result;
+}
+
+/* Lock the pipe when it has room: 1. */
+static s64 lock_room(struct pipe *pipe, const struct file *file, const struct io *io)
+{
+	mutex_lock(&pipe->mutex);
+	while (!pipe->readers || pipe->used == pipe->size) {
+		s64 error;
+
+		mutex_unlock(&pipe->mutex);
+		error = pipe->readers ? io_wait(io, file, &pipe->writable) : broken();
+		if (error)
+			return error;
+		mutex_lock(&pipe->mutex);
+	}
+	return 1;
+}
+
+/* Read a page of another file into a slot of its own. */
+static s64 fill_slot(struct pipe *pipe, struct file *from, u64 *position, u64 size)
+{
+	u8 *page = page_alloc();
+	struct iovec vector;
+	struct io io = io_core(&vector, page, size < PAGE ? size : PAGE);
+	s64 got = page ? file_transfer(from, &io, position, false) : -ENOMEM;
+
+	if (got > 0)
+		*slot_at(pipe, pipe->used++) = (struct pipe_slot){ page_offset(page), 0, (u32)got, false, false };
+	else
+		page_free(page);
+	return got;
+}
+
+s64 pipe_from_file(struct file *file, struct file *from, u64 *position, u64 size, const struct io *flags)
+{
+	struct pipe *pipe = file_pipe(file);
+	s64 result = lock_room(pipe, file, flags);
+	u64 done = 0;
+
+	if (result <= 0)
+		return result;
+	do {
+		result = fill_slot(pipe, from, position, size - done);
+		done += result > 0 ? (u64)result : 0;
+	} while (result == PAGE && done < size && pipe->used < pipe->size && !from->stream);
+	mutex_unlock(&pipe->mutex);
+	if (done)
+		wake_all(&pipe->readable);
+	return done ? (s64)done : result;
+}
+
+/* Add references to pages, and drop what they share from the source if it moves: how many bytes. Both pipes are locked. */
+static u64 share(struct pipe *from, struct pipe *to, u64 size, bool move)
 {
 	u64 done = 0;
 
-	for (u32 i = 0; i < from->used && done < size; i++) {
+	for (u32 i = 0; i < from->used && done < size && to->used < to->size; i += !move) {
 		struct pipe_slot *slot = slot_at(from, i);
 		u32 part = slot->size < size - done ? slot->size : (u32)(size - done);
 
 		slot->borrowed = true;
-		if (!add_reference(to, slot->page, slot->start, part))
-			break;
+		page_get(slot->page);
+		*slot_at(to, to->used++) = (struct pipe_slot){ slot->page, slot->start, part, slot->packet, true };
+		if (move)
+			consume(from, part);
 		done += part;
 	}
 	return done;
+}
+
+s64 pipe_share(struct file *from, struct file *to, u64 size, const struct io *io, bool move)
+{
+	struct pipe *in = file_pipe(from), *out = file_pipe(to);
+
+	for (;;) {
+		s64 error;
+		u64 done;
+		bool full;
+
+		mutex_lock_two(&in->mutex, &out->mutex);
+		full = in->used == in->size;
+		done = out->readers ? share(in, out, size, move) : 0;
+		mutex_unlock_two(&in->mutex, &out->mutex);
+		if (done) {
+			wake_all(&out->readable);
+			if (full && in->used < in->size)
+				wake_all(&in->writable);
+		}
+		if (!out->readers && !done)
+			return broken();
+		if (done || (!in->used && !in->writers))
+			return (s64)done;
+		error = io_wait(io, in->used ? to : from, in->used ? &out->writable : &in->readable);
+		if (error)
+			return error;
+	}
 }
 
 /* -- operations -- */
@@ -276,7 +392,7 @@ static void release(struct file *file)
 }
 
 const struct file_operations pipe_operations = {
-	.read = read, .write = write, .poll = poll, .ioctl = ioctl, .release = release,
+	.read = read, .write = write, .poll = poll, .nowait = true, .ioctl = ioctl, .release = release,
 };
 
 struct pipe *file_pipe(struct file *file)

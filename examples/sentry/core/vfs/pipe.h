@@ -25,7 +25,13 @@ struct pipe *pipe_new(void);
 void pipe_free(struct pipe *pipe);
 s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to);
 s64 pipe_write(struct pipe *pipe, struct file *file, struct io *from);
-u64 pipe_tee(struct pipe *from, struct pipe *to, u64 size); /* both are locked */
+/*
+ * splice() and tee(): how many bytes, 0 at the end, or -errno.  The flags of `io` are those of the pipes.  As on Linux, a
+ * pipe stays locked while the other file is read or written: what that file does not take stays in the pipe.
+ */
+s64 pipe_to_file(struct file *pipe, struct file *to, u64 *position, u64 size, const struct io *io);
+s64 pipe_from_file(struct file *pipe, struct file *from, u64 *position, u64 size, const struct io *io);
+s64 pipe_share(struct file *from, struct file *to, u64 size, const struct io *io, bool move); /* pages of one with another */
 s64 pipe_resize(struct pipe *pipe, u64 size);
 struct pipe *file_pipe(struct file *file); /* NULL: it is none */
 int fifo_open(struct file *file);

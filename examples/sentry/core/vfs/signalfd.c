@@ -77,7 +77,7 @@ static s64 signal_read(struct file *file, struct io *to, u64 *position)
 		}
 		if (done)
 			break;
-		error = file->flags & O_NONBLOCK ? -EAGAIN : sleep_on(&signal_arrived, FOREVER);
+		error = io_wait(to, file, &signal_arrived);
 		if (error)
 			return error;
 	}
@@ -101,7 +101,7 @@ static void signal_release(struct file *file)
 static const struct file_operations signal_operations = {
 	.read = signal_read,
 	.seek = file_stay,
-	.poll = signal_poll,
+	.poll = signal_poll, .nowait = true,
 	.release = signal_release,
 };
 

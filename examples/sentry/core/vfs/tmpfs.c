@@ -310,7 +310,7 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 	s64 done;
 
 	inode_lock(inode);
-	if (file->flags & O_APPEND)
+	if (io_flags(from, file) & O_APPEND)
 		*position = inode->size;
 	done = inode_may_write(inode, from, *position);
 	if (!done && from->left) {

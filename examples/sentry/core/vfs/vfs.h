@@ -120,6 +120,7 @@ struct file_operations {
 	int (*readdir)(struct file *file, struct entries *entries);
 	/* POLLIN and so on that hold now. poll_wait() with the queues that are woken when they change. NULL: always ready. */
 	u32 (*poll)(struct file *file, struct poll *poll);
+	bool nowait; /* RWF_NOWAIT is possible */
 	s64 (*ioctl)(struct file *file, u32 command, u64 argument);
 	int (*fsync)(struct file *file, bool data_only);
 	s64 (*fallocate)(struct file *file, u32 mode, u64 offset, u64 size);
@@ -367,7 +368,15 @@ struct io {
 	const struct iovec *vectors;
 	u64 offset; /* in the first */
 	u64 left;
+	u32 with, without; /* flags of the file that this call sets and clears for itself */
 };
+
+static inline u32 io_flags(const struct io *io, const struct file *file)
+{
+	return (file->flags & ~io->without) | io->with;
+}
+
+s64 io_wait(const struct io *io, const struct file *file, struct wait_queue *queue); /* -EAGAIN if it must not */
 
 /* Copy and advance; return how many bytes were copied. */
 u64 io_put(struct io *io, const void *from, u64 size);
