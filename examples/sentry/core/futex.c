@@ -179,16 +179,17 @@ static s64 change(struct task *t, u64 address, u32 code)
 		return -EFAULT;
 	if (code >> 31)
 		argument = (s32)(1u << (argument & 31));
-	old = *word;
-	switch (operation) {
-	case 0: new = (u32)argument; break;
-	case 1: new = old + (u32)argument; break;
-	case 2: new = old | (u32)argument; break;
-	case 3: new = old & ~(u32)argument; break;
-	case 4: new = old ^ (u32)argument; break;
-	default: return -ENOSYS;
-	}
-	*word = new;
+	old = __atomic_load_n(word, __ATOMIC_RELAXED);
+	do {
+		switch (operation) {
+		case 0: new = (u32)argument; break;
+		case 1: new = old + (u32)argument; break;
+		case 2: new = old | (u32)argument; break;
+		case 3: new = old & ~(u32)argument; break;
+		case 4: new = old ^ (u32)argument; break;
+		default: return -ENOSYS;
+		}
+	} while (!__atomic_compare_exchange_n(word, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
 	switch (compare) {
 	case 0: return (s32)old == with;
 	case 1: return (s32)old != with;
@@ -273,14 +274,16 @@ void futex_wake_address(struct task *t, u64 address)
 
 static void owner_died(struct task *t, u64 address, bool pending)
 {
-	u32 value, new;
+	u32 *word = address % sizeof(*word) || !user_range(address, sizeof(*word)) ? NULL : mm_page(t->mm, address, true), value;
 
-	if (address % sizeof(value) || user_read(t->mm, &value, address, sizeof(value)))
+	if (!word)
 		return;
+	value = __atomic_load_n(word, __ATOMIC_RELAXED);
 	if ((value & FUTEX_TID_MASK) == (u32)t->tid) {
-		new = (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
-		if (user_write(t->mm, address, &new, sizeof(new)))
-			return;
+		while (!__atomic_compare_exchange_n(word, &value, (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED, false, __ATOMIC_SEQ_CST,
+						    __ATOMIC_RELAXED))
+			if ((value & FUTEX_TID_MASK) != (u32)t->tid)
+				return;
 		if (value & FUTEX_WAITERS)
 			futex_wake_address(t, address);
 	} else if (pending && !value) {

@@ -66,8 +66,8 @@ s64 user_string(struct mm *mm, char *to, u64 from, u64 size)
 		if (!page)
 			return -EFAULT;
 		for (u64 i = 0; i < part; i++, done++) {
-			to[done] = page[i];
-			if (!page[i])
+			to[done] = ((const volatile char *)page)[i]; /* once: the program can change it */
+			if (!to[done])
 				return (s64)done;
 		}
 	}
