@@ -9,13 +9,13 @@ u64 process_cpu_time(const struct process *p)
 	u64 time = p->cpu_time;
 
 	EACH_TASK(t, p)
-		time += t->cpu_time;
+		time += task_cpu_time(t);
 	return time;
 }
 
 u64 cpu_clock_now(const struct cpu_clock *clock)
 {
-	return clock->task ? clock->task->cpu_time : process_cpu_time(clock->process);
+	return clock->task ? task_cpu_time(clock->task) : process_cpu_time(clock->process);
 }
 
 /* The clock of another process or task: its inverted number above three bits. */

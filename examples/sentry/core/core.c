@@ -124,12 +124,8 @@ void task_run(void)
 	struct event event;
 
 	for (;;) {
-		u64 start;
-
 		signal_deliver(t);
-		start = monotonic_now();
-		core.ops->run(t->mm->space, &t->regs, t->fpu, sched_is_busy() || has_cpu_timers(t), &event);
-		t->cpu_time += monotonic_now() - start;
+		task_enter(t, has_cpu_timers(t), &event);
 		if (has_cpu_timers(t))
 			cpu_timers_check(t->process);
 		t->number = NO_CALL;
@@ -166,6 +162,7 @@ static struct task *first_task(void)
 	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || !t->fpu)
 		return NULL;
 	t->number = NO_CALL;
+	t->affinity = ~0ull >> (64 - core.cpus);
 	t->timer_slack = t->default_slack = TIMER_SLACK;
 	cred_init(&t->cred, core.config->user, core.config->group);
 	t->sighand->references = 1;
@@ -183,6 +180,7 @@ const char *core_start(const struct core_config *config)
 	bytes_zero(&core, sizeof(core));
 	core.config = config;
 	core.ops = config->ops;
+	core.cpus = !config->cpus ? 1 : config->cpus < CPUS ? config->cpus : CPUS;
 	sched_init();
 	slab_init();
 	tasks_init();

@@ -28,14 +28,15 @@ void fpu_reset(void *fpu);
 
 /* -- core.c -- */
 
-enum { PID = 1, SYSCALLS = 512 };
+enum { PID = 1, SYSCALLS = 512, CPUS = 64 };
 
 /* What there is once. */
 struct core {
 	const struct core_config *config;
 	const struct platform_ops *ops;
 	struct ram ram;
-	struct task *current;		 /* that runs, in the core or in the program */
+	struct task *current;		 /* of the CPU that is in the core; NULL: it has none */
+	u32 cpus;			 /* how many there are */
 	struct wait_queue console_input; /* woken when the console may have some */
 	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */

@@ -105,6 +105,7 @@ static int make_writable(struct mm *mm, u64 address)
 		if (!new)
 			return mm_cannot_show(mm);
 		bytes_copy(page_at(new), page_at(old), PAGE);
+		mm_hide(mm, address, address + PAGE); /* the old one can soon be used for something else */
 		page_put(old);
 		old = new;
 	}
@@ -117,6 +118,14 @@ static bool allows(u32 prot, enum access access)
 	static const u32 wanted[] = { 7, 7, PROT_WRITE, PROT_EXEC };
 
 	return prot & wanted[access];
+}
+
+/* Whether another task has made that access possible after the fault. */
+static bool permits(u64 entry, enum access access)
+{
+	if (access == ACCESS_WRITE)
+		return entry & PTE_WRITE;
+	return access != ACCESS_ANY && entry & PTE_PRESENT && !(access == ACCESS_EXEC && entry & PTE_NX);
 }
 
 int mm_fault(struct mm *mm, u64 address, enum access access, bool present)
@@ -136,7 +145,7 @@ int mm_fault(struct mm *mm, u64 address, enum access access, bool present)
 		return populate(mm, start, end, page);
 	if (!(*entry & PTE_WRITE) && vma->prot & PROT_WRITE && (access == ACCESS_WRITE || (access == ACCESS_ANY && present)))
 		return make_writable(mm, page);
-	if (present)
+	if (present && !permits(*entry, access))
 		return -EFAULT;
 	return mm_show(mm, start, end) ? mm_cannot_show(mm) : 0; /* it is there, but the program does not see it yet */
 }

@@ -135,6 +135,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 	if (c->flags & CLONE_SETTLS)
 		t->regs.fs_base = c->tls;
 	t->number = NO_CALL;
+	t->affinity = from->affinity;
 	t->blocked = from->blocked;
 	if (!(c->flags & CLONE_VM) || c->flags & CLONE_VFORK)
 		t->altstack = from->altstack;

@@ -281,6 +281,7 @@ s64 mm_map(struct mm *mm, u64 address, u64 size, u32 prot, u32 flags)
 s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot)
 {
 	u64 end = address + size, covered = mm_covered(mm, address, end);
+	bool less = false;
 
 	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start < covered; i++) {
 		if (prot & PROT_WRITE && mm->vmas[i].flags & VMA_MAY_NOT_WRITE) {
@@ -296,12 +297,17 @@ s64 mm_protect(struct mm *mm, u64 address, u64 size, u32 prot)
 	vma_split(mm, covered);
 	for (u32 i = vma_find(mm, address); i < mm->count && mm->vmas[i].start < covered; i++) {
 		struct vma *vma = &mm->vmas[i];
-		u64 at = vma->start, *entry;
+		u64 at = vma->start, *entry, new;
 
 		vma->prot = prot;
-		for (; (entry = entry_next(mm, &at, vma->end)); at += PAGE)
-			*entry = pte_in(vma, *entry & PTE_OFFSET);
+		for (; (entry = entry_next(mm, &at, vma->end)); at += PAGE) {
+			new = pte_in(vma, *entry & PTE_OFFSET);
+			less = less || (*entry & ~new) & (PTE_PRESENT | PTE_WRITE) || (new & ~*entry) & PTE_NX;
+			*entry = new;
+		}
 	}
+	if (less)
+		mm_hide(mm, address, covered);
 	if (mm_show(mm, address, covered))
 		return mm_cannot_show(mm);
 	vma_join(mm, address, covered);

@@ -82,8 +82,11 @@ static bool fork_pages(struct mm *mm, struct mm *child, const struct vma *vma)
 		}
 		*copy = *entry;
 	}
-	if (changed && mm_show(mm, vma->start, vma->end))
-		mm_cannot_show(mm);
+	if (changed) {
+		mm_hide(mm, vma->start, vma->end);
+		if (mm_show(mm, vma->start, vma->end))
+			mm_cannot_show(mm);
+	}
 	return !entry;
 }
 

@@ -7,7 +7,6 @@
 
 #define PTE_USER 4ull
 #define PTE_OWNED (1ull << 9) /* for software: there is a page, even if the CPU may not use it (PROT_NONE) */
-#define PTE_NX (1ull << 63)
 
 static u64 *table_at(u64 offset)
 {
@@ -130,6 +129,12 @@ int mm_show(struct mm *mm, u64 start, u64 end)
 		at += PAGE;
 	}
 	return size && core.ops->map(mm->space, from, offset, size, prot) ? -ENOMEM : 0;
+}
+
+void mm_hide(struct mm *mm, u64 start, u64 end)
+{
+	if (core.cpus > 1 && mm->references > 1)
+		core.ops->unmap(mm->space, start, end - start);
 }
 
 /* The program does not see what its entries map: it must end. */

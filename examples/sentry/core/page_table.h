@@ -6,6 +6,7 @@
 
 #define PTE_PRESENT 1ull
 #define PTE_WRITE 2ull
+#define PTE_NX (1ull << 63)
 #define PTE_OFFSET 0x000ffffffffff000ull
 
 u64 pte_of(u64 offset, u32 prot);
@@ -14,6 +15,7 @@ u64 *entry_make(struct mm *mm, u64 address);
 u64 *entry_next(struct mm *mm, u64 *address, u64 end);
 u64 *entry_at(struct mm *mm, u64 page); /* NULL: no page is there */
 int mm_show(struct mm *mm, u64 start, u64 end); /* 0 or -ENOMEM */
+void mm_hide(struct mm *mm, u64 start, u64 end); /* from tasks on other CPUs: its entries allow less than before */
 int mm_cannot_show(struct mm *mm); /* -ENOMEM */
 void tables_free(u64 table, int level);
 

@@ -61,7 +61,18 @@ struct platform_ops {
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
 	bool (*console_resized)(void); /* the terminal may have another size than before; NULL: never */
+	/* Of a platform with several CPUs; NULL where there is one. */
+	void (*leave_cpu)(void *fpu); /* a task may continue on another CPU; NULL: that does not matter */
+	u32 (*cpu)(void); /* the number of the CPU that executes this */
+	void (*cpu_start)(u32 cpu, u64 rsp); /* it continues in the core with this stack, as after a change of stacks */
+	/* Make run or wait of another CPU return; stop: its program has stopped when this returns. */
+	void (*interrupt)(u32 cpu, bool stop);
 };
+
+/*
+ * One CPU at a time is in the core: it leaves when it runs a program, and when it waits for more than no time.  Between
+ * these two no other CPU changes anything but what programs can write to.
+ */
 
 /* The start of a sandbox. Everything here is trusted, but for the content of the program. */
 struct core_config {
@@ -77,6 +88,7 @@ struct core_config {
 	const char *const *argv, *const *envp;
 	u32 user, group;
 	u32 most_tasks; /* at once, zombies included; 0: any number */
+	u32 cpus;	/* 0: one */
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
 	u64 share_rings, net_rings; /* where the queues of devices are that the platform has set up, by offset; or 0 */
@@ -92,6 +104,10 @@ struct core_exit {
 	int status;
 	int signal; /* 0 if the program exited */
 };
+
+/* Save what a function of C keeps for its caller, change stacks, and go on where that stack was left. */
+void context_switch(u64 *save_rsp, u64 load_rsp);
+bool sched_listens(void); /* a task waits for a time, a device or the console */
 
 /* Load the program. NULL, or an error message. */
 const char *core_start(const struct core_config *config);

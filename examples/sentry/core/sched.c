@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The scheduler: one task runs at a time, each on a stack of its own, until it sleeps, yields or ends. */
+/*
+ * The scheduler: each task has a stack of its own in the core, and leaves its CPU when it sleeps, yields or ends.
+ *
+ * A CPU without a task runs its idle loop.  One CPU at a time is in the core; before it leaves, it wakes others for the
+ * tasks that are ready.
+ */
 #include "core.h"
 #include "virtio/virtio.h"
 
 enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER };
 #define CANARY 0x5ca1ab1e0ddba11ull
 
-/* Saves what a function of C keeps for its caller, changes stacks, and goes on where that stack was left. */
-void context_switch(u64 *save_rsp, u64 load_rsp);
 asm(".text\n"
+    ".globl context_switch\n"
     ".type context_switch, @function\n"
     "context_switch:\n"
     "	push %rbx\n"
@@ -27,7 +31,17 @@ asm(".text\n"
     "	pop %rbx\n"
     "	ret\n");
 
+struct cpu {
+	struct task *idle, *current; /* current: NULL if it is idle */
+	u64 deadline;		     /* of its wait */
+	u64 idle_since, idle_time;   /* since: 0: it does not wait */
+};
+
 static struct {
+	struct cpu cpus[CPUS];
+	struct cpu *cpu;	   /* that is in the core */
+	u64 waiting;		   /* CPUs that nobody has woken: a bit for each */
+	u64 unlimited;		   /* CPUs that run a program without a slice */
 	struct task *first, *last; /* that are ready */
 	struct task *dead;	   /* the one that ran before has ended, and its stack is still in use */
 	struct timer *timers;	   /* by their time */
@@ -37,11 +51,17 @@ static struct {
 void sched_init(void)
 {
 	bytes_zero(&sched, sizeof(sched));
+	sched.cpu = sched.cpus;
 }
 
-bool sched_is_busy(void)
+static u64 bit_of(const struct cpu *cpu)
 {
-	return sched.first || sched.timers || core.console_input.first || core.console_happened;
+	return 1ull << (cpu - sched.cpus);
+}
+
+bool sched_listens(void)
+{
+	return sched.timers || core.console_input.first || core.console_happened || virtio_waits();
 }
 
 /* -- tasks -- */
@@ -79,7 +99,86 @@ static void task_first(void)
 	task_stop();
 }
 
-struct task *task_alloc(void (*run)(void))
+/* -- several CPUs -- */
+
+void task_interrupt(struct task *t, bool stop)
+{
+	if (t->entered)
+		core.ops->interrupt(t->cpu, stop);
+}
+
+static void wake_cpu(u64 *from, u32 cpu)
+{
+	*from &= ~(1ull << cpu);
+	core.ops->interrupt(cpu, false);
+}
+
+/* Before this CPU leaves the core: others take the tasks that it leaves behind, or else programs run for a slice only. */
+static void share_out(void)
+{
+	for (const struct task *t = sched.first; t && (sched.waiting | sched.unlimited); t = t->next_ready) {
+		if (sched.waiting & t->affinity)
+			wake_cpu(&sched.waiting, (u32)__builtin_ctzll(sched.waiting & t->affinity));
+		else if (sched.unlimited & t->affinity)
+			wake_cpu(&sched.unlimited, (u32)__builtin_ctzll(sched.unlimited & t->affinity));
+	}
+}
+
+/* Whether this CPU is to look around soon: no other one waits. One that does learns of a time before the one it waits for. */
+static bool must_look(void)
+{
+	u64 first = sched.timers ? sched.timers->deadline : FOREVER;
+	u32 cpu;
+
+	if (!sched.waiting)
+		return sched.first || sched_listens();
+	for (u64 rest = sched.waiting; rest; rest &= rest - 1)
+		if (sched.cpus[__builtin_ctzll(rest)].deadline <= first)
+			return sched.first;
+	cpu = (u32)__builtin_ctzll(sched.waiting);
+	wake_cpu(&sched.waiting, cpu);
+	return sched.first;
+}
+
+void task_enter(struct task *t, bool may_stop, struct event *event)
+{
+	struct cpu *cpu = sched.cpu;
+	bool limited;
+
+	share_out();
+	limited = must_look() || may_stop;
+	sched.unlimited |= limited ? 0 : bit_of(cpu);
+	t->cpu = (u32)(cpu - sched.cpus);
+	t->entered = monotonic_now();
+	core.ops->run(t->mm->space, &t->regs, t->fpu, limited, event);
+	sched.cpu = cpu;
+	core.current = t;
+	sched.unlimited &= ~bit_of(cpu);
+	t->cpu_time = task_cpu_time(t);
+	t->entered = 0;
+}
+
+u64 task_cpu_time(const struct task *t)
+{
+	u64 now = t->entered ? monotonic_now() : 0;
+
+	return t->cpu_time + (now > t->entered ? now - t->entered : 0);
+}
+
+u32 cpu_number(void)
+{
+	return (u32)(sched.cpu - sched.cpus);
+}
+
+u64 cpu_idle_time(u32 number)
+{
+	const struct cpu *cpu = &sched.cpus[number];
+
+	return cpu->idle_time + (cpu->idle_since ? monotonic_now() - cpu->idle_since : 0);
+}
+
+/* A task whose stack begins with a function. */
+static struct task *alloc_at(void (*first)(void))
 {
 	struct task *t = kmalloc(sizeof(*t));
 	u64 offset = t ? pages_alloc(STACK_ORDER) : 0, *top;
@@ -90,12 +189,20 @@ struct task *task_alloc(void (*run)(void))
 	}
 	t->stack = page_at(offset);
 	*(u64 *)t->stack = CANARY;
-	t->run = run;
 	top = (u64 *)((u8 *)t->stack + STACK_BYTES);
-	top[-2] = (u64)task_first; /* to which context_switch returns, with the stack as after a call */
+	top[-2] = (u64)first; /* to which context_switch returns, with the stack as after a call */
 	for (int i = 3; i < 9; i++)
 		top[-i] = 0;
 	t->core_rsp = (u64)(top - 8);
+	return t;
+}
+
+struct task *task_alloc(void (*run)(void))
+{
+	struct task *t = alloc_at(task_first);
+
+	if (t)
+		t->run = run;
 	return t;
 }
 
@@ -107,6 +214,8 @@ void task_start(struct task *t)
 
 void task_ready(struct task *t)
 {
+	if (t->state == TASK_RUNNING)
+		task_interrupt(t, false);
 	if (t->state != TASK_SLEEPING)
 		return;
 	t->state = TASK_READY;
@@ -172,8 +281,23 @@ static void expire_timers(void)
 
 static void look_around(u64 deadline)
 {
-	bool input = core.ops->wait(deadline);
+	struct cpu *cpu = sched.cpu;
+	bool input;
 
+	if (deadline) {
+		share_out();
+		sched.waiting |= bit_of(cpu);
+		cpu->deadline = deadline;
+		cpu->idle_since = monotonic_now();
+	}
+	input = core.ops->wait(deadline);
+	if (deadline) {
+		sched.cpu = cpu;
+		core.current = NULL;
+		sched.waiting &= ~bit_of(cpu);
+		cpu->idle_time += monotonic_now() - cpu->idle_since;
+		cpu->idle_since = 0;
+	}
 	if (input)
 		wake_all(&core.console_input);
 	if (core.console_happened)
@@ -182,26 +306,52 @@ static void look_around(u64 deadline)
 	expire_timers();
 }
 
-/* Run the next task that is ready, which can be the current one. */
-static void schedule(void)
+/* The next task for this CPU; NULL: none is ready. */
+static struct task *take_ready(void)
 {
-	struct task *before = core.current, *next;
+	struct task *before = NULL, *t = sched.first;
+
+	for (; t && !(t->affinity & bit_of(sched.cpu)); t = t->next_ready)
+		before = t;
+	if (!t)
+		return NULL;
+	*(before ? &before->next_ready : &sched.first) = t->next_ready;
+	if (sched.last == t)
+		sched.last = before;
+	t->state = TASK_RUNNING;
+	return t;
+}
+
+/* Run the next task that is ready, which can be the current one, or the idle loop. false: it was that already. */
+static bool schedule(void)
+{
+	struct cpu *cpu = sched.cpu;
+	struct task *before = cpu->current ? cpu->current : cpu->idle, *next;
 
 	expire_timers();
-	while (!sched.first) {
+	next = take_ready();
+	if (next == cpu->current)
+		return next;
+	if (*(u64 *)before->stack != CANARY)
+		core.ops->fatal("the stack of a task in the core has overflowed");
+	if (cpu->current && core.cpus > 1 && core.ops->leave_cpu)
+		core.ops->leave_cpu(before->fpu);
+	cpu->current = core.current = next;
+	context_switch(&before->core_rsp, next ? next->core_rsp : cpu->idle->core_rsp);
+	switched();
+	return true;
+}
+
+/* Of a CPU that has no task. */
+static void idle(void)
+{
+	sched.cpu = &sched.cpus[core.ops->cpu ? core.ops->cpu() : 0];
+	core.current = NULL;
+	for (;;) {
 		virtio_poll(); /* a read of the console may have taken the interrupt */
-		if (!sched.first)
+		if (!schedule())
 			look_around(sched.timers ? sched.timers->deadline : FOREVER);
 	}
-	next = sched.first;
-	sched.first = next->next_ready;
-	if (next == before)
-		return;
-	if (before && *(u64 *)before->stack != CANARY)
-		core.ops->fatal("the stack of a task in the core has overflowed");
-	core.current = next;
-	context_switch(before ? &before->core_rsp : &sched.boot_rsp, next->core_rsp);
-	switched();
 }
 
 void task_yield(void)
@@ -222,7 +372,16 @@ _Noreturn void task_stop(void)
 
 void sched_run(void)
 {
-	schedule();
+	for (u32 i = 0; i < core.cpus; i++) {
+		struct task *t = alloc_at(idle);
+
+		if (!t)
+			core.ops->fatal("the sandbox has too little memory");
+		sched.cpus[i].idle = t;
+		if (i)
+			core.ops->cpu_start(i, t->core_rsp);
+	}
+	context_switch(&sched.boot_rsp, sched.cpus->idle->core_rsp);
 }
 
 _Noreturn void sched_end(void)

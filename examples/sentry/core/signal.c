@@ -280,6 +280,8 @@ static void stop(struct process *p, int signal)
 	p->stopped = p->stop_is_new = true;
 	p->continue_is_new = false;
 	p->status = signal << 8 | 0x7f;
+	EACH_TASK(t, p)
+		task_interrupt(t, true);
 	process_notify_parent(p, CLD_STOPPED, signal);
 }
 

@@ -80,7 +80,7 @@ struct vfork {
 	struct wait_queue queue;
 };
 
-enum task_state { TASK_NEW, TASK_READY, TASK_SLEEPING, TASK_DEAD }; /* new: nothing wakes it yet */
+enum task_state { TASK_NEW, TASK_READY, TASK_RUNNING, TASK_SLEEPING, TASK_DEAD }; /* new: nothing wakes it yet */
 
 struct task {
 	struct regs regs; /* of the program, while the task is in the core */
@@ -119,6 +119,9 @@ struct task {
 
 	/* sched.c */
 	enum task_state state;
+	u32 cpu;      /* where it runs, or ran last */
+	u64 affinity; /* a bit for each CPU where it may run */
+	u64 entered;  /* since when its program runs; 0: it does not */
 	bool woken; /* by a waiter */
 	struct task *next_ready;
 	struct timer timer; /* ends a sleep */
@@ -132,13 +135,18 @@ struct task {
 /* -- sched.c -- */
 
 void sched_init(void);
-bool sched_is_busy(void); /* others wait for their turn, for a time or for input */
 /* A task with a stack, which task_start() starts in run(). NULL: no memory. */
 struct task *task_alloc(void (*run)(void));
 void task_start(struct task *t);
 void task_ready(struct task *t); /* ends a sleep, whatever it waits for */
 void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
+/* Run the program of the current task up to the next event; may_stop: at the latest after a slice. */
+void task_enter(struct task *t, bool may_stop, struct event *event);
+void task_interrupt(struct task *t, bool stop); /* its program, if that runs on another CPU; see platform.h */
+u64 task_cpu_time(const struct task *t);
+u64 cpu_idle_time(u32 cpu);
+u32 cpu_number(void); /* of the CPU that is in the core */
 void task_free(struct task *t);	 /* one that never ran */
 _Noreturn void task_stop(void); /* the current task ends; it is freed by the next */
 void sched_run(void);		/* tasks, until sched_end() */

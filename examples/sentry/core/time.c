@@ -235,7 +235,7 @@ s64 sys_times(struct task *t, const u64 *args)
 	return (s64)(monotonic_now() / TICK);
 }
 
-/* -- the scheduler: one CPU, and equal tasks -- */
+/* -- the scheduler: equal tasks -- */
 
 s64 sys_sched_yield(struct task *t, const u64 *args)
 {
@@ -246,31 +246,40 @@ s64 sys_sched_yield(struct task *t, const u64 *args)
 
 s64 sys_sched_getaffinity(struct task *t, const u64 *args)
 {
-	const u64 mask = 1;
+	const struct task *of = task_named(t, (s32)args[0]);
 
-	if ((u32)args[1] < sizeof(mask) || args[1] % sizeof(mask))
+	if ((u32)args[1] < sizeof(of->affinity) || args[1] % sizeof(of->affinity))
 		return -EINVAL;
-	if (!task_named(t, (s32)args[0]))
+	if (!of)
 		return -ESRCH;
-	return user_write(t->mm, args[2], &mask, sizeof(mask)) ? -EFAULT : (s64)sizeof(mask);
+	return user_write(t->mm, args[2], &of->affinity, sizeof(of->affinity)) ? -EFAULT : (s64)sizeof(of->affinity);
 }
 
 s64 sys_sched_setaffinity(struct task *t, const u64 *args)
 {
 	u64 mask = 0, size = (u32)args[1] < sizeof(mask) ? (u32)args[1] : sizeof(mask);
+	struct task *of;
 
 	if (user_read(t->mm, &mask, args[2], size))
 		return -EFAULT;
-	if (!task_named(t, (s32)args[0]))
+	of = task_named(t, (s32)args[0]);
+	if (!of)
 		return -ESRCH;
-	return mask & 1 ? 0 : -EINVAL;
+	mask &= ~0ull >> (CPUS - core.cpus);
+	if (!mask)
+		return -EINVAL;
+	of->affinity = mask;
+	task_interrupt(of, false);
+	if (of == t && !(mask >> cpu_number() & 1))
+		task_yield();
+	return 0;
 }
 
 s64 sys_getcpu(struct task *t, const u64 *args)
 {
-	const u32 zero = 0;
+	const u32 cpu = cpu_number(), zero = 0;
 
-	if (args[0] && user_write(t->mm, args[0], &zero, sizeof(zero)))
+	if (args[0] && user_write(t->mm, args[0], &cpu, sizeof(cpu)))
 		return -EFAULT;
 	return args[1] ? user_write(t->mm, args[1], &zero, sizeof(zero)) : 0;
 }
@@ -284,5 +293,9 @@ s64 sys_membarrier(struct task *t, const u64 *args)
 	(void)t;
 	if ((u32)args[1] || (command != QUERY && (!(command & known) || command & (command - 1))))
 		return -EINVAL;
-	return command == QUERY ? known : 0; /* one task runs at a time, and a switch is a barrier */
+	if (command & (GLOBAL | GLOBAL_EXPEDITED | PRIVATE)) /* to stop a program is a barrier for it */
+		EACH_PROCESS(p)
+			EACH_TASK(other, p)
+				task_interrupt(other, true);
+	return command == QUERY ? known : 0;
 }

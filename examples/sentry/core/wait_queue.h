@@ -2,7 +2,7 @@
 /*
  * How a system call sleeps: on queues, until somebody wakes one, a signal comes, or a time.
  *
- * One task at a time runs in the core, and no other does before it sleeps or returns to the program. So nothing happens
+ * One task at a time is in the core, and no other is before it sleeps or returns to its program. So nothing happens
  * between the check of a condition and the sleep:
  *
  *	while (!(pipe has data)) {

@@ -59,6 +59,15 @@ void virtio_init(const struct core_config *config)
 		start_ready(VIRTIO_NET, 2, net_start_ready, config->ram + config->net_rings);
 }
 
+bool virtio_waits(void)
+{
+	for (const struct virtio_device *device = devices; device; device = device->next)
+		for (u32 i = 0; i < QUEUES && !device->registers; i++)
+			if (device->queues[i] && device->queues[i]->free_count < device->queues[i]->size)
+				return true;
+	return false;
+}
+
 void virtio_poll(void)
 {
 	for (struct virtio_device *device = devices; device; device = device->next) {

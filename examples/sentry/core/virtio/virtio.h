@@ -58,6 +58,7 @@ struct virtio_device {
 
 void virtio_init(const struct core_config *config); /* the devices that the platform has found */
 void virtio_poll(void);				    /* call used() where buffers have come back */
+bool virtio_waits(void); /* a device that interrupts no program has requests */
 
 /* -- queue.c -- */
 
