@@ -15,7 +15,7 @@ from tests.sentry.conftest import SRC
 
 PAGE = 4096
 CODE = bytes.fromhex("b83c000000 bf07000000 0f05")  # exit(7)
-TOP = 0x7FFF_FFFF_0000
+TOP = 0x7FFF_FFC0_0000
 
 
 def segment(address: int, size: int, *, offset: int = 0, file_size: int | None = None, kind: int = 1) -> bytes:

@@ -7,9 +7,9 @@
 #include "list.h"
 #include "platform.h"
 
-/* Programs have the addresses from the first to below the second; a platform has the page before for itself. */
+/* Programs have the addresses from the first to below the second; a platform has the page before, and what is behind. */
 #define USER_MIN 0x11000ull
-#define USER_TOP 0x7fffffff0000ull
+#define USER_TOP 0x7fffffc00000ull
 /* What Linux compares an address with before it touches anything. */
 #define TASK_SIZE 0x7ffffffff000ull
 #define STACK_SIZE (8ull << 20)

@@ -14,6 +14,15 @@ void *memory_map(int fd, u64 size);
 /* In a new process: end it with its parent, start a session, unblock all signals, and leave restartable sequences. */
 bool child_detach(void);
 
+#define SECOND 1000000000ull
+u64 host_nanoseconds(enum clock clock);
+
+/* What a CPU that has nothing to do waits for: input, if not at_once again before it was read, and devices. */
+enum { SOURCES = 3 };
+struct pollfd;
+void sources_get(struct pollfd *sources, bool at_once);
+bool sources_take(const struct pollfd *sources, bool at_once); /* after poll(): whether there may be input */
+
 /* Whether SIGALRM comes regularly, to interrupt a program that others wait for. */
 void slice_timer(bool on);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -22,17 +23,17 @@
 #include "host.h"
 #include "terminal.h"
 
-enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768 };
-#define SECOND 1000000000ull
+enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768, MOST_CPUS = 64 };
 
 struct options {
 	u64 memory; /* MiB */
 	u64 pids;   /* tasks at once */
+	u64 cpus;
 	const char *root; /* an archive */
 	bool strace, scratch;
 };
 
-static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--archive FILE] -- PROGRAM [ARGUMENT]...";
+static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- PROGRAM [ARGUMENT]...";
 static pid_t self;
 static const char *subject = platform_program;
 
@@ -50,7 +51,7 @@ _Noreturn void fail(const char *what)
 
 /* -- what the core needs of the host -- */
 
-static u64 nanoseconds(enum clock clock)
+u64 host_nanoseconds(enum clock clock)
 {
 	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
 	struct timespec now = { 0, 0 };
@@ -59,24 +60,37 @@ static u64 nanoseconds(enum clock clock)
 	return (u64)now.tv_sec * SECOND + (u64)now.tv_nsec;
 }
 
+static bool reported; /* input that no task has read yet: it ends no further wait */
+
+void sources_get(struct pollfd *sources, bool at_once)
+{
+	sources[0] = (struct pollfd){ .fd = !at_once && reported ? -1 : 0, .events = POLLIN };
+	for (u32 i = 0; i < DEVICES; i++)
+		sources[1 + i] = (struct pollfd){ .fd = served[i].irq, .events = POLLIN };
+}
+
+bool sources_take(const struct pollfd *sources, bool at_once)
+{
+	for (u32 i = 0; i < DEVICES; i++)
+		if (sources[1 + i].revents)
+			device_answered(i);
+	reported = sources[0].revents || (!at_once && reported);
+	return sources[0].revents;
+}
+
 static bool wait_until(u64 deadline)
 {
-	static bool reported; /* input that no task has read yet: it ends no further wait */
-	struct pollfd sources[] = { { .fd = deadline && reported ? -1 : 0, .events = POLLIN },
-				    { .fd = served[DEVICE_SHARE].irq, .events = POLLIN },
-				    { .fd = served[DEVICE_NET].irq, .events = POLLIN } };
-	const u64 now = nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
+	const u64 now = host_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
 	const struct timespec left = { (time_t)(rest / SECOND), (long)(rest % SECOND) };
+	struct pollfd sources[SOURCES];
 	sigset_t signals;
 
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
-	if (ppoll(sources, 1 + DEVICES, deadline == ~0ull ? NULL : &left, &signals) > 0)
-		for (u32 i = 0; i < DEVICES; i++)
-			if (sources[1 + i].revents)
-				device_answered(i);
-	reported = sources[0].revents || (deadline && reported);
-	return sources[0].revents;
+	sources_get(sources, !deadline);
+	if (ppoll(sources, SOURCES, deadline == ~0ull ? NULL : &left, &signals) < 0)
+		return false;
+	return sources_take(sources, !deadline);
 }
 
 static s64 console_read(void *data, u64 size)
@@ -140,7 +154,7 @@ static struct platform_ops ops = {
 	.console_read = console_read,
 	.console_write = console_write,
 	.console_size = console_size,
-	.nanoseconds = nanoseconds,
+	.nanoseconds = host_nanoseconds,
 	.random = random_bytes,
 	.log = log_line,
 	.console_resized = terminal_resized,
@@ -221,6 +235,14 @@ static u64 number(const char *text, u64 least, u64 most, const char *what)
 	return value;
 }
 
+static u64 cpus_allowed(void)
+{
+	cpu_set_t set;
+	u64 count = sched_getaffinity(0, sizeof(set), &set) ? 1 : (u64)CPU_COUNT(&set);
+
+	return count < MOST_CPUS ? count : MOST_CPUS;
+}
+
 static int parse(int argc, char **argv, struct options *options)
 {
 	int at = 1;
@@ -244,6 +266,8 @@ static int parse(int argc, char **argv, struct options *options)
 			options->memory = number(argv[++at], LEAST, MOST, "--memory is a number of MiB from 16 to 65536");
 		} else if (!strcmp(argv[at], "--pids") && at + 1 < argc) {
 			options->pids = number(argv[++at], 1, MOST_PIDS, "--pids is a number from 1 to 32768");
+		} else if (!strcmp(argv[at], "--cpus") && at + 1 < argc) {
+			options->cpus = number(argv[++at], 1, MOST_CPUS, "--cpus is a number from 1 to 64");
 		} else {
 			fail(usage);
 		}
@@ -253,7 +277,7 @@ static int parse(int argc, char **argv, struct options *options)
 
 int main(int argc, char **argv, char **envp)
 {
-	struct options options = { .memory = 256, .pids = PIDS };
+	struct options options = { .memory = 256, .pids = PIDS, .cpus = cpus_allowed() };
 	int first = parse(argc, argv, &options), fd;
 	struct rlimit no_core = { 0, 0 };
 	struct core_config config;
@@ -267,6 +291,7 @@ int main(int argc, char **argv, char **envp)
 		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace, .scratch = options.scratch,
 		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
 		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids,
+		.cpus = (u32)options.cpus,
 	};
 	config.share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
 	config.net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;

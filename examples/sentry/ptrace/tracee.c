@@ -283,6 +283,7 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	home.orig_rax = ~0ull;
 	home.eflags = 0x202;
 	home.fs_base = home.gs_base = 0;
+	config->cpus = 1;
 	config->fpu_size = fpu_size = (u32)vector.iov_len;
 	memcpy(&config->fpu_features, state + FEATURES_AT, sizeof(config->fpu_features));
 	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */

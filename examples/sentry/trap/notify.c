@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/ucontext.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "trap.h"
@@ -26,12 +27,13 @@ volatile int notify_interrupted; /* a signal came that notify_signals() has not 
  * Waits in the host's kernel, unless a signal came before.  A handler that interrupts it before it waits moves it to
  * its end: otherwise a signal between the check and the call would be lost.
  */
-long notify_wait(int fd, unsigned long request, void *call);
+long notify_wait(u64 a, u64 b, void *c, const void *d, u64 e, long number);
 extern const u8 notify_wait_end[];
 asm(".text\n"
     ".type notify_wait, @function\n"
     "notify_wait:\n"
-    "	mov $16, %eax\n" /* ioctl */
+    "	mov %rcx, %r10\n"
+    "	mov %r9, %rax\n"
     "	cmpl $0, notify_interrupted(%rip)\n"
     "	jne 1f\n"
     "	syscall\n"
@@ -77,12 +79,22 @@ bool notify_receive(struct seccomp_notif *call)
 
 	do {
 		memset(&buffer, 0, sizeof(buffer));
-		result = notify_wait(notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &buffer);
+		result = notify_wait((u64)notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &buffer, NULL, 0, SYS_ioctl);
 	} while (result == -ENOENT); /* the process ended meanwhile */
 	if (result && result != -EINTR)
 		fail("system calls cannot be received");
 	*call = buffer.call;
 	return !result;
+}
+
+long notify_poll(struct pollfd *sources, u32 count, u64 deadline)
+{
+	static const u64 no_signals;
+	const u64 now = host_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
+	struct timespec left = { (time_t)(rest / SECOND), (long)(rest % SECOND) };
+
+	sources[count - 1] = (struct pollfd){ .fd = notify_fd, .events = POLLIN };
+	return notify_wait((u64)sources, count, deadline == ~0ull ? NULL : &left, &no_signals, sizeof(no_signals), SYS_ppoll);
 }
 
 static bool send_response(u64 id, s64 value, int error, u32 flags)

@@ -20,7 +20,7 @@
 #include "filter.h"
 #include "trap.h"
 
-enum { TEMPORARY_STACK = 1 << 16, WORDS = 16, STEPS = 160 };
+enum { TEMPORARY_STACK = 1 << 16, WORDS = 16, STEPS = 200 };
 
 static const u8 handled[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGURG };
 
@@ -59,8 +59,9 @@ static unsigned short add_stub(struct sock_filter *to)
 {
 	const struct sock_filter code[] = {
 		AT(after_report, REPORT, 2), REPORTED, TRAPPED,
-		AT(after_fork, SYS_clone, 4), LOAD(args[0]), EQUAL(FORK_FLAGS, 0, 1), REPORTED, TRAPPED,
+		AT(after_fork, SYS_clone, 5), LOAD(args[0]), EQUAL(FORK_FLAGS, 1, 0), EQUAL(THREAD_FLAGS, 0, 1), REPORTED, TRAPPED,
 		AT(after_child, SYS_mmap, 4), LOAD(args[4]), EQUAL(CONTROL_FD, 0, 1), REPORTED, TRAPPED,
+		AT(after_altstack, SYS_sigaltstack, 4), LOAD(args[1]), EQUAL(0, 0, 1), REPORTED, TRAPPED,
 		AT(after_prctl, SYS_prctl, 6), LOAD(args[0]), EQUAL(PR_SET_PDEATHSIG, 0, 3), LOAD(args[1]), EQUAL(SIGKILL, 0, 1),
 		ALLOW, TRAPPED,
 		AT(after_exit, SYS_exit_group, 2), ALLOW, TRAPPED,

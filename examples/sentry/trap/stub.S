@@ -2,13 +2,13 @@
 /*
  * The only code of this project in the process of a program. It is copied to STUB.
  *
- * The host's kernel enters it with each signal, on a stack of its own. The stub reports the signal by a system call
+ * The host's kernel enters it with each signal, on the stack of this process, which R12 leads to. The stub reports the signal by a system call
  * that the core answers: with a number of calls to make, all of which the core checks again, and with the next step. It
  * trusts no register and no memory that the program can write to: it may be entered by a jump to any instruction.
  */
 #include "stub.h"
 
-#define CONTROL_AT(offset) (stub_code + STUB_SIZE + (offset))(%rip)
+#define CONTROL_AT(offset) (STUB_SIZE + (offset))(%r12)
 #define FRAME_R8 40
 #define FRAME_RSP 160
 #define FRAME_RIP 168
@@ -17,6 +17,7 @@
 #define SYS_mmap 9
 #define SYS_sendmsg 46
 #define SYS_clone 56
+#define SYS_sigaltstack 131
 #define SYS_prctl 157
 #define SYS_exit_group 231
 #define SYS_close_range 436
@@ -25,10 +26,12 @@
 	.section .rodata
 	.balign 64
 	.globl stub_code, stub_enter, stub_end, after_report, after_call, after_fork, after_prctl, after_child
-	.globl after_send, after_close, after_exit
+	.globl after_send, after_close, after_exit, after_altstack
 
 /* A signal: RDI is its number, RSI its siginfo, RDX the context that it interrupted. */
 stub_code:
+	mov %rsp, %r12
+	and $-SLOT_SIZE, %r12
 	mov FRAME_RIP(%rdx), %rax
 	lea stub_code(%rip), %rcx
 	sub %rcx, %rax
@@ -67,7 +70,7 @@ calls_made:
 	cmp $THEN_RUN, %ebp
 	je run
 	cmp $THEN_FORK, %ebp
-	je fork
+	jae fork
 report_nothing:
 	xor %edi, %edi
 	jmp report
@@ -82,7 +85,7 @@ run:
 	mov CONTROL_AT(CONTROL_FEATURES), %eax
 	mov CONTROL_AT(CONTROL_FEATURES + 4), %edx
 	xrstor64 (%rdi)
-	lea (stub_code + STUB_SIZE + CONTROL_SIZE + STACK_SIZE)(%rip), %rsp
+	lea CONTROL_AT(CONTROL_SIZE + STACK_SIZE), %rsp
 	pushq $0x202 /* IRET fails with the flag NT, which a program can set */
 	popfq
 	lea CONTROL_AT(0), %rsp
@@ -139,10 +142,16 @@ inside:
 	pop %rcx
 	iretq
 
-/* Another process, with a control block of its own before it touches any memory that this one writes to. */
+/*
+ * Another process, with a control block of its own before it touches any memory that this one writes to.  Or one more in
+ * this address space, in another slot.
+ */
 fork:
 	mov $SYS_clone, %eax
 	mov $FORK_FLAGS, %edi
+	mov $THREAD_FLAGS, %esi
+	cmp $THEN_THREAD, %ebp
+	cmove %esi, %edi
 	xor %esi, %esi
 	xor %edx, %edx
 	xor %r10d, %r10d
@@ -160,8 +169,10 @@ after_fork:
 after_prctl:
 	test %rax, %rax
 	jnz die
+	cmp $THEN_THREAD, %ebp
+	je thread
 	mov $SYS_mmap, %eax
-	movabs $CONTROL, %rdi
+	lea CONTROL_AT(0), %rdi
 	mov $CONTROL_SIZE, %esi
 	mov $1, %edx	 /* PROT_READ */
 	mov $0x11, %r10d /* MAP_SHARED | MAP_FIXED */
@@ -173,9 +184,21 @@ after_child:
 	mov CONTROL_AT(CONTROL_FIRST), %ebx
 	xor %ebp, %ebp
 	jmp make_calls
+thread:
+	mov CONTROL_AT(CONTROL_CHILD), %r12
+	mov $SYS_sigaltstack, %eax
+	lea CONTROL_AT(CONTROL_ALTSTACK), %rdi
+	xor %esi, %esi
+	syscall
+after_altstack:
+	mov %rax, %rsi
+	test %rax, %rax
+	jnz die
+	jmp report_nothing
 
 /* The start of the first process: RSI is a message with the filter's descriptor. */
 stub_enter:
+	lea stub_code(%rip), %r12
 	mov $SYS_sendmsg, %eax
 	mov $SOCKET_FD, %edi
 	xor %edx, %edx

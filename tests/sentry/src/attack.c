@@ -15,7 +15,7 @@ void __asan_unpoison_memory_region(void const volatile *at, unsigned long size);
 
 enum { PAGE = 4096, RAM_PAGES = 1024, METADATA = RAM_PAGES * 16 / PAGE, CALLS = 400, FILE_SIZE = 3 * PAGE };
 #define USER_MIN 0x11000ull
-#define USER_TOP 0x7fffffff0000ull
+#define USER_TOP 0x7fffffc00000ull
 
 static u8 *ram, *file;
 /* Where a program sees a page; 0: nowhere. */
@@ -70,7 +70,7 @@ static int show(void *space, u64 address, u64 offset, u64 size, u32 prot)
 static u64 some_address(void)
 {
 	static const u64 places[] = { 0x400000, 0x401000, 0x402000, 0x403000, USER_TOP - PAGE, USER_TOP, USER_MIN, 0, ~0ull,
-				      0x7ffffffff000, 1ull << 63, 0x7fffff6ef000, 0x600000000000 };
+				      0x7ffffffff000, 1ull << 63, 0x7fffff2ff000, 0x600000000000 };
 	u64 place = places[next() % (sizeof(places) / sizeof(*places))], r = next();
 
 	return place + (r & 3 ? 0 : (r >> 8 & 0x3fff) - 0x2000);

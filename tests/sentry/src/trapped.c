@@ -21,7 +21,7 @@
 #define STACK (STUB + 0x5000)
 #define END (STUB + 0xf000)
 
-enum { PAGE = 4096, CODE_SIZE = 520, REACHED = 7 };
+enum { PAGE = 4096, CODE_SIZE = 612, REACHED = 7 };
 
 static char *const place = (char *)0x600000000000;
 static int entered;

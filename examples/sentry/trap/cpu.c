@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * CPUs: as many programs run at the same time.  The core has one thread, which is on each of them in turn: on one that
+ * runs a program again when that has stopped.
+ */
+#define _GNU_SOURCE
+#include <linux/audit.h>
+#include <signal.h>
+
+#include "trap.h"
+
+enum state { OFF, HERE, READY, AWAY, WAITING };
+
+struct cpu {
+	enum state state;
+	u64 rsp;
+	struct stub *stub; /* of the program that runs */
+	void *space, *fpu;
+	struct regs *regs;
+	struct event *event;
+	bool limited; /* each tick interrupts the program */
+	u64 deadline; /* of its wait */
+	bool input;
+};
+
+static struct cpu cpus[SLOTS] = { { .state = HERE } };
+static struct cpu *here = cpus;
+static bool (*host_wait)(u64 deadline);
+u32 cpu_count;
+
+/* -- what a program has stopped for -- */
+
+static void read_call(struct stub *stub, struct regs *regs, struct event *event)
+{
+	const struct seccomp_data *data = &stub->call.data;
+
+	stub->in_call = true;
+	stub->call_rip = regs->rip = data->instruction_pointer;
+	regs->rax = (u64)data->nr;
+	regs->rdi = data->args[0], regs->rsi = data->args[1], regs->rdx = data->args[2], regs->r10 = data->args[3];
+	regs->r8 = data->args[4], regs->r9 = data->args[5];
+	*event = (struct event){ .kind = EVENT_SYSCALL };
+}
+
+/* Why a program has stopped; false: not through the program. */
+static bool classify(const struct report *report, struct event *event)
+{
+	enum { WRITE = 2, FETCH = 16 };
+	const siginfo_t *info = &report->info;
+
+	if (report->signal == SIGURG) {
+		*event = (struct event){ .kind = EVENT_PREEMPTED };
+		return true;
+	}
+	if (info->si_code <= 0)
+		return false; /* sent by somebody on the host */
+	if (report->signal == SIGSYS) {
+		*event = (struct event){ .kind = EVENT_SYSCALL, .foreign = info->si_arch != AUDIT_ARCH_X86_64 };
+		return true;
+	}
+	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = report->signal, .code = info->si_code,
+				 .address = (u64)info->si_addr };
+	if (report->signal == SIGSEGV && info->si_code != SI_KERNEL) {
+		event->kind = EVENT_FAULT;
+		event->present = info->si_code != SEGV_MAPERR;
+		event->access = report->error & FETCH ? ACCESS_EXEC : report->error & WRITE ? ACCESS_WRITE : ACCESS_READ;
+	}
+	return true;
+}
+
+/* The core gets to a process that has made a call, or is gone. It runs again if that is not due to the program. */
+static void take(struct cpu *cpu)
+{
+	struct stub *stub = cpu->stub;
+	struct report report;
+	bool done = false;
+
+	*cpu->event = (struct event){ .kind = EVENT_SIGNAL, .signal = SIGKILL };
+	if (!stub->gone && !is_in_stub(stub->call.data.instruction_pointer)) {
+		read_call(stub, cpu->regs, cpu->event);
+		done = true;
+	} else if (!stub->gone && stub_read_report(stub, cpu->regs, &report)) {
+		if (stub_handles(report.signal))
+			done = classify(&report, cpu->event);
+		else
+			stub_kill(stub);
+	}
+	if (!done && !stub->gone && space_resume(cpu->space, stub, cpu->regs, cpu->fpu))
+		return;
+	stub->cpu = NULL;
+	cpu->state = READY;
+}
+
+static void take_all(void)
+{
+	for (struct cpu *cpu = cpus; cpu < cpus + cpu_count; cpu++)
+		if (cpu->state == AWAY && !cpu->stub->runs)
+			take(cpu);
+}
+
+/* -- waiting -- */
+
+void cpus_tick(void)
+{
+	for (struct cpu *cpu = cpus; cpu < cpus + cpu_count; cpu++)
+		if (cpu->state == AWAY && cpu->limited && cpu->stub->runs)
+			notify_interrupt(cpu->stub->pid);
+}
+
+/* Until a program stops, or one of the CPUs without one has something to do. */
+static void wait_for_any(void)
+{
+	struct cpu *waiting = NULL;
+	u64 deadline = ~0ull;
+	bool away = false, limited = false;
+	struct pollfd sources[SOURCES + 1];
+	long count;
+
+	for (struct cpu *cpu = cpus + cpu_count; cpu-- > cpus;) {
+		if (cpu->state == WAITING) {
+			waiting = cpu;
+			deadline = cpu->deadline < deadline ? cpu->deadline : deadline;
+		}
+		away = away || cpu->state == AWAY;
+		limited = limited || (cpu->state == AWAY && cpu->limited);
+	}
+	slice_timer(limited);
+	if (away && !(waiting && (deadline != ~0ull || sched_listens()))) {
+		stubs_receive();
+		return;
+	}
+	sources_get(sources, false);
+	count = notify_poll(sources, SOURCES + 1, deadline);
+	if (count < 0 && stubs_signalled())
+		return;
+	if (count <= 0 || !sources[SOURCES].revents || count > 1) { /* a signal is a new size of the terminal */
+		waiting->state = READY;
+		waiting->input = count > 0 && sources_take(sources, false);
+	}
+	if (count > 0 && sources[SOURCES].revents)
+		stubs_receive();
+}
+
+/* Leave this CPU until it is ready. */
+static void leave(struct cpu *cpu)
+{
+	for (;;) {
+		struct cpu *next = cpu;
+
+		take_all();
+		do
+			next = next + 1 < cpus + cpu_count ? next + 1 : cpus;
+		while (next != cpu && next->state != READY);
+		if (next->state == READY) {
+			here = next;
+			next->state = HERE;
+			if (next != cpu)
+				context_switch(&cpu->rsp, next->rsp);
+			return;
+		}
+		wait_for_any();
+	}
+}
+
+/* -- what the core needs -- */
+
+static void run(void *space, struct regs *regs, void *fpu, bool limited, struct event *event)
+{
+	struct cpu *cpu = here;
+
+	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = SIGKILL };
+	stubs_signalled(); /* a tick that came before is not for this program */
+	cpu->stub = space_stub(space, regs);
+	if (!cpu->stub || !space_resume(space, cpu->stub, regs, fpu))
+		return;
+	cpu->space = space, cpu->regs = regs, cpu->fpu = fpu, cpu->event = event, cpu->limited = limited;
+	cpu->stub->cpu = cpu;
+	cpu->state = AWAY;
+	leave(cpu);
+}
+
+static bool wait_until(u64 deadline)
+{
+	struct cpu *cpu = here;
+
+	if (!deadline)
+		return host_wait(0);
+	cpu->state = WAITING;
+	cpu->deadline = deadline;
+	cpu->input = false;
+	leave(cpu);
+	return cpu->input;
+}
+
+/* The stub forgets an interruption that comes at the wrong moment: the next tick repeats it. */
+static void ask_to_stop(struct cpu *cpu)
+{
+	cpu->limited = true;
+	if (cpu->stub->runs)
+		notify_interrupt(cpu->stub->pid);
+}
+
+void cpu_stop(struct cpu *cpu)
+{
+	ask_to_stop(cpu);
+	slice_timer(true);
+	while (cpu->state == AWAY) {
+		if (cpu->stub->runs)
+			stubs_receive();
+		else
+			take(cpu);
+	}
+}
+
+static void interrupt(u32 number, bool stop)
+{
+	struct cpu *cpu = &cpus[number];
+
+	if (cpu->state == WAITING)
+		cpu->state = READY;
+	else if (cpu->state == AWAY && stop)
+		cpu_stop(cpu);
+	else if (cpu->state == AWAY)
+		ask_to_stop(cpu);
+}
+
+static u32 number_here(void)
+{
+	return (u32)(here - cpus);
+}
+
+static void start(u32 number, u64 rsp)
+{
+	cpus[number].rsp = rsp;
+	cpus[number].state = READY;
+}
+
+void cpus_init(struct platform_ops *ops, u32 count)
+{
+	cpu_count = count;
+	host_wait = ops->wait;
+	ops->run = run, ops->wait = wait_until;
+	ops->cpu = number_here, ops->cpu_start = start, ops->interrupt = interrupt;
+}
