@@ -33,28 +33,72 @@ static u32 cpuid(u32 leaf, u32 *b, u32 *c, u32 *d)
 	return a;
 }
 
-static void write_cpuinfo(struct text *text, struct synthetic_inode *node)
+static void put_cpu(struct text *text, u32 number)
 {
 	char vendor[13] = "", brand[49] = "";
 	u32 b, c, d, a = cpuid(0, &b, &c, &d), *name = (u32 *)brand;
 	const u32 letters[] = { b, d, c };
 
-	(void)node, (void)a;
+	(void)a;
 	bytes_copy(vendor, letters, 12);
 	a = cpuid(1, &b, &c, &d);
 	for (u32 i = 0; cpuid(0x80000000, &b, &c, &d) >= 0x80000004 && i < 3; i++, name += 4)
 		name[0] = cpuid(0x80000002 + i, &name[1], &name[2], &name[3]);
-	text_put(text, "processor\t: 0\nvendor_id\t: ");
+	text_line(text, "processor\t: ", number, "");
+	text_put(text, "vendor_id\t: ");
 	text_put(text, vendor);
 	text_line(text, "\ncpu family\t: ", (a >> 8 & 15) + (a >> 20 & 255), "");
 	text_line(text, "model\t\t: ", (a >> 4 & 15) | (a >> 12 & 0xf0), "");
 	text_put(text, "model name\t: ");
 	text_put(text, brand);
 	text_line(text, "\nstepping\t: ", a & 15, "");
-	text_put(text, "cpu MHz\t\t: 1000.000\nphysical id\t: 0\nsiblings\t: 1\ncore id\t\t: 0\ncpu cores\t: 1\n"
-		       "fpu\t\t: yes\ncpuid level\t: 13\nflags\t\t: fpu tsc msr cx8 cmov fxsr sse sse2 syscall nx lm\n"
+	text_put(text, "cpu MHz\t\t: 1000.000\nphysical id\t: 0\n");
+	text_line(text, "siblings\t: ", core.cpus, "");
+	text_line(text, "core id\t\t: ", number, "");
+	text_line(text, "cpu cores\t: ", core.cpus, "");
+	text_put(text, "fpu\t\t: yes\ncpuid level\t: 13\nflags\t\t: fpu tsc msr cx8 cmov fxsr sse sse2 syscall nx lm\n"
 		       "bogomips\t: 2000.00\nclflush size\t: 64\ncache_alignment\t: 64\n"
 		       "address sizes\t: 46 bits physical, 48 bits virtual\n\n");
+}
+
+static void write_cpuinfo(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	for (u32 i = 0; i < core.cpus; i++)
+		put_cpu(text, i);
+}
+
+/* All CPUs, as a list or as a mask. */
+static void write_cpu_list(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	text_put(text, core.cpus > 1 ? "0-" : "");
+	text_line(text, "", core.cpus - 1, "");
+}
+
+static void write_cpu_mask(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	text_cpus(text, ~0ull >> (CPUS - core.cpus));
+	text_put(text, "\n");
+}
+
+void text_cpus(struct text *text, u64 mask)
+{
+	if (mask >> 32) {
+		text_hex(text, mask >> 32, 1);
+		text_put(text, ",");
+	}
+	text_hex(text, (u32)mask, mask >> 32 ? 8 : 1);
+}
+
+static u64 idle_time(void)
+{
+	u64 sum = 0;
+
+	for (u32 i = 0; i < core.cpus; i++)
+		sum += cpu_idle_time(i);
+	return sum;
 }
 
 static void put_hundredths(struct text *text, u64 nanoseconds)
@@ -69,7 +113,20 @@ static void write_uptime(struct text *text, struct synthetic_inode *node)
 {
 	(void)node;
 	put_hundredths(text, monotonic_now() - vfs.started);
-	text_put(text, " 0.00\n");
+	text_put(text, " ");
+	put_hundredths(text, idle_time());
+	text_put(text, "\n");
+}
+
+static void put_times(struct text *text, u64 all, u64 idle)
+{
+	enum { TICK = 10000000 };
+
+	text_put(text, " ");
+	text_number(text, (all > idle ? all - idle : 0) / TICK);
+	text_put(text, " 0 0 ");
+	text_number(text, idle / TICK);
+	text_put(text, " 0 0 0 0 0 0\n");
 }
 
 static void write_stat(struct text *text, struct synthetic_inode *node)
@@ -77,11 +134,14 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 	u64 now = core.ops->nanoseconds(CLOCK_IS_REALTIME), up = monotonic_now() - vfs.started;
 
 	(void)node;
-	text_put(text, "cpu  0 0 0 ");
-	text_number(text, up / 10000000);
-	text_put(text, " 0 0 0 0 0 0\ncpu0 0 0 0 ");
-	text_number(text, up / 10000000);
-	text_put(text, " 0 0 0 0 0 0\nintr 0\nctxt 0\n");
+	text_put(text, "cpu ");
+	put_times(text, up * core.cpus, idle_time());
+	for (u32 i = 0; i < core.cpus; i++) {
+		text_put(text, "cpu");
+		text_number(text, i);
+		put_times(text, up, cpu_idle_time(i));
+	}
+	text_put(text, "intr 0\nctxt 0\n");
 	text_line(text, "btime ", (now - up) / 1000000000, "");
 	text_put(text, "processes 1\nprocs_running 1\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n");
 }
@@ -211,12 +271,11 @@ static const struct synthetic proc_files[] = {
 static const struct synthetic sys_files[] = {
 	{ .name = "block/" },
 	{ .name = "class/net/lo/address", .fixed = "00:00:00:00:00:00\n" },
-	{ .name = "devices/system/cpu/cpu0/online", .fixed = "1\n" },
-	{ .name = "devices/system/cpu/online", .fixed = "0\n" },
-	{ .name = "devices/system/cpu/possible", .fixed = "0\n" },
-	{ .name = "devices/system/cpu/present", .fixed = "0\n" },
-	{ .name = "devices/system/node/node0/cpulist", .fixed = "0\n" },
-	{ .name = "devices/system/node/node0/cpumap", .fixed = "1\n" },
+	{ .name = "devices/system/cpu/online", .write = write_cpu_list },
+	{ .name = "devices/system/cpu/possible", .write = write_cpu_list },
+	{ .name = "devices/system/cpu/present", .write = write_cpu_list },
+	{ .name = "devices/system/node/node0/cpulist", .write = write_cpu_list },
+	{ .name = "devices/system/node/node0/cpumap", .write = write_cpu_mask },
 	{ .name = "devices/system/node/online", .fixed = "0\n" },
 	{ .name = "devices/system/node/possible", .fixed = "0\n" },
 	{ .name = "fs/cgroup/cgroup.controllers", .fixed = "\n" },
@@ -340,10 +399,33 @@ struct super *proc_new(void)
 	return super;
 }
 
+/* What there is always, and a file for each CPU. */
+static struct super *sys_make(void)
+{
+	enum { FIXED = ARRAY_SIZE(sys_files) };
+	static char names[CPUS][40];
+	static struct synthetic files[FIXED + CPUS];
+
+	bytes_copy(files, sys_files, sizeof(sys_files));
+	for (u32 i = 0; i < core.cpus; i++) {
+		struct text text = { .data = NULL };
+
+		text_put(&text, "devices/system/cpu/cpu");
+		text_number(&text, i);
+		text_put(&text, "/online");
+		if (text.failed)
+			return NULL;
+		bytes_copy(names[i], text.data, text.size);
+		text_free(&text);
+		files[FIXED + i] = (struct synthetic){ .name = names[i], .fixed = "1\n" };
+	}
+	return synthetic_new("sysfs", SYSFS_MAGIC, files, FIXED + core.cpus);
+}
+
 struct super *sys_new(void)
 {
 	if (!vfs.sys)
-		vfs.sys = synthetic_new("sysfs", SYSFS_MAGIC, sys_files, ARRAY_SIZE(sys_files));
+		vfs.sys = sys_make();
 	if (vfs.sys) /* one for all mounts, which is never freed */
 		reference_get(&vfs.sys->references);
 	return vfs.sys;

@@ -189,6 +189,27 @@ static void put_capabilities(struct text *text, const struct cred *cred)
 	put_mask(text, "CapAmb:\t", cred->ambient);
 }
 
+/* Ranges, such as 0-2,5. */
+static void put_cpu_list(struct text *text, u64 mask)
+{
+	const char *comma = "";
+
+	for (u32 first = 0, end; first < CPUS; first = end + 1) {
+		end = first;
+		while (end < CPUS && mask >> end & 1)
+			end++;
+		if (end == first)
+			continue;
+		text_put(text, comma);
+		text_number(text, first);
+		if (end - first > 1) {
+			text_put(text, "-");
+			text_number(text, end - 1);
+		}
+		comma = ",";
+	}
+}
+
 static void write_status(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
@@ -216,7 +237,11 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	put_signals(text, t);
 	put_capabilities(text, &t->cred);
 	text_line(text, "NoNewPrivs:\t", t->no_new_privs, "");
-	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t");
+	text_cpus(text, t->affinity);
+	text_put(text, "\nCpus_allowed_list:\t");
+	put_cpu_list(text, t->affinity);
+	text_put(text, "\n"
 		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
 }
 
@@ -246,10 +271,10 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 	const struct tty *tty = t->process->terminal;
 	const s64 first[] = { parent_of(t), t->process->group, t->process->session, tty ? (s64)pts_device(tty->index) : 0,
 			      tty ? tty->group : -1, 0x400000, 0, 0, 0, 0,
-			      ticks(is_thread(node) ? t->cpu_time : process_cpu_time(t->process)), 0,
+			      ticks(is_thread(node) ? task_cpu_time(t) : process_cpu_time(t->process)), 0,
 			      ticks(t->process->child_cpu_time), 0, 20 + t->nice, t->nice, t->process->task_count, 0,
 			      ticks(t->process->started - vfs.started), (s64)memory.pages * PAGE, (s64)memory.resident };
-	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0,
+	const s64 rest[] = { 0, 0, 0, 0, 0, 0, (s64)t->blocked & 0x7fffffff, 0, 0, 0, 0, 0, 17, t->cpu, 0, 0, 0, 0, 0, 0, 0,
 			     t->mm ? (s64)t->mm->heap : 0, 0, 0, 0, 0, 0 };
 
 	text_number(text, (u64)t->tid);

@@ -18,6 +18,7 @@ void text_signed(struct text *text, s64 value);
 void text_hex(struct text *text, u64 value, u32 digits); /* at least so many, with zeros */
 void text_octal(struct text *text, u64 value, u32 digits);
 void text_line(struct text *text, const char *name, u64 value, const char *unit); /* name, value, unit, newline */
+void text_cpus(struct text *text, u64 mask); /* as masks of CPUs are written */
 void text_free(struct text *text);
 
 #endif
