@@ -10,19 +10,10 @@ enum { TIMER_HZ = 1193182, TIMER_CONTROL = 0x43, TIMER_2 = 0x42, TIMER_GATE = 0x
 enum { CMOS_INDEX = 0x70, CMOS_DATA = 0x71, BUSY = 0x80, BINARY = 4, HOURS_24 = 2, MEASURE_MS = 10 };
 #define SECOND 1000000000ull
 
-struct clock_page {
-	u32 version, pad;
-	u64 ticks, nanoseconds;
-	u32 factor;
-	signed char shift;
-	u8 flags, pad2[2];
-};
-
 struct wall_clock {
 	u32 version, seconds, nanoseconds;
 };
 
-static volatile struct clock_page page __attribute__((aligned(64)));
 static bool has_page;
 static u64 khz = 1000000, bus_khz = 1000000, offset; /* offset: of realtime, in ns */
 
@@ -33,20 +24,23 @@ static u64 scale(u64 value, u64 factor, u64 divisor)
 
 static u64 read_page(void)
 {
+	const volatile struct clock_page *page = &this_cpu()->clock;
+	static u64 latest; /* CPUs can differ a little */
 	u32 version;
 	u64 result;
 
 	do {
 		u64 delta;
 
-		version = page.version;
+		version = page->version;
 		asm volatile("lfence" : : : "memory");
-		delta = ticks() - page.ticks;
-		delta = page.shift < 0 ? delta >> -page.shift : delta << page.shift;
-		result = page.nanoseconds + (u64)((unsigned __int128)delta * page.factor >> 32);
+		delta = ticks() - page->ticks;
+		delta = page->shift < 0 ? delta >> -page->shift : delta << page->shift;
+		result = page->nanoseconds + (u64)((unsigned __int128)delta * page->factor >> 32);
 		asm volatile("" : : : "memory");
-	} while (version & 1 || version != page.version);
-	return result;
+	} while (version & 1 || version != page->version);
+	latest = result > latest ? result : latest;
+	return latest;
 }
 
 u64 monotonic(void)
@@ -123,22 +117,30 @@ static u64 calendar(void)
 
 /* -- the start -- */
 
+void clock_begin(void)
+{
+	if (has_page)
+		write_msr(SYSTEM_TIME, ((u64)&this_cpu()->clock - KERNEL) | 1);
+}
+
 static bool find_page(void)
 {
+	const volatile struct clock_page *page = &this_cpu()->clock;
 	const struct cpuid signature = cpuid(0x40000000);
 	static volatile struct wall_clock wall __attribute__((aligned(64)));
 
 	if (signature.b != 0x4b4d564b || signature.c != 0x564b4d56 || signature.d != 0x4d ||
 	    !(cpuid(FEATURES).a & CLOCK2))
 		return false;
-	write_msr(SYSTEM_TIME, ((u64)&page - KERNEL) | 1);
-	if (!page.version || !page.factor)
+	has_page = true;
+	clock_begin();
+	has_page = page->version && page->factor;
+	if (!has_page)
 		return false;
 	write_msr(WALL_CLOCK, (u64)&wall - KERNEL);
 	offset = wall.seconds * SECOND + wall.nanoseconds;
-	khz = (1000000ull << 32) / page.factor;
-	khz = page.shift < 0 ? khz << -page.shift : khz >> page.shift;
-	has_page = true;
+	khz = (1000000ull << 32) / page->factor;
+	khz = page->shift < 0 ? khz << -page->shift : khz >> page->shift;
 	return true;
 }
 

@@ -5,7 +5,7 @@
  */
 #include "kvm.h"
 
-enum { RSDP_XSDT = 24, TABLE_SIZE = 4, TABLE_HEADER = 36, FADT_DSDT = 40, FADT_DSDT_64 = 140, FADT_REVISION_2 = 148 };
+enum { RSDP_REVISION = 15, RSDP_RSDT = 16, RSDP_XSDT = 24, TABLE_SIZE = 4, TABLE_HEADER = 36, FADT_DSDT = 40, FADT_DSDT_64 = 140, FADT_REVISION_2 = 148 };
 enum { MEMORY_32 = 0x86, INTERRUPT = 0x89, MAX_BYTES = 96, MAX_DEVICES = 32 };
 
 static u64 found[MAX_DEVICES];
@@ -60,7 +60,7 @@ static void read_command_line(const char *line)
 
 /* -- ACPI -- */
 
-static u32 word(const u8 *at)
+u32 acpi_word(const u8 *at)
 {
 	return at[0] | (u32)at[1] << 8 | (u32)at[2] << 16 | (u32)at[3] << 24;
 }
@@ -82,10 +82,10 @@ static void read_resources(const u8 *at, const u8 *end)
 
 	for (u32 i = 0; i < MAX_BYTES && at + 12 < end; i++, at++) {
 		if (at[0] == MEMORY_32 && at[1] == 9 && !at[2]) {
-			address = word(at + 4);
+			address = acpi_word(at + 4);
 			at += 11;
 		} else if (address && at[0] == INTERRUPT && at[1] == 6 && !at[2] && at[4] == 1) {
-			add(address, word(at + 5));
+			add(address, acpi_word(at + 5));
 			return;
 		}
 	}
@@ -93,32 +93,47 @@ static void read_resources(const u8 *at, const u8 *end)
 
 static void read_dsdt(const u8 *dsdt)
 {
-	const u8 *end = dsdt + word(dsdt + TABLE_SIZE);
+	const u8 *end = dsdt + acpi_word(dsdt + TABLE_SIZE);
 
 	for (const u8 *at = dsdt + TABLE_HEADER; at + 9 < end; at++)
 		if (has_name(at, "LNRO0005"))
 			read_resources(at + 9, end);
 }
 
-static void read_acpi(u64 rsdp)
+/* The roots of old machines have addresses of 32 bits. */
+const u8 *acpi_table(u64 rsdp, const char *name)
 {
-	const u8 *root = table(rsdp), *xsdt;
+	const u8 *root = table(rsdp), *list;
+	u32 size = 8;
 
 	if (!root || !has_name(root, "RSD PTR "))
-		return;
-	xsdt = table(word(root + RSDP_XSDT));
-	if (!xsdt || !has_name(xsdt, "XSDT"))
-		return;
-	for (u32 at = TABLE_HEADER; at + 8 <= word(xsdt + TABLE_SIZE); at += 8) {
-		const u8 *fadt = table(word(xsdt + at)), *dsdt;
-
-		if (!fadt || !has_name(fadt, "FACP"))
-			continue;
-		dsdt = table(word(fadt + TABLE_SIZE) >= FADT_REVISION_2 ? word(fadt + FADT_DSDT_64) : 0);
-		dsdt = dsdt ? dsdt : table(word(fadt + FADT_DSDT));
-		if (dsdt && has_name(dsdt, "DSDT"))
-			read_dsdt(dsdt);
+		return NULL;
+	list = root[RSDP_REVISION] ? table(acpi_word(root + RSDP_XSDT)) : NULL;
+	if (!list || !has_name(list, "XSDT")) {
+		size = 4;
+		list = table(acpi_word(root + RSDP_RSDT));
+		if (!list || !has_name(list, "RSDT"))
+			return NULL;
 	}
+	for (u32 at = TABLE_HEADER; at + size <= acpi_word(list + TABLE_SIZE); at += size) {
+		const u8 *found = table(acpi_word(list + at));
+
+		if (found && has_name(found, name))
+			return found;
+	}
+	return NULL;
+}
+
+static void read_acpi(u64 rsdp)
+{
+	const u8 *fadt = acpi_table(rsdp, "FACP"), *dsdt;
+
+	if (!fadt)
+		return;
+	dsdt = table(acpi_word(fadt + TABLE_SIZE) >= FADT_REVISION_2 ? acpi_word(fadt + FADT_DSDT_64) : 0);
+	dsdt = dsdt ? dsdt : table(acpi_word(fadt + FADT_DSDT));
+	if (dsdt && has_name(dsdt, "DSDT"))
+		read_dsdt(dsdt);
 }
 
 const u64 *find_devices(const char *line, u64 rsdp, u32 *devices)

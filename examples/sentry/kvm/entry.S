@@ -23,10 +23,17 @@
 #define RIP 120
 #define FLAGS 128
 #define RSP 136
+/* The first fields of struct cpu, to which GS leads in the core. */
+#define CORE_RSP %gs:0
+#define PROGRAM_RSP %gs:8
+#define PROGRAM_REGS %gs:16
+#define STOPPED_FOR %gs:24
+#define EXCEPTION_ERROR %gs:28
 
 #define USER_DATA 0x2b
 #define USER_CODE 0x33
 #define SYSCALL 256 /* beside the numbers of exceptions and interrupts */
+#define TRAMPOLINE 0x8000
 
 	.section .note.pvh, "a", @note
 	.long 4, 8, 18
@@ -101,8 +108,8 @@ enter_program:
 	push %r13
 	push %r14
 	push %r15
-	mov %rsp, core_rsp(%rip)
-	mov %rdi, program_regs(%rip)
+	mov %rsp, CORE_RSP
+	mov %rdi, PROGRAM_REGS
 	pushq $USER_DATA
 	pushq RSP(%rdi)
 	pushq FLAGS(%rdi)
@@ -123,6 +130,7 @@ enter_program:
 	mov RDX(%rdi), %rdx
 	mov RSI(%rdi), %rsi
 	mov RDI(%rdi), %rdi
+	swapgs
 	iretq
 
 	.macro save
@@ -142,20 +150,21 @@ enter_program:
 	mov %rsi, RSI(%rdi)
 	.endm
 
-/* One CPU: what is per CPU elsewhere has a fixed address. Interrupts are off, and FMASK keeps the trap flag out. */
+/* Interrupts are off, and FMASK keeps the trap flag out. */
 	.global syscall_entry
 syscall_entry:
-	mov %rsp, program_rsp(%rip)
-	mov core_rsp(%rip), %rsp
+	swapgs
+	mov %rsp, PROGRAM_RSP
+	mov CORE_RSP, %rsp
 	push %rdi
-	mov program_regs(%rip), %rdi
+	mov PROGRAM_REGS, %rdi
 	save
 	pop RDI(%rdi)
 	mov %rcx, RIP(%rdi)
 	mov %r11, FLAGS(%rdi)
-	mov program_rsp(%rip), %rax
+	mov PROGRAM_RSP, %rax
 	mov %rax, RSP(%rdi)
-	movl $SYSCALL, stopped_for(%rip)
+	movl $SYSCALL, STOPPED_FOR
 	jmp leave_program
 
 /* On the stack: vector, error code, RIP, CS, flags, RSP, SS. */
@@ -164,20 +173,21 @@ exception:
 	popfq
 	testb $3, 24(%rsp)
 	jz 1f
+	swapgs
 	push %rdi
-	mov program_regs(%rip), %rdi
+	mov PROGRAM_REGS, %rdi
 	save
 	pop RDI(%rdi)
 	pop %rax
-	mov %eax, stopped_for(%rip)
+	mov %eax, STOPPED_FOR
 	pop %rax
-	mov %eax, exception_error(%rip)
+	mov %eax, EXCEPTION_ERROR
 	pop RIP(%rdi)
 	add $8, %rsp
 	pop FLAGS(%rdi)
 	pop RSP(%rdi)
 leave_program:
-	mov core_rsp(%rip), %rsp
+	mov CORE_RSP, %rsp
 	pop %r15
 	pop %r14
 	pop %r13
@@ -246,8 +256,71 @@ vector_stubs:
 	.set number, number + 1
 	.endr
 
+/*
+ * Where another CPU starts, in real mode: copied to the page TRAMPOLINE, in which there is nothing else meanwhile.  Its
+ * first page tables map that page where it is.
+ */
+#define HERE(label) (TRAMPOLINE + label - trampoline)
+	.code16
+	.global trampoline, trampoline_end
+trampoline:
+	cli
+	cld
+	xor %eax, %eax
+	mov %eax, %ds
+	lgdtl HERE(ap_table)
+	mov $0x33, %eax			/* CR0: NE, ET, MP, PE */
+	mov %eax, %cr0
+	ljmpl $0x18, $HERE(ap_protected)
+	.code32
+ap_protected:
+	mov $0x10, %eax
+	mov %eax, %ds
+	mov %eax, %ss
+	mov $0x620, %eax		/* as at the start of the first CPU */
+	mov %eax, %cr4
+	mov $PHYSICAL(ap_tables), %eax
+	mov %eax, %cr3
+	mov $0xc0000080, %ecx
+	rdmsr
+	or $0x901, %eax
+	wrmsr
+	mov $0x80050033, %eax
+	mov %eax, %cr0
+	ljmp $8, $HERE(ap_long_mode)
+	.code64
+ap_long_mode:
+	movabs $ap_high, %rax
+	jmp *%rax
+	.align 8
+ap_gdt:	.quad 0
+	.quad 0x00af9b000000ffff	/* 0x08: code of 64 bits */
+	.quad 0x00cf93000000ffff	/* 0x10: data */
+	.quad 0x00cf9b000000ffff	/* 0x18: code of 32 bits */
+ap_table:
+	.word ap_table - ap_gdt - 1
+	.long HERE(ap_gdt)
+trampoline_end:
+
+ap_high:
+	lgdt gdt_high(%rip)
+	xor %eax, %eax
+	mov %eax, %fs
+	mov %eax, %gs
+	mov %eax, %ds
+	mov %eax, %es
+	mov $0x10, %eax
+	mov %eax, %ss
+	mov starting_stack(%rip), %rsp
+	mov $PHYSICAL(kernel_tables), %eax
+	mov %rax, %cr3
+	xor %ebp, %ebp
+	call cpu_main
+	ud2
+
 	.data
 	.align 16
+	.global gdt
 gdt:	.quad 0
 	.quad 0x00af9b000000ffff	/* 0x08: code of the core */
 	.quad 0x00cf93000000ffff	/* 0x10: its data */
@@ -255,9 +328,7 @@ gdt:	.quad 0
 	.quad 0x00cff3000000ffff	/* 0x28: data of programs, numbered as in Linux */
 	.quad 0x00affb000000ffff	/* 0x30: their code */
 	.quad 0
-	.global gdt_tss
-gdt_tss:
-	.quad 0, 0			/* 0x40 */
+	.quad 0, 0			/* 0x40: the TSS of a CPU, in its own copy */
 gdt_end:
 gdt_low:
 	.word gdt_end - gdt - 1
@@ -268,7 +339,7 @@ gdt_high:
 
 	.bss
 	.align 4096
-	.global directory, high_directory, high_pointers, kernel_tables
+	.global directory, high_directory, high_pointers, kernel_tables, ap_tables
 directory:
 	.skip 4 * 4096
 high_directory:
@@ -279,24 +350,13 @@ high_pointers:
 	.skip 4096
 kernel_tables:
 	.skip 4096
+ap_tables:				/* and two below them */
+	.skip 3 * 4096
 kernel_stack:
 	.skip 128 * 1024
 kernel_stack_end:
-	.skip 4096
-	.global exception_stack_end, fatal_stack_end
-exception_stack_end:
-	.skip 4096
-fatal_stack_end:
-	.global start_info, stopped_for, exception_error
+	.global start_info, starting_stack
 start_info:
 	.quad 0
-core_rsp:
+starting_stack:				/* of the CPU that starts */
 	.quad 0
-program_rsp:
-	.quad 0
-program_regs:
-	.quad 0
-stopped_for:
-	.long 0
-exception_error:
-	.long 0

@@ -8,7 +8,7 @@
 
 enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24, APIC_BASE = 0x1b, X2APIC_ON = 1 << 10, APIC_ON = 1 << 11 };
 enum { ID = 0x20, PRIORITY = 0x80, EOI = 0xb0, SPURIOUS = 0xf0, TIMER = 0x320, LINE_0 = 0x350, LINE_1 = 0x360 };
-enum { INITIAL = 0x380, DIVIDE = 0x3e0, BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
+enum { COMMAND = 0x300, COMMAND_TO = 0x310, SENDING = 1 << 12, INITIAL = 0x380, DIVIDE = 0x3e0, BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
 enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
 #define APIC (DIRECT + 0xfee00000)
 #define IOAPIC (DIRECT + 0xfec00000)
@@ -16,7 +16,7 @@ enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 =
 #define SLICE 10000000ull
 
 static bool wide, deadlines; /* x2APIC; the timer compares with the TSC */
-static u64 armed = NEVER, idle;
+static u64 idle;
 
 static void apic_write(u32 reg, u32 value)
 {
@@ -26,9 +26,21 @@ static void apic_write(u32 reg, u32 value)
 		*(volatile u32 *)(APIC + reg) = value;
 }
 
-static u32 apic_id(void)
+u32 apic_id(void)
 {
 	return wide ? (u32)read_msr(X2APIC_MSR + ID / 16) : *(volatile u32 *)(APIC + ID) >> 24;
+}
+
+void apic_send(u32 to, u32 what)
+{
+	if (wide) {
+		write_msr(X2APIC_MSR + COMMAND / 16, (u64)to << 32 | what);
+		return;
+	}
+	apic_write(COMMAND_TO, to << 24);
+	apic_write(COMMAND, what);
+	while (*(volatile u32 *)(APIC + COMMAND) & SENDING)
+		asm volatile("pause");
 }
 
 static void ioapic_write(u32 reg, u32 value)
@@ -46,14 +58,9 @@ void pin_enable(u32 pin)
 	ioapic_write(0x10 + 2 * pin, VECTOR_PINS + pin);
 }
 
-void interrupts_init(void)
+void apic_begin(void)
 {
-	const u32 features = cpuid(1).c;
-
-	out(PIC_MASK_1, 0xff);
-	out(PIC_MASK_2, 0xff);
-	wide = features & X2APIC;
-	deadlines = features & TSC_DEADLINE;
+	this_cpu()->armed = NEVER;
 	write_msr(APIC_BASE, read_msr(APIC_BASE) | APIC_ON | (wide ? X2APIC_ON : 0));
 	apic_write(SPURIOUS, ENABLED | VECTOR_SPURIOUS);
 	apic_write(PRIORITY, 0);
@@ -62,6 +69,17 @@ void interrupts_init(void)
 	apic_write(DIVIDE, BY_1);
 	apic_write(TIMER, VECTOR_TIMER | (deadlines ? DEADLINE : 0));
 	asm volatile("mfence" : : : "memory"); /* before the first deadline */
+}
+
+void interrupts_init(void)
+{
+	const u32 features = cpuid(1).c;
+
+	out(PIC_MASK_1, 0xff);
+	out(PIC_MASK_2, 0xff);
+	wide = features & X2APIC;
+	deadlines = features & TSC_DEADLINE;
+	apic_begin();
 	for (u32 pin = 0; pin < PINS; pin++)
 		ioapic_write(0x10 + 2 * pin, MASKED);
 }
@@ -69,7 +87,7 @@ void interrupts_init(void)
 void interrupt_arrived(u32 vector)
 {
 	if (vector == VECTOR_TIMER)
-		armed = NEVER;
+		this_cpu()->armed = NEVER;
 	if (vector != VECTOR_SPURIOUS)
 		apic_write(EOI, 0);
 }
@@ -79,9 +97,9 @@ static void set_timer(u64 deadline)
 {
 	u64 now, rest;
 
-	if (deadline == armed)
+	if (deadline == this_cpu()->armed)
 		return;
-	armed = deadline;
+	this_cpu()->armed = deadline;
 	now = deadline == NEVER ? 0 : monotonic();
 	rest = deadline > now ? deadline - now : 0;
 	if (rest > MINUTE)
@@ -96,7 +114,7 @@ static void set_timer(u64 deadline)
 
 void start_slice(void)
 {
-	if (armed == NEVER)
+	if (this_cpu()->armed == NEVER)
 		set_timer(monotonic() + SLICE);
 }
 
@@ -110,7 +128,9 @@ bool wait_until(u64 deadline)
 		return serial_ready();
 	}
 	set_timer(deadline);
+	core_unlock();
 	asm volatile("sti; hlt; cli" : : : "memory");
+	core_lock();
 	set_timer(NEVER);
 	idle += monotonic() - start;
 	return serial_ready();

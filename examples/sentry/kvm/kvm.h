@@ -7,7 +7,7 @@
 
 enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, TSS = 0x40, SYSCALL = 256, PAGE_FAULT = 14, VECTORS = 256 };
 /* Interrupts: pins of the IO-APIC from one vector on, and those of the local APIC. */
-enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
+enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_WAKE, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
 #define DIRECT 0xffff800000000000ull /* all physical memory; also offsets in RAM are from here */
 #define KERNEL 0xffffffff80000000ull
 #define GIB4 (1ull << 32)
@@ -72,6 +72,52 @@ static inline u64 ticks(void)
 	return (u64)high << 32 | low;
 }
 
+struct __attribute__((packed)) tss {
+	u32 zero;
+	u64 rsp[3], zero2, ist[7], zero3;
+	u16 zero4, io_map;
+};
+
+/* Of kvm-clock, which the machine writes. */
+struct clock_page {
+	u32 version, pad;
+	u64 ticks, nanoseconds;
+	u32 factor;
+	signed char shift;
+	u8 flags, pad2[2];
+};
+
+enum { CPUS_MOST = 32, GDT_ENTRIES = 10 };
+
+/* A CPU, to which GS leads while it is in the core. entry.S has the places of the first fields. */
+struct cpu {
+	u64 core_rsp, program_rsp, program_regs;
+	u32 stopped_for, exception_error;
+	struct cpu *self;
+	u32 number, apic_id;
+	volatile bool is_on;
+	volatile bool in_program;
+	bool stale;	   /* its TLB may have old entries of the program's tables */
+	u64 tables;	   /* that it uses, by their physical address */
+	void *fpu;	   /* whose state it has */
+	u64 fs, gs;	   /* the program's */
+	u64 armed;	   /* for when its timer is set */
+	volatile u64 start_rsp; /* where it goes on in the core; 0: not yet */
+	struct tss tss;
+	u64 gdt[GDT_ENTRIES];
+	volatile struct clock_page clock __attribute__((aligned(64)));
+	u8 exception_stack[PAGE_SIZE] __attribute__((aligned(16)));
+	u8 fatal_stack[PAGE_SIZE];
+} __attribute__((aligned(64)));
+
+static inline struct cpu *this_cpu(void)
+{
+	struct cpu *cpu;
+
+	asm volatile("mov %%gs:32, %0" : "=r"(cpu));
+	return cpu;
+}
+
 /* What follows a prefix of a text; NULL: the text begins with something else. */
 static inline const char *skip_prefix(const char *text, const char *prefix)
 {
@@ -107,8 +153,26 @@ _Noreturn void panic_at(const struct trap *trap);
 bool asked_for(const char *line, const char *word); /* a word on the command line, before the program's */
 void crash_if_ordered(const char *line);
 
+/* main.c */
+void cpu_begin(struct cpu *cpu); /* which executes this: its tables and registers */
+
+/* cpu.c */
+extern struct cpu cpus[CPUS_MOST];
+extern u32 cpu_count;
+void core_lock(void);
+void core_unlock(void);
+void cpus_start(u64 rsdp); /* those of the machine, which then wait for cpu_enter() */
+void cpu_enter(u32 number, u64 rsp);
+void cpu_interrupt(u32 number, bool stop);
+void use_tables(u64 tables);
+/* The TLBs no longer have entries for a range; spare: other CPUs may use old ones until they enter a program. */
+void tlb_flush(u64 tables, u64 address, u64 size, bool spare);
+
 /* interrupt.c */
 void interrupts_init(void);
+void apic_begin(void);		/* that of this CPU */
+u32 apic_id(void);
+void apic_send(u32 to, u32 what); /* to another one */
 void pin_enable(u32 pin);
 void interrupt_arrived(u32 vector);
 void start_slice(void); /* after which the program stops, if it has not begun */
@@ -117,6 +181,7 @@ u64 idle_nanoseconds(void);
 
 /* clock.c */
 void clock_init(void);
+void clock_begin(void); /* on another CPU */
 u64 monotonic(void);
 u64 realtime(void);
 u64 ticks_in(u64 nanoseconds); /* of the TSC; for at most a minute */
@@ -125,6 +190,8 @@ u64 bus_ticks_in(u64 nanoseconds);
 /* devices.c */
 /* Physical addresses of virtio-mmio registers; their interrupts are on from now on. */
 const u64 *find_devices(const char *line, u64 rsdp, u32 *devices);
+const u8 *acpi_table(u64 rsdp, const char *name); /* NULL: there is none */
+u32 acpi_word(const u8 *at);
 
 /* map.c */
 void protect_kernel(void);

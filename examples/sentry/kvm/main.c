@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The kvm platform: the core as a kernel with a PVH entry, in ring 0 of a machine with one CPU; the program in ring 3.
+ * The kvm platform: the core as a kernel with a PVH entry, in ring 0 of a machine; programs in ring 3.
  *
  * start.c finds out what to run.  The console is a virtio console, or the serial port.
  */
@@ -8,7 +8,7 @@
 #include "virtio/virtio.h"
 
 #define RDRAND (1u << 30)
-enum { STAR = 0xc0000081, LSTAR, CSTAR, FMASK, FS_BASE = 0xc0000100, GS_BASE };
+enum { STAR = 0xc0000081, LSTAR, CSTAR, FMASK, FS_BASE = 0xc0000100, GS_BASE, OTHER_GS_BASE };
 
 struct map_entry {
 	u64 address, size;
@@ -22,21 +22,14 @@ struct gate {
 	u32 high, zero;
 };
 
-struct __attribute__((packed)) tss {
-	u32 zero;
-	u64 rsp[3], zero2, ist[7], zero3;
-	u16 zero4, io_map;
-};
-
 struct __attribute__((packed)) table {
 	u16 limit;
 	u64 base;
 };
 
 /* entry.S */
-extern u8 vector_stubs[], exception_stack_end[], fatal_stack_end[], kernel_end[];
-extern u64 gdt_tss[2], kernel_tables[512], start_info;
-extern u32 stopped_for, exception_error;
+extern u8 vector_stubs[], kernel_end[];
+extern u64 gdt[GDT_ENTRIES], kernel_tables[512], start_info;
 void syscall_entry(void);
 void enter_program(struct regs *regs);
 _Noreturn void kernel_main(void);
@@ -44,9 +37,8 @@ void kernel_trap(const struct trap *trap);
 
 static struct start start;
 static struct gate gates[VECTORS];
-static struct tss tss;
 static bool has_xsave;
-static void *loaded_fpu; /* whose state the CPU has */
+static u64 fpu_features, other_cr4; /* cr4: of CPUs that start later */
 
 void *memcpy(void *to, const void *from, unsigned long size)
 {
@@ -130,9 +122,19 @@ static s64 write_console(int stream, const void *data, u64 size)
 	return start.frames ? frames_write(stream, data, size) : raw_write(stream, data, size);
 }
 
+static void use_kernel_tables(void)
+{
+	if (this_cpu()->tables != (u64)kernel_tables - KERNEL)
+		use_tables((u64)kernel_tables - KERNEL);
+}
+
 static bool wait_for_event(u64 deadline)
 {
-	bool input = wait_until(deadline);
+	bool input;
+
+	if (deadline && cpu_count > 1)
+		use_kernel_tables();
+	input = wait_until(deadline);
 
 	return frames_ended() || (console_is_there() ? console_ready() : input);
 }
@@ -152,19 +154,6 @@ void kernel_trap(const struct trap *trap)
 	interrupt_arrived((u32)trap->vector);
 }
 
-static void use_tables(u64 tables)
-{
-	asm volatile("mov %0, %%cr3" : : "r"(tables) : "memory");
-}
-
-static u64 used_tables(void)
-{
-	u64 tables;
-
-	asm volatile("mov %%cr3, %0" : "=r"(tables));
-	return tables;
-}
-
 /* An address space is its page tables, by their offset in RAM. */
 static void *space_new(u64 tables, void *from, bool copy)
 {
@@ -176,71 +165,79 @@ static void *space_new(u64 tables, void *from, bool copy)
 	return (void *)tables;
 }
 
+/* No other CPU uses these tables: each that waits uses those of the kernel. */
 static void space_free(void *space)
 {
-	if ((u64)space == used_tables())
-		use_tables((u64)kernel_tables - KERNEL);
+	if ((u64)space == this_cpu()->tables)
+		use_kernel_tables();
 }
 
-static void flush(void *space, u64 address, u64 size)
+/* The program's page tables are the core's own: only TLBs must be flushed. */
+static void unmap(void *space, u64 address, u64 size)
 {
-	if ((u64)space != used_tables())
-		return;
-	if (size <= 32 * PAGE_SIZE) {
-		for (u64 at = 0; at < size; at += PAGE_SIZE)
-			asm volatile("invlpg (%0)" : : "r"(address + at) : "memory");
-		return;
-	}
-	use_tables((u64)space);
+	tlb_flush((u64)space, address, size, false);
 }
 
-/* The program's page tables are the core's own: only the TLB must be flushed. */
+/* A CPU that runs the program meanwhile may see less for a while: its fault ends that. */
 static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
 {
 	(void)ram_offset, (void)prot;
-	flush(space, address, size);
+	tlb_flush((u64)space, address, size, true);
 	return 0;
 }
 
-static void set_bases(const struct regs *regs)
+static void set_bases(struct cpu *cpu, const struct regs *regs)
 {
-	static u64 fs = ~0ull, gs = ~0ull;
-
-	if (regs->fs_base != fs)
-		write_msr(FS_BASE, fs = regs->fs_base);
-	if (regs->gs_base != gs)
-		write_msr(GS_BASE, gs = regs->gs_base);
+	if (regs->fs_base != cpu->fs)
+		write_msr(FS_BASE, cpu->fs = regs->fs_base);
+	if (regs->gs_base != cpu->gs)
+		write_msr(OTHER_GS_BASE, cpu->gs = regs->gs_base);
 }
 
-/* The core uses no register of the FPU: what a program has there stays until another one runs. */
+/*
+ * The core uses no register of the FPU: what a program has there stays until another one runs.  With several CPUs it is
+ * saved when the task leaves its CPU, and is valid there as long as it runs on no other one.
+ */
 static void fpu_save(void *fpu)
 {
-	if (fpu != loaded_fpu)
-		return;
 	if (has_xsave)
 		asm volatile("xsave64 %0" : "+m"(*(u8(*)[4096])fpu) : "a"(~0u), "d"(~0u));
 	else
 		asm volatile("fxsave64 %0" : "=m"(*(u8(*)[512])fpu));
-	loaded_fpu = NULL;
+}
+
+static void leave_cpu(void *fpu)
+{
+	if (fpu && fpu == this_cpu()->fpu)
+		fpu_save(fpu);
+}
+
+static void forget_fpu(const void *fpu)
+{
+	for (struct cpu *cpu = cpus; cpu < cpus + cpu_count; cpu++)
+		if (cpu->fpu == fpu)
+			cpu->fpu = NULL;
 }
 
 static void program_flush(void *space, struct regs *regs, void *fpu)
 {
 	(void)space, (void)regs; /* which run has completed */
-	fpu_save(fpu);
+	leave_cpu(fpu);
+	forget_fpu(fpu);
 }
 
-static void load_fpu(void *fpu)
+static void load_fpu(struct cpu *cpu, void *fpu)
 {
-	if (fpu == loaded_fpu)
+	if (fpu == cpu->fpu)
 		return;
-	if (loaded_fpu)
-		fpu_save(loaded_fpu);
+	if (cpu->fpu && cpu_count == 1)
+		fpu_save(cpu->fpu);
+	forget_fpu(fpu);
 	if (has_xsave)
 		asm volatile("xrstor64 %0" : : "m"(*(u8(*)[4096])fpu), "a"(~0u), "d"(~0u));
 	else
 		asm volatile("fxrstor64 %0" : : "m"(*(u8(*)[512])fpu));
-	loaded_fpu = fpu;
+	cpu->fpu = fpu;
 }
 
 static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event)
@@ -250,31 +247,37 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	/* What Linux sends for each exception. */
 	static const u8 signals[32] = { [0] = 8, [1] = 5, [3] = 5, [4] = 11, [6] = 4, [16] = 8, [17] = 7, [19] = 8 };
 
+	struct cpu *cpu = this_cpu();
+
 	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = 11 };
 	if (regs->rip >= TASK_SIZE)
 		return; /* IRET would fault in ring 0 */
 	regs->flags = (regs->flags & (ARITHMETIC | TRAP | RESUME | ALIGNMENT | ID)) | ALWAYS;
-	set_bases(regs);
-	if ((u64)space != used_tables())
+	set_bases(cpu, regs);
+	if ((u64)space != cpu->tables || cpu->stale)
 		use_tables((u64)space);
-	load_fpu(fpu);
+	load_fpu(cpu, fpu);
 	if (preempt)
 		start_slice();
+	cpu->in_program = true;
+	core_unlock();
 	enter_program(regs);
-	if (stopped_for == SYSCALL) {
+	cpu->in_program = false;
+	core_lock();
+	if (cpu->stopped_for == SYSCALL) {
 		event->kind = EVENT_SYSCALL;
-	} else if (stopped_for == PAGE_FAULT) {
+	} else if (cpu->stopped_for == PAGE_FAULT) {
 		event->kind = EVENT_FAULT;
-		event->access = exception_error & 16 ? ACCESS_EXEC : exception_error & 2 ? ACCESS_WRITE : ACCESS_READ;
-		event->present = exception_error & 1;
+		event->access = cpu->exception_error & 16 ? ACCESS_EXEC : cpu->exception_error & 2 ? ACCESS_WRITE : ACCESS_READ;
+		event->present = cpu->exception_error & 1;
 		asm volatile("mov %%cr2, %0" : "=r"(event->address));
-	} else if (stopped_for == 2 || stopped_for == 8 || stopped_for == 18) {
+	} else if (cpu->stopped_for == 2 || cpu->stopped_for == 8 || cpu->stopped_for == 18) {
 		panic("the machine reports an error");
-	} else if (stopped_for >= VECTOR_PINS) {
-		interrupt_arrived(stopped_for);
+	} else if (cpu->stopped_for >= VECTOR_PINS) {
+		interrupt_arrived(cpu->stopped_for);
 		event->kind = EVENT_PREEMPTED;
-	} else if (stopped_for < 32 && signals[stopped_for]) {
-		event->signal = signals[stopped_for];
+	} else if (cpu->stopped_for < 32 && signals[cpu->stopped_for]) {
+		event->signal = signals[cpu->stopped_for];
 	}
 }
 
@@ -306,13 +309,18 @@ static void random_bytes(void *data, u64 size)
 	}
 }
 
+static u32 number_here(void)
+{
+	return this_cpu()->number;
+}
+
 static const struct platform_ops ops = {
 	.space_new = space_new,
 	.space_free = space_free,
 	.run = run,
 	.flush = program_flush,
 	.map = map,
-	.unmap = flush,
+	.unmap = unmap,
 	.wait = wait_for_event,
 	.fatal = panic,
 	.console_read = read_console,
@@ -322,6 +330,10 @@ static const struct platform_ops ops = {
 	.random = random_bytes,
 	.log = log_line,
 	.console_resized = console_resized,
+	.leave_cpu = leave_cpu,
+	.cpu = number_here,
+	.cpu_start = cpu_enter,
+	.interrupt = cpu_interrupt,
 };
 
 /* -- the start -- */
@@ -337,29 +349,49 @@ static void set_gate(int vector)
 	};
 }
 
-static void start_cpu(void)
+static void find_protections(void)
 {
 	enum { UMIP = 1 << 11, SMEP = 1 << 20, SMAP = 1 << 21 };
-	enum { TF = 0x100, IF = 0x200, DF = 0x400, NT = 0x4000, AC = 0x40000 };
-	struct table idt = { sizeof(gates) - 1, (u64)gates };
 	struct cpuid features = cpuid(0).a >= 7 ? cpuid(7) : (struct cpuid){ 0 };
-	u64 at = (u64)&tss, cr4;
 
+	asm volatile("mov %%cr4, %0" : "=r"(other_cr4));
+	other_cr4 |= (features.b & 1 << 7 ? SMEP : 0) | (features.b & 1 << 20 ? SMAP : 0) | (features.c & 1 << 2 ? UMIP : 0);
 	for (int vector = 0; vector < VECTORS; vector++)
 		set_gate(vector);
+}
+
+/* The stacks for what interrupts a program, and for what must not happen. */
+static void load_segments(struct cpu *cpu)
+{
+	const struct table own = { sizeof(cpu->gdt) - 1, (u64)cpu->gdt };
+	u64 at = (u64)&cpu->tss;
+
+	cpu->tss.rsp[0] = (u64)cpu->exception_stack + sizeof(cpu->exception_stack);
+	cpu->tss.ist[0] = (u64)cpu->fatal_stack + sizeof(cpu->fatal_stack);
+	cpu->tss.io_map = sizeof(cpu->tss);
+	memcpy(cpu->gdt, gdt, sizeof(cpu->gdt));
+	cpu->gdt[TSS / 8] = (sizeof(cpu->tss) - 1) | (at & 0xffffff) << 16 | 0x89ull << 40 | (at >> 24 & 0xff) << 56;
+	cpu->gdt[TSS / 8 + 1] = at >> 32;
+	asm volatile("lgdt %0; ltr %w1" : : "m"(own), "r"(TSS));
+}
+
+void cpu_begin(struct cpu *cpu)
+{
+	enum { TF = 0x100, IF = 0x200, DF = 0x400, NT = 0x4000, AC = 0x40000 };
+	const struct table idt = { sizeof(gates) - 1, (u64)gates };
+
+	cpu->self = cpu;
+	cpu->fs = cpu->gs = ~0ull;
+	cpu->tables = (u64)kernel_tables - KERNEL;
+	write_msr(GS_BASE, (u64)cpu);
+	load_segments(cpu);
 	asm volatile("lidt %0" : : "m"(idt));
-	tss.rsp[0] = (u64)exception_stack_end;
-	tss.ist[0] = (u64)fatal_stack_end;
-	tss.io_map = sizeof(tss);
-	gdt_tss[0] = (sizeof(tss) - 1) | (at & 0xffffff) << 16 | 0x89ull << 40 | (at >> 24 & 0xff) << 56;
-	gdt_tss[1] = at >> 32;
-	asm volatile("ltr %w0" : : "r"(TSS));
 	write_msr(STAR, (u64)KERNEL_CODE << 32);
 	write_msr(LSTAR, (u64)syscall_entry);
 	write_msr(FMASK, TF | IF | DF | NT | AC);
-	asm volatile("mov %%cr4, %0" : "=r"(cr4));
-	cr4 |= (features.b & 1 << 7 ? SMEP : 0) | (features.b & 1 << 20 ? SMAP : 0) | (features.c & 1 << 2 ? UMIP : 0);
-	asm volatile("mov %0, %%cr4" : : "r"(cr4));
+	asm volatile("mov %0, %%cr4" : : "r"(other_cr4));
+	if (fpu_features)
+		asm volatile("xsetbv" : : "c"(0), "a"((u32)fpu_features), "d"(0));
 }
 
 /* All that the CPU can save in a format that the program finds in signal frames, but for the tiles of AMX. */
@@ -375,8 +407,8 @@ static void start_fpu(struct core_config *config)
 		return;
 	asm volatile("mov %%cr4, %0" : "=r"(cr4));
 	asm volatile("mov %0, %%cr4" : : "r"(cr4 | OSXSAVE));
-	config->fpu_features = cpuid(13).a & COMPONENTS;
-	asm volatile("xsetbv" : : "c"(0), "a"((u32)config->fpu_features), "d"(0));
+	config->fpu_features = fpu_features = cpuid(13).a & COMPONENTS;
+	asm volatile("xsetbv" : : "c"(0), "a"((u32)fpu_features), "d"(0));
 	config->fpu_size = cpuid(13).b;
 }
 
@@ -417,7 +449,8 @@ _Noreturn void kernel_main(void)
 	const u64 *devices;
 	u32 count;
 
-	start_cpu();
+	find_protections();
+	cpu_begin(cpus);
 	if (!cpu_random(&__stack_chk_guard))
 		__stack_chk_guard = ticks() * 0x9e3779b97f4a7c15;
 	protect_kernel();
@@ -438,6 +471,9 @@ _Noreturn void kernel_main(void)
 		.most_tasks = start.pids,
 	};
 	start_fpu(&config);
+	asm volatile("mov %%cr4, %0" : "=r"(other_cr4));
+	cpus_start(info->rsdp);
+	config.cpus = cpu_count;
 	error = core_start(&config);
 	if (error)
 		refuse(error);
