@@ -55,6 +55,7 @@ def test_it_reports_a_file_that_it_cannot_run(tmp_path: Path) -> None:
     [
         (("--memory", "1"), "--memory 1: not from 16 to 65536 MiB"),
         (("--pids", "0"), "--pids 0: not from 1 to 32768"),
+        (("--cpus", "65"), "--cpus 65: not from 1 to 64"),
     ],
 )
 def test_it_reports_what_it_cannot_do(options: tuple[str, ...], reason: str) -> None:

@@ -14,6 +14,7 @@ from pyvmm_sentry.syscalls import SYSCALLS, Syscall
 from vmm import VmmError
 
 PROG = "pyvmm-runsc"
+CPUS = 64
 CANNOT_START, NOT_FOUND = 125, 127
 """Exit statuses, as `env` has them; 126 is the platform's: the file is not a program that it can run."""
 _EPILOG = """\
@@ -49,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     add("--network", choices=("none", "user"), default="none", help=networks)
     add("--memory", type=int, default=256, metavar="MIB", help="memory of the sandbox (default: 256)")
     add("--pids", type=int, default=1024, metavar="NUMBER", help="processes and threads at once (default: 1024)")
+    cpus = "CPUs of the sandbox (default: as many as this command may use; kvm: 1; ptrace has one)"
+    add("--cpus", type=int, metavar="NUMBER", help=cpus)
     add("--strace", action="store_true", help="print every system call to standard error")
     add("program", metavar="CMD", help="a program for x86-64, or a script")
     add("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments")
@@ -97,6 +100,8 @@ def check(options: argparse.Namespace) -> str:
         fail(f"--memory {options.memory}: not from 16 to 65536 MiB")
     if not 1 <= options.pids <= 32768:
         fail(f"--pids {options.pids}: not from 1 to 32768")
+    if options.cpus is not None and not 1 <= options.cpus <= CPUS:
+        fail(f"--cpus {options.cpus}: not from 1 to {CPUS}")
     if options.root is not None:
         return find(options.program, options.root)
     for name in ("writable", "read_only"):
@@ -126,6 +131,7 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         options.root,
         strace=options.strace,
         network=options.network == "user",
+        cpus=min(options.cpus or 1, boot.CPUS),
         **layer_of(options),
     )
     return end_as(boot.run(program.kernel(), start))
@@ -144,7 +150,7 @@ def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
     """Replace this process by the program of a platform; with devices, run it and wait for its end."""
     binary = str(program.trap() if name == "trap" else program.ptrace())
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
-    command += ["--pids", str(options.pids)]
+    command += ["--pids", str(options.pids), *(["--cpus", str(options.cpus)] if options.cpus else [])]
     words = ["--", path, *options.arguments]
     if options.root is None and options.network == "none":
         os.execv(binary, [*command, *words])

@@ -22,6 +22,8 @@ _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
 _MTU = 16000
 """The most that `core/virtio/net.c` has buffers for."""
+CPUS = 32
+"""The most that `kvm/cpu.c` starts."""
 _MARK, _HEAD, _END = 1, 4, 3
 """Of `kvm/frames.c`."""
 _ESCAPED = re.compile(rb"[\x04\x10]")
@@ -38,6 +40,7 @@ class Start(NamedTuple):
     :ivar scratch: they stay in the machine's memory instead
     :ivar network: the host's networks, through passt
     :ivar strace: print system calls to standard error
+    :ivar cpus: of the machine
     """
 
     path: str
@@ -50,6 +53,7 @@ class Start(NamedTuple):
     strace: bool = False
     scratch: bool = False
     network: bool = False
+    cpus: int = 1
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
@@ -154,6 +158,7 @@ def run(kernel: Path, start: Start) -> int:
         config = MachineConfig(
             BootConfig(str(kernel), f"/proc/self/fd/{initrd}", "quiet sentry.scratch" if scratch else "quiet"),
             MemoryConfig(start.memory * MIB),
+            cpus=start.cpus,
             console=ConsoleConfig("fd", output.writer, device="virtio"),
             shares=shares,
             nets=(NetConfig("user", mtu=_MTU),) if start.network else (),
