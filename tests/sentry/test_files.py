@@ -123,6 +123,6 @@ def test_proc_shows_the_process(platform: Path, tmp_path: Path) -> None:
     assert cat("/proc/self/stat").split()[0] == "1"
     assert len(cat("/proc/self/stat").split()) == 52
     assert "proc /proc proc rw" in cat("/proc/mounts")
-    assert cat("/proc/sys/kernel/ostype", "/sys/devices/system/cpu/online") == "Linux\n0\n"
+    assert cat("/proc/sys/kernel/ostype") == "Linux\n"
     assert cat("/proc/self/cmdline") == f"{BUSYBOX}\0cat\0/proc/self/cmdline\0"
     assert run(platform, "--", BUSYBOX, "cat", "/dev/stdin", text=b"through a link").stdout == b"through a link"

@@ -18,6 +18,7 @@ from pyvmm_sentry import archive, program
 from pyvmm_sentry.boot import Output, Start
 from tests.sentry import small_root
 from tests.sentry.conftest import Compile
+from tests.sentry.test_cpus import STORMS
 from tests.sentry.test_programs import BUSYBOX, ENDS
 from tests.tiny import Console
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
@@ -49,10 +50,10 @@ def kernel() -> Path:
     return program.kernel()
 
 
-def boot(kernel: Path, initrd: str | Path, words: str, text: bytes = b"", *, memory: int = 64) -> bytes:
+def boot(kernel: Path, initrd: str | Path, words: str, text: bytes = b"", *, memory: int = 64, cpus: int = 1) -> bytes:
     """Boot the kernel with a program; what the serial port prints until it powers off."""
-    machine = [QEMU, "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", f"{memory}", "-nodefaults"]
-    ports = ["-no-reboot", "-display", "none", "-serial", "stdio"]
+    machine = [QEMU, "-M", "pc", "-accel", "tcg,thread=multi", "-smp", f"{cpus}", "-cpu", "max"]
+    ports = ["-m", f"{memory}", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
     options = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", f"quiet -- {words}"]
     done = subprocess.run([*machine, *ports, *options], input=text, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -170,6 +171,19 @@ def test_bad_programs_end_and_the_kernel_does_not(kernel: Path, compile_static: 
 def test_a_file_that_is_no_program_is_refused(kernel: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text" * 100)
     assert boot(kernel, tmp_path / "text", "") == b"sentry: not an ELF program\n"
+
+
+@needs_qemu
+@pytest.mark.parametrize("storm", STORMS)
+def test_two_cpus_survive_storms(kernel: Path, compile_static: Compile, storm: str) -> None:
+    """Of wake-ups, signals, forks and changes of memory that the other CPU uses."""
+    done = boot(kernel, compile_static("storms"), f"storms {storm} 1", memory=256, cpus=2)
+    assert done == f"{storm}\n".encode()
+
+
+@needs_qemu
+def test_programs_see_the_cpus_of_the_machine(kernel: Path) -> None:
+    assert boot(kernel, BUSYBOX, "busybox nproc", cpus=3) == b"3\n"
 
 
 def run_on_machine(
