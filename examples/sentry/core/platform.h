@@ -91,13 +91,14 @@ struct core_config {
 	u32 cpus;	/* 0: one */
 	const u64 *devices; /* registers of virtio-mmio devices, by offset from ram */
 	u32 device_count;
-	u64 share_rings, net_rings; /* where the queues of devices are that the platform has set up, by offset; or 0 */
+	u64 share_rings, net_rings, vsock_rings; /* of devices that the platform has set up: their queues, by offset; or 0 */
 	u32 fpu_size;	  /* of the state of the FPU, as XSAVE has it */
 	u64 fpu_features; /* XCR0 */
 	bool strace;
 	u32 terminal; /* bits of the console's streams that are one terminal, in raw mode: the core edits and echoes; 0: none */
 	u8 terminal_modes[36]; /* its modes before, as TCGETS has them; zeros: the usual ones */
 	bool scratch; /* what changes in the root stays in memory */
+	bool control; /* there is no first program: the host starts containers, by calls */
 };
 
 struct core_exit {

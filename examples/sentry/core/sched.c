@@ -7,6 +7,7 @@
  */
 #include "core.h"
 #include "virtio/virtio.h"
+#include "virtio/vsock.h"
 
 enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER };
 #define CANARY 0x5ca1ab1e0ddba11ull
@@ -61,7 +62,8 @@ static u64 bit_of(const struct cpu *cpu)
 
 bool sched_listens(void)
 {
-	return sched.timers || core.console_input.first || core.console_happened || virtio_waits();
+	return sched.timers || core.console_input.first || core.console_happened || virtio_waits() ||
+	       vsock_is_there();
 }
 
 /* -- tasks -- */

@@ -9,7 +9,7 @@
 #include "host.h"
 #include "terminal.h"
 
-enum { START = 4, STEPS = 5, MOST = 250 };
+enum { START = 4, STEPS = 5, PER_DEVICE = 3, MOST = 250 };
 
 static unsigned short add_rule(struct sock_filter *code, const struct rule *rule)
 {
@@ -27,15 +27,23 @@ static unsigned short add_rule(struct sock_filter *code, const struct rule *rule
 	return count;
 }
 
+static unsigned short add_device(struct sock_filter *code, const struct served *device)
+{
+	const struct rule rules[] = {
+		{ SYS_read, 0, (u32)device->irq }, { SYS_write, 0, (u32)device->kicks[0] }, { SYS_write, 0, (u32)device->kicks[1] },
+	};
+	unsigned short count = 0;
+
+	for (u32 i = 0; i < ARRAY_SIZE(rules); i++)
+		count += add_rule(code + count, &rules[i]);
+	return count;
+}
+
 void confine(void)
 {
 	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
 		{ SYS_write, 0, (u32)terminal_fd },
-		{ SYS_read, 0, (u32)served[DEVICE_SHARE].irq }, { SYS_write, 0, (u32)served[DEVICE_SHARE].kicks[0] },
-		{ SYS_write, 0, (u32)served[DEVICE_SHARE].kicks[1] },
-		{ SYS_read, 0, (u32)served[DEVICE_NET].irq }, { SYS_write, 0, (u32)served[DEVICE_NET].kicks[0] },
-		{ SYS_write, 0, (u32)served[DEVICE_NET].kicks[1] },
 		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
@@ -45,10 +53,13 @@ void confine(void)
 	u32 more_count = platform_rules(&more);
 	unsigned short count = START;
 
-	if (START + (ARRAY_SIZE(rules) + more_count) * STEPS >= MOST)
+	if (START + (ARRAY_SIZE(rules) + DEVICES * PER_DEVICE + more_count) * STEPS >= MOST)
 		fail("the filter of system calls is too long");
 	for (u32 i = 0; i < ARRAY_SIZE(rules); i++)
 		count += add_rule(code + count, &rules[i]);
+	for (u32 i = 0; i < DEVICES; i++)
+		if (device_is_there(i))
+			count += add_device(code + count, &served[i]);
 	for (u32 i = 0; i < more_count; i++)
 		count += add_rule(code + count, &more[i]);
 	code[count++] = (struct sock_filter)KILL;

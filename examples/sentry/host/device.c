@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Virtio devices that the process that started this one serves, with queues in the sandbox's RAM: a directory for the
- * root, and a network.  Of each it passes RAM, an eventfd for each queue that signals requests, and one that signals
- * answers.
+ * Virtio devices that the process that started this one serves, with queues in the sandbox's RAM: a directory, a
+ * network, and sockets of the host.  Of each it passes RAM, an eventfd for each queue that signals requests, and one that
+ * signals answers.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 #include "device.h"
 
-struct served served[DEVICES] = { { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 } };
+struct served served[DEVICES] = { { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 } };
 
 static const char lost[] = "the server of a device cannot be reached";
 
@@ -30,7 +30,10 @@ bool device_is_there(u32 which)
 
 int device_ram(void)
 {
-	return device_is_there(DEVICE_SHARE) ? served[DEVICE_SHARE].ram : served[DEVICE_NET].ram;
+	for (u32 i = 0; i < DEVICES; i++)
+		if (device_is_there(i))
+			return served[i].ram;
+	return -1;
 }
 
 void device_kick(u32 queue)

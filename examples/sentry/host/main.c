@@ -30,12 +30,13 @@ struct options {
 	u64 pids;   /* tasks at once */
 	u64 cpus;
 	const char *root; /* an archive */
-	bool strace, scratch;
+	bool strace, scratch, control;
 };
 
-static const char usage[] = "usage: [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- PROGRAM [ARGUMENT]...";
+static const char usage[] = "usage: [--control] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
 static pid_t self;
 static const char *subject = platform_program;
+static bool controlled; /* the host starts programs, by calls; standard input is a pipe that it holds open */
 
 /* Without a stream, which would need memory: by now the process may be confined. */
 _Noreturn void fail(const char *what)
@@ -64,7 +65,7 @@ static bool reported; /* input that no task has read yet: it ends no further wai
 
 void sources_get(struct pollfd *sources, bool at_once)
 {
-	sources[0] = (struct pollfd){ .fd = !at_once && reported ? -1 : 0, .events = POLLIN };
+	sources[0] = (struct pollfd){ .fd = !at_once && reported && !controlled ? -1 : 0, .events = POLLIN };
 	for (u32 i = 0; i < DEVICES; i++)
 		sources[1 + i] = (struct pollfd){ .fd = served[i].irq, .events = POLLIN };
 }
@@ -74,6 +75,8 @@ bool sources_take(const struct pollfd *sources, bool at_once)
 	for (u32 i = 0; i < DEVICES; i++)
 		if (sources[1 + i].revents)
 			device_answered(i);
+	if (controlled && sources[0].revents)
+		_exit(0); /* the process that serves the devices has ended */
 	reported = sources[0].revents || (!at_once && reported);
 	return sources[0].revents;
 }
@@ -254,12 +257,17 @@ static int parse(int argc, char **argv, struct options *options)
 			options->strace = true;
 		} else if (!strcmp(argv[at], "--scratch")) {
 			options->scratch = true;
+		} else if (!strcmp(argv[at], "--control")) {
+			options->control = true;
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
 			if (!device_parse(DEVICE_SHARE, argv[++at]))
 				fail("--share is four descriptors: RAM, two kicks, an irq");
 		} else if (!strcmp(argv[at], "--net") && at + 1 < argc) {
 			if (!device_parse(DEVICE_NET, argv[++at]))
 				fail("--net is four descriptors: RAM, two kicks, an irq");
+		} else if (!strcmp(argv[at], "--vsock") && at + 1 < argc) {
+			if (!device_parse(DEVICE_VSOCK, argv[++at]))
+				fail("--vsock is four descriptors: RAM, two kicks, an irq");
 		} else if (!strcmp(argv[at], "--archive") && at + 1 < argc) {
 			options->root = argv[++at];
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
@@ -275,6 +283,26 @@ static int parse(int argc, char **argv, struct options *options)
 	return at;
 }
 
+static void find_program(struct core_config *config, const struct options *options, const char *const *argv,
+			 const char *const *envp)
+{
+	subject = config->path = argv[0];
+	config->real_path = real_path(argv[0]);
+	config->argv = argv;
+	config->envp = envp;
+	if (options->root) {
+		config->root = map_root(options->root, &config->root_size);
+		subject = argv[0];
+	}
+	if (options->root || device_is_there(DEVICE_SHARE))
+		config->real_path = config->path;
+	else
+		config->program = read_program(argv[0], config->ram_size, &config->program_size);
+	config->terminal = terminal_find(config->terminal_modes);
+	if (config->terminal)
+		terminal_guard();
+}
+
 int main(int argc, char **argv, char **envp)
 {
 	struct options options = { .memory = 256, .pids = PIDS, .cpus = cpus_allowed() };
@@ -283,30 +311,20 @@ int main(int argc, char **argv, char **envp)
 	struct core_config config;
 	const char *error;
 
-	if (first >= argc)
+	if ((first >= argc) != options.control)
 		fail(usage);
-	subject = argv[first];
 	config = (struct core_config){
-		.ops = &ops, .ram_size = options.memory * MIB,
-		.path = argv[first], .real_path = real_path(argv[first]), .strace = options.strace, .scratch = options.scratch,
-		.argv = (const char *const *)argv + first, .envp = (const char *const *)envp,
-		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids,
-		.cpus = (u32)options.cpus,
+		.ops = &ops, .ram_size = options.memory * MIB, .strace = options.strace, .scratch = options.scratch,
+		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids, .cpus = (u32)options.cpus,
+		.control = options.control,
 	};
 	config.share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
 	config.net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;
+	config.vsock_rings = device_is_there(DEVICE_VSOCK) ? VSOCK_RINGS : 0;
 	config.ram_reserved = device_ram() >= 0 ? DEVICES_END : 0;
-	if (options.root) {
-		config.root = map_root(options.root, &config.root_size);
-		subject = argv[first];
-	}
-	if (options.root || device_is_there(DEVICE_SHARE))
-		config.real_path = config.path;
-	else
-		config.program = read_program(argv[first], config.ram_size, &config.program_size);
-	config.terminal = terminal_find(config.terminal_modes);
-	if (config.terminal)
-		terminal_guard();
+	controlled = options.control;
+	if (!controlled)
+		find_program(&config, &options, (const char *const *)argv + first, (const char *const *)envp);
 	fd = device_ram() >= 0 ? device_ram() : memory_create("sentry", config.ram_size);
 	config.ram = memory_map(fd, config.ram_size);
 	self = getpid(); /* the filter does not allow this call */

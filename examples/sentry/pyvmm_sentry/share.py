@@ -1,4 +1,4 @@
-"""Devices for the core as a process, whose queues lie in the sandbox's RAM: a directory of the host, and a network."""
+"""Devices for the core as a process, whose queues lie in the sandbox's RAM: a directory, a network, and sockets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from vmm import ConfigError, DeviceServer, GuestMemory, NetConfig, ShareConfig
+from vmm import ConfigError, DeviceServer, GuestMemory, NetConfig, ShareConfig, VsockConfig
 
 RINGS, STRIDE = 0x1000, 0x2000
 """Where the queues lie in RAM, as `core/virtio/virtio.h` and `host/device.h` have it."""
@@ -17,6 +17,8 @@ SIZES = (128, 256)
 """Of the queue for what must not wait, and of that for requests."""
 NET_RINGS, NET_SIZES = 0x5000, (256, 256, 64)
 """Of a network: queues for frames that come, for those that go, and one that the core does not use."""
+VSOCK_RINGS, VSOCK_SIZES = 0xB000, (256, 256, 16)
+"""Of sockets: queues for what comes, for what goes, and for events, which the core does not use."""
 MAC, MTU = "02:00:00:00:00:01", 16000
 """As `core/virtio/net.c` has them."""
 
@@ -29,31 +31,44 @@ class Devices:
     """Serves devices to a core, with RAM for it.
 
     :param size: bytes of RAM
-    :param path: of a directory for the root, or None
+    :param path: of a directory for the root, or None; or the record of a share
     :param network: connect the core with the user's network, through passt
+    :param vsock: sockets of the host, on which the core serves the agent's calls; its CID must be 3
     :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
     :raises ConfigError: a device cannot be served, or RAM is too large
     :raises HostError: a device cannot be served
     """
 
-    def __init__(self, size: int, path: str | None, *, read_only: bool = False, network: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        path: str | ShareConfig | None,
+        *,
+        read_only: bool = False,
+        network: bool = False,
+        vsock: VsockConfig | None = None,
+    ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         if size > LARGEST:
             raise ConfigError(f"memory of {size >> 20} MiB: with a root or a network, {LARGEST >> 20} MiB is the most")
         self._memory = GuestMemory(size, shared=True)
         self._share: DeviceServer | None = None
         self._net: DeviceServer | None = None
+        self._vsock: DeviceServer | None = None
         try:
             if path is not None:
-                config = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
-                self._share = self._serve(config, RINGS, SIZES)
+                if isinstance(path, str):
+                    path = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
+                self._share = self._serve(path, RINGS, SIZES)
             if network:
                 self._net = self._serve(NetConfig("user", mac=MAC, mtu=MTU), NET_RINGS, NET_SIZES)
+            if vsock is not None:
+                self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES)
         except BaseException:
             self.close()
             raise
 
-    def _serve(self, config: ShareConfig | NetConfig, at: int, sizes: Sequence[int]) -> DeviceServer:
+    def _serve(self, config: ShareConfig | NetConfig | VsockConfig, at: int, sizes: Sequence[int]) -> DeviceServer:
         queues = [(entries, at + index * STRIDE) for index, entries in enumerate(sizes)]
         return DeviceServer(config, self._memory, queues, lambda: self.on_failure())
 
@@ -63,13 +78,13 @@ class Devices:
     @property
     def options(self) -> list[str]:
         """Of the platform's program: the descriptors of RAM, of the kick of each queue, and of the irq."""
-        named = (("--share", self._share), ("--net", self._net))
+        named = (("--share", self._share), ("--net", self._net), ("--vsock", self._vsock))
         return [word for name, server in named if server for word in (name, ",".join(map(str, self._fds(server))))]
 
     @property
     def fds(self) -> tuple[int, ...]:
         """What the platform's program needs."""
-        return tuple({fd for server in (self._share, self._net) if server for fd in self._fds(server)})
+        return tuple({fd for server in (self._share, self._net, self._vsock) if server for fd in self._fds(server)})
 
     def stats(self) -> dict[str, Any]:
         """The counters of the directory's server: requests by kind, errors, bytes."""
@@ -85,7 +100,7 @@ class Devices:
 
     def close(self) -> None:
         """End the servers.  A second call does nothing."""
-        for server in (self._share, self._net):
+        for server in (self._vsock, self._share, self._net):
             if server:
                 server.close()
         self._memory.close()

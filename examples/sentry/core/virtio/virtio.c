@@ -16,6 +16,7 @@ static const struct {
 	{ VIRTIO_RNG, rng_start },
 	{ VIRTIO_FS, fs_start },
 	{ VIRTIO_NET, net_start },
+	{ VIRTIO_VSOCK, vsock_start },
 };
 
 static void start_ready(u32 id, u32 first_kick, void (*start)(struct virtio_device *device, u8 *rings), u8 *rings)
@@ -37,6 +38,7 @@ void virtio_init(const struct core_config *config)
 	devices = NULL;
 	fuse_root = NULL;
 	net_forget();
+	vsock_forget();
 	for (u32 i = 0; i < config->device_count; i++) {
 		volatile u8 *registers = config->ram + config->devices[i];
 		u32 id = *(volatile u32 *)(registers + DEVICE_ID);
@@ -57,6 +59,8 @@ void virtio_init(const struct core_config *config)
 		start_ready(VIRTIO_FS, 0, fs_start_ready, config->ram + config->share_rings);
 	if (config->net_rings)
 		start_ready(VIRTIO_NET, 2, net_start_ready, config->ram + config->net_rings);
+	if (config->vsock_rings)
+		start_ready(VIRTIO_VSOCK, 4, vsock_start_ready, config->ram + config->vsock_rings);
 }
 
 bool virtio_waits(void)

@@ -10,7 +10,7 @@
 
 #include "../platform.h"
 
-enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_FS = 26 };
+enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_VSOCK = 19, VIRTIO_FS = 26 };
 enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
 enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
@@ -98,6 +98,9 @@ void console_drain(void);
 void net_start(struct virtio_device *device);
 void net_start_ready(struct virtio_device *device, u8 *rings);
 void net_forget(void);
+void vsock_start(struct virtio_device *device);
+void vsock_start_ready(struct virtio_device *device, u8 *rings);
+void vsock_forget(void);
 void fs_start(struct virtio_device *device);
 void fs_start_ready(struct virtio_device *device, u8 *rings);
 
