@@ -3,6 +3,7 @@
 #include "core.h"
 #include "exec.h"
 #include "strace.h"
+#include "control/control.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
@@ -194,11 +195,11 @@ const char *core_start(const struct core_config *config)
 	net_init();
 	inet_init();
 	net_settle();
-	if (!config->program && !config->root && !fuse_root)
+	if (!config->program && !config->root && !fuse_root && !config->control)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
 	error = root_init(config);
-	if (error)
-		return error;
+	if (error || config->control)
+		return error ? error : control_start();
 	t = first_task();
 	if (!t)
 		return "the sandbox has too little memory";

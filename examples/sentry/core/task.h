@@ -126,6 +126,7 @@ struct task {
 	struct task *next_ready;
 	struct timer timer; /* ends a sleep */
 	void (*run)(void);
+	void *data; /* for run() of a task of the core's own */
 	u64 core_rsp;
 	void *stack;
 };

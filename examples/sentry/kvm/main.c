@@ -443,6 +443,7 @@ static void report_end(struct core_exit end)
 _Noreturn void kernel_main(void)
 {
 	const struct start_info *info = (const struct start_info *)(DIRECT + start_info);
+	const char *line = (const char *)(DIRECT + info->cmdline);
 	static struct core_config config;
 	const char *error;
 	u64 kernel = (u64)kernel_end - KERNEL;
@@ -457,9 +458,9 @@ _Noreturn void kernel_main(void)
 	interrupts_init();
 	clock_init();
 	serial_init();
-	crash_if_ordered((const char *)(DIRECT + info->cmdline));
+	crash_if_ordered(line);
 	find_start(info, kernel, &start);
-	devices = find_devices((const char *)(DIRECT + info->cmdline), info->rsdp, &count);
+	devices = find_devices(line, info->rsdp, &count);
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
 		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
@@ -467,7 +468,7 @@ _Noreturn void kernel_main(void)
 		.device_count = count, .strace = start.strace,
 		.program = start.program, .program_size = start.program_size, .root = start.archive,
 		.root_size = start.archive_size, .user = start.user, .group = start.group,
-		.scratch = asked_for((const char *)(DIRECT + info->cmdline), "sentry.scratch"),
+		.scratch = asked_for(line, "sentry.scratch"), .control = asked_for(line, "sentry.control"),
 		.most_tasks = start.pids,
 	};
 	start_fpu(&config);

@@ -1,6 +1,7 @@
 """`python -m pyvmm_sentry.generate --write`: make what follows from the descriptions of the system calls.
 
-That is the core's dispatch table, what its strace prints, and the page SYSCALLS.md.
+That is the core's dispatch table, what its strace prints, and the page SYSCALLS.md. Beside them: the numbers of the
+agent's messages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+from pyvmm_sentry import messages
 from pyvmm_sentry.abi import PAIRS, SETS, STRUCTS, WORDS, Struct
 from pyvmm_sentry.syscalls import SYSCALLS, Argument, Syscall
 
@@ -166,6 +168,7 @@ def main(arguments: list[str]) -> int:
     TABLE.write_text(table())
     TRACE.write_text(trace())
     PAGE.write_text(page())
+    messages.HEADER.write_text(messages.header())
     return 0
 
 

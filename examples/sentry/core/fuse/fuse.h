@@ -104,7 +104,8 @@ void fuse_cut(struct inode *inode, u64 from, u64 end); /* forget content that th
 
 /* -- mount.c -- */
 
-extern struct fuse *fuse_root; /* the file system for the root; NULL: there is none */
+extern struct fuse *fuse_root; /* the file system of the host; NULL: there is none */
 const char *fuse_mount_root(void); /* NULL, or why it cannot be */
+struct super *fuse_super(void); /* where it is not the root: a reference; NULL: there is none, or it cannot be used */
 
 #endif

@@ -83,9 +83,9 @@ static struct inode *root_inode(struct fuse *fuse)
 	return fuse_inode(fuse, &entry);
 }
 
-const char *fuse_mount_root(void)
+/* Connect to the server: NULL, or why not. */
+static const char *start(struct fuse *fuse)
 {
-	struct fuse *fuse = fuse_root;
 	struct super *super = super_new(&operations, "virtiofs", FUSE_MAGIC);
 
 	if (!super)
@@ -98,8 +98,25 @@ const char *fuse_mount_root(void)
 	super->negative = true;
 	if (fuse_init(fuse))
 		return "the server of the root does not answer as it should";
-	if (super_set_root(super, root_inode(fuse)))
-		return "the directory for the root cannot be read";
+	return super_set_root(super, root_inode(fuse)) ? "the directory for the root cannot be read" : NULL;
+}
+
+const char *fuse_mount_root(void)
+{
+	struct super *super;
+	const char *why = start(fuse_root);
+
+	if (why)
+		return why;
+	super = fuse_root->super;
 	dentry_get(super->root);
-	return mount_add(super, super->root, NULL, 0, fuse->tag) ? "the sandbox has too little memory" : NULL;
+	return mount_add(super, super->root, NULL, 0, fuse_root->tag) ? "the sandbox has too little memory" : NULL;
+}
+
+struct super *fuse_super(void)
+{
+	if (!fuse_root || (!fuse_root->super && start(fuse_root)) || !fuse_root->super->root)
+		return NULL;
+	reference_get(&fuse_root->super->references);
+	return fuse_root->super;
 }

@@ -393,17 +393,18 @@ static const char *fill_root(const struct core_config *config)
 
 const char *root_init(const struct core_config *config)
 {
+	const bool of_host = fuse_root && !config->control;
 	const char *why;
 
 	bytes_zero(&vfs, sizeof(vfs));
 	list_init(&vfs.unused);
 	list_init(&vfs.mounts);
 	vfs.last_mount = 20;
-	why = fuse_root ? fuse_mount_root() : root_in_memory();
+	why = of_host ? fuse_mount_root() : root_in_memory();
 	if (why)
 		return why;
 	vfs.fs = fs_new();
 	if (!vfs.fs)
 		return "the sandbox has too little memory";
-	return fuse_root ? root_of_host(config) : fill_root(config);
+	return of_host ? root_of_host(config) : fill_root(config);
 }

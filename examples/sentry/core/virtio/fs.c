@@ -5,8 +5,11 @@
 
 enum { FORGETS, REQUESTS, TAG_AT = 0 };
 
-static bool is_root(const char *tag)
+/* Whether the device is wanted: the root, or what the host mounts by a call. */
+static bool is_wanted(const char *tag)
 {
+	if (core.config->control)
+		return true;
 	return strings_equal(tag, "rootfs") || strings_equal(tag, "share");
 }
 
@@ -25,7 +28,7 @@ void fs_start(struct virtio_device *device)
 	if (!fuse)
 		return;
 	mmio_config(device, TAG_AT, fuse->tag, FUSE_TAG);
-	if (fuse_root || !is_root(fuse->tag) || !mmio_begin(device, 0) || !mmio_queue(device, FORGETS) ||
+	if (fuse_root || !is_wanted(fuse->tag) || !mmio_begin(device, 0) || !mmio_queue(device, FORGETS) ||
 	    !mmio_queue(device, REQUESTS)) {
 		kfree(fuse);
 		return;

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Messages of protobuf: fields that are read one by one, and fields at the end of a text. */
+#ifndef SENTRY_WIRE_H
+#define SENTRY_WIRE_H
+
+#include "../vfs/text.h"
+
+struct reader {
+	const u8 *at, *end;
+	bool broken; /* this is no message */
+};
+
+/* A number, or bytes; of the other one it is 0 or empty. */
+struct field {
+	u32 number;
+	u64 value;
+	struct reader bytes;
+};
+
+struct reader reader_of(const void *data, u64 size);
+bool field_next(struct reader *r, struct field *field); /* false: the end, or what follows is broken */
+u64 reader_size(const struct reader *r);
+bool reader_is(const struct reader *r, const char *text);
+/* Copy bytes into memory of kmalloc, with a zero behind them; NULL: no memory, or there is a zero among them. */
+char *reader_text(const struct reader *r);
+
+void put_field_number(struct text *text, u32 field, u64 value);
+void put_field_bytes(struct text *text, u32 field, const void *data, u64 size);
+void put_field_text(struct text *text, u32 field, const char *string);
+
+#endif

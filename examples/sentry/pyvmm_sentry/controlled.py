@@ -1,0 +1,77 @@
+"""The core as a process that the host controls by the agent's calls: a sandbox for containers, without a machine."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from pyvmm_sentry.share import Devices
+from vmm import HostError, ShareConfig, VsockConfig
+
+MIB = 1 << 20
+
+
+class Controlled:
+    """A running core.  The host connects to port 1024 of its socket device.
+
+    :param platform: the program of the platform
+    :param memory: bytes of RAM
+    :param share: the directory that the agent mounts
+    :param vsock: whose unix socket leads to the agent
+    :param output: a descriptor for what the core itself prints
+    :raises VmmError: a device cannot be served
+    :raises HostError: the platform's program cannot be started
+    """
+
+    def __init__(
+        self, platform: str, memory: int, share: ShareConfig | None, vsock: VsockConfig, output: int | None = None
+    ) -> None:
+        self._devices = Devices(memory, share, vsock=vsock)
+        words = [platform, "--control", "--memory", str(memory // MIB), *self._devices.options]
+        try:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=self._devices.fds, env={}
+            )
+        except OSError as error:
+            self._devices.close()
+            raise HostError(f"{platform}: {error.strerror}", errno=error.errno or 0) from error
+        self._devices.on_failure = self._process.kill
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Wait until it has ended; returns how, as text.
+
+        :raises subprocess.TimeoutExpired: it runs
+        """
+        status = self._process.wait(timeout)
+        return f"signal {-status}" if status < 0 else f"status {status}" if status else "poweroff"
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """Call *on_end* with how it has ended."""
+        threading.Thread(target=lambda: on_end(self.wait()), name="sentry", daemon=True).start()
+
+    def stats(self) -> dict[str, object]:
+        """The counters of its devices, by name."""
+        return self._devices.stats()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it.  A second call does nothing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._devices.close()
+
+
