@@ -185,6 +185,9 @@ static void bind_trees(void)
 	CALL(access("t/deep/file", F_OK));
 	CALL(umount2("t", MNT_DETACH)), CALL(umount2("d/two", MNT_DETACH));
 	MOUNTS();
+	CALL(mount("d", "d", NULL, MS_BIND | MS_REC, NULL));
+	MOUNTS();
+	CALL(umount2("d", 0)), CALL(umount2("d", 0));
 	CALL(rmdir("d/one")), CALL(rmdir("d/two"));
 }
 

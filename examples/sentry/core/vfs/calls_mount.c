@@ -63,10 +63,10 @@ static struct mount *child_of(const struct mount *mount)
 }
 
 /*
- * Remove a mount and all mounts below it.  Those in use stay until the last use ends.  Each removal can sleep: another
- * task can remove the mount itself in the meantime.
+ * Those in use stay until the last use ends.  Each removal can sleep: another task can remove the mount itself in the
+ * meantime.
  */
-static void detach_all(struct mount *mount)
+void mount_remove(struct mount *mount)
 {
 	struct mount *at, *child;
 	struct path place;
@@ -105,6 +105,13 @@ static int mount_new_super(const struct request *r, const struct path *point)
 	return mount ? attach(mount, point) : -ENOMEM;
 }
 
+int mount_type(const char *type, char *options, u32 flags, const struct path *point)
+{
+	const struct request r = { .source = (char *)type, .type = (char *)type, .options = options, .flags = flags };
+
+	return mount_new_super(&r, point);
+}
+
 /* -- bind and move -- */
 
 struct pair {
@@ -136,7 +143,7 @@ static int copy_below(const struct path *from, struct mount *to)
 			struct mount *mount = CONTAINER(at, struct mount, all), *new;
 			struct mount *parent = copy_of(pairs, count, mount->parent);
 
-			if (!parent || mount->id > last || copy_of(pairs, count, mount) || !mount_is_below(mount, from))
+			if (!parent || mount == to || mount->id > last || copy_of(pairs, count, mount) || !mount_is_below(mount, from))
 				continue;
 			new = count < MOUNTS_MOST ? mount_copy(mount, mount->root) : NULL;
 			error = new ? attach(new, &(struct path){ parent, mount->point }) : -ENOMEM;
@@ -155,25 +162,31 @@ static int find_source(const struct request *r, struct path *path)
 	return r->source && *r->source ? path_lookup(r->source, WALK_FOLLOW, path) : -EINVAL;
 }
 
+int mount_bind(const struct path *from, const struct path *point, bool deep)
+{
+	struct mount *mount;
+	int error;
+
+	if (!is_shown(from->mount))
+		return -EINVAL; /* removed, or of files without a name */
+	mount = mount_copy(from->mount, from->dentry);
+	error = mount ? attach(mount, point) : -ENOMEM;
+	if (!error && deep) {
+		error = copy_below(from, mount);
+		if (error)
+			mount_remove(mount);
+	}
+	return error;
+}
+
 static int bind(const struct request *r, const struct path *point)
 {
 	struct path from;
-	struct mount *mount = NULL;
 	int error = find_source(r, &from);
 
 	if (error)
 		return error;
-	if (is_shown(from.mount))
-		mount = mount_copy(from.mount, from.dentry);
-	else
-		error = -EINVAL; /* removed, or of files without a name */
-	if (!error)
-		error = mount ? attach(mount, point) : -ENOMEM;
-	if (!error && r->flags & MS_REC) {
-		error = copy_below(&from, mount);
-		if (error)
-			detach_all(mount);
-	}
+	error = mount_bind(&from, point, r->flags & MS_REC);
 	path_put(&from);
 	return error;
 }
@@ -305,7 +318,7 @@ static int unmount(struct mount *mount, u32 flags)
 	}
 	if (mount == mount_root() || (!(flags & MNT_DETACH) && mount->references > 2))
 		return -EBUSY;
-	detach_all(mount);
+	mount_remove(mount);
 	return 0;
 }
 

@@ -8,6 +8,12 @@
 /* A reference to a file system of a type; -ENODEV: there is no such type. The options may be overwritten. */
 int super_by_type(const char *type, char *options, struct super **super);
 
+/* -- calls_mount.c: mounts at a place, for the core -- */
+
+int mount_type(const char *type, char *options, u32 flags, const struct path *point); /* the options may be overwritten */
+int mount_bind(const struct path *from, const struct path *point, bool deep); /* deep: and what is mounted below it */
+void mount_remove(struct mount *mount); /* and all mounts below it */
+
 /* -- options -- */
 
 /* Cut the first part off a text at a separator, which is overwritten; *rest is what follows. */
