@@ -3,7 +3,7 @@
 #include "core.h"
 #include "exec.h"
 #include "strace.h"
-#include "control/control.h"
+#include "control/container.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
@@ -14,9 +14,7 @@
 
 struct core core;
 
-enum { TIMER_SLACK = 50000 };
-
-static void limits_init(struct process *p)
+void limits_init(struct process *p)
 {
 	enum { LOCKED_MOST = 8 << 20, QUEUES_MOST = 819200 };
 
@@ -126,6 +124,8 @@ void task_run(void)
 
 	for (;;) {
 		signal_deliver(t);
+		if (t->process->container)
+			container_hold(t);
 		task_enter(t, has_cpu_timers(t), &event);
 		if (has_cpu_timers(t))
 			cpu_timers_check(t->process);
@@ -140,6 +140,7 @@ void task_run(void)
 			fault(t, &event);
 		if (t->mm->exhausted) {
 			log_text("the sandbox is out of memory: the program is killed\n");
+			container_out_of_memory(t->process);
 			process_end(t->process, SIGKILL);
 		}
 	}

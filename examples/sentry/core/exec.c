@@ -344,6 +344,28 @@ s64 sys_execveat(struct task *t, const u64 *args)
 			 (flags & AT_SYMLINK_NOFOLLOW ? 0 : WALK_FOLLOW) | (flags & AT_EMPTY_PATH ? WALK_EMPTY : 0));
 }
 
+s64 exec_named(struct task *t, const char *path_name, struct arguments *arguments)
+{
+	char *name = string_size(path_name) < PAGE ? page_alloc() : NULL;
+	struct file *file = NULL;
+	struct path path;
+	s64 error = name ? path_lookup(path_name, WALK_FOLLOW, &path) : -ENOMEM;
+
+	if (!error) {
+		bytes_copy(name, path_name, string_size(path_name));
+		error = open_program(&path, &file);
+		path_put(&path);
+	}
+	if (!error)
+		error = follow_scripts(&file, arguments, name);
+	if (!error)
+		error = execute(t, file, arguments, name);
+	if (file)
+		file_put(file);
+	page_free(name);
+	return error;
+}
+
 /* -- the first program -- */
 
 const char *exec_first(struct task *t)

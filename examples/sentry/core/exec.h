@@ -31,6 +31,8 @@ const char *elf_load(struct mm *mm, struct file *file, struct image *image, int 
 const char *stack_build(struct mm *mm, const struct arguments *arguments, const char *name, const struct image *image,
 			u64 *top);
 int argument_add(struct arguments *arguments, const char *text, u64 size); /* with its zero; 0, -E2BIG, -ENOMEM */
+/* Start a program for the core in a task that may have none: 0 or -errno. Its directories' rights are not checked. */
+s64 exec_named(struct task *t, const char *path_name, struct arguments *arguments);
 /* Load the sandbox's first program into its first task. NULL, or an error message. */
 const char *exec_first(struct task *t);
 

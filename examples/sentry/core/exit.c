@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The end of tasks and processes, and the calls that wait for it. */
 #include "core.h"
+#include "control/container.h"
 #include "ipc/ipc.h"
 #include "vfs/pidfd.h"
 #include "vfs/vfs.h"
@@ -154,6 +155,8 @@ static void process_exit(struct process *p)
 	posix_timers_free(p);
 	ipc_exit(p);
 	mq_exit(p);
+	if (p->guest)
+		guest_process_ended(p);
 	if (!p->parent) {
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();
@@ -169,6 +172,8 @@ void release_mm(struct task *t)
 {
 	struct mm *mm = t->mm;
 
+	if (!mm)
+		return; /* it has no program yet */
 	if (t->clear_tid && mm->references > 1) {
 		u32 zero = 0;
 

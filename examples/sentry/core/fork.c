@@ -10,8 +10,8 @@ struct clone {
 	u64 flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
 };
 
-/* Whether the sandbox has as many tasks as it may, as a cgroup counts them: zombies included. */
-static bool is_full(void)
+/* As a cgroup counts them: zombies included. */
+bool tasks_are_full(void)
 {
 	u32 most = core.config->most_tasks, count = 0;
 
@@ -55,7 +55,7 @@ static s64 check(struct task *t, const struct clone *c)
 	/* Can sleep: thus before the tasks are counted, and before there is a child. */
 	if (flags & CLONE_PIDFD && user_writable(t->mm, c->pidfd, sizeof(s32)) < sizeof(s32))
 		return -EFAULT;
-	return is_full() || too_many(t) ? -EAGAIN : 0;
+	return tasks_are_full() || too_many(t) ? -EAGAIN : 0;
 }
 
 static struct sighand *handlers_copy(struct task *from, u64 flags)
@@ -96,8 +96,7 @@ static struct fs_context *directory_copy(struct task *from, u64 flags)
 	return from->fs;
 }
 
-/* Free a task that never ran, with the parts that it got. */
-static void discard(struct task *t)
+void task_discard(struct task *t)
 {
 	if (t->mm)
 		mm_put(t->mm);
@@ -123,7 +122,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 	t->fs = directory_copy(from, c->flags);
 	t->mm = mm_copy(from, c->flags);
 	if (!t->fpu || !t->sighand || !t->files || !t->fs || !t->mm) {
-		discard(t);
+		task_discard(t);
 		return NULL;
 	}
 	task_flush(from);
@@ -188,7 +187,7 @@ static s64 clone(struct task *from, const struct clone *c)
 			file_put(fd_clear(from->files, (u32)fd));
 		if (ref)
 			process_ref_put(ref);
-		discard(t);
+		task_discard(t);
 		t = NULL;
 	}
 	if (!t) {

@@ -75,6 +75,14 @@ const struct utsname *system_name(void)
 	return &names;
 }
 
+void system_set_hostname(const char *name)
+{
+	u64 size = string_size(name);
+
+	bytes_zero(names.node, sizeof(names.node));
+	bytes_copy(names.node, name, size < sizeof(names.node) ? size : sizeof(names.node) - 1);
+}
+
 static s64 set_name(struct task *t, char *name, u64 from, s32 size)
 {
 	char new[65] = "";

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The tables of tasks and processes, and their numbers. */
 #include "core.h"
+#include "control/container.h"
 #include "vfs/pidfd.h"
 
 enum { BUCKETS = 256, LAST_TID = 4194303, RESERVED = 300 };
@@ -109,6 +110,8 @@ struct process *process_new(struct process *parent, const struct process *like, 
 	process_adopt(parent, p);
 	if (!like)
 		return p;
+	if (like->container)
+		container_join(like->container, p);
 	p->group = like->group;
 	p->session = like->session;
 	process_share_terminal(p, like);
@@ -120,6 +123,8 @@ void process_free(struct process *p)
 {
 	timer_stop(&p->alarm);
 	process_ref_gone(p);
+	if (p->container)
+		container_leave(p);
 	signals_flush(&p->pending, ~0ull);
 	list_remove(&p->all);
 	list_remove(&p->siblings);

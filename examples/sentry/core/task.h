@@ -10,7 +10,9 @@
 #include "platform.h"
 #include "wait_queue.h"
 
+struct container;
 struct files;
+struct guest_process;
 struct fs_context;
 struct mm;
 struct process_ref;
@@ -68,6 +70,8 @@ struct process {
 	struct process_ref *ref; /* of its descriptors; NULL: there are none */
 	struct list posix_timers;
 	struct list semaphore_undos;
+	struct guest_process *guest; /* which the host knows it as (control/); NULL */
+	struct container *container; /* to which it belongs, with its descendants; NULL */
 	s32 next_timer;
 	u32 posix_timer_count;
 	u64 cpu_time, child_cpu_time, started;
@@ -132,6 +136,7 @@ struct task {
 };
 
 #define NO_CALL (~0ull)
+enum { TIMER_SLACK = 50000 }; /* of a first task */
 
 /* -- sched.c -- */
 
@@ -174,8 +179,14 @@ struct list *all_processes(void);
 	for (struct task *t = CONTAINER((process)->tasks.next, struct task, siblings); &t->siblings != &(process)->tasks; \
 	     t = CONTAINER(t->siblings.next, struct task, siblings))
 
+/* -- fork.c -- */
+
+void task_discard(struct task *t); /* one that never ran, with the parts that it got */
+bool tasks_are_full(void); /* there are as many as the sandbox may have */
+
 /* -- core.c -- */
 
+void limits_init(struct process *p); /* its resource limits */
 void task_run(void); /* a task's life in the core */
 
 /* -- exit.c -- */

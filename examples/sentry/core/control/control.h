@@ -28,6 +28,7 @@ struct call {
 	struct connection *connection;
 	struct task *task; /* which answers it; NULL: not yet */
 	bool cancelled;    /* nobody waits for the answer: the call is to end */
+	bool last;	   /* the sandbox ends behind it */
 	u32 stream;
 	u8 *body;
 	u64 body_size;

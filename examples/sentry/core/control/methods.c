@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The methods that the host can call, and those that concern the sandbox as a whole. */
-#include "control.h"
+#include "container.h"
 
+#include "../fuse/fuse.h"
 #include "../strace.h"
+#include "../vfs/process_file.h"
 
 enum { SERVING = 1 };
 
@@ -19,12 +21,83 @@ static s64 version(struct call *call)
 	return 0;
 }
 
+static s64 create_sandbox(struct call *call)
+{
+	struct reader r = call->request;
+	struct field field;
+	s64 error = 0;
+
+	while (!error && field_next(&r, &field))
+		if (field.number == CreateSandboxRequest_storages) {
+			error = mount_storage(call, field.bytes);
+		} else if (field.number == CreateSandboxRequest_hostname && field.bytes.at < field.bytes.end) {
+			char *name = reader_text(&field.bytes);
+
+			error = name ? 0 : -EINVAL;
+			if (name)
+				system_set_hostname(name);
+			kfree(name);
+		}
+	return error;
+}
+
+static s64 destroy_sandbox(struct call *call)
+{
+	const struct super *super = fuse_root ? fuse_root->super : NULL;
+
+	call->last = true;
+	return super && super->operations->sync ? super->operations->sync((struct super *)super) : 0;
+}
+
+/* Random numbers come from the platform, each time: none is kept but those of virtio-rng. */
+static s64 reseed(struct call *call)
+{
+	(void)call;
+	rng_forget();
+	return 0;
+}
+
+static s64 details(struct call *call)
+{
+	struct text agent = { .data = NULL };
+
+	put_field_text(&agent, AgentDetails_version, "0.1.0");
+	put_field_text(&agent, AgentDetails_storage_handlers, "virtio-fs");
+	put_field_text(&agent, AgentDetails_storage_handlers, "ephemeral");
+	put_field_text(&agent, AgentDetails_storage_handlers, "local");
+	put_field_bytes(&call->answer, GuestDetailsResponse_agent_details, agent.data, agent.size);
+	text_free(&agent);
+	return 0;
+}
+
+#define AGENT "grpc.AgentService"
+
 static const struct method {
 	const char *service, *name;
 	s64 (*answer)(struct call *call); /* 0 or -errno */
 } methods[] = {
 	{ "grpc.Health", "Check", check },
 	{ "grpc.Health", "Version", version },
+	{ AGENT, "CreateSandbox", create_sandbox },
+	{ AGENT, "DestroySandbox", destroy_sandbox },
+	{ AGENT, "CreateContainer", create_container },
+	{ AGENT, "StartContainer", start_container },
+	{ AGENT, "RemoveContainer", remove_container },
+	{ AGENT, "ExecProcess", exec_process },
+	{ AGENT, "SignalProcess", signal_process_call },
+	{ AGENT, "WaitProcess", wait_process },
+	{ AGENT, "ListProcesses", list_processes },
+	{ AGENT, "StatsContainer", stats_container },
+	{ AGENT, "PauseContainer", freeze_container },
+	{ AGENT, "ResumeContainer", thaw_container },
+	{ AGENT, "WriteStdin", write_stdin },
+	{ AGENT, "ReadStdout", read_stdout },
+	{ AGENT, "ReadStderr", read_stderr },
+	{ AGENT, "CloseStdin", close_stdin },
+	{ AGENT, "TtyWinResize", resize_terminal },
+	{ AGENT, "GetOOMEvent", get_oom_event },
+	{ AGENT, "ReseedRandomDev", reseed },
+	{ AGENT, "GetGuestDetails", details },
 };
 
 const char *error_text(s64 error)
@@ -66,7 +139,7 @@ void call_dispatch(struct call *call, const struct reader *service, const struct
 		if (!reader_is(name, methods[i].name) || !reader_is(service, methods[i].service))
 			continue;
 		error = methods[i].answer(call);
-		if (error < 0)
+		if (error < 0 && call->status == STATUS_OK)
 			call_fail(call, status_of(error), methods[i].name, ": ", error_text(error));
 		return;
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The server's side of ttrpc: connections, frames of ten bytes and a message, and a task for each call. */
-#include "control.h"
+#include "container.h"
 
 #include "../vfs/caller.h"
 #include "../virtio/vsock.h"
@@ -181,12 +181,23 @@ static void serve(struct call *call)
 	answer(call);
 }
 
+/* Power off, once the host has the answer. */
+static _Noreturn void end_sandbox(struct connection *c)
+{
+	while (!c->gone && !vsock_has_sent())
+		sleep_on_always(&c->socket->writable);
+	core.exit = (struct core_exit){ 0, 0 };
+	sched_end();
+}
+
 static void call_run(void)
 {
 	struct task *t = core.current;
 	struct call *call = t->data;
 
 	serve(call);
+	if (call->last)
+		end_sandbox(call->connection);
 	call_free(call);
 	task_leave(t);
 }
@@ -307,6 +318,9 @@ const char *control_start(void)
 		return "the sandbox has too little memory";
 	list_remove(&agent.process->all);
 	agent.sighand->references = 1;
+	containers_init();
+	if (roots_init())
+		return "the sandbox has too little memory";
 	vsock_listen(CONTROL_PORT, accept);
 	return NULL;
 }

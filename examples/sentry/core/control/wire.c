@@ -37,7 +37,7 @@ char *reader_text(const struct reader *r)
 	return text;
 }
 
-static u64 varint(struct reader *r)
+u64 reader_number(struct reader *r)
 {
 	u64 value = 0;
 
@@ -67,7 +67,7 @@ static u64 fixed(struct reader *r, u32 size)
 
 static struct reader bytes(struct reader *r)
 {
-	u64 size = varint(r);
+	u64 size = reader_number(r);
 	const u8 *at = r->at;
 
 	if (r->broken || size > reader_size(r)) {
@@ -85,10 +85,10 @@ bool field_next(struct reader *r, struct field *field)
 	*field = (struct field){ .bytes = reader_of(r->at, 0) };
 	if (r->broken || r->at == r->end)
 		return false;
-	key = varint(r);
+	key = reader_number(r);
 	field->number = key >> KIND_BITS <= 0xffffffff ? (u32)(key >> KIND_BITS) : 0;
 	switch (key & KIND_MASK) {
-	case VARINT: field->value = varint(r); break;
+	case VARINT: field->value = reader_number(r); break;
 	case FIXED_64: field->value = fixed(r, sizeof(u64)); break;
 	case FIXED_32: field->value = fixed(r, sizeof(u32)); break;
 	case BYTES: field->bytes = bytes(r); break;

@@ -18,6 +18,7 @@ struct field {
 };
 
 struct reader reader_of(const void *data, u64 size);
+u64 reader_number(struct reader *r); /* one that no key precedes */
 bool field_next(struct reader *r, struct field *field); /* false: the end, or what follows is broken */
 u64 reader_size(const struct reader *r);
 bool reader_is(const struct reader *r, const char *text);

@@ -165,6 +165,14 @@ int ptmx_open(struct file *file)
 	return 0;
 }
 
+struct tty *pty_unlock(struct file *master)
+{
+	struct pty *pty = master->data;
+
+	pty->locked = false;
+	return &pty->tty;
+}
+
 static void release(struct file *file)
 {
 	struct pty *pty = file->data;

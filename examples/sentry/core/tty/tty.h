@@ -218,6 +218,7 @@ static inline u64 pts_device(u32 index) /* as programs see it */
 	return (u64)PTS_MAJOR << 8 | (index & 0xff) | (u64)(index & ~0xffu) << 12;
 }
 
+struct tty *pty_unlock(struct file *master); /* its terminal can be opened from now on: borrowed */
 struct tty *pty_find(u32 index); /* borrowed; NULL */
 void devpts_init(void);
 struct super *devpts_super(void); /* a reference; NULL: no memory */

@@ -16,6 +16,7 @@ struct file *console_stream(u32 stream); /* 0, 1, 2 as the platform has them */
 const char *root_init(const struct core_config *config);
 const char *text_join(char *to, u64 size, const char *directory, const char *name); /* with a slash between; cut */
 int core_mkdir(const char *name, u32 mode); /* 0 if it is there already */
+int core_make_parents(char *name); /* the directories on the way to a name, which is the same afterwards */
 int core_mknod(const char *name, u32 mode, u64 device);
 int core_symlink(const char *target, const char *name);
 int core_mount(struct super *super, const char *name, u32 flags, const char *source); /* takes the file system */

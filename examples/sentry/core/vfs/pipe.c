@@ -496,7 +496,7 @@ int fifo_open(struct file *file)
 	return (int)error;
 }
 
-static int make_ends(u32 flags, struct file **ends)
+int pipe_make(u32 flags, struct file **ends)
 {
 	struct pipe *pipe = pipe_new();
 	struct path path;
@@ -530,7 +530,7 @@ static s64 make(struct task *t, u64 to, u32 flags)
 
 	if (flags & ~(u32)(O_CLOEXEC | O_NONBLOCK | O_DIRECT))
 		return -EINVAL;
-	error = make_ends(flags, ends);
+	error = pipe_make(flags, ends);
 	return error ? error : fd_install_two(t, ends, to, flags & O_CLOEXEC);
 }
 

@@ -35,5 +35,6 @@ s64 pipe_share(struct file *from, struct file *to, u64 size, const struct io *io
 s64 pipe_resize(struct pipe *pipe, u64 size);
 struct pipe *file_pipe(struct file *file); /* NULL: it is none */
 int fifo_open(struct file *file);
+int pipe_make(u32 flags, struct file **ends); /* one to read from, and one to write to */
 
 #endif

@@ -15,5 +15,6 @@ void synthetic_free(struct inode *inode); /* what an inode has for its content *
 void process_prepare(struct synthetic_inode *node); /* more entries of a directory below a process */
 void process_owner(s32 pid, struct inode *inode); /* who owns the files below a process */
 const struct utsname *system_name(void);
+void system_set_hostname(const char *name); /* cut after 64 bytes */
 
 #endif

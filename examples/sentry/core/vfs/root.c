@@ -90,8 +90,7 @@ int core_write_file(const char *name, const void *data, u64 size, u32 mode)
 	return done == (s64)size ? 0 : -ENOSPC;
 }
 
-/* Make the directories on the way to a name. */
-static int make_parents(char *name)
+int core_make_parents(char *name)
 {
 	for (u64 i = 1; name[i]; i++) {
 		int error;
@@ -177,7 +176,7 @@ static int link_target(const struct member *member)
 
 static int unpack(struct member *member)
 {
-	int error = make_parents(member->name);
+	int error = core_make_parents(member->name);
 
 	if (error)
 		return error;
@@ -304,7 +303,7 @@ static char *name_from_host(const char *path)
 	if (!name)
 		return NULL;
 	bytes_copy(name, path, size);
-	if (!make_parents(name))
+	if (!core_make_parents(name))
 		return name;
 	page_free(name);
 	return NULL;

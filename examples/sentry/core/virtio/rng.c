@@ -34,6 +34,11 @@ static void refill(void)
 	rng.left = written < BYTES ? written : BYTES;
 }
 
+void rng_forget(void)
+{
+	rng.left = 0;
+}
+
 bool rng_fill(void *data, u64 size)
 {
 	u8 *at = data;

@@ -85,6 +85,7 @@ void mmio_config(const struct virtio_device *device, u32 offset, void *to, u32 s
 /* -- drivers -- */
 
 void rng_start(struct virtio_device *device);
+void rng_forget(void); /* numbers that another machine may have, too */
 bool rng_fill(void *data, u64 size); /* false: there is no such device */
 void console_start(struct virtio_device *device);
 bool console_is_there(void); /* what follows is for then */

@@ -360,6 +360,13 @@ bool vsock_is_there(void)
 	return vsock.device;
 }
 
+bool vsock_has_sent(void)
+{
+	const struct virtqueue *queue = vsock.device->queues[OUT];
+
+	return queue->free_count == queue->size;
+}
+
 /* -- its users -- */
 
 void vsock_listen(u32 port, bool (*accept_one)(struct vsock *socket))

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Containers: how they are made, frozen, killed and removed, and what is counted. */
+#include "container.h"
+
+#include "../cpu_timer.h"
+#include "../slab.h"
+
+static struct {
+	struct list all;
+	u32 count;
+	struct mutex making; /* one at a time: the next root is mounted at the same place */
+	struct wait_queue out_of_memory;
+} containers;
+
+void containers_init(void)
+{
+	bytes_zero(&containers, sizeof(containers));
+	list_init(&containers.all);
+}
+
+struct container *container_find(const struct reader *id)
+{
+	LIST_EACH(at, &containers.all) {
+		struct container *container = CONTAINER(at, struct container, containers);
+
+		if (reader_is(id, container->id))
+			return container;
+	}
+	return NULL;
+}
+
+/* That of field 1 of a request; NULL: the call fails. */
+static struct container *container_of(struct call *call)
+{
+	struct reader r = call->request, id = reader_of("", 0);
+	struct container *container;
+	struct field field;
+
+	while (field_next(&r, &field))
+		if (field.number == 1)
+			id = field.bytes;
+	container = container_find(&id);
+	if (!container)
+		call_fail(call, STATUS_NOT_FOUND, "there is no such container", NULL, NULL);
+	return container;
+}
+
+void container_put(struct container *container)
+{
+	if (!reference_put(&container->references))
+		return;
+	kfree(container->id);
+	kfree(container);
+}
+
+static struct guest_process *first_of(const struct container *container)
+{
+	return list_empty(&container->processes) ? NULL :
+						   CONTAINER(container->processes.next, struct guest_process, processes);
+}
+
+bool container_runs(const struct container *container)
+{
+	const struct guest_process *first = first_of(container);
+
+	return first && first->started && !first->ended;
+}
+
+/* -- its processes -- */
+
+void container_join(struct container *container, struct process *p)
+{
+	p->container = container;
+	container->process_count++;
+	reference_get(&container->references);
+}
+
+void container_leave(struct process *p)
+{
+	struct container *container = p->container;
+
+	container->process_count--;
+	container->cpu_time += p->cpu_time;
+	wake_all(&container->changed);
+	container_put(container);
+}
+
+void container_hold(struct task *t)
+{
+	struct container *container = t->process->container;
+
+	while (container->frozen && !t->process->ending) {
+		sleep_on_killable(&container->changed, FOREVER);
+		signal_deliver(t);
+	}
+}
+
+void container_kill(struct container *container, const struct process *but)
+{
+	EACH_PROCESS(p)
+		if (p->container == container && p != but && !p->zombie)
+			process_end(p, SIGKILL);
+}
+
+void container_signal(struct container *container, int signal)
+{
+	const struct siginfo info = siginfo_user(signal, SI_USER);
+
+	EACH_PROCESS(p)
+		if (signal && p->container == container && !p->zombie)
+			signal_send_process(p, &info);
+}
+
+void container_out_of_memory(struct process *p)
+{
+	if (!p->container)
+		return;
+	p->container->out_of_memory = true;
+	wake_all(&containers.out_of_memory);
+}
+
+s64 get_oom_event(struct call *call)
+{
+	for (;;) {
+		s64 error;
+
+		LIST_EACH(at, &containers.all) {
+			struct container *container = CONTAINER(at, struct container, containers);
+
+			if (!container->out_of_memory)
+				continue;
+			container->out_of_memory = false;
+			put_field_text(&call->answer, OOMEvent_container_id, container->id);
+			return 0;
+		}
+		error = call_sleep(call, &containers.out_of_memory);
+		if (error)
+			return error;
+	}
+}
+
+/* -- its life -- */
+
+static void forget(struct container *container)
+{
+	list_remove(&container->containers);
+	containers.count--;
+	while (first_of(container))
+		guest_process_forget(first_of(container));
+	root_remove(container);
+	container_put(container);
+}
+
+static s64 add_hostname(struct reader spec)
+{
+	struct field field;
+
+	while (field_next(&spec, &field))
+		if (field.number == Spec_Hostname && field.bytes.at < field.bytes.end) {
+			char *name = reader_text(&field.bytes);
+
+			if (!name)
+				return -EINVAL;
+			system_set_hostname(name);
+			kfree(name);
+		}
+	return 0;
+}
+
+static s64 find_process(struct reader spec, struct reader *process)
+{
+	struct field field;
+
+	*process = reader_of("", 0);
+	while (field_next(&spec, &field))
+		if (field.number == Spec_Process)
+			*process = field.bytes;
+	return spec.broken ? -EINVAL : 0;
+}
+
+/* Everything of a container that is in the table: its root, and a process that waits. */
+static s64 make_parts(struct call *call, struct container *container, const struct reader *id, struct reader spec)
+{
+	struct guest_process *guest;
+	struct program program;
+	struct reader process, r = call->request;
+	struct field field;
+	s64 error = find_process(spec, &process);
+
+	while (!error && field_next(&r, &field))
+		if (field.number == CreateContainerRequest_storages)
+			error = mount_storage(call, field.bytes);
+	if (!error)
+		error = root_make(call, container, spec);
+	if (!error)
+		error = add_hostname(spec);
+	if (!error)
+		error = program_read(call, process, &program);
+	if (error)
+		return error;
+	guest = guest_process_new(container, id, &program, &error);
+	if (guest)
+		guest_process_put(guest);
+	return guest ? 0 : error;
+}
+
+static s64 make(struct call *call, const struct reader *id, struct reader spec)
+{
+	struct container *container;
+	s64 error;
+
+	if (!reader_size(id) || reader_size(id) > ID_MOST)
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "the id of a container has 1 to 255 bytes", NULL, NULL);
+	if (container_find(id))
+		return call_fail(call, STATUS_ALREADY_EXISTS, "there is such a container", NULL, NULL);
+	if (containers.count >= CONTAINERS_MOST)
+		return call_fail(call, STATUS_RESOURCE_EXHAUSTED, "there are 64 containers", NULL, NULL);
+	container = kmalloc(sizeof(*container));
+	if (!container)
+		return -ENOMEM;
+	container->references = 1;
+	container->id = reader_text(id);
+	list_init(&container->processes);
+	list_add(&containers.all, &container->containers);
+	containers.count++;
+	error = container->id ? make_parts(call, container, id, spec) : -EINVAL;
+	if (error)
+		forget(container);
+	return error;
+}
+
+s64 create_container(struct call *call)
+{
+	struct reader r = call->request, id = reader_of("", 0), spec = id;
+	struct field field;
+	s64 error;
+
+	while (field_next(&r, &field)) {
+		if (field.number == CreateContainerRequest_container_id)
+			id = field.bytes;
+		else if (field.number == CreateContainerRequest_OCI)
+			spec = field.bytes;
+		else if (field.number == CreateContainerRequest_config && field.bytes.at < field.bytes.end)
+			return call_fail(call, STATUS_INVALID_ARGUMENT, "the Sentry reads no config.json: send a message", NULL, NULL);
+	}
+	mutex_lock(&containers.making);
+	error = make(call, &id, spec);
+	mutex_unlock(&containers.making);
+	return error;
+}
+
+s64 start_container(struct call *call)
+{
+	struct container *container = container_of(call);
+	struct guest_process *first = container ? first_of(container) : NULL;
+	s64 error;
+
+	if (!container)
+		return 0;
+	if (!first)
+		return -ESRCH;
+	first->references++;
+	error = guest_process_start(call, first);
+	guest_process_put(first);
+	return error;
+}
+
+s64 remove_container(struct call *call)
+{
+	struct container *container = container_of(call);
+	s64 error = 0;
+
+	if (!container)
+		return 0;
+	reference_get(&container->references);
+	container->frozen = false;
+	container_kill(container, NULL);
+	while (container->process_count && !error)
+		error = call_sleep(call, &container->changed);
+	if (!error && !container->removed) {
+		container->removed = true;
+		mutex_lock(&containers.making);
+		forget(container);
+		mutex_unlock(&containers.making);
+	}
+	container_put(container);
+	return error;
+}
+
+static s64 set_frozen(struct call *call, bool frozen)
+{
+	struct container *container = container_of(call);
+
+	if (!container)
+		return 0;
+	if (!container_runs(container))
+		return call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
+	container->frozen = frozen;
+	wake_all(&container->changed);
+	return 0;
+}
+
+s64 freeze_container(struct call *call)
+{
+	return set_frozen(call, true);
+}
+
+s64 thaw_container(struct call *call)
+{
+	return set_frozen(call, false);
+}
+
+/* -- what is counted -- */
+
+s64 list_processes(struct call *call)
+{
+	struct container *container = container_of(call);
+	struct text list = { .data = NULL };
+
+	if (!container)
+		return 0;
+	EACH_PROCESS(p) {
+		if (p->container != container || p->zombie)
+			continue;
+		text_put(&list, list.size ? "," : "[");
+		text_number(&list, (u64)p->pid);
+	}
+	text_put(&list, list.size ? "]" : "[]");
+	put_field_bytes(&call->answer, ListProcessesResponse_process_list, list.data, list.size);
+	call->answer.failed = call->answer.failed || list.failed;
+	text_free(&list);
+	return 0;
+}
+
+static void put_message(struct text *to, u32 field, struct text *message)
+{
+	put_field_bytes(to, field, message->data, message->size);
+	to->failed = to->failed || message->failed;
+	text_free(message);
+}
+
+/* Memory is that of the sandbox: pages are not counted by containers. */
+static void put_statistics(struct text *to, u64 cpu_time, u64 tasks)
+{
+	struct text usage = { .data = NULL }, part = { .data = NULL };
+
+	put_field_number(&usage, CpuUsage_total_usage, cpu_time);
+	put_field_number(&usage, CpuUsage_usage_in_usermode, cpu_time);
+	put_message(&part, CpuStats_cpu_usage, &usage);
+	put_message(to, CgroupStats_cpu_stats, &part);
+	put_field_number(&usage, MemoryData_usage, (core.ram.count - core.ram.available) * PAGE);
+	put_field_number(&usage, MemoryData_limit, core.ram.count * PAGE);
+	put_message(&part, MemoryStats_usage, &usage);
+	put_field_number(&part, MemoryStats_use_hierarchy, 1);
+	put_message(to, CgroupStats_memory_stats, &part);
+	put_field_number(&part, PidsStats_current, tasks);
+	put_message(to, CgroupStats_pids_stats, &part);
+}
+
+s64 stats_container(struct call *call)
+{
+	struct container *container = container_of(call);
+	struct text statistics = { .data = NULL };
+	u64 cpu_time, tasks = 0;
+
+	if (!container)
+		return 0;
+	cpu_time = container->cpu_time;
+	EACH_PROCESS(p) {
+		if (p->container != container)
+			continue;
+		cpu_time += process_cpu_time(p);
+		tasks += p->zombie ? 1 : p->task_count;
+	}
+	put_statistics(&statistics, cpu_time, tasks);
+	put_message(&call->answer, StatsContainerResponse_cgroup_stats, &statistics);
+	return 0;
+}

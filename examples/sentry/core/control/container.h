@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Containers, and their processes that the host knows by name: the first one, and those that it adds by ExecProcess.
+ *
+ * Descendants belong to the container, too. All end with its first process.
+ */
+#ifndef SENTRY_CONTAINER_H
+#define SENTRY_CONTAINER_H
+
+#include "../exec.h"
+#include "../vfs/vfs.h"
+#include "control.h"
+
+enum { ID_MOST = 255, CONTAINERS_MOST = 64, PROCESSES_MOST = 256 };
+
+/* What a process starts with, from the specification's `process`. */
+struct program {
+	struct arguments arguments;
+	char *directory; /* NULL: the root */
+	struct cred cred;
+	bool has_capabilities; /* cred has them; otherwise they follow from the user */
+	bool terminal, no_new_privs;
+	struct winsize size; /* of the terminal; zeros: none is given */
+	struct rlimit limits[RLIMITS];
+	u32 limited; /* bits of those that are given */
+};
+
+/* Closed streams are NULL. A terminal's input and output are one file, its master. */
+struct guest_process {
+	struct list processes; /* of its container */
+	u32 references;	       /* of its container, of each call that uses it, and of the process itself */
+	struct container *container;
+	char *id;
+	struct program program;
+	bool terminal;
+	struct file *input, *output, *errors;
+	struct process *process; /* NULL: it has ended */
+	bool may_start; /* its program; until then it waits */
+	bool started;	/* or it could not be started */
+	s64 error;	/* why */
+	bool ended;
+	s32 status; /* as wait() has it */
+	struct wait_queue changed;
+};
+
+struct container {
+	struct list containers;
+	u32 references; /* of the table, and of each process */
+	char *id;
+	struct mount *root; /* in the agent's tree: what is below it goes with the container */
+	struct fs_context *fs; /* at the container's root */
+	struct list processes;
+	u32 guest_count, process_count; /* names that the host knows; processes, with their descendants */
+	bool frozen, removed;
+	bool out_of_memory; /* and the host does not know yet */
+	u64 cpu_time;	    /* of processes that have ended */
+	struct wait_queue changed;
+};
+
+/* -- for the core -- */
+
+void container_join(struct container *container, struct process *p);
+void container_leave(struct process *p);
+void container_hold(struct task *t); /* sleep while the container is frozen */
+void container_out_of_memory(struct process *p); /* one of its processes was killed for that */
+void guest_process_ended(struct process *p);
+
+/* -- container.c -- */
+
+struct container *container_find(const struct reader *id); /* borrowed; NULL */
+void container_put(struct container *container);
+void container_kill(struct container *container, const struct process *but); /* all its processes; but: or NULL */
+void container_signal(struct container *container, int signal);
+bool container_runs(const struct container *container);
+void containers_init(void);
+s64 create_container(struct call *call);
+s64 start_container(struct call *call);
+s64 remove_container(struct call *call);
+s64 freeze_container(struct call *call);
+s64 thaw_container(struct call *call);
+s64 list_processes(struct call *call);
+s64 stats_container(struct call *call);
+s64 get_oom_event(struct call *call);
+
+/* -- program.c -- */
+
+/* Read a `process`: 0 or -errno, with the call failed where there is more to say. */
+s64 program_read(struct call *call, struct reader message, struct program *program);
+void program_free(struct program *program);
+
+/* -- root.c -- */
+
+int roots_init(void);
+int point_make(const char *name, bool directory, struct path *point);
+s64 root_make(struct call *call, struct container *container, struct reader spec);
+void root_remove(struct container *container);
+s64 mount_storage(struct call *call, struct reader message);
+
+/* -- guest_process.c -- */
+
+/* A process that waits for may_start, with a reference for the caller; NULL: *error is why. Takes the program. */
+struct guest_process *guest_process_new(struct container *container, const struct reader *id, struct program *program,
+					s64 *error);
+void guest_process_put(struct guest_process *guest);
+void guest_process_forget(struct guest_process *guest); /* the container knows it no longer */
+/* Start its program, and wait until it runs: 0, or the call fails. */
+s64 guest_process_start(struct call *call, struct guest_process *guest);
+/* That of fields 1 and 2 of a request, with a reference; NULL: the call fails. */
+struct guest_process *guest_process_of(struct call *call);
+s64 exec_process(struct call *call);
+s64 signal_process_call(struct call *call);
+s64 wait_process(struct call *call);
+
+/* -- stream.c -- */
+
+int streams_make(struct guest_process *guest, struct task *t);
+int streams_open_terminal(struct guest_process *guest, struct task *t); /* by the process itself */
+void streams_close(struct guest_process *guest);
+s64 write_stdin(struct call *call);
+s64 read_stdout(struct call *call);
+s64 read_stderr(struct call *call);
+s64 close_stdin(struct call *call);
+s64 resize_terminal(struct call *call);
+
+#endif

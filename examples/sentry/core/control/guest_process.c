@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Processes that the host starts: how each waits, opens its streams, and executes its program. */
+#include "container.h"
+
+#include "../slab.h"
+#include "../vfs/fds.h"
+#include "../vfs/walk.h"
+
+enum { ENDED_MOST = 64 };
+
+/* -- the process itself, before its program -- */
+
+static s64 await_start(struct task *t, struct guest_process *guest)
+{
+	while (!guest->may_start)
+		if (sleep_on(&guest->changed, FOREVER))
+			signal_deliver(t); /* does not return if the process is to end */
+	return 0;
+}
+
+static s64 enter_directory(struct task *t, const char *name)
+{
+	struct path path;
+	s64 error = point_make(name, true, &path);
+
+	if (!error && !S_ISDIR(path.dentry->inode->mode)) {
+		path_put(&path);
+		error = -ENOTDIR;
+	}
+	if (!error)
+		path_replace(&t->fs->cwd, path);
+	return error;
+}
+
+/* The value of PATH in the environment. */
+static const char *search_path(const struct arguments *a)
+{
+	const char *at = a->texts;
+
+	for (u64 i = 0; i < a->argc + a->envc; i++, at += string_size(at) + 1)
+		if (i >= a->argc && bytes_equal(at, "PATH=", 5))
+			return at + 5;
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
+static bool has_slash(const char *name)
+{
+	while (*name && *name != '/')
+		name++;
+	return *name;
+}
+
+/* Execute a program of the search path, or by its own path. */
+static s64 execute(struct task *t, struct arguments *a)
+{
+	const char *at = search_path(a);
+	char *name = page_alloc();
+	s64 error = -ENOENT;
+
+	if (!name)
+		return -ENOMEM;
+	if (has_slash(a->texts))
+		error = exec_named(t, a->texts, a);
+	while (!has_slash(a->texts) && (error == -ENOENT || error == -ENOTDIR || error == -EACCES) && *at) {
+		u64 size = 0;
+		s64 now;
+
+		while (at[size] && at[size] != ':')
+			size++;
+		if (size && size + string_size(a->texts) + 2 <= PAGE) {
+			bytes_copy(name, at, size);
+			name[size] = '/';
+			bytes_copy(name + size + 1, a->texts, string_size(a->texts) + 1);
+			now = exec_named(t, name, a);
+			error = error == -EACCES && now == -ENOENT ? error : now;
+		}
+		at += size + (at[size] == ':');
+	}
+	page_free(name);
+	return error;
+}
+
+static s64 begin(struct task *t, struct guest_process *guest)
+{
+	struct program *program = &guest->program;
+	s64 error = program->terminal ? streams_open_terminal(guest, t) : 0;
+
+	if (!error)
+		error = enter_directory(t, program->directory ? program->directory : "/");
+	if (error)
+		return error;
+	cred_free(&t->cred);
+	cred_copy(&t->cred, &program->cred);
+	t->no_new_privs = program->no_new_privs;
+	for (u32 i = 0; i < RLIMITS; i++)
+		if (program->limited & 1u << i)
+			t->process->limits[i] = program->limits[i];
+	return execute(t, &program->arguments);
+}
+
+static void run(void)
+{
+	struct task *t = core.current;
+	struct guest_process *guest = t->data;
+
+	guest->error = await_start(t, guest);
+	if (!guest->error)
+		guest->error = begin(t, guest);
+	program_free(&guest->program);
+	guest->started = true;
+	wake_all(&guest->changed);
+	if (guest->error) {
+		process_end(t->process, 127 << 8);
+		task_exit(t);
+	}
+	task_run();
+}
+
+/* -- its start -- */
+
+/* A process of its own session, with the streams as its descriptors. */
+static s64 make_process(struct guest_process *guest)
+{
+	struct task *t = tasks_are_full() ? NULL : task_alloc(run);
+	s32 pid = tid_new();
+	int error = -ENOMEM;
+
+	if (!t)
+		return -EAGAIN;
+	t->data = guest;
+	t->number = NO_CALL;
+	t->timer_slack = t->default_slack = TIMER_SLACK;
+	t->files = files_new();
+	t->fs = fs_copy(guest->container->fs);
+	t->sighand = kmalloc(sizeof(*t->sighand));
+	t->fpu = fpu_new();
+	cred_init(&t->cred, 0, 0);
+	if (t->files && t->fs && t->sighand && t->fpu) {
+		t->sighand->references = 1;
+		t->process = process_new(control_process(), NULL, pid);
+	}
+	if (t->process) {
+		limits_init(t->process);
+		task_add(t, pid);
+		error = streams_make(guest, t);
+	}
+	if (error) {
+		if (t->process) {
+			task_remove(t);
+			process_free(t->process);
+		}
+		task_discard(t);
+		return error;
+	}
+	guest->terminal = guest->program.terminal;
+	guest->process = t->process;
+	t->process->guest = guest;
+	t->process->exit_signal = SIGCHLD;
+	t->process->subreaper = true; /* orphans of the container stay in it */
+	container_join(guest->container, t->process);
+	guest->references++;
+	task_start(t);
+	return 0;
+}
+
+static bool is_known(const struct container *container, const struct reader *id)
+{
+	LIST_EACH(at, &container->processes)
+		if (reader_is(id, CONTAINER(at, struct guest_process, processes)->id))
+			return true;
+	return false;
+}
+
+/* Forget processes that have ended, the oldest first, if there are many. */
+static void forget_ended(struct container *container)
+{
+	u32 ended = 0;
+
+	LIST_EACH(at, &container->processes)
+		ended += CONTAINER(at, struct guest_process, processes)->ended;
+	LIST_EACH_SAFE(at, next, &container->processes) {
+		struct guest_process *guest = CONTAINER(at, struct guest_process, processes);
+
+		if (ended <= ENDED_MOST)
+			return;
+		if (!guest->ended || at == container->processes.next) /* the first process stays */
+			continue;
+		ended--;
+		guest_process_forget(guest);
+	}
+}
+
+void guest_process_forget(struct guest_process *guest)
+{
+	list_remove(&guest->processes);
+	guest->container->guest_count--;
+	guest_process_put(guest);
+}
+
+struct guest_process *guest_process_new(struct container *container, const struct reader *id, struct program *program,
+					s64 *error)
+{
+	struct guest_process *guest = NULL;
+
+	*error = -EINVAL;
+	forget_ended(container);
+	if (!reader_size(id) || reader_size(id) > ID_MOST)
+		goto failed;
+	*error = is_known(container, id) ? -EEXIST : container->guest_count >= PROCESSES_MOST ? -ENOSPC : -ENOMEM;
+	guest = *error == -ENOMEM ? kmalloc(sizeof(*guest)) : NULL;
+	if (!guest)
+		goto failed;
+	guest->id = reader_text(id);
+	guest->container = container;
+	guest->references = 1;
+	list_init(&guest->processes);
+	reference_get(&container->references);
+	guest->program = *program;
+	*program = (struct program){ .limited = 0 };
+	*error = guest->id ? make_process(guest) : -ENOMEM;
+	if (*error) {
+		guest_process_put(guest);
+		return NULL;
+	}
+	list_add(&container->processes, &guest->processes);
+	container->guest_count++;
+	guest->references++;
+	return guest;
+failed:
+	program_free(program);
+	return NULL;
+}
+
+void guest_process_put(struct guest_process *guest)
+{
+	struct container *container = guest->container;
+
+	if (!reference_put(&guest->references))
+		return;
+	streams_close(guest);
+	program_free(&guest->program);
+	kfree(guest->id);
+	kfree(guest);
+	container_put(container);
+}
+
+void guest_process_ended(struct process *p)
+{
+	struct guest_process *guest = p->guest;
+	struct container *container = guest->container;
+	bool first = container->processes.next == &guest->processes;
+
+	p->guest = NULL;
+	guest->process = NULL;
+	guest->ended = true;
+	guest->status = p->status;
+	wake_all(&guest->changed);
+	if (first)
+		container_kill(container, p);
+	guest_process_put(guest);
+}
+
+s64 guest_process_start(struct call *call, struct guest_process *guest)
+{
+	const char *name = guest->program.arguments.texts ? guest->program.arguments.texts : "";
+	struct text subject = { .data = NULL };
+	s64 error = 0;
+
+	if (guest->may_start || guest->ended)
+		return call_fail(call, STATUS_FAILED_PRECONDITION, guest->ended ? "it has ended" : "it was started before", NULL,
+				 NULL);
+	text_bytes(&subject, name, string_size(name) + 1);
+	guest->may_start = true;
+	wake_all(&guest->changed);
+	while (!guest->started && !guest->ended && !error)
+		error = call_sleep(call, &guest->changed);
+	if (!error && guest->error) {
+		call_fail(call, STATUS_INTERNAL, "exec ", subject.failed ? "?" : subject.data, ": ");
+		text_put(&call->why, error_text(guest->error));
+	}
+	text_free(&subject);
+	return error;
+}
+
+/* -- calls -- */
+
+struct guest_process *guest_process_of(struct call *call)
+{
+	struct reader r = call->request, id = reader_of("", 0), process = id;
+	struct container *container;
+	struct field field;
+
+	while (field_next(&r, &field)) {
+		if (field.number == 1)
+			id = field.bytes;
+		else if (field.number == 2)
+			process = field.bytes;
+	}
+	container = container_find(&id);
+	if (container && !reader_size(&process))
+		process = id;
+	if (container)
+		LIST_EACH(at, &container->processes) {
+			struct guest_process *guest = CONTAINER(at, struct guest_process, processes);
+
+			if (!reader_is(&process, guest->id))
+				continue;
+			guest->references++;
+			return guest;
+		}
+	call_fail(call, STATUS_NOT_FOUND, container ? "there is no such process" : "there is no such container", NULL, NULL);
+	return NULL;
+}
+
+s64 exec_process(struct call *call)
+{
+	struct reader r = call->request, id = reader_of("", 0), container_id = id, message = id;
+	struct guest_process *guest;
+	struct container *container;
+	struct program program;
+	struct field field;
+	s64 error;
+
+	while (field_next(&r, &field))
+		switch (field.number) {
+		case ExecProcessRequest_container_id: container_id = field.bytes; break;
+		case ExecProcessRequest_exec_id: id = field.bytes; break;
+		case ExecProcessRequest_process: message = field.bytes; break;
+		}
+	container = container_find(&container_id);
+	if (!container)
+		return call_fail(call, STATUS_NOT_FOUND, "there is no such container", NULL, NULL);
+	if (!container_runs(container))
+		return call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
+	error = program_read(call, message, &program);
+	if (error)
+		return error;
+	guest = guest_process_new(container, &id, &program, &error);
+	if (!guest)
+		return error;
+	error = guest_process_start(call, guest);
+	if (call->status != STATUS_OK)
+		guest_process_forget(guest);
+	guest_process_put(guest);
+	return error;
+}
+
+s64 wait_process(struct call *call)
+{
+	struct guest_process *guest = guest_process_of(call);
+	s64 error = 0;
+
+	if (!guest)
+		return 0;
+	while (!guest->ended && !error)
+		error = call_sleep(call, &guest->changed);
+	if (!error) {
+		s32 signal = guest->status & 0x7f;
+
+		put_field_number(&call->answer, WaitProcessResponse_status, (u64)(signal ? 128 + signal : guest->status >> 8 & 0xff));
+	}
+	guest_process_put(guest);
+	return error;
+}
+
+s64 signal_process_call(struct call *call)
+{
+	struct reader r = call->request, process = reader_of("", 0);
+	struct guest_process *guest = guest_process_of(call);
+	struct field field;
+	u64 number = 0;
+	s64 error = 0;
+
+	if (!guest)
+		return 0;
+	while (field_next(&r, &field)) {
+		if (field.number == SignalProcessRequest_exec_id)
+			process = field.bytes;
+		else if (field.number == SignalProcessRequest_signal)
+			number = field.value;
+	}
+	if (number > SIGNALS)
+		error = -EINVAL;
+	else if (!reader_size(&process))
+		container_signal(guest->container, (int)number);
+	else if (!guest->process)
+		error = -ESRCH;
+	else if (number) {
+		const struct siginfo info = siginfo_user((int)number, SI_USER);
+
+		signal_send_process(guest->process, &info);
+	}
+	guest_process_put(guest);
+	return error;
+}
