@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
+from pyvmm_kata.bundle.guest_config import GuestConfig
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.pod import guest_kinds, templates
 from pyvmm_kata.pod.guest_kind import Capabilities, Wiring
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.virtual_machine import PyvmmVm
+from pyvmm_kata.pod.vm import Vm
+from pyvmm_kata.state import Json
 from tests import tiny
 from vmm import MachineConfig
 from vmm.faststart.record import replace
@@ -35,6 +39,15 @@ class TinyGuest:
 
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
         return replace(tiny.config(config.kernel, console=wiring.console), isolation=wiring.isolation)
+
+    def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
+        return None
+
+    def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
+        raise NotImplementedError
+
+    def describe_process(self, process: Json) -> tuple[Any, str]:
+        raise NotImplementedError
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         raise NotImplementedError

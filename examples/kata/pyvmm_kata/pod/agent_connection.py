@@ -12,7 +12,7 @@ from pyvmm_kata.pod.agent_client import AgentClient
 
 if TYPE_CHECKING:
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
-    from pyvmm_kata.pod.virtual_machine import Vm
+    from pyvmm_kata.pod.vm import Vm
 
 START_S = 60.0
 SEED = 64

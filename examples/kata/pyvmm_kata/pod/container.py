@@ -7,7 +7,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.bundle.checks import check_process, check_resources
-from pyvmm_kata.bundle.guest_config import process_text, resources_text, terminal_of
+from pyvmm_kata.bundle.guest_config import resources_text
 from pyvmm_kata.errors import AgentError, ConfigError
 from pyvmm_kata.pod.process import ExitStatus, Process
 from pyvmm_kata.pod.stdio import Stdio
@@ -26,6 +26,7 @@ class Container:
     """One container, made by :meth:`pyvmm_kata.pod.sandbox.Sandbox.create_container`.  Its methods can be called
     from any thread.
 
+    :param describe: makes what the agent reads of the ``process`` of a config.json
     :ivar id: its id
     :ivar bundle: what it was made from
     :ivar init: its first process
@@ -40,6 +41,7 @@ class Container:
         on_exit: Callable[[Process, ExitStatus], None],
         on_delete: Callable[[Container], None],
         refresh: Callable[[], None],
+        describe: Callable[[dict[str, Any]], tuple[Any, str]],
     ) -> None:
         self.id = container_id
         self.bundle = bundle
@@ -50,6 +52,7 @@ class Container:
         self._report = on_exit
         self._on_delete = on_delete
         self._refresh = refresh
+        self._describe = describe
         self._held = self._goes_on = False
         self.init = Process(agent, container_id, container_id, stdio, self._on_exit)
 
@@ -115,7 +118,7 @@ class Container:
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
                 self._refresh()
-                self._agent.exec_process(self.id, exec_id, terminal_of(process), process_text(process))
+                self._agent.exec_process(self.id, exec_id, *self._describe(process))
             except BaseException:
                 made.abandon()
                 raise

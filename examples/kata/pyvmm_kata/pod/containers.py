@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.checks import check_id
-from pyvmm_kata.bundle.guest_config import guest_config
 from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.namespaces import Member
 from pyvmm_kata.pod.container import Container
 from pyvmm_kata.pod.disks import PodDisks
+from pyvmm_kata.pod.guest_kinds import kind_named
 
 if TYPE_CHECKING:
     import threading
@@ -110,7 +110,7 @@ class PodContainers:
                 storages += socket_storages(self._shared, container_id)
                 self._on_host[container_id] = _OnHost(pid, shown(spec, self._shared), layout_of(spec))
                 pod = self._pod.config
-                config = guest_config(spec, pod.hostname, shared_pids=pod.shared_pids)
+                config = kind_named(pod.guest).describe(spec, pod.hostname, shared_pids=pod.shared_pids)
                 agent.create_container(container_id, config, storages)
             except BaseException:
                 made.init.abandon()
@@ -139,7 +139,8 @@ class PodContainers:
         return made
 
     def _container(self, agent: AgentClient, container_id: str, bundle: Bundle, stdio: Stdio) -> Container:
-        return Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh)
+        describe = kind_named(self._pod.config.guest).describe_process
+        return Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh, describe)
 
     def _on_delete(self, container: Container) -> None:
         with self._lock:

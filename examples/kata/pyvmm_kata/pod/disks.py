@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.storage import Storage
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
-    from pyvmm_kata.pod.virtual_machine import Vm
+    from pyvmm_kata.pod.vm import Vm
 
 
 class PodDisks:

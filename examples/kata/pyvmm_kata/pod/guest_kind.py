@@ -12,13 +12,16 @@ A new kind is a class with the methods of :class:`GuestKind` and a line in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm_kata.bundle.guest_config import GuestConfig
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from pyvmm_kata.pod.templates import Kind
+    from pyvmm_kata.pod.vm import Vm
+    from pyvmm_kata.state import Json
     from vmm import ConsoleConfig, MachineConfig, NetConfig, VsockConfig
 
 AGENT_PORT, FORWARD_PORT = 1024, 1026
@@ -74,6 +77,20 @@ class GuestKind(Protocol):
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
         """The machine that boots: which kernel with which command line, and which devices.  A clone or a restored
         machine opens the files of these devices: what is saved could name any file."""
+
+    def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
+        """A process that takes the place of the machine, started; None: a machine is needed.
+
+        :param folder: where its socket is made
+        :param shared: the directory that the guest sees
+        :raises VmmError: it cannot be made
+        """
+
+    def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
+        """A container for the agent, see :func:`pyvmm_kata.bundle.guest_config.guest_config`."""
+
+    def describe_process(self, process: Json) -> tuple[Any, str]:
+        """A process for the agent, from the ``process`` of a config.json: a ``grpc.Process``, and text or nothing."""
 
     def template(self, config: SandboxConfig, nets: int) -> Kind:
         """What a template for such a machine is made of: two configurations that a clone of one template can serve

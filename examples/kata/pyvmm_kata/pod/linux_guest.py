@@ -7,9 +7,10 @@ all machines of a host share the pages.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
+from pyvmm_kata.bundle.guest_config import guest_config, process_text, terminal_of
 from pyvmm_kata.bundle.guest_devices import serial_of
 from pyvmm_kata.bundle.root_disks import SERIAL
 from pyvmm_kata.bundle.settings import FILE, most_cpus
@@ -30,8 +31,11 @@ from vmm import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pyvmm_kata.bundle.guest_config import GuestConfig
     from pyvmm_kata.pod.guest_kind import Wiring
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_kata.pod.vm import Vm
+    from pyvmm_kata.state import Json
 
 CMDLINE = "quiet oops=panic root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 """A kernel that continues after an oops may have processes that nothing can kill: their container never ends."""
@@ -64,6 +68,18 @@ class LinuxGuest:
         spares = network.spares if network is not None else ()
         kind = self._kind(config, spares, len(wiring.nets))
         return _machine(kind, wiring, disks)
+
+    def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
+        """See :class:`GuestKind`."""
+        return None
+
+    def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
+        """See :class:`GuestKind`."""
+        return guest_config(spec, hostname, shared_pids=shared_pids)
+
+    def describe_process(self, process: Json) -> tuple[Any, str]:
+        """See :class:`GuestKind`."""
+        return terminal_of(process), process_text(process)
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         """See :class:`GuestKind`.  All network devices of a template are spare ones."""

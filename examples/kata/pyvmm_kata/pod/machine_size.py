@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.agent_client import AgentClient
     from pyvmm_kata.pod.container import Container
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
-    from pyvmm_kata.pod.virtual_machine import Vm
+    from pyvmm_kata.pod.vm import Vm
     from pyvmm_kata.state import Json
 
 GROW_S, _LOOK_S = 20.0, 0.01

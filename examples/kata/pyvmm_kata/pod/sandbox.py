@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.process import ExitStatus, Process
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from pyvmm_kata.pod.stdio import Stdio
-    from pyvmm_kata.pod.virtual_machine import Vm
+    from pyvmm_kata.pod.vm import Vm
     from pyvmm_kata.state import Json
 
 STOP_S = 5.0
@@ -42,10 +42,10 @@ CHECK_EVERY_S, CHECK_S = 10.0, 30.0
 
 
 def boot_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
-    """A machine of pyvmm's."""
-    from pyvmm_kata.pod.virtual_machine import PyvmmVm
+    """A machine of pyvmm's, or what its kind of guest has instead."""
+    from pyvmm_kata.pod.virtual_machine import start_vm
 
-    return PyvmmVm(config, folder, shared)
+    return start_vm(config, folder, shared)
 
 
 class Sandbox:
@@ -155,7 +155,7 @@ class Sandbox:
         return self._containers.on_host[container_id].layout
 
     def save(self, folder: str) -> None:
-        """Save the machine, see :meth:`pyvmm_kata.pod.virtual_machine.Vm.save`.
+        """Save the machine, see :meth:`pyvmm_kata.pod.vm.Vm.save`.
 
         :raises VmmError: it cannot be saved, or does not run (any more)
         """
@@ -268,7 +268,7 @@ class Sandbox:
         return self._ended.wait(timeout)
 
     def figures(self) -> Json:
-        """What the machine counts, see :meth:`pyvmm_kata.pod.virtual_machine.Vm.figures`.
+        """What the machine counts, see :meth:`pyvmm_kata.pod.vm.Vm.figures`.
 
         :raises HostError: it does not run (any more)
         """

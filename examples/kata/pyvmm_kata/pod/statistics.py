@@ -21,7 +21,7 @@ GUEST_S = 2.0
 
 def collect(sandbox: Sandbox) -> Json:
     """Of a sandbox: ``id``, ``pid`` of its holder, ``memory`` in bytes and ``vcpus``, ``machine``: see
-    :meth:`pyvmm_kata.pod.virtual_machine.Vm.figures`, and ``containers``: those of each by its id, as far as the guest
+    :meth:`pyvmm_kata.pod.vm.Vm.figures`, and ``containers``: those of each by its id, as far as the guest
     tells them; ``answered``: whether it has told all.
 
     :raises VmmError: the machine does not run any more

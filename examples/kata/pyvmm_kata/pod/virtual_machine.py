@@ -8,7 +8,7 @@ import resource
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import GuestError, HostError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.pod import templates
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_kata.pod.vm import Vm
     from vmm import AnyMachine, EndEvent, Event
 
 FILES = 4096
@@ -37,98 +38,8 @@ COUNTERS = (
 )
 
 
-class Vm(Protocol):
-    """The interface of a sandbox to its virtual machine; tests have one without KVM.
-
-    :ivar template: the folder of the template that it is a clone of, and whose identity it must change; empty: none
-    :ivar why: the reason why it is not a clone although there are templates
-    :ivar wanted: the template to build for the next one like it; None: there is nothing to build
-    """
-
-    template: str
-    why: str
-    wanted: templates.Kind | None
-
-    def connect(self, timeout: float) -> socket.socket:
-        """A connection to the agent, once it listens.
-
-        :raises GuestError: it does not listen in time
-        """
-
-    def dial(self) -> socket.socket:
-        """A connection to the agent's port for connections from the host (``linux-guest/agent/relay.h``).
-
-        :raises OSError: there is none
-        :raises VmmError: the machine does not run any more
-        """
-
-    def watch(self, on_end: Callable[[str], None]) -> None:
-        """Call *on_end*, with a reason, when the machine has ended, for example by the death of the share's server."""
-
-    def plug(self, disk: RootDisk, serial: str) -> None:
-        """Give the running guest a disk, with the serial number *serial*.
-
-        :raises VmmError: it cannot be opened, or the machine has no room for it
-        """
-
-    def unplug(self, serial: str) -> None:
-        """Unplug that disk and close it, whether the guest releases it or not.
-
-        :raises VmmError: the machine does not run any more
-        """
-
-    def readdress(self, number: int, mac: str) -> None:
-        """Change the MAC address of a network device that has no driver in the guest.
-
-        :param number: the index of the network's device
-        :raises VmmError: the machine does not run any more
-        """
-
-    def refresh(self) -> None:
-        """Wait until the guest sees everything that the host wrote to shared files before this call; mostly that is at
-        once.
-
-        :raises VmmError: the machine does not run any more
-        """
-
-    def save(self, folder: str) -> None:
-        """Save it as a snapshot in *folder*, which is new; it continues.
-
-        :raises VmmError: a part of it cannot be saved, or the host cannot write it
-        """
-
-    def resize_memory(self, size: int) -> None:
-        """Request that the guest use *size* bytes of memory, between its initial size and ``more_memory`` beyond.
-
-        :raises VmmError: the machine does not run any more
-        """
-
-    @property
-    def cpus(self) -> int:
-        """How many CPUs the guest may use now.
-
-        :raises VmmError: the machine does not run any more
-        """
-
-    def resize_cpus(self, count: int) -> None:
-        """Allow the guest the first *count* CPUs, from its initial number up to ``more_cpus`` beyond.
-
-        :raises VmmError: the guest uses one of the others, or the machine does not run any more
-        """
-
-    def figures(self) -> dict[str, Any]:
-        """Counters: ``vcpus``, with KVM's names and numbers of each, and exits to ``c`` and ``python``; ``devices``,
-        with the ``name`` and counters of each.
-
-        :raises VmmError: the machine does not run any more
-        """
-
-    def close(self) -> None:
-        """End it and release its resources."""
-
-
 class PyvmmVm:
-    """A machine of pyvmm's, started.
+    """A machine of pyvmm's, started: a :class:`pyvmm_kata.pod.vm.Vm`.
 
     :param config: what it is made from
     :param folder: where its socket and its console's file are made
@@ -267,6 +178,14 @@ class PyvmmVm:
         with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
             for line in lines:
                 timeline.note(f"guest: {line.rstrip()}")
+
+
+def start_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:
+    """The machine of a sandbox, or the process that takes its place, started; see :class:`PyvmmVm`.
+
+    :raises VmmError: it cannot be made
+    """
+    return kind_named(config.guest).start_process(config, folder, shared) or PyvmmVm(config, folder, shared)
 
 
 def _last_words(console: ConsoleLog) -> str:
