@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import threading
 from collections.abc import Callable
@@ -73,5 +72,3 @@ class Controlled:
         if self._process.stdin:
             self._process.stdin.close()
         self._devices.close()
-
-
