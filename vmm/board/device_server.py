@@ -24,7 +24,7 @@ DRIVER_FEATURES = spec.F_VERSION_1 | spec.F_EVENT_IDX
 
 
 class DeviceServer:
-    """Serves the device of *config* on queues at fixed places, from the start until :meth:`close`.
+    """Serves the device of *config* on queues at fixed places, until :meth:`close`.
 
     Nothing is negotiated: the driver uses split queues with event indices. It signals :attr:`kicks`, and waits for
     :attr:`irq`. A driver that breaks a ring stops the device for good.
@@ -34,6 +34,7 @@ class DeviceServer:
     :param queues: size and address of the descriptors of each queue, in the order of their numbers; the other areas
         follow, see :func:`areas`
     :param on_failure: called, on any thread, when the driver has broken a ring
+    :param start: otherwise, :meth:`start` does so: until then, the device has its processes, but no thread
     :ivar kicks: descriptors of eventfds, one for each queue: the driver adds 1 after it has made buffers available
     :ivar irq: the descriptor of an eventfd: buffers have been used
     :raises ConfigError: the device cannot be opened
@@ -46,18 +47,31 @@ class DeviceServer:
         memory: GuestMemory,
         queues: Sequence[tuple[int, int]],
         on_failure: Callable[[], None] = lambda: None,
+        *,
+        start: bool = True,
     ) -> None:
         self._on_failure = on_failure
         self._owned = Owned()
         self._loop = self._owned.add(Loop())
+        self._thread: Task | None = None
         try:
-            self._start(config, memory, queues)
-            self._thread = Task(self._loop.run, "device-server")
+            self._open(config, memory)
+            self._queues = [QueueConfig(size, True, address, *areas(size, address)) for size, address in queues]
+            if start:
+                self.start()
         except BaseException:
             self._owned.close()
             raise
 
-    def _start(self, config: DeviceConfig, memory: GuestMemory, queues: Sequence[tuple[int, int]]) -> None:
+    def start(self) -> None:
+        """Serve the queues, and what the driver has added to them so far.
+
+        :raises HostError: the device cannot be started
+        """
+        self._runner.start(DRIVER_FEATURES, self._queues)
+        self._thread = Task(self._loop.run, "device-server")
+
+    def _open(self, config: DeviceConfig, memory: GuestMemory) -> None:
         page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
         irq = self._owned.add(EventFd())
         device = config.open(Opening(1, memory.size, self._loop, self._owned))
@@ -67,10 +81,13 @@ class DeviceServer:
             Runner(device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, self._on_failure)
         )
         device.negotiate(DRIVER_FEATURES)
-        configs = [QueueConfig(size, True, address, *areas(size, address)) for size, address in queues]
-        self._runner.start(DRIVER_FEATURES, configs)
         self.kicks = tuple(kick.fd for kick in kicks)
         self.irq = irq.fd
+
+    @property
+    def device(self) -> Any:
+        """The device itself, for what it offers to programs of the host."""
+        return self._runner.device
 
     @property
     def running(self) -> bool:
@@ -84,7 +101,8 @@ class DeviceServer:
     def close(self) -> None:
         """Stop and close the device.  A second call does nothing."""
         self._loop.stop()
-        self._thread.close()
+        if self._thread is not None:
+            self._thread.close()
         self._owned.close()
 
 
