@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -22,14 +23,21 @@ class Controlled:
     :param share: the directory that the agent mounts
     :param vsock: whose unix socket leads to the agent
     :param output: a descriptor for what the core itself prints
+    :param before: called when all processes run, and before there is a thread
     :raises VmmError: a device cannot be served
     :raises HostError: the platform's program cannot be started
     """
 
     def __init__(
-        self, platform: str, memory: int, share: ShareConfig | None, vsock: VsockConfig, output: int | None = None
+        self,
+        platform: str,
+        memory: int,
+        share: ShareConfig | None,
+        vsock: VsockConfig,
+        output: int | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        self._devices = Devices(memory, share, vsock=vsock)
+        self._devices = Devices(memory, share, vsock=vsock, start=False)
         words = [platform, "--control", "--memory", str(memory // MIB), *self._devices.options]
         try:
             self._process = subprocess.Popen(
@@ -39,6 +47,20 @@ class Controlled:
             self._devices.close()
             raise HostError(f"{platform}: {error.strerror}", errno=error.errno or 0) from error
         self._devices.on_failure = self._process.kill
+        try:
+            before()
+            self._devices.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """A connection to a port of the core.
+
+        :raises TimeoutError: it does not accept in time
+        :raises ConnectionRefusedError: it does not listen there, or has ended
+        """
+        return self._devices.connect(port, timeout)
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until it has ended; returns how, as text.

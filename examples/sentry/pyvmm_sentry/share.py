@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -34,6 +35,7 @@ class Devices:
     :param path: of a directory for the root, or None; or the record of a share
     :param network: connect the core with the user's network, through passt
     :param vsock: sockets of the host, on which the core serves the agent's calls; its CID must be 3
+    :param start: otherwise, :meth:`start` does so: until then, there is no thread
     :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
     :raises ConfigError: a device cannot be served, or RAM is too large
     :raises HostError: a device cannot be served
@@ -47,6 +49,7 @@ class Devices:
         read_only: bool = False,
         network: bool = False,
         vsock: VsockConfig | None = None,
+        start: bool = True,
     ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         if size > LARGEST:
@@ -64,13 +67,27 @@ class Devices:
                 self._net = self._serve(NetConfig("user", mac=MAC, mtu=MTU), NET_RINGS, NET_SIZES)
             if vsock is not None:
                 self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES)
+            if start:
+                self.start()
         except BaseException:
             self.close()
             raise
 
+    @property
+    def _servers(self) -> list[DeviceServer]:
+        return [server for server in (self._vsock, self._share, self._net) if server is not None]
+
+    def start(self) -> None:
+        """Serve the devices.
+
+        :raises HostError: one cannot be started
+        """
+        for server in self._servers:
+            server.start()
+
     def _serve(self, config: ShareConfig | NetConfig | VsockConfig, at: int, sizes: Sequence[int]) -> DeviceServer:
         queues = [(entries, at + index * STRIDE) for index, entries in enumerate(sizes)]
-        return DeviceServer(config, self._memory, queues, lambda: self.on_failure())
+        return DeviceServer(config, self._memory, queues, lambda: self.on_failure(), start=False)
 
     def _fds(self, server: DeviceServer) -> tuple[int, ...]:
         return (self._memory.fd, *server.kicks[:2], server.irq)
@@ -84,7 +101,13 @@ class Devices:
     @property
     def fds(self) -> tuple[int, ...]:
         """What the platform's program needs."""
-        return tuple({fd for server in (self._share, self._net, self._vsock) if server for fd in self._fds(server)})
+        return tuple({fd for server in self._servers for fd in self._fds(server)})
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """A connection of the host to a port of the core, see :meth:`vmm.virtio.vsock.device.Vsock.connect`."""
+        assert self._vsock
+        made: socket.socket = self._vsock.device.connect(port, timeout=timeout)
+        return made
 
     def stats(self) -> dict[str, Any]:
         """The counters of the directory's server: requests by kind, errors, bytes."""
@@ -100,9 +123,8 @@ class Devices:
 
     def close(self) -> None:
         """End the servers.  A second call does nothing."""
-        for server in (self._vsock, self._share, self._net):
-            if server:
-                server.close()
+        for server in self._servers:
+            server.close()
         self._memory.close()
 
 
