@@ -394,19 +394,20 @@ def write_command(python: str) -> None:
     folder = "python{}.{}".format(*python_version(python))
     packages = os.path.join(VENV, "lib", folder, "site-packages")
     kata = os.path.join(ROOT, "examples", "kata")
+    paths = [ROOT, packages, kata, os.path.join(ROOT, "examples", "sentry")]
     start = "import gc\n\ngc.disable()\nfrom vmm.cli.entry import begin as main\n"
-    write_program(python, "pyvmm", [ROOT, packages, kata], start, head=f"#!{warm} {python}\n")
+    write_program(python, "pyvmm", paths, start, head=f"#!{warm} {python}\n")
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
         first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
         # sh reads up to the exec, and Python a string
         head = f"#!/bin/sh\n''':'\nexec {first} {warm} {python} \"$0\" -- \"$@\"\n'''\n"
         start = "import gc\n\ngc.disable()\nfrom pyvmm_kata.entry import begin\n"
         oci = "begin('pyvmm_kata.oci.main')"
-        write_program(python, "pyvmm-oci", [ROOT, packages, kata], start, head=head, call=oci)
+        write_program(python, "pyvmm-oci", paths, start, head=head, call=oci)
         shim = "from pyvmm_kata.shim.main import main\n"
-        write_program(python, "containerd-shim-pyvmm-v2", [ROOT, packages, kata], shim)
+        write_program(python, "containerd-shim-pyvmm-v2", paths, shim)
         pool = "from pyvmm_kata.oci.pool import main\n"
-        write_program(python, "pyvmm-poold", [ROOT, packages, kata], pool)
+        write_program(python, "pyvmm-poold", paths, pool)
 
 
 def write_program(

@@ -31,7 +31,9 @@ class TinyGuest:
     """Says hello and powers off; there are no templates of it."""
 
     name = "tiny"
-    can = Capabilities(memory=False, cpus=False, disks=False, templates=False, checkpoints=False)
+    can = Capabilities(
+        memory=False, cpus=False, disks=False, templates=False, checkpoints=False, network=False, policy=False
+    )
 
     def check(self, config: SandboxConfig) -> None:
         if not os.path.exists(config.kernel):

@@ -8,10 +8,12 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
     template = "off"            # "auto", which a pool implies: machines are clones of one that has booted
+    guest = "linux"             # "sentry": containers run on this project's own kernel, without Linux
     isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
     policy = ""                 # a file with the requests that the guest's agent serves; empty: all
     annotations = []            # what containers may ask for: "default_memory", "default_vcpus", "kernel_params",
-                                # "kernel", "image", "template", "policy", "network", "publish"; or true: all of it
+                                # "kernel", "image", "template", "policy", "network", "publish", "isolation"; or
+                                # true: all of it
     pool = 0                    # how many machines pyvmm-poold keeps ready
     max_memory = "0M"           # the most that default_memory may say; 0: what the host has
     more_memory = "0M"          # how much more a machine may get while it runs, when limits are raised (update)
@@ -56,6 +58,8 @@ MORE_STEP, MORE_MOST = 128 * MIB, 256 << 30
 MAX_POOL = 64
 TEMPLATES = ("auto", "off")
 ISOLATIONS = ("process", "thread")
+GUESTS = {"vm": "linux", "sentry": "sentry"}
+"""Kinds of guests, by the words of ``--isolation`` and of the annotation."""
 
 
 class Settings(NamedTuple):
@@ -70,6 +74,7 @@ class Settings(NamedTuple):
     max_memory: int = 0
     template: str = "off"
     isolation: str = "process"
+    guest: str = "linux"
     policy: Policy | None = None
     pool: int = 0
     more_memory: int = 0
@@ -185,6 +190,16 @@ def _network(text: str, _chosen: Settings, what: str) -> str:
     return text
 
 
+def guest_named(word: str, what: str) -> str:
+    """The kind of guest for a word of ``--isolation``.
+
+    :raises ConfigError: there is none
+    """
+    if word not in GUESTS:
+        raise ConfigError(f"{what}: {word!r:.60} is not one of {', '.join(GUESTS)}", code="oci-isolation")
+    return GUESTS[word]
+
+
 class Annotation(NamedTuple):
     """What a container may ask for, if ``annotations`` of the file names it.
 
@@ -202,6 +217,7 @@ class Annotation(NamedTuple):
 
 PREFIX = "io.katacontainers.config.hypervisor."
 POLICY, NETWORK, PUBLISH = "io.katacontainers.config.agent.policy", "io.pyvmm.network", "io.pyvmm.publish"
+ISOLATION = "io.pyvmm.isolation"
 ANNOTATIONS = {
     each.name: each
     for each in (
@@ -219,6 +235,7 @@ ANNOTATIONS = {
         Annotation("policy", POLICY, "policy", _policy),
         Annotation("network", NETWORK, "network", _network),
         Annotation("publish", PUBLISH, "publish", lambda text, own, what: text),
+        Annotation("isolation", ISOLATION, "guest", lambda text, own, what: guest_named(text, what)),
     )
 }
 """All of them; a new one is a line here, and what uses its setting."""
@@ -335,6 +352,9 @@ def _check(values: Json, path: str) -> Settings:
         values = {"template": "auto", **values}  # the machines of a pool are clones
     made = defaults._replace(**values)
     _template(made.template, f"{path}: template = ", "kata-config")
+    if made.guest not in GUESTS.values():
+        words = f"{path}: guest = {made.guest!r:.60} is not one of {', '.join(GUESTS.values())}"
+        raise ConfigError(words, code="kata-config")
     if made.isolation not in ISOLATIONS:
         words = f"{path}: isolation = {made.isolation!r:.60} is not one of {', '.join(ISOLATIONS)}"
         raise ConfigError(words, code="kata-config")

@@ -37,6 +37,7 @@ class Context(NamedTuple):
     """The global options.
 
     :ivar annotations: those of config.json that the caller has written itself, so that the settings need not allow them
+    :ivar isolation: ``vm`` or ``sentry``, instead of what the settings say; or empty
     """
 
     root: str
@@ -46,6 +47,7 @@ class Context(NamedTuple):
     systemd_cgroup: bool = False
     config: str = ""
     annotations: tuple[str, ...] = ()
+    isolation: str = ""
 
     def folder(self, container_id: str) -> str:
         """The folder of a container's state."""

@@ -134,6 +134,8 @@ def _checked(
     if options["console-socket"] and not terminal:
         raise ConfigError("create: --console-socket needs process.terminal in config.json", code="oci-console")
     chosen = settings.load(context.config).allow(context.annotations).with_annotations(bundle.annotations)
+    if context.isolation:
+        chosen = chosen._replace(guest=settings.guest_named(context.isolation, "--isolation"))
     if kept is not None:
         kept.sort(bundle)
         kept.check(bundle, chosen, shared=bool(machine.holder))

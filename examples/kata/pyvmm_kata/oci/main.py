@@ -62,6 +62,7 @@ OPTIONS = {
     "rootless": VALUE,
     "criu": VALUE,
     "config": VALUE,
+    "isolation": VALUE,
     "help": FLAG,
     "version": FLAG,
 }
@@ -74,7 +75,8 @@ commands:
 {commands}
 
 global options: --root DIR, --log FILE, --log-format text|json, --debug (into the log: when what happened, and the
-guest's console), --systemd-cgroup, --config FILE (see the user's guide)
+guest's console), --systemd-cgroup, --config FILE (see the user's guide), --isolation vm|sentry (what runs containers that
+are made: Linux in a virtual machine, or this project's own kernel)
 """
 
 
@@ -100,6 +102,7 @@ def context_of(options: Json) -> Context:
         options["debug"],
         options["systemd-cgroup"],
         options["config"],
+        isolation=options["isolation"],
     )
 
 

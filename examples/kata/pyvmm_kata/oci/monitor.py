@@ -27,6 +27,7 @@ from pyvmm_kata.oci.delete import clear
 from pyvmm_kata.oci.shared_machine import folder_of, sweep
 from pyvmm_kata.pod import network
 from pyvmm_kata.pod.events import SandboxEvent
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
@@ -93,6 +94,7 @@ class Monitor:
         self._first = ContainerService(plan, self._join, self._adopt_network, self._on_lost, self._may_save)
         self._services = {plan.container_id: self._first}
         self._home = plan.cgroup
+        self._can = kind_named(plan.settings.guest).can
         self._has_network = False
         self._settle: Callable[[], None] = lambda: None
         """Waits until the processes of a machine that was adopted are in the container's control group."""
@@ -151,12 +153,13 @@ class Monitor:
                 hostname=machine_name(spec),
                 cmdline=plan.settings.kernel_params,
                 network=self._network(),
-                loopback=self._has_network,
+                loopback=self._has_network and self._can.network,
                 root=plan.bundle.disk,
                 volumes=plan.bundle.volumes,
                 seal=lambda wanted: privileges.seal(),
                 template=plan.settings.template == "auto" and kept is None,
                 isolation=plan.settings.isolation,
+                guest=plan.settings.guest,
                 policy=plan.settings.policy,
                 checkpoint=kept.machine if kept is not None else "",
                 more_memory=kept.more_memory if kept is not None else plan.settings.more_memory,
@@ -260,6 +263,8 @@ class Monitor:
     def _network(self) -> network.Network | None:
         annotations = self._plan.bundle.annotations
         chosen, kept = self._plan.settings, self._plan.kept
+        if not self._can.network:
+            return self._no_network()
         if chosen.network == "user":
             if kept is not None and [net.mac for net in kept.nets] != [network.USER_MAC]:
                 raise ConfigError(f"annotation {NETWORK}: the container that was checkpointed had another network")
@@ -275,6 +280,18 @@ class Monitor:
         late = is_filled_late and not (namespace(spec, "network") or {}).get("path")
         spares = SPARES if namespace(spec, "user") is not None else 1
         return network.take_over(self._plan.face.namespace("net") if late else "", spares)
+
+    def _no_network(self) -> None:
+        """
+        :raises ConfigError: the container is to have one
+        """
+        if self._plan.settings.network or network.has_interfaces():
+            guest = self._plan.settings.guest
+            raise ConfigError(
+                f"a guest of the kind {guest} has no network but its loopback interface, and the container has another",
+                code="oci-network",
+                hint="podman: --network none; or use --isolation vm",
+            )
 
     def _adopt_network(self) -> None:
         if self._sandbox is not None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.pod.linux_guest import LINUX
+from pyvmm_kata.pod.sentry_guest import SENTRY
 
 if TYPE_CHECKING:
     from pyvmm_kata.pod.guest_kind import GuestKind
 
-KINDS: dict[str, GuestKind] = {kind.name: kind for kind in (LINUX,)}
+KINDS: dict[str, GuestKind] = {kind.name: kind for kind in (LINUX, SENTRY)}
 """All of them; a new one is added here."""
 
 

@@ -1,0 +1,116 @@
+"""Guests whose kernel is the Sentry, this project's own (``examples/sentry``): it runs containers without Linux.
+
+Its core answers the agent's calls itself, so the machine needs no image.  Without KVM, a process of the host takes the
+place of the machine (:mod:`pyvmm_kata.pod.sentry_process`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.bundle.guest_config import GuestConfig
+from pyvmm_kata.bundle.guest_message import process_message, spec_message
+from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.host.mounts import TAG
+from pyvmm_kata.pod.guest_kind import Capabilities
+from vmm import BootConfig, HostError, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
+
+if TYPE_CHECKING:
+    from pyvmm_kata.pod import templates
+    from pyvmm_kata.pod.guest_kind import Wiring
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_kata.pod.vm import Vm
+    from pyvmm_kata.state import Json
+
+CMDLINE = "quiet sentry.control"
+
+
+class SentryGuest:
+    """See :class:`pyvmm_kata.pod.guest_kind.GuestKind`."""
+
+    name = "sentry"
+    can = Capabilities(
+        memory=False, cpus=False, disks=False, templates=False, checkpoints=False, network=False, policy=False
+    )
+
+    def check(self, config: SandboxConfig) -> None:
+        """
+        :raises ConfigError: the sandbox has what the Sentry does not have, or its package is missing
+        """
+        missing = [
+            what
+            for what, wanted in (
+                ("disks", config.root is not None or config.volumes),
+                ("checkpoints", config.checkpoint),
+                ("policies of the agent", config.policy is not None),
+                ("network interfaces", config.network is not None and config.network.nets),
+            )
+            if wanted
+        ]
+        if missing:
+            raise ConfigError(
+                f"a Sentry has no {' and no '.join(missing)}", code="guest-kind", hint="use --isolation vm"
+            )
+        _builder()
+
+    def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
+        """See :class:`GuestKind`."""
+        return MachineConfig(
+            boot=BootConfig(_builder().kernel(), None, f"{CMDLINE} {config.cmdline}".rstrip()),
+            memory=MemoryConfig(config.memory),
+            shares=(_share(wiring.share),),
+            vsock=wiring.vsock,
+            console=wiring.console,
+            isolation=wiring.isolation,
+        )
+
+    def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
+        """See :class:`GuestKind`: where KVM cannot be used."""
+        try:
+            if kvm_verdict().usable:
+                return None
+        except HostError:
+            pass  # there is no KVM
+        self.check(config)
+        from pyvmm_kata.pod.sentry_process import SentryProcess
+
+        return SentryProcess(config, folder, _share(shared))
+
+    def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
+        """See :class:`GuestKind`: as a message. All containers have one pid namespace."""
+        return GuestConfig("", "", spec_message({"hostname": hostname, **spec}))
+
+    def describe_process(self, process: Json) -> tuple[Any, str]:
+        """See :class:`GuestKind`."""
+        return process_message(process), ""
+
+    def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
+        """See :class:`GuestKind`.
+
+        :raises ConfigError: there are none
+        """
+        raise ConfigError("there are no templates of a Sentry", code="guest-kind")
+
+    def template_machine(self, kind: templates.Kind, wiring: Wiring) -> MachineConfig:
+        """See :meth:`template`."""
+        raise ConfigError("there are no templates of a Sentry", code="guest-kind")
+
+
+SENTRY = SentryGuest()
+
+
+def _builder() -> Any:
+    """The module that builds the Sentry's programs.
+
+    :raises ConfigError: its package is not installed
+    """
+    try:
+        from pyvmm_sentry import program
+    except ImportError as error:
+        hint = "pip install --editable examples/sentry, in a checkout of pyvmm"
+        raise ConfigError("the Sentry is not installed", code="guest-kind", hint=hint) from error
+    return program
+
+
+def _share(path: str) -> ShareConfig:
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", queues=1)

@@ -1,0 +1,141 @@
+"""A Sentry without a machine: its core is a process of the host, with the devices that a machine would have."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata.errors import ConfigError, GuestError, HostError
+from pyvmm_kata.host.mounts import VSOCK
+from pyvmm_kata.pod.guest_kind import AGENT_PORT
+from vmm import VsockConfig
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from pyvmm_kata.bundle.root_disks import RootDisk
+    from pyvmm_kata.pod import templates
+    from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from vmm import ShareConfig
+
+CID = 3
+
+
+class SentryProcess:
+    """A :class:`pyvmm_kata.pod.vm.Vm`, started.
+
+    :param folder: where its socket and its log are made
+    :param share: of the directory that it sees
+    :raises VmmError: it cannot be made, or no platform works here
+    """
+
+    template = why = ""
+    wanted: templates.Kind | None = None
+
+    def __init__(self, config: SandboxConfig, folder: str, share: ShareConfig) -> None:
+        from pyvmm_sentry.controlled import Controlled
+
+        self._name = config.sandbox_id
+        # Through the descriptor, since a unix socket's path must be short and the state's may not be
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._core: Controlled | None = None
+        try:
+            vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=16)
+            log = os.open(f"{folder}/console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            seal = config.seal or (lambda wanted: None)
+            try:
+                self._core = Controlled(_platform(), config.memory, share, vsock, log, lambda: seal(None))
+            finally:
+                os.close(log)
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self, timeout: float) -> socket.socket:
+        """See :class:`Vm`."""
+        try:
+            return self._running().connect(AGENT_PORT, timeout)
+        except (TimeoutError, ConnectionRefusedError) as error:
+            raise GuestError(
+                f"sandbox {self._name}: the Sentry did not answer on vsock port {AGENT_PORT}: {error}",
+                code="guest-start",
+                hint="console.log in the folder of the machine has what it printed",
+            ) from error
+
+    def dial(self) -> socket.socket:
+        """See :class:`Vm`."""
+        raise ConnectionRefusedError("a Sentry forwards no connections of the host")
+
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """See :class:`Vm`."""
+        self._running().watch(on_end)
+
+    def plug(self, disk: RootDisk, serial: str) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("have disks")
+
+    def unplug(self, serial: str) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("have disks")
+
+    def readdress(self, number: int, mac: str) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("get interfaces while it runs")
+
+    def refresh(self) -> None:
+        """See :class:`Vm`: it reads a container's files when that is made, and not before."""
+
+    def save(self, folder: str) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("be saved")
+
+    def resize_memory(self, size: int) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("change its memory")
+
+    @property
+    def cpus(self) -> int:
+        """See :class:`Vm`."""
+        return 1
+
+    def resize_cpus(self, count: int) -> None:
+        """See :class:`Vm`."""
+        raise _cannot("change its CPUs")
+
+    def figures(self) -> dict[str, Any]:
+        """See :class:`Vm`."""
+        return {"vcpus": [], "devices": [{"name": "share", **self._running().stats()}]}
+
+    def _running(self) -> Any:
+        if self._core is None:
+            raise HostError(f"sandbox {self._name}: its Sentry has ended", code="sandbox-state")
+        return self._core
+
+    def close(self) -> None:
+        """See :class:`Vm`."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.close()
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
+
+
+def _cannot(what: str) -> ConfigError:
+    return ConfigError(f"a Sentry cannot {what}", code="guest-kind", hint="use --isolation vm")
+
+
+def _platform() -> str:
+    """The program of the best platform that works here.
+
+    :raises HostError: none does
+    """
+    from pyvmm_sentry import platforms, program
+
+    found = platforms.trap()
+    if found.present:
+        return str(program.trap())
+    if platforms.ptrace().present:
+        return str(program.ptrace())
+    raise HostError(f"the Sentry can run neither on KVM nor without it: {found.detail}", hint=found.hint)
