@@ -35,8 +35,7 @@ struct space {
 	void *fpu; /* whose state the process has */
 };
 
-static struct space spaces[SPACES];
-static pid_t first_pid;
+static struct space spaces[SPACES]; /* the first runs no program: others are made from it */
 static struct user_regs_struct home;   /* registers fit for a call from the stub */
 static u32 fpu_size;
 static volatile sig_atomic_t ticked;
@@ -128,12 +127,10 @@ static void *space_new(u64 tables, void *from, bool copy)
 	while (space->used)
 		if (++space == spaces + SPACES)
 			return NULL;
-	if (!from)
-		pid = first_pid;
-	else if (call(from, SYS_clone, args, &pid) < 0 || !pid)
+	if (call(from ? from : spaces, SYS_clone, args, &pid) < 0 || !pid)
 		return NULL;
 	*space = (struct space){ .pid = pid, .used = true };
-	if (from && !WIFSTOPPED(await(space, false)))
+	if (!WIFSTOPPED(await(space, false)))
 		space->gone = true;
 	if (!copy)
 		unmap_all(space);
@@ -287,7 +284,7 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	config->fpu_size = fpu_size = (u32)vector.iov_len;
 	memcpy(&config->fpu_features, state + FEATURES_AT, sizeof(config->fpu_features));
 	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
-	first_pid = space.pid;
+	spaces[0] = (struct space){ .pid = space.pid, .used = true };
 	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->flush = flush;
 	ops->map = map, ops->unmap = unmap;
 }

@@ -373,6 +373,8 @@ void root_remove(struct container *container)
 		return;
 	mount_remove(root);
 	mount_put(root);
+	if (fuse_root && fuse_root->super)
+		dentry_forget(fuse_root->super); /* the host may use the names again, for other files */
 }
 
 /* -- storages: in the agent's tree, for all containers -- */

@@ -1,0 +1,337 @@
+"""Containers by the agent's calls, with the client of the container runtime, on the platforms without a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_kata.bundle.guest_config import GuestConfig
+from pyvmm_kata.bundle.guest_message import process_message, spec_message
+from pyvmm_kata.bundle.policy import Policy
+from pyvmm_kata.bundle.storage import Storage
+from pyvmm_kata.errors import AgentError, AgentGone
+from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_sentry.controlled import Controlled
+from vmm import ShareConfig, VsockConfig
+
+SHARED = "/run/kata-containers/shared/containers"
+APPLETS = ("sh", "cat", "echo", "id", "hostname", "stty", "sleep", "ls", "mkdir", "touch", "true", "head", "wc", "seq")
+MOUNTS = (
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
+)
+
+
+class Sandbox:
+    """A core, a directory that it shares, and a client."""
+
+    def __init__(self, platform: Path, folder: Path) -> None:
+        self.shared = folder / "share"
+        self.shared.mkdir()
+        share = ShareConfig(str(self.shared), tag="kataShared", queues=1, locks="guest")
+        self.core = Controlled(str(platform), 128 << 20, share, VsockConfig(3, str(folder / "vsock"), connections=32))
+        self.agent = self.client()
+
+    def dial(self) -> socket.socket:
+        sock = self.core.connect(1024, 30)
+        sock.settimeout(None)
+        return sock
+
+    def client(self) -> AgentClient:
+        return AgentClient(self.dial(), "test")
+
+    def begin(self) -> None:
+        storage = Storage("virtio-fs", "kataShared", "virtiofs", SHARED)
+        self.agent.create_sandbox("test", "box", (storage,), shared_pids=False)
+
+    def root(self, name: str) -> Path:
+        """A new root directory with busybox."""
+        root = self.shared / name / "rootfs"
+        (root / "bin").mkdir(parents=True)
+        shutil.copy("/bin/busybox", root / "bin" / "busybox")
+        for applet in APPLETS:
+            (root / "bin" / applet).symlink_to("busybox")
+        return root
+
+    def create(self, name: str, *args: str, spec: Any = None, **process: Any) -> None:
+        """A container whose root is there."""
+        whole = {
+            "root": {"path": f"{SHARED}/{name}/rootfs"},
+            "process": {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, **process},
+            "mounts": [*MOUNTS],
+            **(spec or {}),
+        }
+        self.agent.create_container(name, GuestConfig("", "", spec_message(whole)))
+
+    def exec(self, name: str, exec_id: str, *args: str, **process: Any) -> None:
+        whole = {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, **process}
+        self.agent.exec_process(name, exec_id, process_message(whole), "")
+
+    def output(self, name: str, exec_id: str = "", *, errors: bool = False) -> str:
+        """Everything that a process writes until its streams are closed."""
+        read = self.agent.read_stderr if errors else self.agent.read_stdout
+        data = b""
+        try:
+            while True:
+                data += read(name, exec_id or name, 65536)
+        except AgentError as error:
+            if error.status != "OUT_OF_RANGE":
+                raise
+        return data.decode()
+
+    def run(self, name: str, *args: str, spec: Any = None, **process: Any) -> tuple[int, str]:
+        """Status and output of a new container."""
+        self.create(name, *args, spec=spec, **process)
+        self.agent.start_container(name)
+        text = self.output(name)
+        return self.agent.wait_process(name, name), text
+
+    def close(self) -> None:
+        self.agent.close()
+        self.core.close()
+
+
+@pytest.fixture
+def sandbox(platform: Path, tmp_path: Path) -> Iterator[Sandbox]:
+    made = Sandbox(platform, tmp_path)
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.close()
+
+
+SHOW = 'echo "$A"; pwd; hostname; id; ulimit -n; while read -r line; do echo "$line"; done </proc/self/status'
+
+
+def test_a_container_has_what_its_specification_says(sandbox: Sandbox) -> None:
+    """Environment, directory, name, user, limits, rights; and its exit status is reported."""
+    sandbox.root("c1")
+    names = ["CAP_CHOWN", "CAP_KILL", "CAP_NEW_IN_ANOTHER_LINUX"]
+    status, text = sandbox.run(
+        "c1",
+        *("sh", "-c", f"{SHOW}; exit 3"),
+        env=["PATH=/bin", "A=b c"],
+        cwd="/made/for/it",
+        user={"uid": 1000, "gid": 1001, "additionalGids": [7, 5]},
+        capabilities={
+            "bounding": names,
+            "permitted": names,
+            "effective": names,
+            "inheritable": names,
+            "ambient": names,
+        },
+        rlimits=[{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}],
+        noNewPrivileges=True,
+        spec={"hostname": "own"},
+    )
+    assert status == 3
+    assert text.splitlines()[:5] == ["b c", "/made/for/it", "own", "uid=1000 gid=1001 groups=5,7", "77"]
+    found = dict(line.split(":\t", 1) for line in text.splitlines()[5:] if ":\t" in line)
+    assert (found["CapEff"], found["CapBnd"], found["NoNewPrivs"]) == ("0000000000000021", "0000000000000021", "1")
+
+
+def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A link in the image leads to the container's own root; hidden and protected paths are so."""
+    root = sandbox.root("c1")
+    (root / "run").mkdir()
+    (root / "out").symlink_to("/run")
+    (root / "secret").write_text("secret\n")
+    (root / "fixed").mkdir()
+    volume = sandbox.shared / "c1" / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("of the host\n")
+    bind = {"destination": "/out/deep", "type": "bind", "source": f"{SHARED}/c1/volume", "options": ["rbind"]}
+    fixed = {"destination": "/copy", "type": "bind", "source": f"{SHARED}/c1/volume", "options": ["bind", "ro"]}
+    script = (
+        "cat /run/deep/file /secret; echo new >/run/deep/new; echo new >/new; "
+        "for f in /copy/no /fixed/no; do (echo x >$f) 2>/dev/null || echo $f is read-only; done"
+    )
+    spec = {"mounts": [*MOUNTS, bind, fixed], "linux": {"maskedPaths": ["/secret"], "readonlyPaths": ["/fixed"]}}
+    status, text = sandbox.run("c1", "sh", "-c", script, spec=spec)
+    assert (status, text) == (0, "of the host\n/copy/no is read-only\n/fixed/no is read-only\n")
+    assert (volume / "new").read_text() == (root / "new").read_text() == "new\n"
+
+
+def test_a_read_only_root(sandbox: Sandbox) -> None:
+    root = sandbox.root("c1")
+    spec = {"root": {"path": f"{SHARED}/c1/rootfs", "readonly": True}}
+    status, text = sandbox.run("c1", "sh", "-c", "touch /new || echo >/dev/null refused; exit 5", spec=spec)
+    assert (status, text, (root / "new").exists()) == (5, "", False)
+
+
+def test_a_process_is_added_and_streams_carry_much_data(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "cat")
+    sandbox.agent.start_container("c1")
+    data = os.urandom(1 << 19).hex().encode()
+
+    def feed() -> None:
+        left = data
+        while left:
+            left = left[sandbox.agent.write_stdin("c1", "c1", left[:100000]) :]
+        sandbox.agent.close_stdin("c1", "c1")
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    assert sandbox.output("c1").encode() == data
+    feeder.join()
+    assert sandbox.agent.wait_process("c1", "c1") == 0
+    with pytest.raises(AgentError, match="does not run"):
+        sandbox.exec("c1", "e1", "true")
+
+
+def test_errors_of_a_program_and_of_one_that_is_missing(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "echo wrong >&2; read line; exit 2")
+    sandbox.agent.start_container("c1")
+    with pytest.raises(AgentError, match="exec nothing: No such file"):
+        sandbox.exec("c1", "e1", "nothing")
+    with pytest.raises(AgentError, match="exec /etc: "):
+        sandbox.exec("c1", "e1", "/etc")
+    sandbox.exec("c1", "e1", "sh", "-c", "kill -9 $$")
+    with pytest.raises(AgentError, match="File exists"):
+        sandbox.exec("c1", "e1", "true")
+    assert sandbox.agent.wait_process("c1", "e1") == 128 + 9
+    sandbox.agent.close_stdin("c1", "c1")
+    assert (sandbox.output("c1", errors=True), sandbox.agent.wait_process("c1", "c1")) == ("wrong\n", 2)
+    sandbox.root("c2")
+    sandbox.create("c2", "nothing")
+    with pytest.raises(AgentError, match="exec nothing: No such file"):
+        sandbox.agent.start_container("c2")
+
+
+def test_a_container_is_killed_before_its_start(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "true")
+    sandbox.agent.signal_process("c1", "c1", 15)
+    assert sandbox.agent.wait_process("c1", "c1") == 128 + 15
+    with pytest.raises(AgentError, match="it has ended"):
+        sandbox.agent.start_container("c1")
+
+
+def test_descendants_end_with_the_first_process_and_a_name_is_used_again(sandbox: Sandbox) -> None:
+    root = sandbox.root("c1")
+    (root / "which").write_text("one\n")
+    assert sandbox.run("c1", "sh", "-c", "(sleep 1000; sleep 1000) & sleep 1000 & cat /which") == (0, "one\n")
+    sandbox.agent.remove_container("c1", 5)
+    with pytest.raises(AgentError, match="no such container"):
+        sandbox.agent.list_pids("c1")
+    shutil.rmtree(sandbox.shared / "c1")
+    (sandbox.root("c1") / "which").write_text("two\n")
+    assert sandbox.run("c1", "cat", "/which") == (0, "two\n")
+
+
+def test_a_signal_to_all_processes(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "trap 'echo got it; exit 4' TERM; echo up; read line")
+    sandbox.agent.start_container("c1")
+    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
+    sandbox.agent.signal_process("c1", "", 15)
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("got it\n", 4)
+
+
+def test_a_frozen_container_does_not_run(sandbox: Sandbox) -> None:
+    """A busy loop uses no CPU time meanwhile."""
+
+    def used() -> int:
+        return int(sandbox.agent.stats_container("c1").cgroup_stats.cpu_stats.cpu_usage.total_usage)
+
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "echo up; while :; do :; done")
+    sandbox.agent.start_container("c1")
+    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
+    sandbox.agent.pause_container("c1")
+    before = used()
+    for _ in range(200):
+        sandbox.agent.check()
+    assert used() == before > 0
+    sandbox.agent.resume_container("c1")
+    while used() == before:
+        pass
+    sandbox.agent.pause_container("c1")
+    sandbox.agent.remove_container("c1", 5)
+
+
+def test_a_terminal_is_resized(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    size = {"height": 11, "width": 22}
+    sandbox.create("c1", "sh", "-c", "stty size; read line; stty size; exit 6", terminal=True, consoleSize=size)
+    sandbox.agent.start_container("c1")
+    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"11 22\r\n"
+    sandbox.agent.tty_win_resize("c1", "c1", 33, 44)
+    assert sandbox.agent.write_stdin("c1", "c1", b"\r") == 1
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("\r\n33 44\r\n", 6)
+    with pytest.raises(AgentError, match="closed"):
+        sandbox.agent.read_stderr("c1", "c1", 1)
+
+
+def test_containers_outlive_a_connection(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "read line; echo $line")
+    sandbox.agent.start_container("c1")
+    errors: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            sandbox.agent.wait_process("c1", "c1")
+        except AgentGone as error:
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    sandbox.agent.check()
+    sandbox.agent.close("enough")
+    waiter.join()
+    assert len(errors) == 1
+    sandbox.agent = sandbox.client()
+    assert sandbox.agent.write_stdin("c1", "c1", b"again\n") == 6
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("again\n", 0)
+
+
+GARBAGE = (
+    b"\xff" * 100,
+    b"\x7f\xff\xff\xff\0\0\0\1\1\0",  # a message of 2 GiB
+    b"\0\0\0\5\0\0\0\1\1\0\x0a\xff\xff\xff\x7f",  # a field that is longer than its message
+    b"\0\0\0\3\0\0\0\1\1\0\x1a\x80\x80",
+    b"\0\0\0\0\0\0\0\1\2\0" * 100,  # answers
+)
+
+
+def test_nonsense_and_too_many_connections_do_no_harm(sandbox: Sandbox) -> None:
+    for data in GARBAGE:
+        with sandbox.dial() as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(4096):
+                pass
+    opened = []
+    try:
+        for _ in range(32):
+            opened.append(sandbox.dial())
+    except ConnectionRefusedError:
+        pass
+    assert 8 <= len(opened) < 16
+    for sock in opened:
+        sock.close()
+    sandbox.agent.check()
+    with pytest.raises(AgentError, match=r"no method /grpc\.AgentService/SetPolicy") as caught:
+        sandbox.agent.set_policy(Policy("p", "default X := true"))
+    assert caught.value.status == "UNIMPLEMENTED"
+    sandbox.client().close()
+
+
+def test_the_sandbox_ends_when_it_is_told_to_or_left_alone(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "while :; do :; done")
+    sandbox.agent.start_container("c1")
+    sandbox.agent.destroy_sandbox()
+    assert sandbox.core.wait(30) == "poweroff"
