@@ -1,6 +1,7 @@
 """config.json as messages of the agent's protocol (``proto/oci.proto``), for guests that read no JSON.
 
-A field of a message has the name of its key in config.json, but for the case of letters.  What has no field is left out.
+A field of a message has the name of its key in config.json, but for the case of letters.  What has no field is left
+out.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ commands:
 {commands}
 
 global options: --root DIR, --log FILE, --log-format text|json, --debug (into the log: when what happened, and the
-guest's console), --systemd-cgroup, --config FILE (see the user's guide), --isolation vm|sentry (what runs containers that
-are made: Linux in a virtual machine, or this project's own kernel)
+guest's console), --systemd-cgroup, --config FILE (see the user's guide), --isolation vm|sentry (what
+runs a new container: Linux in a virtual machine, or this project's own kernel)
 """
 
 
