@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from pyvmm_kata.bundle.policy import Policy
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentError, AgentGone
 from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_kata.protocol.protobuf import message
 from pyvmm_sentry.controlled import Controlled
 from vmm import ShareConfig, VsockConfig
 
@@ -335,3 +338,69 @@ def test_the_sandbox_ends_when_it_is_told_to_or_left_alone(sandbox: Sandbox) -> 
     sandbox.agent.start_container("c1")
     sandbox.agent.destroy_sandbox()
     assert sandbox.core.wait(30) == "poweroff"
+
+
+def test_a_limit_of_tasks(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    script = "sleep 1000 & sleep 1000 & (sleep 1000 & echo more) 2>/dev/null; exit 0"
+    spec = {"linux": {"resources": {"pids": {"limit": 3}}}}
+    assert sandbox.run("c1", "sh", "-c", script, spec=spec) == (2, "")
+
+
+ROUNDS = 300
+HEADER = struct.Struct(">IIBB")
+SPEC = {
+    "root": {"path": f"{SHARED}/c1/rootfs"},
+    "process": {
+        "args": ["sleep", "1000"],
+        "env": ["PATH=/bin"],
+        "cwd": "/x",
+        "user": {"uid": 1, "additionalGids": [3]},
+    },
+    "mounts": [*MOUNTS],
+    "linux": {"maskedPaths": ["/bin/id"], "readonlyPaths": ["/bin"], "resources": {"pids": {"limit": 9}}},
+}
+MESSAGES = [
+    (method, message(f"grpc.{'ReadStream' if method == 'ReadStdout' else method}Request")(**fields).SerializeToString())
+    for method, fields in (
+        ("CreateContainer", {"container_id": "c2", "OCI": spec_message(SPEC)}),
+        ("StartContainer", {"container_id": "c2"}),
+        ("ExecProcess", {"container_id": "c1", "exec_id": "e", "process": process_message(SPEC["process"])}),
+        ("SignalProcess", {"container_id": "c2", "exec_id": "c2", "signal": 10}),
+        ("TtyWinResize", {"container_id": "c2", "exec_id": "c2", "row": 5, "column": 6}),
+        ("ReadStdout", {"container_id": "c3", "exec_id": "c3", "len": 1 << 20}),
+        ("StatsContainer", {"container_id": "c1"}),
+        ("RemoveContainer", {"container_id": "c2", "timeout": 1}),
+    )
+]
+
+
+def mutated(message: bytes, random: Random) -> bytes:
+    """With some bytes changed, removed or doubled."""
+    data = bytearray(message)
+    for _ in range(random.randrange(1, 6)):
+        at, size = random.randrange(len(data) + 1), random.randrange(1, 9)
+        choice = random.randrange(3)
+        data[at : at + size] = (
+            random.randbytes(size) if choice == 0 else data[at : at + 2 * size] if choice == 1 else b""
+        )
+    return bytes(data) or b"\0"
+
+
+def test_damaged_messages_do_no_harm(sandbox: Sandbox) -> None:
+    """The core refuses or serves each, and serves the next ones."""
+    random = Random(1)
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "read line; exit 8")
+    sandbox.agent.start_container("c1")
+    with sandbox.dial() as sock, sock.makefile("rb") as answers:
+        for number in range(ROUNDS):
+            method, payload = random.choice(MESSAGES)
+            body = message("ttrpc.Request")(service="grpc.AgentService", method=method, payload=payload)
+            data = body.SerializeToString()
+            data = mutated(data, random) if number % 4 == 0 else data.replace(payload, mutated(payload, random))
+            sock.sendall(HEADER.pack(len(data), 2 * number + 1, 1, 0) + data)
+        for _ in range(ROUNDS * 9 // 10):  # some may wait for a stream of c1
+            answers.read(HEADER.unpack(answers.read(HEADER.size))[0])
+    sandbox.agent.close_stdin("c1", "c1")
+    assert sandbox.agent.wait_process("c1", "c1") == 8

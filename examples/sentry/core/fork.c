@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* New tasks: fork, vfork, clone and clone3. */
 #include "core.h"
+#include "control/container.h"
 #include "vfs/fds.h"
 #include "vfs/pidfd.h"
 
@@ -55,7 +56,7 @@ static s64 check(struct task *t, const struct clone *c)
 	/* Can sleep: thus before the tasks are counted, and before there is a child. */
 	if (flags & CLONE_PIDFD && user_writable(t->mm, c->pidfd, sizeof(s32)) < sizeof(s32))
 		return -EFAULT;
-	return tasks_are_full() || too_many(t) ? -EAGAIN : 0;
+	return tasks_are_full() || container_is_full(t->process->container) || too_many(t) ? -EAGAIN : 0;
 }
 
 static struct sighand *handlers_copy(struct task *from, u64 flags)

@@ -22,6 +22,7 @@ WANTED = (
     *("ReadStreamRequest", "ReadStreamResponse", "CloseStdinRequest", "TtyWinResizeRequest", "Storage"),
     *("SetGuestDateTimeRequest", "ReseedRandomDevRequest", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux"),
+    *("LinuxResources", "LinuxPids"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)

@@ -4,6 +4,7 @@
 
 #include "../cpu_timer.h"
 #include "../slab.h"
+#include "../vfs/process_file.h"
 
 static struct {
 	struct list all;
@@ -32,14 +33,9 @@ struct container *container_find(const struct reader *id)
 /* That of field 1 of a request; NULL: the call fails. */
 static struct container *container_of(struct call *call)
 {
-	struct reader r = call->request, id = reader_of("", 0);
-	struct container *container;
-	struct field field;
+	const struct reader id = reader_part(call->request, 1);
+	struct container *container = container_find(&id);
 
-	while (field_next(&r, &field))
-		if (field.number == 1)
-			id = field.bytes;
-	container = container_find(&id);
 	if (!container)
 		call_fail(call, STATUS_NOT_FOUND, "there is no such container", NULL, NULL);
 	return container;
@@ -83,6 +79,21 @@ void container_leave(struct process *p)
 	container->cpu_time += p->cpu_time;
 	wake_all(&container->changed);
 	container_put(container);
+}
+
+static u64 count_tasks(const struct container *container)
+{
+	u64 count = 0;
+
+	EACH_PROCESS(p)
+		if (p->container == container)
+			count += p->zombie ? 1 : p->task_count;
+	return count;
+}
+
+bool container_is_full(const struct container *container)
+{
+	return container && container->most_tasks && count_tasks(container) >= container->most_tasks;
 }
 
 void container_hold(struct task *t)
@@ -167,15 +178,16 @@ static s64 add_hostname(struct reader spec)
 	return 0;
 }
 
-static s64 find_process(struct reader spec, struct reader *process)
+/* Of limits, that of tasks is there. */
+static void read_limits(struct reader spec, struct container *container)
 {
+	struct reader resources = reader_part(reader_part(spec, Spec_Linux), Linux_Resources);
+	struct reader pids = reader_part(resources, LinuxResources_Pids);
 	struct field field;
 
-	*process = reader_of("", 0);
-	while (field_next(&spec, &field))
-		if (field.number == Spec_Process)
-			*process = field.bytes;
-	return spec.broken ? -EINVAL : 0;
+	while (field_next(&pids, &field))
+		if (field.number == LinuxPids_Limit)
+			container->most_tasks = (s64)field.value > 0 ? field.value : 0;
 }
 
 /* Everything of a container that is in the table: its root, and a process that waits. */
@@ -183,9 +195,9 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 {
 	struct guest_process *guest;
 	struct program program;
-	struct reader process, r = call->request;
+	struct reader r = call->request;
 	struct field field;
-	s64 error = find_process(spec, &process);
+	s64 error = 0;
 
 	while (!error && field_next(&r, &field))
 		if (field.number == CreateContainerRequest_storages)
@@ -195,9 +207,10 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 	if (!error)
 		error = add_hostname(spec);
 	if (!error)
-		error = program_read(call, process, &program);
+		error = program_read(call, reader_part(spec, Spec_Process), &program);
 	if (error)
 		return error;
+	read_limits(spec, container);
 	guest = guest_process_new(container, id, &program, &error);
 	if (guest)
 		guest_process_put(guest);
@@ -231,20 +244,14 @@ static s64 make(struct call *call, const struct reader *id, struct reader spec)
 
 s64 create_container(struct call *call)
 {
-	struct reader r = call->request, id = reader_of("", 0), spec = id;
-	struct field field;
+	const struct reader id = reader_part(call->request, CreateContainerRequest_container_id);
+	const struct reader config = reader_part(call->request, CreateContainerRequest_config);
 	s64 error;
 
-	while (field_next(&r, &field)) {
-		if (field.number == CreateContainerRequest_container_id)
-			id = field.bytes;
-		else if (field.number == CreateContainerRequest_OCI)
-			spec = field.bytes;
-		else if (field.number == CreateContainerRequest_config && field.bytes.at < field.bytes.end)
-			return call_fail(call, STATUS_INVALID_ARGUMENT, "the Sentry reads no config.json: send a message", NULL, NULL);
-	}
+	if (reader_size(&config))
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "the Sentry reads no config.json: send a message", NULL, NULL);
 	mutex_lock(&containers.making);
-	error = make(call, &id, spec);
+	error = make(call, &id, reader_part(call->request, CreateContainerRequest_OCI));
 	mutex_unlock(&containers.making);
 	return error;
 }
@@ -340,7 +347,7 @@ static void put_message(struct text *to, u32 field, struct text *message)
 }
 
 /* Memory is that of the sandbox: pages are not counted by containers. */
-static void put_statistics(struct text *to, u64 cpu_time, u64 tasks)
+static void put_statistics(struct text *to, const struct container *container, u64 cpu_time)
 {
 	struct text usage = { .data = NULL }, part = { .data = NULL };
 
@@ -353,7 +360,8 @@ static void put_statistics(struct text *to, u64 cpu_time, u64 tasks)
 	put_message(&part, MemoryStats_usage, &usage);
 	put_field_number(&part, MemoryStats_use_hierarchy, 1);
 	put_message(to, CgroupStats_memory_stats, &part);
-	put_field_number(&part, PidsStats_current, tasks);
+	put_field_number(&part, PidsStats_current, count_tasks(container));
+	put_field_number(&part, PidsStats_limit, container->most_tasks);
 	put_message(to, CgroupStats_pids_stats, &part);
 }
 
@@ -361,18 +369,15 @@ s64 stats_container(struct call *call)
 {
 	struct container *container = container_of(call);
 	struct text statistics = { .data = NULL };
-	u64 cpu_time, tasks = 0;
+	u64 cpu_time;
 
 	if (!container)
 		return 0;
 	cpu_time = container->cpu_time;
-	EACH_PROCESS(p) {
-		if (p->container != container)
-			continue;
-		cpu_time += process_cpu_time(p);
-		tasks += p->zombie ? 1 : p->task_count;
-	}
-	put_statistics(&statistics, cpu_time, tasks);
+	EACH_PROCESS(p)
+		if (p->container == container)
+			cpu_time += process_cpu_time(p);
+	put_statistics(&statistics, container, cpu_time);
 	put_message(&call->answer, StatsContainerResponse_cgroup_stats, &statistics);
 	return 0;
 }

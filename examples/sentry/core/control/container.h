@@ -50,6 +50,7 @@ struct container {
 	struct mount *root; /* in the agent's tree: what is below it goes with the container */
 	struct fs_context *fs; /* at the container's root */
 	struct list processes;
+	u64 most_tasks; /* at once; 0: any number */
 	u32 guest_count, process_count; /* names that the host knows; processes, with their descendants */
 	bool frozen, removed;
 	bool out_of_memory; /* and the host does not know yet */
@@ -61,6 +62,7 @@ struct container {
 
 void container_join(struct container *container, struct process *p);
 void container_leave(struct process *p);
+bool container_is_full(const struct container *container); /* it has as many tasks as it may; NULL: false */
 void container_hold(struct task *t); /* sleep while the container is frozen */
 void container_out_of_memory(struct process *p); /* one of its processes was killed for that */
 void guest_process_ended(struct process *p);

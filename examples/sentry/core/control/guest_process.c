@@ -286,17 +286,10 @@ s64 guest_process_start(struct call *call, struct guest_process *guest)
 
 struct guest_process *guest_process_of(struct call *call)
 {
-	struct reader r = call->request, id = reader_of("", 0), process = id;
-	struct container *container;
-	struct field field;
+	const struct reader id = reader_part(call->request, 1);
+	struct reader process = reader_part(call->request, 2);
+	struct container *container = container_find(&id);
 
-	while (field_next(&r, &field)) {
-		if (field.number == 1)
-			id = field.bytes;
-		else if (field.number == 2)
-			process = field.bytes;
-	}
-	container = container_find(&id);
 	if (container && !reader_size(&process))
 		process = id;
 	if (container)
@@ -314,25 +307,18 @@ struct guest_process *guest_process_of(struct call *call)
 
 s64 exec_process(struct call *call)
 {
-	struct reader r = call->request, id = reader_of("", 0), container_id = id, message = id;
+	const struct reader container_id = reader_part(call->request, ExecProcessRequest_container_id);
+	const struct reader id = reader_part(call->request, ExecProcessRequest_exec_id);
+	struct container *container = container_find(&container_id);
 	struct guest_process *guest;
-	struct container *container;
 	struct program program;
-	struct field field;
 	s64 error;
 
-	while (field_next(&r, &field))
-		switch (field.number) {
-		case ExecProcessRequest_container_id: container_id = field.bytes; break;
-		case ExecProcessRequest_exec_id: id = field.bytes; break;
-		case ExecProcessRequest_process: message = field.bytes; break;
-		}
-	container = container_find(&container_id);
 	if (!container)
 		return call_fail(call, STATUS_NOT_FOUND, "there is no such container", NULL, NULL);
 	if (!container_runs(container))
 		return call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
-	error = program_read(call, message, &program);
+	error = program_read(call, reader_part(call->request, ExecProcessRequest_process), &program);
 	if (error)
 		return error;
 	guest = guest_process_new(container, &id, &program, &error);
@@ -365,7 +351,8 @@ s64 wait_process(struct call *call)
 
 s64 signal_process_call(struct call *call)
 {
-	struct reader r = call->request, process = reader_of("", 0);
+	const struct reader process = reader_part(call->request, SignalProcessRequest_exec_id);
+	struct reader r = call->request;
 	struct guest_process *guest = guest_process_of(call);
 	struct field field;
 	u64 number = 0;
@@ -373,12 +360,9 @@ s64 signal_process_call(struct call *call)
 
 	if (!guest)
 		return 0;
-	while (field_next(&r, &field)) {
-		if (field.number == SignalProcessRequest_exec_id)
-			process = field.bytes;
-		else if (field.number == SignalProcessRequest_signal)
+	while (field_next(&r, &field))
+		if (field.number == SignalProcessRequest_signal)
 			number = field.value;
-	}
 	if (number > SIGNALS)
 		error = -EINVAL;
 	else if (!reader_size(&process))

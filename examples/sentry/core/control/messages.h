@@ -68,5 +68,8 @@ enum { Root_Path = 1, Root_Readonly = 2, };
 enum { Linux_UIDMappings = 1, Linux_GIDMappings = 2, Linux_Sysctl = 3, Linux_Resources = 4, Linux_CgroupsPath = 5,
 	Linux_Namespaces = 6, Linux_Devices = 7, Linux_Seccomp = 8, Linux_RootfsPropagation = 9, Linux_MaskedPaths = 10,
 	Linux_ReadonlyPaths = 11, Linux_MountLabel = 12, Linux_IntelRdt = 13, };
+enum { LinuxResources_Devices = 1, LinuxResources_Memory = 2, LinuxResources_CPU = 3, LinuxResources_Pids = 4,
+	LinuxResources_BlockIO = 5, LinuxResources_HugepageLimits = 6, LinuxResources_Network = 7, };
+enum { LinuxPids_Limit = 1, };
 
 #endif

@@ -334,18 +334,12 @@ static s64 find_root(struct call *call, struct container *container, struct read
 
 s64 root_make(struct call *call, struct container *container, struct reader spec)
 {
-	struct reader r = spec, linux_part = reader_of("", 0), root = linux_part;
+	struct reader r, root = reader_part(spec, Spec_Root);
 	bool read_only = false;
 	struct field field;
 	struct place place;
 	s64 error;
 
-	while (field_next(&r, &field)) {
-		if (field.number == Spec_Root)
-			root = field.bytes;
-		else if (field.number == Spec_Linux)
-			linux_part = field.bytes;
-	}
 	error = find_root(call, container, root, &read_only);
 	for (r = spec; !error && field_next(&r, &field);)
 		if (field.number == Spec_Mounts)
@@ -354,7 +348,7 @@ s64 root_make(struct call *call, struct container *container, struct reader spec
 		return error;
 	place = enter(container);
 	fill_dev();
-	error = restrict_paths(linux_part);
+	error = restrict_paths(reader_part(spec, Spec_Linux));
 	leave(place);
 	if (read_only)
 		container->root->flags |= MS_RDONLY;

@@ -165,16 +165,12 @@ static s64 write_some(struct call *call, struct guest_process *guest, const stru
 
 s64 write_stdin(struct call *call)
 {
-	struct reader r = call->request, data = reader_of("", 0);
+	const struct reader data = reader_part(call->request, WriteStreamRequest_data);
 	struct guest_process *guest = guest_process_of(call);
-	struct field field;
 	s64 error;
 
 	if (!guest)
 		return 0;
-	while (field_next(&r, &field))
-		if (field.number == WriteStreamRequest_data)
-			data = field.bytes;
 	error = reader_size(&data) ? write_some(call, guest, &data) : -EINVAL;
 	guest_process_put(guest);
 	return error;

@@ -97,6 +97,17 @@ bool field_next(struct reader *r, struct field *field)
 	return !r->broken;
 }
 
+struct reader reader_part(struct reader message, u32 number)
+{
+	struct reader part = reader_of("", 0);
+	struct field field;
+
+	while (field_next(&message, &field))
+		if (field.number == number)
+			part = field.bytes;
+	return part;
+}
+
 /* -- writing -- */
 
 static void put_varint(struct text *text, u64 value)

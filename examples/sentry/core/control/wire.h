@@ -22,6 +22,7 @@ u64 reader_number(struct reader *r); /* one that no key precedes */
 bool field_next(struct reader *r, struct field *field); /* false: the end, or what follows is broken */
 u64 reader_size(const struct reader *r);
 bool reader_is(const struct reader *r, const char *text);
+struct reader reader_part(struct reader message, u32 number); /* the last field of that number, or nothing */
 /* Copy bytes into memory of kmalloc, with a zero behind them; NULL: no memory, or there is a zero among them. */
 char *reader_text(const struct reader *r);
 
