@@ -21,8 +21,9 @@ from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentError, AgentGone
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.protocol.protobuf import message
+from pyvmm_sentry import program
 from pyvmm_sentry.controlled import Controlled
-from vmm import ShareConfig, VsockConfig
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
 
 SHARED = "/run/kata-containers/shared/containers"
 APPLETS = ("sh", "cat", "echo", "id", "hostname", "stty", "sleep", "ls", "mkdir", "touch", "true", "head", "wc", "seq")
@@ -404,3 +405,23 @@ def test_damaged_messages_do_no_harm(sandbox: Sandbox) -> None:
             answers.read(HEADER.unpack(answers.read(HEADER.size))[0])
     sandbox.agent.close_stdin("c1", "c1")
     assert sandbox.agent.wait_process("c1", "c1") == 8
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+def test_a_machine_with_the_core_as_its_kernel_answers(tmp_path: Path) -> None:
+    """By the registers and interrupts of virtio-mmio. A KVM that is itself emulated has no ring 3, so no container."""
+    vsock = VsockConfig(77, str(tmp_path / "vsock"))
+    boot = BootConfig(str(program.kernel()), None, "quiet sentry.control")
+    with Machine(MachineConfig(boot, MemoryConfig(64 << 20), vsock=vsock)) as machine:
+        machine.start()
+        sock = machine.vsock.connect(1024, timeout=60)
+        sock.settimeout(None)
+        agent = AgentClient(sock, "test")
+        agent.check()
+        with pytest.raises(AgentError, match="virtio-fs: No such device"):
+            agent.create_sandbox("test", "box", (Storage("virtio-fs", "x", "virtiofs", SHARED),), shared_pids=False)
+        agent.destroy_sandbox()
+        end = machine.wait()
+        agent.close()
+    assert end is not None
+    assert end.kind == "poweroff"

@@ -124,7 +124,7 @@ void task_run(void)
 
 	for (;;) {
 		signal_deliver(t);
-		if (t->process->container)
+		if (t->process->container && t->process->container->frozen)
 			container_hold(t);
 		task_enter(t, has_cpu_timers(t), &event);
 		if (has_cpu_timers(t))

@@ -63,7 +63,7 @@ static u64 bit_of(const struct cpu *cpu)
 bool sched_listens(void)
 {
 	return sched.timers || core.console_input.first || core.console_happened || virtio_waits() ||
-	       vsock_is_there();
+	       vsock_is_polled();
 }
 
 /* -- tasks -- */

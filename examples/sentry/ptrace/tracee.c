@@ -35,7 +35,9 @@ struct space {
 	void *fpu; /* whose state the process has */
 };
 
-static struct space spaces[SPACES]; /* the first runs no program: others are made from it */
+static struct space spaces[SPACES];
+static struct space *seed; /* it runs no program: others are made from it. NULL: the first program gets the first process */
+static pid_t first_pid;
 static struct user_regs_struct home;   /* registers fit for a call from the stub */
 static u32 fpu_size;
 static volatile sig_atomic_t ticked;
@@ -127,10 +129,14 @@ static void *space_new(u64 tables, void *from, bool copy)
 	while (space->used)
 		if (++space == spaces + SPACES)
 			return NULL;
-	if (call(from ? from : spaces, SYS_clone, args, &pid) < 0 || !pid)
+	if (!from)
+		from = seed;
+	if (!from)
+		pid = first_pid;
+	else if (call(from, SYS_clone, args, &pid) < 0 || !pid)
 		return NULL;
 	*space = (struct space){ .pid = pid, .used = true };
-	if (!WIFSTOPPED(await(space, false)))
+	if (from && !WIFSTOPPED(await(space, false)))
 		space->gone = true;
 	if (!copy)
 		unmap_all(space);
@@ -284,7 +290,11 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	config->fpu_size = fpu_size = (u32)vector.iov_len;
 	memcpy(&config->fpu_features, state + FEATURES_AT, sizeof(config->fpu_features));
 	sigaction(SIGALRM, &action, NULL); /* it interrupts system calls */
-	spaces[0] = (struct space){ .pid = space.pid, .used = true };
+	first_pid = space.pid;
+	if (config->control) {
+		spaces[0] = (struct space){ .pid = first_pid, .used = true };
+		seed = spaces;
+	}
 	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->flush = flush;
 	ops->map = map, ops->unmap = unmap;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,8 @@ from pyvmm_sentry.share import Devices
 from vmm import HostError, ShareConfig, VsockConfig
 
 MIB = 1 << 20
+ATTEMPT_S = 1.0
+"""How long one attempt to connect takes at most: the core may have ended meanwhile."""
 
 
 class Controlled:
@@ -60,7 +63,16 @@ class Controlled:
         :raises TimeoutError: it does not accept in time
         :raises ConnectionRefusedError: it does not listen there, or has ended
         """
-        return self._devices.connect(port, timeout)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._devices.connect(port, max(0.1, min(left, ATTEMPT_S)))
+            except TimeoutError:
+                if self._process.poll() is not None:
+                    raise ConnectionRefusedError(f"the core has ended: {self.wait()}") from None
+                if left < ATTEMPT_S:
+                    raise
 
     def wait(self, timeout: float | None = None) -> str:
         """Wait until it has ended; returns how, as text.

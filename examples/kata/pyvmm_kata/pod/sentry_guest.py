@@ -56,7 +56,7 @@ class SentryGuest:
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
         """See :class:`GuestKind`."""
         return MachineConfig(
-            boot=BootConfig(_builder().kernel(), None, f"{CMDLINE} {config.cmdline}".rstrip()),
+            boot=BootConfig(str(_builder().kernel()), None, f"{CMDLINE} {config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
             shares=(_share(wiring.share),),
             vsock=wiring.vsock,

@@ -280,16 +280,16 @@ s64 remove_container(struct call *call)
 	if (!container)
 		return 0;
 	reference_get(&container->references);
+	mutex_lock(&containers.making); /* it may be in the making */
 	container->frozen = false;
 	container_kill(container, NULL);
 	while (container->process_count && !error)
 		error = call_sleep(call, &container->changed);
 	if (!error && !container->removed) {
 		container->removed = true;
-		mutex_lock(&containers.making);
 		forget(container);
-		mutex_unlock(&containers.making);
 	}
+	mutex_unlock(&containers.making);
 	container_put(container);
 	return error;
 }

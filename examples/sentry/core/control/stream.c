@@ -120,7 +120,7 @@ static void add_waiter(struct poll *poll, struct wait_queue *queue)
 		waiter_add(queue, &wait->waiters[wait->count++]);
 }
 
-/* Until a stream may be ready, was closed by another call, or nobody waits for the answer. */
+/* Sleep until a stream may be ready, was closed by another call, or nobody waits for the answer. */
 static s64 wait_for(struct call *call, struct guest_process *guest, struct file *file, u32 wanted)
 {
 	struct wait wait = { .poll = { add_waiter } };
@@ -176,29 +176,40 @@ s64 write_stdin(struct call *call)
 	return error;
 }
 
-/* Read what is there, at least one byte. */
-static s64 read_some(struct call *call, struct guest_process *guest, struct file **stream, u8 *buffer, u64 size)
+/* Add what is there to the answer. */
+static s64 read_once(struct call *call, struct file *file, u64 size)
+{
+	u8 *buffer = kmalloc(size);
+	s64 got = buffer ? file_read_core(file, buffer, size, 0) : -ENOMEM;
+
+	if (got > 0)
+		put_field_bytes(&call->answer, ReadStreamResponse_data, buffer, (u64)got);
+	kfree(buffer);
+	return got;
+}
+
+/* Read at least one byte. A call that waits has no buffer. */
+static s64 read_some(struct call *call, struct guest_process *guest, struct file **stream, u64 size)
 {
 	s64 got = -EAGAIN;
 
 	while (got == -EAGAIN) {
 		struct file *file = *stream;
-		s64 error = 0;
+		s64 error;
 
 		if (!file)
 			return closed(call);
 		file_get(file);
-		got = file_read_core(file, buffer, size, 0);
-		if (got == -EAGAIN)
-			error = wait_for(call, guest, file, POLLIN);
+		error = wait_for(call, guest, file, POLLIN);
+		if (!error)
+			got = read_once(call, file, size);
 		file_put(file);
 		if (error)
 			return error;
 	}
-	if (got <= 0) /* a master reports -EIO when all others have closed the terminal */
-		return closed(call);
-	put_field_bytes(&call->answer, ReadStreamResponse_data, buffer, (u64)got);
-	return 0;
+	if (got == -ENOMEM)
+		return got;
+	return got > 0 ? 0 : closed(call); /* a master reports -EIO when all others have closed the terminal */
 }
 
 static s64 read_stream(struct call *call, bool errors)
@@ -207,20 +218,17 @@ static s64 read_stream(struct call *call, bool errors)
 	struct guest_process *guest = guest_process_of(call);
 	struct field field;
 	u64 size = 0;
-	u8 *buffer;
-	s64 error = -ENOMEM;
+	s64 error = -EINVAL;
 
 	if (!guest)
 		return 0;
 	while (field_next(&r, &field))
 		if (field.number == ReadStreamRequest_len)
 			size = field.value < READ_MOST ? field.value : READ_MOST;
-	buffer = size ? kmalloc(size) : NULL;
-	if (buffer)
-		error = read_some(call, guest, errors ? &guest->errors : &guest->output, buffer, size);
-	kfree(buffer);
+	if (size)
+		error = read_some(call, guest, errors ? &guest->errors : &guest->output, size);
 	guest_process_put(guest);
-	return size ? error : -EINVAL;
+	return error;
 }
 
 s64 read_stdout(struct call *call)

@@ -10,7 +10,7 @@
 #include "../core.h"
 #include "virtio.h"
 
-enum { IN, OUT, EVENTS, RX_BUFFERS = 32, EVENT_BUFFERS = 4, DATA_MOST = 4 * PAGE, RESERVED = 32 };
+enum { IN, OUT, EVENTS, RX_BUFFERS = 16, EVENT_BUFFERS = 4, DATA_MOST = 4 * PAGE, RESERVED = 32 };
 enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
 enum { STREAM = 1, HOST = 2, SHUT_RECEIVE = 1, SHUT_SEND = 2, CONNECTIONS_MOST = 16, LISTENERS = 2, USUAL_CID = 3 };
 #define OWES(operation) (1u << (operation))
@@ -358,6 +358,11 @@ void vsock_forget(void)
 bool vsock_is_there(void)
 {
 	return vsock.device;
+}
+
+bool vsock_is_polled(void)
+{
+	return vsock.device && !vsock.device->registers;
 }
 
 bool vsock_has_sent(void)

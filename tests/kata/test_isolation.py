@@ -1,0 +1,111 @@
+"""pyvmm-oci --isolation sentry, without KVM: a container on the Sentry, from bundle to removal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmm import HostError, kvm_verdict
+
+PROGRAM = Path(sys.executable).parent / "pyvmm-oci"
+
+
+def has_kvm() -> bool:
+    try:
+        return kvm_verdict().usable
+    except HostError:
+        return False
+
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts of a container need root"),
+    pytest.mark.skipif(has_kvm(), reason="with KVM, the Sentry is the kernel of a machine"),
+]
+
+
+class Bundle:
+    """A bundle with busybox, and the commands for one container of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "bundle"
+        self.root = self.path / "rootfs"
+        (self.root / "bin").mkdir(parents=True)
+        shutil.copy("/bin/busybox", self.root / "bin" / "busybox")
+        for applet in ("sh", "cat", "echo", "ip"):
+            (self.root / "bin" / applet).symlink_to("busybox")
+        self._state = folder / "state"
+        subprocess.run([PROGRAM, "spec"], cwd=self.path, check=True)
+
+    def write(self, *args: str, **more: Any) -> None:
+        """Its config.json."""
+        path = self.path / "config.json"
+        spec = json.loads(path.read_text())
+        spec["process"] |= {"args": args, "terminal": False}
+        path.write_text(json.dumps({**spec, **more}))
+
+    def call(self, *words: str, isolation: str = "sentry", **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [PROGRAM, "--root", str(self._state), "--isolation", isolation, *words]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.run(command, text=True, timeout=120, cwd=self.path, **{**streams, **options})
+
+    def status(self) -> str:
+        return str(json.loads(self.call("state", "c1").stdout)["status"])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Iterator[Bundle]:
+    made = Bundle(tmp_path)
+    yield made
+    made.call("delete", "--force", "c1")
+
+
+def test_a_container_runs_and_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.write("sh", "-c", 'read line; echo "got $line"; echo wrong >&2; exit 3')
+    done = bundle.call("run", "c1", stdin=None, input="input\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "got input\n", "wrong\n")
+    assert os.listdir(tmp_path / "state") == []
+
+
+def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
+    """Created, running with one more process, paused, killed, deleted; its volume is the host's directory."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounts = json.loads((bundle.path / "config.json").read_text())["mounts"]
+    mounts.append({"destination": "/volume", "type": "bind", "source": str(volume), "options": ["rbind", "rw"]})
+    bundle.write("sh", "-c", "trap 'exit 5' TERM; while :; do :; done", mounts=mounts)
+    assert bundle.call("create", "c1", stdout=None, stderr=None).returncode == 0
+    assert bundle.status() == "created"
+    assert bundle.call("start", "c1").returncode == 0
+    done = bundle.call("exec", "c1", "sh", "-c", "echo from inside >/volume/file; cat /proc/1/comm; exit 4")
+    assert (done.returncode, done.stdout) == (4, "sh\n")
+    assert (volume / "file").read_text() == "from inside\n"
+    assert bundle.call("pause", "c1").returncode == 0
+    assert bundle.status() == "paused"
+    assert bundle.call("resume", "c1").returncode == 0
+    assert bundle.call("kill", "c1", "KILL").returncode == 0
+    while bundle.status() != "stopped":
+        pass
+    assert bundle.call("delete", "c1").returncode == 0
+    assert os.listdir(tmp_path / "state") == []
+
+
+def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.write("true")
+    done = bundle.call("run", "c1", isolation="none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--isolation: 'none' is not one of vm, sentry" in done.stderr
+    bundle.write("true", annotations={"io.pyvmm.isolation": "vm"})
+    assert "annotation io.pyvmm.isolation may not be set by containers" in bundle.call("run", "c1").stderr
+    bundle.write("nothing", annotations={})
+    done = bundle.call("run", "c1")
+    assert done.returncode != 0
+    assert "exec nothing: No such file or directory" in done.stderr
+    assert os.listdir(tmp_path / "state") == []
