@@ -52,8 +52,8 @@ class Bundle:
         path.write_text(json.dumps({**spec, **more}))
 
     def call(self, *words: str, isolation: str = "sentry", **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [PROGRAM, "--root", str(self._state), "--isolation", isolation, *words]
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [str(PROGRAM), "--root", str(self._state), "--isolation", isolation, *words]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.run(command, text=True, timeout=120, cwd=self.path, **{**streams, **options})
 
     def status(self) -> str:

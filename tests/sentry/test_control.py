@@ -350,7 +350,7 @@ def test_a_limit_of_tasks(sandbox: Sandbox) -> None:
 
 ROUNDS = 300
 HEADER = struct.Struct(">IIBB")
-SPEC = {
+SPEC: dict[str, Any] = {
     "root": {"path": f"{SHARED}/c1/rootfs"},
     "process": {
         "args": ["sleep", "1000"],

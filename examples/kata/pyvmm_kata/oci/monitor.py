@@ -264,7 +264,8 @@ class Monitor:
         annotations = self._plan.bundle.annotations
         chosen, kept = self._plan.settings, self._plan.kept
         if not self._can.network:
-            return self._no_network()
+            self._check_no_network()
+            return None
         if chosen.network == "user":
             if kept is not None and [net.mac for net in kept.nets] != [network.USER_MAC]:
                 raise ConfigError(f"annotation {NETWORK}: the container that was checkpointed had another network")
@@ -281,7 +282,7 @@ class Monitor:
         spares = SPARES if namespace(spec, "user") is not None else 1
         return network.take_over(self._plan.face.namespace("net") if late else "", spares)
 
-    def _no_network(self) -> None:
+    def _check_no_network(self) -> None:
         """
         :raises ConfigError: the container is to have one
         """

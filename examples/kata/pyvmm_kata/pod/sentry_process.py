@@ -55,7 +55,8 @@ class SentryProcess:
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
         try:
-            return self._running().connect(AGENT_PORT, timeout)
+            made: socket.socket = self._running().connect(AGENT_PORT, timeout)
+            return made
         except (TimeoutError, ConnectionRefusedError) as error:
             raise GuestError(
                 f"sandbox {self._name}: the Sentry did not answer on vsock port {AGENT_PORT}: {error}",
