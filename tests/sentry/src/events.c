@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -217,6 +218,25 @@ static void try_nested_sets(void)
 	close(ready);
 }
 
+/* Who reads a socket makes room for the other end, which is no event of its own. */
+static void try_edges_of_sockets(void)
+{
+	int set = epoll_create1(0), pair[2];
+
+	CALL(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	CONTROL(set, EPOLL_CTL_ADD, pair[0], EPOLLIN | EPOLLOUT | EPOLLET);
+	WAIT(set, 8), WAIT(set, 8);
+	CALL(write(pair[1], "ab", 2));
+	WAIT(set, 8), WAIT(set, 8);
+	CALL(read(pair[0], &value, 1));
+	WAIT(set, 8);
+	CALL(read(pair[0], &value, 1));
+	WAIT(set, 8);
+	close(pair[1]);
+	WAIT(set, 8), WAIT(set, 8);
+	close(pair[0]), close(set);
+}
+
 int main(int argc, char **argv)
 {
 	if (enter_folder(argc, argv))
@@ -225,5 +245,6 @@ int main(int argc, char **argv)
 	try_timerfd();
 	try_epoll();
 	try_nested_sets();
+	try_edges_of_sockets();
 	return 42;
 }

@@ -12,7 +12,7 @@ void endpoint_put(struct endpoint *end)
 {
 	if (!end || !reference_put(&end->references))
 		return;
-	wait_queue_end(&end->writable); /* a poll of a socket also waits for its peer, which can be another by now */
+	wait_queue_end(&end->room); /* a poll of a socket also waits for its peer, which can be another by now */
 	slab_free(&endpoints, end);
 }
 
@@ -68,14 +68,21 @@ void unix_pair(struct socket *a, struct socket *b)
 	a->peer = b->peer = unix_credentials();
 }
 
+/* What an end can do is different: wake all that wait for it. */
+static void changed(struct endpoint *end)
+{
+	wake_all(&end->readable);
+	wake_all(&end->writable);
+	wake_all(&end->room);
+}
+
 /* Close both directions of the other end. */
 static void hang_up(struct endpoint *peer, bool unread)
 {
 	peer->no_receive = peer->no_send = true;
 	if (unread && peer->socket)
 		peer->socket->error = -ECONNRESET;
-	wake_all(&peer->readable);
-	wake_all(&peer->writable);
+	changed(peer);
 }
 
 static void drop_packets(struct endpoint *end)
@@ -108,13 +115,12 @@ static void endpoint_close(struct endpoint *end)
 		kfree(socket);
 	}
 	drop_packets(end);
-	wake_all(&end->readable);
-	wake_all(&end->writable);
+	changed(end);
 	end->peer = NULL;
 	if (peer && !datagram)
 		hang_up(peer, unread);
 	else if (peer)
-		wake_all(&peer->writable);
+		wake_all(&peer->room);
 	endpoint_put(peer);
 	endpoint_put(end);
 }
@@ -198,7 +204,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 			endpoint_put(listener);
 			break;
 		}
-		error = (int)socket_wait(&listener->writable, deadline);
+		error = (int)socket_wait(&listener->room, deadline);
 		endpoint_put(listener);
 	}
 	return error;
@@ -215,7 +221,7 @@ static int listen(struct socket *socket, u32 backlog)
 	end->backlog = backlog;
 	socket->listening = true;
 	socket->peer = unix_credentials();
-	wake_all(&end->writable);
+	wake_all(&end->room);
 	return 0;
 }
 
@@ -240,7 +246,7 @@ static int accept(struct socket *socket, struct socket **new, bool wait)
 	one = CONTAINER(end->waiting.next, struct endpoint, in_waiting);
 	list_remove(&one->in_waiting);
 	end->waiting_count--;
-	wake_all(&end->writable);
+	wake_all(&end->room);
 	*new = one->socket;
 	return 0;
 }
@@ -263,14 +269,12 @@ static int shutdown(struct socket *socket, bool stop_receive, bool stop_send)
 
 	end->no_receive |= stop_receive;
 	end->no_send |= stop_send;
-	wake_all(&end->readable);
-	wake_all(&end->writable);
+	changed(end);
 	if (!peer)
 		return 0;
 	peer->no_send |= stop_receive;
 	peer->no_receive |= stop_send;
-	wake_all(&peer->readable);
-	wake_all(&peer->writable);
+	changed(peer);
 	return 0;
 }
 
@@ -282,8 +286,8 @@ static u32 poll(struct socket *socket, struct poll *poll)
 
 	poll_wait(poll, &end->readable);
 	poll_wait(poll, &end->writable);
-	if (peer)
-		poll_wait(poll, &peer->writable);
+	if (peer && is_datagram(socket))
+		poll_wait(poll, &peer->room);
 	if (end->no_receive && end->no_send)
 		events |= POLLHUP;
 	if (end->no_receive)

@@ -23,6 +23,7 @@ struct endpoint {
 	u64 bytes;
 	u32 count;
 	struct wait_queue readable, writable;
+	struct wait_queue room; /* of those that wait for room for a packet or connection */
 	struct mutex binding;	/* of a task that makes a file for the name, which can sleep */
 	struct mutex receiving; /* of a receiver while it copies packets, which can sleep */
 	bool no_receive, no_send;

@@ -56,7 +56,7 @@ static struct packet *packet_new(struct endpoint *from, struct message *message,
 static s64 wait_for_room(struct socket *socket, struct endpoint *to, u64 deadline)
 {
 	while (to->socket && !to->no_receive && !end_of(socket)->no_send && !unix_has_room(to, socket)) {
-		s64 error = socket_wait(&to->writable, deadline);
+		s64 error = socket_wait(&to->room, deadline);
 
 		if (error)
 			return error;
@@ -226,11 +226,11 @@ static s64 begin_receiving(struct socket *socket, u64 deadline)
 	}
 }
 
-/* Wake senders to an end. Its peer, too: an epoll set can contain that since before it was connected. */
+/* Wake senders to an end, and whoever waits until its peer can send. */
 static void room_made(struct endpoint *end)
 {
-	wake_all(&end->writable);
-	if (end->peer)
+	wake_all(&end->room);
+	if (end->peer && end->peer->peer == end)
 		wake_all(&end->peer->writable);
 }
 
