@@ -2,6 +2,7 @@
 /* System calls for sockets. */
 #include "inet.h"
 
+#include "../vfs/async.h"
 #include "../vfs/calls.h"
 
 enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992, BACKLOG_MOST = 4096 };
@@ -114,12 +115,33 @@ static u32 poll(struct file *file, struct poll *poll)
 	return socket->operations->poll(socket, poll);
 }
 
+/* Who gets the signals of O_ASYNC; 1: it is another request. */
+static s64 owner_ioctl(struct file *file, u32 command, u64 argument)
+{
+	enum { FIOSETOWN = 0x8901, SIOCSPGRP = 0x8902, FIOGETOWN = 0x8903, SIOCGPGRP = 0x8904 };
+	s32 pid;
+
+	switch (command) {
+	case FIOSETOWN:
+	case SIOCSPGRP:
+		return user_read(core.current->mm, &pid, argument, sizeof(pid)) ? -EFAULT : owner_set(file, pid);
+	case FIOGETOWN:
+	case SIOCGPGRP:
+		pid = owner_get(file);
+		return user_write(core.current->mm, argument, &pid, sizeof(pid));
+	}
+	return 1;
+}
+
 static s64 ioctl(struct file *file, u32 command, u64 argument)
 {
 	enum { FIONREAD = 0x541b, TIOCOUTQ = 0x5411 };
 	struct socket *socket = file->data;
+	s64 result = owner_ioctl(file, command, argument);
 	s32 value;
 
+	if (result <= 0)
+		return result;
 	if (command != FIONREAD && command != TIOCOUTQ)
 		return interface_ioctl(command, argument);
 	if (command == FIONREAD && socket->listening)
@@ -143,6 +165,7 @@ static void release(struct file *file)
 
 static const struct file_operations socket_operations = {
 	.read = read, .write = write, .poll = poll, .nowait = true, .ioctl = ioctl, .release = release,
+	.async = true,
 };
 
 /* A file for a socket, which it takes. */

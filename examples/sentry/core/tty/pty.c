@@ -377,5 +377,5 @@ static s64 ioctl(struct file *file, u32 command, u64 argument)
 }
 
 static const struct file_operations operations = {
-	.read = read, .write = write, .poll = poll, .ioctl = ioctl, .release = release,
+	.read = read, .write = write, .poll = poll, .ioctl = ioctl, .release = release, .async = true,
 };

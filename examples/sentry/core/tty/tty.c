@@ -217,7 +217,7 @@ static u32 poll(struct file *file, struct poll *poll)
 }
 
 static const struct file_operations operations = {
-	.read = read, .write = write, .poll = poll, .ioctl = tty_ioctl, .release = release,
+	.read = read, .write = write, .poll = poll, .ioctl = tty_ioctl, .release = release, .async = true,
 };
 
 /* vhangup(): of the caller's terminal. */

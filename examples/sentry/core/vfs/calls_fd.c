@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for descriptors. */
+#include "async.h"
 #include "calls.h"
 #include "pipe.h"
 
@@ -83,18 +84,24 @@ s64 sys_dup3(struct task *t, const u64 *args)
 
 enum fcntl {
 	F_DUPFD = 0, F_GETFD = 1, F_SETFD = 2, F_GETFL = 3, F_SETFL = 4, F_GETLK = 5, F_SETLK = 6, F_SETLKW = 7, F_SETOWN = 8,
-	F_GETOWN = 9, F_SETSIG = 10, F_GETSIG = 11, F_OFD_GETLK = 36, F_OFD_SETLK = 37, F_OFD_SETLKW = 38,
+	F_GETOWN = 9, F_SETSIG = 10, F_GETSIG = 11, F_SETOWN_EX = 15, F_GETOWN_EX = 16, F_OFD_GETLK = 36, F_OFD_SETLK = 37, F_OFD_SETLKW = 38,
 	F_DUPFD_CLOEXEC = 1030, F_SETPIPE_SZ = 1031, F_GETPIPE_SZ = 1032, F_ADD_SEALS = 1033, F_GET_SEALS = 1034,
 };
 
-static s64 set_flags(struct file *file, u32 flags)
+static s64 set_flags(struct file *file, u32 fd, u32 flags)
 {
-	const u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | FASYNC;
+	const u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
 
 	if (flags & O_NOATIME && !(file->flags & O_NOATIME) && !inode_owned(file->inode))
 		return -EPERM;
 	if (flags & O_DIRECT && file->fixed)
 		return -EINVAL;
+	if (file->operations->async) {
+		s64 error = async_set(file, fd, flags & FASYNC);
+
+		if (error)
+			return error;
+	}
 	file->flags = (file->flags & ~settable) | (flags & settable);
 	return 0;
 }
@@ -114,12 +121,14 @@ static s64 add_seals(struct file *file, u32 seals)
 }
 
 /* What a descriptor of a path only does not have. */
-static s64 fcntl_file(struct file *file, u32 command, u64 argument)
+static s64 fcntl_file(struct file *file, u32 fd, u32 command, u64 argument)
 {
 	switch (command) {
-	case F_SETFL: return set_flags(file, (u32)argument);
-	case F_SETOWN: file->owner = (s32)argument; return 0;
-	case F_GETOWN: return file->owner;
+	case F_SETFL: return set_flags(file, fd, (u32)argument);
+	case F_SETOWN: return owner_set(file, (s32)argument);
+	case F_GETOWN: return owner_get(file);
+	case F_SETOWN_EX: return owner_set_ex(file, argument);
+	case F_GETOWN_EX: return owner_get_ex(file, argument);
 	case F_SETSIG:
 		if (argument > SIGNALS)
 			return -EINVAL;
@@ -159,7 +168,7 @@ s64 sys_fcntl(struct task *t, const u64 *args)
 	case F_GETFL:
 		return file->flags;
 	}
-	return file->flags & O_PATH ? -EBADF : fcntl_file(file, command, args[2]);
+	return file->flags & O_PATH ? -EBADF : fcntl_file(file, (u32)args[0], command, args[2]);
 }
 
 s64 sys_ioctl(struct task *t, const u64 *args)
@@ -180,6 +189,8 @@ s64 sys_ioctl(struct task *t, const u64 *args)
 			return -EFAULT;
 		file->flags = value ? file->flags | O_NONBLOCK : file->flags & ~(u32)O_NONBLOCK;
 		return 0;
+	case FIOASYNC:
+		return user_read(t->mm, &value, args[2], sizeof(value)) ? -EFAULT : async_set(file, (u32)args[0], value);
 	case FIONREAD:
 		if (!S_ISREG(file->inode->mode))
 			break;

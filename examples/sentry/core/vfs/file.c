@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Open files. */
+#include "async.h"
 #include "calls.h"
 #include "pipe.h"
 
@@ -78,6 +79,7 @@ void file_put(struct file *file)
 	if (!file || !reference_put(&file->references))
 		return;
 	epoll_forget(file);
+	async_stop(file);
 	if (!file->stream)
 		file_notify(file, file->writable ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
 	locks_release(file->inode, file);

@@ -393,6 +393,7 @@ static void release(struct file *file)
 
 const struct file_operations pipe_operations = {
 	.read = read, .write = write, .poll = poll, .nowait = true, .ioctl = ioctl, .release = release,
+	.async = true,
 };
 
 struct pipe *file_pipe(struct file *file)

@@ -14,6 +14,7 @@
 #include "../wait_queue.h"
 #include "file_abi.h"
 
+struct async;
 struct dentry;
 struct entries;
 struct file;
@@ -127,6 +128,7 @@ struct file_operations {
 	int (*mmap)(struct file *file, u32 prot, u32 flags); /* may be mapped by inode_operations.page; NULL: -ENODEV */
 	int (*flush)(struct file *file); /* a descriptor of it is closed */
 	void (*release)(struct file *file);
+	bool async; /* O_ASYNC has an effect */
 };
 
 struct super_operations {
@@ -219,6 +221,14 @@ struct path {
 	struct dentry *dentry;
 };
 
+enum { OWNER_TASK, OWNER_PROCESS, OWNER_GROUP };
+
+/* Who gets the signals of O_ASYNC, and the users who decided so. */
+struct file_owner {
+	s32 pid; /* 0: nobody */
+	u32 type, user, effective;
+};
+
 /* An open file: what several descriptors may share. */
 struct file {
 	u32 references;
@@ -234,7 +244,9 @@ struct file {
 	struct dentry *hint; /* of readdir on dentries, as long as the directory's version is this */
 	u64 hint_version;
 	struct list polls; /* of epoll */
-	s32 owner, signal; /* F_SETOWN, F_SETSIG */
+	struct file_owner owner;
+	s32 signal; /* F_SETSIG */
+	struct async *async; /* NULL: without O_ASYNC */
 };
 
 /* -- inode.c -- */
