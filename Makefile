@@ -28,7 +28,7 @@ test-long-guest: ## those that boot guests: random operations around volumes, se
 	@$(PYTHON) -m tools.run_tests --long-guest $(ARGS)
 
 test-long: ## the tests that need no KVM and take minutes: 100,000 faults in config.json and the like
-	@python3 tools/deps.py check
+	@python3 tools/deps.py check long
 	@$(PYTHON) -m tools.run_tests --long $(ARGS)
 
 test-guest: ## only the tests that boot guests

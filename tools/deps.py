@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|docs|fuzz|bench|conformance|prove]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|prove]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -69,6 +69,12 @@ NEEDS = (
     Need("check", "git", "git", "runs on the Sentry in tests"),
     Need("check", "less", "less", "runs on the Sentry in tests"),
     Need("check", "vi", "vim-tiny", "runs on the Sentry in tests"),
+    Need("check", "nginx", "nginx", "runs on the Sentry in tests"),
+    Need("check", "curl", "curl", "runs on the Sentry in tests"),
+    Need("check", "redis-server", "redis-server", "runs on the Sentry in tests"),
+    Need("check", "sqlite3", "sqlite3", "runs on the Sentry in tests"),
+    Need("long", "node", "nodejs", "runs on the Sentry in long tests"),
+    Need("long", "/usr/lib/postgresql/*/bin/pgbench", "postgresql", "runs on the Sentry in long tests"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
     Need("check guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
