@@ -64,6 +64,21 @@ print(seen.digest() == hashlib.sha256(data).digest())
 client.sendall(b"done")
 client.close()
 """
+SHORT = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+def connect(count):
+    for _ in range(count):
+        with socket.create_connection(server.getsockname()) as client:
+            end, _ = server.accept()
+            client.shutdown(socket.SHUT_WR)
+            end.recv(1)
+            end.close()
+            client.recv(1)
+    return next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemFree"))
+free = connect(500)
+print(free - connect(2000) < 500)
+"""
 
 
 def inside(*words: str) -> subprocess.CompletedProcess[str]:
@@ -84,8 +99,8 @@ def test_calls_have_the_results_of_linux(platform: Path, compile_static: Compile
 
 @pytest.mark.parametrize(
     ("script", "output"),
-    [(HTTP, "200 True\n404\n"), (CONNECTIONS, "1000\n"), (STREAM, "True\nb'done'\n")],
-    ids=["http", "connections", "stream"],
+    [(HTTP, "200 True\n404\n"), (CONNECTIONS, "1000\n"), (STREAM, "True\nb'done'\n"), (SHORT, "True\n")],
+    ids=["http", "connections", "stream", "short-connections"],
 )
 def test_servers_and_clients_in_python(script: str, output: str) -> None:
     done = inside(PYTHON, "-c", script)

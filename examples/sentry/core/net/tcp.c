@@ -2,6 +2,8 @@
 /* Streams of AF_INET and AF_INET6: connections, from listen() or connect() to their end. */
 #include "inet.h"
 
+enum { MOST_WAITING = 256 }; /* connections in TIME_WAIT */
+
 /* -- callbacks of lwIP, which record what happens to a connection -- */
 
 /* From now on lwIP reports nothing about the connection. */
@@ -130,6 +132,17 @@ static int open_pcb(struct socket *socket, const ip_addr_t *remote)
 	return 0;
 }
 
+/* lwIP searches lists, so connections in TIME_WAIT slow all others down: end the oldest, as Linux does above its limit. */
+static void end_oldest(void)
+{
+	struct tcp_pcb *pcb = tcp_tw_pcbs;
+
+	for (u32 i = 1; pcb && i < MOST_WAITING; i++)
+		pcb = pcb->next;
+	while (pcb && pcb->next)
+		tcp_abort(pcb->next);
+}
+
 /* -- connect -- */
 
 static bool is_taken(struct tcp_pcb *list, const ip_addr_t *from, u16 from_port, const ip_addr_t *to, u16 to_port)
@@ -151,6 +164,7 @@ static int begin_connect(struct socket *socket, const ip_addr_t *to, u16 port)
 		return error;
 	if (inet->bound_address)
 		ip_addr_copy(from, inet->local);
+	end_oldest();
 	error = inet_bind_port(socket);
 	if (error)
 		return error == -EADDRINUSE ? -EADDRNOTAVAIL : error;
@@ -258,6 +272,7 @@ static err_t is_asked(u8 id, struct tcp_pcb_listen *pcb, struct tcp_pcb *new)
 
 	if (!listener || listener->waiting_count + listener->pending > listener->backlog)
 		return ERR_MEM;
+	end_oldest();
 	child = inet_new();
 	if (!child)
 		return ERR_MEM;
