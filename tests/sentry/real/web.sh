@@ -30,7 +30,7 @@ http {
 }
 END
 workers() {
-	awk -v "parent=$(cat pid)" '/^Pid:/ { pid = $2 } /^PPid:/ && $2 == parent { print pid }' /proc/[0-9]*/status 2>/dev/null
+	cat /proc/[0-9]*/status 2>/dev/null | awk -v "parent=$(cat pid)" '/^Pid:/ { pid = $2 } /^PPid:/ && $2 == parent { print pid }'
 }
 nginx -p "$PWD" -e error.log -c nginx.conf || exit
 url=http://127.0.0.1:8080
