@@ -17,14 +17,18 @@ static char buffer[65536], name256[400], path4096[5000];
 
 static void describe(const char *path)
 {
+	enum { TMPFS = 0x01021994 }; /* the size of a directory has a meaning there only */
 	struct stat s;
+	struct statfs fs;
+	int sized;
 
 	if (lstat(path, &s)) {
 		printf("    %s: %s\n", path, strerrorname_np(errno));
 		return;
 	}
+	sized = !S_ISDIR(s.st_mode) || (!statfs(path, &fs) && fs.f_type == TMPFS);
 	printf("    %s: mode %o links %ld size %ld blocks %ld owner %d:%d device %lx\n", path, s.st_mode, (long)s.st_nlink,
-	       S_ISDIR(s.st_mode) ? 0 : (long)s.st_size, (long)s.st_blocks, s.st_uid, s.st_gid,
+	       sized ? (long)s.st_size : 0, (long)s.st_blocks, s.st_uid, s.st_gid,
 	       S_ISCHR(s.st_mode) || S_ISBLK(s.st_mode) ? (long)s.st_rdev : 0);
 }
 

@@ -29,6 +29,8 @@ static struct content *content_of(const struct inode *inode)
 
 /* -- inodes -- */
 
+enum { ENTRY_SIZE = 20 }; /* what a name adds to its directory's size in Linux's tmpfs; a new one has two */
+
 static struct inode *make(struct super *super, const struct inode *directory, u32 mode)
 {
 	struct inode *inode = inode_new(super, mode);
@@ -52,6 +54,7 @@ static struct inode *make(struct super *super, const struct inode *directory, u3
 		inode->operations = &directory_operations;
 		inode->file_operations = &directory_file_operations;
 		inode->links = 2;
+		inode->size = 2 * ENTRY_SIZE;
 	} else if (S_ISLNK(mode)) {
 		inode->operations = &link_operations;
 	}
@@ -459,8 +462,6 @@ static void touch(struct inode *inode)
 {
 	inode->modified = inode->changed = time_real();
 }
-
-enum { ENTRY_SIZE = 20 }; /* what a name adds to its directory's size in Linux's tmpfs */
 
 static int lookup(struct inode *directory, struct dentry *dentry)
 {
