@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 PYTHON = "/usr/bin/python3"
@@ -16,7 +17,7 @@ PROGRAMS = (
 _SKIPPED = ("__pycache__", "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "turtledemo", "config-*", "pydoc_data")
 
 
-def _copy(root: Path, path: str) -> None:
+def copy(root: Path, path: str) -> None:
     """Copy a file. A link to a file of the same folder is copied with its target."""
     target = root / path.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +26,7 @@ def _copy(root: Path, path: str) -> None:
         shutil.copy2(path, target)
         return
     target.symlink_to(aim)
-    _copy(root, os.path.join(os.path.dirname(path), aim))
+    copy(root, os.path.join(os.path.dirname(path), aim))
 
 
 def _libraries(path: Path) -> set[str]:
@@ -33,20 +34,29 @@ def _libraries(path: Path) -> set[str]:
     return set(re.findall(r"(/\S+) \(0x", listed))
 
 
-def make(root: Path) -> Path:
-    """Fill a folder; returns it."""
-    for name in ("dev", "proc", "sys", "tmp", "etc", "usr/bin", "usr/lib", "usr/lib64"):
+def start(root: Path) -> None:
+    """Fill a folder with the programs that shells need, without their libraries."""
+    for name in ("dev", "proc", "sys", "tmp", "etc", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"):
         (root / name).mkdir(parents=True)
-    for name in ("bin", "lib", "lib64"):
+    for name in ("bin", "sbin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
     (root / "usr/bin/sh").symlink_to("dash")
     for name in PROGRAMS:
-        _copy(root, f"/usr/bin/{name}")
-    _copy(root, PYTHON)
+        copy(root, f"/usr/bin/{name}")
+
+
+def add_libraries(root: Path, files: Iterable[Path]) -> None:
+    """Copy the libraries of programs and of other libraries."""
+    for library in sorted(set().union(*map(_libraries, files))):
+        copy(root, library)
+
+
+def make(root: Path) -> Path:
+    """Fill a folder with programs and Python; returns it."""
+    start(root)
+    copy(root, PYTHON)
     code = "import sysconfig; print(sysconfig.get_path('stdlib'))"
     modules = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     shutil.copytree(modules, root / modules.lstrip("/"), ignore=shutil.ignore_patterns(*_SKIPPED), symlinks=True)
-    files = [*(root / "usr/bin").iterdir(), *root.rglob("*.so")]
-    for library in sorted(set().union(*map(_libraries, files))):
-        _copy(root, library)
+    add_libraries(root, [*(root / "usr/bin").iterdir(), *root.rglob("*.so")])
     return root
