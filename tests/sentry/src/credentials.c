@@ -152,15 +152,16 @@ static void groups(void)
 
 static void file_users(void)
 {
+	chmod(".", 0777);
 	IN_CHILD {
 		TRY(setfsuid, NOBODY);
 		TRY(setfsuid, -1);
 		STATE();
 		TRY(setfsgid, NOBODY);
 		TRY(setfsgid, -1);
-		close(open("own", O_CREAT | O_RDWR, 0640));
 		struct stat status;
-		stat("own", &status);
+		close(open("own", O_CREAT | O_RDWR, 0640));
+		CALL(stat("own", &status));
 		printf("%u %u\n", status.st_uid, status.st_gid);
 		TRY(setfsuid, 0);
 		STATE();
