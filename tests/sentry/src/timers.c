@@ -343,6 +343,44 @@ static int clone_pidfd(unsigned long flags, int *pidfd, int status)
 	return pid;
 }
 
+/* The directory that /proc has of a process is as good as a pidfd to send it a signal. */
+static void try_directory(pid_t child)
+{
+	char name[64];
+	siginfo_t info;
+	int directory, file, place, thread;
+
+	sprintf(name, "/proc/%d", child);
+	directory = open(name, O_RDONLY | O_DIRECTORY);
+	place = open(name, O_PATH);
+	sprintf(name, "/proc/%d/task/%d", child, child);
+	thread = open(name, O_RDONLY);
+	file = open("/proc/self/status", O_RDONLY);
+	TRY(pidfd_send_signal, directory, 0, NULL, 0);
+	TRY(pidfd_send_signal, directory, 65, NULL, 0);
+	TRY(pidfd_send_signal, place, 0, NULL, 0);
+	TRY(pidfd_send_signal, thread, 0, NULL, 0);
+	TRY(pidfd_send_signal, file, 0, NULL, 0);
+	TRY(pidfd_getfd, directory, 0, 0);
+	TRY(waitid, P_PIDFD, directory, &info, WEXITED, NULL);
+	IN_CHILD {
+		become(NOBODY);
+		TRY(pidfd_send_signal, directory, 0, NULL, 0);
+	}
+	close(directory), close(place), close(thread), close(file);
+	int end = fork();
+	if (!end)
+		pause();
+	sprintf(name, "/proc/%d", end);
+	directory = open(name, O_RDONLY);
+	TRY(pidfd_send_signal, directory, SIGKILL, NULL, 0);
+	CALL(waitid(P_PID, (id_t)end, &info, WEXITED | WNOWAIT));
+	TRY(pidfd_send_signal, directory, 0, NULL, 0);
+	CALL(waitpid(end, NULL, 0) == end);
+	TRY(pidfd_send_signal, directory, 0, NULL, 0);
+	close(directory);
+}
+
 static void processes(void)
 {
 	siginfo_t info = { 0 };
@@ -394,6 +432,7 @@ static void processes(void)
 	CALL(got);
 	CALL(fcntl(got, F_GETFD));
 	CALL(write(pair[1], "x", 1));
+	try_directory(child);
 	IN_CHILD {
 		become(NOBODY);
 		TRY(pidfd_getfd, fd, 0, 0);

@@ -2,6 +2,7 @@
 /* pidfds: descriptors of processes. */
 #include "calls.h"
 #include "pidfd.h"
+#include "synthetic.h"
 
 struct process_ref {
 	u32 references;
@@ -133,24 +134,45 @@ s64 sys_pidfd_open(struct task *t, const u64 *args)
 	return install(t, ref, flags);
 }
 
+/* The number of a directory /proc/PID; 0: it is another file. */
+static s32 process_of_directory(const struct inode *inode)
+{
+	const struct synthetic_inode *node = inode->super->magic == PROC_MAGIC ? synthetic_of(inode) : NULL;
+
+	return node && S_ISDIR(inode->mode) && node->count == process_file_count && !node->prefix_size ? node->pid : 0;
+}
+
+/* The process of a pidfd, or of the directory that /proc has of one. */
+static struct process *process_to_signal(struct task *t, u64 fd, s64 *error)
+{
+	struct file *file = fd_real(t, fd);
+	s32 pid = file ? process_of_directory(file->inode) : 0;
+	u32 flags;
+
+	if (!pid)
+		return pidfd_process(t, fd, &flags, error);
+	*error = -ESRCH;
+	return process_find(pid);
+}
+
 s64 sys_pidfd_send_signal(struct task *t, const u64 *args)
 {
 	enum { TO_THREAD = 1, TO_PROCESS = 2, TO_GROUP = 4 };
 	s32 signal = (s32)args[1];
-	u32 how = (u32)args[3], flags;
+	u32 how = (u32)args[3];
 	struct siginfo info = siginfo_user(signal, SI_USER);
 	struct process *p;
 	s64 error;
 
 	if (how & ~(u32)(TO_THREAD | TO_PROCESS | TO_GROUP) || how & (how - 1))
 		return -EINVAL;
-	p = pidfd_process(t, args[0], &flags, &error);
+	p = process_to_signal(t, args[0], &error);
 	if (!p && error == -EBADF)
 		return error;
 	if (args[2]) {
 		if (user_read(t->mm, &info, args[2], sizeof(info)))
 			return -EFAULT;
-		p = pidfd_process(t, args[0], &flags, &error); /* the read can sleep: its parent can wait for it meanwhile */
+		p = process_to_signal(t, args[0], &error); /* the read can sleep: its parent can wait for it meanwhile */
 		if (info.signal != signal)
 			return -EINVAL;
 		if ((p != t->process || how == TO_GROUP) && (info.code >= 0 || info.code == SI_TKILL))
