@@ -85,6 +85,7 @@ def process() -> None:
     print(sorted(os.listdir("/proc/self/fd"))[:3], len(os.listdir("/proc/self/task")))
     print("[stack]" in Path("/proc/self/maps").read_text(), os.readlink("/proc/self/cwd") == os.getcwd())
     print(os.sysconf("SC_PAGE_SIZE"), os.uname().sysname, os.uname().machine, sys.platform)
+    print("nr_free_pages " in Path("/proc/vmstat").read_text())
     print("MemAvailable:" in Path("/proc/meminfo").read_text(), Path("/proc/stat").read_text()[:4])
 
 

@@ -547,6 +547,9 @@ static void others(void)
 		CALL(readlink(name, name + 32, 1));
 		snprintf(name, sizeof(name), "/proc/%d/exe", root);
 		CALL(readlink(name, name + 32, 1));
+		snprintf(name, sizeof(name), "/proc/%d/ns/net", root);
+		CALL(readlink(name, name + 32, 1));
+		CALL(open(name, O_RDONLY));
 		CALL(readlink("/proc/self/exe", name + 32, 1));
 		CALL(open("/proc/self/environ", O_RDONLY) > 0);
 		CALL(open("/proc/self/fd", O_RDONLY) > 0);

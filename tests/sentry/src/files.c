@@ -591,6 +591,40 @@ static void try_descriptors(void)
 	TRY(close_range, 3, ~0u, 2);
 }
 
+/* Files without a name in any directory: their file systems, and namespaces among them. */
+static void try_nameless(void)
+{
+	static const char *const kinds[] = { "cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts" };
+	int memory = (int)syscall(SYS_memfd_create, "m", 0), fd;
+	struct statfs fs;
+
+	CALL(fstatfs(memory, &fs));
+	printf("    %lx\n", (long)fs.f_type);
+	close(memory);
+	for (unsigned i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		char path[64], target[64] = "", *number;
+		struct stat s, own;
+
+		sprintf(path, "/proc/self/ns/%s", kinds[i]);
+		readlink(path, target, sizeof(target) - 1);
+		number = strchr(target, '[');
+		CALL(stat(path, &s));
+		printf("    %.*s %d %o\n", number ? (int)(number - target) : 0, target, number && strtoul(number + 1, NULL, 10) == s.st_ino, s.st_mode);
+		sprintf(path, "/proc/%d/ns/%s", getpid(), kinds[i]);
+		stat(path, &own);
+		CALL(s.st_ino == own.st_ino && s.st_dev == own.st_dev);
+	}
+	CALL(fd = open("/proc/self/ns/uts", O_RDONLY));
+	CALL(fstatfs(fd, &fs));
+	printf("    %lx\n", (long)fs.f_type);
+	CALL(read(fd, buffer, 10));
+	CALL(lseek(fd, 10, SEEK_SET));
+	CALL(open("/proc/self/ns/uts", O_RDWR));
+	CALL(fchmod(fd, 0600));
+	CALL(open("/proc/self/ns/none", O_RDONLY));
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	memset(name256, 'n', sizeof(name256) - 1);
@@ -608,5 +642,6 @@ int main(int argc, char **argv)
 	try_xattr();
 	try_directories();
 	try_descriptors();
+	try_nameless();
 	return 42;
 }

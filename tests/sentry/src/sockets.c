@@ -364,6 +364,52 @@ static void try_chain(void)
 	close(pipes[0]);
 }
 
+/* The row of a socket in /proc/net/unix, without its address in the kernel. */
+static void show_row(int line, int fd)
+{
+	FILE *file = fopen("/proc/net/unix", "r");
+	unsigned references, protocol, flags, type, state;
+	unsigned long inode;
+	char row[512], path[200];
+	struct stat s;
+	int count;
+
+	fstat(fd, &s);
+	while (file && fgets(row, sizeof(row), file)) {
+		count = sscanf(row, "%*[^:]: %8X %8X %8X %4X %2X %lu %199s", &references, &protocol, &flags, &type, &state, &inode, path);
+		if (count >= 6 && inode == s.st_ino)
+			printf("%d    %d columns: %X %X %X %X %X %s\n", line, count, references, protocol, flags, type, state, count > 6 ? path : "");
+	}
+	if (file)
+		fclose(file);
+}
+
+static void try_proc(void)
+{
+	struct sockaddr_un address = name("row"), abstract = { .sun_family = AF_UNIX, .sun_path = "\0row\0x" };
+	int p[2], accepted, client, datagram = socket(AF_UNIX, SOCK_DGRAM, 0), listener = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	socketpair(AF_UNIX, SOCK_SEQPACKET, 0, p);
+	show_row(__LINE__, p[0]);
+	show_row(__LINE__, datagram);
+	CALL(bind(datagram, (void *)&abstract, offsetof(struct sockaddr_un, sun_path) + 6));
+	show_row(__LINE__, datagram);
+	CALL(bind(listener, (void *)&address, sizeof(address)));
+	show_row(__LINE__, listener);
+	CALL(listen(listener, 5));
+	show_row(__LINE__, listener);
+	client = socket(AF_UNIX, SOCK_STREAM, 0);
+	CALL(connect(client, (void *)&address, sizeof(address)));
+	show_row(__LINE__, client);
+	accepted = accept(listener, NULL, NULL);
+	show_row(__LINE__, accepted);
+	show_row(__LINE__, listener);
+	close(accepted);
+	show_row(__LINE__, client);
+	close(client), close(listener), close(datagram), close(p[0]), close(p[1]);
+	unlink("row");
+}
+
 int main(int argc, char **argv)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -376,5 +422,6 @@ int main(int argc, char **argv)
 	try_early_set();
 	try_small_messages();
 	try_chain();
+	try_proc();
 	return 42;
 }

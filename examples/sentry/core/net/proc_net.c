@@ -7,8 +7,7 @@
 
 #define SPACES(text, count) text_bytes(text, "                                                     ", count)
 
-/* In capitals, as Linux prints addresses. */
-static void put_hex(struct text *text, u64 value, u32 digits)
+void net_put_hex(struct text *text, u64 value, u32 digits)
 {
 	while (digits--)
 		text_bytes(text, &"0123456789ABCDEF"[value >> (4 * digits) & 15], 1);
@@ -36,13 +35,13 @@ static void put_end(struct text *text, const struct inet *inet, const ip_addr_t 
 	u8 count = words_of(inet, address, words);
 
 	for (u8 i = 0; i < count; i++)
-		put_hex(text, words[i], 8);
+		net_put_hex(text, words[i], 8);
 	text_put(text, ":");
-	put_hex(text, port, 4);
+	net_put_hex(text, port, 4);
 	text_put(text, " ");
 }
 
-static void put_number(struct text *text, u64 value, u64 width)
+void net_put_number(struct text *text, u64 value, u64 width)
 {
 	u64 digits = 1;
 
@@ -57,17 +56,17 @@ static void put_socket(struct text *text, const struct inet *inet, u32 number, b
 {
 	const struct socket *socket = inet->socket;
 
-	put_number(text, number, stream ? 4 : 5);
+	net_put_number(text, number, stream ? 4 : 5);
 	text_put(text, ": ");
 	put_end(text, inet, &inet->local, inet->local_port);
 	put_end(text, inet, &inet->remote, inet->listening ? 0 : inet->remote_port);
-	put_hex(text, stream ? inet_tcp_state(inet) : inet->phase == CONNECTED ? 1 : 7, 2);
+	net_put_hex(text, stream ? inet_tcp_state(inet) : inet->phase == CONNECTED ? 1 : 7, 2);
 	text_put(text, " ");
-	put_hex(text, tcp_unsent(inet), 8);
+	net_put_hex(text, tcp_unsent(inet), 8);
 	text_put(text, ":");
-	put_hex(text, inet->listening ? inet->waiting_count : inet->bytes, 8);
+	net_put_hex(text, inet->listening ? inet->waiting_count : inet->bytes, 8);
 	text_put(text, " 00:00000000 00000000 ");
-	put_number(text, socket ? socket->owner : 0, 5);
+	net_put_number(text, socket ? socket->owner : 0, 5);
 	text_put(text, "        0 ");
 	text_number(text, socket ? socket->number : 0);
 	text_put(text, stream ? " 1 0000000000000000 20 4 30 10 -1\n" : " 2 0000000000000000 0\n");
@@ -161,13 +160,13 @@ static void put_route(struct text *text, const char *name, u32 to, u32 by, u32 f
 {
 	text_put(text, name);
 	text_put(text, "\t");
-	put_hex(text, to, 8);
+	net_put_hex(text, to, 8);
 	text_put(text, "\t");
-	put_hex(text, by, 8);
+	net_put_hex(text, by, 8);
 	text_put(text, "\t");
-	put_hex(text, flags, 4);
+	net_put_hex(text, flags, 4);
 	text_put(text, "\t0\t0\t0\t");
-	put_hex(text, mask, 8);
+	net_put_hex(text, mask, 8);
 	text_put(text, "\t0\t0\t0");
 	SPACES(text, 31);
 	text_put(text, "\n");

@@ -3,6 +3,8 @@
 #ifndef SENTRY_PROC_NET_H
 #define SENTRY_PROC_NET_H
 
+#include "../types.h"
+
 struct synthetic_inode;
 struct text;
 
@@ -13,5 +15,8 @@ void write_net_udp6(struct text *text, struct synthetic_inode *node);
 void write_net_dev(struct text *text, struct synthetic_inode *node);
 void write_net_if_inet6(struct text *text, struct synthetic_inode *node);
 void write_net_route(struct text *text, struct synthetic_inode *node);
+void write_net_unix(struct text *text, struct synthetic_inode *node);
+void net_put_hex(struct text *text, u64 value, u32 digits); /* in capitals */
+void net_put_number(struct text *text, u64 value, u64 width); /* with spaces before it */
 
 #endif

@@ -16,6 +16,13 @@ void endpoint_put(struct endpoint *end)
 	slab_free(&endpoints, end);
 }
 
+struct list *unix_all(void)
+{
+	if (!vfs.sockets.next)
+		list_init(&vfs.sockets);
+	return &vfs.sockets;
+}
+
 static struct socket *make(u16 type)
 {
 	struct socket *socket = socket_new(AF_UNIX, type, &operations);
@@ -31,6 +38,7 @@ static struct socket *make(u16 type)
 	list_init(&end->waiting);
 	list_init(&end->in_waiting);
 	list_init(&end->bound);
+	list_add(unix_all(), &end->all);
 	socket->data = end;
 	return socket;
 }
@@ -104,6 +112,7 @@ static void endpoint_close(struct endpoint *end)
 	end->socket = NULL;
 	end->no_receive = end->no_send = true;
 	list_remove(&end->bound);
+	list_remove(&end->all);
 	path_put(&end->place);
 	while (!list_empty(&end->waiting)) {
 		struct endpoint *one = CONTAINER(end->waiting.next, struct endpoint, in_waiting);

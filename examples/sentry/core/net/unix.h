@@ -34,6 +34,7 @@ struct endpoint {
 	u32 name_size;
 	struct path place; /* of a name in a file system */
 	struct list bound;
+	struct list all; /* until its socket is closed */
 };
 
 static inline struct endpoint *end_of(struct socket *socket)
@@ -54,6 +55,7 @@ static inline bool is_datagram(const struct socket *socket)
 /* -- unix.c -- */
 
 void endpoint_put(struct endpoint *end);
+struct list *unix_all(void); /* all ends with a socket */
 struct credentials_message unix_credentials(void); /* of the caller */
 
 /* -- unix_name.c -- */

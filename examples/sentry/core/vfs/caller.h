@@ -40,8 +40,10 @@ struct vfs {
 	struct super *anonymous;   /* of files without a name */
 	struct super *memory;	   /* of memfd_create */
 	struct super *sys;
+	struct super *namespaces;
 	struct mount anonymous_mount;
 	struct list bound; /* sockets with a name */
+	struct list sockets; /* ends of all of AF_UNIX */
 	u64 watches; /* of inotify */
 	u32 last_cookie;
 	u64 started;

@@ -234,7 +234,7 @@ s64 sys_readlinkat(struct task *t, const u64 *args)
 static s64 put_statfs(struct task *t, const struct path *path, u64 to)
 {
 	enum { ST_RDONLY = 1, ST_NOSUID = 2, ST_NODEV = 4, ST_NOEXEC = 8, ST_VALID = 0x20, ST_RELATIME = 0x1000 };
-	struct super *super = path->dentry->super;
+	struct super *super = path->dentry->inode->super;
 	struct statfs stat = {
 		.type = (s64)super->magic, .block_size = PAGE, .name_max = NAME_MAX, .fragment_size = PAGE,
 		.id = { (s32)super->device }, .flags = ST_VALID | ST_RELATIME | ((path->mount->flags | super->flags) & 15),

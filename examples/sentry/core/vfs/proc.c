@@ -4,6 +4,16 @@
 #include "process_file.h"
 #include "synthetic.h"
 
+static void write_vmstat(struct text *text, struct synthetic_inode *node)
+{
+	static const char *const zeros[] = { "pgpgin ", "pgpgout ", "pswpin ", "pswpout ", "pgfault ", "pgmajfault ", "oom_kill " };
+
+	(void)node;
+	text_line(text, "nr_free_pages ", core.ram.available, "");
+	for (u32 i = 0; i < ARRAY_SIZE(zeros); i++)
+		text_line(text, zeros[i], 0, "");
+}
+
 static void write_meminfo(struct text *text, struct synthetic_inode *node)
 {
 	u64 total = core.ram.count * (PAGE / 1024), free = core.ram.available * (PAGE / 1024);
@@ -266,6 +276,7 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sys/vm/overcommit_memory", .fixed = "1\n" },
 	{ .name = "uptime", .write = write_uptime },
 	{ .name = "version", .write = write_whole_version },
+	{ .name = "vmstat", .write = write_vmstat },
 };
 
 static const struct synthetic sys_files[] = {

@@ -16,5 +16,6 @@ void process_prepare(struct synthetic_inode *node); /* more entries of a directo
 void process_owner(s32 pid, struct inode *inode); /* who owns the files below a process */
 const struct utsname *system_name(void);
 void system_set_hostname(const char *name); /* cut after 64 bytes */
+int jump_namespace(struct inode *inode, struct path *path);
 
 #endif
