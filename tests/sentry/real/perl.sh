@@ -26,3 +26,29 @@ END
 perl -ne 'print if /9{2}/' file
 perl -pi -e 's/^X/Y/' file
 head -n 1 file
+perl -Mthreads -Mthreads::shared -e '
+my $n : shared = 0;
+my @threads = map { threads->create(sub { for (1 .. 100) { lock($n); $n++ } $_[0] * 2 }, $_) } 1 .. 4;
+print join(",", map { $_->join } @threads), " $n\n"'
+perl -MIO::Socket::INET -MFcntl=:flock -MTime::HiRes=ualarm -e '
+my $server = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1") or die $!;
+if (!fork) {
+	my $client = IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => $server->sockport);
+	print $client "hi\n";
+	print "got ", scalar <$client>;
+	exit 3;
+}
+my $connection = $server->accept;
+my $line = <$connection>;
+print $connection uc $line;
+close $connection;
+wait;
+print $? >> 8, "\n";
+$SIG{ALRM} = sub { print "alarm\n" };
+ualarm(10000);
+select undef, undef, undef, 60;
+open my $file, ">", "lock";
+print flock($file, LOCK_EX), " ", join(",", (getpwuid 0)[0, 7]), "\n";
+utime 1, 2, "lock";
+print((stat "lock")[9], " ", syscall(39) > 0, "\n");
+exec "echo", "executed"'
