@@ -97,6 +97,15 @@ def test_calls_have_the_results_of_linux(platform: Path, compile_static: Compile
     assert ours.stdout.splitlines() == native.stdout.splitlines()
 
 
+def test_control_data_of_datagrams_is_that_of_linux(platform: Path, compile_static: Compile) -> None:
+    """Where a datagram arrived, its hops and class; and UDP-Lite."""
+    program = compile_static("datagrams")
+    native = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    ours = subprocess.run([platform, "--", program], capture_output=True, text=True, timeout=60)
+    assert native.returncode == ours.returncode == 0, native.stdout
+    assert ours.stdout.splitlines() == native.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("script", "output"),
     [(HTTP, "200 True\n404\n"), (CONNECTIONS, "1000\n"), (STREAM, "True\nb'done'\n"), (SHORT, "True\n")],

@@ -62,7 +62,7 @@ struct socket *inet_socket(struct inet *inet, u16 family, u16 type)
 
 int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol)
 {
-	s32 own = type == SOCK_STREAM ? PROTOCOL_TCP : PROTOCOL_UDP;
+	s32 own = type == SOCK_STREAM ? PROTOCOL_TCP : protocol == PROTOCOL_UDPLITE ? PROTOCOL_UDPLITE : PROTOCOL_UDP;
 	struct inet *inet;
 
 	if (protocol < 0 || protocol > 255)
@@ -76,6 +76,7 @@ int inet_create(struct socket **socket, u16 family, u32 type, s32 protocol)
 	inet = inet_new();
 	*socket = inet ? inet_socket(inet, family, (u16)type) : NULL;
 	if (*socket) {
+		(*socket)->protocol = (u16)own;
 		ip_addr_set_any(family == AF_INET6, &inet->local);
 		ip_addr_set_any(family == AF_INET6, &inet->remote);
 		return 0;
@@ -294,7 +295,7 @@ bool inet_port_conflicts(struct socket *socket, const ip_addr_t *address, u16 po
 	LIST_EACH(at, inet_all()) {
 		struct inet *other = CONTAINER(at, struct inet, all);
 
-		if (other == inet || other->local_port != port || (other->socket ? other->socket->type : SOCK_STREAM) != socket->type)
+		if (other == inet || other->local_port != port || (other->socket ? other->socket->protocol : PROTOCOL_TCP) != socket->protocol)
 			continue;
 		if (may_share(inet, SO_REUSEADDR) && may_share(other, SO_REUSEADDR) && !(stream && other->listening))
 			continue;

@@ -8,20 +8,37 @@
 #include "stack.h"
 
 enum { SIZE_4 = 16, SIZE_6 = 28, LEAST_6 = 24 };
-enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17 };
-enum { INET_VALUES = 48 };
+enum { PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, PROTOCOL_UDPLITE = 136 };
+enum { LEVEL_IP = 0, LEVEL_TCP = 6, LEVEL_IP6 = 41, LEVEL_UDPLITE = 136 };
+
+/* Options that a socket stores (inet_option.c). */
+enum inet_value {
+	V_TOS, V_TTL, V_RECVTOS, V_PKTINFO, V_RECVTTL, V_MTU_DISCOVER, V_RECVERR, V_FREEBIND, V_NO_PORT, V_MULTICAST_TTL,
+	V_MULTICAST_LOOP, V_MULTICAST_ALL, V_NODELAY, V_MAXSEG, V_CORK, V_KEEPIDLE, V_KEEPINTVL, V_KEEPCNT, V_SYNCNT, V_LINGER2,
+	V_DEFER_ACCEPT, V_WINDOW_CLAMP, V_QUICKACK, V_USER_TIMEOUT, V_FASTOPEN, V_NOTSENT_LOWAT, V_FASTOPEN_CONNECT,
+	V_V6ONLY, V_UNICAST_HOPS, V_MULTICAST_HOPS, V_MULTICAST_LOOP6, V_RECVPKTINFO, V_RECVERR6, V_TCLASS, V_MTU_DISCOVER6,
+	V_RECVHOPLIMIT, V_RECVTCLASS, V_SEND_COVERAGE, V_RECEIVE_COVERAGE, VALUES,
+};
 
 /* A part of what was received: of a stream, or a datagram. */
 struct chunk {
 	struct list list;
 	struct pbuf *data;
 	u32 start;	/* bytes before it have been read */
-	ip_addr_t from; /* of a datagram */
+	ip_addr_t from, to; /* of a datagram, and the rest */
 	u16 from_port;
+	u8 interface, ttl, tos;
 };
 
 /* UNCONNECTED, and CONNECTING after connect() has returned or while it waits. */
 enum phase { UNCONNECTED, CONNECTING, CONNECTED };
+
+/* How a datagram leaves. */
+struct outgoing {
+	ip_addr_t to, source;
+	u16 port;
+	u8 ttl, tos;
+};
 
 struct inet {
 	struct socket *socket; /* NULL: a connection that nobody accepted */
@@ -44,7 +61,7 @@ struct inet {
 	struct list waiting, in_waiting; /* of a listener: connections that nobody accepted */
 	u32 waiting_count, pending, backlog;
 	struct inet *listener; /* of one that is not accepted */
-	s32 values[INET_VALUES]; /* of options (inet_option.c) */
+	s32 values[VALUES];
 };
 
 static inline struct inet *inet_of(struct socket *socket)
@@ -87,6 +104,12 @@ s64 inet_set_option(struct socket *socket, u32 level, u32 option, const u8 *valu
 s64 inet_get_option(struct socket *socket, u32 level, u32 option, u8 *value, u32 *size);
 u8 inet_tcp_state(const struct inet *inet); /* as Linux numbers it */
 void inet_apply_options(struct socket *socket); /* to its pcb, which is new */
+
+/* -- inet_control.c -- */
+
+void inet_note_arrival(struct chunk *chunk); /* of the packet that lwIP delivers */
+void inet_put_control(struct socket *socket, const struct chunk *chunk, struct controls *controls);
+s64 inet_take_control(struct socket *socket, const struct controls *controls, struct outgoing *out);
 
 /* -- tcp.c, tcp_data.c, udp.c -- */
 

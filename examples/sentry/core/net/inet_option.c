@@ -2,17 +2,7 @@
 /* Options of sockets at the levels IP, IPv6 and TCP: each is stored, and those that lwIP supports are set there, too. */
 #include "inet.h"
 
-enum { LEVEL_IP = 0, LEVEL_TCP = 6, LEVEL_IP6 = 41, ON_OFF = -1000000 };
-
-enum value {
-	V_TOS, V_TTL, V_RECVTOS, V_PKTINFO, V_RECVTTL, V_MTU_DISCOVER, V_RECVERR, V_FREEBIND, V_NO_PORT, V_MULTICAST_TTL,
-	V_MULTICAST_LOOP, V_MULTICAST_ALL, V_NODELAY, V_MAXSEG, V_CORK, V_KEEPIDLE, V_KEEPINTVL, V_KEEPCNT, V_SYNCNT, V_LINGER2,
-	V_DEFER_ACCEPT, V_WINDOW_CLAMP, V_QUICKACK, V_USER_TIMEOUT, V_FASTOPEN, V_NOTSENT_LOWAT, V_FASTOPEN_CONNECT,
-	V_V6ONLY, V_UNICAST_HOPS, V_MULTICAST_HOPS, V_MULTICAST_LOOP6, V_RECVPKTINFO, V_RECVERR6, V_TCLASS, V_MTU_DISCOVER6,
-	V_RECVHOPLIMIT, V_RECVTCLASS, VALUES,
-};
-
-_Static_assert((int)VALUES <= (int)INET_VALUES, "the values have a place in struct inet");
+enum { ON_OFF = -1000000 };
 
 /* Values from low to high are valid. ON_OFF: any value is, and all but 0 are stored as 1. */
 static const struct row {
@@ -57,6 +47,8 @@ static const struct row {
 	{ LEVEL_IP6, 51, V_RECVHOPLIMIT, 0, ON_OFF, 0 },
 	{ LEVEL_IP6, 66, V_RECVTCLASS, 0, ON_OFF, 0 },
 	{ LEVEL_IP6, 67, V_TCLASS, 0, -1, 255 },
+	{ LEVEL_UDPLITE, 10, V_SEND_COVERAGE, 0, 0, 0x7fffffff },
+	{ LEVEL_UDPLITE, 11, V_RECEIVE_COVERAGE, 0, 0, 0x7fffffff },
 };
 
 enum { TCP_INFO = 11, TCP_CONGESTION = 13, MULTICAST_IF = 32, ADD_MEMBERSHIP = 35, DROP_MEMBERSHIP = 36, V6_JOIN = 20, V6_LEAVE = 21 };
@@ -88,7 +80,7 @@ static const struct row *find(u32 level, u32 option)
 /* Whether a socket has options of this level. */
 static bool has_level(const struct socket *socket, u32 level)
 {
-	return level == LEVEL_IP || (level == LEVEL_TCP && socket->type == SOCK_STREAM) ||
+	return level == LEVEL_IP || ((level == LEVEL_TCP || level == LEVEL_UDPLITE) && level == socket->protocol) ||
 	       (level == LEVEL_IP6 && socket->family == AF_INET6);
 }
 
@@ -115,17 +107,19 @@ void inet_apply_options(struct socket *socket)
 {
 	struct inet *inet = inet_of(socket);
 	u8 ttl = (u8)(socket->family == AF_INET ? inet->values[V_TTL] : inet->values[V_UNICAST_HOPS]);
+	u8 tos = (u8)(socket->family == AF_INET ? inet->values[V_TOS] : inet->values[V_TCLASS]);
 
 	if (inet->udp) {
 		inet->udp->ttl = ttl;
-		inet->udp->tos = (u8)inet->values[V_TOS];
+		inet->udp->tos = tos;
+		inet->udp->chksum_len_tx = (u16)inet->values[V_SEND_COVERAGE];
 		udp_set_multicast_ttl(inet->udp, (u8)inet->values[V_MULTICAST_TTL]);
 		ip_set_option(inet->udp, SOF_REUSEADDR); /* inet.c has found no conflict */
 	}
 	if (!inet->tcp)
 		return;
 	inet->tcp->ttl = ttl;
-	inet->tcp->tos = (u8)inet->values[V_TOS];
+	inet->tcp->tos = tos;
 	if (socket_switch(socket, SO_REUSEADDR))
 		ip_set_option(inet->tcp, SOF_REUSEADDR);
 	else
@@ -147,6 +141,8 @@ static s64 set_row(struct socket *socket, const struct row *row, s32 value)
 		value = row->normal;
 	else if (row->value == V_MAXSEG && !value)
 		value = 0;
+	else if (row->level == LEVEL_UDPLITE && value)
+		value = value < 8 ? 8 : value > 0xffff ? 0xffff : value;
 	else if (value < row->low || value > row->high)
 		return -EINVAL;
 	if (row->value == V_V6ONLY && inet->local_port)

@@ -110,6 +110,18 @@ static s64 take_credentials(struct task *t, struct message *message, const u8 *d
 	return 0;
 }
 
+/* Its family checks it. */
+static void take_other(struct controls *controls, const struct cmsghdr *header)
+{
+	u64 size = header->size - sizeof(*header);
+	struct control *part = &controls->parts[controls->count];
+
+	if (controls->count > CONTROLS_MOST || controls->count++ == CONTROLS_MOST)
+		return;
+	*part = (struct control){ .level = header->level, .type = header->type, .size = size > CONTROL_SIZE ? 0 : (u32)size };
+	bytes_copy(part->data, header + 1, part->size);
+}
+
 static s64 parse_control(struct task *t, struct message *message, const u8 *data, u64 size)
 {
 	u64 at = 0;
@@ -120,7 +132,9 @@ static s64 parse_control(struct task *t, struct message *message, const u8 *data
 
 		if (header->size < sizeof(*header) || header->size > size - at)
 			return -EINVAL;
-		if (header->level == SOL_SOCKET) {
+		if (header->level != SOL_SOCKET) {
+			take_other(message->controls, header);
+		} else {
 			u64 part = header->size - sizeof(*header);
 
 			if (header->type == SCM_RIGHTS)
@@ -161,7 +175,8 @@ static s64 get_control(struct task *t, struct message *message, const struct msg
 static s64 send_message(struct task *t, struct file *file, u64 from, u32 flags)
 {
 	struct socket *socket = file_socket(file);
-	struct message message = { .flags = 0 };
+	struct controls controls = { .count = 0 };
+	struct message message = { .controls = &controls };
 	struct vectors vectors = { .first = NULL };
 	struct io io = { .mm = t->mm };
 	struct msghdr header;
@@ -187,22 +202,25 @@ static s64 send_message(struct task *t, struct file *file, u64 from, u32 flags)
 	return result;
 }
 
-/* Append a part to the control data; false: it does not fit. */
-static bool put_control(struct task *t, struct msghdr *header, s32 type, const void *data, u64 size)
+/* Append a part to the control data, as much of it as fits; false: not all of it. */
+static bool put_control(struct task *t, struct msghdr *header, s32 level, s32 type, const void *data, u64 size)
 {
-	struct cmsghdr part = { sizeof(part) + size, SOL_SOCKET, type };
+	struct cmsghdr part = { sizeof(part) + size, level, type };
 	u64 whole = (part.size + 7) & -8ull;
+	bool fits = part.size <= header->control_size;
 
-	if (header->control_size < sizeof(part) + size)
+	if (header->control_size < sizeof(part))
 		return false;
+	if (!fits)
+		part.size = header->control_size;
 	if (user_write(t->mm, header->control, &part, sizeof(part)) ||
-	    user_write(t->mm, header->control + sizeof(part), data, size))
+	    user_write(t->mm, header->control + sizeof(part), data, part.size - sizeof(part)))
 		return false;
 	if (whole > header->control_size)
 		whole = header->control_size;
 	header->control += whole;
 	header->control_size -= whole;
-	return true;
+	return fits;
 }
 
 /* Install files as descriptors, as many as there is room for; false: some were left out. */
@@ -221,7 +239,7 @@ static bool put_rights(struct task *t, struct msghdr *header, struct rights *rig
 			break;
 		numbers[count++] = (s32)number;
 	}
-	if (count && !put_control(t, header, SCM_RIGHTS, numbers, count * sizeof(s32)))
+	if (count && !put_control(t, header, SOL_SOCKET, SCM_RIGHTS, numbers, count * sizeof(s32)))
 		return false;
 	return count == rights->count;
 }
@@ -232,9 +250,14 @@ static s64 put_message(struct task *t, struct message *message, struct msghdr *h
 	bool whole = true;
 
 	if (message->wants_sender)
-		whole = put_control(t, header, SCM_CREDENTIALS, &message->sender, sizeof(message->sender));
+		whole = put_control(t, header, SOL_SOCKET, SCM_CREDENTIALS, &message->sender, sizeof(message->sender));
 	if (message->rights)
 		whole &= put_rights(t, header, message->rights, flags & MSG_CMSG_CLOEXEC);
+	for (u32 i = 0; i < message->controls->count; i++) {
+		const struct control *part = &message->controls->parts[i];
+
+		whole &= put_control(t, header, part->level, part->type, part->data, part->size);
+	}
 	if (header->name && user_write(t->mm, header->name, &message->address,
 				       (u32)header->name_size < message->address_size ? (u32)header->name_size
 										      : message->address_size))
@@ -250,7 +273,8 @@ static s64 put_message(struct task *t, struct message *message, struct msghdr *h
 static s64 receive_message(struct task *t, struct file *file, u64 to, u32 flags)
 {
 	struct socket *socket = file_socket(file);
-	struct message message = { .wants_sender = socket->pass_credentials };
+	struct controls controls = { .count = 0 };
+	struct message message = { .wants_sender = socket->pass_credentials, .controls = &controls };
 	struct vectors vectors = { .first = NULL };
 	struct io io = { .mm = t->mm };
 	struct msghdr header;

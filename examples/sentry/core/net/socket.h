@@ -38,6 +38,18 @@ struct rights {
 	struct file *files[RIGHTS_MOST];
 };
 
+/* A part of the control data that belongs to the family's own level. */
+enum { CONTROLS_MOST = 4, CONTROL_SIZE = 20 };
+
+struct controls {
+	u32 count; /* more than CONTROLS_MOST: there was no room for the last */
+	struct control {
+		s32 level, type;
+		u32 size;
+		u8 data[CONTROL_SIZE];
+	} parts[CONTROLS_MOST];
+};
+
 struct message {
 	struct address address; /* to or from */
 	u32 address_size;	/* 0: none */
@@ -45,6 +57,7 @@ struct message {
 	struct credentials_message sender;
 	bool wants_sender; /* the receiver gets the sender's credentials */
 	bool sender_given;
+	struct controls *controls; /* NULL: the call has none */
 	u32 flags; /* MSG_* of what was received */
 };
 

@@ -10,7 +10,7 @@ static void got_datagram(void *argument, struct udp_pcb *pcb, struct pbuf *data,
 	struct chunk *chunk = NULL;
 
 	(void)pcb;
-	if (inet->cost < inet->socket->receive_size)
+	if (ip_current_header_proto() == inet->socket->protocol && inet->cost < inet->socket->receive_size)
 		chunk = chunk_new(inet, data);
 	if (!chunk) {
 		pbuf_free(data);
@@ -18,6 +18,7 @@ static void got_datagram(void *argument, struct udp_pcb *pcb, struct pbuf *data,
 	}
 	ip_addr_copy(chunk->from, *from);
 	chunk->from_port = port;
+	inet_note_arrival(chunk);
 	wake_all(&inet->changed);
 }
 
@@ -33,6 +34,7 @@ static int open_pcb(struct socket *socket)
 	inet->udp = udp_new_ip_type(inet_type(socket, &inet->local));
 	if (!inet->udp)
 		return -ENOBUFS;
+	inet->udp->flags |= socket->protocol == PROTOCOL_UDPLITE ? UDP_FLAGS_UDPLITE : 0;
 	inet_apply_options(socket);
 	ip_addr_copy(address, inet->local);
 	if (inet_type(socket, &inet->local) == IPADDR_TYPE_ANY)
@@ -122,7 +124,24 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 
 /* -- messages -- */
 
-static s64 send_to(struct inet *inet, const ip_addr_t *to, u16 port, struct io *from)
+/* The source can be any address of the loopback, which lwIP's interface has one of. */
+static err_t send_as(struct udp_pcb *pcb, struct pbuf *data, const struct outgoing *out)
+{
+	u8 ttl = pcb->ttl, tos = pcb->tos;
+	struct netif *way = ip_route(&out->source, &out->to);
+	err_t error;
+
+	if (!way)
+		return ERR_RTE;
+	pcb->ttl = out->ttl;
+	pcb->tos = out->tos;
+	error = udp_sendto_if_src(pcb, data, &out->to, out->port, way, &out->source);
+	pcb->ttl = ttl;
+	pcb->tos = tos;
+	return error;
+}
+
+static s64 send_to(struct inet *inet, const struct outgoing *out, struct io *from)
 {
 	u64 size = from->left;
 	struct pbuf *data = pbuf_alloc(PBUF_TRANSPORT, (u16)size, PBUF_RAM);
@@ -135,7 +154,7 @@ static s64 send_to(struct inet *inet, const ip_addr_t *to, u16 port, struct io *
 		return -EFAULT;
 	}
 	/* The copy can sleep, and the socket be disconnected meanwhile. */
-	error = inet->udp ? udp_sendto(inet->udp, data, to, port) : ERR_RTE;
+	error = inet->udp ? send_as(inet->udp, data, out) : ERR_RTE;
 	pbuf_free(data);
 	net_run();
 	return error == ERR_OK ? (s64)size : error == ERR_RTE ? -ENETUNREACH : -ENOBUFS;
@@ -144,29 +163,36 @@ static s64 send_to(struct inet *inet, const ip_addr_t *to, u16 port, struct io *
 static s64 send(struct socket *socket, struct message *message, struct io *from, u32 flags)
 {
 	struct inet *inet = inet_of(socket);
-	ip_addr_t to = inet->remote, unused;
-	u16 port = inet->remote_port;
-	int error = 0;
+	struct outgoing out = { .to = inet->remote, .port = inet->remote_port };
+	s64 error = 0;
 
 	if (flags & MSG_OOB)
 		return -EOPNOTSUPP;
 	if (from->left > (socket->family == AF_INET ? LARGEST : LARGEST_6))
 		return -EMSGSIZE;
 	if (message->address_size)
-		error = find_target(socket, &message->address, message->address_size, &to, &port);
+		error = find_target(socket, &message->address, message->address_size, &out.to, &out.port);
 	else if (inet->phase != CONNECTED)
 		error = -EDESTADDRREQ;
-	if (!error && !port)
+	if (!error && !out.port)
 		error = -EINVAL;
 	if (!error)
-		error = find_source(socket, &to, &unused);
+		error = find_source(socket, &out.to, &out.source);
 	if (!error && inet->error)
-		error = (int)inet_take_error(inet);
+		error = inet_take_error(inet);
 	if (!error && inet->no_send)
 		error = -EPIPE;
 	if (!error)
 		error = open_pcb(socket);
-	return error ? error : send_to(inet, &to, port, from);
+	if (!error) {
+		out.ttl = inet->udp->ttl;
+		out.tos = inet->udp->tos;
+		if (!ip_addr_isany(&inet->local))
+			ip_addr_copy(out.source, inet->local);
+	}
+	if (!error && message->controls)
+		error = inet_take_control(socket, message->controls, &out);
+	return error ? error : send_to(inet, &out, from);
 }
 
 /* Wait for a datagram: 1 with the lock; 0: there will be none; -errno. */
@@ -210,6 +236,8 @@ static s64 receive(struct socket *socket, struct message *message, struct io *to
 	part = whole < to->left ? whole : to->left;
 	message->flags |= part < whole ? MSG_TRUNC : 0;
 	inet_put_address(socket, &chunk->from, chunk->from_port, &message->address, &message->address_size);
+	if (message->controls)
+		inet_put_control(socket, chunk, message->controls);
 	result = chunk_copy(chunk, part, to) < part ? -EFAULT : flags & MSG_TRUNC ? (s64)whole : (s64)part;
 	if (!(flags & MSG_PEEK)) {
 		inet->bytes -= whole;

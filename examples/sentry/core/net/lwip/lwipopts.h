@@ -30,6 +30,7 @@ void net_free(void *memory);
 #define LWIP_ICMP6 1
 #define LWIP_RAW 0
 #define LWIP_UDP 1
+#define LWIP_UDPLITE 1
 #define LWIP_TCP 1
 #define LWIP_DNS 0
 #define LWIP_IGMP 0
