@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyvmm_sentry import lwip
+from pyvmm_sentry.source import SourceError
 
 HERE = Path(__file__).resolve().parents[1]
 CORE, HOST, PTRACE, TRAP, KVM = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm"))
@@ -120,7 +121,7 @@ def includes(core: Path = CORE) -> list[str]:
     """
     try:
         source = lwip.source()
-    except lwip.SourceError as error:
+    except SourceError as error:
         raise BuildError(str(error), error.hint) from error
     return [f"-I{core / LWIP}", "-isystem", str(source / "src" / "include")]
 
