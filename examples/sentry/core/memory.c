@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for memory. */
 #include "core.h"
-#include "vfs/vfs.h"
+#include "vfs/calls.h"
 
 static s64 map_file(struct task *t, const u64 *args)
 {
@@ -33,6 +33,7 @@ static s64 map_file(struct task *t, const u64 *args)
 		return error;
 	if (!vma.file->inode->operations->page) /* /dev/zero */
 		return mm_map(t->mm, args[0], args[1], vma.prot, flags);
+	file_accessed(vma.file);
 	file_get(vma.file);
 	return mm_map_object(t->mm, args[0], args[1], shared ? (flags & ~(u32)MAP_TYPE) | MAP_SHARED : flags, &vma);
 }
@@ -130,6 +131,9 @@ s64 sys_madvise(struct task *t, const u64 *args)
 	covered = mm_covered(t->mm, start, end);
 	switch (advice) {
 	case DONTNEED:
+		for (u64 at = start; at < covered; at = mm_vma(t->mm, at)->end)
+			if (mm_vma(t->mm, at)->flags & VMA_LOCKED)
+				return -EINVAL;
 		mm_discard(t->mm, start, covered);
 		break;
 	case DONTFORK: error = mm_mark(t->mm, start, covered, VMA_NO_FORK, 0); break;
@@ -185,12 +189,14 @@ s64 sys_msync(struct task *t, const u64 *args)
 	end = args[0] + page_up(args[1]); /* a size that wraps is none */
 	if (end < args[0])
 		return -ENOMEM;
-	for (u64 at = args[0]; flags & SYNC && at < end && mm_vma(t->mm, at);) {
+	for (u64 at = args[0]; flags & (SYNC | INVALIDATE) && at < end && mm_vma(t->mm, at);) {
 		struct vma *vma = mm_vma(t->mm, at);
 		struct file *file = vma->flags & VMA_SHARED ? vma->file : NULL;
 
+		if (flags & INVALIDATE && vma->flags & VMA_LOCKED)
+			return -EBUSY;
 		at = vma->end;
-		if (file && file->operations->fsync) {
+		if (file && flags & SYNC && file->operations->fsync) {
 			s64 error;
 
 			file_get(file);
@@ -239,20 +245,22 @@ s64 sys_mincore(struct task *t, const u64 *args)
 
 /* -- no page leaves memory: all are locked -- */
 
-static s64 lock(struct task *t, u64 address, u64 size)
+static s64 lock(struct task *t, u64 address, u64 size, u32 set)
 {
 	u64 start = page_down(address), end = page_up(address + size), covered;
+	s64 error;
 
 	if (end < start)
 		return -EINVAL;
 	covered = mm_covered(t->mm, start, end);
-	return covered < end ? -ENOMEM : 0;
+	error = mm_mark(t->mm, start, covered, set, VMA_LOCKED);
+	return error ? error : covered < end ? -ENOMEM : 0;
 }
 
 s64 sys_mlock(struct task *t, const u64 *args)
 {
 	u64 start = page_down(args[0]), end = page_up(args[0] + args[1]);
-	s64 error = lock(t, args[0], args[1]);
+	s64 error = lock(t, args[0], args[1], VMA_LOCKED);
 
 	return error ? error : populate(t->mm, start, end, false) ? -ENOMEM : 0;
 }
@@ -263,12 +271,12 @@ s64 sys_mlock2(struct task *t, const u64 *args)
 
 	if ((u32)args[2] & ~(u32)ONFAULT)
 		return -EINVAL;
-	return (u32)args[2] ? lock(t, args[0], args[1]) : sys_mlock(t, args);
+	return (u32)args[2] ? lock(t, args[0], args[1], VMA_LOCKED) : sys_mlock(t, args);
 }
 
 s64 sys_munlock(struct task *t, const u64 *args)
 {
-	return lock(t, args[0], args[1]);
+	return lock(t, args[0], args[1], 0);
 }
 
 s64 sys_mlockall(struct task *t, const u64 *args)
@@ -276,14 +284,15 @@ s64 sys_mlockall(struct task *t, const u64 *args)
 	enum { CURRENT = 1, FUTURE = 2, ONFAULT = 4 };
 	u32 flags = (u32)args[0];
 
-	(void)t;
-	return !flags || flags & ~(u32)(CURRENT | FUTURE | ONFAULT) || flags == ONFAULT ? -EINVAL : 0;
+	if (!flags || flags & ~(u32)(CURRENT | FUTURE | ONFAULT) || flags == ONFAULT)
+		return -EINVAL;
+	return flags & CURRENT ? mm_mark(t->mm, 0, USER_TOP, VMA_LOCKED, 0) : 0;
 }
 
 s64 sys_munlockall(struct task *t, const u64 *args)
 {
-	(void)t, (void)args;
-	return 0;
+	(void)args;
+	return mm_mark(t->mm, 0, USER_TOP, 0, VMA_LOCKED);
 }
 
 s64 sys_brk(struct task *t, const u64 *args)

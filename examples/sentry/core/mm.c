@@ -113,6 +113,7 @@ struct mm *mm_fork(struct mm *mm)
 			continue;
 		vma_get(vma);
 		vma_insert(child, child->count, *vma);
+		child->vmas[child->count - 1].flags &= ~(u32)VMA_LOCKED;
 		if (!(vma->flags & VMA_WIPE_ON_FORK) && !fork_pages(mm, child, vma))
 			goto failed;
 	}

@@ -17,7 +17,7 @@
 struct file;
 struct shared;
 
-enum { VMA_SHARED = 1, VMA_NO_FORK = 2, VMA_WIPE_ON_FORK = 4, VMA_MAY_NOT_WRITE = 8 };
+enum { VMA_SHARED = 1, VMA_NO_FORK = 2, VMA_WIPE_ON_FORK = 4, VMA_MAY_NOT_WRITE = 8, VMA_LOCKED = 16 };
 
 /* A mapping: of a file, of memory that processes share, or of its own. */
 struct vma {

@@ -155,6 +155,47 @@ static void advice(void)
 	CALL(mlockall(8));
 }
 
+static void locked(void)
+{
+	char *a = memory(3, MAP_PRIVATE), *s = memory(1, MAP_SHARED);
+
+	CALL(mlock(a + PAGE, 10));
+	CALL(msync(a, PAGE, MS_INVALIDATE));
+	CALL(msync(a, 2 * PAGE, MS_INVALIDATE));
+	CALL(msync(a + PAGE, PAGE, MS_SYNC));
+	CALL(madvise(a + PAGE, PAGE, MADV_DONTNEED));
+	IN_CHILD
+		CALL(msync(a, 2 * PAGE, MS_INVALIDATE | MS_SYNC));
+	CALL(munlock(a, 3 * PAGE));
+	CALL(msync(a, 3 * PAGE, MS_INVALIDATE));
+	CALL(mlockall(MCL_CURRENT));
+	CALL(msync(s, PAGE, MS_INVALIDATE));
+	CALL(munlockall());
+	CALL(msync(s, PAGE, MS_INVALIDATE));
+	munmap(a, 3 * PAGE);
+	munmap(s, PAGE);
+}
+
+/* Mapping a file is an access of it, and the first write to a page a change. */
+static void file_times(void)
+{
+	const struct timespec old[2] = { { 1000, 0 }, { 2000, 0 } };
+	int fd = memfd_create("times", 0);
+	struct stat stat;
+	char *a;
+
+	CALL(ftruncate(fd, PAGE));
+	CALL(futimens(fd, old));
+	a = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	fstat(fd, &stat);
+	printf("mapped: accessed %d modified %d\n", stat.st_atim.tv_sec != 1000, stat.st_mtim.tv_sec != 2000);
+	a[0] = 'x';
+	fstat(fd, &stat);
+	printf("written: modified %d\n", stat.st_mtim.tv_sec != 2000);
+	munmap(a, PAGE);
+	close(fd);
+}
+
 /* Many pages of many processes, which write to half of them. */
 static void copies(void)
 {
@@ -211,5 +252,7 @@ int main(void)
 	make_holes();
 	advice();
 	copies();
+	locked();
+	file_times();
 	return 3;
 }

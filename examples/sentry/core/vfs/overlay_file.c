@@ -132,6 +132,8 @@ static s64 page(struct inode *inode, u64 index, bool write)
 		content = overlay_content(node);
 		offset = content->operations->page(content, index, write);
 	}
+	if (write && offset > 0)
+		overlay_apply(inode);
 	return offset;
 }
 

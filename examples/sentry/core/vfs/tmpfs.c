@@ -248,12 +248,13 @@ static s64 page_for_mapping(struct inode *inode, u64 index, bool write)
 {
 	void *page;
 
-	(void)write;
 	if (index * PAGE >= inode->size)
 		return -ENXIO;
 	page = page_make(inode, index);
 	if (!page)
 		return -ENOSPC;
+	if (write)
+		inode->modified = inode->changed = time_real();
 	page_get(page_offset(page));
 	return (s64)page_offset(page);
 }
