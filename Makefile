@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance fuzz fuzz-sentry prove guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -72,6 +72,10 @@ report: ## tests and benchmark on this machine, and one file about it to send: f
 conformance: ## the container runtime beside crun, runc and runsc; the table goes into docs/reference/conformance.md
 	@python3 tools/deps.py kernel lab conformance
 	@$(PYTHON) -m tests.conformance $(ARGS)
+
+conformance-sentry: ## suites that others wrote, natively and on the Sentry; their table goes into docs/reference/sentry-conformance.md
+	@python3 tools/deps.py suites
+	@PYTHONPATH=examples/sentry $(PYTHON) -m tests.sentry.conformance $(ARGS)
 
 prove: ## proofs of the code that reads the guest's rings, for every content up to a small size
 	@python3 tools/deps.py prove

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|prove]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|suites|prove]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -51,7 +51,7 @@ NEEDS = (
     Need("kernel", "flex", "flex", "guest kernel's configuration"),
     Need("kernel", "bison", "bison", "guest kernel's configuration"),
     Need("kernel", "bc", "bc", "guest kernel's time constants"),
-    Need("kernel check guest", "patch", "patch", "patches of the guest kernel, and of the Sentry's TCP/IP stack"),
+    Need("kernel check guest suites", "patch", "patch", "patches of the guest kernel, and of sources from the archive"),
     Need("kernel", "xz", "xz-utils", "unpacks the kernel's source"),
     Need("kernel", "/usr/include/gelf.h", "libelf-dev", "guest kernel's objtool"),
     Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
@@ -61,7 +61,8 @@ NEEDS = (
     Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
-    Need("guest", "stress-ng", "stress-ng", "stresses file systems in a guest"),
+    Need("guest suites", "stress-ng", "stress-ng", "stresses file systems in a guest, and the Sentry"),
+    Need("check suites", "/usr/lib/python3.1*/test/test_os.py", "libpython3.13-testsuite", "tests of the Sentry"),
     Need("check", "mkfs.xfs", "xfsprogs", "makes file systems for the tests of shares"),
     Need("check", "mkfs.btrfs", "btrfs-progs", "makes file systems for the tests of shares"),
     Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
@@ -131,7 +132,7 @@ NEEDS = (
 
 KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-shim-client", "pyvmm-face")
 """In the package of examples/kata; see its launcher/build.py."""
-DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "prove"}
+DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "suites", "prove"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
 

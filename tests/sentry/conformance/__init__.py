@@ -1,0 +1,1 @@
+"""Suites that this project did not write, natively and on the Sentry."""
