@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -296,6 +297,29 @@ static void try_size(void)
 	TRY(truncate, "/dev/null", 0);
 	describe("sparse");
 	close(fd), close(ro);
+}
+
+/* What would exceed RLIMIT_FSIZE. */
+static void try_limit(void)
+{
+	const struct rlimit limit = { 10000, 10000 };
+	int fd = open("limited", O_CREAT | O_RDWR, 0644);
+	struct sigaction ignore = { .sa_handler = SIG_IGN };
+
+	IN_CHILD {
+		CALL(setrlimit(RLIMIT_FSIZE, &limit));
+		sigaction(SIGXFSZ, &ignore, NULL);
+		CALL(ftruncate(fd, 10000));
+		CALL(ftruncate(fd, 10001));
+		CALL(fallocate(fd, 0, 5000, 5001));
+		CALL(fallocate(fd, FALLOC_FL_KEEP_SIZE, 5000, 5001));
+		CALL(pwrite(fd, "x", 1, 10000));
+	}
+	IN_CHILD {
+		CALL(setrlimit(RLIMIT_FSIZE, &limit));
+		CALL(fallocate(fd, 0, 5000, 5001));
+	}
+	close(fd);
 }
 
 static void try_names(void)
@@ -635,6 +659,7 @@ int main(int argc, char **argv)
 	try_openat2();
 	try_io();
 	try_size();
+	try_limit();
 	try_names();
 	try_rename();
 	chdir(argv[1]);

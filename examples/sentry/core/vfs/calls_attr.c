@@ -262,15 +262,24 @@ s64 sys_utime(struct task *t, const u64 *args)
 
 /* -- size -- */
 
+/* Whether a file may grow to this size. */
+static s64 check_limit(const struct inode *inode, u64 size)
+{
+	if (size <= inode->size || size <= core.current->process->limits[RLIMIT_FSIZE].current)
+		return 0;
+	signal_raise(core.current, SIGXFSZ);
+	return -EFBIG;
+}
+
 static s64 set_size(const struct path *path, u64 size, struct file *file)
 {
 	struct inode *inode = path->dentry->inode;
 	struct attributes new = { .which = ATTR_SIZE | ATTR_MODIFIED, .size = size, .file = file };
 
-	if (size > inode->size && size > core.current->process->limits[RLIMIT_FSIZE].current) {
-		signal_raise(core.current, SIGXFSZ);
-		return -EFBIG;
-	}
+	s64 error = check_limit(inode, size);
+
+	if (error)
+		return error;
 	if ((size < inode->size && inode->seals & F_SEAL_SHRINK) || (size > inode->size && inode->seals & F_SEAL_GROW))
 		return -EPERM;
 	new.modified = time_real();
@@ -356,7 +365,9 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 		return -EFBIG;
 	if (!file->operations->fallocate)
 		return -EOPNOTSUPP;
-	error = file->operations->fallocate(file, mode, args[2], args[3]);
+	error = mode & ~(u32)KEEP_SIZE ? 0 : check_limit(file->inode, args[2] + args[3]);
+	if (!error)
+		error = file->operations->fallocate(file, mode, args[2], args[3]);
 	if (!error && mode & ~(u32)KEEP_SIZE)
 		mm_replace(file->inode);
 	return error;
