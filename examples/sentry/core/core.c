@@ -117,6 +117,17 @@ static bool has_cpu_timers(const struct task *t)
 	return !list_empty(&t->process->cpu_timers);
 }
 
+/* A program that makes one system call after the other may never run when the platform's tick comes. */
+static bool is_slice_used(struct task *t)
+{
+	const u64 slice = 5000000;
+
+	if (t->cpu_time - t->slice_start < slice)
+		return false;
+	t->slice_start = t->cpu_time;
+	return true;
+}
+
 void task_run(void)
 {
 	struct task *t = core.current;
@@ -134,10 +145,10 @@ void task_run(void)
 			answer(t, &event);
 		else if (event.kind == EVENT_SIGNAL)
 			exception(t, &event);
-		else if (event.kind == EVENT_PREEMPTED)
-			task_yield();
-		else
+		else if (event.kind != EVENT_PREEMPTED)
 			fault(t, &event);
+		if (is_slice_used(t) || event.kind == EVENT_PREEMPTED)
+			task_yield();
 		if (t->mm->exhausted) {
 			log_text("the sandbox is out of memory: the program is killed\n");
 			container_out_of_memory(t->process);

@@ -109,7 +109,7 @@ struct task {
 	u64 restart_args[6];
 	u64 clear_tid, robust_list;
 	struct vfork *vfork;
-	u64 cpu_time;
+	u64 cpu_time, slice_start; /* the second: that of its last turn */
 	struct cred cred;
 	bool no_new_privs;
 	s32 death_signal; /* which it gets when its parent ends; 0: none */

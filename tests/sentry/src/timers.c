@@ -213,6 +213,21 @@ static void ring(int signal)
 	rang = signal;
 }
 
+/* A timer expires while a program makes one call after the other. */
+static void among_calls(void)
+{
+	const struct itimerval soon = { .it_value.tv_usec = 20000 };
+	struct sigaction action = { .sa_handler = ring };
+
+	rang = 0;
+	sigaction(SIGALRM, &action, NULL);
+	CALL(setitimer(ITIMER_REAL, &soon, NULL));
+	while (!rang)
+		syscall(SYS_sched_get_priority_max, 0);
+	printf("it rang: %d\n", rang);
+	signal(SIGALRM, SIG_DFL);
+}
+
 static void interval_timers(void)
 {
 	static const int kinds[] = { ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF }, signals[] = { SIGALRM, SIGVTALRM, SIGPROF };
@@ -652,6 +667,7 @@ int main(int argc, char **argv)
 		timer_errors();
 		timer_signals();
 		interval_timers();
+		among_calls();
 		signal_files();
 		processes();
 		group_of_pidfd();
