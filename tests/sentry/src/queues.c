@@ -236,6 +236,7 @@ static void other_memory(void)
 	TRY(kcmp, getpid(), getpid(), 2, 0, 0);
 	TRY(kcmp, getpid(), getpid(), 3, 0, 0);
 	TRY(kcmp, getpid(), getpid(), 4, 0, 0);
+	TRY(kcmp, getpid(), child, 6, 0, 0);
 	TRY(kcmp, getpid(), getpid(), 77, 0, 0);
 	TRY(kcmp, getpid(), 1 << 30, 1, 0, 0);
 	IN_CHILD {

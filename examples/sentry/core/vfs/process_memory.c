@@ -108,7 +108,10 @@ s64 sys_kcmp(struct task *t, const u64 *args)
 	case KCMP_FS: return order(a->fs, b->fs);
 	case KCMP_SIGHAND: return order(a->sighand, b->sighand);
 	case KCMP_IO: return 0; /* no process has an I/O context of its own */
-	case KCMP_SYSVSEM: return order(a->process, b->process);
+	case KCMP_SYSVSEM:
+		if (list_empty(&a->process->semaphore_undos) && list_empty(&b->process->semaphore_undos))
+			return 0;
+		return order(a->process, b->process);
 	}
 	return -EINVAL;
 }
