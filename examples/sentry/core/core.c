@@ -195,6 +195,7 @@ const char *core_start(const struct core_config *config)
 	core.ops = config->ops;
 	core.cpus = !config->cpus ? 1 : config->cpus < CPUS ? config->cpus : CPUS;
 	sched_init();
+	release_init();
 	slab_init();
 	tasks_init();
 	mm_init();

@@ -67,6 +67,8 @@ struct platform_ops {
 	void (*cpu_start)(u32 cpu, u64 rsp); /* it continues in the core with this stack, as after a change of stacks */
 	/* Make run or wait of another CPU return; stop: its program has stopped when this returns. */
 	void (*interrupt)(u32 cpu, bool stop);
+	/* Return pages to the host, which are zeros when they are used again; NULL: a balloon does that, or nobody. */
+	bool (*release)(u64 ram_offset, u64 size);
 };
 
 /*

@@ -2,7 +2,7 @@
 /* Pages of RAM in blocks of powers of two, and what a freestanding program has no libc for. */
 #include "core.h"
 
-enum { PAGE_USED, PAGE_FREE };
+enum { PAGE_USED, PAGE_FREE, HELD = 1 };
 
 /* A sanitizer sees what the compiler's own functions touch, but not what an instruction does. */
 void bytes_copy(void *to, const void *from, u64 size)
@@ -69,14 +69,20 @@ static void place_remove(struct page_list *list, u32 at)
 
 /* -- blocks -- */
 
-static void block_add(u32 at, u32 order, bool in_front)
+static void block_add(u32 at, u32 order, u8 held, bool in_front)
 {
 	core.ram.pages[at].kind = PAGE_FREE;
 	core.ram.pages[at].order = (u8)order;
+	core.ram.pages[at].held = held;
 	place_add(&core.ram.free[order], at, in_front);
 }
 
-static void block_take(u32 at)
+void block_put_back(u32 at)
+{
+	block_add(at, core.ram.pages[at].order, 0, false);
+}
+
+void block_take(u32 at)
 {
 	place_remove(&core.ram.free[core.ram.pages[at].order], at);
 	core.ram.pages[at].kind = PAGE_USED;
@@ -99,7 +105,7 @@ int ram_init(const struct core_config *config)
 
 		while (order + 1 < ORDERS && !(at & ((2ull << order) - 1)) && (2ull << order) <= count - at)
 			order++;
-		block_add((u32)at, order, false);
+		block_add((u32)at, order, 0, false);
 		at += 1ull << order;
 	}
 	ram->available = count - first - own;
@@ -114,14 +120,14 @@ u64 pages_alloc(u32 order)
 	do
 		for (from = order; from < ORDERS && !ram->free[from].first;)
 			from++;
-	while (from >= ORDERS && ram->reclaim && ram->reclaim());
+	while (from >= ORDERS && (release_wait() || (ram->reclaim && ram->reclaim())));
 	if (from >= ORDERS)
 		return 0;
 	at = ram->free[from].first;
 	block_take(at);
 	while (from > order) { /* the lower half is used first: one mapping shows many pages */
 		from--;
-		block_add(at + (1u << from), from, true);
+		block_add(at + (1u << from), from, ram->pages[at].held, true);
 	}
 	ram->pages[at].order = (u8)order;
 	ram->pages[at].users = 1;
@@ -155,7 +161,10 @@ static void block_free(u32 at, u32 order)
 		block_take(other);
 		at &= ~(1u << order);
 	}
-	block_add(at, order, false);
+	/* Large blocks are used again first, since the host has memory for them. */
+	block_add(at, order, HELD, order >= RELEASE_ORDER);
+	if (order >= RELEASE_ORDER)
+		release_later();
 }
 
 void page_get(u64 offset)

@@ -7,6 +7,7 @@
 #include "platform.h"
 
 enum { ORDERS = 11 }; /* blocks of 1 to 1,024 pages */
+enum { RELEASE_ORDER = 4 }; /* the smallest blocks that return to the host */
 
 /* The state of a page of RAM. */
 struct page {
@@ -14,6 +15,7 @@ struct page {
 	u32 users; /* of a page in use: how many mappings and files have it */
 	u8 kind, order;
 	bool used; /* at some time: no longer zeros */
+	u8 held;   /* of a free block: the host has memory for it (release.c) */
 };
 
 struct page_list {
@@ -41,6 +43,16 @@ u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one use
 void page_get(u64 offset);	 /* one more user */
 void page_put(u64 offset);	 /* one less; the last frees the page or the block */
 bool page_is_shared(u64 offset); /* whether it has several users */
+
+/* A free block, which nobody can allocate meanwhile; it comes back without memory of the host. */
+void block_take(u32 at);
+void block_put_back(u32 at);
+
+/* -- release.c -- */
+
+void release_init(void);
+void release_later(void);	    /* a block of at least RELEASE_ORDER has become free */
+bool release_wait(void);	    /* for blocks that the host has at the moment; false: there are none */
 
 static inline u64 page_down(u64 address)
 {

@@ -142,6 +142,13 @@ static void random_bytes(void *data, u64 size)
 	}
 }
 
+static u8 *ram;
+
+static bool release(u64 ram_offset, u64 size)
+{
+	return !madvise(ram + ram_offset, size, MADV_REMOVE);
+}
+
 static void log_line(const char *line, u64 size)
 {
 	bool at_end = terminal_fd >= 0 && size && line[size - 1] == '\n'; /* of a line for a raw terminal */
@@ -153,6 +160,7 @@ static void log_line(const char *line, u64 size)
 static struct platform_ops ops = {
 	.wait = wait_until,
 	.kick = device_kick,
+	.release = release,
 	.fatal = fail,
 	.console_read = console_read,
 	.console_write = console_write,
@@ -326,7 +334,7 @@ int main(int argc, char **argv, char **envp)
 	if (!controlled)
 		find_program(&config, &options, (const char *const *)argv + first, (const char *const *)envp);
 	fd = device_ram() >= 0 ? device_ram() : memory_create("sentry", config.ram_size);
-	config.ram = memory_map(fd, config.ram_size);
+	config.ram = ram = memory_map(fd, config.ram_size);
 	self = getpid(); /* the filter does not allow this call */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);

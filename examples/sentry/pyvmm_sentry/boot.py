@@ -11,7 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vmm import BootConfig, ConsoleConfig, HostError, Machine, MachineConfig, MemoryConfig, NetConfig, ShareConfig
+from vmm import (
+    BalloonConfig,
+    BootConfig,
+    ConsoleConfig,
+    HostError,
+    Machine,
+    MachineConfig,
+    MemoryConfig,
+    NetConfig,
+    ShareConfig,
+)
 
 MIB = 1 << 20
 REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
@@ -161,6 +171,7 @@ def run(kernel: Path, start: Start) -> int:
             cpus=start.cpus,
             console=ConsoleConfig("fd", output.writer, device="virtio"),
             shares=shares,
+            balloon=BalloonConfig(free_page_reporting=True),
             nets=(NetConfig("user", mtu=_MTU),) if start.network else (),
         )
         with Machine(config) as machine:

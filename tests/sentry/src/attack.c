@@ -160,6 +160,16 @@ static bool wait_until(u64 deadline)
 	return true;
 }
 
+static bool release(u64 offset, u64 size)
+{
+	check(offset % PAGE == 0 && offset >= METADATA * PAGE && offset + size <= RAM_PAGES * PAGE, "no page of a program");
+	for (const struct space *space = spaces; space; space = space->next)
+		for (u64 at = 0; at < size; at += PAGE)
+			check(sharing || !space->shown[(offset + at) / PAGE], "a page that a program sees is released");
+	memset(ram + offset, 0, size);
+	return next() & 7;
+}
+
 static _Noreturn void fatal(const char *why)
 {
 	check(0, why);
@@ -214,7 +224,7 @@ static void log_line(const char *line, u64 size)
 
 static const struct platform_ops ops = {
 	space_new, space_free, run, flush, show, hide, wait_until, console_read, console_write, console_size,
-	nanoseconds, random_bytes, NULL, fatal, log_line, NULL,
+	nanoseconds, random_bytes, NULL, fatal, log_line, NULL, release,
 };
 
 static void put(u64 at, u64 value, u32 size)

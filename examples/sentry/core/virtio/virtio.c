@@ -14,6 +14,7 @@ static const struct {
 } drivers[] = {
 	{ VIRTIO_CONSOLE, console_start },
 	{ VIRTIO_RNG, rng_start },
+	{ VIRTIO_BALLOON, balloon_start },
 	{ VIRTIO_FS, fs_start },
 	{ VIRTIO_NET, net_start },
 	{ VIRTIO_VSOCK, vsock_start },
@@ -39,6 +40,7 @@ void virtio_init(const struct core_config *config)
 	fuse_root = NULL;
 	net_forget();
 	vsock_forget();
+	balloon_forget();
 	for (u32 i = 0; i < config->device_count; i++) {
 		volatile u8 *registers = config->ram + config->devices[i];
 		u32 id = *(volatile u32 *)(registers + DEVICE_ID);

@@ -10,7 +10,7 @@
 
 #include "../platform.h"
 
-enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_VSOCK = 19, VIRTIO_FS = 26 };
+enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_BALLOON = 5, VIRTIO_VSOCK = 19, VIRTIO_FS = 26 };
 enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
 enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
@@ -102,6 +102,12 @@ void net_forget(void);
 void vsock_start(struct virtio_device *device);
 void vsock_start_ready(struct virtio_device *device, u8 *rings);
 void vsock_forget(void);
+void balloon_start(struct virtio_device *device);
+void balloon_forget(void);
+bool balloon_is_there(void);
+bool balloon_report(u32 at, u32 order); /* a free block, with the next report; false: not now */
+void balloon_send(void);		/* the report, if there is one */
+bool balloon_wait(void);		/* until the blocks of a report are back; false: there is none */
 void fs_start(struct virtio_device *device);
 void fs_start_ready(struct virtio_device *device, u8 *rings);
 
