@@ -94,6 +94,22 @@ class DeviceServer:
         """The driver has broken no rule so far."""
         return self._runner.running
 
+    @property
+    def lasting(self) -> tuple[int, int, int] | None:
+        """Descriptors for a driver that replaces this process by `exec`, or None: a thread of this process serves the
+        device.
+
+        The device runs while the first is open. The second becomes readable when the driver has broken a ring, the
+        third when the server has ended.
+        """
+        from vmm.virtio.fs.process import FsProcess
+
+        device = self._runner.device
+        if not isinstance(device, FsProcess):
+            return None
+        sock, pidfd, _ = device.fds
+        return sock, self._runner.event_fd, pidfd
+
     def stats(self) -> dict[str, Any]:
         """The device's own counters."""
         return self._runner.device.stats()

@@ -78,6 +78,11 @@ class Runner:
         """Between :meth:`start` and :meth:`stop`, or a failure."""
         return self._context is not None
 
+    @property
+    def event_fd(self) -> int:
+        """That of the eventfd by which workers report that they have stopped."""
+        return self._event.fd
+
     def start(self, features: int, queues: Sequence[QueueConfig]) -> None:
         """Run the device with the driver's settings."""
         self.guard(self._activate, features, queues)

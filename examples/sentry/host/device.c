@@ -2,7 +2,8 @@
 /*
  * Virtio devices that the process that started this one serves, with queues in the sandbox's RAM: a directory, a
  * network, and sockets of the host.  Of each it passes RAM, an eventfd for each queue that signals requests, and one that
- * signals answers.
+ * signals answers.  If it has become this process meanwhile, a server of its own serves the directory: it also passes what
+ * the server reports failures by.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -11,16 +12,20 @@
 
 #include "device.h"
 
-struct served served[DEVICES] = { { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 }, { -1, { -1, -1 }, -1 } };
+#define NO_DEVICE { -1, { -1, -1 }, -1, { -1, -1 } }
+struct served served[DEVICES] = { NO_DEVICE, NO_DEVICE, NO_DEVICE };
 
 static const char lost[] = "the server of a device cannot be reached";
 
 bool device_parse(u32 which, const char *text)
 {
 	struct served *device = &served[which];
+	int *failures = device->failures, count;
 	char rest;
 
-	return sscanf(text, "%d,%d,%d,%d%c", &device->ram, &device->kicks[0], &device->kicks[1], &device->irq, &rest) == 4;
+	count = sscanf(text, "%d,%d,%d,%d,%d,%d%c", &device->ram, &device->kicks[0], &device->kicks[1], &device->irq,
+		       &failures[0], &failures[1], &rest);
+	return count == 4 || count == 6;
 }
 
 bool device_is_there(u32 which)
@@ -43,6 +48,11 @@ void device_kick(u32 queue)
 	if (queue < DEVICES * DEVICE_QUEUES &&
 	    write(served[queue / DEVICE_QUEUES].kicks[queue % DEVICE_QUEUES], &one, sizeof(one)) < 0 && errno != EAGAIN)
 		fail(lost);
+}
+
+_Noreturn void device_failed(void)
+{
+	fail(lost);
 }
 
 void device_answered(u32 which)

@@ -68,6 +68,8 @@ void sources_get(struct pollfd *sources, bool at_once)
 	sources[0] = (struct pollfd){ .fd = !at_once && reported && !controlled ? -1 : 0, .events = POLLIN };
 	for (u32 i = 0; i < DEVICES; i++)
 		sources[1 + i] = (struct pollfd){ .fd = served[i].irq, .events = POLLIN };
+	for (u32 i = 0; i < FAILURES; i++)
+		sources[1 + DEVICES + i] = (struct pollfd){ .fd = served[DEVICE_SHARE].failures[i], .events = POLLIN };
 }
 
 bool sources_take(const struct pollfd *sources, bool at_once)
@@ -75,6 +77,9 @@ bool sources_take(const struct pollfd *sources, bool at_once)
 	for (u32 i = 0; i < DEVICES; i++)
 		if (sources[1 + i].revents)
 			device_answered(i);
+	for (u32 i = 0; i < FAILURES; i++)
+		if (sources[1 + DEVICES + i].revents)
+			device_failed();
 	if (controlled && sources[0].revents)
 		_exit(0); /* the process that serves the devices has ended */
 	reported = sources[0].revents || (!at_once && reported);
@@ -269,7 +274,7 @@ static int parse(int argc, char **argv, struct options *options)
 			options->control = true;
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
 			if (!device_parse(DEVICE_SHARE, argv[++at]))
-				fail("--share is four descriptors: RAM, two kicks, an irq");
+				fail("--share is four or six descriptors: RAM, two kicks, an irq, two failures");
 		} else if (!strcmp(argv[at], "--net") && at + 1 < argc) {
 			if (!device_parse(DEVICE_NET, argv[++at]))
 				fail("--net is four descriptors: RAM, two kicks, an irq");

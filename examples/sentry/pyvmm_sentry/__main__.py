@@ -147,20 +147,20 @@ def end_as(status: int) -> int:
 
 
 def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
-    """Replace this process by the program of a platform; with devices, run it and wait for its end."""
+    """Replace this process by the program of a platform; with a network, run it and wait for its end."""
     binary = str(program.trap() if name == "trap" else program.ptrace())
     command = [binary, *(["--strace"] if options.strace else []), "--memory", str(options.memory)]
     command += ["--pids", str(options.pids), *(["--cpus", str(options.cpus)] if options.cpus else [])]
     words = ["--", path, *options.arguments]
     if options.root is None and options.network == "none":
         os.execv(binary, [*command, *words])
-    from pyvmm_sentry.share import Devices, run_with_devices
+    from pyvmm_sentry.share import Devices, exec_with_devices
 
     layer = layer_of(options)
     network = options.network == "user"
     devices = Devices(options.memory << 20, options.root, read_only=layer["read_only"], network=network)
     scratch = ["--scratch"] if options.root is not None and layer["scratch"] else []
-    return end_as(run_with_devices(devices, [*command, *scratch], words))
+    return end_as(exec_with_devices(devices, [*command, *scratch], words))
 
 
 def do(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -109,6 +110,17 @@ class Devices:
         made: socket.socket = self._vsock.device.connect(port, timeout=timeout)
         return made
 
+    def outlive(self) -> list[str] | None:
+        """Prepare for `exec`: the options for the program, which the directory's server then serves. None: it needs
+        this process."""
+        server = self._share and not self._net and self._share.lasting
+        if not server or not self._share:
+            return None
+        fds = (*self._fds(self._share), *server)
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        return ["--share", ",".join(map(str, (*fds[:4], *server[1:])))]
+
     def stats(self) -> dict[str, Any]:
         """The counters of the directory's server: requests by kind, errors, bytes."""
         return self._share.stats() if self._share else {}
@@ -139,6 +151,14 @@ class Share(Devices):
         """What the platform's program needs: RAM, the kick of each queue, and the irq."""
         assert self._share
         return self._fds(self._share)
+
+
+def exec_with_devices(devices: Devices, platform: Sequence[str], words: Sequence[str]) -> int:
+    """Replace this process by the platform's program, as the parent of the server, or else :func:`run_with_devices`."""
+    options = devices.outlive()
+    if options is not None:
+        os.execv(platform[0], [*platform, *options, *words])
+    return run_with_devices(devices, platform, words)
 
 
 def run_with_devices(devices: Devices, platform: Sequence[str], words: Sequence[str]) -> int:

@@ -1,16 +1,21 @@
-"""Memory that the programs of a sandbox free returns to the host."""
+"""What a sandbox takes of the host's memory, and what it returns."""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pyvmm_sentry import program
 from tests.sentry.conftest import Compile
+from tests.sentry.test_command import ENVIRONMENT
 from tests.sentry.test_kernel import microvm, needs_qemu
+from tests.sentry.test_share import root as root
 
 MIB = 1 << 20
 USED = 64 * MIB
@@ -75,3 +80,49 @@ def test_a_guest_kernel_reports_free_memory_by_a_balloon(compile_static: Compile
     device = ["-device", "virtio-balloon-device,free-page-reporting=on", "-m", "256"]
     words = ["-kernel", str(program.kernel()), "-initrd", str(compile_static("release")), "-append", "quiet -- release"]
     converse([*microvm(*device), "-serial", "stdio", *words], resident)
+
+
+MOST_IDLE = 10 * MIB
+
+
+def children(pid: int) -> list[int]:
+    """All of its descendants."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    return found + [each for child in found for each in children(child)]
+
+
+def command(root: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Run busybox of a directory of the host, on trap."""
+    head = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "trap", "--root", str(root), "--", "/bin/busybox"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*head, *words], stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT)
+
+
+def share_of(pid: int) -> int:
+    """The process's proportional set size."""
+    (size,) = re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return int(size) * 1024
+
+
+def test_an_idle_sandbox_needs_little_memory(root: Path) -> None:
+    """All of its processes: the command, the core, those for programs, and the server of the directory."""
+    with command(root, "sh", "-c", "echo started; read line") as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"started\n"
+        pids = [process.pid, *children(process.pid)]
+        names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids}
+        assert names == {"pyvmm-sentry-tr", "pyvmm-fsd"}
+        assert sum(map(share_of, pids)) <= MOST_IDLE
+        process.communicate(b"\n")
+
+
+def test_a_sandbox_ends_when_the_server_of_its_root_does(root: Path) -> None:
+    with command(root, "sh", "-c", "echo started; read line; cat /etc/motd") as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"started\n"
+        (server,) = (pid for pid in children(process.pid) if Path(f"/proc/{pid}/comm").read_text() == "pyvmm-fsd\n")
+        os.kill(server, signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 126
+        assert errors == b"/bin/busybox: the server of a device cannot be reached\n"
