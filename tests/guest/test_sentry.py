@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import program
+from tests.sentry.terminal import Terminal
 from tests.sentry.test_command import ENVIRONMENT
 from tests.sentry.test_kernel import boot_on_machine, run_on_machine
 from tests.sentry.test_programs import BUSYBOX
 from tests.sentry.test_share import root as root
+from tests.sentry.test_terminals import ENVIRONMENT as SHELL_ENVIRONMENT
+from tests.sentry.test_terminals import READY, converse
 from tools.where import ROOT
 
 pytestmark = pytest.mark.guest
@@ -91,3 +96,40 @@ def test_a_machine_runs_a_program_of_a_shared_directory(root: Path) -> None:
 def test_a_programs_output_goes_to_a_virtio_console(root: Path) -> None:
     output, end = run_on_machine(program.kernel(), None, "-- /bin/busybox cat /etc/motd", root=root, device="virtio")
     assert (output, end) == (b"hello\n" * 1000, "poweroff")
+
+
+KVM = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm")
+SESSION = [
+    (b"", READY),
+    (b"stty size; test -t 0 -a -t 1 -a -t 2; echo $?\n", READY),
+    (b'echo st""arted; cat\n', rb"started\r\n"),
+    (b"one\n", rb"one\r\none\r\n"),
+    (b"\x03", READY),
+    (b"echo $?\n", READY),
+    (b'echo st""arted; cat\n', rb"started\r\n"),
+    (b"two\n", rb"two\r\ntwo\r\n"),
+    (b"\x04", READY),
+    (b"trap 'stty size; echo resi''zed' WINCH; echo trap''ped\n", rb"trapped\r\n"),
+    (b"resize", rb"resized\r\n"),
+    (b"exit 5\n", rb"exit 5\r\n"),
+]
+"""For the shell of busybox, see `tests/sentry/test_terminals.py`."""
+
+
+def test_a_shell_in_a_machine_has_the_hosts_terminal() -> None:
+    """Its modes and its size, Ctrl-C and Ctrl-D, another size; afterwards it is as before."""
+    native, ours = (converse(head, (BUSYBOX, "sh", "-i"), SESSION) for head in ((), KVM))
+    assert native[1] == 5
+    assert ours == native
+
+
+def test_the_terminal_is_as_before_however_a_machine_ends() -> None:
+    with Terminal([*KVM, BUSYBOX, "cat"], SHELL_ENVIRONMENT) as terminal:
+        terminal.press(b"line\n")
+        terminal.expect(rb"line\r\nline\r\n")
+        assert terminal.current_modes() != terminal.modes
+        pid = terminal.process.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        assert terminal.wait() == -signal.SIGKILL
+        assert terminal.current_modes() == terminal.modes

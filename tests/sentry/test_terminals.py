@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,12 @@ def test_terminals_do_what_they_do_on_linux(platform: Path, compile_static: Comp
     assert rows[1] == rows[0]
 
 
-def converse(head: tuple[str, ...]) -> tuple[list[str], int]:
-    """Use bash as a person does; returns what was on the terminal, and the exit status."""
-    with Terminal([*head, *BASH], ENVIRONMENT) as terminal:
-        for keys, shown in SESSION:
+def converse(
+    head: tuple[str, ...], command: Sequence[str] = BASH, session: Sequence[tuple[bytes, bytes]] = SESSION
+) -> tuple[list[str], int]:
+    """Use a shell as a person does; returns what was on the terminal, and the exit status."""
+    with Terminal([*head, *command], ENVIRONMENT) as terminal:
+        for keys, shown in session:
             if keys == b"resize":
                 terminal.resize(33, 99)
             else:

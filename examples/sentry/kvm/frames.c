@@ -5,7 +5,7 @@
  */
 #include "start.h"
 
-enum { MARK = 1, ESCAPE = 0x10, FLIP = 0x40, HEAD = 4, STREAM_END = 3 };
+enum { MARK = 1, END_OF_INPUT = 4, ESCAPE = 0x10, FLIP = 0x40, HEAD = 4, STREAM_END = 3 };
 
 static bool ended, escaped;
 
@@ -35,7 +35,10 @@ s64 frames_read(void *data, u64 size)
 		s64 got = raw_read(data, size);
 
 		ended = got <= 0;
-		for (s64 i = 0; i < got; i++) {
+		for (s64 i = 0; i < got && !ended; i++) {
+			ended = !escaped && bytes[i] == END_OF_INPUT; /* on a raw console */
+			if (ended)
+				break;
 			if (escaped || bytes[i] != ESCAPE)
 				bytes[used++] = escaped ? bytes[i] ^ FLIP : bytes[i];
 			escaped = !escaped && bytes[i] == ESCAPE;

@@ -469,8 +469,10 @@ _Noreturn void kernel_main(void)
 		.program = start.program, .program_size = start.program_size, .root = start.archive,
 		.root_size = start.archive_size, .user = start.user, .group = start.group,
 		.scratch = asked_for(line, "sentry.scratch"), .control = asked_for(line, "sentry.control"),
-		.most_tasks = start.pids,
+		.most_tasks = start.pids, .terminal = start.terminal,
 	};
+	if (start.terminal)
+		memcpy(config.terminal_modes, start.terminal_modes, sizeof(config.terminal_modes));
 	start_fpu(&config);
 	asm volatile("mov %%cr4, %0" : "=r"(other_cr4));
 	cpus_start(info->rsdp);

@@ -14,7 +14,8 @@ struct record {
 	u8 magic[8];
 	u64 size; /* with its texts; the program follows */
 	u64 real_path;
-	u32 user, group, flags, argc, envc, pids;
+	u32 user, group, flags, argc, envc, pids, terminal;
+	u8 terminal_modes[36];
 	u64 words[];
 };
 
@@ -64,6 +65,8 @@ static void read_record(struct record *record, u64 size, struct start *start)
 	start->group = record->group;
 	start->pids = record->pids;
 	start->frames = true;
+	start->terminal = record->terminal;
+	start->terminal_modes = record->terminal_modes;
 	start->real_path = (const char *)record + record->real_path;
 	start->strace = record->flags & FLAG_STRACE;
 	start->program = (u8 *)record + record->size;

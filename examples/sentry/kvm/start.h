@@ -16,6 +16,8 @@ struct start {
 	u32 user, group, pids;
 	bool frames; /* see frames.c */
 	bool strace;
+	u32 terminal; /* streams that are one, and its modes, as in struct core_config */
+	const u8 *terminal_modes;
 };
 
 /* start.c */

@@ -121,7 +121,12 @@ def layer_of(options: argparse.Namespace) -> dict[str, bool]:
 def run_on_kvm(path: str, options: argparse.Namespace) -> int:
     """Run a program in a machine; returns its exit status."""
     from pyvmm_sentry import boot
+    from pyvmm_sentry.terminal import Terminal
 
+    kernel = program.kernel()
+    terminal = Terminal.find()
+    if terminal:
+        terminal.guard()
     start = boot.Start(
         path,
         [path, *options.arguments],
@@ -132,9 +137,10 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         strace=options.strace,
         network=options.network == "user",
         cpus=min(options.cpus or 1, boot.CPUS),
+        terminal=terminal,
         **layer_of(options),
     )
-    return end_as(boot.run(program.kernel(), start))
+    return end_as(boot.run(kernel, start))
 
 
 def end_as(status: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pyvmm_sentry.terminal import Terminal
 from vmm import (
     BalloonConfig,
     BootConfig,
@@ -26,8 +27,9 @@ from vmm import (
 MIB = 1 << 20
 REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
 CANNOT_RUN = 126
-_RECORD = struct.Struct("<8sQQ6I")
-"""Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most."""
+_RECORD = struct.Struct("<8sQQ7I36s")
+"""Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most; the
+streams that are a terminal, and its modes."""
 _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
 _MTU = 16000
@@ -51,6 +53,7 @@ class Start(NamedTuple):
     :ivar network: the host's networks, through passt
     :ivar strace: print system calls to standard error
     :ivar cpus: of the machine
+    :ivar terminal: that of the program, or None
     """
 
     path: str
@@ -64,6 +67,7 @@ class Start(NamedTuple):
     scratch: bool = False
     network: bool = False
     cpus: int = 1
+    terminal: Terminal | None = None
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
@@ -78,7 +82,9 @@ class Start(NamedTuple):
             at += len(text) + 1
         size = -(-at // _PAGE) * _PAGE
         words = [*places[1 : argc + 1], 0, *places[argc + 1 :], 0]
-        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), self.strace, argc, envc, self.pids)
+        terminal = (self.terminal.streams, self.terminal.modes) if self.terminal else (0, b"")
+        counts = (self.strace, argc, envc, self.pids)
+        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), *counts, *terminal)
         record = b"".join((head, struct.pack(f"<{len(words)}Q", *words), b"\0".join([*texts, b""])))
         program = b"" if self.root is not None else Path(self.path).read_bytes()
         return record.ljust(size, b"\0") + program
@@ -87,7 +93,8 @@ class Start(NamedTuple):
 class Output:
     """Sorts what comes from the console: streams of the program, its end, and what the kernel itself prints."""
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self._terminal = terminal
         self.reader, self.writer = os.pipe()
         self.status: int | None = None
         """Of the program, below 0 the signal that ended it; None: it has not ended."""
@@ -121,9 +128,12 @@ class Output:
     def _put(self, stream: int, data: memoryview) -> None:
         if stream == _END and len(data) == 2:
             self.status = -data[1] or data[0]
+        elif stream == 0 and self._terminal:
+            _write(self._terminal.fd, data)
         elif stream in (1, 2):  # the kernel may not write to other descriptors of this process
-            while data:
-                data = data[os.write(stream, data) :]
+            # Of a program whose errors go to the terminal, these are lines of the core itself
+            raw = stream == 2 and self._terminal is not None and self._terminal.streams & 4
+            _write(stream, memoryview(bytes(data).replace(b"\n", b"\r\n")) if raw else data)
         else:
             self.kernel += data
 
@@ -132,6 +142,19 @@ class Output:
         os.close(self.writer)
         self._thread.join()
         os.close(self.reader)
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _input() -> bytes:
+    """More of standard input; nothing at its end."""
+    try:
+        return os.read(0, 4096)
+    except OSError:  # the terminal has hung up
+        return b""
 
 
 def _copy_input(machine: Machine) -> None:
@@ -146,7 +169,7 @@ def _copy_input(machine: Machine) -> None:
             if data:
                 space.wait()
 
-    while data := os.read(0, 4096):
+    while data := _input():
         put(_ESCAPED.sub(lambda found: bytes((0x10, found[0][0] ^ 0x40)), data))
     put(b"\x04")
 
@@ -161,7 +184,7 @@ def run(kernel: Path, start: Start) -> int:
         shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
     scratch = start.root is not None and start.scratch
     initrd = os.memfd_create("start")
-    output = Output()
+    output = Output(start.terminal)
     try:
         with open(initrd, "wb", closefd=False) as file:
             file.write(start.record())
@@ -175,12 +198,16 @@ def run(kernel: Path, start: Start) -> int:
             nets=(NetConfig("user", mtu=_MTU),) if start.network else (),
         )
         with Machine(config) as machine:
+            if start.terminal:
+                start.terminal.on_resize(getattr(machine.console, "resize", lambda *_: None))
             machine.start()
             threading.Thread(target=_copy_input, args=(machine,), daemon=True).start()
             end = machine.wait()
     finally:
         output.close()
         os.close(initrd)
+        if start.terminal:
+            start.terminal.restore()
     if output.status is not None:
         return output.status
     refused = REFUSED.fullmatch(output.kernel)
