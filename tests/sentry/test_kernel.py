@@ -21,6 +21,7 @@ from tests.sentry.conftest import Compile
 from tests.sentry.test_cpus import STORMS
 from tests.sentry.test_programs import BUSYBOX, ENDS
 from tests.tiny import Console
+from tools.where import PYVMM
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
 
 HERE = Path(__file__).parent
@@ -234,6 +235,20 @@ def test_a_machine_reads_the_program_from_a_shared_directory(kernel: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("words", "why"),
+    [(["/a text"], b"not an ELF program"), (["/a", "text"], b"not found in the root"), ([], b"not found in the root")],
+)
+def test_the_command_that_boots_kernels_passes_the_words_of_a_program(
+    kernel: Path, tmp_path: Path, words: list[str], why: bytes
+) -> None:
+    (tmp_path / "a text").write_text("text" * 100)
+    command = [PYVMM, "boot", "--kernel", kernel, "--share", f"{tmp_path},ro", "--cmdline", "quiet", "--", *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert done.stdout == b"sentry: " + why + b"\n", done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
     ("fault", "what"),
     [
         ("null", rb"exception 0+e error 0+2\n"),
@@ -251,6 +266,8 @@ def test_a_fault_of_the_core_ends_the_machine_as_a_panic(kernel: Path, tmp_path:
     assert end == "panic"
     assert re.search(what, output)
     assert re.search(rb"called from( ffffffff80[0-9a-f]{6})+\n", output)
+    if fault != "stack":
+        assert len(set(re.findall(rb"\b(r[a-z0-9]+) +[0-9a-f]{16}", output))) == 17, "not every register"
 
 
 @needs_qemu

@@ -47,6 +47,8 @@ when the guest has accepted; the guest's connections to port P of CID 2 arrive a
 With --pmem the guest maps the pages of the host's cache as memory; guests that use one image ,ro share them. To use it
 as the root: --cmdline "root=/dev/pmem0 rootflags=dax ro".
 
+Words after -- are appended to the kernel command line, for the guest's first program: -- PROGRAM [ARGUMENT]...
+
 On the console, Ctrl-A x ends the machine, Ctrl-A h lists the other keys.
 
 exit status:
@@ -362,10 +364,31 @@ def _run(run: Run) -> int:
     return status
 
 
+def split_words(argv: list[str]) -> tuple[list[str], str]:
+    """The command line without ``--`` and what follows, and that as the end of the kernel's: Linux passes it to init.
+
+    :raises ConfigError: a word contains a quotation mark
+    """
+    if "--" not in argv:
+        return argv, ""
+    at = argv.index("--")
+    words = argv[at + 1 :]
+    for word in words:
+        if '"' in word:
+            raise ConfigError(
+                f"{word}: a quotation mark cannot be passed to the guest by the kernel's command line",
+                code="cmdline-quote",
+            )
+    return argv[:at], " ".join(["--", *(f'"{word}"' if not word or " " in word else word for word in words)])
+
+
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     entered = time.monotonic()
+    argv, words = split_words(argv)
     values = parse(PROG, DESCRIPTION, OPTIONS, argv, epilog)
+    if words:
+        values["cmdline"] = f"{values['cmdline']} {words}"
     messages = Messages(values["json"])
     try:
         return _boot(values, messages, entered)

@@ -23,7 +23,7 @@ struct module {
 	u64 address, size, cmdline, reserved;
 };
 
-/* The words behind "--", or the program's name alone. */
+/* The words behind "--", or the program's name alone. One with spaces is between quotation marks. */
 static void split(char *text, const char **words)
 {
 	u32 count = 0;
@@ -32,12 +32,18 @@ static void split(char *text, const char **words)
 		text++;
 	text += *text ? 2 : 0;
 	while (*text && count < WORDS) {
+		char end = ' ';
+
 		while (*text == ' ')
 			*text++ = 0;
+		if (*text == '"')
+			end = *text++;
 		if (*text)
 			words[count++] = text;
-		while (*text && *text != ' ')
+		while (*text && *text != end)
 			text++;
+		if (*text)
+			*text++ = 0;
 	}
 	words[count] = NULL;
 	if (!count)
