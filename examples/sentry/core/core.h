@@ -45,6 +45,16 @@ struct core {
 
 extern struct core core;
 
+static inline void *page_at(u64 offset)
+{
+	return core.ram.base + offset;
+}
+
+static inline u64 page_offset(const void *page)
+{
+	return (u64)((const u8 *)page - core.ram.base);
+}
+
 /* Complete the registers and the state of the FPU of a task that is in the core for a system call. */
 static inline void task_flush(struct task *t)
 {

@@ -144,7 +144,7 @@ static const char *load_all(struct mm *mm, struct file *file, const struct elf *
 
 static const char *open_interpreter(struct file *file, const struct elf_segment *s, struct file **interpreter, int *error)
 {
-	char *name = page_alloc();
+	char *name = page_buffer();
 	struct path path;
 
 	*error = -ENOEXEC;

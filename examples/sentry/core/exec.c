@@ -312,7 +312,7 @@ static s64 exec_path(struct task *t, const struct path *path, char *name, u64 ar
 
 static s64 exec_user(struct task *t, u64 directory, u64 from, u64 argv, u64 envp, u32 flags)
 {
-	char *name = page_alloc();
+	char *name = page_buffer();
 	struct path path;
 	s64 error;
 

@@ -59,30 +59,41 @@ u64 *entry_make(struct mm *mm, u64 address)
 	return &table_at(table)[address >> 12 & 511];
 }
 
+/* The table with the entry of an address; NULL: there is none, and shift is that of the entry where it is missing. */
+static u64 *leaf_of(struct mm *mm, u64 address, int *shift)
+{
+	u64 table = mm->root;
+
+	for (*shift = 39; *shift > 12; *shift -= 9) {
+		table = table_at(table)[address >> *shift & 511] & PTE_OFFSET;
+		if (!table)
+			return NULL;
+	}
+	return table_at(table);
+}
+
 /* The entry of the next page that is there, from *address to below end, and where it is; NULL: there is none. */
 u64 *entry_next(struct mm *mm, u64 *address, u64 end)
 {
 	while (*address < end) {
-		u64 table = mm->root;
-		int shift = 39;
+		int shift;
+		u64 *leaf = leaf_of(mm, *address, &shift);
 
-		for (;; shift -= 9) {
-			u64 *entry = &table_at(table)[*address >> shift & 511];
-
-			if (!*entry)
-				break;
-			if (shift == 12)
-				return entry;
-			table = *entry & PTE_OFFSET;
-		}
-		*address = ((*address >> shift) + 1) << shift;
+		for (u64 i = *address >> 12 & 511; leaf && i < 512 && *address < end; i++, *address += PAGE)
+			if (leaf[i])
+				return &leaf[i];
+		if (!leaf)
+			*address = ((*address >> shift) + 1) << shift;
 	}
 	return NULL;
 }
 
 u64 *entry_at(struct mm *mm, u64 page)
 {
-	return entry_next(mm, &page, page + PAGE);
+	int shift;
+	u64 *leaf = leaf_of(mm, page, &shift), *entry = leaf ? &leaf[page >> 12 & 511] : NULL;
+
+	return entry && *entry ? entry : NULL;
 }
 
 u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages)

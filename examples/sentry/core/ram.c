@@ -10,7 +10,11 @@ void bytes_copy(void *to, const void *from, u64 size)
 #ifdef __SANITIZE_ADDRESS__
 	__builtin_memcpy(to, from, size);
 #else
-	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+	u64 words = size / 8, rest = size % 8;
+
+	asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+	if (rest)
+		asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(rest) : : "memory");
 #endif
 }
 
@@ -19,7 +23,11 @@ void bytes_zero(void *at, u64 size)
 #ifdef __SANITIZE_ADDRESS__
 	__builtin_memset(at, 0, size);
 #else
-	asm volatile("rep stosb" : "+D"(at), "+c"(size) : "a"(0) : "memory");
+	u64 words = size / 8, rest = size % 8;
+
+	asm volatile("rep stosq" : "+D"(at), "+c"(words) : "a"(0) : "memory");
+	if (rest)
+		asm volatile("rep stosb" : "+D"(at), "+c"(rest) : "a"(0) : "memory");
 #endif
 }
 
@@ -146,6 +154,13 @@ void *page_alloc(void)
 	return page_at(offset);
 }
 
+void *page_buffer(void)
+{
+	u64 offset = pages_alloc(0);
+
+	return offset ? page_at(offset) : NULL;
+}
+
 static void block_free(u32 at, u32 order)
 {
 	struct page *pages = core.ram.pages;
@@ -183,16 +198,6 @@ void page_put(u64 offset)
 bool page_is_shared(u64 offset)
 {
 	return core.ram.pages[offset / PAGE].users > 1;
-}
-
-void *page_at(u64 offset)
-{
-	return core.ram.base + offset;
-}
-
-u64 page_offset(const void *page)
-{
-	return (u64)((const u8 *)page - core.ram.base);
 }
 
 void page_free(void *page)

@@ -34,9 +34,8 @@ struct ram {
 int ram_init(const struct core_config *config);
 
 void *page_alloc(void); /* zeros, with one user; NULL: no RAM is left */
+void *page_buffer(void); /* the same with whatever was there before, for what is read only as far as it was written */
 void page_free(void *page);
-u64 page_offset(const void *page);
-void *page_at(u64 offset);
 
 /* By offset in RAM, which is never 0: that stands for none. */
 u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one user, and whatever was there before */

@@ -18,7 +18,7 @@ bool child_detach(void);
 u64 host_nanoseconds(enum clock clock);
 
 /* What a CPU that has nothing to do waits for: input, if not at_once again before it was read, and devices. */
-enum { SOURCES = 3 };
+enum { SOURCES = 6 }; /* of the console, of each device, and what reports failures of their server */
 struct pollfd;
 void sources_get(struct pollfd *sources, bool at_once);
 bool sources_take(const struct pollfd *sources, bool at_once); /* after poll(): whether there may be input */

@@ -63,6 +63,8 @@ u64 host_nanoseconds(enum clock clock)
 
 static bool reported; /* input that no task has read yet: it ends no further wait */
 
+_Static_assert(SOURCES == 1 + DEVICES + FAILURES, "a source without a place");
+
 void sources_get(struct pollfd *sources, bool at_once)
 {
 	sources[0] = (struct pollfd){ .fd = !at_once && reported && !controlled ? -1 : 0, .events = POLLIN };

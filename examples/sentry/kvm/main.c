@@ -4,6 +4,7 @@
  *
  * start.c finds out what to run.  The console is a virtio console, or the serial port.
  */
+#include "ram.h"
 #include "start.h"
 #include "virtio/virtio.h"
 
@@ -42,17 +43,18 @@ static u64 fpu_features, other_cr4; /* cr4: of CPUs that start later */
 
 void *memcpy(void *to, const void *from, unsigned long size)
 {
-	void *at = to;
-
-	asm volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(size) : : "memory");
+	bytes_copy(to, from, size);
 	return to;
 }
 
 void *memset(void *at, int byte, unsigned long size)
 {
 	void *to = at;
+	u64 words = size / 8, rest = size % 8;
 
-	asm volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(byte) : "memory");
+	asm volatile("rep stosq" : "+D"(to), "+c"(words) : "a"((u8)byte * 0x0101010101010101ull) : "memory");
+	if (rest)
+		asm volatile("rep stosb" : "+D"(to), "+c"(rest) : "a"(byte) : "memory");
 	return at;
 }
 
@@ -288,11 +290,13 @@ static u64 nanoseconds(enum clock clock)
 	return clock == CLOCK_IS_CPU ? monotonic() - idle_nanoseconds() : monotonic();
 }
 
+static bool has_rdrand; /* asked once: CPUID leaves the guest */
+
 static bool cpu_random(u64 *word)
 {
 	bool good = false;
 
-	for (int tries = 0; !good && tries < 100 && cpuid(1).c & RDRAND; tries++)
+	for (int tries = 0; !good && tries < 100 && has_rdrand; tries++)
 		asm volatile("rdrand %0" : "=r"(*word), "=@ccc"(good));
 	return good;
 }
@@ -452,6 +456,7 @@ _Noreturn void kernel_main(void)
 
 	find_protections();
 	cpu_begin(cpus);
+	has_rdrand = cpuid(1).c & RDRAND;
 	if (!cpu_random(&__stack_chk_guard))
 		__stack_chk_guard = ticks() * 0x9e3779b97f4a7c15;
 	protect_kernel();

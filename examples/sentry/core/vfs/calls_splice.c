@@ -30,7 +30,7 @@ static s64 side_end(struct task *t, struct side *side)
 /* Move bytes of a file through a page; how many, or the first error. */
 static s64 copy(struct side *from, struct side *to, u64 size)
 {
-	u8 *page = page_alloc();
+	u8 *page = page_buffer();
 	s64 result = 0;
 	u64 done = 0;
 

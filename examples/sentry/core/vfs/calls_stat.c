@@ -210,7 +210,7 @@ static s64 read_link(struct task *t, u64 directory, u64 name, u64 to, s32 size)
 	if (used)
 		return used;
 	inode = path.dentry->inode;
-	target = page_alloc();
+	target = page_buffer();
 	used = target ? user_read(t->mm, &first, name, 1) || first ? -EINVAL : -ENOENT : -ENOMEM;
 	if (target && S_ISLNK(inode->mode) && inode->operations->readlink)
 		used = inode->operations->readlink(inode, target, size < PAGE ? (u64)size : PAGE);

@@ -25,7 +25,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	got = room ? wait_for_input(file) : -EFAULT;
 	if (got)
 		return got;
-	page = page_alloc();
+	page = page_buffer();
 	if (!page)
 		return -ENOMEM;
 	got = core.ops->console_read(page, room);
@@ -39,7 +39,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 
 static s64 write(struct file *file, struct io *from, u64 *position)
 {
-	u8 *page = page_alloc();
+	u8 *page = page_buffer();
 	u64 done = 0;
 	s64 put = 0;
 

@@ -328,7 +328,7 @@ s64 path_show(const struct path *path, char *to, u64 size)
 {
 	static const char gone[] = " (deleted)";
 	struct dentry *dentry = path->dentry;
-	char *page = page_alloc();
+	char *page = page_buffer();
 	struct text text = { .data = NULL };
 	bool reachable;
 	s64 at;

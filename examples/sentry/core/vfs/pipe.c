@@ -137,7 +137,7 @@ static s64 add_to_last(struct pipe *pipe, struct io *from)
 static s64 add_page(struct pipe *pipe, struct io *from, bool packet)
 {
 	u64 part = from->left < PAGE ? from->left : PAGE, moved;
-	u8 *page = page_alloc();
+	u8 *page = page_buffer();
 
 	if (!page)
 		return -ENOMEM;
@@ -255,7 +255,7 @@ static s64 lock_room(struct pipe *pipe, const struct file *file, const struct io
 /* Read a page of another file into a slot of its own. */
 static s64 fill_slot(struct pipe *pipe, struct file *from, u64 *position, u64 size)
 {
-	u8 *page = page_alloc();
+	u8 *page = page_buffer();
 	struct iovec vector;
 	struct io io = io_core(&vector, page, size < PAGE ? size : PAGE);
 	s64 got = page ? file_transfer(from, &io, position, false) : -ENOMEM;

@@ -9,7 +9,7 @@ int name_get(u64 from, char **page)
 {
 	s64 size;
 
-	*page = page_alloc();
+	*page = page_buffer();
 	if (!*page)
 		return -ENOMEM;
 	size = user_string(core.current->mm, *page, from, PATH_MAX);
@@ -110,7 +110,7 @@ static int read_target(struct walk *w, struct inode *inode, char **page)
 
 	if (w->links++ >= MAX_LINKS || w->resolve & RESOLVE_NO_SYMLINKS)
 		return -ELOOP;
-	*page = page_alloc();
+	*page = page_buffer();
 	if (!*page)
 		return -ENOMEM;
 	size = inode->operations->readlink ? inode->operations->readlink(inode, *page, PAGE - 1) : -EINVAL;
