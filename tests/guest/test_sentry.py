@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import program
+from tests.sentry.conftest import Compile
+from tests.sentry.conftest import compile_static as compile_static
 from tests.sentry.terminal import Terminal
 from tests.sentry.test_command import ENVIRONMENT
 from tests.sentry.test_kernel import boot_on_machine, run_on_machine
@@ -19,7 +23,10 @@ from tests.sentry.test_programs import BUSYBOX
 from tests.sentry.test_share import root as root
 from tests.sentry.test_terminals import ENVIRONMENT as SHELL_ENVIRONMENT
 from tests.sentry.test_terminals import READY, converse
+from tests.tiny import Console
 from tools.where import ROOT
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+from vmm.debug import GdbServer, GdbTarget
 
 pytestmark = pytest.mark.guest
 
@@ -109,8 +116,9 @@ SESSION = [
     (b'echo st""arted; cat\n', rb"started\r\n"),
     (b"two\n", rb"two\r\ntwo\r\n"),
     (b"\x04", READY),
-    (b"trap 'stty size; echo resi''zed' WINCH; echo trap''ped\n", rb"trapped\r\n"),
-    (b"resize", rb"resized\r\n"),
+    (b"(trap 'stty size; exit 4' WINCH; sleep 9& echo st''arted; wait)\n", rb"started\r\n"),
+    (b"resize", READY),
+    (b"echo $?; stty size\n", READY),
     (b"exit 5\n", rb"exit 5\r\n"),
 ]
 """For the shell of busybox, see `tests/sentry/test_terminals.py`."""
@@ -119,8 +127,9 @@ SESSION = [
 def test_a_shell_in_a_machine_has_the_hosts_terminal() -> None:
     """Its modes and its size, Ctrl-C and Ctrl-D, another size; afterwards it is as before."""
     native, ours = (converse(head, (BUSYBOX, "sh", "-i"), SESSION) for head in ((), KVM))
-    assert native[1] == 5
-    assert ours == native
+    rows = [[row.replace("\x1b[6n", "") for row in lines] for lines, _ in (native, ours)]  # with no input waiting
+    assert native[1] == ours[1] == 5
+    assert rows[1] == rows[0]
 
 
 def test_the_terminal_is_as_before_however_a_machine_ends() -> None:
@@ -133,3 +142,63 @@ def test_the_terminal_is_as_before_however_a_machine_ends() -> None:
         os.kill(int(child), signal.SIGKILL)
         assert terminal.wait() == -signal.SIGKILL
         assert terminal.current_modes() == terminal.modes
+
+
+def guest_exits(words: str, initrd: Path) -> int:
+    """How often a machine with a program left the guest, but for interrupts of the host and time slices."""
+    console = Console()
+    config = MachineConfig(
+        BootConfig(str(program.kernel()), str(initrd), f"quiet -- {words}"),
+        MemoryConfig(64 << 20),
+        console=console.config,
+    )
+    try:
+        with Machine(config) as machine:
+            end = machine.run(120)
+            assert end and end.kind == "poweroff"
+            counts = machine.vcpus[0].stats()
+            # A slice sets the timer, and ends an interrupt
+            return counts["exits"] - counts["irq_exits"] - 3 * counts["irq_injections"]
+    finally:
+        console.close()
+
+
+@pytest.mark.parametrize(
+    "call", ["getpid", "read-64", "pwrite-4k", "pread-4k", "stat", "open-close", "map-touch", "ping-pong", "fork"]
+)
+def test_a_system_call_does_not_leave_the_guest(compile_static: Compile, call: str) -> None:
+    """A hundred more cause no more exits. An exec does, since the new program's C library executes CPUID."""
+    costs = compile_static("costs")
+    few, many = (guest_exits(f"/program {call} {count}", costs) for count in (50, 150))
+    assert many - few < 50
+
+
+def test_an_idle_machine_sleeps() -> None:
+    """No timer ticks while nothing runs."""
+    short, long = (guest_exits(f"busybox sleep {seconds}", Path(BUSYBOX)) for seconds in (1, 4))
+    assert long - short < 20
+
+
+def test_gdb_attaches_to_the_core(tmp_path: Path) -> None:
+    """With the names of its functions: a breakpoint, and who called whom."""
+    if shutil.which("gdb") is None:
+        pytest.skip("gdb is not installed: apt-get install gdb")
+    kernel, console = program.kernel(), Console()
+    config = MachineConfig(
+        BootConfig(str(kernel), BUSYBOX, 'quiet -- busybox sh -c "echo run; while :; do kill -0 1; done"'),
+        MemoryConfig(64 << 20),
+        console=console.config,
+    )
+    commands = [
+        *("set pagination off", "set confirm off", f"target remote {tmp_path}/gdb", "break sys_kill", "continue"),
+        *("backtrace", "print core.current->tid", "delete", "detach"),
+    ]
+    with Machine(config) as machine, GdbServer(machine, GdbTarget(path=f"{tmp_path}/gdb")):
+        machine.start()
+        assert console.read(3) == b"run"
+        words = [word for command in commands for word in ("-ex", command)]
+        done = subprocess.run(["gdb", "-nx", "-q", str(kernel), *words, "-batch"], capture_output=True, text=True)
+    console.close()
+    assert re.search(r"Breakpoint 1, .*sys_kill \(t=0x", done.stdout), done.stdout + done.stderr
+    assert re.search(r"#0 .*sys_kill.*\n#1 .* dispatch \(.*\n#2 .* answer \(.*\n#3 .* task_run \(", done.stdout)
+    assert "$1 = 1\n" in done.stdout
