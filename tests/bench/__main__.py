@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, budget, kata_phases, results, sentry, startup
+from tests.bench import artefacts, budget, kata_phases, results, sentry, sentry_lab, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import InstallError, StageError, install
@@ -54,7 +54,9 @@ FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
 NATIVE = ("startup", "sentry")
 """What runs on this machine itself."""
-PARTS = (*NATIVE, *LAB_PARTS[True], *LAB_PARTS[False])
+OWN_LAB = ("sentry-lab",)
+"""What runs in a lab of its own, without a stage."""
+PARTS = (*NATIVE, *OWN_LAB, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = ("budget", "kata-pool")
 """Parts that run only when they are asked for: they explain the figures of others, or are a part of these."""
 
@@ -122,14 +124,17 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     if "sentry" in parts:
         with step("bench: system calls of the Sentry without KVM, on this machine itself"):
             figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30)
-    if set(parts) == {"sentry"}:
+    if "sentry-lab" in parts:
+        with step("bench: the Sentry in a machine, in a lab that counts instructions"):
+            figures["sentry-lab"] = sentry_lab.measure(OUTPUT)
+    if set(parts) <= {"sentry", *OWN_LAB}:
         return figures
     stage = OUTPUT / "stage.tar"
     try:
         with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
             made = artefacts.make(kernel)
             pyvmm = install(OUTPUT / "env")
-            if set(parts) - set(NATIVE):
+            if set(parts) - set(NATIVE) - set(OWN_LAB):
                 artefacts.make_stage(stage, pyvmm, made, native="budget" in parts)
             if "kata" in parts:
                 make_image("ext4", FREE_DISK, FREE_MIB)
