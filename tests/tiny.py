@@ -52,6 +52,12 @@ def store(address: int, value: int) -> bytes:
     return b"\xc7\x05" + address.to_bytes(4, "little") + value.to_bytes(4, "little")
 
 
+def count_stolen(place: int) -> bytes:
+    """Have KVM count the time that is stolen from this vCPU at *place*: MSR_KVM_STEAL_TIME."""
+    # mov ecx, 0x4b564d03; mov eax, place | 1; xor edx, edx; wrmsr
+    return b"\xb9\x03\x4d\x56\x4b\xb8" + (place | 1).to_bytes(4, "little") + b"\x31\xd2\x0f\x30"
+
+
 def drive(slot: int) -> bytes:
     """Be the driver of the virtio-mmio device in that slot, which takes VERSION_1 and uses no queue."""
     at = layout.MMIO + slot * 0x1000

@@ -134,6 +134,19 @@ def test_a_busy_clone_answers_an_hour_after_its_snapshot(
     assert late.check(TROUBLE) == ""
 
 
+def test_a_pause_counts_as_stolen_time(boot: Boot) -> None:
+    """It is no CPU time of the task that ran then, for which others would have to wait as long."""
+    guest = boot()
+    guest.check("(while :; do :; done) & (while :; do :; done) & true")
+    hundredths = "awk '/^cpu /{print $9}' /proc/stat"
+    before = int(guest.check(hundredths))
+    guest.machine.pause()
+    time.sleep(4)  # the length of the pause
+    guest.machine.resume()
+    assert int(guest.check(hundredths)) - before >= 400
+    assert guest.check(TROUBLE) == ""
+
+
 def test_clones_draw_other_random_numbers(boot: Boot, clone: MakeClone, tmp_path: Path) -> None:
     guest = boot()
     draw = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/uuid"

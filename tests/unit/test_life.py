@@ -143,6 +143,25 @@ def test_a_paused_guest_does_nothing_and_then_goes_on(tmp_path: Path, cpus: int)
             wait_until(lambda before=before: counter(machine) != before)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("place", [24 << 20, 1 << 30], ids=["RAM", "elsewhere"])
+def test_the_time_of_pauses_counts_as_stolen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """Where the guest has told KVM to count that of its vCPU."""
+    code = tiny.count_stolen(place), COUNT
+    now, hour, passed = time.monotonic_ns, 3600 * 10**9, [0]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now() + passed[0])
+    with Machine(tiny.config(tiny.make(tmp_path, *code))) as machine:
+        machine.start()
+        for number in range(1, 3):
+            wait_until(lambda: counter(machine) > 0)
+            machine.pause()
+            before = counter(machine)
+            passed[0] += hour
+            machine.resume()
+            wait_until(lambda before=before: counter(machine) != before)  # type: ignore[misc]
+            if place < 1 << 30:
+                assert number * hour <= machine.memory.read_int(place, 8) < (number + 1) * hour
+
+
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_the_uptime_leaves_pauses_out(tmp_path: Path, isolation: str) -> None:
     with create_machine(replace(tiny.config(tiny.make(tmp_path, tiny.SPIN)), isolation=isolation)) as machine:

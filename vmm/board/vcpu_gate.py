@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Condition
 
 TYPE_CHECKING = False
@@ -19,7 +20,8 @@ class Hold:
     def __init__(self) -> None:
         self._condition = Condition()
         self._reasons: dict[int, set[str]] = {}
-        self._here: set[int] = set()
+        self._here: dict[int, int] = {}
+        """Those that wait: since when, in ns of CLOCK_MONOTONIC, or since the last :meth:`waited`."""
         self._gone: set[int] = set()
         self._over = False
 
@@ -33,7 +35,7 @@ class Hold:
         """Wait until none of these is in the guest any more; returns at once if the run is over."""
         wanted = set(indexes)
         with self._condition:
-            while not (self._over or wanted <= self._here | self._gone):
+            while not (self._over or wanted <= self._here.keys() | self._gone):
                 self._condition.wait()
 
     def drop(self, reason: str, indexes: Iterable[int], go: Callable[[int], None]) -> None:
@@ -51,14 +53,25 @@ class Hold:
                     go(index)
             self._condition.notify_all()
 
+    def waited(self, index: int, least: int) -> int:
+        """For how many ns a vCPU has waited since the last call for it; 0 instead of fewer than *least*, which the next
+        call includes, and if its thread is not here."""
+        with self._condition:
+            now = time.monotonic_ns()
+            waited = now - self._here.get(index, now)
+            if waited < least:
+                return 0
+            self._here[index] = now
+            return waited
+
     def stay(self, index: int) -> None:
         """On a vCPU's own thread: wait until it is not held."""
         with self._condition:
-            self._here.add(index)
+            self._here[index] = time.monotonic_ns()
             self._condition.notify_all()
             while self._reasons.get(index) and not self._over:
                 self._condition.wait()
-            self._here.discard(index)
+            self._here.pop(index, None)
 
     def enter(self, index: int) -> None:
         """A vCPU has a thread again."""

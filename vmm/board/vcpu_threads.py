@@ -26,6 +26,8 @@ _SPARE = "spare"
 """Why a vCPU is held that the machine has no more."""
 _SETTLE_S, _LOOK_S = 2.0, 0.01
 """How long a CPU may take to halt after its guest has called it offline, and how often it is looked at."""
+_STOLEN_NS = 10_000_000
+"""The shortest time of a held vCPU that counts as stolen. A fork pauses for less, and delays no task by more."""
 _SCHEMA = Schema("vcpus", 1, {"count": "u8"})
 
 _SYSTEM_EVENTS = {1: POWEROFF, 2: REBOOT, 3: PANIC}
@@ -232,7 +234,21 @@ class VcpuThreads(Saveable):
         """Release the vCPUs held for *reason*; those without another reason run."""
         if self._hold is not None:
             everyone = range(len(self._vcpus)) if indexes is None else indexes
-            self._hold.drop(reason, everyone, lambda index: self._vcpus[index].resume())
+            self._hold.drop(reason, everyone, self._let_go)
+
+    def _let_go(self, index: int) -> None:
+        self._count_held(index)
+        self._vcpus[index].resume()
+
+    def count_held(self) -> None:
+        """Count the time for which vCPUs have been held as stolen, as :meth:`release` does: they will be saved next."""
+        for index in range(len(self._vcpus)):
+            self._count_held(index)
+
+    def _count_held(self, index: int) -> None:
+        stolen = 0 if self._hold is None else self._hold.waited(index, _STOLEN_NS)
+        if stolen:
+            self._vcpus[index].count_stolen(self._memory, stolen)
 
     def hold_self(self, vcpu: Vcpu, reason: str) -> None:
         """On *vcpu*'s own thread, between two runs: it is held when this returns, and will wait."""

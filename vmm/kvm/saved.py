@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 IA32_TSC = 0x10
 IA32_TSC_DEADLINE = 0x6E0
-MSR_KVM_STEAL_TIME, KVM_MSR_ENABLED = 0x4B564D03, 1
 EINVAL, ENXIO, ENOTTY = 22, 6, 25
 TSC_TOLERANCE_PPM = 250
 """How far the guest's TSC frequency may lie from this host's before KVM must scale it: what NTP can correct."""

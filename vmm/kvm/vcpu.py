@@ -6,7 +6,7 @@ import mmap
 import posix
 import struct
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError, GuestError, HostError
 from vmm.faststart.ctype import u8
 from vmm.faststart.thread import RLock
 from vmm.kvm import ioctl as k
@@ -29,6 +29,8 @@ _INTERRUPTS = 1 << 9
 """RFLAGS.IF"""
 _LAPIC_SPURIOUS, _LAPIC_LVT_ERROR, _LVT_MASKED = 0xF0, 0x370, 16
 """Registers of a local APIC, and the bit that masks an entry of its vector table (Intel SDM vol. 3, 11.4 and 11.5)."""
+_STEAL_TIME, _ENABLED = 0x4B564D03, 1
+"""MSR_KVM_STEAL_TIME, and the bit in it that the guest sets."""
 MMIO_OFFSET, MMIO_DATA = 32, 8
 """Where ``kvm_run.mmio`` begins, and in it its ``data``.  Set-up writes of virtio drivers come this way while a guest
 boots, which is too early to make classes for all of ``kvm_run``."""
@@ -131,6 +133,21 @@ class Vcpu:
         except HostError as error:
             if error.errno not in (22, 25):  # EINVAL: no kvmclock in use; ENOTTY: KVM has no such call
                 raise
+
+    def count_stolen(self, memory: GuestMemory, duration: int) -> None:
+        """Count *duration* ns, in which its clocks continued, as stolen from it (Linux
+        ``Documentation/virt/kvm/x86/msr.rst``, MSR_KVM_STEAL_TIME). Only for guests that use it.
+
+        Otherwise Linux takes them for CPU time of the task that ran, and a task that wakes up waits until the others of
+        this vCPU have had as much.
+        """
+        place = self.get_msrs([_STEAL_TIME]).get(_STEAL_TIME, 0)
+        if place & _ENABLED:
+            gpa = place - _ENABLED
+            try:
+                memory.write_int(gpa, 8, memory.read_int(gpa, 8) + duration)
+            except GuestError:
+                pass  # the guest chose a place that is not RAM, where KVM does not write either
 
     def map_pages(self, memory: GuestMemory, bits: bytes) -> bool:
         """Map the pages of RAM whose *bits* are set, so that the guest takes no exit for each. Before it runs.

@@ -413,7 +413,8 @@ class Machine(AnyMachine):
             self._life.publish("paused")
 
     def resume(self) -> None:
-        """Resume the guest. Its watchdogs are notified that it did not run; its clocks continued."""
+        """Resume the guest. Its clocks continued; the time counts as stolen from its vCPUs, and its watchdogs are
+        notified."""
         self._check_thread("resume")
         with self._life_lock:
             self._life.check("resume")
@@ -486,6 +487,7 @@ class Machine(AnyMachine):
             try:
                 if runs:
                     self.pause()
+                self._threads.count_held()
                 try:
                     assert self._core is not None
                     saved = save(files, self._core, self._memory, self._slots, self._platform, progress, ahead)
@@ -561,6 +563,7 @@ class Machine(AnyMachine):
             try:
                 if runs:
                     self.pause()
+                self._threads.count_held()
                 try:
                     assert self._core is not None
                     point = ForkPoint(

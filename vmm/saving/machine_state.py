@@ -7,9 +7,9 @@ interrupts. Then the caller saves RAM, which nobody changes any more.
 from __future__ import annotations
 
 from vmm.board.bootstrap import new_generation
-from vmm.errors import ConfigError, GuestError
+from vmm.errors import ConfigError
 from vmm.faststart.record import dataclass
-from vmm.kvm.saved import KVM_MSR_ENABLED, MSR_KVM_STEAL_TIME, VcpuState, VmState
+from vmm.kvm.saved import VcpuState, VmState
 from vmm.saveable import OwnState, State, saveable
 from vmm.virtio.spec import ID_BLOCK
 
@@ -93,29 +93,14 @@ def restore(
     :raises HostError: the host's KVM does not accept it
     """
     elapsed = core.restore(list(state.vcpus), state.vm, advance_clock=advance_clock, same_cpuid=same_cpuid, own=own)
-    _steal(state.vcpus, memory, elapsed)
+    for vcpu in core.vcpus if elapsed else ():
+        vcpu.count_stolen(memory, elapsed)
     _restore_devices(state, slots, platform, OwnState if own else State)
     # Before the guest's first instruction: it must not draw the random numbers that others draw, too
     new_generation(memory)
     platform.generation.signal()
     for vcpu in core.vcpus:
         vcpu.was_paused()
-
-
-def _steal(vcpus: tuple[VcpuState, ...], memory: GuestMemory, elapsed: int) -> None:
-    """Count *elapsed* ns as stolen from each vCPU (Linux ``Documentation/virt/kvm/x86/msr.rst``, MSR_KVM_STEAL_TIME).
-
-    Otherwise Linux takes them for CPU time of the task that ran at the snapshot, and a task that wakes up waits until
-    the others of that vCPU have had as much.
-    """
-    for vcpu in vcpus if elapsed else ():
-        place = vcpu.msrs.get(MSR_KVM_STEAL_TIME, 0)
-        if place & KVM_MSR_ENABLED:
-            gpa = place - KVM_MSR_ENABLED
-            try:
-                memory.write_int(gpa, 8, memory.read_int(gpa, 8) + elapsed)
-            except GuestError:
-                pass  # the guest chose a place that is not RAM, where KVM does not write either
 
 
 def _restore_devices(state: MachineState, slots: Slots, platform: Platform, kind: type[State]) -> None:

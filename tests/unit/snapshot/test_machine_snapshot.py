@@ -107,8 +107,8 @@ def test_the_time_since_a_snapshot_counts_as_stolen(
     tmp_path: Path, consoles: list[Console], monkeypatch: pytest.MonkeyPatch, place: int, before: int, clock: str
 ) -> None:
     """Where the guest has told KVM to count that of its vCPU: MSR_KVM_STEAL_TIME."""
-    enable = b"\xb9\x03\x4d\x56\x4b\xb8" + (place | 1).to_bytes(4, "little") + b"\x31\xd2\x0f\x30"  # ...; wrmsr
-    config = tiny.config(tiny.make(tmp_path, enable, tiny.say(">"), tiny.ECHO), console=consoles[0].config)
+    code = tiny.count_stolen(place), tiny.say(">"), tiny.ECHO
+    config = tiny.config(tiny.make(tmp_path, *code), console=consoles[0].config)
     with Machine(config) as machine:
         machine.start()
         assert consoles[0].read(1) == b">"
@@ -123,6 +123,32 @@ def test_the_time_since_a_snapshot_counts_as_stolen(
         if place < 1 << 30:
             stolen = (clone.memory.read_int(place, 8) - before) % (1 << 64)
             assert (stolen >= hour) == (clock == "host")
+
+
+@pytest.mark.parametrize("way", ["snapshot", "fork"])
+def test_a_copy_of_a_paused_machine_has_its_pause_as_stolen_time(
+    tmp_path: Path, consoles: list[Console], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    place = 24 << 20
+    code = tiny.count_stolen(place), tiny.say(">"), tiny.ECHO
+    config = tiny.config(tiny.make(tmp_path, *code), console=consoles[0].config)
+    now, hour = time.monotonic_ns, 3600 * 10**9
+    with Machine(config) as machine:
+        machine.start()
+        assert consoles[0].read(1) == b">"
+        machine.pause()
+        monkeypatch.setattr(time, "monotonic_ns", lambda: now() + hour)
+        if way == "snapshot":
+            machine.snapshot(str(tmp_path / "late"))
+            copy = Machine.restore(str(tmp_path / "late"), clock="resume", console=consoles[1].config)
+        else:
+            (copy,) = machine.fork(console=consoles[1].config)
+        with copy:
+            talk(copy, consoles[1], b"x")
+            assert hour <= copy.memory.read_int(place, 8) < 2 * hour
+        machine.resume()
+        talk(machine, consoles[0], b"x")
+        assert hour <= machine.memory.read_int(place, 8) < 2 * hour, "not twice"
 
 
 def test_a_number_of_vcpus_that_cannot_be_is_refused(tmp_path: Path) -> None:
