@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tools import guest
 from tools.distribution import DistributionError
 from tools.run_tests import LAB_ENDED
-from tools.step import say, step
+from tools.step import say, step, with_parent
 from tools.versions import kernel_version, patches
 from tools.where import ROOT, with_kvm
 
@@ -111,7 +111,8 @@ def test(name: str, arguments: list[str]) -> bool:
     if made.initrd is not None:
         environment["PYVMM_GUEST_INITRD"] = made.initrd
     for _ in range(LABS):
-        status = subprocess.run(with_kvm(pytest, "--cpus", "1"), env=environment, cwd=ROOT).returncode
+        command = with_parent(with_kvm(pytest, "--cpus", "1"))
+        status = subprocess.run(command, env=environment, cwd=ROOT).returncode
         if status != LAB_ENDED:
             break
         say(f"{name}: the lab ended by itself")

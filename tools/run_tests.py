@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.claims import RACES, file_is_hostile
 from tests.journal import Journal
 from tools import guest, versions
-from tools.step import say, step
+from tools.step import say, step, with_parent
 from tools.where import ROOT, with_kvm
 
 LOG = ROOT / "build" / "guest-recipes.log"
@@ -75,7 +75,7 @@ def run_watched(command: Sequence[str], environment: dict[str, str], journal: Pa
     stall = STALL if LONG_LIMIT not in command else LONG + 100.0
     if HOSTILE_LIMIT in command:
         stall *= PATIENCE
-    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
+    with subprocess.Popen(with_parent(command), env=environment, cwd=ROOT) as process:
         while True:
             try:
                 return process.wait(5)
@@ -157,7 +157,7 @@ def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bo
         elif needs_kvm:
             run_in_labs(with_kvm(here), environment)
         else:
-            subprocess.run([*here, "-n", "1"], env=environment, cwd=ROOT)
+            subprocess.run(with_parent([*here, "-n", "1"]), env=environment, cwd=ROOT)
     still = Journal(JOURNAL).failed()
     for test in failed:
         say(f"{test}: failed, and {'failed again' if test in still else 'passed by itself'}")
@@ -186,7 +186,7 @@ def run_pytest(
     start = time.monotonic()
     say(f"==> {title}")
     if command == here:
-        status = subprocess.run(command, env=environment, cwd=ROOT).returncode
+        status = subprocess.run(with_parent(command), env=environment, cwd=ROOT).returncode
     else:
         status = run_shared([*here, "-n", "1"], environment) if shared else run_in_labs(command, environment)
     if status == FAILURES:  # which of them still fail the journal says
@@ -212,7 +212,7 @@ def start_recipes() -> subprocess.Popen[bytes]:
     build = [sys.executable, "-m", "tools.guest"]
     with LOG.open("wb") as log:
         # In the background of the tests, and not left behind by a run that is killed
-        command = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "10", *build]
+        command = with_parent(["nice", "-n", "10", *build])
         return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 

@@ -37,6 +37,11 @@ def step(title: str) -> Iterator[None]:
     say(f"<== {title}: done after {time.monotonic() - start:.1f} s")
 
 
+def with_parent(command: Sequence[str]) -> list[str]:
+    """`command`, which gets SIGTERM when the thread that starts it ends, however this program ends."""
+    return ["setpriv", "--pdeathsig", "TERM", *command]
+
+
 def run_step(title: str, command: Sequence[str]) -> int:
     """Run `command` as a step and return its exit status, 128 + N when signal N killed it."""
     start = time.monotonic()

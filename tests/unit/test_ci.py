@@ -1,10 +1,12 @@
-"""`.ci/run`: it starts with today's package index and an empty home, and fails when one of its parts does."""
+"""`.ci/run`: it starts with today's package index and an empty home, and fails when one of its parts does; and what
+`make test` runs ends with it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,3 +60,27 @@ def test_it_leaves_nothing_when_it_is_ended(environment: dict[str, str]) -> None
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) == 143
     assert not Path(log.read_text().split(" in ")[1].split()[0]).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_the_tests_run_in_ends_with_them(tmp_path: Path, number: signal.Signals) -> None:
+    """pytest, or the lab, when whoever runs both gets a signal alone."""
+    (tmp_path / "test_stays.py").write_text(
+        "import os, signal\n\ndef test_stays():\n"
+        f"    open('{tmp_path}/pids', 'w').write(f'{{os.getpid()}} {{os.getppid()}}\\n')\n    signal.pause()\n"
+    )
+    main = (
+        "import pathlib, sys; from tools import run_tests; "
+        "run_tests.JOURNAL = pathlib.Path(sys.argv[1], 'journal'); "
+        "run_tests.main(['--native', '--rootdir', sys.argv[1], sys.argv[1]])"
+    )
+    pids = tmp_path / "pids"
+    with subprocess.Popen([sys.executable, "-c", main, tmp_path], cwd=RUN.parents[1]) as process:
+        while not (pids.exists() and pids.read_text().endswith("\n")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(60) == -number
+    for pid in map(int, pids.read_text().split()):
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.02)
