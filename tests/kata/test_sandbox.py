@@ -413,6 +413,21 @@ def test_nobody_answers_at_the_start(bench: Make, monkeypatch: pytest.MonkeyPatc
     assert made.vm.closed
 
 
+def test_a_container_with_many_volumes_has_more_time(
+    bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(CreateContainer=never)
+    monkeypatch.setattr(agent_module, "CREATE_S", 0.2)
+    monkeypatch.setattr(agent_module, "MOUNT_S", 0.001)
+    (tmp_path / "file").touch()
+    volumes = [
+        {"destination": f"/v/{number}", "type": "bind", "source": str(tmp_path / "file"), "options": ["rbind"]}
+        for number in range(300)
+    ]
+    with pytest.raises(AgentTimeout, match=r"did not answer CreateContainer within 0\.5\d* s"):
+        made.sandbox.create_container("c1", made.bundle("sleep 600", mounts=volumes), Stdio())
+
+
 def test_an_agent_that_hangs_later_ends_the_machine(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "CHECK_EVERY_S", 0.1)
     monkeypatch.setattr(sandbox, "CHECK_S", 0.2)

@@ -26,11 +26,13 @@ class GuestConfig(NamedTuple):
     :ivar text: the config.json
     :ivar mark: the beginning of strings that the agent replaces
     :ivar message: a ``grpc.Spec`` with what the agent sets up itself, without crun
+    :ivar mounts: how many it has
     """
 
     text: str
     mark: str
     message: Any
+    mounts: int
 
 
 def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -> GuestConfig:
@@ -57,7 +59,7 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
         made["hostname"] = hostname
     message = protobuf.message("grpc.Spec")(Process=terminal_of(spec["process"]))
     message.Linux.Sysctl.update({key: value for key, value in sysctls.items() if is_of_sandbox(spec, key)})
-    return GuestConfig(json.dumps(made), mark, message)
+    return GuestConfig(json.dumps(made), mark, message, len(made.get("mounts", ())))
 
 
 def terminal_of(process: Json) -> Any:

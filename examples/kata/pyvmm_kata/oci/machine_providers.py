@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.pool_client import Taken
     from pyvmm_kata.state import Json
 
-CREATE_S = 150.0
-
 
 class Wanted(NamedTuple):
     """A container to create, whose configuration was checked.
@@ -129,7 +127,7 @@ class OfOthers:
             channel = control.connect(self.machine.holder)
             try:
                 channel.request({"op": "create", **request, "placed": placed.to_json()}, [*fds, *placed.trees])
-                channel.answer(CREATE_S)
+                channel.answer(control.creation_s(self._wanted.bundle.spec))
             finally:
                 channel.close()
         finally:
@@ -193,8 +191,10 @@ class Own:
     def create(self, begun: Begun) -> bool:
         """See :class:`Provider`: fork the monitor, and wait until the container is made."""
 
+        wanted = self._wanted
+
         def agree(channel: control.Channel, _pid: int) -> None:
-            missing = channel.answer(CREATE_S).get("wanted")
+            missing = channel.answer(control.creation_s(wanted.bundle.spec)).get("wanted")
             if missing:
                 from pyvmm_kata.pod import templates
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.pod import pool_client
 from pyvmm_kata.pod.guest_kinds import kind_named
-from pyvmm_kata.pod.pool_client import CREATE_S, NETS
+from pyvmm_kata.pod.pool_client import NETS
 from pyvmm_kata.protocol import control
 from pyvmm_kata.state import remove_tree
 
@@ -206,7 +206,7 @@ class Spare:
         answer: Json = {}
         try:
             channel.send({"pid": os.getpid()})
-            request = channel.receive(CREATE_S)
+            request = channel.receive(control.CREATE_S)
             if request is None:
                 self.close()
                 return 0

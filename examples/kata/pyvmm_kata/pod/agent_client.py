@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.errors import AgentError, AgentGone, AgentTimeout, GuestError
 from pyvmm_kata.protocol import protobuf, ttrpc
+from pyvmm_kata.protocol.control import MOUNT_S
 
 if TYPE_CHECKING:
     import socket
@@ -135,7 +136,7 @@ class AgentClient:
         """Make a container, not yet started."""
         self._do(
             "CreateContainer",
-            CREATE_S,
+            CREATE_S + MOUNT_S * config.mounts,
             container_id=container_id,
             exec_id=container_id,
             OCI=config.message,

@@ -28,7 +28,6 @@ NETS = 1
 """Network devices of a spare."""
 TAKE_S = 1.0
 """Seconds that a pool may take to give a machine: otherwise a machine is made."""
-CREATE_S = 150.0
 _END_S = 5.0
 _CREDENTIALS = struct.Struct("3i")
 
@@ -122,7 +121,7 @@ class Taken:
         :raises VmmError: the container cannot be made
         """
         self._channel.request(request, fds)
-        answer = self._channel.answer(CREATE_S)
+        answer = self._channel.answer(control.creation_s(request.get("spec") or {}))
         if "unfit" in answer:
             self.end()
         return str(answer.get("unfit", ""))

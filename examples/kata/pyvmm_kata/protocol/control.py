@@ -28,6 +28,19 @@ MAX_LINE = 16 << 20
 MAX_FDS = 250
 CALL_S = 90.0
 """Longer than the monitor waits for its guest, so that the monitor's error comes first, which says more."""
+CREATE_S = 150.0
+"""The same for the creation of a machine with its container."""
+MOUNT_S = 0.5
+"""Seconds that the creation of a container may take longer for each of its mounts: on a host with much load 1,000 binds
+take over a minute."""
+
+
+def creation_s(spec: Json) -> float:
+    """How long a command waits for a new container.
+
+    :param spec: its config.json
+    """
+    return CREATE_S + MOUNT_S * len(spec.get("mounts") or ())
 
 
 class Refused(VmmError):
