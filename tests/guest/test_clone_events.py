@@ -12,10 +12,10 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from vmm import ConsoleConfig, Machine, VsockConfig
 
-TIMEOUT = 120.0
+TIMEOUT = RUN_TIMEOUT
 GAPS = ("made", "ready", "started")
 """Before start(), in it before the first instruction, and right after it."""
 ROUNDS = [pytest.param(1, id="once"), pytest.param(34, id="many", marks=pytest.mark.long)]

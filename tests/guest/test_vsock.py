@@ -13,10 +13,10 @@ import pytest
 
 from tests.guest.conftest import Boot
 from tests.guest.shared import INSTALL_PROGRAMS, programs_disk
-from tests.guest.vmfixture import Guest
+from tests.guest.vmfixture import RUN_TIMEOUT, Guest
 from vmm import Machine, VsockConfig
 
-TIMEOUT = 30.0
+TIMEOUT = RUN_TIMEOUT
 ROOT = Path(__file__).parents[2]
 
 
