@@ -22,8 +22,16 @@ def initrd() -> str:
     return recipes.make("rootfs.py", "--kind", "initrd")
 
 
-@pytest.mark.parametrize("entry", ["pvh", "linux64"])
-@pytest.mark.parametrize("root", ["disk", "initrd"])
+# The usual two have both entries and both roots
+@pytest.mark.parametrize(
+    ("root", "entry"),
+    [
+        ("disk", "pvh"),
+        ("initrd", "linux64"),
+        pytest.param("disk", "linux64", marks=pytest.mark.long),
+        pytest.param("initrd", "pvh", marks=pytest.mark.long),
+    ],
+)
 def test_entry_and_root(boot: Boot, request: pytest.FixtureRequest, entry: str, root: str) -> None:
     default = default_cmdline(rootfs=root == "disk")
     room = layout.CMDLINE_SIZE - 1 - len(default) - 1
@@ -101,8 +109,10 @@ def test_stop_takes_the_power_away(vm: Guest) -> None:
 # -- what Linux makes of 1 to 32 CPUs: topology, clocks, interrupts, and that all of them work -----------------------
 
 
-# With 32 a boot takes a minute; other files have guests with two
-@pytest.fixture(scope="module", params=[1, 3, 16, pytest.param(32, marks=pytest.mark.long)])
+# With 32 a boot takes a minute; other files have guests with one and two
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, marks=pytest.mark.long), 3, 16, pytest.param(32, marks=pytest.mark.long)]
+)
 def machine(
     request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Guest, int]]:

@@ -86,8 +86,21 @@ def fill(lower: Path) -> None:
         (lower / f"many/{n}").touch()
 
 
-@pytest.mark.parametrize("cache", [pytest.param("none", marks=pytest.mark.long), "auto", "always"])
-@pytest.mark.parametrize("kinds", [("tmpfs", "tmpfs"), ("ext4", "tmpfs")], ids=["one-fs", "two-fs"])
+# The usual two have both kinds of overlays, and both caches that keep names
+@pytest.mark.parametrize(
+    ("kinds", "cache"),
+    [
+        pytest.param((lower, "tmpfs"), cache, id=f"{lower}-{cache}", marks=[pytest.mark.long] * (not usual))
+        for lower, cache, usual in (
+            ("tmpfs", "auto", True),
+            ("ext4", "always", True),
+            ("tmpfs", "always", False),
+            ("ext4", "auto", False),
+            ("tmpfs", "none", False),
+            ("ext4", "none", False),
+        )
+    ],
+)
 def test_mounts_stay(boot: Boot, tmp_path: Path, kinds: tuple[str, str], cache: str) -> None:
     with ExitStack() as stack:
         upper = stack.enter_context(filesystem(kinds[1], tmp_path))

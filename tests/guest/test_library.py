@@ -195,7 +195,10 @@ done; echo done
 """
 
 
-@pytest.mark.parametrize(("cpus", "transport"), [(1, "mmio"), (2, "mmio"), (2, "pci")])
+# The usual two have both numbers of CPUs and both transports
+@pytest.mark.parametrize(
+    ("cpus", "transport"), [(1, "mmio"), pytest.param(2, "mmio", marks=pytest.mark.long), (2, "pci")]
+)
 def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int, transport: str) -> None:
     guest = boot(cpus=cpus, transport=transport)
     machine = guest.machine
@@ -218,7 +221,8 @@ def test_pauses_while_the_guest_writes_and_reads_its_disk(boot: Boot, cpus: int,
     assert guest.power_off().kind == "poweroff"
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+# The transport has no part in it
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_a_guest_gets_vcpus_and_gives_them_back(boot: Boot, transport: str) -> None:
     guest = boot(cpus=1, max_cpus=3, transport=transport)
     machine = guest.machine
@@ -303,8 +307,15 @@ def test_registers_of_a_paused_guest(boot: Boot) -> None:
         _ = guest.machine.vcpus[0].regs
 
 
+# tests/unit/test_life.py resets paused machines, with tiny guests
 @pytest.mark.parametrize(
-    ("state", "transport"), [("running", "mmio"), ("paused", "mmio"), ("ended", "mmio"), ("running", "pci")]
+    ("state", "transport"),
+    [
+        ("running", "mmio"),
+        pytest.param("paused", "mmio", marks=pytest.mark.long),
+        ("ended", "mmio"),
+        ("running", "pci"),
+    ],
 )
 def test_reset_boots_the_guest_anew(boot: Boot, state: str, transport: str) -> None:
     guest = boot(cpus=2, transport=transport)

@@ -208,7 +208,8 @@ def test_what_the_guest_frees_goes_back_to_the_host(boot: Boot, shared: bool) ->
     assert stats["reported"] == stats["released"] >= 100 * MIB
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+# tests/guest/test_demo.py has a balloon on PCI
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_the_balloon_takes_memory_and_gives_it_back(boot: Boot, transport: str) -> None:
     guest = boot(balloon=BalloonConfig(), transport=transport)
     balloon = guest.machine.balloon

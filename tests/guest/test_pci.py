@@ -139,7 +139,8 @@ class Packed:
         self.guest, self.image, self.share = guest, image, share
 
 
-@pytest.fixture(scope="module", params=["mmio", "pci"])
+# tests/hostile/test_packed.py and tests/unit/virtio have packed rings on MMIO
+@pytest.fixture(scope="module", params=[pytest.param("mmio", marks=pytest.mark.long), "pci"])
 def packed_machine(
     request: pytest.FixtureRequest, guest_kernel: str, guest_disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Packed]:

@@ -40,7 +40,8 @@ def private(guest: Guest) -> int:
     return total
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+# The window lies outside of the transport; shares with a window are tested on PCI
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_a_root_with_dax(boot: Boot, image: Path, transport: str) -> None:
     guest = boot(rootfs=None, pmems=(PmemConfig(str(image)),), cmdline=f"{ROOT} rw", transport=transport)
     assert "dax" in guest.check("grep ' / ' /proc/mounts")
