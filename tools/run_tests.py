@@ -51,6 +51,7 @@ STALL = 400.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
 LIMIT = 300
 """Seconds for one test (pyproject.toml)."""
+PATIENT = {"PYVMM_TEST_PATIENCE": str(PATIENCE)}
 HOSTILE_LIMIT = f"faulthandler_timeout={LIMIT * PATIENCE}"
 LONG = 1500
 """Seconds for one of the long tests with guests: PostgreSQL's initdb writes a thousand files with a server's starts."""
@@ -121,6 +122,8 @@ def run_shared(here: Sequence[str], environment: dict[str, str]) -> int:
         journals[number].unlink(missing_ok=True)
         hostile = number == SHARING
         own = {**environment, "PYVMM_TEST_CLAIMS": f"{CLAIMS}:{'hostile' if hostile else number}"}
+        if hostile:
+            own = PATIENT | own
         command = in_lab(here, hostile=hostile)
         if number == 0:
             return run_in_labs(command, own, journals[number])
@@ -153,7 +156,7 @@ def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bo
         with JOURNAL.open("a") as file:
             file.writelines(json.dumps({"test": test, "again": True}) + "\n" for test in tests)
         if tests is hostile:
-            run_in_labs(in_lab([*here, "-n", "1"], hostile=True), environment)
+            run_in_labs(in_lab([*here, "-n", "1"], hostile=True), PATIENT | environment)
         elif needs_kvm:
             run_in_labs(with_kvm(here), environment)
         else:
@@ -181,7 +184,7 @@ def run_pytest(
         here.append("--color=yes")
     command = here if not needs_kvm else in_lab(here, hostile=True) if hostile else with_kvm(here)
     shared = whole and command != here
-    environment = {**os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
+    environment = {**(PATIENT if hostile else {}), **os.environ, "PYVMM_TEST_JOURNAL": str(JOURNAL)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the labs would compile each module again
     start = time.monotonic()
     say(f"==> {title}")

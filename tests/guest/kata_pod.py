@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pyvmm_kata.protocol import protobuf, ttrpc
+from tests.guest.vmfixture import RUN_TIMEOUT
 from tools import guest as recipes
 from vmm import BootConfig, ConsoleConfig, Machine, MachineConfig, MemoryConfig, PmemConfig, ShareConfig, VsockConfig
 
 AGENT = "grpc.AgentService"
 PORT = 1024
-PATIENCE = 120.0
+PATIENCE = RUN_TIMEOUT
 SHARED = "/run/kata-containers/shared/containers"
 CMDLINE = "quiet root=/dev/pmem0 rootfstype=erofs rootflags=dax ro"
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_MKNOD"]

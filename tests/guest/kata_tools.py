@@ -20,13 +20,14 @@ import pytest
 
 from pyvmm_kata.bundle.default_spec import default_spec
 from tests.command import links_of, of_threads
+from tests.guest.vmfixture import RUN_TIMEOUT
 from tests.netns import Outside, own_network
 from tools import documents
 from tools import guest as recipes
 
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / ".venv" / "bin"
-PATIENCE = 240.0
+PATIENCE = RUN_TIMEOUT
 
 
 def make_rootfs(path: Path) -> Path:

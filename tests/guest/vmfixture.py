@@ -34,8 +34,8 @@ SERVE = (
     "until printf '~%s-%d\\n' begin $n; do :; done; eval \"$(echo $c | base64 -d)\"; _s=$?; "
     "until printf '~%s-%d %d\\n' end $n $_s; do :; done; done\n"
 )
-BOOT_TIMEOUT = 240.0
-RUN_TIMEOUT = 240.0
+BOOT_TIMEOUT = RUN_TIMEOUT = 240.0 * float(os.environ.get("PYVMM_TEST_PATIENCE", 1))
+"""Seconds; more in a hostile lab, and with a distribution's kernel."""
 
 
 class GuestEnded(AssertionError):
