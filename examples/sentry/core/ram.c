@@ -10,25 +10,29 @@ void bytes_copy(void *to, const void *from, u64 size)
 #ifdef __SANITIZE_ADDRESS__
 	__builtin_memcpy(to, from, size);
 #else
-	u64 words = size / 8, rest = size % 8;
+	u64 words = size / sizeof(u64), rest = size % sizeof(u64);
 
 	asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
-	if (rest)
-		asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(rest) : : "memory");
+	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(rest) : : "memory");
+#endif
+}
+
+void bytes_fill(void *at, u8 byte, u64 size)
+{
+#ifdef __SANITIZE_ADDRESS__
+	__builtin_memset(at, byte, size);
+#else
+	const u64 word = byte * 0x0101010101010101ull;
+	u64 words = size / sizeof(word), rest = size % sizeof(word);
+
+	asm volatile("rep stosq" : "+D"(at), "+c"(words) : "a"(word) : "memory");
+	asm volatile("rep stosb" : "+D"(at), "+c"(rest) : "a"(word) : "memory");
 #endif
 }
 
 void bytes_zero(void *at, u64 size)
 {
-#ifdef __SANITIZE_ADDRESS__
-	__builtin_memset(at, 0, size);
-#else
-	u64 words = size / 8, rest = size % 8;
-
-	asm volatile("rep stosq" : "+D"(at), "+c"(words) : "a"(0) : "memory");
-	if (rest)
-		asm volatile("rep stosb" : "+D"(at), "+c"(rest) : "a"(0) : "memory");
-#endif
+	bytes_fill(at, 0, size);
 }
 
 bool bytes_equal(const void *a, const void *b, u64 size)

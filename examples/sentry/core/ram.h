@@ -66,6 +66,7 @@ static inline u64 page_up(u64 address)
 
 void bytes_copy(void *to, const void *from, u64 size);
 void bytes_zero(void *at, u64 size);
+void bytes_fill(void *at, u8 byte, u64 size);
 bool bytes_equal(const void *a, const void *b, u64 size);
 bool strings_equal(const char *a, const char *b);
 u64 string_size(const char *text); /* without the zero */

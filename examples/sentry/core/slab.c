@@ -97,7 +97,7 @@ void slab_free(struct slab *slab, void *object)
 
 	if (page->magic != SLAB_MAGIC || page->slab != slab || at % stride(slab) || index >= page->fresh || !page->used)
 		__builtin_trap(); /* memory of the core is no longer what it should be */
-	__builtin_memset(object, POISON, slab->size);
+	bytes_fill(object, POISON, slab->size);
 	*(u16 *)object = page->free;
 	page->free = (u16)index;
 	page->used--;

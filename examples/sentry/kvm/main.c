@@ -49,12 +49,7 @@ void *memcpy(void *to, const void *from, unsigned long size)
 
 void *memset(void *at, int byte, unsigned long size)
 {
-	void *to = at;
-	u64 words = size / 8, rest = size % 8;
-
-	asm volatile("rep stosq" : "+D"(to), "+c"(words) : "a"((u8)byte * 0x0101010101010101ull) : "memory");
-	if (rest)
-		asm volatile("rep stosb" : "+D"(to), "+c"(rest) : "a"(byte) : "memory");
+	bytes_fill(at, (u8)byte, size);
 	return at;
 }
 
