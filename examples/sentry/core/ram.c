@@ -124,15 +124,41 @@ int ram_init(const struct core_config *config)
 	return 0;
 }
 
+static void block_free(u32 at, u32 order);
+
+/* Single pages that were used last are used again first, without a merge. They become blocks here; false: none did. */
+static bool free_spares(void)
+{
+	struct ram *ram = &core.ram;
+	const bool any = ram->spare_count;
+
+	while (ram->spare_count) {
+		ram->available--;
+		block_free(ram->spares[--ram->spare_count], 0);
+	}
+	return any;
+}
+
+static u64 spare_take(void)
+{
+	const u32 at = core.ram.spares[--core.ram.spare_count];
+
+	core.ram.pages[at].users = 1;
+	core.ram.available--;
+	return (u64)at * PAGE;
+}
+
 u64 pages_alloc(u32 order)
 {
 	struct ram *ram = &core.ram;
 	u32 from, at;
 
+	if (!order && ram->spare_count)
+		return spare_take();
 	do
 		for (from = order; from < ORDERS && !ram->free[from].first;)
 			from++;
-	while (from >= ORDERS && (release_wait() || (ram->reclaim && ram->reclaim())));
+	while (from >= ORDERS && (free_spares() || release_wait() || (ram->reclaim && ram->reclaim())));
 	if (from >= ORDERS)
 		return 0;
 	at = ram->free[from].first;
@@ -195,8 +221,15 @@ void page_put(u64 offset)
 {
 	struct page *page = &core.ram.pages[offset / PAGE];
 
-	if (reference_put(&page->users))
+	if (!reference_put(&page->users))
+		return;
+	if (page->order || core.ram.spare_count == SPARES) {
 		block_free((u32)(offset / PAGE), page->order);
+		return;
+	}
+	page->used = true;
+	core.ram.available++;
+	core.ram.spares[core.ram.spare_count++] = (u32)(offset / PAGE);
 }
 
 bool page_is_shared(u64 offset)

@@ -6,7 +6,7 @@
 #include "abi.h"
 #include "platform.h"
 
-enum { ORDERS = 11 }; /* blocks of 1 to 1,024 pages */
+enum { ORDERS = 11, SPARES = 32 }; /* blocks of 1 to 1,024 pages; free pages that are in no block */
 enum { RELEASE_ORDER = 4 }; /* the smallest blocks that return to the host */
 
 /* The state of a page of RAM. */
@@ -27,6 +27,7 @@ struct ram {
 	struct page *pages; /* one for each page; in RAM that no program ever sees */
 	u64 count, available;
 	struct page_list free[ORDERS];
+	u32 spares[SPARES], spare_count;
 	bool dirty; /* it may contain something else than zeros at the start */
 	bool (*reclaim)(void); /* free cached pages; false: there are none. NULL: there is no cache */
 };
