@@ -99,7 +99,19 @@ def test_arguments_environment_and_streams_pass_through_a_start_record(
     assert (status, *capfd.readouterr()) == (native.returncode, native.stdout.decode(), native.stderr.decode())
 
 
-PROGRAMS = ("errors", "events", "files", "inet", "memory", "pipes", "processes", "sockets", "threads", "watches")
+PROGRAMS = (
+    "errors",
+    "events",
+    "files",
+    "inet",
+    "memory",
+    "pipes",
+    "processes",
+    "sockets",
+    "threads",
+    "vdso",
+    "watches",
+)
 
 
 @needs_qemu
@@ -109,7 +121,7 @@ def test_a_program_does_what_it_does_on_linux(
 ) -> None:
     """Processes, threads, signals, memory and files of the same programs as on the other platforms."""
     compiled = str(compile_static(name))
-    words = [compiled, *([] if name in ("errors", "memory", "processes", "threads") else [folder])]
+    words = [compiled, *([] if name in ("errors", "memory", "processes", "threads", "vdso") else [folder])]
     text = b"abcdefghijklmnop"
     native = subprocess.run(words, input=text, capture_output=True)
     (tmp_path / "record").write_bytes(Start(compiled, words, {}).record())

@@ -18,6 +18,7 @@ from pyvmm_sentry import program
 from tests.sentry.conftest import Compile
 
 BUSYBOX = "/bin/busybox"
+CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 TEXT = b"one\ntwo\nthree\ntwo\n" * 500
 COMMANDS = (
     ["true"],
@@ -252,3 +253,26 @@ def test_shells_start_programs(platform: Path, script: str) -> None:
 def test_memory_is_that_of_linux(platform: Path, compile_static: Compile) -> None:
     """Mappings of files, moved and shared ones, advice, pages behind the end of a file, copies of many processes."""
     assert same(platform, compile_static("memory")).stdout.count(b"\n") > 50
+
+
+needs_tsc = pytest.mark.skipif(CLOCK.read_text() != "tsc\n", reason="the host's kernel does not use the TSC")
+
+
+@needs_tsc
+def test_the_vdso_has_the_clocks_of_system_calls(platform: Path, compile_static: Compile) -> None:
+    """No reading is before an earlier one, whether by the vDSO or by a system call. Debuggers can unwind its code."""
+    assert b"clock_gettime: there" in same(platform, compile_static("vdso")).stdout
+
+
+@needs_tsc
+def test_programs_read_clocks_without_system_calls(platform: Path, compile_static: Compile) -> None:
+    done = run(platform, "--strace", "--", compile_static("vdso"), "loop")
+    calls = done.stderr.count(b"clock_gettime(")
+    assert done.returncode == 0
+    assert calls * 10 < int(done.stdout)
+
+
+@needs_tsc
+def test_a_process_changes_the_vdso_for_itself_alone(platform: Path, compile_static: Compile) -> None:
+    lines = ["code writable: 0", "clocks writable: -1", "here: 1", "elsewhere: 0", "unmapped: 0"]
+    assert run(platform, "--", compile_static("vdso"), "rights").stdout.decode().splitlines() == lines

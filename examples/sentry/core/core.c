@@ -10,6 +10,7 @@
 #include "ipc/ipc.h"
 #include "net/start.h"
 #include "tty/tty.h"
+#include "vdso.h"
 #include "virtio/virtio.h"
 
 struct core core;
@@ -201,7 +202,7 @@ const char *core_start(const struct core_config *config)
 	mm_init();
 	futex_init();
 	ipc_init();
-	if (ram_init(config))
+	if (ram_init(config) || !vdso_init())
 		return "the sandbox has too little memory";
 	virtio_init(config);
 	ttys_init();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Loads a program and its interpreter: every number of the files is checked before it is used. */
 #include "exec.h"
+#include "vdso.h"
 #include "vfs/vfs.h"
 
 enum { EXECUTABLE = 2, SHARED = 3, X86_64 = 62, LOAD = 1, INTERPRETER = 3, HEADERS = 6, MAX_SEGMENTS = 64 };
@@ -227,5 +228,6 @@ const char *elf_load(struct mm *mm, struct file *file, struct image *image, int 
 	mm->heap = mm->brk = image->end;
 	mm->program = file;
 	file_get(file);
+	image->vdso = why ? 0 : vdso_map(mm);
 	return why;
 }

@@ -20,6 +20,7 @@ struct arguments {
 struct image {
 	u64 entry, headers, header_count, end;
 	u64 base; /* of the interpreter; 0: it has none */
+	u64 vdso; /* 0: none */
 	const struct cred *cred; /* which the program gets */
 	bool secure; /* it must not trust its environment */
 	u64 start; /* where it begins: its entry, or the interpreter's */

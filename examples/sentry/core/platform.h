@@ -24,6 +24,7 @@ struct event {
 	int code;     /* of siginfo: why */
 };
 
+struct clock_page;
 enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU };
 
 struct platform_ops {
@@ -69,6 +70,8 @@ struct platform_ops {
 	void (*interrupt)(u32 cpu, bool stop);
 	/* Return pages to the host, which are zeros when they are used again; NULL: a balloon does that, or nobody. */
 	bool (*release)(u64 ram_offset, u64 size);
+	/* Keep a page of RAM up to date, which is at this offset, and read clocks by it. NULL: programs have no such page. */
+	void (*clock_page)(struct clock_page *page, u64 offset);
 };
 
 /*

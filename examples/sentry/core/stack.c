@@ -3,9 +3,9 @@
 #include "exec.h"
 
 enum {
-	AT_NULL, AT_PHDR = 3, AT_PHENT = 4, AT_PHNUM = 5, AT_PAGESZ = 6, AT_BASE = 7, AT_FLAGS = 8, AT_ENTRY = 9, AT_UID = 11,
+	AT_NULL, AT_IGNORE, AT_PHDR = 3, AT_PHENT = 4, AT_PHNUM = 5, AT_PAGESZ = 6, AT_BASE = 7, AT_FLAGS = 8, AT_ENTRY = 9, AT_UID = 11,
 	AT_EUID = 12, AT_GID = 13, AT_EGID = 14, AT_PLATFORM = 15, AT_HWCAP = 16, AT_CLKTCK = 17, AT_SECURE = 23,
-	AT_RANDOM = 25, AT_EXECFN = 31, AT_MINSIGSTKSZ = 51,
+	AT_RANDOM = 25, AT_EXECFN = 31, AT_SYSINFO_EHDR = 33, AT_MINSIGSTKSZ = 51,
 };
 
 struct stack {
@@ -69,7 +69,7 @@ static void push_auxv(struct stack *s, const char *file, const struct image *ima
 		{ AT_PHENT, sizeof(struct elf_segment) }, { AT_PHNUM, image->header_count }, { AT_BASE, image->base },
 		{ AT_FLAGS, 0 }, { AT_ENTRY, image->entry }, { AT_UID, cred->user.real }, { AT_EUID, cred->user.effective },
 		{ AT_GID, cred->group.real }, { AT_EGID, cred->group.effective }, { AT_SECURE, image->secure }, { AT_RANDOM, seed },
-		{ AT_EXECFN, name }, { AT_PLATFORM, platform },
+		{ AT_EXECFN, name }, { AT_PLATFORM, platform }, { image->vdso ? AT_SYSINFO_EHDR : AT_IGNORE, image->vdso },
 		{ AT_MINSIGSTKSZ, (config->fpu_size + 4 + 440 + 128 + 64 + 15) & -16ull }, { AT_NULL, 0 },
 	};
 	s->top = (s->top & -16ull) - words % 2 * sizeof(u64);

@@ -15,7 +15,6 @@ void *memory_map(int fd, u64 size);
 bool child_detach(void);
 
 #define SECOND 1000000000ull
-u64 host_nanoseconds(enum clock clock);
 
 /* What a CPU that has nothing to do waits for: input, if not at_once again before it was read, and devices. */
 enum { SOURCES = 6 }; /* of the console, of each device, and what reports failures of their server */
@@ -25,6 +24,11 @@ bool sources_take(const struct pollfd *sources, bool at_once); /* after poll(): 
 
 /* Whether SIGALRM comes regularly, to interrupt a program that others wait for. */
 void slice_timer(bool on);
+
+/* -- clock.c -- */
+
+void clock_start(struct platform_ops *ops); /* before this process is limited */
+u64 clock_nanoseconds(enum clock clock);
 
 /* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {

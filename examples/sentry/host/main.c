@@ -52,15 +52,6 @@ _Noreturn void fail(const char *what)
 
 /* -- what the core needs of the host -- */
 
-u64 host_nanoseconds(enum clock clock)
-{
-	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
-	struct timespec now = { 0, 0 };
-
-	clock_gettime(clocks[clock], &now);
-	return (u64)now.tv_sec * SECOND + (u64)now.tv_nsec;
-}
-
 static bool reported; /* input that no task has read yet: it ends no further wait */
 
 _Static_assert(SOURCES == 1 + DEVICES + FAILURES, "a source without a place");
@@ -90,7 +81,7 @@ bool sources_take(const struct pollfd *sources, bool at_once)
 
 static bool wait_until(u64 deadline)
 {
-	const u64 now = host_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
+	const u64 now = clock_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
 	const struct timespec left = { (time_t)(rest / SECOND), (long)(rest % SECOND) };
 	struct pollfd sources[SOURCES];
 	sigset_t signals;
@@ -172,7 +163,6 @@ static struct platform_ops ops = {
 	.console_read = console_read,
 	.console_write = console_write,
 	.console_size = console_size,
-	.nanoseconds = host_nanoseconds,
 	.random = random_bytes,
 	.log = log_line,
 	.console_resized = terminal_resized,
@@ -345,6 +335,7 @@ int main(int argc, char **argv, char **envp)
 	self = getpid(); /* the filter does not allow this call */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
+	clock_start(&ops);
 	platform_start(fd, &ops, &config);
 	close(fd);
 	confine();

@@ -3,6 +3,7 @@
  * Time: kvm-clock where the machine has it.  Otherwise the TSC, with the frequency that the machine reports or that is
  * measured by the PC's timer, and the calendar of the PC's clock.
  */
+#include "clock_page.h"
 #include "kvm.h"
 
 enum { FEATURES = 0x40000001, TIMING = 0x40000010, CLOCK2 = 1 << 3, WALL_CLOCK = 0x4b564d00, SYSTEM_TIME = 0x4b564d01 };
@@ -14,43 +15,53 @@ struct wall_clock {
 	u32 version, seconds, nanoseconds;
 };
 
-static bool has_page;
-static u64 khz = 1000000, bus_khz = 1000000, offset; /* offset: of realtime, in ns */
+static volatile struct clock_page early __attribute__((aligned(64))), *page = &early;
+static bool is_kvm;
+static u64 khz = 1000000, bus_khz = 1000000;
 
 static u64 scale(u64 value, u64 factor, u64 divisor)
 {
 	return value / divisor * factor + value % divisor * factor / divisor;
 }
 
-static u64 read_page(void)
+static void read_wall_clock(void)
 {
-	const volatile struct clock_page *page = &this_cpu()->clock;
-	static u64 latest; /* CPUs can differ a little */
-	u32 version;
-	u64 result;
+	static volatile struct wall_clock wall __attribute__((aligned(64)));
 
-	do {
-		u64 delta;
+	write_msr(WALL_CLOCK, (u64)&wall - KERNEL);
+	page->sequence++;
+	page->realtime = wall.seconds * SECOND + wall.nanoseconds;
+	page->sequence++;
+}
 
-		version = page->version;
-		asm volatile("lfence" : : : "memory");
-		delta = ticks() - page->ticks;
-		delta = page->shift < 0 ? delta >> -page->shift : delta << page->shift;
-		result = page->nanoseconds + (u64)((unsigned __int128)delta * page->factor >> 32);
-		asm volatile("" : : : "memory");
-	} while (version & 1 || version != page->version);
-	latest = result > latest ? result : latest;
-	return latest;
+/*
+ * All CPUs read the page of the first one: where their TSCs differ, KVM does not report a stable clock, and programs make
+ * system calls.  Real time goes on while the machine is paused or saved, but the monotonic clock does not.
+ */
+static struct clock_times times(void)
+{
+	struct clock_times now;
+
+	if (page->flags & CLOCK_WAS_STOPPED) {
+		page->flags &= (u8)~CLOCK_WAS_STOPPED;
+		read_wall_clock();
+	}
+	clock_read(page, &now);
+	return now;
 }
 
 u64 monotonic(void)
 {
-	return has_page ? read_page() : scale(ticks(), 1000000, khz);
+	static u64 latest; /* the TSCs of CPUs can differ a little */
+	const u64 now = times().monotonic;
+
+	latest = now > latest ? now : latest;
+	return latest;
 }
 
 u64 realtime(void)
 {
-	return offset + monotonic();
+	return times().realtime;
 }
 
 u64 ticks_in(u64 nanoseconds)
@@ -117,46 +128,65 @@ static u64 calendar(void)
 
 /* -- the start -- */
 
-void clock_begin(void)
+/* Where KVM writes the page from now on. */
+static void set_place(u64 address)
 {
-	if (has_page)
-		write_msr(SYSTEM_TIME, ((u64)&this_cpu()->clock - KERNEL) | 1);
+	write_msr(SYSTEM_TIME, address | 1);
 }
 
 static bool find_page(void)
 {
-	const volatile struct clock_page *page = &this_cpu()->clock;
 	const struct cpuid signature = cpuid(0x40000000);
-	static volatile struct wall_clock wall __attribute__((aligned(64)));
 
 	if (signature.b != 0x4b4d564b || signature.c != 0x564b4d56 || signature.d != 0x4d ||
 	    !(cpuid(FEATURES).a & CLOCK2))
 		return false;
-	has_page = true;
-	clock_begin();
-	has_page = page->version && page->factor;
-	if (!has_page)
+	set_place((u64)&early - KERNEL);
+	if (!early.version || !early.factor)
 		return false;
-	write_msr(WALL_CLOCK, (u64)&wall - KERNEL);
-	offset = wall.seconds * SECOND + wall.nanoseconds;
-	khz = (1000000ull << 32) / page->factor;
-	khz = page->shift < 0 ? khz << -page->shift : khz >> page->shift;
+	read_wall_clock();
+	khz = (1000000ull << 32) / early.factor;
+	khz = early.shift < 0 ? khz << -early.shift : khz >> early.shift;
 	return true;
+}
+
+/* Without kvm-clock, the page is never changed. */
+static void write_page(void)
+{
+	u64 now;
+
+	early.factor = (u32)((1000000ull << 30) / khz); /* a quarter: a tick may be a nanosecond and more */
+	early.shift = 2;
+	early.flags = CLOCK_IS_STABLE;
+	now = calendar();
+	early.realtime = now ? now * SECOND - monotonic() : 0;
 }
 
 void clock_init(void)
 {
 	const struct cpuid timing = cpuid(0x40000000).a >= TIMING ? cpuid(TIMING) : (struct cpuid){ 0 };
 
-	if (!find_page() && !timing.a)
+	is_kvm = find_page();
+	if (!is_kvm && !timing.a)
 		measure();
 	if (timing.a)
 		khz = timing.a;
 	if (timing.b)
 		bus_khz = timing.b;
-	if (!has_page) {
-		u64 now = calendar();
+	if (!is_kvm)
+		write_page();
+	early.most = ~0ull >> 1; /* the TSC of another CPU may be behind */
+	early.is_used = true;
+}
 
-		offset = now ? now * SECOND - monotonic() : 0;
-	}
+void clock_show(struct clock_page *shown, u64 address)
+{
+	if (is_kvm)
+		set_place(address);
+	else
+		*shown = *(struct clock_page *)&early;
+	shown->realtime = early.realtime;
+	shown->most = early.most;
+	shown->is_used = true;
+	page = shown;
 }

@@ -104,7 +104,6 @@ _Noreturn void cpu_main(void)
 
 	cpu_begin(cpu);
 	apic_begin();
-	clock_begin();
 	cpu->is_on = true;
 	while (!cpu->start_rsp)
 		asm volatile("sti; hlt; cli" : : : "memory");

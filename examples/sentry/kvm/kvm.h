@@ -78,15 +78,6 @@ struct __attribute__((packed)) tss {
 	u16 zero4, io_map;
 };
 
-/* Of kvm-clock, which the machine writes. */
-struct clock_page {
-	u32 version, pad;
-	u64 ticks, nanoseconds;
-	u32 factor;
-	signed char shift;
-	u8 flags, pad2[2];
-};
-
 enum { CPUS_MOST = 32, GDT_ENTRIES = 10 };
 
 /* A CPU, to which GS leads while it is in the core. entry.S has the places of the first fields. */
@@ -105,7 +96,6 @@ struct cpu {
 	volatile u64 start_rsp; /* where it goes on in the core; 0: not yet */
 	struct tss tss;
 	u64 gdt[GDT_ENTRIES];
-	volatile struct clock_page clock __attribute__((aligned(64)));
 	u8 exception_stack[PAGE_SIZE] __attribute__((aligned(16)));
 	u8 fatal_stack[PAGE_SIZE];
 } __attribute__((aligned(64)));
@@ -181,7 +171,7 @@ u64 idle_nanoseconds(void);
 
 /* clock.c */
 void clock_init(void);
-void clock_begin(void); /* on another CPU */
+void clock_show(struct clock_page *shown, u64 address); /* programs read it from now on */
 u64 monotonic(void);
 u64 realtime(void);
 u64 ticks_in(u64 nanoseconds); /* of the TSC; for at most a minute */

@@ -326,6 +326,7 @@ static const struct platform_ops ops = {
 	.console_write = write_console,
 	.console_size = terminal_size,
 	.nanoseconds = nanoseconds,
+	.clock_page = clock_show,
 	.random = random_bytes,
 	.log = log_line,
 	.console_resized = console_resized,

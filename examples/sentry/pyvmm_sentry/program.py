@@ -15,7 +15,7 @@ from pyvmm_sentry import lwip
 from pyvmm_sentry.source import SourceError
 
 HERE = Path(__file__).resolve().parents[1]
-CORE, HOST, PTRACE, TRAP, KVM = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm"))
+CORE, HOST, PTRACE, TRAP, KVM, VDSO = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm", "vdso"))
 LWIP = "net/lwip"
 """In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
@@ -27,6 +27,14 @@ KERNEL_FLAGS = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-pie", "-fcf-protection=none"),
     *("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"),
     *("-fstack-protector-strong", "-mstack-protector-guard=global"),
+)
+VDSO_FLAGS = (
+    *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-fPIC"),
+    *("-fno-stack-protector", "-fasynchronous-unwind-tables", "-fcf-protection=none"),
+)
+VDSO_LINK = (
+    *("-shared", "-nostdlib", "-s", "-Wl,-soname=linux-vdso.so.1", "-Wl,--hash-style=both,--eh-frame-hdr,--build-id"),
+    *("-Wl,-Bsymbolic,--no-undefined", "-Wl,-z,max-page-size=4096"),
 )
 KERNEL_LINK = ("-no-pie", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096")
 
@@ -126,12 +134,24 @@ def includes(core: Path = CORE) -> list[str]:
     return [f"-I{core / LWIP}", "-isystem", str(source / "src" / "include")]
 
 
+def vdso() -> Path:
+    """The shared object that the core maps into each program.
+
+    :raises BuildError: it cannot be compiled
+    """
+    script, source = VDSO / "vdso.lds", VDSO / "vdso.c"
+    inputs = [script.read_bytes(), *_Sources(CORE).content(source)]
+    command = [*VDSO_FLAGS, f"-I{CORE}", *VDSO_LINK, f"-Wl,-T,{script}", "-o", "OUT", str(source)]
+    return _made("vdso.so", inputs, command)
+
+
 def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
     """Compile the core, and what it contains of lwIP."""
     options = [*options, *includes(core)]
     headers = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
     ours = [header.read_bytes() for header in (*headers, core / "types.h")]
     objects = _objects(_core_sources(core), options, core)
+    objects += _objects([VDSO / "image.S"], [*options, f'-DIMAGE="{vdso()}"'], core)
     return objects + _compiled("lwip", lwip.files(), lambda source: [source.read_bytes(), *ours], [*options, "-w"])
 
 

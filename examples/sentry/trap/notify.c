@@ -90,7 +90,7 @@ bool notify_receive(struct seccomp_notif *call)
 long notify_poll(struct pollfd *sources, u32 count, u64 deadline)
 {
 	static const u64 no_signals;
-	const u64 now = host_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
+	const u64 now = clock_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
 	struct timespec left = { (time_t)(rest / SECOND), (long)(rest % SECOND) };
 
 	sources[count - 1] = (struct pollfd){ .fd = notify_fd, .events = POLLIN };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Files of /proc about one process. */
 #include "../tty/tty.h"
+#include "../vdso.h"
 #include "caller.h"
 #include "fds.h"
 #include "../net/proc_net.h"
@@ -53,6 +54,7 @@ static void put_permissions(struct text *text, const struct vma *vma)
 /* The name of a mapping, from column 73 on. */
 static void put_name(struct text *text, const struct mm *mm, const struct vma *vma, u64 line)
 {
+	const char *vdso = vdso_name(vma);
 	char *name = page_alloc();
 	s64 size = 0;
 
@@ -64,6 +66,8 @@ static void put_name(struct text *text, const struct mm *mm, const struct vma *v
 		bytes_copy(name, "[heap]", (u64)(size = 6));
 	else if (vma->end == USER_TOP)
 		bytes_copy(name, "[stack]", (u64)(size = 7));
+	else if (vdso)
+		bytes_copy(name, vdso, (u64)(size = (s64)string_size(vdso)));
 	while (size > 0 && text->size - line < 73 && !text->failed)
 		text_put(text, " ");
 	if (size > 0)
