@@ -27,6 +27,7 @@ from pyvmm_kata.host.jailed_call import Limits, Report, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from pyvmm_kata.state import Json
 
@@ -45,27 +46,42 @@ _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TE
 def open_image(name: str, folder: str) -> tuple[str, Json]:
     """The root file system of *name*, and the ``process`` of its image (empty for a folder or a disk).
 
-    :param name: a folder with a root file system; a disk with one, an image file or a block device; an OCI layout, as
-        ``DIR[:TAG]``; a docker or OCI archive; or a source for skopeo: ``docker://docker.io/library/debian``
+    :param name: as for :func:`find_image`
     :param folder: an empty directory into which it may be unpacked
     :raises ConfigError: it is none of these, or damaged
     :raises HostError: skopeo is missing, or fails; it is too large, or the host refuses a file of it
+    """
+    found = find_image(name, folder)
+    if isinstance(found, str):
+        return found, {}
+    with found:
+        return found.unpack(folder)
+
+
+def find_image(name: str, folder: str) -> Image | str:
+    """The image *name*, not unpacked yet; the absolute path of a folder or a disk with a root file system.
+
+    :param name: a folder with a root file system; a disk with one, an image file or a block device; an OCI layout, as
+        ``DIR[:TAG]``; a docker or OCI archive; or a source for skopeo: ``docker://docker.io/library/debian``
+    :param folder: an empty directory for the image's archive and layers; they are needed until it is unpacked
+    :raises ConfigError: it is none of these, or damaged
+    :raises HostError: skopeo is missing, or fails
     """
     scheme = next((each for each in SCHEMES if name.startswith(each)), "")
     if scheme in ("oci:", "oci-archive:", "docker-archive:"):
         name = name.removeprefix(scheme)
     elif scheme:
-        return _open_layout(_copy(name, folder), "image", folder)
+        return open_layout(_copy(name, folder), "image", name)
     path, _, tag = name.partition(":")
     if not scheme and root_disks.is_disk(name) and (root_disks.file_system(name) or not os.path.isfile(name)):
-        return os.path.abspath(name), {}
+        return os.path.abspath(name)
     for each, of in ((name, ""), (path, tag)):
         if os.path.isfile(each):
             return _open_archive(each, of, folder)
         if os.path.isfile(os.path.join(each, "oci-layout")):
-            return _open_layout(each, of, folder)
+            return open_layout(each, of)
     if not scheme and os.path.isdir(name):
-        return os.path.abspath(name), {}
+        return os.path.abspath(name)
     raise ConfigError(
         f"{name}: not a folder, disk, OCI layout or archive",
         code="image",
@@ -91,7 +107,7 @@ def _copy(source: str, folder: str) -> str:
     kind, _, path = source.partition(":")
     if kind == "dir":
         _check_dir(path)
-    _run(["skopeo", "copy", "--quiet", "--insecure-policy", source, f"oci:{layout}:image"], source)
+    run_tool(["skopeo", "copy", "--quiet", "--insecure-policy", source, f"oci:{layout}:image"], source)
     return layout
 
 
@@ -106,13 +122,25 @@ def _check_dir(path: str) -> None:
         raise ConfigError(f"dir:{path}: {other} is not a file", code="image")
 
 
-def _run(command: list[str], what: str) -> None:
+def run_tool(command: list[str], what: str, *, show: bool = False) -> None:
+    """Run a program that fetches or makes an image.
+
+    :param what: begins messages
+    :param show: print its output, which is progress, on this process's standard error
+    :raises HostError: it is not installed, fails, or takes longer than :data:`TIMEOUT_S`
+    """
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_MOST, SIZE_MOST))
 
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, preexec_fn=limit
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr if show else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S,
+            preexec_fn=limit,
         )
     except FileNotFoundError as error:
         raise HostError(
@@ -128,7 +156,7 @@ def _run(command: list[str], what: str) -> None:
 # ---- archives and layouts ------------------------------------------------------------------------------------------
 
 
-def _open_archive(path: str, tag: str, folder: str) -> tuple[str, Json]:
+def _open_archive(path: str, tag: str, folder: str) -> Image:
     inside = tempfile.mkdtemp(prefix="archive-", dir=folder)
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -145,9 +173,9 @@ def _open_archive(path: str, tag: str, folder: str) -> tuple[str, Json]:
     finally:
         os.close(file)
     if os.path.lexists(os.path.join(inside, "oci-layout")):
-        return _open_layout(inside, tag, folder, path)
+        return open_layout(inside, tag, path)
     if os.path.lexists(os.path.join(inside, "manifest.json")):
-        return _open_docker(inside, tag, folder, path)
+        return _open_docker(inside, tag, path)
     raise ConfigError(f"{path}: an archive, but of no image", code="image", hint="`docker save` makes one")
 
 
@@ -175,14 +203,26 @@ class _Layout:
 
         :raises ConfigError: there is none
         """
-        try:
-            content = safe_open.read_file(self._directory, name, _JSON_MOST)
-        except (OSError, ValueError) as error:
-            raise self.damaged(name, getattr(error, "strerror", "") or str(error)) from error
+        content = self.read_bytes(name)
         if digest:
             kind, _, wanted = digest.partition(":")
             if hashlib.new(kind, content).hexdigest() != wanted:
-                raise self.damaged(name, "its content is not what its name says")
+                raise self.damaged(name, "its content does not match its digest")
+        return self.parse(name, content)
+
+    def read_bytes(self, name: str) -> bytes:
+        """
+        :raises ConfigError: there is no such file, or it is too large
+        """
+        try:
+            return safe_open.read_file(self._directory, name, _JSON_MOST)
+        except (OSError, ValueError) as error:
+            raise self.damaged(name, getattr(error, "strerror", "") or str(error)) from error
+
+    def parse(self, name: str, content: bytes) -> Any:
+        """
+        :raises ConfigError: it is not JSON
+        """
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -204,16 +244,55 @@ class _Layout:
         return f"blobs/{kind}/{value}", digest
 
 
-def _open_layout(path: str, tag: str, folder: str, what: str = "") -> tuple[str, Json]:
+class Image:
+    """An image that is not unpacked yet.  To be closed, as a context manager.
+
+    :ivar id: ``sha256:`` and the digest of its configuration, which names the digests of all layers
+    """
+
+    def __init__(self, layout: _Layout, digest: str, config: Json, blobs: list[tuple[str, str, bool]]) -> None:
+        self.id = digest
+        self._layout = layout
+        self._config = config
+        self._blobs = blobs
+        """The path of each layer in the layout, its digest, and whether that is of the unpacked layer."""
+
+    def unpack(self, folder: str) -> tuple[str, Json]:
+        """The root file system, a new directory in *folder*, and the ``process`` of the image.
+
+        :raises ConfigError: it is damaged
+        :raises HostError: it is too large, or the host refuses a file of it
+        """
+        return _unpack(self._layout, self._config, self._blobs, folder)
+
+    def close(self) -> None:
+        self._layout.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def open_layout(path: str, tag: str, what: str = "") -> Image:
+    """The image of an OCI layout.
+
+    :param tag: its name there; empty: the only image
+    :param what: begins messages, instead of the path
+    :raises ConfigError: there is no such image, or it is damaged
+    """
     layout = _Layout(path, what or (f"{path}:{tag}" if tag else path))
     try:
         manifest = _manifest(layout, tag)
-        config = _dict(layout.read(*layout.blob(manifest.get("config"))))
+        name, digest = layout.blob(manifest.get("config"))
+        config = _dict(layout.read(name, digest))
         layers = _list(manifest.get("layers"))
         blobs = [layout.blob(each) for each in layers[: _LAYERS_MOST + 1]]
-        return _unpack(layout, config, [(name, digest, False) for name, digest in blobs], folder)
-    finally:
+        return Image(layout, digest, config, [(name, digest, False) for name, digest in blobs])
+    except BaseException:
         layout.close()
+        raise
 
 
 def _manifest(layout: _Layout, tag: str) -> Json:
@@ -247,7 +326,7 @@ def _manifest(layout: _Layout, tag: str) -> Json:
     raise layout.damaged("index.json", "indexes of indexes")
 
 
-def _open_docker(path: str, tag: str, folder: str, what: str) -> tuple[str, Json]:
+def _open_docker(path: str, tag: str, what: str) -> Image:
     """The format of `docker save` before OCI layouts."""
     layout = _Layout(path, what)
     try:
@@ -256,14 +335,17 @@ def _open_docker(path: str, tag: str, folder: str, what: str) -> tuple[str, Json
             images = [each for each in images if any(str(one).endswith(tag) for one in _list(each.get("RepoTags")))]
         if len(images) != 1:
             raise ConfigError(f"{what}: {len(images)} images", code="image", hint="save one: docker save IMAGE")
-        config = _dict(layout.read(str(images[0].get("Config"))))
+        content = layout.read_bytes(str(images[0].get("Config")))
+        config = _dict(layout.parse(str(images[0].get("Config")), content))
         names = [str(each) for each in _list(images[0].get("Layers"))]
         digests = [str(each) for each in _list(_dict(config.get("rootfs")).get("diff_ids"))]
         if len(names) != len(digests) or not all(_DIGEST.fullmatch(each) for each in digests):
             raise layout.damaged("manifest.json", f"{len(names)} layers, and {len(digests)} digests")
-        return _unpack(layout, config, [(*each, True) for each in zip(names, digests, strict=True)], folder)
-    finally:
+        blobs = [(*each, True) for each in zip(names, digests, strict=True)]
+        return Image(layout, f"sha256:{hashlib.sha256(content).hexdigest()}", config, blobs)
+    except BaseException:
         layout.close()
+        raise
 
 
 def _unpack(layout: _Layout, config: Json, blobs: list[tuple[str, str, bool]], folder: str) -> tuple[str, Json]:
