@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.bundle.default_spec import default_spec
+from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_kata.protocol import protobuf, ttrpc
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, check_jail, eventually, leftovers
@@ -87,6 +88,23 @@ def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
     oci.check("delete", "--force", "c1")
     assert (oci.folder / "c1.out").read_text() == "new\n755\n"
     assert digest(image) == before
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_an_image_of_the_store_is_mapped_by_all_machines(oci: Oci, tmp_path: Path) -> None:
+    """It is persistent memory in the guest: no disk, no copy of its pages in the guest's memory."""
+    image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs), "box")
+    before = digest(Path(image.path))
+    oci.start("c1", "echo mine >/new; cat /new; while :; do sleep 0.1; done", root={"path": image.path})
+    script = "ls /sys/class/block; cat /sys/class/block/pmem1/size; cat /new; exit 3"
+    done = pyvmm_run(oci, "--store", str(tmp_path / "store"), "--pull", "never", "box", "sh", "-c", script)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 3, done.stderr
+    assert lines == ["pmem0", "pmem1", str(image.size // 512)]
+    assert "can't open '/new'" in done.stderr
+    oci.check("delete", "--force", "c1")
+    assert (oci.folder / "c1.out").read_text() == "mine\n"
+    assert digest(Path(image.path)) == before
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 

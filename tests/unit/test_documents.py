@@ -40,6 +40,7 @@ REASONS = {
     "needs a terminal",
     "a guest test runs it",
     "needs a cluster",
+    "needs a registry",
     "needs two hosts",
     "installs on a node",
     "builds a kernel, 5 minutes",

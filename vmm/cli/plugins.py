@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 
 GROUP, DOCTOR = "pyvmm.commands", "pyvmm.doctor"
-PACKAGES = {"run": ("the container runtime", "pip install ./examples/kata")}
+_RUNTIME = ("the container runtime", "pip install ./examples/kata")
+PACKAGES = {"image": _RUNTIME, "run": _RUNTIME}
 """Commands of this project's own packages: what each needs, and how it is installed."""
 
 

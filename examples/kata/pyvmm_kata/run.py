@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "run a container in a virtual machine of its own"
 EPILOG = """\
-IMAGE is a folder with a root file system (which the container changes), a disk with one (an ext4, erofs or squashfs
-image file or block device), an OCI layout (DIR[:TAG]), a docker or OCI archive, or what skopeo takes:
-docker://docker.io/library/debian. All but folders and disks are unpacked, and removed at the end.
+IMAGE is the name of an image, as debian:13-slim (see `pyvmm image`); a folder with a root file system (which the
+container changes), a disk with one (an ext4, erofs or squashfs image file or block device), an OCI layout (DIR[:TAG]),
+a docker or OCI archive, or another source of skopeo. Layouts and archives are unpacked, and removed at the end.
 
   pyvmm run --rm -it ./rootfs sh
+  pyvmm run debian:13-slim cat /etc/os-release
   pyvmm run -p 8080:80 -v ./site:/srv:ro web.tar httpd -f -h /srv
 """
 
@@ -59,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
     add("--hostname", default="", help="the host name inside it")
     add("-w", "--workdir", default="", metavar="PATH", help="where the program starts")
     add("-u", "--user", default="", metavar="UID[:GID]", help="user and group of the program, by number")
+    add(
+        "--pull",
+        default="missing",
+        choices=("missing", "always", "never"),
+        help="when to pull an image from its registry (default: missing)",
+    )
+    add("--store", default="", metavar="DIR", help="of images, see `pyvmm image`")
     add("--read-only", action="store_true", help="mount its root file system read-only")
     add("--config", default="", metavar="FILE", help="the administrator's settings")
     add("image", metavar="IMAGE", help="see below")
@@ -77,6 +85,7 @@ def main(argv: list[str]) -> int:
     import tempfile
 
     from pyvmm_kata.bundle import images
+    from pyvmm_kata.image_store.roots import open_root
     from pyvmm_kata.oci import create, run
     from pyvmm_kata.oci.context import Context, default_root
     from pyvmm_kata.run_spec import make_spec
@@ -85,18 +94,18 @@ def main(argv: list[str]) -> int:
     container_id = options.name or f"run-{secrets.token_hex(6)}"
     folder = tempfile.mkdtemp(prefix="pyvmm-run-")
     try:
-        rootfs, process = images.open_image(options.image, folder)
-        spec = make_spec(options, rootfs, process, folder, container_id)
-        with open(os.path.join(folder, "config.json"), "w") as file:
-            json.dump(spec, file)
-        blank: dict[str, Any] = dict.fromkeys(create.OPTIONS, "")
-        blank.update({"bundle": folder, "preserve-fds": 0, "detach": False, "keep": False})
-        context = Context(default_root(), config=options.config, annotations=("network", "publish"))
-        if not options.interactive and not options.tty:
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.close(null)
-        return run.run(context, container_id, blank, insist=True)
+        with open_root(options.image, folder, pull=options.pull, store=options.store) as (rootfs, process):
+            spec = make_spec(options, rootfs, process, folder, container_id)
+            with open(os.path.join(folder, "config.json"), "w") as file:
+                json.dump(spec, file)
+            blank: dict[str, Any] = dict.fromkeys(create.OPTIONS, "")
+            blank.update({"bundle": folder, "preserve-fds": 0, "detach": False, "keep": False})
+            context = Context(default_root(), config=options.config, annotations=("network", "publish"))
+            if not options.interactive and not options.tty:
+                null = os.open(os.devnull, os.O_RDONLY)
+                os.dup2(null, 0)
+                os.close(null)
+            return run.run(context, container_id, blank, insist=True)
     finally:
         images.remove(folder)
 

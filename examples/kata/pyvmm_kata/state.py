@@ -15,6 +15,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 
 Json = dict[str, Any]
 OCI_VERSION = "1.2.0"
+_ALL_IDS = 0xFFFF_FFFF
 FILE, CGROUP, REMOVED = "state.json", "cgroup", "removed.json"
 _LEFT = "removed-"
 
@@ -243,3 +244,17 @@ def write_pid(path: str, pid: int) -> None:
         os.rename(temporary, path)
     except OSError as error:
         raise HostError(f"--pid-file {path}: {error.strerror}", code="oci-pid-file") from error
+
+
+def is_of_a_user() -> bool:
+    """Whether the caller is an ordinary user on the host. In the user namespace that podman makes for one, this process
+    is root, and the id map differs from that of the initial user namespace (user_namespaces(7))."""
+    if os.geteuid():
+        return True
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            words = file.read().split()
+    except OSError:
+        return False  # a kernel without user namespaces
+    # As runc does, it looks at $USER: root of a container with a whole system has a /run of its own
+    return words != [b"0", b"0", b"%d" % _ALL_IDS] and os.environ.get("USER", "") != "root"

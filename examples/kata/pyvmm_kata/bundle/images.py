@@ -40,6 +40,17 @@ _LAYERS_MOST = 256
 _INDEXES_MOST = 3
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 _TAG = "org.opencontainers.image.ref.name"
+_REASON = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
+_HINTS = (
+    ("manifest unknown", "there is no such image, or no such tag"),
+    ("name unknown", "there is no such image"),
+    ("HTTP response to HTTPS client", "--tls-verify=false accepts a registry without TLS"),
+    ("x509: certificate", "--cert-dir names the folder with the registry's certificate authority"),
+    ("authentication required", "--username and --password-stdin, or `podman login`"),
+    ("unauthorized", "--username and --password-stdin, or `podman login`"),
+    ("no space left on device", "pyvmm image prune"),
+)
+"""What to do about an error of skopeo or buildah, by words in it."""
 _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
 
 
@@ -149,8 +160,12 @@ def run_tool(command: list[str], what: str, *, show: bool = False) -> None:
     except subprocess.TimeoutExpired as error:
         raise HostError(f"{what}: {command[0]} did not end in {TIMEOUT_S:g} s", code="image") from error
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()[-500:]
-        raise HostError(f"{what}: {command[0]} ended with {done.returncode}: {words}", code="image")
+        words = done.stderr.decode(errors="replace").strip()
+        reason = _REASON.findall(words)
+        if reason:
+            words = reason[-1].replace('\\"', '"')
+        hint = next((hint for word, hint in _HINTS if word in words), "")
+        raise HostError(f"{what}: {command[0]} failed: {words[-500:]}", code="image", hint=hint)
 
 
 # ---- archives and layouts ------------------------------------------------------------------------------------------

@@ -25,6 +25,11 @@ GUEST_DEVICES = "/run/pyvmm/devices"
 SERIAL = "root"
 """Of the disk of a machine that has one from its start."""
 
+PMEM = "/dev/pmem1"
+"""The same as persistent memory; the first one is the guest's own image."""
+
+_PMEM_PIECE = 2 << 20
+
 FSTYPES = ("ext4", "erofs", "squashfs")
 """What the guest's kernel can mount; ext4 is also ext2 and ext3."""
 
@@ -50,6 +55,17 @@ class RootDisk(NamedTuple):
     fstype: str
     read_only: bool = False
     options: tuple[str, ...] = ()
+
+    @property
+    def is_mappable(self) -> bool:
+        """It can be persistent memory, whose pages all machines and the host share: an erofs file of whole huge pages,
+        as the image store makes them."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        whole = stat.S_ISREG(status.st_mode) and status.st_size and status.st_size % _PMEM_PIECE == 0
+        return bool(whole and self.read_only and self.fstype == "erofs")
 
 
 def is_disk(path: str) -> bool:
@@ -98,7 +114,7 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
     A read-only disk is the lower layer of an overlay whose upper layer is in the guest's memory, so that mount points
     for volumes can be made in it, and the container can write.
 
-    :param serial: the disk's serial number in this machine
+    :param serial: the disk's serial number in this machine; :data:`PMEM`: it is persistent memory
     """
     place = f"{GUEST_ROOTS}/{container_id}"
     root = f"{place}/rootfs"
@@ -108,8 +124,11 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
     layer = f"{place}/layer"
     upper, work = f"{layer}/upper", f"{layer}/work"
     overlay = (f"lowerdir={place}/disk", f"upperdir={upper}", f"workdir={work}")
+    lower = Storage("blk", path_of(serial), disk.fstype, f"{place}/disk", ("ro", *disk.options), find)
+    if serial == PMEM:
+        lower = Storage("pmem", PMEM, disk.fstype, f"{place}/disk", ("ro", "dax", *disk.options))
     return root, [
-        Storage("blk", path_of(serial), disk.fstype, f"{place}/disk", ("ro", *disk.options), find),
+        lower,
         Storage("ephemeral", "tmpfs", "tmpfs", layer),
         Storage("overlayfs", "overlay", "overlay", root, overlay, (f"{CREATE}={upper}", f"{CREATE}={work}")),
     ]

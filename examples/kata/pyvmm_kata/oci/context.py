@@ -7,24 +7,9 @@ import os
 import sys
 from typing import NamedTuple
 
-from pyvmm_kata.state import now
+from pyvmm_kata.state import is_of_a_user, now
 
 SYSTEM_ROOT = "/run/pyvmm-oci"
-_ALL_IDS = 0xFFFF_FFFF
-
-
-def is_of_a_user() -> bool:
-    """Whether the caller is an ordinary user on the host. In the user namespace that podman makes for one, this process
-    is root, and the id map differs from that of the initial user namespace (user_namespaces(7))."""
-    if os.geteuid():
-        return True
-    try:
-        with open("/proc/self/uid_map", "rb") as file:
-            words = file.read().split()
-    except OSError:
-        return False  # a kernel without user namespaces
-    # As runc does, it looks at $USER: root of a container with a whole system has a /run of its own
-    return words != [b"0", b"0", b"%d" % _ALL_IDS] and os.environ.get("USER", "") != "root"
 
 
 def default_root() -> str:

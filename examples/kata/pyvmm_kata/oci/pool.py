@@ -23,10 +23,11 @@ from pyvmm_kata.entry import MONITOR, SHIM
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import launcher_server, pool_machine
-from pyvmm_kata.oci.context import default_root, is_of_a_user
+from pyvmm_kata.oci.context import default_root
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
 from pyvmm_kata.oci.shared_machine import group_of, sweep
 from pyvmm_kata.pod import pool_client, templates
+from pyvmm_kata.state import is_of_a_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

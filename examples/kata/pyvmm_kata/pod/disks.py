@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.bundle.root_disks import SERIAL, RootDisk, device_storage, root_storages
+from pyvmm_kata.bundle.root_disks import PMEM, SERIAL, RootDisk, device_storage, root_storages
 from pyvmm_kata.errors import ConfigError, VmmError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PodDisks:
         if self._config.more_disks:
             serial = self._plug(disk, container_id)
         elif disk == self._config.root and not self._disks:
-            serial = SERIAL
+            serial = PMEM if disk.is_mappable else SERIAL
             self._disks[container_id] = [(disk, serial)]
         else:
             raise ConfigError(
@@ -77,7 +77,7 @@ class PodDisks:
     def release(self, container_id: str) -> None:
         """Unplug the disks that came with a container."""
         for _, serial in self._disks.pop(container_id, []):
-            if serial != SERIAL:
+            if serial not in (SERIAL, PMEM):
                 try:
                     self._machine().unplug(serial)
                 except VmmError:

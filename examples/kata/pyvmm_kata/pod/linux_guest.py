@@ -63,11 +63,15 @@ class LinuxGuest:
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
         """See :class:`GuestKind`."""
         network, root = config.network, config.root
-        disks = [] if root is None else [DiskConfig(root.path, root.read_only, SERIAL)]
+        disks, pmems = [], []
+        if root is not None and root.is_mappable:
+            pmems.append(PmemConfig(root.path, read_only=True))
+        elif root is not None:
+            disks.append(DiskConfig(root.path, root.read_only, SERIAL))
         disks += [DiskConfig(each.path, each.read_only, serial_of(n)) for n, each in enumerate(config.volumes)]
         spares = network.spares if network is not None else ()
         kind = self._kind(config, spares, len(wiring.nets))
-        return _machine(kind, wiring, disks)
+        return _machine(kind, wiring, disks, pmems)
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
         """See :class:`GuestKind`."""
@@ -116,7 +120,9 @@ def _share(path: str) -> ShareConfig:
     return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole="rootfs")
 
 
-def _machine(kind: templates.Kind, wiring: Wiring, disks: Sequence[DiskConfig] = ()) -> MachineConfig:
+def _machine(
+    kind: templates.Kind, wiring: Wiring, disks: Sequence[DiskConfig] = (), pmems: Sequence[PmemConfig] = ()
+) -> MachineConfig:
     return MachineConfig(
         boot=BootConfig(kind.kernel, None, kind.cmdline),
         memory=MemoryConfig(kind.memory),
@@ -125,7 +131,7 @@ def _machine(kind: templates.Kind, wiring: Wiring, disks: Sequence[DiskConfig] =
         shares=(_share(wiring.share),),
         vsock=wiring.vsock,
         nets=tuple(wiring.nets),
-        pmems=(PmemConfig(kind.image, read_only=True),),
+        pmems=(PmemConfig(kind.image, read_only=True), *pmems),
         disks=tuple(disks),
         console=wiring.console,
         transport=kind.transport,
