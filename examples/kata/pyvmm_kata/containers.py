@@ -27,6 +27,7 @@ from pyvmm_kata import state
 from pyvmm_kata.bundle import images
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.image_store.roots import open_root
 from pyvmm_kata.oci import checkpoint as checkpoints
 from pyvmm_kata.oci import kill
 from pyvmm_kata.oci.context import Context, default_root
@@ -148,8 +149,8 @@ class Container:
     ) -> Container:
         """Make a container, not yet started.
 
-        :param image: a folder with a root file system, a disk with one, an OCI layout or archive, or what skopeo takes;
-            all but folders and disks are unpacked, and removed with the container
+        :param image: the name of an image, which is pulled if the store does not have it; a folder with a root file
+            system, a disk with one, an OCI layout or archive; the last two are unpacked, and removed with the container
         :param command: what it runs; empty: what the image says
         :param name: its id; empty: a new one
         :param options: the other fields of :class:`pyvmm_kata.run_spec.Options`: ``memory="64M"``, ``cpus=1.5``,
@@ -160,11 +161,11 @@ class Container:
         container_id = check_id(name or f"run-{secrets.token_hex(6)}")
         folder = tempfile.mkdtemp(prefix="pyvmm-container-")
         try:
-            rootfs, process = images.open_image(image, folder)
-            spec = make_spec(wanted, os.path.abspath(rootfs), process, folder, container_id)
-            with open(os.path.join(folder, "config.json"), "w") as file:
-                json.dump(spec, file)
-            return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
+            with open_root(image, folder) as (rootfs, process):
+                spec = make_spec(wanted, os.path.abspath(rootfs), process, folder, container_id)
+                with open(os.path.join(folder, "config.json"), "w") as file:
+                    json.dump(spec, file)
+                return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
         except BaseException:
             images.remove(folder)
             raise
@@ -340,14 +341,21 @@ class Container:
         found: Json = control.call(self._folder, "stats")["data"]
         return found
 
-    def checkpoint(self, folder: str, *, end: bool = False) -> None:
+    def checkpoint(self, folder: str, *, end: bool = False, bundle: str = "") -> None:
         """Save it with all of its memory.
 
         :param folder: replaces the checkpoint that is there
         :param end: the container ends then; otherwise it continues
+        :param bundle: an empty folder, which becomes a bundle for :meth:`restore`: with the files of its root as they
+            are at this moment
         :raises VmmError: it cannot be saved, and goes on
         """
-        checkpoints.save(self._folder, os.path.abspath(folder), end=end)
+
+        def meanwhile(spec: Json) -> None:
+            if bundle:
+                checkpoints.copy_bundle(state.read(self._folder), spec, os.path.abspath(bundle))
+
+        checkpoints.save(self._folder, os.path.abspath(folder), end=end, meanwhile=meanwhile)
 
     # -- its end -----------------------------------------------------------------------------------------------------
 

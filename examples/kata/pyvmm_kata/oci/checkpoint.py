@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
+from pyvmm_kata.bundle import root_disks
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.guest_mounts import is_bind
 from pyvmm_kata.errors import ConfigError, HostError, bad
@@ -314,17 +315,37 @@ def _copy_bundles(known: Json, spec: Json, bundles: str, names: Sequence[str], m
                 f"fork: {path}: {error.strerror}", code="checkpoint-bundle", hint="--bundles DIR names another place"
             ) from error
         made.append(path)
-        own = _own_spec(spec, known["bundle"])
-        rootfs = own["root"]["path"]
-        if not own["root"].get("readonly"):
-            own["root"]["path"] = "rootfs"
-            command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                words = done.stderr.strip().splitlines()
-                raise HostError(f"fork: {words[0] if words else 'cp failed'}", code="checkpoint-bundle")
-        with open(os.path.join(path, "config.json"), "w") as file:
-            json.dump(own, file)
+        copy_bundle(known, spec, path)
+
+
+def copy_bundle(known: Json, spec: Json, path: str) -> None:
+    """Write a bundle for a copy of a container into the folder *path*, while the container's processes are frozen.
+
+    :param known: the container's state
+    :param spec: its config.json
+    :raises HostError: the files of its root cannot be copied
+    """
+    own = _own_spec(spec, known["bundle"])
+    rootfs = own["root"]["path"]
+    if not own["root"].get("readonly") and not _is_read_only_disk(rootfs):
+        own["root"]["path"] = "rootfs"
+        command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            words = done.stderr.strip().splitlines()
+            raise HostError(f"fork: {words[0] if words else 'cp failed'}", code="checkpoint-bundle")
+    for mount in own["mounts"]:
+        source = mount.get("source", "")
+        if is_bind(mount) and os.path.dirname(source) == known["bundle"] and os.path.isfile(source):
+            shutil.copy(source, path)  # it is removed with the original's bundle
+            mount["source"] = os.path.basename(source)
+    with open(os.path.join(path, "config.json"), "w") as file:
+        json.dump(own, file)
+
+
+def _is_read_only_disk(path: str) -> bool:
+    """What the container has written is in its machine's memory."""
+    return root_disks.is_disk(path) and root_disks.file_system(path) in root_disks.READ_ONLY
 
 
 def _own_mount(index: int, mount: Json, path: str) -> Json:
