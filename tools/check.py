@@ -28,6 +28,7 @@ C_CODE = (
     "examples/kata/linux-guest/agent",
     "examples/kata/launcher",
     "tests/kata/src",
+    "examples/sandbox/guest",
     "examples/sentry/core",
     "examples/sentry/core/*",
     "examples/sentry/kvm",
@@ -37,7 +38,8 @@ C_CODE = (
     "tests/sentry/src",
 )
 KATA_CODE = C_CODE[6:9]
-SENTRY_KERNEL, SENTRY_CODE = C_CODE[9:12], C_CODE[12:]
+SANDBOX_CODE = C_CODE[9:10]
+SENTRY_KERNEL, SENTRY_CODE = C_CODE[10:13], C_CODE[13:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
@@ -72,6 +74,7 @@ def check_c() -> int:
     others = ["-Ivmm/native", "-Ivmm/virtio", f"-I{sysconfig.get_path('include')}"]
     own: dict[tuple[str, ...], list[str]] = {
         KATA_CODE: [*agent.DEFINES, *agent.includes(GENERATED)],
+        SANDBOX_CODE: ["-D_GNU_SOURCE"],
         SENTRY_KERNEL: ["-ffreestanding", "-nostdinc", "-mgeneral-regs-only", f"-I{SENTRY_KERNEL[0]}"],
         SENTRY_CODE: [f"-I{SENTRY_KERNEL[0]}", f"-I{SENTRY_CODE[0]}"],
     }
@@ -124,7 +127,7 @@ def main() -> int:
         "mypy --strict": [str(BIN / "mypy"), *code],
         f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],
         "documents": [sys.executable, "-m", "tools.check", "docs"],
-        "import layers": ["env", "PYTHONPATH=examples/sentry", str(BIN / "lint-imports"), "--no-logo"],
+        "import layers": ["env", "PYTHONPATH=examples/sentry:examples/sandbox", str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
         "sleeps without a reason": [sys.executable, "-m", "tools.sleeps"],
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],

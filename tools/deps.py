@@ -113,7 +113,11 @@ NEEDS = (
     Need("guest", "fuse-overlayfs", "fuse-overlayfs", "podman's storage for an ordinary user on older kernels"),
     Need("guest bench conformance", "nft", "nftables", "podman's networks"),
     Need("check", "umoci", "umoci", "makes images in tests"),
-    Need("check", "skopeo", "skopeo", "copies images for the container runtime"),
+    Need("check guest", "skopeo", "skopeo", "copies images for the container runtime"),
+    Need("check", "mkfs.erofs", "erofs-utils", "makes the file systems of stored images"),
+    Need("check", "buildah", "buildah", "builds images from Dockerfiles"),
+    Need("check", "docker-registry", "docker-registry", "the registry of the image store's tests"),
+    Need("check", "openssl", "openssl", "makes the certificates of tests"),
     Need("guest bench conformance", "runc", "runc", "a peer of the container runtime"),
     Need("bench conformance", "runsc", "runsc", "another: gVisor"),
     Need("guest conformance", "catatonit", "catatonit", "podman's --init"),
@@ -375,6 +379,19 @@ def install_sentry(python: str) -> None:
         run([python, "-m", "pyvmm_sentry.lwip"])
 
 
+def install_sandbox(python: str) -> None:
+    """Install the sandbox library of examples/sandbox, editable, and compile its program for guests."""
+    folder = os.path.join("examples", "sandbox")
+    package = os.path.join(ROOT, folder, "pyvmm_sandbox")
+    current = Stamp("sandbox", digest(os.path.join(folder, "pyproject.toml"), os.path.join(folder, "guest", "*")))
+    if not (current.is_current() and os.path.exists(os.path.join(package, "pyvmm-box"))):
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        with step("installing examples/sandbox into .venv"):
+            run([python, os.path.join(ROOT, folder, "guest", "build.py"), package])
+            run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
 def install_plotting(python: str) -> None:
     """Install matplotlib, which draws the benchmark's plot. The benchmark runs without it, too."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
@@ -465,6 +482,7 @@ def main(groups: Sequence[str]) -> None:
         compile_kata_programs(os.path.join(VENV, "bin", "python"))
         install_kata(os.path.join(VENV, "bin", "python"))
         install_sentry(os.path.join(VENV, "bin", "python"))
+        install_sandbox(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
 

@@ -1,0 +1,64 @@
+"""Sandboxes for programs that nobody has checked: each is a virtual machine of its own.
+
+>>> from pyvmm_sandbox import Sandbox
+>>> with Sandbox("python:3.13-slim") as box:    # doctest: +SKIP
+...     print(box.run("python3 -c 'print(6*7)'").stdout)
+42
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm_sandbox.aio import AsyncSandbox
+    from pyvmm_sandbox.commands import Command, Event, Result
+    from pyvmm_sandbox.errors import (
+        CommandFailed,
+        CommandTimeout,
+        OutOfMemory,
+        SandboxError,
+        SandboxGone,
+        SandboxNotFound,
+        UsageError,
+    )
+    from pyvmm_sandbox.files import Change, Entry
+    from pyvmm_sandbox.sandbox import Sandbox
+    from pyvmm_sandbox.template import Template
+
+__all__ = [
+    "AsyncSandbox",
+    "Change",
+    "Command",
+    "CommandFailed",
+    "CommandTimeout",
+    "Entry",
+    "Event",
+    "OutOfMemory",
+    "Result",
+    "Sandbox",
+    "SandboxError",
+    "SandboxGone",
+    "SandboxNotFound",
+    "Template",
+    "UsageError",
+]
+_MODULES = {
+    "AsyncSandbox": "aio",
+    "Change": "files",
+    "Command": "commands",
+    "Entry": "files",
+    "Event": "commands",
+    "Result": "commands",
+    "Sandbox": "sandbox",
+    "Template": "template",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is used first: the import of this package is part of each program's start."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"pyvmm_sandbox.{_MODULES.get(name, 'errors')}"), name)

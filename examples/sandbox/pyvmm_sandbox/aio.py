@@ -1,0 +1,251 @@
+"""The same for programs that use asyncio: each method that waits is a coroutine of the same name.
+
+A blocking call runs in a thread, so that many sandboxes work at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from pyvmm_sandbox.commands import finish
+from pyvmm_sandbox.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from pyvmm_sandbox.commands import Command, Event, Result
+    from pyvmm_sandbox.files import Change, Entry, Files, Watch
+    from pyvmm_sandbox.template import Template
+
+
+Result_ = TypeVar("Result_")
+
+
+class AsyncSandbox:
+    """See :class:`~pyvmm_sandbox.sandbox.Sandbox`, whose arguments :meth:`create` takes.
+
+    >>> async with await AsyncSandbox.create("python:3.13-slim") as box:    # doctest: +SKIP
+    ...     print((await box.run("python3 -c 'print(6*7)'")).stdout)
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.name = sandbox.name
+        self.files = AsyncFiles(sandbox.files)
+
+    @classmethod
+    async def create(cls, image: str, **options: Any) -> AsyncSandbox:
+        """See :class:`~pyvmm_sandbox.sandbox.Sandbox`."""
+        return cls(await _thread(Sandbox, image, **options))
+
+    @classmethod
+    async def connect(cls, name: str, **options: Any) -> AsyncSandbox:
+        """See :meth:`Sandbox.connect`."""
+        return cls(await _thread(Sandbox.connect, name, **options))
+
+    @classmethod
+    async def start(cls, template: Template, **options: Any) -> AsyncSandbox:
+        """See :meth:`Template.start`."""
+        return cls(await _thread(template.start, **options))
+
+    async def run(self, command: str | Sequence[str], **options: Any) -> Result:
+        """See :meth:`Sandbox.run`; *on_stdout* and *on_stderr* are called in the event loop.
+
+        The command is killed if the task is cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        for name in ("on_stdout", "on_stderr"):
+            if options.get(name) is not None:
+                options[name] = _in(loop, options[name])
+        start = {name: options.pop(name) for name in ("env", "cwd", "user") if name in options}
+        running = await _thread(self._sandbox.popen, command, **start)
+        reading = asyncio.ensure_future(_thread(finish, running, command, **options))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            running.kill()
+            await asyncio.wait([reading])
+            raise
+        finally:
+            await asyncio.shield(_thread(running.close))
+
+    async def popen(self, command: str | Sequence[str], **options: Any) -> AsyncCommand:
+        """See :meth:`Sandbox.popen`."""
+        return AsyncCommand(await _thread(self._sandbox.popen, command, **options))
+
+    async def pause(self) -> None:
+        """See :meth:`Sandbox.pause`."""
+        await _thread(self._sandbox.pause)
+
+    async def resume(self) -> None:
+        """See :meth:`Sandbox.resume`."""
+        await _thread(self._sandbox.resume)
+
+    async def stats(self) -> dict[str, Any]:
+        """See :meth:`Sandbox.stats`."""
+        return await _thread(self._sandbox.stats)
+
+    async def fork(self, count: int = 1) -> list[AsyncSandbox]:
+        """See :meth:`Sandbox.fork`."""
+        return [AsyncSandbox(each) for each in await _thread(self._sandbox.fork, count)]
+
+    async def snapshot(self, folder: str | os.PathLike[str]) -> Template:
+        """See :meth:`Sandbox.snapshot`."""
+        return await _thread(self._sandbox.snapshot, folder)
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """See :meth:`Sandbox.set_timeout`."""
+        self._sandbox.set_timeout(seconds)
+
+    @property
+    def is_running(self) -> bool:
+        """See :attr:`Sandbox.is_running`."""
+        return self._sandbox.is_running
+
+    async def kill(self) -> None:
+        """See :meth:`Sandbox.kill`."""
+        await _thread(self._sandbox.kill)
+
+    async def __aenter__(self) -> AsyncSandbox:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+
+class AsyncCommand:
+    """See :class:`~pyvmm_sandbox.commands.Command`."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        events = iter(self._command)
+        while (event := await _thread(next, events, None)) is not None:
+            yield event
+
+    async def write(self, data: bytes | str) -> None:
+        """See :meth:`Command.write`."""
+        await _thread(self._command.write, data)
+
+    def close_stdin(self) -> None:
+        """See :meth:`Command.close_stdin`."""
+        self._command.close_stdin()
+
+    async def wait(self, timeout: float | None = None) -> int:
+        """See :meth:`Command.wait`."""
+        return await _thread(self._command.wait, timeout)
+
+    def kill(self) -> None:
+        """See :meth:`Command.kill`."""
+        self._command.kill()
+
+    async def __aenter__(self) -> AsyncCommand:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await _thread(self._command.close)
+
+
+class AsyncFiles:
+    """See :class:`~pyvmm_sandbox.files.Files`."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    async def read(self, path: str) -> bytes:
+        """See :meth:`Files.read`."""
+        return await _thread(self._files.read, path)
+
+    async def read_text(self, path: str, encoding: str = "utf-8") -> str:
+        """See :meth:`Files.read_text`."""
+        return await _thread(self._files.read_text, path, encoding)
+
+    async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
+        """See :meth:`Files.write`."""
+        await _thread(self._files.write, path, data, mode=mode)
+
+    async def entries(self, path: str = "/", *, depth: int = 1) -> list[Entry]:
+        """See :meth:`Files.entries`."""
+        return await _thread(self._files.entries, path, depth=depth)
+
+    async def info(self, path: str) -> Entry:
+        """See :meth:`Files.info`."""
+        return await _thread(self._files.info, path)
+
+    async def exists(self, path: str) -> bool:
+        """See :meth:`Files.exists`."""
+        return await _thread(self._files.exists, path)
+
+    async def mkdir(self, path: str) -> None:
+        """See :meth:`Files.mkdir`."""
+        await _thread(self._files.mkdir, path)
+
+    async def move(self, source: str, target: str) -> None:
+        """See :meth:`Files.move`."""
+        await _thread(self._files.move, source, target)
+
+    async def remove(self, path: str) -> None:
+        """See :meth:`Files.remove`."""
+        await _thread(self._files.remove, path)
+
+    async def watch(self, path: str, *, deep: bool = False) -> AsyncWatch:
+        """See :meth:`Files.watch`."""
+        return AsyncWatch(await _thread(self._files.watch, path, deep=deep))
+
+    async def upload(self, folder: str | os.PathLike[str], path: str) -> None:
+        """See :meth:`Files.upload`."""
+        await _thread(self._files.upload, folder, path)
+
+    async def download(self, path: str, folder: str | os.PathLike[str]) -> None:
+        """See :meth:`Files.download`."""
+        await _thread(self._files.download, path, folder)
+
+    list = entries
+
+
+class AsyncWatch:
+    """See :class:`~pyvmm_sandbox.files.Watch`."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    async def __aiter__(self) -> AsyncIterator[Change]:
+        changes = iter(self._watch)
+        while (change := await _thread(next, changes, None)) is not None:
+            yield change
+
+    async def close(self) -> None:
+        """End it."""
+        await _thread(self._watch.close)
+
+    async def __aenter__(self) -> AsyncWatch:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1000, "sandbox")  # they wait for other processes: one for each call
+
+
+async def _thread(call: Callable[..., Result_], *args: Any, **options: Any) -> Result_:
+    return await asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(call, *args, **options))
+
+
+def _in(loop: asyncio.AbstractEventLoop, callback: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda text: loop.call_soon_threadsafe(callback, text)

@@ -1,0 +1,69 @@
+"""The errors of sandboxes.  A command that fails is a value, and files raise what Python's own files raise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmm import VmmError
+
+if TYPE_CHECKING:
+    from pyvmm_sandbox.commands import Result
+
+
+class SandboxError(VmmError):
+    """A sandbox cannot do what was asked.  The others are kinds of it.
+
+    :ivar hint: what to do about it, in the imperative
+    """
+
+    default_code = "sandbox"
+
+
+class UsageError(SandboxError):
+    """The caller's arguments do not fit together, or the sandbox is closed."""
+
+    default_code = "sandbox-usage"
+
+
+class SandboxNotFound(SandboxError):
+    """No sandbox has this name."""
+
+    default_code = "sandbox-none"
+
+
+class SandboxGone(SandboxError):
+    """The sandbox has ended: its time is over, its machine failed, or somebody has killed it."""
+
+    default_code = "sandbox-gone"
+
+
+class OutOfMemory(SandboxGone):
+    """The sandbox has ended since its programs needed more memory than it has."""
+
+    default_code = "sandbox-memory"
+
+
+class CommandTimeout(SandboxError, TimeoutError):
+    """A command was killed since it did not end in time.
+
+    :ivar result: what it has printed until then
+    """
+
+    default_code = "sandbox-timeout"
+
+    def __init__(self, message: str, result: Result, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
+
+
+class CommandFailed(SandboxError):
+    """A command whose exit status was to be 0 had another.
+
+    :ivar result: its status and what it has printed
+    """
+
+    default_code = "sandbox-command"
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,294 @@
+"""Sandboxes: each is a container in a virtual machine of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from pyvmm_kata import PIPE, Container
+from pyvmm_kata.errors import ConfigError, VmmError
+from pyvmm_sandbox import guest, owners
+from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, finish
+from pyvmm_sandbox.errors import SandboxError, SandboxGone, SandboxNotFound, UsageError
+from pyvmm_sandbox.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from pyvmm_sandbox.template import Template
+
+ISOLATIONS = ("auto", "vm")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+class Sandbox:
+    """A sandbox that runs.  As a context manager, it is killed at the end of the block.
+
+    It ends with the process that has made it, however that ends, unless it is detached.
+
+    :param image: the name of an image (see ``pyvmm image``), or a folder with a root file system
+    :param cpus: how many it may use; fractions are possible
+    :param memory: a limit, as ``512M``
+    :param timeout: seconds after which it is killed; None: never
+    :param network: ``none``, or ``user`` for the host's network by passt
+    :param env: variables of all commands
+    :param volumes: directories of the host, as ``DIR:PATH[:ro]``
+    :param ports: ports of the host that lead into it, as ``8080:80``, with network ``user``
+    :param name: to find it again; empty: a new one
+    :param detach: it outlives this process; :meth:`connect` finds it by its name
+    :param isolation: ``vm``: a virtual machine; ``auto``: the best that this host has
+    :param store: the directory of images; empty: the default
+    :param config: the administrator's settings (``kata.toml``); empty: the usual file
+    :param root: where states are; empty: the default of ``pyvmm-oci``
+    :raises UsageError: the arguments do not fit together
+    :raises VmmError: it cannot be made; nothing of it is left
+    :ivar name: its name
+    :ivar files: its files, see :class:`~pyvmm_sandbox.files.Files`
+    """
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        cpus: float = 1,
+        memory: str = "512M",
+        timeout: float | None = 300,
+        network: str = "none",
+        env: Mapping[str, str] | None = None,
+        volumes: Sequence[str] = (),
+        ports: Sequence[str] = (),
+        name: str = "",
+        detach: bool = False,
+        isolation: str = "auto",
+        config: str = "",
+        root: str = "",
+    ) -> None:
+        if isolation not in ISOLATIONS:
+            raise UsageError(f"isolation {isolation!r} is not one of {', '.join(ISOLATIONS)}")
+        if name and not _NAME.fullmatch(name):
+            raise UsageError(f"{name[:80]!r} is no name", hint="letters, digits, dots, dashes; at most 63")
+        if detach and not name:
+            raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+        owners.watch(root)
+        container = Container.create(
+            image,
+            [guest.PATH, "init"],
+            name=name or owners.new_name(),
+            cpus=cpus,
+            memory=memory,
+            network=network,
+            publish=list(ports),
+            env=[f"{key}={value}" for key, value in (env or {}).items()],
+            volume=[f"{guest.program()}:{guest.PATH}:ro", *volumes],
+            config=config,
+            root=root,
+        )
+        self._set_up(container, timeout, detach)
+        try:
+            container.start()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _set_up(self, container: Container, timeout: float | None, detached: bool) -> None:
+        self.name = container.id
+        self.files = Files(lambda words: self._start([guest.PATH, *words]))
+        self._container = container
+        self._timer: threading.Timer | None = None
+        self._end = weakref.finalize(self, owners.remove, container)
+        self._end.atexit = not detached
+        if timeout is not None:
+            self.set_timeout(timeout)
+
+    @classmethod
+    def connect(cls, name: str, *, timeout: float | None = None, config: str = "", root: str = "") -> Sandbox:
+        """A sandbox that was made with ``detach=True``, perhaps by another process.
+
+        :param timeout: seconds after which this process kills it; None: never
+        :raises SandboxNotFound: there is none with this name
+        """
+        try:
+            container = Container(name, root=root, config=config)
+        except ConfigError as error:
+            raise SandboxNotFound(f"no sandbox {name!r:.80}", hint="it has ended, or was never detached") from error
+        made = cls.__new__(cls)
+        made._set_up(container, timeout, True)
+        return made
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = 60,
+        stdin: bytes | str = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        max_output: int = OUTPUT_MOST,
+        check: bool = False,
+    ) -> Result:
+        """Run a command to its end.
+
+        :param command: words; or a text for ``sh -c``
+        :param timeout: seconds after which it is killed, with all that it has started; None: never
+        :param stdin: its standard input
+        :param env: more variables
+        :param cwd: where it starts; empty: where the image says
+        :param user: ``UID[:GID]``; empty: the image's
+        :param on_stdout: is called with each piece of its output, as it comes
+        :param on_stderr: likewise
+        :param max_output: characters of each stream that the result keeps
+        :param check: raise an error if its exit status is not 0
+        :raises CommandTimeout: it did not end in time
+        :raises CommandFailed: with *check*
+        :raises SandboxGone: the sandbox has ended
+        """
+        with self.popen(command, env=env, cwd=cwd, user=user) as running:
+            return finish(
+                running,
+                command,
+                timeout=timeout,
+                stdin=stdin,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+                max_output=max_output,
+                check=check,
+            )
+
+    def popen(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        user: str = "",
+    ) -> Command:
+        """Start a command, and return while it runs.  See :meth:`run` for the arguments.
+
+        :raises SandboxGone: the sandbox has ended
+        """
+        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        if not words:
+            raise UsageError("the command is empty")
+        return self._start([guest.PATH, "exec", *words], env=env, cwd=cwd, user=user)
+
+    def _start(self, words: list[str], **options: Any) -> Command:
+        env = [f"{key}={value}" for key, value in (options.pop("env", None) or {}).items()]
+        if any("\0" in word for word in (*words, *env)):
+            raise UsageError("a command cannot have NUL characters")
+        try:
+            process = self._container.exec(words, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
+        except (VmmError, OSError) as error:
+            raise self._error(error) from error
+        return Command(process)
+
+    def _error(self, error: Exception) -> Exception:
+        """What an operation's error means, if the sandbox has ended meanwhile."""
+        if self.is_running:
+            return error if isinstance(error, VmmError) else SandboxError(str(error))
+        return SandboxGone(f"sandbox {self.name} has ended", hint="its timeout= may be over")
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """It runs, or is paused."""
+        try:
+            return self._container.status in ("running", "paused")
+        except VmmError:
+            return False
+
+    def pause(self) -> None:
+        """Freeze its processes.
+
+        :raises SandboxGone: it has ended
+        """
+        self._call(self._container.pause)
+
+    def resume(self) -> None:
+        """Let its processes continue.
+
+        :raises SandboxGone: it has ended
+        """
+        self._call(self._container.resume)
+
+    def stats(self) -> dict[str, Any]:
+        """What it uses, with the field names of ``runc events --stats``: bytes, nanoseconds.
+
+        :raises SandboxGone: it has ended
+        """
+        found: dict[str, Any] = self._call(self._container.stats)
+        return found
+
+    def fork(self, count: int = 1) -> list[Sandbox]:
+        """Running copies, each in a machine of its own, with the memory and the files of this one, which continues.
+
+        :raises VmmError: there are no copies
+        """
+        if not 1 <= count <= 1000:
+            raise UsageError(f"{count} copies are not 1 to 1000")
+        names = [owners.new_name() for _ in range(count)]
+        made = []
+        for container in self._call(lambda: self._container.fork(*names)):
+            made.append(adopt(container, None, False))
+        return made
+
+    def snapshot(self, folder: str | os.PathLike[str]) -> Template:
+        """Save it with its memory and files; it continues. :meth:`Template.start` starts copies.
+
+        :param folder: replaces the template that is there
+        :raises VmmError: it cannot be saved
+        """
+        from pyvmm_sandbox.template import save
+
+        return save(self, folder, {})
+
+    def checkpoint(self, folder: str, bundle: str) -> None:
+        """The parts of :meth:`snapshot`: its machine, and the bundle of its container."""
+        self._call(lambda: self._container.checkpoint(folder, bundle=bundle))
+
+    def _call(self, operation: Callable[[], Any]) -> Any:
+        try:
+            return operation()
+        except (VmmError, OSError) as error:
+            raise self._error(error) from error
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Kill it so many seconds from now; None: never."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = threading.Timer(seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def kill(self) -> None:
+        """End it, and remove all that belongs to it.  A second call does nothing."""
+        self.set_timeout(None)
+        self._end()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.kill()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.name}>"
+
+
+def adopt(container: Container, timeout: float | None, detached: bool) -> Sandbox:
+    """The sandbox of a container that runs."""
+    made = Sandbox.__new__(Sandbox)
+    made._set_up(container, timeout, detached)
+    return made

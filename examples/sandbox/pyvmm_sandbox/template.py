@@ -1,0 +1,151 @@
+"""Saved sandboxes, to start copies of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_kata import Container
+from pyvmm_sandbox import owners
+from pyvmm_sandbox.commands import Result
+from pyvmm_sandbox.errors import SandboxError, UsageError
+from pyvmm_sandbox.sandbox import Sandbox, adopt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CHECKPOINT, BUNDLE, RECORD = "checkpoint", "bundle", "template.json"
+_POLL_S = 0.1
+
+
+class Template:
+    """A sandbox that was saved with its memory and files.
+
+    :param folder: where it is
+    :raises UsageError: there is no template
+    :ivar folder: likewise
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.path.abspath(folder)
+        try:
+            with open(os.path.join(self.folder, RECORD), encoding="utf-8") as file:
+                self.record: dict[str, Any] = json.load(file)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder} is no template: {error}", hint="Template.build() makes one") from error
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | os.PathLike[str],
+        image: str,
+        *,
+        setup: Sequence[str | Sequence[str]] = (),
+        start: str | Sequence[str] = "",
+        ready: str | Sequence[str] = "",
+        ready_timeout: float = 60,
+        **options: Any,
+    ) -> Template:
+        """Start a sandbox, prepare it, and save it.
+
+        :param folder: replaces the template that is there
+        :param setup: commands that run one after the other; the first that fails ends the build
+        :param start: a command that runs in the background in each copy: a server
+        :param ready: a command that succeeds when the copy is usable; it is tried until then
+        :param ready_timeout: seconds until it has to succeed
+        :param options: of :class:`Sandbox`
+        :raises CommandFailed: a command of *setup* failed
+        :raises SandboxError: it was not ready in time
+        """
+        with Sandbox(image, **{"timeout": None, **options}) as box:
+            for command in setup:
+                box.run(command, timeout=None, check=True)
+            if start:
+                words = start if isinstance(start, str) else " ".join(start)
+                box.run(f"({words}) >/dev/null 2>&1 </dev/null &", check=True)
+            if ready:
+                _wait_until_ready(box, ready, ready_timeout)
+            return save(box, folder, {"image": image})
+
+    def start(self, **options: Any) -> Sandbox:
+        """A running copy, in a machine of its own.
+
+        :param options: ``timeout``, ``name``, ``detach``, ``config`` and ``root`` of :class:`Sandbox`
+        :raises VmmError: it cannot be started; nothing of it is left
+        """
+        return _start(self, **options)
+
+
+def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -> Template:
+    """Save a running sandbox, which continues.
+
+    :param folder: replaces the template that is there
+    :raises VmmError: it cannot be saved
+    """
+    final = os.path.abspath(folder)
+    os.makedirs(os.path.dirname(final), exist_ok=True)
+    if os.path.lexists(final) and not os.path.exists(os.path.join(final, RECORD)):
+        raise UsageError(f"{folder} exists and is no template", hint="name a new folder")
+    made = tempfile.mkdtemp(prefix=".template-", dir=os.path.dirname(final))
+    try:
+        os.mkdir(os.path.join(made, BUNDLE), 0o700)
+        box.checkpoint(os.path.join(made, CHECKPOINT), os.path.join(made, BUNDLE))
+        with open(os.path.join(made, RECORD), "w", encoding="utf-8") as file:
+            json.dump({**record, "created": time.time()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(final):
+            old = tempfile.mkdtemp(prefix=".template-", dir=os.path.dirname(final))
+            os.rename(final, os.path.join(old, "old"))
+            os.rename(made, final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(made, final)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return Template(final)
+
+
+def _start(
+    template: Template,
+    *,
+    timeout: float | None = 300,
+    name: str = "",
+    detach: bool = False,
+    config: str = "",
+    root: str = "",
+) -> Sandbox:
+    if detach and not name:
+        raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+    owners.watch(root)
+    bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
+    try:
+        shutil.copytree(os.path.join(template.folder, BUNDLE), bundle, symlinks=True, dirs_exist_ok=True)
+        checkpoint = os.path.join(template.folder, CHECKPOINT)
+        container = Container.restore(checkpoint, bundle, name=name or owners.new_name(), config=config, root=root)
+    except BaseException:
+        shutil.rmtree(bundle, ignore_errors=True)
+        raise
+    return adopt(container, timeout, detach)
+
+
+def _wait_until_ready(box: Sandbox, ready: str | Sequence[str], limit: float) -> None:
+    deadline = time.monotonic() + limit
+    result = Result("", "", 0)
+    while time.monotonic() < deadline:
+        try:
+            result = box.run(ready, timeout=max(deadline - time.monotonic(), 1))
+        except TimeoutError:
+            break
+        if result.ok:
+            return
+        time.sleep(_POLL_S)  # only another try shows whether it is ready
+    raise SandboxError(
+        f"the sandbox was not ready after {limit:g} s: {result.stderr.strip()[-300:] or f'status {result.exit_code}'}",
+        hint="raise ready_timeout=, or see what its start command prints",
+    )

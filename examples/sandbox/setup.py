@@ -1,0 +1,25 @@
+"""The part of the build that pyproject.toml cannot say: the program of guest/."""
+
+import os
+import runpy
+
+from setuptools import Distribution, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildPackage(build_py):  # type: ignore[misc]
+    """The program, then the modules."""
+
+    def run(self) -> None:
+        runpy.run_path(os.path.join("guest", "build.py"), run_name="build")["build_program"]("pyvmm_sandbox")
+        super().run()
+
+
+class NativeDistribution(Distribution):  # type: ignore[misc]
+    """For one architecture, because of the program."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+setup(cmdclass={"build_py": BuildPackage}, distclass=NativeDistribution)

@@ -1,0 +1,375 @@
+"""The sandbox library, with machines that run their programs here: what a caller sees, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.kata.oci_runtime import PATIENCE, needs_namespaces
+
+ROOT = Path(__file__).parents[2]
+BEGIN = """
+import asyncio, os, signal, sys, time
+from pyvmm_kata.pod import sandbox as machines
+from pyvmm_sandbox import guest
+from tests.kata.fake_agent import boot_fake
+machines.boot_vm = boot_fake
+guest.PATH = guest.program()
+from pyvmm_sandbox import *
+place = sys.argv[1]
+where = {"config": place + "/kata.toml", "root": place + "/state"}
+rootfs, files = place + "/rootfs", place + "/files"
+def raises(kind, call, *args, **options):
+    try:
+        call(*args, **options)
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind}")
+"""
+Python = Callable[[str], str]
+
+
+def start(place: Path, code: str) -> subprocess.Popen[str]:
+    paths = [ROOT, ROOT / "examples" / "kata", ROOT / "examples" / "sandbox"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "TMPDIR": str(place)}
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN + textwrap.dedent(code), str(place)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name in ("rootfs", "files"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "image").write_bytes(b"an image")
+    (tmp_path / "kata.toml").write_text(f'image = "{tmp_path}/image"\nmemory = "64M"\n')
+    return tmp_path
+
+
+@pytest.fixture
+def python(place: Path) -> Python:
+    """Runs a program that uses the library; what it prints."""
+
+    def run(code: str) -> str:
+        with start(place, code) as process:
+            out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        assert os.listdir(place / "state") == []
+        assert [name for name in os.listdir(place) if name.startswith("pyvmm-")] == []
+        return out
+
+    return run
+
+
+@needs_namespaces
+def test_commands_are_values(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, env={"A": "from the sandbox"}, **where) as box:
+        assert box.run("echo hi; echo err >&2; exit 3") == Result("hi\\n", "err\\n", 3)
+        assert box.run(["cat"], stdin="typed").stdout == "typed"
+        assert box.run("echo $A $B", env={"B": "b"}).stdout == "from the sandbox b\\n"
+        assert box.run(["/none"]).exit_code == 127 and not box.run("false").ok
+        assert box.run("kill -9 $$").exit_code == 137
+        seen = []
+        box.run("echo 1; echo 2 >&2", on_stdout=seen.append, on_stderr=lambda text: seen.append("err " + text))
+        assert sorted(seen) == ["1\\n", "err 2\\n"]
+        error = raises(CommandFailed, box.run, "echo why >&2; exit 4", check=True)
+        assert "why" in str(error) and error.result.exit_code == 4
+        big = box.run("head -c 3000000 /dev/zero | tr '\\\\0' x", max_output=1000)
+        assert big.truncated and len(big.stdout) == 1000
+        assert box.run("printf '\\\\344x\\\\303'").stdout == "\\ufffdx\\ufffd"
+        raises(UsageError, box.run, [])
+        raises(UsageError, box.run, "a\\0b")
+    raises(SandboxGone, box.run, "true")
+    box.kill()
+    """
+    assert python(code) == ""
+
+
+@needs_namespaces
+def test_a_command_that_takes_too_long_is_killed_with_its_children(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        script = "echo begun; sleep 612 & setsid sleep 612 & sleep 612"
+        error = raises(CommandTimeout, box.run, script, timeout=1)
+        assert error.result.stdout == "begun\\n" and isinstance(error, TimeoutError)
+        while os.popen("pgrep -fx 'sleep 612'").read():
+            time.sleep(0.01)  # the last of them is not reaped yet
+        # What a command that ends leaves in the background goes on
+        box.run("sleep 613 >/dev/null 2>&1 </dev/null &")
+        assert box.run("pkill -fx 'sleep 613'").ok
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_output_comes_as_it_is_printed_and_waits_for_its_reader(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        with box.popen(["cat"]) as command:
+            events = iter(command)
+            for word in ("one", "two"):
+                command.write(word)
+                assert next(events) == Event("stdout", word.encode())
+            command.close_stdin()
+            assert next(events) == Event("exit", exit_code=0)
+        with box.popen("yes") as command:
+            time.sleep(0.5)  # it fills all pipes, and waits
+            assert next(iter(command)).text.startswith("y\\ny\\n")
+        assert box.run("pgrep -x yes").exit_code == 1
+        assert box.popen("sleep 0.1; exit 7").wait() == 7
+        raises(TimeoutError, box.popen("sleep 60").wait, 0.1)
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_files(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        data = os.urandom(3 << 20)
+        box.files.write(files + "/new/deep/a.bin", data)
+        assert box.files.read(files + "/new/deep/a.bin") == data
+        box.files.write(files + "/run", "#!/bin/sh", mode=0o755)
+        box.files.write(files + "/run", "#!/bin/sh\\necho ran")
+        assert box.run([files + "/run"]).stdout == "ran\\n"
+        os.symlink("run", files + "/link")
+        box.files.write(files + "/link", "text")
+        assert box.files.read_text(files + "/run") == "text" and os.path.islink(files + "/link")
+        found = {each.name: each for each in box.files.list(files)}
+        assert sorted(found) == ["link", "new", "run"]
+        assert (found["link"].type, found["link"].target) == ("link", "run")
+        assert (found["run"].type, found["run"].size, found["run"].mode) == ("file", 4, 0o755)
+        assert [each.name for each in box.files.list(files, depth=3)] == ["link", "new", "deep", "a.bin", "run"]
+        assert box.files.info(files).type == "directory" and not box.files.exists(files + "/none")
+        box.files.move(files + "/run", files + "/other/run")
+        box.files.remove(files + "/new")
+        box.files.mkdir(files + "/other/x/y"), box.files.mkdir(files + "/other/x/y")
+        assert sorted(os.listdir(files)) == ["link", "other"]
+        for kind, call, *args in (
+            (FileNotFoundError, box.files.read, files + "/none"),
+            (IsADirectoryError, box.files.read, files),
+            (IsADirectoryError, box.files.write, files, "x"),
+            (NotADirectoryError, box.files.list, files + "/other/run"),
+            (NotADirectoryError, box.files.mkdir, files + "/other/run"),
+            (FileNotFoundError, box.files.remove, files + "/none"),
+            (UsageError, box.files.read, "relative"),
+            (UsageError, box.files.read, "/a\\0b"),
+            (UsageError, box.files.read, "/\\udcff"),
+        ):
+            raises(kind, call, *args)
+        odd = files + "/" + "ä\\n" * 20
+        box.files.write(odd, "odd")
+        assert [each.path for each in box.files.list(files) if each.type == "file"] == [odd]
+        assert box.files.read(odd) == b"odd"
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_directories_are_copied_both_ways(python: Python, place: Path) -> None:
+    tree = place / "tree"
+    (tree / "sub" / "empty").mkdir(parents=True)
+    (tree / "sub" / "data").write_bytes(os.urandom(1 << 20))
+    (tree / "run").write_text("#!/bin/sh\n")
+    (tree / "run").chmod(0o755)
+    (tree / "link").symlink_to("/etc/passwd")
+    (tree / "dir-link").symlink_to("sub")
+    os.mkfifo(tree / "fifo")
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        box.files.upload(place + "/tree", files + "/up")
+        box.files.download(files + "/up", place + "/down")
+        box.files.download(files + "/up", place + "/down")
+        raises(FileNotFoundError, box.files.download, files + "/none", place + "/nothing")
+        raises(NotADirectoryError, box.files.upload, place + "/tree/run", files + "/up")
+        raises(NotADirectoryError, box.files.download, files + "/up/run", place + "/nothing")
+    """
+    python(code)
+    (tree / "fifo").unlink()
+    subprocess.run(["diff", "-r", "--no-dereference", str(tree), str(place / "down")], check=True)
+    assert os.access(place / "down" / "run", os.X_OK)
+
+
+HOSTILE = [
+    b"f\x00644\x003\x00../outside\x00bad",
+    b"f\x00644\x003\x00/outside\x00bad",
+    b"l\x00777\x0011\x00way\x00../outside/" + b"f\x00644\x003\x00way/outside\x00bad",
+    b"d\x00755\x000\x00\x00",
+    b"f\x00644\x00-1\x00x\x00",
+    b"f\x00644\x00many\x00x\x00",
+    b"x\x00644\x000\x00x\x00",
+    b"l\x00777\x0099999\x00x\x00",
+    b"f" * 10000,
+]
+
+
+@needs_namespaces
+@pytest.mark.parametrize("sent", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_sandbox_that_lies_writes_nothing_outside(place: Path, sent: bytes) -> None:
+    """Its program for files is replaced by one of an attacker."""
+    (place / "outside").mkdir()
+    (place / "sent").write_bytes(sent)
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        start = box.files._start
+        box.files._start = lambda words: box._start(["cat", place + "/sent"])
+        raises(OSError, box.files.download, "/x", place + "/down")
+    """
+    with start(place, code) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert os.listdir(place / "outside") == []
+    assert not [path for path in place.rglob("outside*") if path != place / "outside"]
+
+
+@needs_namespaces
+def test_changes_are_reported(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        with box.files.watch(files, deep=True) as watch:
+            changes = iter(watch)
+            box.files.write(files + "/new", "1")
+            assert next(changes) == Change("create", files + "/new")
+            box.files.mkdir(files + "/sub")
+            assert next(changes) == Change("create", files + "/sub")
+            box.run(["sh", "-c", "echo > " + files + "/sub/file"])
+            assert [next(changes).kind for _ in range(2)] == ["create", "write"]
+            box.files.remove(files + "/new")
+            assert next(changes) == Change("remove", files + "/new")
+        raises(FileNotFoundError, box.files.watch, files + "/none")
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_a_sandbox_ends_with_its_time(python: Python) -> None:
+    code = """
+    box = Sandbox(rootfs, timeout=1, **where)
+    while box.is_running:
+        time.sleep(0.05)  # it reports nothing
+    assert "timeout" in raises(SandboxGone, box.run, "true").hint
+    other = Sandbox(rootfs, timeout=1, **where)
+    other.set_timeout(None)
+    time.sleep(1.5)  # longer than its first limit
+    assert other.is_running and other.run("true").ok
+    """
+    python(code)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_owner_that_is_killed_leaves_nothing(place: Path, number: signal.Signals) -> None:
+    code = "box = Sandbox(rootfs, **where); box.popen('sleep 614'); print('ready', flush=True); signal.pause()"
+    with start(place, code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        process.wait(PATIENCE)
+    while os.listdir(place / "state"):
+        signal.sigtimedwait([], 0.05)  # the process that cleans up is not a child of this one
+    assert [name for name in os.listdir(place) if name.startswith("pyvmm-")] == []
+
+
+@needs_namespaces
+def test_a_detached_sandbox_is_found_again(place: Path, python: Python) -> None:
+    made = start(
+        place, "Sandbox(rootfs, name='mine', detach=True, timeout=None, **where).run('echo 1 >' + files + '/f')"
+    )
+    with made as process:
+        assert process.wait(PATIENCE) == 0, process.stderr and process.stderr.read()
+    code = """
+    assert raises(UsageError, Sandbox, rootfs, detach=True, **where).hint
+    raises(SandboxNotFound, Sandbox.connect, "other", **where)
+    with Sandbox.connect("mine", **where) as box:
+        assert box.files.read_text(files + "/f") == "1\\n"
+    raises(SandboxNotFound, Sandbox.connect, "mine", **where)
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_copies(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        copies = box.fork(2)
+        assert len({each.name for each in [box, *copies]}) == 3
+        for copy in copies:
+            with copy:
+                assert copy.run("echo copy").stdout == "copy\\n"
+        raises(UsageError, box.fork, 0)
+        template = box.snapshot(place + "/saved")
+        assert box.run("true").ok
+    with Template(place + "/saved").start(**where) as first, template.start(**where) as second:
+        assert first.run("echo 1").stdout + second.run("echo 2").stdout == "1\\n2\\n"
+    raises(UsageError, Template, place + "/none")
+    error = raises(UsageError, Template.build, files, rootfs, **where)
+    assert "no template" in str(error) and os.path.isdir(files)
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_a_template_is_built(python: Python) -> None:
+    code = """
+    build = dict(setup=["touch " + files + "/set-up"], start="sleep 0.3; touch " + files + "/ready; sleep 615")
+    made = Template.build(place + "/t", rootfs, ready=["test", "-e", files + "/ready"], **build, **where)
+    assert os.path.exists(files + "/set-up") and made.record["image"] == rootfs
+    os.system("pkill -fx 'sleep 615'")
+    raises(CommandFailed, Template.build, place + "/t", rootfs, setup=["false"], **where)
+    raises(SandboxError, Template.build, place + "/t", rootfs, ready="false", ready_timeout=0.5, **where)
+    assert Template(place + "/t").record == made.record
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_the_async_twin(python: Python) -> None:
+    code = """
+    async def main():
+        async with await AsyncSandbox.create(rootfs, **where) as box:
+            results = await asyncio.gather(*(box.run(f"sleep 0.2; echo {n}") for n in range(20)))
+            assert [each.stdout for each in results] == [f"{n}\\n" for n in range(20)]
+            await box.files.write(files + "/a", "async")
+            assert await box.files.read_text(files + "/a") == "async"
+            seen = []
+            await box.run("echo 1", on_stdout=seen.append)
+            assert seen == ["1\\n"]
+            async with await box.popen("echo 2; exit 3") as command:
+                assert [event async for event in command] == [Event("stdout", b"2\\n"), Event("exit", exit_code=3)]
+            running = asyncio.create_task(box.run("sleep 616"))
+            while not os.popen("pgrep -fx 'sleep 616'").read():
+                await asyncio.sleep(0.01)
+            running.cancel()
+            try:
+                await running
+            except asyncio.CancelledError:
+                pass
+            assert (await box.run("pgrep -fx 'sleep 616'")).exit_code == 1
+    asyncio.run(main())
+    """
+    python(code)
+
+
+def test_the_twins_have_the_same_names() -> None:
+    from pyvmm_sandbox import AsyncSandbox, Sandbox
+    from pyvmm_sandbox.aio import AsyncFiles
+    from pyvmm_sandbox.files import Files
+
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(Sandbox) - public(AsyncSandbox) == {"checkpoint"}
+    assert public(Files) - public(AsyncFiles) == {"stream"}
