@@ -176,7 +176,6 @@ static struct task *first_task(void)
 	if (!t->process || !t->mm || !t->files || !t->fs || !t->sighand || !t->fpu)
 		return NULL;
 	t->number = NO_CALL;
-	t->affinity = ~0ull >> (64 - core.cpus);
 	t->timer_slack = t->default_slack = TIMER_SLACK;
 	cred_init(&t->cred, core.config->user, core.config->group);
 	t->sighand->references = 1;

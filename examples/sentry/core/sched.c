@@ -7,7 +7,6 @@
  */
 #include "core.h"
 #include "virtio/virtio.h"
-#include "virtio/vsock.h"
 
 enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER };
 #define CANARY 0x5ca1ab1e0ddba11ull
@@ -62,8 +61,7 @@ static u64 bit_of(const struct cpu *cpu)
 
 bool sched_listens(void)
 {
-	return sched.timers || core.console_input.first || core.console_happened || virtio_waits() ||
-	       vsock_is_polled();
+	return sched.timers || core.console_input.first || core.console_happened || virtio_waits();
 }
 
 /* -- tasks -- */
@@ -105,8 +103,13 @@ static void task_first(void)
 
 void task_interrupt(struct task *t, bool stop)
 {
-	if (t->entered)
-		core.ops->interrupt(t->cpu, stop);
+	if (!t->entered)
+		return;
+	core.ops->interrupt(t->cpu, stop);
+	if (!stop)
+		return;
+	t->cpu_time = task_cpu_time(t);
+	t->entered = 0; /* its CPU is about to come back into the core */
 }
 
 static void wake_cpu(u64 *from, u32 cpu)
@@ -189,6 +192,7 @@ static struct task *alloc_at(void (*first)(void))
 		kfree(t);
 		return NULL;
 	}
+	t->affinity = ~0ull >> (CPUS - core.cpus);
 	t->stack = page_at(offset);
 	*(u64 *)t->stack = CANARY;
 	top = (u64 *)((u8 *)t->stack + STACK_BYTES);

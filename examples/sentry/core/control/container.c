@@ -303,6 +303,10 @@ static s64 set_frozen(struct call *call, bool frozen)
 	if (!container_runs(container))
 		return call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
 	container->frozen = frozen;
+	EACH_PROCESS(p)
+		if (frozen && p->container == container)
+			EACH_TASK(t, p)
+				task_interrupt(t, true);
 	wake_all(&container->changed);
 	return 0;
 }

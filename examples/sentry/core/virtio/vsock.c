@@ -360,11 +360,6 @@ bool vsock_is_there(void)
 	return vsock.device;
 }
 
-bool vsock_is_polled(void)
-{
-	return vsock.device && !vsock.device->registers;
-}
-
 bool vsock_has_sent(void)
 {
 	const struct virtqueue *queue = vsock.device->queues[OUT];

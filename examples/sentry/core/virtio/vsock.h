@@ -30,7 +30,6 @@ struct vsock {
 /* Call `accept` for each connection of the host to a port: it must not sleep. false: the connection is refused. */
 void vsock_listen(u32 port, bool (*accept)(struct vsock *socket));
 bool vsock_is_there(void);
-bool vsock_is_polled(void); /* it cannot interrupt a program */
 bool vsock_has_sent(void); /* everything so far */
 s64 vsock_read(struct vsock *socket, void *to, u64 size); /* 0: the end; -EAGAIN */
 s64 vsock_write(struct vsock *socket, const void *from, u64 size); /* how many; -EAGAIN, -EPIPE */
