@@ -109,3 +109,13 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle, tmp_pat
     assert done.returncode != 0
     assert "exec nothing: No such file or directory" in done.stderr
     assert bundle.call("list", "--quiet").stdout == ""
+
+
+def test_a_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """And the container goes on."""
+    bundle.write("sh", "-c", "trap 'exit 6' TERM; while :; do :; done")
+    assert bundle.call("run", "--detach", "c1", stdout=None, stderr=None).returncode == 0
+    done = bundle.call("checkpoint", "--image-path", str(tmp_path / "saved"), "c1")
+    assert done.returncode != 0
+    assert "a guest of the kind sentry cannot be saved" in done.stderr
+    assert bundle.status() == "running"

@@ -245,7 +245,7 @@ class Monitor:
         if plan.kept:
             return plan.kept.memory, plan.kept.vcpus
         has_disks = plan.bundle.disk is not None or bool(plan.bundle.volumes)
-        return plan.settings.size(self._resources, clone=not has_disks)
+        return plan.settings.size(self._resources, clone=not has_disks and self._can.templates)
 
     def _may_save(self) -> None:
         from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks

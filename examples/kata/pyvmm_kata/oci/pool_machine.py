@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.pod import pool_client
-from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.pool_client import NETS
 from pyvmm_kata.protocol import control
 from pyvmm_kata.state import remove_tree
@@ -45,7 +44,7 @@ MAX_WORD = 4096
 
 def take(context: Context, bundle: Bundle, chosen: Settings) -> Taken | None:
     """A spare for a container in a machine of its own; None: none fits it, or there is no pool."""
-    if not kind_named(chosen.guest).can.templates or not pool_client.is_for_pool(bundle, chosen):
+    if not pool_client.is_for_pool(bundle, chosen):
         return None
     try:
         return pool_client.take(context.root, chosen, (bundle.spec.get("linux") or {}).get("resources") or {})

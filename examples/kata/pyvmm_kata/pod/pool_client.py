@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PODS = "/run/pyvmm/pods"
 """The folder of machines that are ready for pods of containerd's; one for ``pyvmm-oci`` has its states beside them."""
+LINUX = "linux"
+"""The kind of guest that the machines of a pool have."""
 NETS = 1
 """Network devices of a spare."""
 TAKE_S = 1.0
@@ -58,11 +60,12 @@ def name_of(chosen: Settings, kind: Kind) -> str:
 
 def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
     """Whether a sandbox with this first container can use a machine that was made before it, if a pool has such. A disk
-    or a user namespace needs other devices, and so does a network other than a namespace's."""
+    or a user namespace needs other devices, and so does a network other than a namespace's; the guests are Linux."""
     spec = bundle.spec
     return (
         chosen.pool > 0
         and chosen.template == "auto"
+        and chosen.guest == LINUX
         and bundle.disk is None
         and not bundle.volumes
         and namespace(spec, "network") is not None

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.storage import Storage
-from pyvmm_kata.errors import AgentGone, GuestError, HostError, VmmError
+from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
 from pyvmm_kata.pod.agent_connection import connect_agent
 from pyvmm_kata.pod.containers import PodContainers
 from pyvmm_kata.pod.events import Listeners, SandboxEvent
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.machine_size import MachineSize
 from pyvmm_kata.pod.network import in_namespace
 
@@ -57,8 +58,12 @@ class Sandbox:
     """
 
     def __init__(self, config: SandboxConfig, boot: Callable[[SandboxConfig, str, str], Vm] | None = None) -> None:
-        self.config = config
         check_id(config.sandbox_id, "sandbox")
+        self._can = kind_named(config.guest).can
+        self.config = config._replace(
+            more_memory=config.more_memory if self._can.memory else 0,
+            more_cpus=config.more_cpus if self._can.cpus else 0,
+        )
         self._boot = boot or boot_vm
         self._shared = SharedDirectory(config.state_dir)
         self._lock = threading.RLock()
@@ -159,6 +164,10 @@ class Sandbox:
 
         :raises VmmError: it cannot be saved, or does not run (any more)
         """
+        if not self._can.checkpoints:
+            raise ConfigError(
+                f"a guest of the kind {self.config.guest} cannot be saved", code="guest-kind", hint="use --isolation vm"
+            )
         self.machine().save(folder)
 
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:

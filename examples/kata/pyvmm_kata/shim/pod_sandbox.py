@@ -16,6 +16,7 @@ from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.namespaces import owner
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.pod import network, templates
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.protocol import protobuf
@@ -130,12 +131,13 @@ class PodStart:
             more_cpus=wanted.more_cpus,
             hostname=machine_name(bundle.spec),
             cmdline=wanted.kernel_params,
-            loopback=True,
+            loopback=kind_named(wanted.guest).can.network,
             root=None if place.is_shared else bundle.disk,
             volumes=() if more_disks else bundle.volumes,
             more_disks=more_disks,
             template=wanted.template == "auto",
             isolation=wanted.isolation,
+            guest=wanted.guest,
             policy=wanted.policy,
             seal=self._seal,
         )
