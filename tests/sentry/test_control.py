@@ -73,7 +73,7 @@ class Sandbox:
             "mounts": [*MOUNTS],
             **(spec or {}),
         }
-        self.agent.create_container(name, GuestConfig("", "", spec_message(whole)))
+        self.agent.create_container(name, GuestConfig("", "", spec_message(whole), len(whole["mounts"])))
 
     def exec(self, name: str, exec_id: str, *args: str, **process: Any) -> None:
         whole = {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, **process}

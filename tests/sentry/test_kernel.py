@@ -254,7 +254,7 @@ def test_the_command_that_boots_kernels_passes_the_words_of_a_program(
     kernel: Path, tmp_path: Path, words: list[str], why: bytes
 ) -> None:
     (tmp_path / "a text").write_text("text" * 100)
-    command = [PYVMM, "boot", "--kernel", kernel, "--share", f"{tmp_path},ro", "--cmdline", "quiet", "--", *words]
+    command = [PYVMM, "boot", "--kernel", str(kernel), "--share", f"{tmp_path},ro", "--cmdline", "quiet", "--", *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert done.stdout == b"sentry: " + why + b"\n", done.stderr
     assert done.returncode == 0

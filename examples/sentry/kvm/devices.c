@@ -116,10 +116,10 @@ const u8 *acpi_table(u64 rsdp, const char *name)
 			return NULL;
 	}
 	for (u32 at = TABLE_HEADER; at + size <= acpi_word(list + TABLE_SIZE); at += size) {
-		const u8 *found = table(acpi_word(list + at));
+		const u8 *entry = table(acpi_word(list + at));
 
-		if (found && has_name(found, name))
-			return found;
+		if (entry && has_name(entry, name))
+			return entry;
 	}
 	return NULL;
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -59,7 +58,8 @@ def _suites(package: str, folder: Path) -> str:
     found = re.search(r'^VERSION_CODENAME="?(\w+)"?$', release, re.MULTILINE)
     if found is None:
         raise SourceError(f"{package}'s source comes from Debian's or Ubuntu's archive, and this system is neither")
-    lines = _run(package, ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI) $(SIGNED_BY)"], folder)
+    form = "$(RELEASE) $(COMPONENT) $(REPO_URI) $(SIGNED_BY)"
+    lines = _run(package, ["apt-get", "indextargets", "--format", form], folder)
     rows = {tuple(line.split()) for line in lines.splitlines()}
     wanted = {found[1], f"{found[1]}-updates", f"{found[1]}-security"}
     chosen = sorted(row for row in rows if row[0] in wanted and len(row) > 2 and row[1] in ("main", "universe"))
@@ -91,7 +91,8 @@ def _fetch(package: str, work: Path, known: Path) -> Path:
     if (known / name).is_dir():
         return known / name
     print(f"fetching the source of {package} {name}", file=sys.stderr)
-    _run(package, ["apt-get", "-q", *options, "--download-only", "--only-source", "source", package], work)  # it checks the sums
+    # It checks the sums
+    _run(package, ["apt-get", "-q", *options, "--download-only", "--only-source", "source", package], work)
     _unpack(package, work, work / "made")
     os.rename(work / "made", known / name)
     return known / name

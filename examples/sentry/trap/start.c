@@ -224,14 +224,14 @@ static int receive_descriptor(int from)
 	return fd;
 }
 
-struct listener stub_start(int ram, int blocks)
+struct listener stub_start(int ram, int shared)
 {
 	struct listener listener = { -1, -1 };
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
 		fail("a process for programs cannot be started");
-	given.ram = ram, given.blocks = blocks, given.socket = pair[1];
+	given.ram = ram, given.blocks = shared, given.socket = pair[1];
 	listener.first = fork();
 	if (!listener.first) {
 		asm volatile("mov %0, %%rsp; call *%1"

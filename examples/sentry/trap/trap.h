@@ -43,7 +43,7 @@ struct listener {
 };
 
 /* Start the first process, with the first block. Ends this one on failure. */
-struct listener stub_start(int ram, int blocks);
+struct listener stub_start(int ram, int shared);
 bool stub_handles(int signal); /* others cannot interrupt a program */
 
 /* -- stub.c -- */

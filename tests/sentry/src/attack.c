@@ -224,7 +224,7 @@ static void log_line(const char *line, u64 size)
 
 static const struct platform_ops ops = {
 	space_new, space_free, run, flush, show, hide, wait_until, console_read, console_write, console_size,
-	nanoseconds, random_bytes, NULL, fatal, log_line, NULL, release,
+	nanoseconds, random_bytes, NULL, fatal, log_line, .release = release,
 };
 
 static void put(u64 at, u64 value, u32 size)

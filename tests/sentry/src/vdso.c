@@ -142,7 +142,7 @@ static void compare_clocks(void)
 
 	for (size_t i = 0; i < sizeof(pauses) / sizeof(*pauses); i++) {
 		compare(200);
-		usleep(pauses[i]);
+		usleep(pauses[i]); /* time itself is what is compared */
 	}
 	for (int i = 0; i < CLOCKS; i++)
 		printf("%s: %d times back\n", clocks[i].name, back[i]);

@@ -78,7 +78,7 @@ class SentryGuest:
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
         """See :class:`GuestKind`: as a message. All containers have one pid namespace."""
-        return GuestConfig("", "", spec_message({"hostname": hostname, **spec}))
+        return GuestConfig("", "", spec_message({"hostname": hostname, **spec}), len(spec.get("mounts") or ()))
 
     def describe_process(self, process: Json) -> tuple[Any, str]:
         """See :class:`GuestKind`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from typing import Any
 from multiprocessing.synchronize import Event, Semaphore
 from typing import Any
 
@@ -21,7 +22,7 @@ def add(semaphore: Semaphore, event: Event, total: Any, queue: Any) -> None:
 
 def main() -> None:
     for kind in ("spawn", "forkserver"):
-        context = multiprocessing.get_context(kind)
+        context: Any = multiprocessing.get_context(kind)
         semaphore, event, total, queue = context.Semaphore(2), context.Event(), context.Value("i", 0), context.Queue()
         children = [context.Process(target=add, args=(semaphore, event, total, queue)) for _ in range(3)]
         for child in children:
