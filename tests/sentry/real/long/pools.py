@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from typing import Any
 from multiprocessing.synchronize import Event, Semaphore
 from typing import Any
 
