@@ -8,7 +8,8 @@ enum { PAGE_USED, PAGE_FREE, HELD = 1 };
 void bytes_copy(void *to, const void *from, u64 size)
 {
 #ifdef __SANITIZE_ADDRESS__
-	__builtin_memcpy(to, from, size);
+	if (size) /* NULL stands for nothing */
+		__builtin_memcpy(to, from, size);
 #else
 	u64 words = size / sizeof(u64), rest = size % sizeof(u64);
 

@@ -262,8 +262,7 @@ s64 sys_utime(struct task *t, const u64 *args)
 
 /* -- size -- */
 
-/* Whether a file may grow to this size. */
-static s64 check_limit(const struct inode *inode, u64 size)
+s64 inode_may_grow(const struct inode *inode, u64 size)
 {
 	if (size <= inode->size || size <= core.current->process->limits[RLIMIT_FSIZE].current)
 		return 0;
@@ -276,7 +275,7 @@ static s64 set_size(const struct path *path, u64 size, struct file *file)
 	struct inode *inode = path->dentry->inode;
 	struct attributes new = { .which = ATTR_SIZE | ATTR_MODIFIED, .size = size, .file = file };
 
-	s64 error = check_limit(inode, size);
+	s64 error = inode_may_grow(inode, size);
 
 	if (error)
 		return error;
@@ -365,7 +364,7 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 		return -EFBIG;
 	if (!file->operations->fallocate)
 		return -EOPNOTSUPP;
-	error = mode & ~(u32)KEEP_SIZE ? 0 : check_limit(file->inode, args[2] + args[3]);
+	error = mode ? 0 : inode_may_grow(file->inode, args[2] + args[3]);
 	if (!error)
 		error = file->operations->fallocate(file, mode, args[2], args[3]);
 	if (!error && mode & ~(u32)KEEP_SIZE)

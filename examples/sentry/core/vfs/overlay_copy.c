@@ -278,6 +278,7 @@ static int copy_content(struct overlay_node *node, u64 size)
 {
 	struct inode *from = overlay_content(node), *to = node->upper->inode;
 	struct attributes new = { .which = ATTR_SIZE, .size = size < from->size ? size : from->size };
+	const struct timespec modified = to->modified, changed = to->changed;
 	struct file *file;
 	int error = 0;
 
@@ -288,6 +289,7 @@ static int copy_content(struct overlay_node *node, u64 size)
 		error = inode_setattr(to, &new);
 		if (!error)
 			error = copy_pages(file, to, new.size);
+		to->modified = modified, to->changed = changed;
 		file_put(file);
 	}
 	if (error) {

@@ -426,6 +426,8 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 		if (inode->seals & F_SEAL_GROW && offset + size > inode->size)
 			error = -EPERM;
 		else
+			error = inode_may_grow(inode, offset + size);
+		if (!error)
 			error = allocate(inode, offset, offset + size);
 		if (!error && !(mode & KEEP_SIZE) && offset + size > inode->size)
 			inode->size = offset + size;

@@ -346,6 +346,7 @@ s64 directory_seek(struct file *file, s64 offset, u32 whence);
 int file_sync_nothing(struct file *file, bool data_only); /* fsync of files that need none */
 /* Checks of limits and seals before bytes are written to a regular file; it may make them fewer. */
 s64 inode_may_write(struct inode *inode, struct io *from, u64 position);
+s64 inode_may_grow(const struct inode *inode, u64 size); /* SIGXFSZ and -EFBIG beyond RLIMIT_FSIZE */
 int device_open(struct file *file);
 
 /* -- locks.c -- */
