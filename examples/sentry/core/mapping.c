@@ -229,8 +229,24 @@ static s64 choose_address(struct mm *mm, u64 address, u64 size, u32 flags)
 	return address ? (s64)address : -ENOMEM;
 }
 
-/* On errors, the caller keeps the reference. */
-static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
+/* Whether RLIMIT_AS allows so many bytes more. What a range shows now does not count. */
+static bool may_grow(const struct mm *mm, u64 size, u64 start, u64 end)
+{
+	u64 most = core.current ? core.current->process->limits[RLIMIT_AS].current : ~0ull;
+
+	if (most == ~0ull)
+		return true;
+	for (u32 i = 0; i < mm->count; i++) {
+		const struct vma *vma = &mm->vmas[i];
+		u64 from = vma->start > start ? vma->start : start, to = vma->end < end ? vma->end : end;
+
+		size += vma->end - vma->start - (to > from ? to - from : 0);
+	}
+	return size <= page_down(most);
+}
+
+/* `freed`: bytes that the caller will unmap. On errors, it keeps the reference. */
+static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template, u64 freed)
 {
 	struct vma vma = *template;
 	s64 at = mm_check_place(mm, address, size, flags);
@@ -243,6 +259,8 @@ static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const str
 		return at;
 	if ((flags & MAP_TYPE) != MAP_PRIVATE && (flags & MAP_TYPE) != MAP_SHARED)
 		return -EINVAL;
+	if (!may_grow(mm, size > freed ? size - freed : 0, (u64)at, (u64)at + size))
+		return -ENOMEM;
 	do {
 		error = unmap_range(mm, (u64)at, (u64)at + size);
 		if (error || !has_room(mm, (u64)at, (u64)at + size, 1))
@@ -258,7 +276,7 @@ static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const str
 
 s64 mm_map_object(struct mm *mm, u64 address, u64 size, u32 flags, const struct vma *template)
 {
-	s64 at = map_object(mm, address, size, flags, template);
+	s64 at = map_object(mm, address, size, flags, template, 0);
 
 	if (at < 0)
 		vma_put(template);
@@ -356,7 +374,10 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 	type = vma.flags & VMA_SHARED ? MAP_SHARED : MAP_PRIVATE;
 	vma.offset += old - vma.start;
 	vma_get(&vma);
-	at = mm_map_object(mm, flags & MREMAP_FIXED ? to : 0, size, type | (flags & MREMAP_FIXED ? MAP_FIXED : 0), &vma);
+	type |= flags & MREMAP_FIXED ? MAP_FIXED : 0;
+	at = map_object(mm, flags & MREMAP_FIXED ? to : 0, size, type, &vma, flags & MREMAP_DONTUNMAP ? 0 : old_size);
+	if (at < 0)
+		vma_put(&vma);
 	if (at < 0 || !old_size)
 		return at;
 	move_pages(mm, old, (u64)at, old_size);
@@ -385,6 +406,8 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
 		if (size == old_size)
 			return (s64)old;
+		if (!may_grow(mm, size - old_size, 0, 0))
+			return -ENOMEM;
 		if (old_size && vma->end == old + old_size && size <= USER_TOP - old && mm_is_free(mm, vma->end, old + size)) {
 			vma->end = old + size;
 			vma_join(mm, vma->start, vma->end);
