@@ -3,6 +3,11 @@
 #include "core.h"
 #include "vfs/calls.h"
 
+static bool may_write(const struct file *file)
+{
+	return file->writable && !(file->inode->seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE));
+}
+
 static s64 map_file(struct task *t, const u64 *args)
 {
 	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
@@ -27,7 +32,7 @@ static s64 map_file(struct task *t, const u64 *args)
 	if (!vma.file->operations->mmap)
 		return -ENODEV;
 	if (shared)
-		vma.flags = VMA_SHARED | (vma.file->writable ? 0 : VMA_MAY_NOT_WRITE);
+		vma.flags = VMA_SHARED | (may_write(vma.file) ? 0 : VMA_MAY_NOT_WRITE);
 	error = vma.file->operations->mmap(vma.file, vma.prot, flags);
 	if (error)
 		return error;

@@ -150,6 +150,19 @@ void mm_truncate(struct inode *inode, u64 size)
 		cut_off(CONTAINER(at, struct mm, all), inode, size, 0);
 }
 
+bool mm_may_write(const struct inode *inode)
+{
+	LIST_EACH(at, &all) {
+		const struct mm *mm = CONTAINER(at, struct mm, all);
+
+		for (u32 i = 0; i < mm->count; i++)
+			if (mm->vmas[i].file && mm->vmas[i].file->inode == inode &&
+			    (mm->vmas[i].flags & (VMA_SHARED | VMA_MAY_NOT_WRITE)) == VMA_SHARED)
+				return true;
+	}
+	return false;
+}
+
 void mm_replace(struct inode *inode)
 {
 	LIST_EACH(at, &all)

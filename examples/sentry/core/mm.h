@@ -77,6 +77,7 @@ struct inode;
 
 /* Unmap what lies behind the new end of a file, private copies included. */
 void mm_truncate(struct inode *inode, u64 size);
+bool mm_may_write(const struct inode *inode); /* by a shared mapping */
 
 /* Unmap all that shared mappings show of a file: its content is in other pages. */
 void mm_replace(struct inode *inode);

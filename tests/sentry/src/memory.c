@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "report.h"
 
@@ -176,6 +177,56 @@ static void locked(void)
 	munmap(s, PAGE);
 }
 
+/* A seal against writes, and mappings that write or may do so. */
+static void seals(void)
+{
+	int fd = memfd_create("written", MFD_ALLOW_SEALING), read = memfd_create("read", MFD_ALLOW_SEALING);
+	char *a;
+
+	CALL(ftruncate(fd, PAGE));
+	a = mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, fd, 0);
+	CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+	munmap(a, PAGE);
+	a = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+	munmap(a, PAGE);
+	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_PRIVATE, fd, 0));
+	CALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE));
+	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, fd, 0));
+	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_PRIVATE, fd, 0));
+	a = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	CALL(mprotect(a, PAGE, PROT_READ | PROT_WRITE));
+	CALL(ftruncate(read, PAGE));
+	a = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, read, 0);
+	CALL(fcntl(read, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+	a[0] = 'x';
+	MAPS(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, read, 0));
+	CALL(pwrite(read, "y", 1, 0));
+	close(fd);
+	close(read);
+}
+
+/* RLIMIT_AS, of which the program itself needs little. */
+static void limited(void)
+{
+	enum { MIB = 1 << 20 };
+	const struct rlimit limit = { 1024l * MIB, 1024l * MIB };
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	char *a;
+
+	CALL(setrlimit(RLIMIT_AS, &limit));
+	MAPS(mmap(NULL, 2048l * MIB, prot, flags, -1, 0));
+	a = mmap(NULL, 512l * MIB, prot, flags, -1, 0);
+	MAPS(mmap(NULL, 600l * MIB, prot, flags, -1, 0));
+	CALL(mmap(a, 512l * MIB, PROT_READ, flags | MAP_FIXED, -1, 0) == a);
+	MAPS(mremap(a, 512l * MIB, 1100l * MIB, MREMAP_MAYMOVE));
+	a = mremap(a, 512l * MIB, 800l * MIB, MREMAP_MAYMOVE);
+	CALL(a != MAP_FAILED);
+	CALL(sbrk(600l * MIB) == (void *)-1);
+	CALL(munmap(a, 800l * MIB));
+	CALL(sbrk(600l * MIB) == (void *)-1);
+}
+
 /* Mapping a file is an access of it, and the first write to a page a change. */
 static void file_times(void)
 {
@@ -254,5 +305,8 @@ int main(void)
 	copies();
 	locked();
 	file_times();
+	seals();
+	IN_CHILD
+		limited();
 	return 3;
 }

@@ -116,6 +116,10 @@ static s64 add_seals(struct file *file, u32 seals)
 		return -EINVAL;
 	if (inode->seals & F_SEAL_SEAL)
 		return -EPERM;
+	if (seals & F_SEAL_WRITE && !(inode->seals & F_SEAL_WRITE) && mm_may_write(inode))
+		return -EBUSY;
+	if (seals & F_SEAL_EXEC && inode->mode & 0111)
+		seals |= F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
 	inode->seals |= seals;
 	return 0;
 }

@@ -440,8 +440,9 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 
 static int may_map(struct file *file, u32 prot, u32 flags)
 {
-	(void)file, (void)prot, (void)flags;
-	return 0;
+	bool shared = (flags & MAP_TYPE) != MAP_PRIVATE, sealed = file->inode->seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE);
+
+	return shared && sealed && prot & PROT_WRITE ? -EPERM : 0;
 }
 
 static const struct file_operations file_operations = {
