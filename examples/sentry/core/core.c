@@ -113,6 +113,17 @@ static void exception(struct task *t, const struct event *event)
 	signal_force(t, event->signal, code, is_at_code ? t->regs.rip : code == SI_KERNEL ? 0 : event->address);
 }
 
+/* As on Linux, such a timer expires at a tick: one of a microsecond leaves the program time between its handlers. */
+static bool is_cpu_tick(struct task *t)
+{
+	const u64 tick = 1000000;
+
+	if (t->cpu_time - t->tick_start < tick)
+		return false;
+	t->tick_start = t->cpu_time;
+	return true;
+}
+
 static bool has_cpu_timers(const struct task *t)
 {
 	return !list_empty(&t->process->cpu_timers);
@@ -139,7 +150,7 @@ void task_run(void)
 		if (t->process->container && t->process->container->frozen)
 			container_hold(t);
 		task_enter(t, has_cpu_timers(t), &event);
-		if (has_cpu_timers(t))
+		if (has_cpu_timers(t) && is_cpu_tick(t))
 			cpu_timers_check(t->process);
 		t->number = NO_CALL;
 		if (event.kind == EVENT_SYSCALL)

@@ -109,7 +109,7 @@ struct task {
 	u64 restart_args[6];
 	u64 clear_tid, robust_list;
 	struct vfork *vfork;
-	u64 cpu_time, slice_start; /* the second: that of its last turn */
+	u64 cpu_time, slice_start, tick_start; /* the others: that of its last turn, and of its last tick */
 	struct cred cred;
 	bool no_new_privs;
 	s32 death_signal; /* which it gets when its parent ends; 0: none */

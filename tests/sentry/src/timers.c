@@ -228,6 +228,20 @@ static void among_calls(void)
 	signal(SIGALRM, SIG_DFL);
 }
 
+/* Signals of a timer that expires all the time do not stop the program. */
+static void without_pause(void)
+{
+	const struct itimerval always = { { 0, 1 }, { 0, 1 } }, never = { { 0, 0 }, { 0, 0 } };
+	struct itimerval left;
+
+	signal(SIGVTALRM, ring);
+	setitimer(ITIMER_VIRTUAL, &always, NULL);
+	for (int i = 0; i < 5000; i++)
+		getitimer(ITIMER_VIRTUAL, &left);
+	CALL(setitimer(ITIMER_VIRTUAL, &never, NULL));
+	signal(SIGVTALRM, SIG_DFL);
+}
+
 static void interval_timers(void)
 {
 	static const int kinds[] = { ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF }, signals[] = { SIGALRM, SIGVTALRM, SIGPROF };
@@ -668,6 +682,7 @@ int main(int argc, char **argv)
 		timer_signals();
 		interval_timers();
 		among_calls();
+		without_pause();
 		signal_files();
 		processes();
 		group_of_pidfd();
