@@ -101,7 +101,7 @@ void overlay_apply(struct inode *inode)
 	inode->changed = real->changed;
 	inode->device = real->device;
 	inode->block_size = real->block_size;
-	inode->size = S_ISDIR(real->mode) ? real->size : content->size;
+	inode->size = content->size;
 	inode->blocks = content->blocks;
 	if (!node->counted)
 		inode->links = links_of(node, real);
