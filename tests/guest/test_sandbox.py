@@ -1,0 +1,80 @@
+"""The sandbox library with real machines: what tests/sandbox cannot see without a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm_kata.image_store.store import ImageStore
+from pyvmm_sandbox import CommandTimeout, Sandbox, SandboxGone, Template
+from tests.guest.kata_tools import Oci, eventually, leftovers
+
+
+@pytest.fixture(scope="module")
+def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
+    made = Oci(tmp_path_factory.mktemp("sandbox"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def image(oci: Oci, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An erofs file, which all machines map."""
+    return ImageStore(str(tmp_path_factory.mktemp("store"))).add(str(oci.rootfs), "box").path
+
+
+def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -> None:
+    where = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    with Sandbox(image, memory="96M", env={"A": "from the sandbox"}, timeout=None, **where) as box:  # type: ignore[arg-type]
+        done = box.run("echo $A; pwd; id -u; exit 3", cwd="/root", user="7")
+        assert (done.stdout, done.exit_code) == ("from the sandbox\n/root\n7\n", 3)
+        with pytest.raises(CommandTimeout):
+            box.run("sleep 600 & setsid sleep 600 & sleep 600", timeout=2)
+        assert "sleep 600" not in box.run("ps").stdout
+        data = bytes(range(256)) * 4096
+        box.files.write("/new/data", data)
+        assert box.files.read("/new/data") == data
+        box.files.upload(Path(__file__).parent / "programs", "/up")
+        box.files.download("/up", tmp_path / "down")
+        assert {each.name for each in (tmp_path / "down").iterdir()} >= {
+            each.name for each in box.files.list("/up") if each.type == "file"
+        }
+        with box.files.watch("/new") as watch:
+            box.run("echo >/new/file")
+            assert next(iter(watch)).path == "/new/file"
+        with box.popen("read line; echo got $line; cat") as command:
+            command.write("one\n")
+            assert next(iter(command)).text == "got one\n"
+    with pytest.raises(SandboxGone):
+        box.run("true")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_copies_of_a_machine_continue_alone(oci: Oci, image: str, tmp_path: Path) -> None:
+    where = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    count = "i=0; while :; do i=$((i + 1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done"
+    made = Template.build(
+        tmp_path / "template",
+        image,
+        setup=["echo set up >/file"],
+        start=count,
+        ready="test -e /count",
+        memory="96M",
+        **where,
+    )
+    with made.start(**where) as first, made.start(**where) as second:
+        for box, word in ((first, "one"), (second, "two")):
+            assert box.run("cat /file").stdout == "set up\n"
+            box.run(f"echo {word} >/file; sync")
+        before = int(first.files.read("/count"))
+        eventually(lambda: int(first.files.read("/count")) > before, "its program does not continue")
+        (copy,) = first.fork()
+        with copy:
+            assert copy.run("cat /file; echo copy >/file").stdout == "one\n"
+            assert first.files.read("/file") == b"one\n"
+            before = int(copy.files.read("/count"))
+            eventually(lambda: int(copy.files.read("/count")) > before, "the copy's program does not continue")
+        assert second.files.read("/file") == b"two\n"
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
