@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,8 @@ def image(oci: Oci, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -> None:
-    where = {"config": str(oci.settings), "root": str(oci.folder / "state")}
-    with Sandbox(image, memory="96M", env={"A": "from the sandbox"}, timeout=None, **where) as box:  # type: ignore[arg-type]
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    with Sandbox(image, memory="96M", env={"A": "from the sandbox"}, timeout=None, **where) as box:
         done = box.run("echo $A; pwd; id -u; exit 3", cwd="/root", user="7")
         assert (done.stdout, done.exit_code) == ("from the sandbox\n/root\n7\n", 3)
         with pytest.raises(CommandTimeout):
@@ -53,7 +54,7 @@ def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -
 
 
 def test_copies_of_a_machine_continue_alone(oci: Oci, image: str, tmp_path: Path) -> None:
-    where = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
     count = "i=0; while :; do i=$((i + 1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done"
     made = Template.build(
         tmp_path / "template",
