@@ -12,7 +12,7 @@ stop() { "${as[@]}" pg_ctl -D data -m "$1" -w -t 200 stop >/dev/null; echo "stop
 start || exit
 query -c 'create table t as select g, md5(g::text) from generate_series(1, 20000) g' -c 'create index on t(g)' \
 	-c 'select count(*), max(md5) from t'
-"${as[@]}" pgbench -i -q 2>&1 | grep -c done
+"${as[@]}" pgbench -i -q 2>&1 | tail -n 1 | cut -d " " -f 1-2
 "${as[@]}" pgbench -n -c 4 -j 2 -t 100 2>/dev/null | grep processed
 "${as[@]}" pgbench -n -S -M prepared -c 4 -j 2 -t 200 2>/dev/null | grep processed
 query -c 'select count(*), sum(delta) = (select sum(bbalance) from pgbench_branches) from pgbench_history'
