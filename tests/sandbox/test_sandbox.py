@@ -26,6 +26,7 @@ from pyvmm_sandbox import *
 place = sys.argv[1]
 where = {"config": place + "/kata.toml", "root": place + "/state"}
 rootfs, files = place + "/rootfs", place + "/files"
+nap = f"sleep 600.{os.getpid()}"  # of this test alone
 def raises(kind, call, *args, **options):
     try:
         call(*args, **options)
@@ -102,14 +103,14 @@ def test_commands_are_values(python: Python) -> None:
 def test_a_command_that_takes_too_long_is_killed_with_its_children(python: Python) -> None:
     code = """
     with Sandbox(rootfs, **where) as box:
-        script = "echo begun; sleep 612 & setsid sleep 612 & sleep 612"
+        script = f"echo begun; {nap} & setsid {nap} & {nap}"
         error = raises(CommandTimeout, box.run, script, timeout=1)
         assert error.result.stdout == "begun\\n" and isinstance(error, TimeoutError)
-        while os.popen("pgrep -fx 'sleep 612'").read():
+        while os.popen(f"pgrep -fx '{nap}'").read():
             time.sleep(0.01)  # the last of them is not reaped yet
         # What a command that ends leaves in the background goes on
-        box.run("sleep 613 >/dev/null 2>&1 </dev/null &")
-        assert box.run("pkill -fx 'sleep 613'").ok
+        box.run(f"{nap} >/dev/null 2>&1 </dev/null &")
+        assert box.run(f"pkill -fx '{nap}'").ok
     """
     python(code)
 
@@ -272,7 +273,7 @@ def test_a_sandbox_ends_with_its_time(python: Python) -> None:
 @needs_namespaces
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_an_owner_that_is_killed_leaves_nothing(place: Path, number: signal.Signals) -> None:
-    code = "box = Sandbox(rootfs, **where); box.popen('sleep 614'); print('ready', flush=True); signal.pause()"
+    code = "box = Sandbox(rootfs, **where); box.popen('sleep 5'); print('ready', flush=True); signal.pause()"
     with start(place, code) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -324,10 +325,10 @@ def test_copies(python: Python) -> None:
 @needs_namespaces
 def test_a_template_is_built(python: Python) -> None:
     code = """
-    build = dict(setup=["touch " + files + "/set-up"], start="sleep 0.3; touch " + files + "/ready; sleep 615")
+    build = dict(setup=["touch " + files + "/set-up"], start=f"sleep 0.3; touch {files}/ready; {nap}")
     made = Template.build(place + "/t", rootfs, ready=["test", "-e", files + "/ready"], **build, **where)
     assert os.path.exists(files + "/set-up") and made.record["image"] == rootfs
-    os.system("pkill -fx 'sleep 615'")
+    os.system(f"pkill -fx '{nap}'")
     raises(CommandFailed, Template.build, place + "/t", rootfs, setup=["false"], **where)
     raises(SandboxError, Template.build, place + "/t", rootfs, ready="false", ready_timeout=0.5, **where)
     assert Template(place + "/t").record == made.record
@@ -349,15 +350,15 @@ def test_the_async_twin(python: Python) -> None:
             assert seen == ["1\\n"]
             async with await box.popen("echo 2; exit 3") as command:
                 assert [event async for event in command] == [Event("stdout", b"2\\n"), Event("exit", exit_code=3)]
-            running = asyncio.create_task(box.run("sleep 616"))
-            while not os.popen("pgrep -fx 'sleep 616'").read():
+            running = asyncio.create_task(box.run(nap))
+            while not os.popen(f"pgrep -fx '{nap}'").read():
                 await asyncio.sleep(0.01)
             running.cancel()
             try:
                 await running
             except asyncio.CancelledError:
                 pass
-            assert (await box.run("pgrep -fx 'sleep 616'")).exit_code == 1
+            assert (await box.run(f"pgrep -fx '{nap}'")).exit_code == 1
     asyncio.run(main())
     """
     python(code)
