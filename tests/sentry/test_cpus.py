@@ -34,6 +34,13 @@ def test_programs_survive_storms(compile_static: Compile, storm: str, cpus: int)
     assert (done.returncode, done.stdout) == (0, f"{storm}\n".encode())
 
 
+def test_changes_of_an_address_space_overtake_none_before(compile_static: Compile) -> None:
+    """Its processes take turns on one CPU, so one that was told to map a page may do so late."""
+    words = [f"{min(os.sched_getaffinity(0))}", str(program.trap()), "--cpus", "2", "--", str(compile_static("storms"))]
+    done = run(BUSYBOX, "taskset", "-c", *words, "copies", "2")
+    assert (done.returncode, done.stdout) == (0, b"copies\n")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("storm", STORMS)
 def test_programs_survive_storms_of_minutes(compile_static: Compile, storm: str) -> None:

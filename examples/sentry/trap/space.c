@@ -66,15 +66,19 @@ static bool is_running(const struct space *space)
 	return false;
 }
 
-/* Make the calls now. */
-static void settle(struct space *space)
+/* If the host has refused a change, no program here continues: it might see what is no longer its own. */
+static bool keep(struct space *space, const struct stub *stub)
 {
-	struct stub *stub = servant(space);
-	const u32 count = space->count;
-
-	space->count = 0;
-	if (stub && stub_go_on(stub, space->calls, count, THEN_REPORT))
-		stub_await_idle(stub);
+	if (!stub->gone)
+		return true;
+	for (struct stub *other = space->stubs; other; other = other->next) {
+		if (other->cpu && !other->gone)
+			cpu_stop(other->cpu);
+		stub_stop(other);
+		if (!other->gone)
+			stub_kill(other);
+	}
+	return false;
 }
 
 static bool go_on(struct space *space, struct stub *stub, u32 then)
@@ -82,7 +86,39 @@ static bool go_on(struct space *space, struct stub *stub, u32 then)
 	const u32 count = space->count;
 
 	space->count = 0;
-	return stub_go_on(stub, space->calls, count, then);
+	stub_go_on(stub, space->calls, count, then);
+	return keep(space, stub);
+}
+
+/* Make the calls, and start a process like the one that makes them. */
+static bool copy_stub(struct space *space, struct stub *parent, struct stub *new, const struct birth *birth)
+{
+	if (!go_on(space, parent, birth->then))
+		return false;
+	if (stub_clone(parent, new, birth))
+		return true;
+	keep(space, parent);
+	return false;
+}
+
+/* Make the calls, and wait until they are done. */
+static bool finish(struct space *space, struct stub *stub)
+{
+	if (!go_on(space, stub, THEN_REPORT))
+		return false;
+	stub_await_idle(stub);
+	return keep(space, stub);
+}
+
+/* The same now, by any process. */
+static void settle(struct space *space)
+{
+	struct stub *stub = servant(space);
+
+	if (stub)
+		finish(space, stub);
+	else
+		space->count = 0;
 }
 
 /* Before a program continues, a stub will make this call for a range of addresses. */
@@ -161,7 +197,7 @@ static bool copy_process(struct space *from, struct stub *stub)
 		{ slot_at(stub) + CONTROL - STUB, CONTROL_SIZE, PROT_READ, MAP_SHARED | MAP_FIXED, CONTROL_FD, block_offset(stub) },
 	};
 	block_of(parent)->control.child = block_offset(stub);
-	return go_on(from, parent, THEN_FORK) && stub_clone(parent, stub, &birth);
+	return copy_stub(from, parent, stub, &birth);
 }
 
 static void *space_new(u64 tables, void *from, bool copy)
@@ -217,7 +253,7 @@ static struct stub *add_process(struct space *space)
 							 block_offset(stub) } });
 	add_call(space, &(struct stub_call){ SYS_mmap, { slot_at(stub) + STACK - STUB, STACK_SIZE, PROT_READ | PROT_WRITE, shared,
 							 CONTROL_FD, block_offset(stub) + CONTROL_SIZE } });
-	if (!go_on(space, parent, THEN_THREAD) || !stub_clone(parent, stub, &birth)) {
+	if (!copy_stub(space, parent, stub, &birth)) {
 		stub->used = false;
 		return NULL;
 	}
@@ -280,12 +316,15 @@ static void load(struct stub *stub, const struct regs *r, void *fpu)
 	c->cs = 0x33, c->ss = 0x2b, c->fs_base = r->fs_base, c->gs_base = r->gs_base;
 }
 
-bool space_resume(void *space, struct stub *stub, struct regs *regs, void *fpu)
+bool space_resume(void *which, struct stub *stub, struct regs *regs, void *fpu)
 {
-	if (stub->in_call && stub->owner == regs && stub->call_rip == regs->rip && !((struct space *)space)->count)
+	struct space *space = which;
+
+	if (stub->in_call && stub->owner == regs && stub->call_rip == regs->rip && !space->count)
 		return stub_answer_call(stub, regs->rax);
 	stub_stop(stub);
-	if (stub->gone)
+	/* What comes next may be done by another process. It must not overtake these changes. */
+	if (stub->gone || (space->count && space->stubs->next && !finish(space, stub)))
 		return false;
 	load(stub, regs, fpu);
 	stub->owner = regs;
