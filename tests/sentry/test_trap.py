@@ -74,6 +74,29 @@ def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> 
     assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")
 
 
+def test_names_that_a_core_can_approve_lead_nowhere(compile_static: Compile, tmp_path: Path) -> None:
+    """The host's kernel executes the calls of the program, which sees no file of the host and gets no memory."""
+    bad = changed(tmp_path / "trap", "stub.c", "return answer(stub, value);", "return approve(stub);")
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    lines = run(bad, "--", compile_static("outside"), tmp_path).stdout.decode().splitlines()
+    assert len(lines) == 36
+    assert [line for line in lines if not line.endswith(": nothing")] == []
+
+
+USER_NAMESPACE = ("unshare", "--user", "--map-root-user")
+
+
+@pytest.mark.skipif(
+    bool(subprocess.run([*USER_NAMESPACE, "true"], capture_output=True).returncode), reason="no user namespaces here"
+)
+def test_a_host_without_user_namespaces_runs_programs() -> None:
+    """Calls with names are then reported by signals."""
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all -- "$@"'
+    words = [str(program.trap()), "--", BUSYBOX, "ls", "/dev/null"]
+    assert run(*USER_NAMESPACE, "sh", "-c", script, "sh", *words).stdout == b"/dev/null\n"
+
+
 def test_calls_that_a_core_can_approve_take_no_more_memory(compile_static: Compile, tmp_path: Path) -> None:
     bad = changed(tmp_path / "trap", "stub.c", "return answer(stub, value);", "return approve(stub);")
     with subprocess.Popen([str(bad), "--", compile_static("growth")], stderr=subprocess.PIPE) as process:

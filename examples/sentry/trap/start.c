@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,7 +21,7 @@
 #include "filter.h"
 #include "trap.h"
 
-enum { TEMPORARY_STACK = 1 << 16, WORDS = 16, STEPS = 200 };
+enum { TEMPORARY_STACK = 1 << 16, WORDS = 16, STEPS = 224 };
 
 static const u8 handled[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGURG };
 
@@ -38,12 +39,19 @@ bool stub_handles(int signal)
  */
 static const u16 frequent[] = {
 	SYS_read, SYS_write, SYS_close, SYS_fstat, SYS_poll, SYS_lseek, SYS_pread64, SYS_pwrite64, SYS_readv, SYS_writev,
-	SYS_select, SYS_sched_yield, SYS_nanosleep, SYS_getpid, SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg,
+	SYS_select, SYS_sched_yield, SYS_nanosleep, SYS_getpid, SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg, SYS_futex,
 	SYS_gettimeofday, SYS_getrusage, SYS_times, SYS_getuid, SYS_getgid, SYS_geteuid, SYS_getegid, SYS_getppid,
 	SYS_getpgrp, SYS_gettid, SYS_time, SYS_getdents64, SYS_clock_gettime, SYS_clock_nanosleep, SYS_epoll_wait,
 	SYS_epoll_pwait, SYS_pselect6, SYS_ppoll, SYS_preadv, SYS_pwritev, SYS_getrandom, SYS_rt_sigprocmask,
 	SYS_rt_sigaction, SYS_wait4,
 };
+
+/* The same for calls with names, if the process has an empty root: there is nothing that such a name could lead to. */
+static const u16 frequent_names[] = {
+	SYS_open, SYS_openat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_access, SYS_faccessat, SYS_faccessat2,
+	SYS_readlink, SYS_readlinkat, SYS_unlink, SYS_unlinkat, SYS_mkdir, SYS_rmdir, SYS_rename,
+};
+static bool has_empty_root;
 
 /* -- the filter -- */
 
@@ -77,19 +85,29 @@ static unsigned short add_stub(struct sock_filter *to)
 	return ARRAY_SIZE(code);
 }
 
+static void set_bits(u32 *words, const u16 *numbers, u32 count)
+{
+	for (u32 i = 0; i < count; i++)
+		words[numbers[i] / 32] |= 1u << numbers[i] % 32;
+}
+
 /* One bit for each number: set for a frequent call. */
 static unsigned short add_program(struct sock_filter *to)
 {
+	const struct sock_filter head[] = {
+		LOAD(nr), EQUAL(SYS_mmap, 0, 4), LOAD(args[3]),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MAP_SHARED | MAP_GROWSDOWN, 0, 1), TRAPPED,
+		REPORTED, /* private memory, which a limit excludes unless it grows down */
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 31), BPF_STMT(BPF_MISC | BPF_TAX, 0),
+		LOAD(nr), BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 5),
+	};
 	u32 words[WORDS] = { 0 };
-	unsigned short count = 0;
+	unsigned short count = ARRAY_SIZE(head);
 
-	for (u32 i = 0; i < ARRAY_SIZE(frequent); i++)
-		words[frequent[i] / 32] |= 1u << frequent[i] % 32;
-	to[count++] = (struct sock_filter)LOAD(nr);
-	to[count++] = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 31);
-	to[count++] = (struct sock_filter)BPF_STMT(BPF_MISC | BPF_TAX, 0);
-	to[count++] = (struct sock_filter)LOAD(nr);
-	to[count++] = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 5);
+	memcpy(to, head, sizeof(head));
+	set_bits(words, frequent, ARRAY_SIZE(frequent));
+	if (has_empty_root)
+		set_bits(words, frequent_names, ARRAY_SIZE(frequent_names));
 	for (u32 i = 0; i < WORDS; i++) {
 		if (!words[i])
 			continue;
@@ -169,6 +187,31 @@ static bool map_stub(void)
 	       MAP_FAILED;
 }
 
+/*
+ * The root becomes a directory of a process that ends here: nothing is in it, and nothing can be made there. false: the
+ * host does not allow it.
+ */
+static bool leave_root(void)
+{
+	int status = 1;
+	pid_t child;
+
+	if (chroot("/") && unshare(CLONE_NEWUSER))
+		return false;
+	child = (pid_t)syscall(SYS_clone, CLONE_FS | SIGCHLD, NULL, NULL, NULL, NULL);
+	if (!child)
+		_exit(chroot("/proc/self/fdinfo") || chdir("/"));
+	return child > 0 && waitpid(child, &status, 0) == child && !status;
+}
+
+/* It shares memory alone: it can have no private memory that the sandbox's limit does not contain. */
+static bool limit_memory(void)
+{
+	const struct rlimit none = { 0, 0 };
+
+	return !setrlimit(RLIMIT_DATA, &none);
+}
+
 static bool set_descriptors(void)
 {
 	const int wanted[] = { given.ram, given.blocks, given.socket };
@@ -196,7 +239,8 @@ static _Noreturn void become_stub(void)
 	static struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control };
 	int fd;
 
-	if (!child_detach() || !set_descriptors() || !map_stub() || !set_signals())
+	has_empty_root = leave_root(); /* before it is bound to its parent: a change of its rights undoes that */
+	if (!child_detach() || !set_descriptors() || !map_stub() || !set_signals() || !limit_memory())
 		_exit(1);
 	message.msg_controllen = sizeof(control);
 	control.header = (struct cmsghdr){ CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
