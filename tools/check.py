@@ -32,6 +32,7 @@ C_CODE = (
     "examples/sentry/core",
     "examples/sentry/core/*",
     "examples/sentry/kvm",
+    "examples/sentry/vdso",
     "examples/sentry/host",
     "examples/sentry/ptrace",
     "examples/sentry/trap",
@@ -39,7 +40,7 @@ C_CODE = (
 )
 KATA_CODE = C_CODE[6:9]
 SANDBOX_CODE = C_CODE[9:10]
-SENTRY_KERNEL, SENTRY_CODE = C_CODE[10:13], C_CODE[13:]
+SENTRY_KERNEL, SENTRY_CODE = C_CODE[10:14], C_CODE[14:]
 GENERATED = ROOT / "build" / "kata-messages"
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla", "-Werror"]
 C_COMPILERS = {
