@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import CommandTimeout, Sandbox, SandboxGone, Template
-from tests.guest.kata_tools import Oci, eventually, leftovers
+from tests.guest.kata_tools import Oci, eventually
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -
             assert next(iter(command)).text == "got one\n"
     with pytest.raises(SandboxGone):
         box.run("true")
-    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
 
 
 def test_copies_of_a_machine_continue_alone(oci: Oci, image: str, tmp_path: Path) -> None:
@@ -78,4 +79,4 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, image: str, tmp_path: Path
             before = int(copy.files.read("/count"))
             eventually(lambda: int(copy.files.read("/count")) > before, "the copy's program does not continue")
         assert second.files.read("/file") == b"two\n"
-    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
