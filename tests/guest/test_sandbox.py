@@ -54,12 +54,13 @@ def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
 
 
-def test_copies_of_a_machine_continue_alone(oci: Oci, image: str, tmp_path: Path) -> None:
+def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
+    """Each has a copy of its files: the root is a folder."""
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
     count = "i=0; while :; do i=$((i + 1)); echo $i >/count.new; mv /count.new /count; sleep 0.1; done"
     made = Template.build(
         tmp_path / "template",
-        image,
+        str(oci.rootfs),
         setup=["echo set up >/file"],
         start=count,
         ready="test -e /count",

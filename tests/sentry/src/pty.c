@@ -202,9 +202,10 @@ static void background(void)
 	}
 	END(pid);
 	CALL(tcsetpgrp(fd, pid));
-	write(master, "line\n", 5);
 	kill(pid, SIGCONT);
-	END(pid), END(pid);
+	END(pid);
+	write(master, "line\n", 5); /* what was typed before would be read while this waits */
+	END(pid);
 	CALL(tcsetpgrp(fd, getpid()) < 0); /* this is in the background: it would stop, but has no other group in its session */
 	signal(SIGTTOU, SIG_IGN);
 	CALL(tcsetpgrp(fd, getpid()));
