@@ -225,7 +225,6 @@ def test_a_sandbox_that_lies_writes_nothing_outside(place: Path, sent: bytes) ->
     (place / "sent").write_bytes(sent)
     code = """
     with Sandbox(rootfs, **where) as box:
-        start = box.files._start
         box.files._start = lambda words: box._start(["cat", place + "/sent"])
         raises(OSError, box.files.download, "/x", place + "/down")
     """
@@ -234,6 +233,20 @@ def test_a_sandbox_that_lies_writes_nothing_outside(place: Path, sent: bytes) ->
     assert process.returncode == 0, err
     assert os.listdir(place / "outside") == []
     assert not [path for path in place.rglob("outside*") if path != place / "outside"]
+
+
+@needs_namespaces
+@pytest.mark.parametrize("sent", [b"name\x00f\x00many\x00" + b"0\x00" * 5, b"f" * 10000])
+def test_a_sandbox_that_lies_about_its_files_is_an_error(place: Path, sent: bytes) -> None:
+    (place / "sent").write_bytes(sent)
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        box.files._start = lambda words: box._start(["cat", place + "/sent"])
+        assert "something else" in str(raises(OSError, box.files.list, "/x"))
+    """
+    with start(place, code) as process:
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
 
 
 @needs_namespaces

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_sandbox.errors import UsageError
+from pyvmm_sandbox.stream import Stream, protocol_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,11 +66,12 @@ class Watch:
 
     def __init__(self, command: Command) -> None:
         self._command = command
-        self._records = _Records(command)
+        self._stream = Stream(command)
 
     def __iter__(self) -> Iterator[Change]:
-        for kind, path in self._records.read(2):
-            yield Change(kind, path)
+        with protocol_errors("watch"):
+            for kind, path in self._stream.records(2):
+                yield Change(kind, path)
 
     def close(self) -> None:
         self._command.close()
@@ -79,27 +81,6 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
-
-
-class _Records:
-    """Fields that end with NUL bytes, from the output of a command."""
-
-    def __init__(self, command: Command) -> None:
-        self._command = command
-        self._fields: list[bytes] = []
-        self._rest = b""
-
-    def read(self, count: int) -> Iterator[list[str]]:
-        while True:
-            while len(self._fields) >= count:
-                record, self._fields = self._fields[:count], self._fields[count:]
-                yield [field.decode(errors="surrogateescape") for field in record]
-            if not self._command.is_open:
-                return
-            for event in self._command.read(None):
-                if event.kind == "stdout":
-                    *fields, self._rest = (self._rest + event.data).split(b"\0")
-                    self._fields += fields
 
 
 class Files:
@@ -145,7 +126,7 @@ class Files:
                 for at in range(0, len(view), _CHUNK):
                     command.write(view[at : at + _CHUNK])
             except BrokenPipeError:
-                pass  # its status says why
+                pass  # it reports the reason by its status
             command.close_stdin()
             _check(command, path)
 
@@ -223,7 +204,7 @@ class Files:
                 _send_tree(command, root)
                 command.write(_record(".", 0, 0, ""))
             except BrokenPipeError:
-                pass  # its status says why
+                pass  # it reports the reason by its status
             command.close_stdin()
             _check(command, path)
 
@@ -244,9 +225,10 @@ class Files:
     def _entries(self, path: str, depth: int) -> list[Entry]:
         with self._start(["list", _checked(path), str(depth)]) as command:
             found = []
-            for name, kind, size, mode, uid, gid, modified, target in _Records(command).read(_FIELDS):
-                numbers = int(size), int(mode, 8), int(uid), int(gid)
-                found.append(Entry(name, _TYPES.get(kind, "other"), *numbers, float(modified), target))
+            with protocol_errors(path):
+                for name, kind, size, mode, uid, gid, modified, target in Stream(command).records(_FIELDS):
+                    numbers = int(size), int(mode, 8), int(uid), int(gid)
+                    found.append(Entry(name, _TYPES.get(kind, "other"), *numbers, float(modified), target))
             _check(command, path)
         return sorted(found)
 
