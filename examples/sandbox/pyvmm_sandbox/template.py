@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -18,7 +20,7 @@ from pyvmm_sandbox.sandbox import Sandbox, adopt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CHECKPOINT, BUNDLE, RECORD = "checkpoint", "bundle", "template.json"
+CHECKPOINT, BUNDLE, RECORD, SAVED = "checkpoint", "bundle", "template.json", "saved-"
 _POLL_S = 0.1
 
 
@@ -65,73 +67,70 @@ class Template:
             for command in setup:
                 box.run(command, timeout=None, check=True)
             if start:
-                words = start if isinstance(start, str) else " ".join(start)
+                words = start if isinstance(start, str) else shlex.join(start)
                 box.run(f"({words}) >/dev/null 2>&1 </dev/null &", check=True)
             if ready:
                 _wait_until_ready(box, ready, ready_timeout)
             return save(box, folder, {"image": image})
 
-    def start(self, **options: Any) -> Sandbox:
-        """A running copy, in a machine of its own.
+    def start(
+        self,
+        *,
+        timeout: float | None = 300,
+        name: str = "",
+        detach: bool = False,
+        config: str = "",
+        root: str = "",
+    ) -> Sandbox:
+        """A running copy, in a machine of its own; see :class:`Sandbox` for the arguments.
 
-        :param options: ``timeout``, ``name``, ``detach``, ``config`` and ``root`` of :class:`Sandbox`
         :raises VmmError: it cannot be started; nothing of it is left
         """
-        return _start(self, **options)
+        if detach and not name:
+            raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+        owners.watch(root)
+        saved = os.path.join(self.folder, self.record["saved"])
+        bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
+        try:
+            shutil.copytree(os.path.join(saved, BUNDLE), bundle, symlinks=True, dirs_exist_ok=True)
+            checkpoint = os.path.join(saved, CHECKPOINT)
+            container = Container.restore(checkpoint, bundle, name=name or owners.new_name(), config=config, root=root)
+        except BaseException:
+            shutil.rmtree(bundle, ignore_errors=True)
+            raise
+        return adopt(container, timeout, detach)
 
 
 def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -> Template:
     """Save a running sandbox, which continues.
 
-    :param folder: replaces the template that is there
+    The record names the folder with the data, and is replaced last: a template is the old or the new one.
+
+    :param folder: the template that is there is replaced
     :raises VmmError: it cannot be saved
     """
     final = os.path.abspath(folder)
-    os.makedirs(os.path.dirname(final), exist_ok=True)
     if os.path.lexists(final) and not os.path.exists(os.path.join(final, RECORD)):
         raise UsageError(f"{folder} exists and is no template", hint="name a new folder")
-    made = tempfile.mkdtemp(prefix=".template-", dir=os.path.dirname(final))
+    os.makedirs(final, exist_ok=True)
+    made = tempfile.mkdtemp(prefix=SAVED, dir=final)
     try:
         os.mkdir(os.path.join(made, BUNDLE), 0o700)
         box.checkpoint(os.path.join(made, CHECKPOINT), os.path.join(made, BUNDLE))
         with open(os.path.join(made, RECORD), "w", encoding="utf-8") as file:
-            json.dump({**record, "created": time.time()}, file)
+            json.dump({**record, "saved": os.path.basename(made), "created": time.time()}, file)
             file.flush()
             os.fsync(file.fileno())
-        if os.path.exists(final):
-            old = tempfile.mkdtemp(prefix=".template-", dir=os.path.dirname(final))
-            os.rename(final, os.path.join(old, "old"))
-            os.rename(made, final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(made, final)
+        os.replace(file.name, os.path.join(final, RECORD))
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(final)  # unless a template is there
         raise
+    for name in os.listdir(final):
+        if name.startswith(SAVED) and name != os.path.basename(made):
+            shutil.rmtree(os.path.join(final, name), ignore_errors=True)
     return Template(final)
-
-
-def _start(
-    template: Template,
-    *,
-    timeout: float | None = 300,
-    name: str = "",
-    detach: bool = False,
-    config: str = "",
-    root: str = "",
-) -> Sandbox:
-    if detach and not name:
-        raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
-    owners.watch(root)
-    bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
-    try:
-        shutil.copytree(os.path.join(template.folder, BUNDLE), bundle, symlinks=True, dirs_exist_ok=True)
-        checkpoint = os.path.join(template.folder, CHECKPOINT)
-        container = Container.restore(checkpoint, bundle, name=name or owners.new_name(), config=config, root=root)
-    except BaseException:
-        shutil.rmtree(bundle, ignore_errors=True)
-        raise
-    return adopt(container, timeout, detach)
 
 
 def _wait_until_ready(box: Sandbox, ready: str | Sequence[str], limit: float) -> None:
