@@ -19,7 +19,9 @@ static void watch(int fd, const char *path)
 {
 	int number = inotify_add_watch(fd, path, EVENTS | IN_ONLYDIR);
 
-	if (number > 0 && number < MOST && !paths[number])
+	if (number >= MOST) /* inotify does not use a number again */
+		printf("overflow%c%s%c", 0, path, 0);
+	else if (number > 0 && !paths[number])
 		paths[number] = strdup(path);
 }
 
@@ -49,6 +51,11 @@ static void report(int fd, const struct inotify_event *event, bool deep)
 
 	if (event->mask & IN_Q_OVERFLOW) {
 		printf("overflow%c%c", 0, 0);
+		return;
+	}
+	if (event->mask & IN_IGNORED && event->wd < MOST) { /* the directory was removed */
+		free(paths[event->wd]);
+		paths[event->wd] = NULL;
 		return;
 	}
 	if (event->wd < 0 || event->wd >= MOST || !paths[event->wd] || !event->len ||
