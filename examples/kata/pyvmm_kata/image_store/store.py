@@ -13,6 +13,7 @@ A name, an image and its record appear by rename, after their contents are on di
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -80,18 +81,30 @@ class Registry(NamedTuple):
     certificates: str = ""
     tls_verify: bool = True
 
-    def options(self) -> list[str]:
-        """Options of skopeo."""
+    def options(self, host: str, folder: str) -> list[str]:
+        """Options of skopeo.
+
+        :param host: the registry
+        :param folder: for a file with the credentials: any user can read a command line
+        """
         found = []
-        if self.authfile:
-            found += ["--authfile", self.authfile]
+        authfile = self.authfile
         if self.credentials:
-            found += ["--src-creds", self.credentials]
+            authfile = os.path.join(folder, "auth.json")
+            secret = base64.b64encode(self.credentials.encode()).decode()
+            with open(os.open(authfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                json.dump({"auths": {host: {"auth": secret}}}, file)
+        if authfile:
+            found += ["--authfile", authfile]
         if self.certificates:
             found += ["--src-cert-dir", self.certificates]
         if not self.tls_verify:
             found += ["--src-tls-verify=false"]
         return found
+
+
+ANY = Registry()
+"""As the user's configuration of skopeo describes it."""
 
 
 class ImageStore:
@@ -122,9 +135,10 @@ class ImageStore:
 
         :raises ConfigError: several ids begin so
         """
+        names = self._names()
         with contextlib.suppress(ConfigError):
-            if digest := self._names().get(full_name(name)):
-                return self._read(digest.removeprefix("sha256:"), self._names())
+            if digest := names.get(full_name(name)):
+                return self._read(digest.removeprefix("sha256:"), names)
         short = _ID.fullmatch(name)
         if not short:
             return None
@@ -164,7 +178,7 @@ class ImageStore:
 
     # ---- new images ----------------------------------------------------------------------------------------------
 
-    def pull(self, name: str, registry: Registry = Registry(), *, show: bool = False) -> StoredImage:  # noqa: B008
+    def pull(self, name: str, registry: Registry = ANY, *, show: bool = False) -> StoredImage:
         """Copy an image of a registry.  A pull that was interrupted continues with the layers that it has.
 
         :param show: print the progress on standard error
@@ -173,10 +187,11 @@ class ImageStore:
         """
         whole = full_name(name)
         layout = self._at("downloads", hashlib.sha256(whole.encode()).hexdigest())
-        with _locked(layout):
+        with _locked(layout), self._work() as folder:
             quiet = [] if show else ["--quiet"]
             source = f"docker://{whole}"
-            command = ["skopeo", "copy", *quiet, "--insecure-policy", *registry.options()]
+            options = registry.options(whole.partition("/")[0], folder)
+            command = ["skopeo", "copy", *quiet, "--insecure-policy", *options]
             images.run_tool([*command, source, f"oci:{layout}:image"], source, show=show)
             with images.open_layout(layout, "image", whole) as image:
                 found = self._store(image)
