@@ -19,7 +19,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
-from pyvmm_kata.bundle import root_disks
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.guest_mounts import is_bind
 from pyvmm_kata.errors import ConfigError, HostError, bad
@@ -327,7 +326,7 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
     """
     own = _own_spec(spec, known["bundle"])
     rootfs = own["root"]["path"]
-    if not own["root"].get("readonly") and not _is_read_only_disk(rootfs):
+    if not own["root"].get("readonly"):
         own["root"]["path"] = "rootfs"
         command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -341,11 +340,6 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
             mount["source"] = os.path.basename(source)
     with open(os.path.join(path, "config.json"), "w") as file:
         json.dump(own, file)
-
-
-def _is_read_only_disk(path: str) -> bool:
-    """What the container has written is in its machine's memory."""
-    return root_disks.is_disk(path) and root_disks.file_system(path) in root_disks.READ_ONLY
 
 
 def _own_mount(index: int, mount: Json, path: str) -> Json:
