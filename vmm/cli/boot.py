@@ -379,7 +379,7 @@ def split_words(argv: list[str]) -> tuple[list[str], str]:
                 f"{word}: a quotation mark cannot be passed to the guest by the kernel's command line",
                 code="cmdline-quote",
             )
-    return argv[:at], " ".join(["--", *(f'"{word}"' if not word or " " in word else word for word in words)])
+    return argv[:at], " ".join(["--", *(f'"{word}"' if not word or word.split() != [word] else word for word in words)])
 
 
 def main(argv: list[str]) -> int:
