@@ -62,16 +62,15 @@ NEEDS = (
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),
     Need("guest suites", "stress-ng", "stress-ng", "stresses file systems in a guest, and the Sentry"),
-    Need("check suites", "/usr/lib/python3.1*/test/test_os.py", "libpython3.13-testsuite", "tests of the Sentry"),
     Need("check", "mkfs.xfs", "xfsprogs", "makes file systems for the tests of shares"),
     Need("check", "mkfs.btrfs", "btrfs-progs", "makes file systems for the tests of shares"),
     Need("check guest", "gdb", "gdb", "tests of the gdb stub"),
     Need("check", "strace", "strace", "compared with what the Sentry prints of system calls"),
     Need("check", "git", "git", "runs on the Sentry in tests"),
     Need("check", "less", "less", "runs on the Sentry in tests"),
-    Need("check", "g++", "g++", "runs on the Sentry in tests"),
-    Need("check", "cmake", "cmake", "runs on the Sentry in long tests"),
-    Need("check", "ninja", "ninja-build", "runs on the Sentry in long tests"),
+    Need("long", "g++", "g++", "runs on the Sentry in long tests"),
+    Need("long", "cmake", "cmake", "runs on the Sentry in long tests"),
+    Need("long", "ninja", "ninja-build", "runs on the Sentry in long tests"),
     Need("check", "rsync", "rsync", "runs on the Sentry in tests"),
     Need("check", "tclsh", "tcl", "runs on the Sentry in tests"),
     Need("check", "/usr/lib/python3*/ensurepip/__init__.py", "python3-venv", "runs on the Sentry in tests"),
@@ -199,6 +198,7 @@ def python_needs(python: str, version: tuple[int, int]) -> list[Need]:
     return [
         Need("build", f"/usr/lib/{name}/ensurepip/__init__.py", f"{name}-venv", "makes .venv"),
         Need("build", f"/usr/include/{name}/Python.h", f"lib{name}-dev", "headers for the extension"),
+        Need("check suites", f"/usr/lib/{name}/test/test_os.py", f"lib{name}-testsuite", "tests of the Sentry"),
     ]
 
 
