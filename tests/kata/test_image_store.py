@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.image_store.names import full_name, short_name
 from pyvmm_kata.image_store.roots import open_root
 from pyvmm_kata.image_store.store import ImageStore, Registry
+from tools.where import PYVMM
 
 USER, PASSWORD = "somebody", "secret"
 BCRYPT = "$2y$05$W.N8fWCT7WyYEOF9msH9kej8ZlKZa4cksBHeTD98.KC/rmy/cR9fe"
@@ -213,6 +215,23 @@ def test_a_pull_continues_where_the_server_broke_off(store: ImageStore, registry
         server.shutdown()
     assert content_of(image.path, tmp_path)["file1"] == LAYERS[1]
     assert before - set(Breaking.blobs), "a complete layer was fetched again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_pull_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        name = f"127.0.0.1:{silent.getsockname()[1]}/box"
+        command = [str(PYVMM), "image", "--store", str(tmp_path / "store"), "pull", "--tls-verify=false", name]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            process.send_signal(number)
+            assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)
+            while connection.recv(1 << 16):  # until skopeo has ended
+                pass
+            connection.close()
+    assert number == signal.SIGKILL or os.listdir(tmp_path / "store" / "work") == []
+    assert ImageStore(str(tmp_path / "store")).prune()[0] == []
+    assert os.listdir(tmp_path / "store" / "work") == []
 
 
 def test_many_pulls_at_once_make_one_image(registry: str, tmp_path: Path) -> None:

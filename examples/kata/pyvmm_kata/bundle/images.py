@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from pyvmm_kata.bundle.image_layers import Layer, Quota, Unpacker, find_user
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import safe_open
 from pyvmm_kata.host.jailed_call import Limits, Report, run_in
+from pyvmm_kata.host.mounts import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +41,7 @@ _JSON_MOST = 4 << 20
 _LAYERS_MOST = 256
 _INDEXES_MOST = 3
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
+_PR_SET_PDEATHSIG = 1
 _TAG = "org.opencontainers.image.ref.name"
 _REASON = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
 _HINTS = (
@@ -143,6 +146,7 @@ def run_tool(command: list[str], what: str, *, show: bool = False) -> None:
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_MOST, SIZE_MOST))
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     try:
         done = subprocess.run(

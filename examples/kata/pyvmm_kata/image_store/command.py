@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -99,6 +100,8 @@ def main(argv: list[str]) -> int:
     """
     options = parser().parse_args(argv)
     from pyvmm_kata.image_store.store import ImageStore
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is unfinished is removed
 
     store = ImageStore(options.store)
     if options.action in ("ls", "inspect"):
