@@ -306,6 +306,8 @@ def test_a_detached_sandbox_is_found_again(place: Path, python: Python) -> None:
         assert process.wait(PATIENCE) == 0, process.stderr and process.stderr.read()
     code = """
     assert raises(UsageError, Sandbox, rootfs, detach=True, **where).hint
+    assert raises(UsageError, Sandbox, rootfs, name="mine", **where).hint
+    raises(UsageError, Sandbox, rootfs, name="a/b", detach=True, **where)
     raises(SandboxNotFound, Sandbox.connect, "other", **where)
     with Sandbox.connect("mine", **where) as box:
         assert box.files.read_text(files + "/f") == "1\\n"

@@ -34,15 +34,14 @@ class Sandbox:
     :param image: the name of an image (see ``pyvmm image``), or a folder with a root file system
     :param cpus: how many it may use; fractions are possible
     :param memory: a limit, as ``512M``
-    :param timeout: seconds after which it is killed; None: never
+    :param timeout: seconds after which this process kills it, also if it is detached; None: never
     :param network: ``none``, or ``user`` for the host's network by passt
     :param env: variables of all commands
     :param volumes: directories of the host, as ``DIR:PATH[:ro]``
     :param ports: ports of the host that lead into it, as ``8080:80``, with network ``user``
-    :param name: to find it again; empty: a new one
+    :param name: of a detached one
     :param detach: it outlives this process; :meth:`connect` finds it by its name
     :param isolation: ``vm``: a virtual machine; ``auto``: the best that this host has
-    :param store: the directory of images; empty: the default
     :param config: the administrator's settings (``kata.toml``); empty: the usual file
     :param root: where states are; empty: the default of ``pyvmm-oci``
     :raises UsageError: the arguments do not fit together
@@ -70,10 +69,7 @@ class Sandbox:
     ) -> None:
         if isolation not in ISOLATIONS:
             raise UsageError(f"isolation {isolation!r} is not one of {', '.join(ISOLATIONS)}")
-        if name and not _NAME.fullmatch(name):
-            raise UsageError(f"{name[:80]!r} is no name", hint="letters, digits, dots, dashes; at most 63")
-        if detach and not name:
-            raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+        check_name(name, detach)
         owners.watch(root)
         container = Container.create(
             image,
@@ -285,6 +281,19 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name}>"
+
+
+def check_name(name: str, detach: bool) -> None:
+    """
+    :raises UsageError: it is no name; or it is missing, or that of a sandbox that ends with this process, which is
+        found by a name of its own
+    """
+    if detach and not name:
+        raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+    if name and not detach:
+        raise UsageError(f"a sandbox that ends with this process cannot be named {name[:80]!r}", hint="detach=True")
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(f"{name[:80]!r} is no name", hint="letters, digits, dots, dashes; at most 63")
 
 
 def adopt(container: Container, timeout: float | None, detached: bool) -> Sandbox:

@@ -15,7 +15,7 @@ from pyvmm_kata import Container
 from pyvmm_sandbox import owners
 from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
-from pyvmm_sandbox.sandbox import Sandbox, adopt
+from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +86,7 @@ class Template:
 
         :raises VmmError: it cannot be started; nothing of it is left
         """
-        if detach and not name:
-            raise UsageError("a detached sandbox needs a name", hint='name="worker-1"')
+        check_name(name, detach)
         owners.watch(root)
         saved = os.path.join(self.folder, self.record["saved"])
         bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
