@@ -76,20 +76,22 @@ static s64 take(struct pipe *pipe, struct io *to)
 	return (s64)done;
 }
 
-/* Lock the pipe when it has bytes: 1. 0 at the end. */
+/* Wait for bytes, and lock the pipe: 1. Without the lock: 0 at the end, or -errno. */
 static s64 lock_filled(struct pipe *pipe, const struct file *file, const struct io *io)
 {
-	mutex_lock(&pipe->mutex);
-	while (!pipe->used) {
+	for (;;) {
 		s64 error;
 
-		mutex_unlock(&pipe->mutex);
-		error = pipe->writers ? io_wait(io, file, &pipe->readable) : 0;
-		if (error || (!pipe->used && !pipe->writers))
-			return error;
 		mutex_lock(&pipe->mutex);
+		if (pipe->used)
+			return 1;
+		mutex_unlock(&pipe->mutex);
+		if (!pipe->writers)
+			return 0;
+		error = io_wait(io, file, &pipe->readable);
+		if (error)
+			return error;
 	}
-	return 1;
 }
 
 /* Wake writers if it was full: edges of epoll count. */
@@ -236,20 +238,20 @@ s64 pipe_to_file(struct file *file, struct file *to, u64 *position, u64 size, co
 	return done ? (s64)done : result;
 }
 
-/* Lock the pipe when it has room: 1. */
+/* Wait for room, and lock the pipe: 1. Without the lock: -errno. */
 static s64 lock_room(struct pipe *pipe, const struct file *file, const struct io *io)
 {
-	mutex_lock(&pipe->mutex);
-	while (!pipe->readers || pipe->used == pipe->size) {
+	for (;;) {
 		s64 error;
 
+		mutex_lock(&pipe->mutex);
+		if (pipe->readers && pipe->used < pipe->size)
+			return 1;
 		mutex_unlock(&pipe->mutex);
 		error = pipe->readers ? io_wait(io, file, &pipe->writable) : broken();
 		if (error)
 			return error;
-		mutex_lock(&pipe->mutex);
 	}
-	return 1;
 }
 
 /* Read a page of another file into a slot of its own. */
@@ -322,10 +324,12 @@ s64 pipe_share(struct file *from, struct file *to, u64 size, const struct io *io
 			if (full && in->used < in->size)
 				wake_all(&in->writable);
 		}
-		if (!out->readers && !done)
-			return broken();
-		if (done || (!in->used && !in->writers))
+		if (done)
 			return (s64)done;
+		if (!out->readers)
+			return broken();
+		if (!in->used && !in->writers)
+			return 0;
 		error = io_wait(io, in->used ? to : from, in->used ? &out->writable : &in->readable);
 		if (error)
 			return error;
