@@ -4,13 +4,12 @@
 
 #include "calls.h"
 
-enum { MOST_WAITERS = 4, POLL_IN = 1, POLL_OUT = 2, POLL_ERR = 4, BAND_OUT = 0x304 };
+enum { POLL_IN = 1, POLL_OUT = 2, POLL_ERR = 4, BAND_OUT = 0x304 };
 
 struct async {
-	struct poll poll;
+	struct standing_poll poll;
 	struct file *file; /* borrowed: this goes when the file does */
-	u32 fd, waiter_count;
-	struct waiter waiters[MOST_WAITERS];
+	u32 fd;
 };
 
 struct owner_ex {
@@ -65,44 +64,27 @@ static void notify(struct waiter *waiter)
 
 /* -- on and off -- */
 
-static void add_waiter(struct poll *poll, struct wait_queue *queue)
-{
-	struct async *async = CONTAINER(poll, struct async, poll);
-	struct waiter *waiter;
-
-	if (async->waiter_count == MOST_WAITERS)
-		return;
-	waiter = &async->waiters[async->waiter_count++];
-	waiter->notify = notify;
-	waiter->data = async;
-	waiter_add(queue, waiter);
-}
-
 void async_stop(struct file *file)
 {
 	struct async *async = file->async;
 
 	if (!async)
 		return;
-	for (u32 i = 0; i < async->waiter_count; i++)
-		waiter_remove(&async->waiters[i]);
+	poll_stop(&async->poll);
 	file->async = NULL;
 	slab_free(&asyncs, async);
 }
 
 static s64 start(struct file *file, u32 fd)
 {
-	struct async *async = file->async ? NULL : slab_alloc(&asyncs);
+	struct async *async = slab_alloc(&asyncs);
 
-	if (file->async)
-		return 0;
 	if (!async)
 		return -ENOMEM;
-	async->poll.add = add_waiter;
 	async->file = file;
 	async->fd = fd;
 	file->async = async;
-	(void)file_poll(file, &async->poll);
+	(void)poll_start(&async->poll, file, notify, async);
 	return 0;
 }
 

@@ -3,7 +3,7 @@
 #include "calls.h"
 
 enum {
-	EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3, MOST_DEPTH = 5, MOST_WAITERS = 4, MOST_EVENTS = 0x7fffffff / 12,
+	EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3, MOST_DEPTH = 5, MOST_EVENTS = 0x7fffffff / 12,
 };
 #define EPOLLET 0x80000000u
 #define EPOLLONESHOT 0x40000000u
@@ -23,15 +23,13 @@ struct epoll {
 };
 
 struct item {
-	struct poll poll;
+	struct standing_poll poll;
 	struct epoll *epoll;
 	struct file *file; /* borrowed: the item goes when the file does */
 	u32 fd;
 	struct epoll_event event;
 	struct list of_epoll, of_file, ready;
 	struct table_entry by_file;
-	u32 waiter_count;
-	struct waiter waiters[MOST_WAITERS];
 };
 
 static struct slab epolls = SLAB(struct epoll);
@@ -51,19 +49,6 @@ static void notify(struct waiter *waiter)
 
 	if (item->event.events & ~PRIVATE_BITS)
 		make_ready(item);
-}
-
-static void add_waiter(struct poll *poll, struct wait_queue *queue)
-{
-	struct item *item = CONTAINER(poll, struct item, poll);
-	struct waiter *waiter;
-
-	if (item->waiter_count == MOST_WAITERS)
-		return;
-	waiter = &item->waiters[item->waiter_count++];
-	waiter->notify = notify;
-	waiter->data = item;
-	waiter_add(queue, waiter);
 }
 
 static u32 hash_of(const struct file *file, u32 fd)
@@ -86,8 +71,7 @@ static struct item *find(struct epoll *epoll, const struct file *file, u32 fd)
 
 static void remove_item(struct item *item)
 {
-	for (u32 i = 0; i < item->waiter_count; i++)
-		waiter_remove(&item->waiters[i]);
+	poll_stop(&item->poll);
 	list_remove(&item->of_epoll);
 	list_remove(&item->of_file);
 	list_remove(&item->ready);
@@ -113,7 +97,6 @@ static s64 add(struct epoll *epoll, struct file *file, u32 fd, const struct epol
 		slab_free(&items, item);
 		return -ENOMEM;
 	}
-	item->poll.add = add_waiter;
 	item->epoll = epoll;
 	item->file = file;
 	item->fd = fd;
@@ -121,7 +104,7 @@ static s64 add(struct epoll *epoll, struct file *file, u32 fd, const struct epol
 	list_add(&epoll->items, &item->of_epoll);
 	list_add(&file->polls, &item->of_file);
 	list_init(&item->ready);
-	if (file_poll(file, &item->poll) & item->event.events)
+	if (poll_start(&item->poll, file, notify, item) & item->event.events)
 		make_ready(item);
 	return 0;
 }

@@ -16,6 +16,35 @@ u32 file_poll(struct file *file, struct poll *poll)
 	return file->operations->poll ? file->operations->poll(file, poll) : ALWAYS;
 }
 
+/* -- polls that outlast a call -- */
+
+static void add_standing(struct poll *poll, struct wait_queue *queue)
+{
+	struct standing_poll *standing = CONTAINER(poll, struct standing_poll, poll);
+	struct waiter *waiter;
+
+	if (standing->count == ARRAY_SIZE(standing->waiters))
+		return;
+	waiter = &standing->waiters[standing->count++];
+	waiter->notify = standing->notify;
+	waiter->data = standing->data;
+	waiter_add(queue, waiter);
+}
+
+u32 poll_start(struct standing_poll *poll, struct file *file, void (*notify)(struct waiter *waiter), void *data)
+{
+	poll->poll.add = add_standing;
+	poll->notify = notify;
+	poll->data = data;
+	return file_poll(file, &poll->poll);
+}
+
+void poll_stop(struct standing_poll *poll)
+{
+	for (u32 i = 0; i < poll->count; i++)
+		waiter_remove(&poll->waiters[i]);
+}
+
 /* -- waiters of one call, in chunks -- */
 
 enum { PER_CHUNK = 30 };

@@ -361,9 +361,21 @@ struct poll {
 	void (*add)(struct poll *poll, struct wait_queue *queue);
 };
 
+/* One that outlasts a call: it is notified of each change. */
+struct standing_poll {
+	struct poll poll;
+	void (*notify)(struct waiter *waiter);
+	void *data; /* of the waiters */
+	u32 count;
+	struct waiter waiters[4];
+};
+
 void poll_wait(struct poll *poll, struct wait_queue *queue); /* no-op if poll is NULL */
 void epoll_forget(struct file *file); /* it is gone */
 u32 file_poll(struct file *file, struct poll *poll);
+/* Start, and return what holds now. The poll is zeros, and must be stopped before the file is freed. */
+u32 poll_start(struct standing_poll *poll, struct file *file, void (*notify)(struct waiter *waiter), void *data);
+void poll_stop(struct standing_poll *poll);
 
 /* -- anonymous.c -- */
 
