@@ -82,8 +82,8 @@ static void write_cpuinfo(struct text *text, struct synthetic_inode *node)
 static void write_cpu_list(struct text *text, struct synthetic_inode *node)
 {
 	(void)node;
-	text_put(text, core.cpus > 1 ? "0-" : "");
-	text_line(text, "", core.cpus - 1, "");
+	text_cpu_list(text, ~0ull >> (CPUS - core.cpus));
+	text_put(text, "\n");
 }
 
 static void write_cpu_mask(struct text *text, struct synthetic_inode *node)
@@ -100,6 +100,26 @@ void text_cpus(struct text *text, u64 mask)
 		text_put(text, ",");
 	}
 	text_hex(text, (u32)mask, mask >> 32 ? 8 : 1);
+}
+
+void text_cpu_list(struct text *text, u64 mask)
+{
+	const char *comma = "";
+
+	for (u32 first = 0, end; first < CPUS; first = end + 1) {
+		end = first;
+		while (end < CPUS && mask >> end & 1)
+			end++;
+		if (end == first)
+			continue;
+		text_put(text, comma);
+		text_number(text, first);
+		if (end - first > 1) {
+			text_put(text, "-");
+			text_number(text, end - 1);
+		}
+		comma = ",";
+	}
 }
 
 static u64 idle_time(void)

@@ -193,27 +193,6 @@ static void put_capabilities(struct text *text, const struct cred *cred)
 	put_mask(text, "CapAmb:\t", cred->ambient);
 }
 
-/* Ranges, such as 0-2,5. */
-static void put_cpu_list(struct text *text, u64 mask)
-{
-	const char *comma = "";
-
-	for (u32 first = 0, end; first < CPUS; first = end + 1) {
-		end = first;
-		while (end < CPUS && mask >> end & 1)
-			end++;
-		if (end == first)
-			continue;
-		text_put(text, comma);
-		text_number(text, first);
-		if (end - first > 1) {
-			text_put(text, "-");
-			text_number(text, end - 1);
-		}
-		comma = ",";
-	}
-}
-
 static void write_status(struct text *text, struct synthetic_inode *node)
 {
 	struct task *t = task_of(node);
@@ -244,7 +223,7 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_put(text, "Seccomp:\t0\nSeccomp_filters:\t0\nCpus_allowed:\t");
 	text_cpus(text, t->affinity);
 	text_put(text, "\nCpus_allowed_list:\t");
-	put_cpu_list(text, t->affinity);
+	text_cpu_list(text, t->affinity);
 	text_put(text, "\n"
 		       "Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n");
 }

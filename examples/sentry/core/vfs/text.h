@@ -19,6 +19,7 @@ void text_hex(struct text *text, u64 value, u32 digits); /* at least so many, wi
 void text_octal(struct text *text, u64 value, u32 digits);
 void text_line(struct text *text, const char *name, u64 value, const char *unit); /* name, value, unit, newline */
 void text_cpus(struct text *text, u64 mask); /* as masks of CPUs are written */
+void text_cpu_list(struct text *text, u64 mask); /* as ranges, such as 0-2,5 */
 void text_free(struct text *text);
 
 #endif
