@@ -389,7 +389,9 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 	s64 error;
 
 	inode_lock(inode);
-	error = fuse_flush(inode);
+	error = mode ? 0 : inode_may_grow(inode, offset + size);
+	if (!error)
+		error = fuse_flush(inode);
 	node->changes++;
 	error = error ? error : fuse_call(fuse_of(inode), &call);
 	node->changes++;

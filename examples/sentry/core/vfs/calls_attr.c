@@ -274,7 +274,6 @@ static s64 set_size(const struct path *path, u64 size, struct file *file)
 {
 	struct inode *inode = path->dentry->inode;
 	struct attributes new = { .which = ATTR_SIZE | ATTR_MODIFIED, .size = size, .file = file };
-
 	s64 error = inode_may_grow(inode, size);
 
 	if (error)
@@ -364,9 +363,7 @@ s64 sys_fallocate(struct task *t, const u64 *args)
 		return -EFBIG;
 	if (!file->operations->fallocate)
 		return -EOPNOTSUPP;
-	error = mode ? 0 : inode_may_grow(file->inode, args[2] + args[3]);
-	if (!error)
-		error = file->operations->fallocate(file, mode, args[2], args[3]);
+	error = file->operations->fallocate(file, mode, args[2], args[3]);
 	if (!error && mode & ~(u32)KEEP_SIZE)
 		mm_replace(file->inode);
 	return error;

@@ -423,10 +423,9 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 		else
 			punch(inode, offset, offset + size);
 	} else {
-		if (inode->seals & F_SEAL_GROW && offset + size > inode->size)
+		error = inode_may_grow(inode, offset + size); /* with KEEP_SIZE, too, as on Linux */
+		if (!error && inode->seals & F_SEAL_GROW && offset + size > inode->size)
 			error = -EPERM;
-		else
-			error = inode_may_grow(inode, offset + size);
 		if (!error)
 			error = allocate(inode, offset, offset + size);
 		if (!error && !(mode & KEEP_SIZE) && offset + size > inode->size)
