@@ -96,7 +96,8 @@ def main(argv: list[str]) -> int:
     counts = {suite: report.count(found, suite, options.platform) for suite in options.only}
     print("\n".join(report.table(counts)))
     if not options.k and set(options.only) == set(SUITES):
-        DOCUMENT.write_text(report.document(counts, options.platform))
+        commits = journal.commits(options.journal, options.platform)
+        DOCUMENT.write_text(report.document(counts, options.platform, commits))
     broken = [
         suite
         for suite, each in counts.items()
