@@ -7,33 +7,18 @@
 #include <sys/socket.h>
 
 #include "report.h"
+#include "socket_options.h"
 
 #ifndef IPPROTO_UDPLITE
 #define IPPROTO_UDPLITE 136
 #endif
 enum { SEND_COVERAGE = 10, RECEIVE_COVERAGE = 11 };
 
-#define SET(fd, level, option, value) show(__LINE__, "set " #option "=" #value, set_option(fd, level, option, value))
-#define OPTION(fd, level, option) show(__LINE__, "get " #option, get_option(fd, level, option))
-
 union address {
 	struct sockaddr any;
 	struct sockaddr_in four;
 	struct sockaddr_in6 six;
 };
-
-static long set_option(int fd, int level, int option, int value)
-{
-	return setsockopt(fd, level, option, &value, sizeof(value));
-}
-
-static long get_option(int fd, int level, int option)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, option, &value, &size) ? -1 : value;
-}
 
 /* A socket with a port at the loopback address. */
 static int bound(int family, int protocol, union address *address)

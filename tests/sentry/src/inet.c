@@ -15,6 +15,7 @@
 #include <sys/time.h>
 
 #include "report.h"
+#include "socket_options.h"
 
 static char buffer[1 << 20];
 
@@ -61,29 +62,7 @@ static void show_name(int line, int fd, int (*get)(int, struct sockaddr *, sockl
 	printf("%d    name %d %u %s %s\n", line, address.sin6_family, size, text, address.sin6_port ? "with a port" : "no port");
 }
 
-static void show_option(int line, int fd, int level, int option)
-{
-	int value[4] = { -7, -7, -7, -7 };
-	socklen_t size = sizeof(value);
-	int result = getsockopt(fd, level, option, value, &size);
-
-	if (result)
-		printf("%d    option %d %d: %s\n", line, level, option, strerrorname_np(errno));
-	else
-		printf("%d    option %d %d: %d %d, %u bytes\n", line, level, option, value[0], size > 4 ? value[1] : 0, size);
-}
-
-static long set(int line, int fd, int level, int option, int value)
-{
-	long result = setsockopt(fd, level, option, &value, sizeof(value));
-
-	printf("%d    set %d %d to %d: %s\n", line, level, option, value, result ? strerrorname_np(errno) : "0");
-	return result;
-}
-
 #define NAMES(fd) (show_name(__LINE__, fd, getsockname), show_name(__LINE__, fd, getpeername))
-#define OPTION(fd, level, option) show_option(__LINE__, fd, level, option)
-#define SET(fd, level, option, value) set(__LINE__, fd, level, option, value)
 #define BIND(fd, ...) CALL(bind(fd, (struct sockaddr *)(__typeof__(__VA_ARGS__)[]){ __VA_ARGS__ }, sizeof(__VA_ARGS__)))
 #define CONNECT(fd, ...) CALL(connect(fd, (struct sockaddr *)(__typeof__(__VA_ARGS__)[]){ __VA_ARGS__ }, sizeof(__VA_ARGS__)))
 
