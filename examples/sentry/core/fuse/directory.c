@@ -290,7 +290,7 @@ static void note(struct dentry *directory, u64 changes, const struct fuse_entry 
 		return;
 	}
 	dentry_attach(dentry, inode);
-	dentry_hash(dentry); /* without memory for it, the next lookup asks the server */
+	dentry_hash(dentry); /* without memory for it, the next lookup is a request to the server */
 	dentry_put(dentry);
 }
 

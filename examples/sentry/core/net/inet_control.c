@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Control data of datagrams: where they arrived, how far they have come, and their traffic class. */
+/* Control data of datagrams: their destination and interface, hop limit, and traffic class. */
 #include "inet.h"
 
 #include "lwip/ip.h"

@@ -110,7 +110,7 @@ static s64 take_credentials(struct task *t, struct message *message, const u8 *d
 	return 0;
 }
 
-/* Its family checks it. */
+/* Add a part of another level, which the family of the socket checks. */
 static void take_other(struct controls *controls, const struct cmsghdr *header)
 {
 	u64 size = header->size - sizeof(*header);

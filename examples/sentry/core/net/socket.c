@@ -115,7 +115,7 @@ static u32 poll(struct file *file, struct poll *poll)
 	return socket->operations->poll(socket, poll);
 }
 
-/* Who gets the signals of O_ASYNC; 1: it is another request. */
+/* Set or get the owner, who receives the signals of O_ASYNC; 1: another request. */
 static s64 owner_ioctl(struct file *file, u32 command, u64 argument)
 {
 	enum { FIOSETOWN = 0x8901, SIOCSPGRP = 0x8902, FIOGETOWN = 0x8903, SIOCGPGRP = 0x8904 };

@@ -124,7 +124,7 @@ static int connect(struct socket *socket, const struct address *address, u32 siz
 
 /* -- messages -- */
 
-/* The source can be any address of the loopback, which lwIP's interface has one of. */
+/* The source can be any address of 127.0.0.0/8; lwIP's interface has only one of them. */
 static err_t send_as(struct udp_pcb *pcb, struct pbuf *data, const struct outgoing *out)
 {
 	u8 ttl = pcb->ttl, tos = pcb->tos;

@@ -76,7 +76,7 @@ void unix_pair(struct socket *a, struct socket *b)
 	a->peer = b->peer = unix_credentials();
 }
 
-/* What an end can do is different: wake all that wait for it. */
+/* Wake all that wait for an end, whose state has changed. */
 static void changed(struct endpoint *end)
 {
 	wake_all(&end->readable);

@@ -5,9 +5,9 @@
 
 #include "vfs.h"
 
-/* Switch it for an open file, which siginfo names by the descriptor. -ENOTTY: the file has no such thing. */
+/* Switch it for an open file, which siginfo names by the descriptor. -ENOTTY: the file does not support it. */
 s64 async_set(struct file *file, u32 fd, bool on);
-void async_stop(struct file *file); /* it is gone */
+void async_stop(struct file *file); /* before it is freed, too */
 
 /* Who gets the signal: a process, a group (negative), or nobody (0). */
 s64 owner_set(struct file *file, s32 pid);

@@ -162,7 +162,7 @@ static struct io waits(u32 flags)
 	return (struct io){ .with = flags & SPLICE_NONBLOCK ? O_NONBLOCK : 0 };
 }
 
-/* Bytes that `to` does not take stay in the pipe. */
+/* The pipe keeps the bytes that `to` does not accept. */
 static s64 move(struct side *from, struct side *to, u64 size, u32 flags)
 {
 	struct pipe *in = file_pipe(from->file), *out = file_pipe(to->file);

@@ -8,7 +8,7 @@ enum { NSFS_MAGIC = 0x6e736673 };
 
 static const struct {
 	const char *file, *kind;
-	u32 number; /* as Linux gives them to those of its first process */
+	u32 number; /* that of Linux's first process */
 } namespaces[] = {
 	{ "ns/cgroup", "cgroup", 0xeffffffb }, { "ns/ipc", "ipc", 0xefffffff }, { "ns/mnt", "mnt", 0xf0000001 },
 	{ "ns/net", "net", 0xf0000000 }, { "ns/pid", "pid", 0xeffffffc }, { "ns/pid_for_children", "pid", 0xeffffffc },
@@ -17,6 +17,7 @@ static const struct {
 };
 
 static const struct super_operations super_operations;
+
 static int open(struct inode *inode, struct file *file)
 {
 	(void)inode;

@@ -27,7 +27,7 @@ s64 pipe_read(struct pipe *pipe, struct file *file, struct io *to);
 s64 pipe_write(struct pipe *pipe, struct file *file, struct io *from);
 /*
  * splice() and tee(): how many bytes, 0 at the end, or -errno.  The flags of `io` are those of the pipes.  As on Linux, a
- * pipe stays locked while the other file is read or written: what that file does not take stays in the pipe.
+ * pipe stays locked while the other file is read or written, and keeps the bytes that this file does not accept.
  */
 s64 pipe_to_file(struct file *pipe, struct file *to, u64 *position, u64 size, const struct io *io);
 s64 pipe_from_file(struct file *pipe, struct file *from, u64 *position, u64 size, const struct io *io);

@@ -430,7 +430,7 @@ struct super *proc_new(void)
 	return super;
 }
 
-/* What there is always, and a file for each CPU. */
+/* The fixed files, and one for each CPU. */
 static struct super *sys_make(void)
 {
 	enum { FIXED = ARRAY_SIZE(sys_files) };
