@@ -195,6 +195,16 @@ def test_two_cpus_survive_storms(kernel: Path, compile_static: Compile, storm: s
 
 
 @needs_qemu
+def test_a_cpu_that_waits_for_a_device_stays_in_the_core(kernel: Path) -> None:
+    """Programs on two CPUs get random numbers of a device, for which the core waits in the middle of a system call."""
+    script = "for i in 1 2 3 4; do busybox dd if=/dev/urandom bs=4096 count=40 2>&- | busybox wc -c & done; wait"
+    machine = microvm("-smp", "2", "-device", "virtio-rng-device", "-serial", "stdio", cpu="max,-rdrand")
+    words = ["-kernel", str(kernel), "-initrd", BUSYBOX, "-append", f'quiet -- busybox sh -c "{script}"']
+    done = subprocess.run([*machine, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert done.stdout == b"163840\n" * 4
+
+
+@needs_qemu
 def test_programs_see_the_cpus_of_the_machine(kernel: Path) -> None:
     assert boot(kernel, BUSYBOX, "busybox nproc", cpus=3) == b"3\n"
 

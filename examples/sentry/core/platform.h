@@ -50,7 +50,7 @@ struct platform_ops {
 	void (*unmap)(void *space, u64 address, u64 size);
 	/*
 	 * Wait until the monotonic clock shows this time (0: do not wait; ~0: for ever) or something happens; whether the
-	 * console may have input. May return too early.
+	 * console may have input. May return too early. The CPU stays in the core unless sched_waits().
 	 */
 	bool (*wait)(u64 deadline);
 	s64 (*console_read)(void *data, u64 size);
@@ -75,8 +75,8 @@ struct platform_ops {
 };
 
 /*
- * One CPU at a time is in the core: it leaves when it runs a program, and when it waits for more than no time.  Between
- * these two no other CPU changes anything but what programs can write to.
+ * One CPU at a time is in the core: it leaves when it runs a program, and when it waits without a task.  Between these two
+ * no other CPU changes anything but what programs can write to.
  */
 
 /* The start of a sandbox. Everything here is trusted, but for the content of the program. */
@@ -114,6 +114,7 @@ struct core_exit {
 /* Save what a function of C keeps for its caller, change stacks, and go on where that stack was left. */
 void context_switch(u64 *save_rsp, u64 load_rsp);
 bool sched_listens(void); /* a task waits for a time, a device or the console */
+bool sched_waits(void);	  /* the CPU in the core waits without a task: another one may enter meanwhile */
 
 /* Load the program. NULL, or an error message. */
 const char *core_start(const struct core_config *config);

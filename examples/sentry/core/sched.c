@@ -59,6 +59,11 @@ static u64 bit_of(const struct cpu *cpu)
 	return 1ull << (cpu - sched.cpus);
 }
 
+bool sched_waits(void)
+{
+	return sched.waiting & bit_of(sched.cpu);
+}
+
 bool sched_listens(void)
 {
 	return sched.timers || core.console_input.first || core.console_happened || virtio_waits();

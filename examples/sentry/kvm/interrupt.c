@@ -121,6 +121,7 @@ void start_slice(void)
 /* STI takes effect after the instruction behind it: an interrupt that is pending already ends the HLT. */
 bool wait_until(u64 deadline)
 {
+	const bool leaves = sched_waits();
 	u64 start = monotonic();
 
 	if (!deadline || deadline <= start || serial_ready()) {
@@ -128,9 +129,11 @@ bool wait_until(u64 deadline)
 		return serial_ready();
 	}
 	set_timer(deadline);
-	core_unlock();
+	if (leaves)
+		core_unlock();
 	asm volatile("sti; hlt; cli" : : : "memory");
-	core_lock();
+	if (leaves)
+		core_lock();
 	set_timer(NEVER);
 	idle += monotonic() - start;
 	return serial_ready();

@@ -129,10 +129,9 @@ static bool wait_for_event(u64 deadline)
 {
 	bool input;
 
-	if (deadline && cpu_count > 1)
+	if (sched_waits() && cpu_count > 1)
 		use_kernel_tables();
 	input = wait_until(deadline);
-
 	return frames_ended() || (console_is_there() ? console_ready() : input);
 }
 

@@ -84,7 +84,7 @@ s64 console_read(void *data, u64 size)
 	while (!console_ready()) {
 		virtio_poll();
 		if (!console_ready())
-			core.ops->wait(FOREVER);
+			core.ops->wait(monotonic_now() + PATIENCE); /* another CPU may get the interrupt */
 	}
 	while (console.count && got < size && !console.ended) {
 		struct buffer *buffer = console.ready[console.first];
