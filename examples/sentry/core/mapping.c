@@ -352,10 +352,13 @@ static void move_pages(struct mm *mm, u64 from, u64 to, u64 size)
 
 	for (; (entry = entry_next(mm, &at, from + size)); at += PAGE) {
 		place = entry_make(mm, to + (at - from));
-		if (place)
+		if (place) {
 			*place = *entry;
-		else
-			page_put(*entry & PTE_OFFSET), mm->exhausted = true;
+		} else {
+			mm_hide(mm, at, at + PAGE); /* the page can become a table for those that follow */
+			page_put(*entry & PTE_OFFSET);
+			mm->exhausted = true;
+		}
 		*entry = 0;
 	}
 	core.ops->unmap(mm->space, from, size);
