@@ -25,7 +25,7 @@ struct event {
 };
 
 struct clock_page;
-enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC, CLOCK_IS_CPU };
+enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC };
 
 struct platform_ops {
 	/*

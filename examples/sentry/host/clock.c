@@ -13,13 +13,12 @@
 #include "clock_page.h"
 #include "host.h"
 
-#define SECOND 1000000000ull
 #define MILLISECOND 1000000ull
 #define MEASURED (20 * MILLISECOND)
 #define WINDOW (4 * SECOND)
+#define STEP 10000 /* a smaller difference between two measurements is noise, no step of the host's clock */
 
 enum { TRIES = 4, MOST_TRIES = 100, QUICK = 20000 };
-#define STEP 10000 /* of the host's real time: less is an error of the measurement */
 
 struct sample {
 	u64 ticks, monotonic, realtime;
@@ -28,7 +27,6 @@ struct sample {
 static struct clock_page *page;
 static struct sample first, middle; /* the rate is measured from the first on, and later from the middle on */
 static u64 known;		    /* nanoseconds of a tick, times 2^32; 0: not measured yet */
-static bool is_changing;	    /* by one thread */
 
 static u64 host_clock(clockid_t clock)
 {
@@ -169,21 +167,18 @@ static bool read_page(struct clock_times *times)
 	if (!known && host_clock(CLOCK_MONOTONIC) - first.monotonic < MEASURED)
 		return false;
 	do
-		if (clock_ticks() - page->ticks > page->most / 8 && !__atomic_exchange_n(&is_changing, true, __ATOMIC_ACQUIRE)) {
+		if (clock_ticks() - page->ticks > page->most / 8)
 			update();
-			__atomic_store_n(&is_changing, false, __ATOMIC_RELEASE);
-		}
 	while (!clock_read(page, times));
 	return true;
 }
 
 u64 clock_nanoseconds(enum clock clock)
 {
-	static const clockid_t clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_PROCESS_CPUTIME_ID };
 	struct clock_times times;
 
-	if (clock == CLOCK_IS_CPU || !page || !read_page(&times))
-		return host_clock(clocks[clock]);
+	if (!page || !read_page(&times))
+		return host_clock(clock == CLOCK_IS_MONOTONIC ? CLOCK_MONOTONIC : CLOCK_REALTIME);
 	return clock == CLOCK_IS_MONOTONIC ? times.monotonic : times.realtime;
 }
 

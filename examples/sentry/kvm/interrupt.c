@@ -16,7 +16,6 @@ enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 =
 #define SLICE 10000000ull
 
 static bool wide, deadlines; /* x2APIC; the timer compares with the TSC */
-static u64 idle;
 
 static void apic_write(u32 reg, u32 value)
 {
@@ -122,9 +121,8 @@ void start_slice(void)
 bool wait_until(u64 deadline)
 {
 	const bool leaves = sched_waits();
-	u64 start = monotonic();
 
-	if (!deadline || deadline <= start || serial_ready()) {
+	if (!deadline || deadline <= monotonic() || serial_ready()) {
 		asm volatile("sti; nop; cli" : : : "memory");
 		return serial_ready();
 	}
@@ -135,11 +133,5 @@ bool wait_until(u64 deadline)
 	if (leaves)
 		core_lock();
 	set_timer(NEVER);
-	idle += monotonic() - start;
 	return serial_ready();
-}
-
-u64 idle_nanoseconds(void)
-{
-	return idle;
 }

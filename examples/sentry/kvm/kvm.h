@@ -167,7 +167,6 @@ void pin_enable(u32 pin);
 void interrupt_arrived(u32 vector);
 void start_slice(void); /* after which the program stops, if it has not begun */
 bool wait_until(u64 deadline);
-u64 idle_nanoseconds(void);
 
 /* clock.c */
 void clock_init(void);

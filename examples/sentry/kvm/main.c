@@ -279,9 +279,7 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 
 static u64 nanoseconds(enum clock clock)
 {
-	if (clock == CLOCK_IS_REALTIME)
-		return realtime();
-	return clock == CLOCK_IS_CPU ? monotonic() - idle_nanoseconds() : monotonic();
+	return clock == CLOCK_IS_REALTIME ? realtime() : monotonic();
 }
 
 static bool has_rdrand; /* asked once: CPUID leaves the guest */
