@@ -166,24 +166,3 @@ void *mm_page(struct mm *mm, u64 address, bool write)
 	}
 	return NULL;
 }
-
-int mm_fill(struct mm *mm, u64 address, const void *from, u64 size)
-{
-	const u8 *data = from;
-
-	while (size) {
-		u64 at = page_down(address), *entry;
-		u64 part = PAGE - address % PAGE < size ? PAGE - address % PAGE : size;
-
-		if (!mm_vma(mm, at))
-			return -EFAULT;
-		if (page_in(mm, at))
-			return -ENOMEM;
-		entry = entry_at(mm, at);
-		if (!entry || page_is_shared(*entry & PTE_OFFSET))
-			return -EFAULT;
-		bytes_copy((u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE, data, part);
-		address += part, data += part, size -= part;
-	}
-	return 0;
-}

@@ -17,7 +17,7 @@ static bool release_block(u32 at, u32 order)
 	struct page *pages = core.ram.pages;
 
 	if (!core.ops->release)
-		return balloon_report(at, order);
+		return balloon_report(at);
 	if (!core.ops->release((u64)at * PAGE, (u64)PAGE << order))
 		return false;
 	pages[at].held = 0;

@@ -152,7 +152,7 @@ bool stub_answer_call(struct stub *stub, u64 value)
 
 /* -- reports -- */
 
-bool stub_has_reported(const struct stub *stub)
+static bool has_reported(const struct stub *stub)
 {
 	return stub->call.data.instruction_pointer == stub_at(after_report);
 }
@@ -201,7 +201,7 @@ bool stub_read_report(struct stub *stub, struct regs *regs, struct report *repor
 	u64 content[NGREG + 1];
 
 	stub->in_call = false;
-	if (stub_has_reported(stub) && lies_in_stack(stub, info, sizeof(report->info)) &&
+	if (has_reported(stub) && lies_in_stack(stub, info, sizeof(report->info)) &&
 	    lies_in_stack(stub, context, CONTEXT_AT + CONTEXT_SIZE)) {
 		memcpy(&report->info, stack_at(stub, info), sizeof(report->info));
 		memcpy(content, stack_at(stub, context + CONTEXT_AT), CONTEXT_SIZE);
@@ -266,7 +266,7 @@ bool stub_await_idle(struct stub *stub)
 {
 	if (!await(stub))
 		return false;
-	if (!stub_has_reported(stub) || stub->call.data.args[0])
+	if (!has_reported(stub) || stub->call.data.args[0])
 		stub_kill(stub);
 	return !stub->gone;
 }
@@ -299,7 +299,7 @@ static bool await_both(struct stub *parent, struct stub *new)
 	const struct seccomp_data *data = &parent->call.data;
 
 	runs(new);
-	if (!approve(parent) || !await(parent) || !stub_has_reported(parent) || data->args[0] || (s64)data->args[1] <= 0)
+	if (!approve(parent) || !await(parent) || !has_reported(parent) || data->args[0] || (s64)data->args[1] <= 0)
 		return false;
 	if (!new->runs) /* it was faster */
 		return (pid_t)new->call.pid == (pid_t)data->args[1] && (new->pid = (pid_t)data->args[1]);

@@ -33,9 +33,8 @@ static void take_back(struct virtqueue *queue)
 	balloon.sent = false;
 }
 
-bool balloon_report(u32 at, u32 order)
+bool balloon_report(u32 at)
 {
-	(void)order;
 	if (balloon.sent || balloon.count == MOST)
 		return false;
 	block_take(at);
@@ -66,7 +65,7 @@ bool balloon_wait(void)
 	while (balloon.sent) {
 		take_back(balloon.queue);
 		if (balloon.sent)
-			core.ops->wait(core.ops->nanoseconds(CLOCK_IS_MONOTONIC) + PATIENCE);
+			core.ops->wait(monotonic_now() + PATIENCE);
 	}
 	return true;
 }

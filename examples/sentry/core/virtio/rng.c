@@ -30,7 +30,7 @@ static void refill(void)
 		return;
 	queue_kick(rng.queue);
 	while (!queue_take(rng.queue, &written))
-		core.ops->wait(core.ops->nanoseconds(CLOCK_IS_MONOTONIC) + 1000000);
+		core.ops->wait(monotonic_now() + 1000000);
 	rng.left = written < BYTES ? written : BYTES;
 }
 
