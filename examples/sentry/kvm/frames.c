@@ -11,7 +11,7 @@ static bool ended, escaped;
 
 s64 frames_write(int stream, const void *data, u64 size)
 {
-	static u8 frame[PAGE_SIZE];
+	u8 frame[PAGE_SIZE]; /* not shared: input that comes while this one waits for room is echoed before it */
 
 	for (u64 done = 0, part; done < size; done += part) {
 		part = size - done < sizeof(frame) - HEAD ? size - done : sizeof(frame) - HEAD;
