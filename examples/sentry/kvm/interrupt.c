@@ -2,13 +2,15 @@
 /*
  * Interrupts: those of devices, by the IO-APIC, and the timer of the local APIC.
  *
- * The core runs with interrupts off.  They come while the program runs, which stops for them, and in wait_until().
+ * The core runs with interrupts off.  They come while a program runs, which stops for them, and while a CPU waits.  One that
+ * comes at another time stays pending, so that the next program stops at once and the core looks at the devices.
  */
 #include "kvm.h"
 
 enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24, APIC_BASE = 0x1b, X2APIC_ON = 1 << 10, APIC_ON = 1 << 11 };
 enum { ID = 0x20, PRIORITY = 0x80, EOI = 0xb0, SPURIOUS = 0xf0, TIMER = 0x320, LINE_0 = 0x350, LINE_1 = 0x360 };
-enum { COMMAND = 0x300, COMMAND_TO = 0x310, SENDING = 1 << 12, INITIAL = 0x380, DIVIDE = 0x3e0, BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
+enum { COMMAND = 0x300, COMMAND_TO = 0x310, SENDING = 1 << 12, INITIAL = 0x380, DIVIDE = 0x3e0 };
+enum { BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
 enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
 #define APIC (DIRECT + 0xfee00000)
 #define IOAPIC (DIRECT + 0xfec00000)
@@ -122,10 +124,8 @@ bool wait_until(u64 deadline)
 {
 	const bool leaves = sched_waits();
 
-	if (!deadline || deadline <= monotonic() || serial_ready()) {
-		asm volatile("sti; nop; cli" : : : "memory");
+	if (!deadline || deadline <= monotonic() || serial_ready())
 		return serial_ready();
-	}
 	set_timer(deadline);
 	if (leaves)
 		core_unlock();
