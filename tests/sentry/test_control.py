@@ -407,6 +407,31 @@ def test_damaged_messages_do_no_harm(sandbox: Sandbox) -> None:
     assert sandbox.agent.wait_process("c1", "c1") == 8
 
 
+def test_a_container_is_removed_while_its_creation_fails(sandbox: Sandbox) -> None:
+    """The core forgets it once, so that its place is free for others."""
+    sandbox.root("c1")
+    missing = {"destination": "/x", "type": "bind", "source": f"{SHARED}/c1/missing", "options": ["rbind"]}
+    spec = spec_message({**SPEC, "mounts": [missing]})
+    calls = (
+        ("CreateContainer", message("grpc.CreateContainerRequest")(container_id="c1", OCI=spec)),
+        ("RemoveContainer", message("grpc.RemoveContainerRequest")(container_id="c1", timeout=1)),
+    )
+    with sandbox.dial() as sock, sock.makefile("rb") as answers:
+        frames = b""
+        for stream, (method, request) in enumerate(calls):
+            body = message("ttrpc.Request")(
+                service="grpc.AgentService", method=method, payload=request.SerializeToString()
+            ).SerializeToString()
+            frames += HEADER.pack(len(body), 2 * stream + 1, 1, 0) + body
+        sock.sendall(frames)
+        found = {}
+        for _ in calls:
+            size, stream, _, _ = HEADER.unpack(answers.read(HEADER.size))
+            found[stream] = message("ttrpc.Response").FromString(answers.read(size)).status.code
+    assert found == {1: 13, 3: 0}
+    assert sandbox.run("c1", "true") == (0, "")
+
+
 @pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 def test_a_machine_with_the_core_as_its_kernel_answers(tmp_path: Path) -> None:
     """By the registers and interrupts of virtio-mmio. A KVM that is itself emulated has no ring 3, so no container."""

@@ -152,8 +152,12 @@ s64 get_oom_event(struct call *call)
 
 /* -- its life -- */
 
+/* A second call does nothing: a container may be removed while its creation fails. */
 static void forget(struct container *container)
 {
+	if (container->removed)
+		return;
+	container->removed = true;
 	list_remove(&container->containers);
 	containers.count--;
 	while (first_of(container))
@@ -285,10 +289,8 @@ s64 remove_container(struct call *call)
 	container_kill(container, NULL);
 	while (container->process_count && !error)
 		error = call_sleep(call, &container->changed);
-	if (!error && !container->removed) {
-		container->removed = true;
+	if (!error)
 		forget(container);
-	}
 	mutex_unlock(&containers.making);
 	container_put(container);
 	return error;

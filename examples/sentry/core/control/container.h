@@ -104,7 +104,8 @@ s64 mount_storage(struct call *call, struct reader message);
 struct guest_process *guest_process_new(struct container *container, const struct reader *id, struct program *program,
 					s64 *error);
 void guest_process_put(struct guest_process *guest);
-void guest_process_forget(struct guest_process *guest); /* the container knows it no longer */
+/* Remove it from its container.  A second call does nothing. */
+void guest_process_forget(struct guest_process *guest);
 /* Start its program, and wait until it runs: 0, or the call fails. */
 s64 guest_process_start(struct call *call, struct guest_process *guest);
 /* That of fields 1 and 2 of a request, with a reference; NULL: the call fails. */

@@ -192,6 +192,8 @@ static void forget_ended(struct container *container)
 
 void guest_process_forget(struct guest_process *guest)
 {
+	if (list_empty(&guest->processes))
+		return;
 	list_remove(&guest->processes);
 	guest->container->guest_count--;
 	guest_process_put(guest);
