@@ -339,17 +339,8 @@ s64 list_processes(struct call *call)
 		text_number(&list, (u64)p->pid);
 	}
 	text_put(&list, list.size ? "]" : "[]");
-	put_field_bytes(&call->answer, ListProcessesResponse_process_list, list.data, list.size);
-	call->answer.failed = call->answer.failed || list.failed;
-	text_free(&list);
+	put_field_message(&call->answer, ListProcessesResponse_process_list, &list);
 	return 0;
-}
-
-static void put_message(struct text *to, u32 field, struct text *message)
-{
-	put_field_bytes(to, field, message->data, message->size);
-	to->failed = to->failed || message->failed;
-	text_free(message);
 }
 
 /* Memory is that of the sandbox: pages are not counted by containers. */
@@ -359,16 +350,16 @@ static void put_statistics(struct text *to, const struct container *container, u
 
 	put_field_number(&usage, CpuUsage_total_usage, cpu_time);
 	put_field_number(&usage, CpuUsage_usage_in_usermode, cpu_time);
-	put_message(&part, CpuStats_cpu_usage, &usage);
-	put_message(to, CgroupStats_cpu_stats, &part);
+	put_field_message(&part, CpuStats_cpu_usage, &usage);
+	put_field_message(to, CgroupStats_cpu_stats, &part);
 	put_field_number(&usage, MemoryData_usage, (core.ram.count - core.ram.available) * PAGE);
 	put_field_number(&usage, MemoryData_limit, core.ram.count * PAGE);
-	put_message(&part, MemoryStats_usage, &usage);
+	put_field_message(&part, MemoryStats_usage, &usage);
 	put_field_number(&part, MemoryStats_use_hierarchy, 1);
-	put_message(to, CgroupStats_memory_stats, &part);
+	put_field_message(to, CgroupStats_memory_stats, &part);
 	put_field_number(&part, PidsStats_current, count_tasks(container));
 	put_field_number(&part, PidsStats_limit, container->most_tasks);
-	put_message(to, CgroupStats_pids_stats, &part);
+	put_field_message(to, CgroupStats_pids_stats, &part);
 }
 
 s64 stats_container(struct call *call)
@@ -384,6 +375,6 @@ s64 stats_container(struct call *call)
 		if (p->container == container)
 			cpu_time += process_cpu_time(p);
 	put_statistics(&statistics, container, cpu_time);
-	put_message(&call->answer, StatsContainerResponse_cgroup_stats, &statistics);
+	put_field_message(&call->answer, StatsContainerResponse_cgroup_stats, &statistics);
 	return 0;
 }

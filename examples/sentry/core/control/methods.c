@@ -65,8 +65,7 @@ static s64 details(struct call *call)
 	put_field_text(&agent, AgentDetails_storage_handlers, "virtio-fs");
 	put_field_text(&agent, AgentDetails_storage_handlers, "ephemeral");
 	put_field_text(&agent, AgentDetails_storage_handlers, "local");
-	put_field_bytes(&call->answer, GuestDetailsResponse_agent_details, agent.data, agent.size);
-	text_free(&agent);
+	put_field_message(&call->answer, GuestDetailsResponse_agent_details, &agent);
 	return 0;
 }
 

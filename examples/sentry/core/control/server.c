@@ -112,14 +112,13 @@ static void answer(struct call *call)
 	if (call->status != STATUS_OK) {
 		put_field_number(&status, Status_code, call->status);
 		put_field_bytes(&status, Status_message, call->why.data, call->why.size);
-		put_field_bytes(&message, Response_status, status.data, status.size);
+		put_field_message(&message, Response_status, &status);
 	} else {
 		put_field_bytes(&message, Response_payload, call->answer.data, call->answer.size);
 	}
 	if (!message.failed && !call->cancelled)
 		send_message(call->connection, call->stream, &message);
 	text_free(&message);
-	text_free(&status);
 }
 
 s64 call_fail(struct call *call, enum status status, const char *why, const char *subject, const char *more)

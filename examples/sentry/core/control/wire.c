@@ -134,6 +134,13 @@ void put_field_bytes(struct text *text, u32 field, const void *data, u64 size)
 	text_bytes(text, data, size);
 }
 
+void put_field_message(struct text *text, u32 field, struct text *message)
+{
+	put_field_bytes(text, field, message->data, message->size);
+	text->failed = text->failed || message->failed;
+	text_free(message);
+}
+
 void put_field_text(struct text *text, u32 field, const char *string)
 {
 	put_field_bytes(text, field, string, string_size(string));

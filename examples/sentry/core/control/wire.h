@@ -28,6 +28,8 @@ char *reader_text(const struct reader *r);
 
 void put_field_number(struct text *text, u32 field, u64 value);
 void put_field_bytes(struct text *text, u32 field, const void *data, u64 size);
+/* Free the message, too.  If it has failed, so has the text. */
+void put_field_message(struct text *text, u32 field, struct text *message);
 void put_field_text(struct text *text, u32 field, const char *string);
 
 #endif
