@@ -404,9 +404,11 @@ s64 sys_getgroups(struct task *t, const u64 *args)
 }
 
 /* Heapsort: there may be 65,536 groups. */
-static void sort(u32 *ids, u32 count)
+void groups_sort(struct groups *groups)
 {
-	for (u32 start = count / 2, end = count; end > 1;) {
+	u32 *ids = groups->ids;
+
+	for (u32 start = groups->count / 2, end = groups->count; end > 1;) {
 		u32 root, value;
 
 		if (start) {
@@ -454,7 +456,7 @@ s64 sys_setgroups(struct task *t, const u64 *args)
 	if (count) {
 		new.groups->references = 1;
 		new.groups->count = count;
-		sort(new.groups->ids, count);
+		groups_sort(new.groups);
 	}
 	cred_free(&t->cred);
 	cred_change(t, &new);

@@ -44,6 +44,7 @@ enum { SECURE_NOROOT = 1, SECURE_NO_SETUID_FIXUP = 4, SECURE_KEEP_CAPS = 16, SEC
 void cred_init(struct cred *cred, u32 user, u32 group);		 /* of the first task */
 void cred_copy(struct cred *cred, const struct cred *from);
 void cred_free(struct cred *cred);
+void groups_sort(struct groups *groups);
 void cred_change(struct task *t, const struct cred *new);	 /* takes over the reference to new groups */
 bool cred_capable(const struct cred *cred, u32 capability);
 bool cred_in_group(const struct cred *cred, u32 group, u32 own); /* own: the effective group, or fs */

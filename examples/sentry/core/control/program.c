@@ -46,17 +46,6 @@ static s64 add_text(struct arguments *a, const struct reader *text)
 	return error;
 }
 
-static void sort(u32 *ids, u32 count)
-{
-	for (u32 i = 1; i < count; i++)
-		for (u32 k = i; k && ids[k - 1] > ids[k]; k--) {
-			u32 id = ids[k];
-
-			ids[k] = ids[k - 1];
-			ids[k - 1] = id;
-		}
-}
-
 /* A packed field: numbers one behind the other, each as its own field would have it. */
 static u32 take_packed(struct reader r, u32 *to, u32 room)
 {
@@ -89,7 +78,7 @@ static s64 read_groups(struct reader user, struct cred *cred)
 		else if (groups->count < most)
 			groups->ids[groups->count++] = (u32)field.value;
 	}
-	sort(groups->ids, groups->count);
+	groups_sort(groups);
 	cred->groups = groups;
 	return 0;
 }
