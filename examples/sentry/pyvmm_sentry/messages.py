@@ -11,16 +11,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 PROTO = HERE.parent / "kata" / "proto"
 HEADER = HERE / "core" / "control" / "messages.h"
-FILES = ("ttrpc", "status", "agent", "oci", "types")
+FILES = ("ttrpc", "status", "agent", "oci")
 """Whose messages the core reads or writes, as far as :data:`WANTED` names them."""
 WANTED = (
     *("Request", "Response", "Status", "HealthCheckResponse", "VersionCheckResponse", "CreateSandboxRequest"),
-    *("CreateContainerRequest", "StartContainerRequest", "RemoveContainerRequest", "ExecProcessRequest"),
-    *("SignalProcessRequest", "WaitProcessRequest", "WaitProcessResponse", "StatsContainerRequest"),
+    *("CreateContainerRequest", "ExecProcessRequest", "SignalProcessRequest", "WaitProcessResponse"),
     *("StatsContainerResponse", "CgroupStats", "CpuStats", "CpuUsage", "MemoryStats", "MemoryData", "PidsStats"),
-    *("ListProcessesRequest", "ListProcessesResponse", "WriteStreamRequest", "WriteStreamResponse"),
-    *("ReadStreamRequest", "ReadStreamResponse", "CloseStdinRequest", "TtyWinResizeRequest", "Storage"),
-    *("SetGuestDateTimeRequest", "ReseedRandomDevRequest", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
+    *("ListProcessesResponse", "WriteStreamRequest", "WriteStreamResponse", "ReadStreamRequest"),
+    *("ReadStreamResponse", "TtyWinResizeRequest", "Storage", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux"),
     *("LinuxResources", "LinuxPids"),
 )

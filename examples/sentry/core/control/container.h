@@ -18,7 +18,6 @@ struct program {
 	struct arguments arguments;
 	char *directory; /* NULL: the root */
 	struct cred cred;
-	bool has_capabilities; /* cred has them; otherwise they follow from the user */
 	bool terminal, no_new_privs;
 	struct winsize size; /* of the terminal; zeros: none is given */
 	struct rlimit limits[RLIMITS];

@@ -26,7 +26,7 @@ struct connection;
 struct call {
 	struct list calls; /* of its connection */
 	struct connection *connection;
-	struct task *task; /* which answers it; NULL: not yet */
+	struct task *task; /* which answers it */
 	bool cancelled;    /* nobody waits for the answer: the call is to end */
 	bool last;	   /* the sandbox ends behind it */
 	u32 stream;

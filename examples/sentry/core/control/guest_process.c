@@ -3,19 +3,16 @@
 #include "container.h"
 
 #include "../slab.h"
-#include "../vfs/fds.h"
-#include "../vfs/walk.h"
 
 enum { ENDED_MOST = 64 };
 
 /* -- the process itself, before its program -- */
 
-static s64 await_start(struct task *t, struct guest_process *guest)
+static void await_start(struct task *t, struct guest_process *guest)
 {
 	while (!guest->may_start)
 		if (sleep_on(&guest->changed, FOREVER))
 			signal_deliver(t); /* does not return if the process is to end */
-	return 0;
 }
 
 static s64 enter_directory(struct task *t, const char *name)
@@ -103,9 +100,8 @@ static void run(void)
 	struct task *t = core.current;
 	struct guest_process *guest = t->data;
 
-	guest->error = await_start(t, guest);
-	if (!guest->error)
-		guest->error = begin(t, guest);
+	await_start(t, guest);
+	guest->error = begin(t, guest);
 	program_free(&guest->program);
 	guest->started = true;
 	wake_all(&guest->changed);

@@ -16,15 +16,11 @@ enum { CreateContainerRequest_container_id = 1, CreateContainerRequest_exec_id =
 	CreateContainerRequest_OCI = 6, CreateContainerRequest_sandbox_pidns = 7, CreateContainerRequest_shared_mounts = 8,
 	CreateContainerRequest_stdin_port = 9, CreateContainerRequest_stdout_port = 10,
 	CreateContainerRequest_stderr_port = 11, CreateContainerRequest_config = 100, CreateContainerRequest_mark = 101, };
-enum { StartContainerRequest_container_id = 1, };
-enum { RemoveContainerRequest_container_id = 1, RemoveContainerRequest_timeout = 2, };
 enum { ExecProcessRequest_container_id = 1, ExecProcessRequest_exec_id = 2, ExecProcessRequest_string_user = 3,
 	ExecProcessRequest_process = 4, ExecProcessRequest_stdin_port = 5, ExecProcessRequest_stdout_port = 6,
 	ExecProcessRequest_stderr_port = 7, ExecProcessRequest_config = 100, };
 enum { SignalProcessRequest_container_id = 1, SignalProcessRequest_exec_id = 2, SignalProcessRequest_signal = 3, };
-enum { WaitProcessRequest_container_id = 1, WaitProcessRequest_exec_id = 2, };
 enum { WaitProcessResponse_status = 1, };
-enum { StatsContainerRequest_container_id = 1, };
 enum { StatsContainerResponse_cgroup_stats = 1, StatsContainerResponse_network_stats = 2, };
 enum { CgroupStats_cpu_stats = 1, CgroupStats_memory_stats = 2, CgroupStats_pids_stats = 3,
 	CgroupStats_blkio_stats = 4, CgroupStats_hugetlb_stats = 5, };
@@ -35,19 +31,15 @@ enum { MemoryStats_cache = 1, MemoryStats_usage = 2, MemoryStats_swap_usage = 3,
 	MemoryStats_use_hierarchy = 5, MemoryStats_stats = 6, };
 enum { MemoryData_usage = 1, MemoryData_max_usage = 2, MemoryData_failcnt = 3, MemoryData_limit = 4, };
 enum { PidsStats_current = 1, PidsStats_limit = 2, };
-enum { ListProcessesRequest_container_id = 1, ListProcessesRequest_format = 2, ListProcessesRequest_args = 3, };
 enum { ListProcessesResponse_process_list = 1, };
 enum { WriteStreamRequest_container_id = 1, WriteStreamRequest_exec_id = 2, WriteStreamRequest_data = 3, };
 enum { WriteStreamResponse_len = 1, };
 enum { ReadStreamRequest_container_id = 1, ReadStreamRequest_exec_id = 2, ReadStreamRequest_len = 3, };
 enum { ReadStreamResponse_data = 1, };
-enum { CloseStdinRequest_container_id = 1, CloseStdinRequest_exec_id = 2, };
 enum { TtyWinResizeRequest_container_id = 1, TtyWinResizeRequest_exec_id = 2, TtyWinResizeRequest_row = 3,
 	TtyWinResizeRequest_column = 4, };
 enum { Storage_driver = 1, Storage_driver_options = 2, Storage_source = 3, Storage_fstype = 4, Storage_options = 5,
 	Storage_mount_point = 6, Storage_fs_group = 7, };
-enum { SetGuestDateTimeRequest_Sec = 1, SetGuestDateTimeRequest_Usec = 2, };
-enum { ReseedRandomDevRequest_data = 2, };
 enum { GuestDetailsResponse_mem_block_size_bytes = 1, GuestDetailsResponse_agent_details = 2,
 	GuestDetailsResponse_support_mem_hotplug_probe = 3, };
 enum { AgentDetails_version = 1, AgentDetails_init_daemon = 2, AgentDetails_device_handlers = 3,

@@ -43,10 +43,10 @@ static s64 create_sandbox(struct call *call)
 
 static s64 destroy_sandbox(struct call *call)
 {
-	const struct super *super = fuse_root ? fuse_root->super : NULL;
+	struct super *super = fuse_root ? fuse_root->super : NULL;
 
 	call->last = true;
-	return super && super->operations->sync ? super->operations->sync((struct super *)super) : 0;
+	return super && super->operations->sync ? super->operations->sync(super) : 0;
 }
 
 /* Random numbers come from the platform, each time: none is kept but those of virtio-rng. */

@@ -185,7 +185,6 @@ s64 program_read(struct call *call, struct reader message, struct program *progr
 			error = add_text(&program->arguments, &field.bytes);
 		} else if (field.number == Process_Capabilities) { /* they depend on the user */
 			read_capabilities(field.bytes, &program->cred);
-			program->has_capabilities = true;
 		}
 	if (!error && (r.broken || !program->arguments.argc))
 		error = -EINVAL;

@@ -8,11 +8,8 @@
 #include "container.h"
 
 #include "../fuse/fuse.h"
-#include "../vfs/caller.h"
 #include "../vfs/device.h"
 #include "../vfs/mount.h"
-#include "../vfs/tmpfs.h"
-#include "../vfs/walk.h"
 
 #define RUN "/run/sentry"
 enum { OPTIONS_MOST = PAGE };
@@ -85,7 +82,7 @@ static bool is_directory(const struct path *path)
 	return S_ISDIR(path->dentry->inode->mode);
 }
 
-/* The mount that is now at a name; borrowed from *path. */
+/* Add flags to the mount at a name. */
 static int change_flags(const char *name, u32 flags)
 {
 	struct path path;

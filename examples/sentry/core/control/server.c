@@ -2,10 +2,9 @@
 /* The server's side of ttrpc: connections, frames of ten bytes and a message, and a task for each call. */
 #include "container.h"
 
-#include "../vfs/caller.h"
 #include "../virtio/vsock.h"
 
-enum { HEADER = 10, REQUEST = 1, RESPONSE = 2, MESSAGE_MOST = 2 << 20, CALLS_MOST = 128, OUT_PART = 64 << 10 };
+enum { HEADER = 10, REQUEST = 1, RESPONSE = 2, MESSAGE_MOST = 2 << 20, CALLS_MOST = 128 };
 
 struct connection {
 	struct vsock *socket;
@@ -281,8 +280,7 @@ static void connection_run(void)
 		struct call *call = CONTAINER(at, struct call, calls);
 
 		call->cancelled = true;
-		if (call->task)
-			task_wake(call->task);
+		task_wake(call->task);
 	}
 	wake_all(&c->socket->writable);
 	connection_put(c);

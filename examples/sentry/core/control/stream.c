@@ -4,9 +4,7 @@
 
 #include "../slab.h"
 #include "../tty/tty.h"
-#include "../vfs/fds.h"
 #include "../vfs/pipe.h"
-#include "../vfs/walk.h"
 
 enum { READ_MOST = 64 << 10, WAITERS = 4 };
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-balloon (virtio 1.2, 5.5): reports free blocks of pages, which the host takes back until they are used.  The balloon
- * itself stays empty.
+ * virtio-balloon (virtio 1.2, 5.5): reports free blocks of pages, which the host takes back until they are used.
+ * The balloon itself stays empty.
  */
 #include "../core.h"
 #include "virtio.h"
 
-/* The queue follows those that devices have anyway: the specification numbers it 4, devices and Linux have no gap for hints. */
+/* The specification numbers the queue 4.  Devices and Linux leave out that of hints if it is not there. */
 enum { REPORTS = 3, MOST = 32, REPORTING = 1 << 5, PATIENCE = 1000000 };
 
 static struct {

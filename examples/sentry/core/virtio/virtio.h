@@ -105,7 +105,7 @@ void vsock_forget(void);
 void balloon_start(struct virtio_device *device);
 void balloon_forget(void);
 bool balloon_is_there(void);
-bool balloon_report(u32 at); /* a free block, with the next report; false: not now */
+bool balloon_report(u32 at);		/* a free block, with the next report; false: not now */
 void balloon_send(void);		/* the report, if there is one */
 bool balloon_wait(void);		/* until the blocks of a report are back; false: there is none */
 void fs_start(struct virtio_device *device);
