@@ -7,8 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from pyvmm_sentry.share import Devices
 from vmm import HostError, ShareConfig, VsockConfig
@@ -89,14 +87,6 @@ class Controlled:
     def stats(self) -> dict[str, object]:
         """The counters of its devices, by name."""
         return self._devices.stats()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End it.  A second call does nothing."""
