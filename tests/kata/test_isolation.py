@@ -67,7 +67,7 @@ def bundle(tmp_path: Path) -> Iterator[Bundle]:
     made.call("delete", "--force", "c1")
 
 
-def test_a_container_runs_and_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_container_runs_and_leaves_nothing(bundle: Bundle) -> None:
     bundle.write("sh", "-c", 'read line; echo "got $line"; echo wrong >&2; exit 3')
     done = bundle.call("run", "c1", stdin=None, input="input\n")
     assert (done.returncode, done.stdout, done.stderr) == (3, "got input\n", "wrong\n")
@@ -97,7 +97,7 @@ def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.call("list", "--quiet").stdout == ""
 
 
-def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle, tmp_path: Path) -> None:
+def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None:
     bundle.write("true")
     done = bundle.call("run", "c1", isolation="none")
     assert (done.returncode, done.stdout) == (1, "")

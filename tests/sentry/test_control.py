@@ -333,7 +333,7 @@ def test_nonsense_and_too_many_connections_do_no_harm(sandbox: Sandbox) -> None:
     sandbox.client().close()
 
 
-def test_the_sandbox_ends_when_it_is_told_to_or_left_alone(sandbox: Sandbox) -> None:
+def test_the_sandbox_ends_when_it_is_destroyed(sandbox: Sandbox) -> None:
     sandbox.root("c1")
     sandbox.create("c1", "sh", "-c", "while :; do :; done")
     sandbox.agent.start_container("c1")
@@ -376,6 +376,17 @@ MESSAGES = [
 ]
 
 
+def encoded(method: str, payload: bytes) -> bytes:
+    """A request of ttrpc."""
+    request = message("ttrpc.Request")(service="grpc.AgentService", method=method, payload=payload)
+    return bytes(request.SerializeToString())
+
+
+def framed(number: int, data: bytes) -> bytes:
+    """The call of that number on its connection, from 0."""
+    return HEADER.pack(len(data), 2 * number + 1, 1, 0) + data
+
+
 def mutated(message: bytes, random: Random) -> bytes:
     """With some bytes changed, removed or doubled."""
     data = bytearray(message)
@@ -397,10 +408,9 @@ def test_damaged_messages_do_no_harm(sandbox: Sandbox) -> None:
     with sandbox.dial() as sock, sock.makefile("rb") as answers:
         for number in range(ROUNDS):
             method, payload = random.choice(MESSAGES)
-            body = message("ttrpc.Request")(service="grpc.AgentService", method=method, payload=payload)
-            data = body.SerializeToString()
+            data = encoded(method, payload)
             data = mutated(data, random) if number % 4 == 0 else data.replace(payload, mutated(payload, random))
-            sock.sendall(HEADER.pack(len(data), 2 * number + 1, 1, 0) + data)
+            sock.sendall(framed(number, data))
         for _ in range(ROUNDS * 9 // 10):  # some may wait for a stream of c1
             answers.read(HEADER.unpack(answers.read(HEADER.size))[0])
     sandbox.agent.close_stdin("c1", "c1")
@@ -417,13 +427,8 @@ def test_a_container_is_removed_while_its_creation_fails(sandbox: Sandbox) -> No
         ("RemoveContainer", message("grpc.RemoveContainerRequest")(container_id="c1", timeout=1)),
     )
     with sandbox.dial() as sock, sock.makefile("rb") as answers:
-        frames = b""
-        for stream, (method, request) in enumerate(calls):
-            body = message("ttrpc.Request")(
-                service="grpc.AgentService", method=method, payload=request.SerializeToString()
-            ).SerializeToString()
-            frames += HEADER.pack(len(body), 2 * stream + 1, 1, 0) + body
-        sock.sendall(frames)
+        for number, (method, request) in enumerate(calls):
+            sock.sendall(framed(number, encoded(method, request.SerializeToString())))
         found = {}
         for _ in calls:
             size, stream, _, _ = HEADER.unpack(answers.read(HEADER.size))
