@@ -135,7 +135,7 @@ def test_a_busy_clone_answers_an_hour_after_its_snapshot(
 
 
 def test_a_pause_counts_as_stolen_time(boot: Boot) -> None:
-    """It is no CPU time of the task that ran then, for which others would have to wait as long."""
+    """Linux would count it as CPU time of the task that ran, and other tasks would wait as long."""
     guest = boot()
     guest.check("(while :; do :; done) & (while :; do :; done) & true")
     hundredths = "awk '/^cpu /{print $9}' /proc/stat"

@@ -1,7 +1,7 @@
-"""The host's terminal while a program in a machine has it, as `host/terminal.c` has it for the other platforms.
+"""Lends the host's terminal to a program in a machine, as `host/terminal.c` does on the other platforms.
 
-It is raw, since the core edits lines, echoes and sends signals. A process of its own guards it: it starts that of the
-machine as its child, and restores the terminal however that ends.
+The terminal is in raw mode, since the core edits lines, echoes and sends signals. A guard process starts the machine's
+process as its child, and restores the terminal after any end of the child.
 """
 
 from __future__ import annotations

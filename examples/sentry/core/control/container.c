@@ -182,7 +182,7 @@ static s64 add_hostname(struct reader spec)
 	return 0;
 }
 
-/* Of limits, that of tasks is there. */
+/* The only limit that has an effect is that of tasks. */
 static void read_limits(struct reader spec, struct container *container)
 {
 	struct reader resources = reader_part(reader_part(spec, Spec_Linux), Linux_Resources);
@@ -194,7 +194,7 @@ static void read_limits(struct reader spec, struct container *container)
 			container->most_tasks = (s64)field.value > 0 ? field.value : 0;
 }
 
-/* Everything of a container that is in the table: its root, and a process that waits. */
+/* Make what belongs to a container in the table: its root, and a process that waits. */
 static s64 make_parts(struct call *call, struct container *container, const struct reader *id, struct reader spec)
 {
 	struct guest_process *guest;

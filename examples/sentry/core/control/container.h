@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Containers, and their processes that the host knows by name: the first one, and those that it adds by ExecProcess.
+ * Containers, and their processes that have an id: the first one, and those that the host adds by ExecProcess.
  *
  * Descendants belong to the container, too. All end with its first process.
  */
@@ -50,9 +50,9 @@ struct container {
 	struct fs_context *fs; /* at the container's root */
 	struct list processes;
 	u64 most_tasks; /* at once; 0: any number */
-	u32 guest_count, process_count; /* names that the host knows; processes, with their descendants */
+	u32 guest_count, process_count; /* processes with an id; all processes */
 	bool frozen, removed;
-	bool out_of_memory; /* and the host does not know yet */
+	bool out_of_memory; /* and not yet reported to the host */
 	u64 cpu_time;	    /* of processes that have ended */
 	struct wait_queue changed;
 };

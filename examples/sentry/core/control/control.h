@@ -27,8 +27,8 @@ struct call {
 	struct list calls; /* of its connection */
 	struct connection *connection;
 	struct task *task; /* which answers it */
-	bool cancelled;    /* nobody waits for the answer: the call is to end */
-	bool last;	   /* the sandbox ends behind it */
+	bool cancelled;	   /* the connection is closed: the call must end */
+	bool last;	   /* the sandbox ends after the answer */
 	u32 stream;
 	u8 *body;
 	u64 body_size;

@@ -49,7 +49,7 @@ static s64 destroy_sandbox(struct call *call)
 	return super && super->operations->sync ? super->operations->sync(super) : 0;
 }
 
-/* Random numbers come from the platform, each time: none is kept but those of virtio-rng. */
+/* Drop the numbers that were read from virtio-rng in advance.  All others come from the platform each time. */
 static s64 reseed(struct call *call)
 {
 	(void)call;

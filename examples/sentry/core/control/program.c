@@ -46,7 +46,7 @@ static s64 add_text(struct arguments *a, const struct reader *text)
 	return error;
 }
 
-/* A packed field: numbers one behind the other, each as its own field would have it. */
+/* A packed field: numbers in a row, without keys. */
 static u32 take_packed(struct reader r, u32 *to, u32 room)
 {
 	u32 count = 0;
@@ -108,7 +108,7 @@ static void read_capabilities(struct reader r, struct cred *cred)
 	cred->bounding = cred->effective = cred->inheritable = cred->permitted = cred->ambient = 0;
 	while (field_next(&r, &field)) {
 		u32 number = find(&field.bytes, "CAP_", capabilities, ARRAY_SIZE(capabilities));
-		u64 bit = number < ARRAY_SIZE(capabilities) ? CAPABILITY(number) : 0; /* one that Linux gained later is none */
+		u64 bit = number < ARRAY_SIZE(capabilities) ? CAPABILITY(number) : 0; /* newer ones are ignored */
 
 		switch (field.number) {
 		case LinuxCapabilities_Bounding: cred->bounding |= bit; break;

@@ -123,7 +123,7 @@ static void wish_free(struct wish *wish)
 	text_free(&wish->data);
 }
 
-/* By the numbers of the fields, which a mount and a storage have others of. */
+/* By the numbers of the fields, which differ between a mount and a storage. */
 static s64 wish_read(struct reader r, struct wish *wish, u32 destination, u32 source, u32 type, u32 options)
 {
 	struct field field;
@@ -166,7 +166,7 @@ static s64 bind_wish(const struct container *container, const struct wish *wish)
 	return error;
 }
 
-/* The file system that stands for a type: what the core does not have is an empty directory. */
+/* The file system for a type: some that the core lacks become empty directories. */
 static const char *type_of(const struct wish *wish)
 {
 	static const char *const empty[] = { "mqueue", "cgroup", "cgroup2", "ramfs" };

@@ -179,7 +179,7 @@ static void serve(struct call *call)
 	answer(call);
 }
 
-/* Power off, once the host has the answer. */
+/* Power off after the host has received the answer. */
 static _Noreturn void end_sandbox(struct connection *c)
 {
 	while (!c->gone && !vsock_has_sent())

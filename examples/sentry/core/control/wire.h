@@ -10,7 +10,7 @@ struct reader {
 	bool broken; /* this is no message */
 };
 
-/* A number, or bytes; of the other one it is 0 or empty. */
+/* A number or bytes: the other one is 0 or empty. */
 struct field {
 	u32 number;
 	u64 value;
@@ -18,7 +18,7 @@ struct field {
 };
 
 struct reader reader_of(const void *data, u64 size);
-u64 reader_number(struct reader *r); /* one that no key precedes */
+u64 reader_number(struct reader *r); /* a number without a key */
 bool field_next(struct reader *r, struct field *field); /* false: the end, or what follows is broken */
 u64 reader_size(const struct reader *r);
 bool reader_is(const struct reader *r, const char *text);

@@ -50,7 +50,7 @@ struct virtio_device {
 	u32 id, first_kick; /* the number of its first queue for the platform's kick() */
 	u64 features;
 	struct virtqueue *queues[QUEUES];
-	bool changed; /* its configuration has; the driver clears this */
+	bool changed; /* the configuration; the driver clears this */
 	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
 };
 
@@ -58,14 +58,14 @@ struct virtio_device {
 
 void virtio_init(const struct core_config *config); /* the devices that the platform has found */
 void virtio_poll(void);				    /* call used() where buffers have come back */
-bool virtio_waits(void); /* a device that interrupts no program has requests */
+bool virtio_waits(void); /* a device without interrupts has pending requests */
 
 /* -- queue.c -- */
 
 u64 queue_bytes(u32 size);
 /* In memory of that many bytes, all zero, aligned to 16. */
 void queue_init(struct virtqueue *queue, struct virtio_device *device, u32 index, u32 size, u8 *memory);
-/* A queue that the platform has set up, as all of its device: they lie one behind the other. false: no memory. */
+/* A queue of a device that the platform has set up, whose queues lie in a row. false: no memory. */
 bool queue_ready(struct virtio_device *device, u32 index, u32 size, u8 *rings);
 /* Add a request: buffers that the device reads, then such that it writes. -EAGAIN: the queue is full. */
 int queue_add(struct virtqueue *queue, const struct segment *segments, u32 readable, u32 writable, void *token);
@@ -85,7 +85,7 @@ void mmio_config(const struct virtio_device *device, u32 offset, void *to, u32 s
 /* -- drivers -- */
 
 void rng_start(struct virtio_device *device);
-void rng_forget(void); /* numbers that another machine may have, too */
+void rng_forget(void); /* drop the numbers that another machine may have, too */
 bool rng_fill(void *data, u64 size); /* false: there is no such device */
 void console_start(struct virtio_device *device);
 bool console_is_there(void); /* what follows is for then */

@@ -131,7 +131,7 @@ static void end(struct vsock *socket)
 	wake(socket);
 }
 
-/* Free a connection that neither side knows any longer. */
+/* Free a connection that was reset and that nothing uses. */
 static void settle(struct vsock *socket)
 {
 	if (socket->attached || socket->owed || !socket->finished)

@@ -15,15 +15,16 @@ enum { VSOCK_BUFFER = 64 << 10 }; /* bytes that the host may have sent and nobod
 struct vsock {
 	struct list all;
 	u32 port, host_port;
-	bool attached; /* somebody uses it: vsock_close() has not been called */
+	bool attached; /* until vsock_close() */
 	bool ended;    /* nothing more comes from the host */
 	bool closed;   /* nothing more can be sent */
-	bool finished; /* the host knows of it no longer */
+	bool finished; /* it was reset: no packet belongs to it any more */
 	u8 owed;       /* packets that did not fit into the queue, by their operation */
 	u8 *buffer;
 	u32 first, used;
-	u32 taken, reported; /* bytes that were read, and of how many the host knows */
-	u32 room, host_taken, sent; /* of the host's buffer, what it has read, what was sent */
+	u32 taken, reported; /* bytes that were read here, and how many of them were reported to the host */
+	u32 room;	     /* size of the host's buffer */
+	u32 sent, host_taken; /* bytes that were sent, and how many of them the host has read */
 	struct wait_queue readable, writable; /* also woken by the end */
 };
 
