@@ -143,6 +143,14 @@ def test_a_container_has_what_its_specification_says(sandbox: Sandbox) -> None:
     assert (found["CapEff"], found["CapBnd"], found["NoNewPrivs"]) == ("0000000000000021", "0000000000000021", "1")
 
 
+def test_a_limit_of_descriptors_that_is_larger_than_the_table(sandbox: Sandbox) -> None:
+    """Container engines set it to a million. A program can set what it reads."""
+    sandbox.root("c1")
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 1 << 20, "hard": 1 << 20}]
+    script = "ulimit -Sn; ulimit -Hn; ulimit -n $(ulimit -Hn) && ulimit -n"
+    assert sandbox.run("c1", "sh", "-c", script, rlimits=limits) == (0, "65536\n65536\n65536\n")
+
+
 def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, tmp_path: Path) -> None:
     """A link in the image leads to the container's own root; hidden and protected paths are so."""
     root = sandbox.root("c1")

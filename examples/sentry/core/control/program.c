@@ -3,6 +3,7 @@
 #include "container.h"
 
 #include "../slab.h"
+#include "../vfs/fds.h"
 
 enum { GROUPS_MOST = 4096 };
 
@@ -135,6 +136,10 @@ static s64 read_limit(struct reader r, struct program *program)
 		}
 	if (which == RLIMITS || limit.current > limit.maximum)
 		return -EINVAL;
+	if (which == RLIMIT_NOFILE) { /* a program could not set a larger one again */
+		limit.current = limit.current < FDS_MOST ? limit.current : FDS_MOST;
+		limit.maximum = limit.maximum < FDS_MOST ? limit.maximum : FDS_MOST;
+	}
 	program->limits[which] = limit;
 	program->limited |= 1u << which;
 	return 0;
