@@ -13,7 +13,7 @@ from pyvmm_kata.bundle.guest_message import process_message, spec_message
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod.guest_kind import Capabilities
-from vmm import BootConfig, HostError, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
+from vmm import BootConfig, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
 
 if TYPE_CHECKING:
     from pyvmm_kata.pod import templates
@@ -66,11 +66,8 @@ class SentryGuest:
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
         """See :class:`GuestKind`: where KVM cannot be used."""
-        try:
-            if kvm_verdict().usable:
-                return None
-        except HostError:
-            pass  # there is no KVM
+        if kvm_verdict().usable:
+            return None
         self.check(config)
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
