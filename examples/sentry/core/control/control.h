@@ -16,7 +16,7 @@ enum { CONTROL_PORT = 1024 };
 
 /* google.rpc.Code */
 enum status {
-	STATUS_OK = 0, STATUS_UNKNOWN = 2, STATUS_INVALID_ARGUMENT = 3, STATUS_NOT_FOUND = 5, STATUS_ALREADY_EXISTS = 6,
+	STATUS_OK = 0, STATUS_INVALID_ARGUMENT = 3, STATUS_NOT_FOUND = 5, STATUS_ALREADY_EXISTS = 6,
 	STATUS_RESOURCE_EXHAUSTED = 8, STATUS_FAILED_PRECONDITION = 9, STATUS_OUT_OF_RANGE = 11, STATUS_UNIMPLEMENTED = 12,
 	STATUS_INTERNAL = 13,
 };
@@ -45,8 +45,6 @@ const char *control_start(void); /* instead of a first program: NULL, or why not
 s64 call_fail(struct call *call, enum status status, const char *why, const char *subject, const char *more);
 /* Sleep on a queue, or until the call is cancelled: 0 or -ECANCELED. */
 s64 call_sleep(struct call *call, struct wait_queue *queue);
-/* A task of the core's own with a reference to the agent's root and all rights; NULL: no memory. */
-struct task *control_task(void (*run)(void), void *data);
 struct process *control_process(void);
 const char *error_text(s64 error);
 

@@ -28,7 +28,8 @@ struct process *control_process(void)
 
 /* -- tasks -- */
 
-struct task *control_task(void (*run)(void), void *data)
+/* A task of the core's own with a reference to the agent's root and all rights; NULL: no memory. */
+static struct task *control_task(void (*run)(void), void *data)
 {
 	struct task *t = task_alloc(run);
 
