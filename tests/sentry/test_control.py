@@ -286,6 +286,15 @@ def test_a_terminal_is_resized(sandbox: Sandbox) -> None:
         sandbox.agent.read_stderr("c1", "c1", 1)
 
 
+def test_a_terminal_without_input(sandbox: Sandbox) -> None:
+    """The host may close the input before the start."""
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "echo up; exit 7", terminal=True)
+    sandbox.agent.close_stdin("c1", "c1")
+    sandbox.agent.start_container("c1")
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("up\r\n", 7)
+
+
 def test_containers_outlive_a_connection(sandbox: Sandbox) -> None:
     sandbox.root("c1")
     sandbox.create("c1", "sh", "-c", "read line; echo $line")

@@ -66,7 +66,7 @@ int streams_open_terminal(struct guest_process *guest, struct task *t)
 {
 	struct file *file = NULL;
 	struct path path;
-	int error = guest->input ? devpts_path(pty_unlock(guest->input)->index, &path) : -EIO;
+	int error = devpts_path(pty_unlock(guest->output)->index, &path);
 
 	if (error)
 		return error;
@@ -266,7 +266,7 @@ s64 resize_terminal(struct call *call)
 		else if (field.number == TtyWinResizeRequest_column)
 			size.columns = (u16)field.value;
 	}
-	if (!guest->terminal || !guest->output)
+	if (!guest->terminal)
 		error = -ENOTTY;
 	else
 		tty_resize(pty_unlock(guest->output), &size);
