@@ -4,6 +4,7 @@
 
 enum { COM1 = 0x3f8, ENABLE = COM1 + 1, MODEM = COM1 + 4, LINE_STATUS = COM1 + 5 };
 enum { READY = 1, EMPTY = 0x20, END_OF_INPUT = 4, ON_INPUT = 1, LINES = 0x0b /* DTR, RTS, and OUT2 for interrupts */ };
+enum { PATIENCE = 1000000 }; /* nanoseconds */
 
 void serial_init(void)
 {
@@ -55,7 +56,7 @@ s64 serial_read(void *data, u64 size)
 		u8 byte;
 
 		while (!serial_ready())
-			wait_until(NEVER);
+			wait_until(monotonic() + PATIENCE); /* another CPU may get the interrupt */
 		byte = in(COM1);
 		input_ended = byte == END_OF_INPUT;
 		if (!input_ended)
