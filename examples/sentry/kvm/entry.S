@@ -40,6 +40,17 @@
 	.asciz "Xen"
 	.quad PHYSICAL(start)
 
+	.macro set_segments
+	lgdt gdt_high(%rip)
+	xor %eax, %eax
+	mov %eax, %fs
+	mov %eax, %gs
+	mov %eax, %ds
+	mov %eax, %es
+	mov $0x10, %eax
+	mov %eax, %ss
+	.endm
+
 	.section .text.start, "ax"
 	.code32
 	.global start
@@ -85,14 +96,7 @@ long_mode:
 	movabs $high, %rax
 	jmp *%rax
 high:
-	lgdt gdt_high(%rip)
-	xor %eax, %eax
-	mov %eax, %fs
-	mov %eax, %gs
-	mov %eax, %ds
-	mov %eax, %es
-	mov $0x10, %eax
-	mov %eax, %ss
+	set_segments
 	mov $kernel_stack_end, %rsp
 	xor %ebp, %ebp
 	call kernel_main
@@ -303,14 +307,7 @@ ap_table:
 trampoline_end:
 
 ap_high:
-	lgdt gdt_high(%rip)
-	xor %eax, %eax
-	mov %eax, %fs
-	mov %eax, %gs
-	mov %eax, %ds
-	mov %eax, %es
-	mov $0x10, %eax
-	mov %eax, %ss
+	set_segments
 	mov starting_stack(%rip), %rsp
 	mov $PHYSICAL(kernel_tables), %eax
 	mov %rax, %cr3
