@@ -54,6 +54,11 @@ def changed(folder: Path, file: str, right: str, wrong: str) -> Path:
     return program.hosted("bad", program.with_host(folder))
 
 
+def approving(folder: Path) -> Path:
+    """The platform with a core that approves each frequent call after handling it: the host executes it, too."""
+    return changed(folder, "stub.c", "return answer(stub, value);", "return approve(stub);")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -68,15 +73,14 @@ def test_the_stub_makes_no_other_mappings_for_a_core_that_turned_bad(tmp_path: P
 
 
 def test_calls_that_a_core_can_approve_reach_nothing_outside(tmp_path: Path) -> None:
-    """A core that answers frequent calls itself, and then also approves that the host's kernel executes each."""
-    bad = changed(tmp_path / "trap", "stub.c", "return answer(stub, value);", "return approve(stub);")
+    bad = approving(tmp_path / "trap")
     done = run(bad, "--", BUSYBOX, "sh", "-c", "echo once; echo once >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"once\n", b"once\n")
 
 
 def test_names_that_a_core_can_approve_lead_nowhere(compile_static: Compile, tmp_path: Path) -> None:
     """The host's kernel executes the calls of the program, which sees no file of the host and gets no memory."""
-    bad = changed(tmp_path / "trap", "stub.c", "return answer(stub, value);", "return approve(stub);")
+    bad = approving(tmp_path / "trap")
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     lines = run(bad, "--", compile_static("outside"), tmp_path).stdout.decode().splitlines()
@@ -98,7 +102,7 @@ def test_a_host_without_user_namespaces_runs_programs() -> None:
 
 
 def test_calls_that_a_core_can_approve_take_no_more_memory(compile_static: Compile, tmp_path: Path) -> None:
-    bad = changed(tmp_path / "trap", "stub.c", "return answer(stub, value);", "return approve(stub);")
+    bad = approving(tmp_path / "trap")
     with subprocess.Popen([str(bad), "--", compile_static("growth")], stderr=subprocess.PIPE) as process:
         assert process.stderr and process.stderr.readline() == b"done\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
