@@ -115,7 +115,10 @@ _Noreturn void cpu_main(void)
 /* false: it does not start. */
 static bool start(struct cpu *cpu)
 {
+	bool is_on;
+
 	starting = cpu;
+	cpu->is_on = false;
 	starting_stack = (u64)cpu->fatal_stack + PAGE_SIZE;
 	apic_send(cpu->apic_id, INIT);
 	pause_for(10 * MILLISECOND);
@@ -124,7 +127,10 @@ static bool start(struct cpu *cpu)
 		for (u32 waits = 0; waits < (tries ? 1000 : 10) && !cpu->is_on; waits++)
 			pause_for(MILLISECOND / 10);
 	}
-	return cpu->is_on;
+	is_on = cpu->is_on;
+	if (!is_on)
+		apic_send(cpu->apic_id, INIT); /* a late start would find no trampoline */
+	return is_on;
 }
 
 static void start_if_usable(u32 id, u32 flags)
