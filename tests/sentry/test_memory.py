@@ -1,4 +1,4 @@
-"""What a sandbox takes of the host's memory, and what it returns."""
+"""How much of the host's memory a sandbox uses, and that it returns what it frees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 60.0
 
 
 def converse(command: list[str], held: Callable[[int], int]) -> None:
-    """Run `release` step by step, and look at what its sandbox holds of the host's memory.
+    """Run `release` step by step, and check how much of the host's memory its sandbox uses.
 
     :param held: bytes, of the process with this number
     """

@@ -52,7 +52,7 @@ void block_put_back(u32 at);
 
 void release_init(void);
 void release_later(void);	    /* a block of at least RELEASE_ORDER has become free */
-bool release_wait(void);	    /* for blocks that the host has at the moment; false: there are none */
+bool release_wait(void);	    /* for blocks of a report that is under way; false: there is none */
 
 static inline u64 page_down(u64 address)
 {

@@ -123,7 +123,7 @@ static void wake_cpu(u64 *from, u32 cpu)
 	core.ops->interrupt(cpu, false);
 }
 
-/* Before this CPU leaves the core: others take the tasks that it leaves behind, or else programs run for a slice only. */
+/* Before this CPU leaves the core: wake CPUs for the tasks that are ready, or interrupt programs that have no slice. */
 static void share_out(void)
 {
 	for (const struct task *t = sched.first; t && (sched.waiting | sched.unlimited); t = t->next_ready) {
@@ -134,7 +134,7 @@ static void share_out(void)
 	}
 }
 
-/* Whether this CPU is to look around soon: no other one waits. One that does learns of a time before the one it waits for. */
+/* Whether this CPU must look around after a slice. None must while another waits, which wakes up for the first timer. */
 static bool must_look(void)
 {
 	u64 first = sched.timers ? sched.timers->deadline : FOREVER;

@@ -282,7 +282,7 @@ static u64 nanoseconds(enum clock clock)
 	return clock == CLOCK_IS_REALTIME ? realtime() : monotonic();
 }
 
-static bool has_rdrand; /* asked once: CPUID leaves the guest */
+static bool has_rdrand; /* read once: CPUID leaves the guest */
 
 static bool cpu_random(u64 *word)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * CPUs: as many programs run at the same time.  The core has one thread, which is on each of them in turn: on one that
- * runs a program again when that has stopped.
+ * CPUs: as many programs run at the same time.  The core has one thread, which serves the CPUs in turn: one that runs a
+ * program when that has stopped, one that waits when it is ready.
  */
 #define _GNU_SOURCE
 #include <linux/audit.h>
@@ -68,7 +68,7 @@ static bool classify(const struct report *report, struct event *event)
 	return true;
 }
 
-/* The core gets to a process that has made a call, or is gone. It runs again if that is not due to the program. */
+/* Handle a process that has made a call, or has ended. It runs again if the program did not cause that. */
 static void take(struct cpu *cpu)
 {
 	struct stub *stub = cpu->stub;
@@ -193,7 +193,7 @@ static bool wait_until(u64 deadline)
 }
 
 /* The stub forgets an interruption that comes at the wrong moment: the next tick repeats it. */
-static void ask_to_stop(struct cpu *cpu)
+static void request_stop(struct cpu *cpu)
 {
 	cpu->limited = true;
 	if (cpu->stub->runs)
@@ -202,7 +202,7 @@ static void ask_to_stop(struct cpu *cpu)
 
 void cpu_stop(struct cpu *cpu)
 {
-	ask_to_stop(cpu);
+	request_stop(cpu);
 	slice_timer(true);
 	while (cpu->state == AWAY) {
 		if (cpu->stub->runs)
@@ -221,7 +221,7 @@ static void interrupt(u32 number, bool stop)
 	else if (cpu->state == AWAY && stop)
 		cpu_stop(cpu);
 	else if (cpu->state == AWAY)
-		ask_to_stop(cpu);
+		request_stop(cpu);
 }
 
 static u32 number_here(void)

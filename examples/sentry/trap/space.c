@@ -33,7 +33,7 @@ struct space {
 static struct space spaces[SPACES + 1]; /* the first has no program */
 static u64 fpu_features;
 
-/* -- who makes the calls -- */
+/* -- changes of an address space, and the process that makes them -- */
 
 static bool is_ready(const struct stub *stub)
 {

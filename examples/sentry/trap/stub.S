@@ -2,9 +2,10 @@
 /*
  * The only code of this project in the process of a program. It is copied to STUB.
  *
- * The host's kernel enters it with each signal, on the stack of this process, which R12 leads to. The stub reports the signal by a system call
- * that the core answers: with a number of calls to make, all of which the core checks again, and with the next step. It
- * trusts no register and no memory that the program can write to: it may be entered by a jump to any instruction.
+ * The host's kernel enters it with each signal, on the stack of this process, from which it computes R12: the start of
+ * its slot. The stub reports the signal by a system call. The core answers with a number of calls to make, all of which it
+ * checks again, and with the next step. The stub trusts no register and no memory that the program can write to: it may be
+ * entered by a jump to any instruction.
  */
 #include "stub.h"
 

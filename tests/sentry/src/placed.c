@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Threads that may run on one CPU each: getcpu() says which. With an argument, two threads that compute for ever. */
+/* Pins threads to one CPU each and checks it by getcpu(). With an argument, it runs two threads that compute for ever. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-balloon (virtio 1.2, 5.5): reports free blocks of pages, which the host takes back until they are used.
+ * virtio-balloon (virtio 1.2, 5.5): reports free blocks of pages, whose memory the host takes back until they are used.
  * The balloon itself stays empty.
  */
 #include "../core.h"
 #include "virtio.h"
 
-/* The specification numbers the queue 4.  Devices and Linux leave out that of hints if it is not there. */
+/* The specification numbers the queue 4. Devices and Linux leave no gap for the queue of hints, a feature that is off. */
 enum { REPORTS = 3, MOST = 32, REPORTING = 1 << 5, PATIENCE = 1000000 };
 
 static struct {
