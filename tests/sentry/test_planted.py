@@ -36,7 +36,9 @@ BUGS = {
     "more is copied than asked": Bug(
         "user.c", "% PAGE, part = rest < size - done ? rest : size - done;\n\t\tu8", "% PAGE, part = rest;\n\t\tu8"
     ),
-    "a freed page is still shown": Bug("page_table.c", "core.ops->unmap(mm->space, start, end - start);", ";"),
+    "a freed page is still shown": Bug(
+        "page_table.c", "if (any)\n\t\tcore.ops->unmap(mm->space, start, end - start);", "if (any)\n\t\t;"
+    ),
 }
 
 
