@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static int blocked_signals(void)
@@ -66,9 +67,13 @@ static bool descends_from(pid_t pid, pid_t ancestor)
 	return false;
 }
 
-/* Kill all that the command has started. They can start others meanwhile, which are children of this process at last. */
+/*
+ * Kill all that the command has started. They can start others meanwhile, which the next round finds; one that is found
+ * late must not be waited for before.
+ */
 static void kill_descendants(void)
 {
+	const struct timespec pause = { .tv_nsec = 1000000 };
 	bool found = true;
 
 	while (found) {
@@ -84,8 +89,10 @@ static void kill_descendants(void)
 		}
 		if (directory)
 			closedir(directory);
-		while (waitpid(-1, NULL, found ? 0 : WNOHANG) > 0)
+		while (waitpid(-1, NULL, WNOHANG) > 0)
 			found = true;
+		if (found)
+			nanosleep(&pause, NULL); /* they need time to end; which of them ends first is not known */
 	}
 }
 
