@@ -374,6 +374,17 @@ def test_the_async_twin(python: Python) -> None:
             except asyncio.CancelledError:
                 pass
             assert (await box.run(f"pgrep -fx '{nap}'")).exit_code == 1
+            start, loop = box._sandbox.popen, asyncio.get_running_loop()
+            def cancelled_meanwhile(*words, **options):
+                command = start(*words, **options)
+                loop.call_soon_threadsafe(starting.cancel)
+                return command
+            for call in (box.run, box.popen):
+                box._sandbox.popen = cancelled_meanwhile
+                starting = asyncio.create_task(call(nap))
+                assert (await asyncio.gather(starting, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+                box._sandbox.popen = start
+                assert (await box.run(f"pgrep -fx '{nap}'")).exit_code == 1
     asyncio.run(main())
     """
     python(code)

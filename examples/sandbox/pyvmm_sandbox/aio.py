@@ -10,7 +10,8 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from pyvmm_sandbox.commands import finish
+from pyvmm_sandbox.commands import Command, finish
+from pyvmm_sandbox.files import Watch
 from pyvmm_sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from pyvmm_sandbox.commands import Command, Event, Result
-    from pyvmm_sandbox.files import Change, Entry, Files, Watch
+    from pyvmm_sandbox.commands import Event, Result
+    from pyvmm_sandbox.files import Change, Entry, Files
     from pyvmm_sandbox.template import Template
 
 
@@ -42,7 +43,7 @@ class AsyncSandbox:
     @classmethod
     async def create(cls, image: str, **options: Any) -> AsyncSandbox:
         """See :class:`~pyvmm_sandbox.sandbox.Sandbox`."""
-        return cls(await _thread(Sandbox, image, **options))
+        return cls(await _made(Sandbox.kill, Sandbox, image, **options))
 
     @classmethod
     async def connect(cls, name: str, **options: Any) -> AsyncSandbox:
@@ -52,7 +53,7 @@ class AsyncSandbox:
     @classmethod
     async def start(cls, template: Template, **options: Any) -> AsyncSandbox:
         """See :meth:`Template.start`."""
-        return cls(await _thread(template.start, **options))
+        return cls(await _made(Sandbox.kill, template.start, **options))
 
     async def run(self, command: str | Sequence[str], **options: Any) -> Result:
         """See :meth:`Sandbox.run`; *on_stdout* and *on_stderr* are called in the event loop.
@@ -64,12 +65,12 @@ class AsyncSandbox:
             if options.get(name) is not None:
                 options[name] = _in(loop, options[name])
         start = {name: options.pop(name) for name in ("env", "cwd", "user") if name in options}
-        running = await _thread(self._sandbox.popen, command, **start)
-        reading = asyncio.ensure_future(_thread(finish, running, command, **options))
+        running = await _made(Command.close, self._sandbox.popen, command, **start)
+        reading = _thread(finish, running, command, **options)
         try:
             return await asyncio.shield(reading)
         except asyncio.CancelledError:
-            running.kill()
+            await asyncio.shield(_thread(running.kill))
             await asyncio.wait([reading])
             raise
         finally:
@@ -77,7 +78,7 @@ class AsyncSandbox:
 
     async def popen(self, command: str | Sequence[str], **options: Any) -> AsyncCommand:
         """See :meth:`Sandbox.popen`."""
-        return AsyncCommand(await _thread(self._sandbox.popen, command, **options))
+        return AsyncCommand(await _made(Command.close, self._sandbox.popen, command, **options))
 
     async def pause(self) -> None:
         """See :meth:`Sandbox.pause`."""
@@ -93,7 +94,7 @@ class AsyncSandbox:
 
     async def fork(self, count: int = 1) -> list[AsyncSandbox]:
         """See :meth:`Sandbox.fork`."""
-        return [AsyncSandbox(each) for each in await _thread(self._sandbox.fork, count)]
+        return [AsyncSandbox(each) for each in await _made(_kill_all, self._sandbox.fork, count)]
 
     async def snapshot(self, folder: str | os.PathLike[str]) -> Template:
         """See :meth:`Sandbox.snapshot`."""
@@ -201,7 +202,7 @@ class AsyncFiles:
 
     async def watch(self, path: str, *, deep: bool = False) -> AsyncWatch:
         """See :meth:`Files.watch`."""
-        return AsyncWatch(await _thread(self._files.watch, path, deep=deep))
+        return AsyncWatch(await _made(Watch.close, self._files.watch, path, deep=deep))
 
     async def upload(self, folder: str | os.PathLike[str], path: str) -> None:
         """See :meth:`Files.upload`."""
@@ -243,8 +244,27 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1000, "sandbox")  # they wait for other processes: one for each call
 
 
-async def _thread(call: Callable[..., Result_], *args: Any, **options: Any) -> Result_:
-    return await asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(call, *args, **options))
+def _thread(call: Callable[..., Result_], *args: Any, **options: Any) -> asyncio.Future[Result_]:
+    return asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(call, *args, **options))
+
+
+async def _made(
+    discard: Callable[[Result_], object], make: Callable[..., Result_], *args: Any, **options: Any
+) -> Result_:
+    """The result of *make*. If the task is cancelled meanwhile, the result is discarded: nobody else knows it."""
+    making = _thread(make, *args, **options)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait([making])
+        if making.exception() is None:
+            await asyncio.shield(_thread(discard, making.result()))
+        raise
+
+
+def _kill_all(sandboxes: list[Sandbox]) -> None:
+    for each in sandboxes:
+        each.kill()
 
 
 def _in(loop: asyncio.AbstractEventLoop, callback: Callable[[str], object]) -> Callable[[str], object]:
