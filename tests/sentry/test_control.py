@@ -450,7 +450,8 @@ def test_a_container_is_removed_while_its_creation_fails(sandbox: Sandbox) -> No
         for _ in calls:
             size, stream, _, _ = HEADER.unpack(answers.read(HEADER.size))
             found[stream] = message("ttrpc.Response").FromString(answers.read(size)).status.code
-    assert found == {1: 13, 3: 0}
+    assert found.pop(1) == 13
+    assert found[3] in (0, 5)  # 5: the creation had failed already
     assert sandbox.run("c1", "true") == (0, "")
 
 
