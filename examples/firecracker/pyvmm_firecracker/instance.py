@@ -1,0 +1,452 @@
+"""The one machine of a process: what the API's requests do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from pyvmm_firecracker import VERSION, records, snapshots
+from pyvmm_firecracker.fault import Fault
+from pyvmm_firecracker.files import console_file, readable
+from pyvmm_firecracker.logs import Log, Metrics
+from pyvmm_firecracker.records import MIB
+from pyvmm_firecracker.schema import BODIES, check
+from vmm import VmmError, create_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmm import AnyMachine, ConsoleConfig, EndEvent, Event
+
+    Body = dict[str, Any]
+    Answer = dict[str, Any] | None
+    Handler = Callable[..., Answer]
+
+NOT_STARTED, RUNNING, PAUSED = "Not started", "Running", "Paused"
+NAMES = {"drives": "drive_id", "network-interfaces": "iface_id", "pmem": "id"}
+"""Sections with several devices, and the field that has the name of each."""
+AFTER = "The requested operation is not supported after starting the microVM."
+BEFORE = "The requested operation is not supported before starting the microVM."
+
+
+class Instance:
+    """The machine, and the sections of its configuration.  Requests come one at a time.
+
+    :param name: of the instance
+    :param console: where the guest's console goes
+    :param transport: ``mmio`` or ``pci``
+    :param isolation: of the machine, see :class:`vmm.MachineConfig`
+    :ivar ended: is set when the guest has ended, or the machine was closed
+    :ivar failed: the guest could not continue
+    """
+
+    def __init__(
+        self, name: str, console: ConsoleConfig, *, transport: str = "mmio", isolation: str = "process"
+    ) -> None:
+        self.name = name
+        self.console = console
+        self.transport, self.isolation = transport, isolation
+        self.log, self.metrics = Log(name), Metrics(name)
+        self.sections: Body = {"machine-config": dict(records.DEFAULT_MACHINE), **{kind: {} for kind in NAMES}}
+        self.machine: AnyMachine | None = None
+        self.ended = threading.Event()
+        self.failed = False
+        self._is_started = False
+        self._plugged: dict[tuple[str, str], Any] = {}
+        self._loaded: snapshots.Load | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> str:
+        """As ``GET /`` reports it."""
+        if not self._is_made:
+            return NOT_STARTED
+        return RUNNING if self.machine and self._is_started and self.machine.state != "paused" else PAUSED
+
+    @property
+    def _is_made(self) -> bool:
+        return self.machine is not None or self._loaded is not None
+
+    def handle(self, method: str, path: str, body: object) -> Answer:
+        """A request; the object to answer with, or None.
+
+        :param body: None: there is none
+        :raises Fault: it cannot be served
+        """
+        section, _, name = path.lstrip("/").partition("/")
+        with self._lock:
+            try:
+                answer = self._route(method, section, name, body)
+            except Fault as error:
+                self._note(method, section, error)
+                raise
+            except VmmError as error:
+                refused = Fault(f"{error}" + (f" ({error.hint})" if error.hint else ""))
+                self._note(method, section, refused)
+                raise refused from error
+            self._note(method, section, None)
+            return answer
+
+    def _note(self, method: str, section: str, fault: Fault | None) -> None:
+        self.metrics.count(method, section or "instance_info", failed=fault is not None)
+        level, what = ("Error", fault.message) if fault else ("Info", "done")
+        self.log.write(level, f"The API server received a {method} request on /{section:.60}: {what}")
+
+    def _route(self, method: str, section: str, name: str, body: object) -> Answer:
+        fixed = section if section in NAMES or section == "vsock" else f"{section}/{name}".rstrip("/")
+        handler = ROUTES.get(f"{method} {fixed}")
+        if handler is None:
+            known = [key for key in ROUTES if key.partition(" ")[2] == fixed]
+            if not known:
+                raise Fault(f"Invalid request method and/or path: {method} /{section:.60}{'/' * bool(name)}{name:.60}.")
+            raise Fault(f"Invalid request method and/or path: {method} {fixed}.")
+        if method in ("GET", "DELETE"):
+            if body is not None:
+                raise Fault(f"{method} request cannot have a body.")
+            return handler(self, name) if section in NAMES else handler(self)
+        if body is None:
+            raise Fault(f"Empty {method} request.")
+        given = check(BODIES.get(f"{method} {fixed}") or BODIES[f"{method} {section}"], body)
+        if section in NAMES:
+            return self._named(handler, section, name, given)
+        return handler(self, given)
+
+    def _named(self, handler: Handler, section: str, name: str, body: Body) -> Answer:
+        if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
+            raise Fault(f"Invalid resource ID `{name:.60}`: letters, digits, `_` and `-` are expected.")
+        if body[NAMES[section]] != name:
+            raise Fault(
+                f"The id from the path [{name:.60}] does not match the id from the body [{body[NAMES[section]]:.60}]!"
+            )
+        return handler(self, section, name, body)
+
+    # -- before the start ----------------------------------------------------------------------------------------------
+
+    def _before(self) -> None:
+        if self._is_made:
+            raise Fault(AFTER)
+
+    def _started(self) -> AnyMachine:
+        if self.machine is None:
+            raise Fault(BEFORE)
+        return self.machine
+
+    def put_boot_source(self, body: Body) -> None:
+        """``PUT /boot-source``."""
+        self._before()
+        for field in ("kernel_image_path", "initrd_path"):
+            readable(body.get(field), "The boot source")
+        self.sections["boot-source"] = body
+
+    def put_machine(self, body: Body) -> None:
+        """``PUT /machine-config``: what is not named has its default."""
+        self._before()
+        self._set_machine({**records.DEFAULT_MACHINE, **body})
+
+    def patch_machine(self, body: Body) -> None:
+        """``PATCH /machine-config``: what is not named stays."""
+        self._before()
+        if not body:
+            raise Fault("Empty PATCH request.")
+        self._set_machine({**self.sections["machine-config"], **body})
+
+    def _set_machine(self, machine: Body) -> None:
+        if machine["vcpu_count"] > 1 and machine["vcpu_count"] % 2:
+            raise Fault("The vCPU number is invalid! The vCPU number can only be 1 or an even number.")
+        if machine.get("cpu_template", "None") != "None":
+            raise Fault(f"CPU template {machine['cpu_template']} is not supported: pyvmm has templates of its own.")
+        self.sections["machine-config"] = machine
+
+    def put_device(self, kind: str, name: str, body: Body) -> None:
+        """``PUT /drives``, ``/network-interfaces`` or ``/pmem``; while the guest runs, the device is plugged in."""
+        record = records.device(kind, body)
+        readable(body.get("path_on_host"), "The backing file")
+        others = [each for other, each in self.sections[kind].items() if other != name]
+        if body.get("is_root_device") and any(each["is_root_device"] for each in others):
+            raise Fault("A root block device already exists!")
+        mac = body.get("guest_mac", "").lower()
+        if mac and any(each.get("guest_mac", "").lower() == mac for each in others):
+            raise Fault(f"The MAC address is already in use: {mac}.")
+        if self._is_made:
+            if self.state != RUNNING or name in self.sections[kind]:
+                raise Fault(AFTER)
+            self._plugged[kind, name] = self._started().plug(record)
+        self.sections[kind][name] = body
+
+    def delete_device(self, kind: str, name: str) -> None:
+        """``DELETE``: the guest releases a device that was plugged in."""
+        machine = self._started()
+        attached = self._plugged.get((kind, name))
+        if attached is None:
+            raise Fault(f"Invalid {kind} device ID {name:.60}: nothing with this name was plugged in.")
+        if not machine.unplug(attached, timeout=10):
+            raise Fault(f"The guest has not released {name} in 10 s.")
+        del self._plugged[kind, name], self.sections[kind][name]
+
+    def put_section(self, name: str, body: Body) -> None:
+        """A device of which there is one."""
+        self._before()
+        if name == "balloon":
+            records.balloon(body)
+        self.sections[name] = body
+
+    def put_serial(self, body: Body) -> None:
+        """``PUT /serial``: a file for the console's output."""
+        self._before()
+        if body.get("rate_limiter"):
+            raise Fault("A rate limiter of the serial console is not supported.")
+        if body.get("serial_out_path"):
+            self.console = console_file(body["serial_out_path"])
+        self.sections["serial"] = body
+
+    def put_logger(self, body: Body) -> None:
+        """``PUT /logger``."""
+        if "log_path" in body:
+            self.log.open(body["log_path"])
+        self.log.level = body.get("level", self.log.level)
+        self.log.show_level = body.get("show_level", self.log.show_level)
+        self.sections["logger"] = body
+
+    def put_metrics(self, body: Body) -> None:
+        """``PUT /metrics``."""
+        if self.metrics.is_open:
+            raise Fault("Reinitialization of metrics not allowed.")
+        self.metrics.open(
+            body["metrics_path"], emit_id=body.get("emit_id", False), properties=body.get("properties", {})
+        )
+        self.sections["metrics"] = body
+
+    # -- the machine ---------------------------------------------------------------------------------------------------
+
+    def put_action(self, body: Body) -> None:
+        """``PUT /actions``."""
+        action = body["action_type"]
+        if action == "InstanceStart":
+            self._before()
+            config = records.machine_config(
+                self.sections, self.console, transport=self.transport, isolation=self.isolation
+            )
+            self._take(create_machine(config))
+            self.resume()
+        elif action == "SendCtrlAltDel":
+            if self.state != RUNNING:
+                raise Fault(BEFORE)
+            self._started().press_power_button()
+        else:
+            self.flush_metrics()
+
+    def _take(self, machine: AnyMachine) -> None:
+        self.machine = machine
+        machine.listen(lambda event: self._on_event(machine, event))
+
+    def _on_event(self, machine: AnyMachine, event: Event | EndEvent) -> None:
+        if machine is self.machine and hasattr(event, "error"):
+            self.failed = event.kind == "error"
+            self.log.write("Error" if self.failed else "Info", f"The guest has ended: {event.kind} {event.detail}")
+            self.ended.set()
+
+    def console_input(self, data: bytes) -> int:
+        """Type on the guest's console; how many bytes it took. Before the start nobody reads them: all."""
+        machine = self.machine
+        try:
+            return machine.console_input(data) if machine is not None else len(data)
+        except VmmError:
+            return len(data)
+
+    def resume(self) -> None:
+        """Run the guest: for the first time, or again."""
+        if self.machine is None and self._loaded is not None:
+            self._load()
+        machine = self._started()
+        if not self._is_started:
+            try:
+                machine.start()
+            except BaseException:
+                self.machine = None  # it may be configured otherwise and started again
+                machine.close()
+                raise
+            self._is_started = True
+        elif machine.state == "paused":
+            machine.resume()
+
+    def patch_vm(self, body: Body) -> None:
+        """``PATCH /vm``: pause or resume; a second time does nothing."""
+        if not self._is_made:
+            raise Fault(BEFORE)
+        before = time.monotonic_ns()
+        if body["state"] == "Resumed":
+            self.resume()
+        elif self.state == RUNNING:
+            self._started().pause()
+        self.metrics.latencies[f"{body['state'].lower()}_vm"] = (time.monotonic_ns() - before) // 1000
+
+    def flush_metrics(self) -> None:
+        """Write a line of metrics."""
+        if not self.metrics.is_open:
+            raise Fault("Failed to write metrics: no metrics file is configured.")
+        self.metrics.flush(self.figures())
+
+    def figures(self) -> Body:
+        """Counters of the machine; none before its start and after its end."""
+        try:
+            return self.machine.figures() if self.machine is not None and self._is_started else {}
+        except VmmError:
+            return {}
+
+    def patch_drive(self, _: str, name: str, body: Body) -> None:
+        """``PATCH /drives``: another file before the start, or the new size of the same one."""
+        drive = self.sections["drives"].get(name)
+        if drive is None:
+            raise Fault(f"Invalid block device ID: {name:.60}.")
+        path = body.get("path_on_host", drive.get("path_on_host"))
+        readable(path, "The backing file")
+        if "rate_limiter" in body and self._is_started:
+            raise Fault("The rate limiter of a drive cannot change while the guest runs.")
+        if not self._is_started:
+            self.sections["drives"][name] = {**drive, **body}
+            self._load_again()
+        elif path != drive["path_on_host"]:
+            raise Fault("The file of a drive cannot change while the guest runs.")
+        else:
+            drives = sorted(self.sections["drives"].items(), key=lambda each: not each[1]["is_root_device"])
+            self._started().resize_disk([each for each, _ in drives].index(name))
+
+    def patch_net(self, _: str, name: str, body: Body) -> None:
+        """``PATCH /network-interfaces``: rate limiters, before the start alone."""
+        if name not in self.sections["network-interfaces"]:
+            raise Fault(f"Invalid network interface ID: {name:.60}.")
+        if self._is_started:
+            raise Fault("The rate limiter of a network interface cannot change while the guest runs.")
+        self.sections["network-interfaces"][name].update(body)
+        self._load_again()
+
+    def patch_balloon(self, body: Body) -> None:
+        """``PATCH /balloon``."""
+        if not self.sections.get("balloon"):
+            raise Fault("No balloon device found.")
+        machine = self._started()
+        device = getattr(machine, "balloon", None) if self.isolation == "thread" else None
+        if device is None:
+            raise Fault("The balloon of a machine in a jail cannot change its size: start with --no-seccomp.")
+        device.resize(body["amount_mib"] * MIB)
+        self.sections["balloon"]["amount_mib"] = body["amount_mib"]
+
+    def patch_hotplug(self, body: Body) -> None:
+        """``PATCH /hotplug/memory``."""
+        self._hotplug()
+        self._started().resize_memory(
+            (self.sections["machine-config"]["mem_size_mib"] + body["requested_size_mib"]) * MIB
+        )
+        self.sections["memory-hotplug"]["requested_size_mib"] = body["requested_size_mib"]
+
+    def _hotplug(self) -> Body:
+        found: Body | None = self.sections.get("memory-hotplug")
+        if not found:
+            raise Fault("No hotplug memory device found.")
+        return found
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def create_snapshot(self, body: Body) -> None:
+        """``PUT /snapshot/create``."""
+        machine = self._started()
+        if self.state != PAUSED or not self._is_started:
+            raise Fault("Cannot create a snapshot of a microVM that is not paused.")
+        before = time.monotonic_ns()
+        snapshots.create(machine, body, self.sections)
+        self.metrics.latencies["full_create_snapshot"] = (time.monotonic_ns() - before) // 1000
+
+    def load_snapshot(self, body: Body) -> None:
+        """``PUT /snapshot/load``."""
+        if self._is_made or self.sections.get("boot-source") or any(self.sections[kind] for kind in NAMES):
+            raise Fault("Loading a microVM snapshot not allowed after configuring boot-specific resources.")
+        load = snapshots.Load(body)
+        kept: Body = {name: self.sections[name] for name in ("logger", "metrics") if name in self.sections}
+        before, self.sections, self._loaded = self.sections, {**load.sections(), **kept}, load
+        try:
+            if body.get("resume_vm"):
+                self.resume()
+            else:
+                self._load_unless_busy()
+        except BaseException:
+            self.sections, self._loaded = before, None
+            raise
+
+    def _load(self) -> None:
+        assert self._loaded is not None
+        self._take(self._loaded.restore(self.sections, self.console, self.transport, self.isolation))
+
+    def _load_unless_busy(self) -> None:
+        """A machine that is not to run yet; later, if its disks are in use: a request may name others before."""
+        try:
+            self._load()
+        except Fault as fault:
+            if getattr(fault.__cause__, "code", "") != "disk-in-use":
+                raise
+
+    def _load_again(self) -> None:
+        machine, self.machine = self.machine, None
+        if machine is not None:
+            machine.close()
+        if self._loaded is not None:
+            self._load_unless_busy()
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def get_info(self) -> Body:
+        """``GET /``."""
+        return {"app_name": "Firecracker", "id": self.name, "state": self.state, "vmm_version": VERSION}
+
+    def get_config(self) -> Body:
+        """``GET /vm/config``."""
+        return {name: list(each.values()) if name in NAMES else each for name, each in self.sections.items()}
+
+    def get_balloon(self) -> Body:
+        """``GET /balloon``."""
+        if not self.sections.get("balloon"):
+            raise Fault("No balloon device found.")
+        return dict(self.sections["balloon"])
+
+    def close(self) -> None:
+        """End the machine."""
+        with self._lock:
+            if self.machine is not None:
+                self.machine.close()
+        self.ended.set()
+
+
+def _one(section: str) -> Handler:
+    return lambda instance, body: instance.put_section(section, body)
+
+
+ROUTES: dict[str, Handler] = {
+    "GET ": Instance.get_info,
+    "GET version": lambda _: {"firecracker_version": VERSION},
+    "GET vm/config": Instance.get_config,
+    "GET machine-config": lambda instance: instance.sections["machine-config"],
+    "GET balloon": Instance.get_balloon,
+    "GET hotplug/memory": Instance._hotplug,
+    "PUT actions": Instance.put_action,
+    "PUT boot-source": Instance.put_boot_source,
+    "PUT machine-config": Instance.put_machine,
+    "PATCH machine-config": Instance.patch_machine,
+    **{f"PUT {kind}": Instance.put_device for kind in NAMES},
+    **{f"DELETE {kind}": lambda instance, name, kind=kind: instance.delete_device(kind, name) for kind in NAMES},
+    "PATCH drives": Instance.patch_drive,
+    "PATCH network-interfaces": Instance.patch_net,
+    "PUT vsock": _one("vsock"),
+    "PUT balloon": _one("balloon"),
+    "PUT entropy": _one("entropy"),
+    "PUT hotplug/memory": _one("memory-hotplug"),
+    "PATCH balloon": Instance.patch_balloon,
+    "PATCH hotplug/memory": Instance.patch_hotplug,
+    "PUT serial": Instance.put_serial,
+    "PUT logger": Instance.put_logger,
+    "PUT metrics": Instance.put_metrics,
+    "PATCH vm": Instance.patch_vm,
+    "PUT snapshot/create": Instance.create_snapshot,
+    "PUT snapshot/load": Instance.load_snapshot,
+}
+"""By method and path, without the names of devices."""

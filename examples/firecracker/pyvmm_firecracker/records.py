@@ -1,0 +1,178 @@
+"""The machine that the API's sections describe, as the records of :mod:`vmm`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm_firecracker.fault import Fault
+from vmm import (
+    BalloonConfig,
+    BootConfig,
+    DiskConfig,
+    HotplugMemoryConfig,
+    LimitConfig,
+    MachineConfig,
+    MemoryConfig,
+    NetConfig,
+    PmemConfig,
+    RngConfig,
+    VmmError,
+    VsockConfig,
+)
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm import ConsoleConfig, DeviceConfig
+
+    Body = dict[str, Any]
+
+MIB = 1 << 20
+DEFAULT_MACHINE = {
+    "vcpu_count": 1,
+    "mem_size_mib": 128,
+    "smt": False,
+    "track_dirty_pages": False,
+    "huge_pages": "None",
+}
+_HUGE_PAGES = {"None": "auto", "Transparent": "thp", "2M": "hugetlb"}
+
+
+def _bucket(bucket: Body | None) -> tuple[int, int]:
+    """Its rate a second and its size; 0: no limit."""
+    if not bucket or not bucket["size"] or not bucket["refill_time"]:
+        return 0, 0
+    return max(bucket["size"] * 1000 // bucket["refill_time"], 1), bucket["size"]
+
+
+def limit(limiter: Body | None) -> LimitConfig | None:
+    """A rate limiter.  Its ``one_time_burst`` has no counterpart.
+
+    :raises Fault: a rate is out of range
+    """
+    limiter = limiter or {}
+    numbers = (*_bucket(limiter.get("bandwidth")), *_bucket(limiter.get("ops")))
+    try:
+        return LimitConfig(*numbers) if any(numbers) else None
+    except VmmError as error:
+        raise Fault(f"Invalid rate limiter: {error}.") from error
+
+
+def disk(drive: Body) -> DiskConfig:
+    """
+    :raises Fault: it cannot be
+    """
+    if drive.get("socket"):
+        raise Fault("Unable to create the block device: vhost-user devices are not supported.")
+    if not drive.get("path_on_host"):
+        raise Fault("Unable to create the block device: `path_on_host` is missing.")
+    return DiskConfig(
+        drive["path_on_host"],
+        read_only=drive.get("is_read_only", False),
+        serial=drive["drive_id"][:20],
+        limit=limit(drive.get("rate_limiter")),
+    )
+
+
+def net(interface: Body) -> NetConfig:
+    """
+    :raises Fault: it cannot be
+    """
+    limits = [limit(interface.get(f"{direction}_rate_limiter")) for direction in ("rx", "tx")]
+    if limits[0] != limits[1]:
+        raise Fault("Unable to create the network device: both directions have the same rate limiter, or none.")
+    return NetConfig(
+        "tap",
+        tap=interface["host_dev_name"],
+        mac=interface.get("guest_mac", ""),
+        mtu=interface.get("mtu", 0),
+        limit=limits[0],
+    )
+
+
+def pmem(device: Body) -> PmemConfig:
+    """
+    :raises Fault: it cannot be
+    """
+    if limit(device.get("rate_limiter")):
+        raise Fault("Unable to create the pmem device: rate limiters are not supported.")
+    return PmemConfig(device["path_on_host"], read_only=device.get("read_only", False))
+
+
+DEVICES = {"drives": disk, "network-interfaces": net, "pmem": pmem}
+
+
+def device(kind: str, body: Body) -> DeviceConfig:
+    """The record of a device with a name.
+
+    :param kind: the section
+    :raises Fault: it cannot be
+    """
+    try:
+        return DEVICES[kind](body)
+    except VmmError as error:
+        raise Fault(f"Invalid device: {error}.") from error
+
+
+def balloon(body: Body) -> BalloonConfig:
+    """
+    :raises Fault: it cannot be
+    """
+    if body.get("free_page_hinting"):
+        raise Fault("Free page hinting is not supported: `free_page_reporting` returns the same memory.")
+    return BalloonConfig(
+        body["amount_mib"] * MIB,
+        free_page_reporting=body.get("free_page_reporting", False),
+        deflate_on_oom=body["deflate_on_oom"],
+    )
+
+
+def _words(sections: Body, root: Body | None) -> str:
+    """The end of the kernel's command line: the user's words, and the root where that is no first disk."""
+    words = [sections["boot-source"].get("boot_args", "")]
+    if root and root.get("partuuid"):
+        words += [f"root=PARTUUID={root['partuuid']}", "ro" if root.get("is_read_only") else "rw"]
+    for number, each in enumerate(sections["pmem"].values()):
+        if each.get("root_device"):
+            words += [f"root=/dev/pmem{number}", "ro" if each.get("read_only") else "rw"]
+    return " ".join(word for word in words if word)
+
+
+def machine_config(sections: Body, console: ConsoleConfig, *, transport: str, isolation: str) -> MachineConfig:
+    """The whole machine.
+
+    :param sections: as ``GET /vm/config`` has them, but devices with a name by that name
+    :raises Fault: it cannot be
+    """
+    if not sections.get("boot-source"):
+        raise Fault("Cannot start microvm without kernel configuration.")
+    source, machine = sections["boot-source"], sections["machine-config"]
+    drives = list(sections["drives"].values())
+    root = next((each for each in drives if each["is_root_device"]), None)
+    memory = sections.get("memory-hotplug")
+    vsock = sections.get("vsock")
+    entropy = sections.get("entropy")
+    try:
+        return MachineConfig(
+            boot=BootConfig(source["kernel_image_path"], source.get("initrd_path"), _words(sections, root)),
+            memory=MemoryConfig(machine["mem_size_mib"] * MIB, _HUGE_PAGES[machine["huge_pages"]]),
+            cpus=machine["vcpu_count"],
+            rootfs=disk(root) if root else None,
+            disks=tuple(disk(each) for each in drives if each is not root),
+            nets=tuple(net(each) for each in sections["network-interfaces"].values()),
+            pmems=tuple(pmem(each) for each in sections["pmem"].values()),
+            vsock=VsockConfig(vsock["guest_cid"], vsock["uds_path"]) if vsock else None,
+            balloon=balloon(sections["balloon"]) if sections.get("balloon") else None,
+            hotplug_memory=_hotplug(memory) if memory else None,
+            rng=RngConfig(limit=limit(entropy.get("rate_limiter"))) if entropy is not None else None,
+            console=console,
+            transport=transport,
+            isolation=isolation,
+        )
+    except VmmError as error:
+        raise Fault(f"Invalid configuration: {error}." + (f" Hint: {error.hint}." if error.hint else "")) from error
+
+
+def _hotplug(memory: Body) -> HotplugMemoryConfig:
+    block = memory.get("block_size_mib")
+    return HotplugMemoryConfig(memory["total_size_mib"] * MIB, **({"block": block * MIB} if block else {}))

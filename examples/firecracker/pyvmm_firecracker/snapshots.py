@@ -1,0 +1,155 @@
+"""Snapshots, as two files whose names a client chooses.
+
+pyvmm's snapshot is a directory.  It is put beside the file of the state, with ``.pyvmm`` after its name.  That file
+names it and has the configuration; the file of the memory is a hard link to the memory in the directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from pyvmm_firecracker import records
+from pyvmm_firecracker.fault import Fault
+from pyvmm_firecracker.files import readable
+from pyvmm_firecracker.schema import BODIES, check
+from vmm import VmmError, restore_machine
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm import AnyMachine, ConsoleConfig
+
+    Body = dict[str, Any]
+
+FORMAT = "pyvmm-firecracker-1"
+_SINGLE: tuple[tuple[str, str, Body], ...] = (
+    ("boot-source", "boot-source", {}),
+    ("machine-config", "machine-config", {}),
+    ("vsock", "vsock", {}),
+    ("balloon", "balloon", {}),
+    ("entropy", "entropy", {}),
+    ("memory-hotplug", "hotplug", {"requested_size_mib": None}),
+)
+"""Sections of one device, and the requests that have their fields; those that are no part of these."""
+MOST = 1 << 20
+"""Bytes of the file of the state."""
+
+
+def create(machine: AnyMachine, body: Body, sections: Body) -> None:
+    """Save a machine.  A ``Diff`` has all pages, too.
+
+    :raises Fault: it cannot be saved
+    """
+    state, memory = body["snapshot_path"], body["mem_file_path"]
+    folder = f"{state}.pyvmm"
+    if os.path.abspath(state) == os.path.abspath(memory):
+        raise Fault("`snapshot_path` and `mem_file_path` are the same file.")
+    try:
+        machine.snapshot(folder)
+        _replace_link(f"{folder}/memory", memory)
+        _replace_text(state, json.dumps({"format": FORMAT, "snapshot": os.path.basename(folder), "config": sections}))
+    except OSError as error:
+        raise Fault(f"Cannot create the snapshot {state:.200}: {error.strerror or error}.") from error
+
+
+def _replace_link(source: str, path: str) -> None:
+    made = f"{path}.pyvmm-new"
+    if os.path.lexists(made):
+        os.unlink(made)
+    os.link(source, made)
+    os.replace(made, path)
+
+
+def _replace_text(path: str, text: str) -> None:
+    made = f"{path}.pyvmm-new"
+    with open(made, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(made, path)
+
+
+def _checked(config: Body) -> Body:
+    """The sections of a snapshot, which somebody may have edited.
+
+    :raises Fault, KeyError, TypeError, AttributeError: they are not valid
+    """
+    named = {
+        kind: {str(name): check(BODIES[f"PUT {kind}"], body) for name, body in config[kind].items()}
+        for kind in ("drives", "network-interfaces", "pmem")
+    }
+    single = {
+        name: check(BODIES[f"PUT {section}"], {**config[name], **empty})
+        for name, section, empty in _SINGLE
+        if config.get(name) is not None
+    }
+    return {**named, **single}
+
+
+class Load:
+    """A snapshot that is to be restored.
+
+    :param body: of the request
+    :raises Fault: it is none
+    """
+
+    def __init__(self, body: Body) -> None:
+        backend = body.get("mem_backend")
+        if (backend is None) == ("mem_file_path" not in body):
+            raise Fault("Either `mem_backend` or `mem_file_path` must be specified, and not both.")
+        if backend and backend["backend_type"] == "Uffd":
+            raise Fault("The memory backend Uffd is not supported: pages are mapped from the file on demand.")
+        self._body = body
+        self._memory: str = backend["backend_path"] if backend else body["mem_file_path"]
+        self._state: str = body["snapshot_path"]
+        readable(self._state, "The snapshot")
+        readable(self._memory, "The memory file")
+        try:
+            with open(self._state, "rb") as file:
+                found = json.loads(file.read(MOST))
+            if found["format"] != FORMAT:
+                raise ValueError
+            self._config = _checked(found["config"])
+            self._folder = os.path.join(os.path.dirname(self._state), os.path.basename(str(found["snapshot"])))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Fault(f"{self._state:.200} is no snapshot of this program.") from error
+        if not os.path.isdir(self._folder):
+            raise Fault(f"The directory {self._folder:.200} of the snapshot is missing: move it with its files.")
+        if not os.path.samefile(self._memory, f"{self._folder}/memory"):
+            raise Fault(f"{self._memory:.200} is not the memory of the snapshot {self._state:.200}.")
+
+    def sections(self) -> Body:
+        """The configuration, with what the request overrides.
+
+        :raises Fault: a network interface is unknown
+        """
+        sections: Body = json.loads(json.dumps(self._config))
+        nets = sections["network-interfaces"]
+        for each in self._body.get("network_overrides", ()):
+            if each["iface_id"] not in nets:
+                raise Fault(f"Unknown network interface in network_overrides: {each['iface_id']:.60}.")
+            nets[each["iface_id"]]["host_dev_name"] = each["host_dev_name"]
+        override = self._body.get("vsock_override")
+        if override:
+            if not sections.get("vsock"):
+                raise Fault("vsock_override: the snapshot has no vsock device.")
+            sections["vsock"]["uds_path"] = override["uds_path"]
+        return sections
+
+    def restore(self, sections: Body, console: ConsoleConfig, transport: str, isolation: str) -> AnyMachine:
+        """A machine that has not run yet. Its disks are the files that the sections name.
+
+        :raises Fault: it cannot be restored
+        """
+        config = records.machine_config(sections, console, transport=transport, isolation=isolation)
+        changes: Body = {"console": console, "isolation": isolation}
+        for field in ("rootfs", "disks", "nets", "vsock"):
+            if getattr(config, field):
+                changes[field] = getattr(config, field)
+        clock = "host" if self._body.get("clock_realtime") else "resume"
+        try:
+            return restore_machine(self._folder, clock=clock, start=False, **changes)
+        except VmmError as error:
+            raise Fault(f"Load snapshot error: {error}.") from error
