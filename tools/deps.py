@@ -379,6 +379,17 @@ def install_sentry(python: str) -> None:
         run([python, "-m", "pyvmm_sentry.lwip"])
 
 
+def install_firecracker(python: str) -> None:
+    """Install Firecracker's interface of examples/firecracker, editable."""
+    folder = os.path.join("examples", "firecracker")
+    current = Stamp("firecracker", digest(os.path.join(folder, "pyproject.toml")))
+    if not current.is_current():
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        with step("installing examples/firecracker into .venv"):
+            run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
 def install_sandbox(python: str) -> None:
     """Install the sandbox library of examples/sandbox, editable, and compile its program for guests."""
     folder = os.path.join("examples", "sandbox")
@@ -483,6 +494,7 @@ def main(groups: Sequence[str]) -> None:
         install_kata(os.path.join(VENV, "bin", "python"))
         install_sentry(os.path.join(VENV, "bin", "python"))
         install_sandbox(os.path.join(VENV, "bin", "python"))
+        install_firecracker(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
 

@@ -79,6 +79,7 @@ JAIL = Option(
     default="auto",
 )
 CGROUP = Option("--cgroup", "DIR", "run the machine and its helper processes in this cgroup", complete="directory")
+API = Option("--api-sock", "PATH", "serve Firecracker's API at the socket PATH, see pyvmm firecracker --help")
 CONTROL = (
     Option("--control", "PATH", "serve the control socket PATH: pyvmm snapshot, disk, share, fork, resize"),
     Option(
@@ -122,6 +123,7 @@ OPTIONS = (
     JAIL,
     CGROUP,
     *CONTROL,
+    API,
     Option("--json", "", "write messages and the result to stderr as JSON, one object a line"),
     Option("--stats", "", "print at the end: exits, kicks, interrupts, bytes, boot phases"),
 )
@@ -385,6 +387,8 @@ def split_words(argv: list[str]) -> tuple[list[str], str]:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     entered = time.monotonic()
+    if any(word.partition("=")[0] == API.flag for word in argv):
+        return _serve_api(argv)
     argv, words = split_words(argv)
     values = parse(PROG, DESCRIPTION, OPTIONS, argv, epilog)
     if words:
@@ -400,6 +404,15 @@ def main(argv: list[str]) -> int:
         status = exit_status(error)
         messages.event("error", str(error), code=error.code, hint=error.hint, status=status)
         return status
+
+
+def _serve_api(argv: list[str]) -> int:
+    """Requests describe the machine, not this command line."""
+    from vmm.cli.plugins import external_command
+
+    command = external_command("firecracker")
+    assert command is not None
+    return command.main(argv)
 
 
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 GROUP, DOCTOR = "pyvmm.commands", "pyvmm.doctor"
 _RUNTIME = ("the container runtime", "pip install ./examples/kata")
-PACKAGES = {"image": _RUNTIME, "run": _RUNTIME}
+PACKAGES = {
+    "firecracker": ("Firecracker's interface", "pip install ./examples/firecracker"),
+    "image": _RUNTIME,
+    "run": _RUNTIME,
+}
 """Commands of this project's own packages: what each needs, and how it is installed."""
 
 

@@ -8,31 +8,23 @@ from typing import TYPE_CHECKING
 
 from pyvmm_firecracker import VERSION, records, snapshots
 from pyvmm_firecracker.fault import Fault
-from pyvmm_firecracker.files import console_file, readable
-from pyvmm_firecracker.logs import Log, Metrics
+from pyvmm_firecracker.files import readable
 from pyvmm_firecracker.records import MIB
-from pyvmm_firecracker.schema import BODIES, check
+from pyvmm_firecracker.sections import AFTER, BEFORE, NAMES, Sections
 from vmm import VmmError, create_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from vmm import AnyMachine, ConsoleConfig, EndEvent, Event
 
     Body = dict[str, Any]
-    Answer = dict[str, Any] | None
-    Handler = Callable[..., Answer]
 
 NOT_STARTED, RUNNING, PAUSED = "Not started", "Running", "Paused"
-NAMES = {"drives": "drive_id", "network-interfaces": "iface_id", "pmem": "id"}
-"""Sections with several devices, and the field that has the name of each."""
-AFTER = "The requested operation is not supported after starting the microVM."
-BEFORE = "The requested operation is not supported before starting the microVM."
 
 
-class Instance:
-    """The machine, and the sections of its configuration.  Requests come one at a time.
+class Instance(Sections):
+    """The machine, and the sections of its configuration.  One call at a time.
 
     :param name: of the instance
     :param console: where the guest's console goes
@@ -45,119 +37,30 @@ class Instance:
     def __init__(
         self, name: str, console: ConsoleConfig, *, transport: str = "mmio", isolation: str = "process"
     ) -> None:
-        self.name = name
-        self.console = console
+        super().__init__(name, console)
         self.transport, self.isolation = transport, isolation
-        self.log, self.metrics = Log(name), Metrics(name)
-        self.sections: Body = {"machine-config": dict(records.DEFAULT_MACHINE), **{kind: {} for kind in NAMES}}
         self.machine: AnyMachine | None = None
         self.ended = threading.Event()
         self.failed = False
         self._is_started = False
         self._plugged: dict[tuple[str, str], Any] = {}
         self._loaded: snapshots.Load | None = None
-        self._lock = threading.Lock()
 
     @property
     def state(self) -> str:
         """As ``GET /`` reports it."""
-        if not self._is_made:
+        if not self.is_made:
             return NOT_STARTED
         return RUNNING if self.machine and self._is_started and self.machine.state != "paused" else PAUSED
 
     @property
-    def _is_made(self) -> bool:
+    def is_made(self) -> bool:
         return self.machine is not None or self._loaded is not None
-
-    def handle(self, method: str, path: str, body: object) -> Answer:
-        """A request; the object to answer with, or None.
-
-        :param body: None: there is none
-        :raises Fault: it cannot be served
-        """
-        section, _, name = path.lstrip("/").partition("/")
-        with self._lock:
-            try:
-                answer = self._route(method, section, name, body)
-            except Fault as error:
-                self._note(method, section, error)
-                raise
-            except VmmError as error:
-                refused = Fault(f"{error}" + (f" ({error.hint})" if error.hint else ""))
-                self._note(method, section, refused)
-                raise refused from error
-            self._note(method, section, None)
-            return answer
-
-    def _note(self, method: str, section: str, fault: Fault | None) -> None:
-        self.metrics.count(method, section or "instance_info", failed=fault is not None)
-        level, what = ("Error", fault.message) if fault else ("Info", "done")
-        self.log.write(level, f"The API server received a {method} request on /{section:.60}: {what}")
-
-    def _route(self, method: str, section: str, name: str, body: object) -> Answer:
-        fixed = section if section in NAMES or section == "vsock" else f"{section}/{name}".rstrip("/")
-        handler = ROUTES.get(f"{method} {fixed}")
-        if handler is None:
-            known = [key for key in ROUTES if key.partition(" ")[2] == fixed]
-            if not known:
-                raise Fault(f"Invalid request method and/or path: {method} /{section:.60}{'/' * bool(name)}{name:.60}.")
-            raise Fault(f"Invalid request method and/or path: {method} {fixed}.")
-        if method in ("GET", "DELETE"):
-            if body is not None:
-                raise Fault(f"{method} request cannot have a body.")
-            return handler(self, name) if section in NAMES else handler(self)
-        if body is None:
-            raise Fault(f"Empty {method} request.")
-        given = check(BODIES.get(f"{method} {fixed}") or BODIES[f"{method} {section}"], body)
-        if section in NAMES:
-            return self._named(handler, section, name, given)
-        return handler(self, given)
-
-    def _named(self, handler: Handler, section: str, name: str, body: Body) -> Answer:
-        if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
-            raise Fault(f"Invalid resource ID `{name:.60}`: letters, digits, `_` and `-` are expected.")
-        if body[NAMES[section]] != name:
-            raise Fault(
-                f"The id from the path [{name:.60}] does not match the id from the body [{body[NAMES[section]]:.60}]!"
-            )
-        return handler(self, section, name, body)
-
-    # -- before the start ----------------------------------------------------------------------------------------------
-
-    def _before(self) -> None:
-        if self._is_made:
-            raise Fault(AFTER)
 
     def _started(self) -> AnyMachine:
         if self.machine is None:
             raise Fault(BEFORE)
         return self.machine
-
-    def put_boot_source(self, body: Body) -> None:
-        """``PUT /boot-source``."""
-        self._before()
-        for field in ("kernel_image_path", "initrd_path"):
-            readable(body.get(field), "The boot source")
-        self.sections["boot-source"] = body
-
-    def put_machine(self, body: Body) -> None:
-        """``PUT /machine-config``: what is not named has its default."""
-        self._before()
-        self._set_machine({**records.DEFAULT_MACHINE, **body})
-
-    def patch_machine(self, body: Body) -> None:
-        """``PATCH /machine-config``: what is not named stays."""
-        self._before()
-        if not body:
-            raise Fault("Empty PATCH request.")
-        self._set_machine({**self.sections["machine-config"], **body})
-
-    def _set_machine(self, machine: Body) -> None:
-        if machine["vcpu_count"] > 1 and machine["vcpu_count"] % 2:
-            raise Fault("The vCPU number is invalid! The vCPU number can only be 1 or an even number.")
-        if machine.get("cpu_template", "None") != "None":
-            raise Fault(f"CPU template {machine['cpu_template']} is not supported: pyvmm has templates of its own.")
-        self.sections["machine-config"] = machine
 
     def put_device(self, kind: str, name: str, body: Body) -> None:
         """``PUT /drives``, ``/network-interfaces`` or ``/pmem``; while the guest runs, the device is plugged in."""
@@ -169,7 +72,7 @@ class Instance:
         mac = body.get("guest_mac", "").lower()
         if mac and any(each.get("guest_mac", "").lower() == mac for each in others):
             raise Fault(f"The MAC address is already in use: {mac}.")
-        if self._is_made:
+        if self.is_made:
             if self.state != RUNNING or name in self.sections[kind]:
                 raise Fault(AFTER)
             self._plugged[kind, name] = self._started().plug(record)
@@ -184,41 +87,6 @@ class Instance:
         if not machine.unplug(attached, timeout=10):
             raise Fault(f"The guest has not released {name} in 10 s.")
         del self._plugged[kind, name], self.sections[kind][name]
-
-    def put_section(self, name: str, body: Body) -> None:
-        """A device of which there is one."""
-        self._before()
-        if name == "balloon":
-            records.balloon(body)
-        self.sections[name] = body
-
-    def put_serial(self, body: Body) -> None:
-        """``PUT /serial``: a file for the console's output."""
-        self._before()
-        if body.get("rate_limiter"):
-            raise Fault("A rate limiter of the serial console is not supported.")
-        if body.get("serial_out_path"):
-            self.console = console_file(body["serial_out_path"])
-        self.sections["serial"] = body
-
-    def put_logger(self, body: Body) -> None:
-        """``PUT /logger``."""
-        if "log_path" in body:
-            self.log.open(body["log_path"])
-        self.log.level = body.get("level", self.log.level)
-        self.log.show_level = body.get("show_level", self.log.show_level)
-        self.sections["logger"] = body
-
-    def put_metrics(self, body: Body) -> None:
-        """``PUT /metrics``."""
-        if self.metrics.is_open:
-            raise Fault("Reinitialization of metrics not allowed.")
-        self.metrics.open(
-            body["metrics_path"], emit_id=body.get("emit_id", False), properties=body.get("properties", {})
-        )
-        self.sections["metrics"] = body
-
-    # -- the machine ---------------------------------------------------------------------------------------------------
 
     def put_action(self, body: Body) -> None:
         """``PUT /actions``."""
@@ -273,7 +141,7 @@ class Instance:
 
     def patch_vm(self, body: Body) -> None:
         """``PATCH /vm``: pause or resume; a second time does nothing."""
-        if not self._is_made:
+        if not self.is_made:
             raise Fault(BEFORE)
         before = time.monotonic_ns()
         if body["state"] == "Resumed":
@@ -335,17 +203,11 @@ class Instance:
 
     def patch_hotplug(self, body: Body) -> None:
         """``PATCH /hotplug/memory``."""
-        self._hotplug()
+        self.get_hotplug()
         self._started().resize_memory(
             (self.sections["machine-config"]["mem_size_mib"] + body["requested_size_mib"]) * MIB
         )
         self.sections["memory-hotplug"]["requested_size_mib"] = body["requested_size_mib"]
-
-    def _hotplug(self) -> Body:
-        found: Body | None = self.sections.get("memory-hotplug")
-        if not found:
-            raise Fault("No hotplug memory device found.")
-        return found
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
@@ -360,7 +222,7 @@ class Instance:
 
     def load_snapshot(self, body: Body) -> None:
         """``PUT /snapshot/load``."""
-        if self._is_made or self.sections.get("boot-source") or any(self.sections[kind] for kind in NAMES):
+        if self.is_made or self.sections.get("boot-source") or any(self.sections[kind] for kind in NAMES):
             raise Fault("Loading a microVM snapshot not allowed after configuring boot-specific resources.")
         load = snapshots.Load(body)
         kept: Body = {name: self.sections[name] for name in ("logger", "metrics") if name in self.sections}
@@ -399,54 +261,8 @@ class Instance:
         """``GET /``."""
         return {"app_name": "Firecracker", "id": self.name, "state": self.state, "vmm_version": VERSION}
 
-    def get_config(self) -> Body:
-        """``GET /vm/config``."""
-        return {name: list(each.values()) if name in NAMES else each for name, each in self.sections.items()}
-
-    def get_balloon(self) -> Body:
-        """``GET /balloon``."""
-        if not self.sections.get("balloon"):
-            raise Fault("No balloon device found.")
-        return dict(self.sections["balloon"])
-
     def close(self) -> None:
         """End the machine."""
-        with self._lock:
-            if self.machine is not None:
-                self.machine.close()
+        if self.machine is not None:
+            self.machine.close()
         self.ended.set()
-
-
-def _one(section: str) -> Handler:
-    return lambda instance, body: instance.put_section(section, body)
-
-
-ROUTES: dict[str, Handler] = {
-    "GET ": Instance.get_info,
-    "GET version": lambda _: {"firecracker_version": VERSION},
-    "GET vm/config": Instance.get_config,
-    "GET machine-config": lambda instance: instance.sections["machine-config"],
-    "GET balloon": Instance.get_balloon,
-    "GET hotplug/memory": Instance._hotplug,
-    "PUT actions": Instance.put_action,
-    "PUT boot-source": Instance.put_boot_source,
-    "PUT machine-config": Instance.put_machine,
-    "PATCH machine-config": Instance.patch_machine,
-    **{f"PUT {kind}": Instance.put_device for kind in NAMES},
-    **{f"DELETE {kind}": lambda instance, name, kind=kind: instance.delete_device(kind, name) for kind in NAMES},
-    "PATCH drives": Instance.patch_drive,
-    "PATCH network-interfaces": Instance.patch_net,
-    "PUT vsock": _one("vsock"),
-    "PUT balloon": _one("balloon"),
-    "PUT entropy": _one("entropy"),
-    "PUT hotplug/memory": _one("memory-hotplug"),
-    "PATCH balloon": Instance.patch_balloon,
-    "PATCH hotplug/memory": Instance.patch_hotplug,
-    "PUT serial": Instance.put_serial,
-    "PUT logger": Instance.put_logger,
-    "PUT metrics": Instance.put_metrics,
-    "PATCH vm": Instance.patch_vm,
-    "PUT snapshot/create": Instance.create_snapshot,
-    "PUT snapshot/load": Instance.load_snapshot,
-}
-"""By method and path, without the names of devices."""

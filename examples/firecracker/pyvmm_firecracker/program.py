@@ -15,12 +15,14 @@ from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.instance import Instance
 from pyvmm_firecracker.logs import LEVELS
+from pyvmm_firecracker.routes import Api
 from vmm import ConsoleConfig, VmmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+SUMMARY = "serve Firecracker's API on a unix socket"
 SOCKET = "/run/firecracker.socket"
 BODY = 51200
 BAD_CONFIGURATION, BAD_ARGUMENT = 152, 153
@@ -80,16 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         transport="pci" if options.enable_pci else "mmio",
         isolation="thread" if options.no_seccomp else "process",
     )
+    api = Api(instance)
     try:
-        return _run(instance, options)
+        return _run(api, options)
     except (Fault, VmmError, OSError) as error:
         print(f"pyvmm-firecracker: {error}", file=sys.stderr)
         return BAD_ARGUMENT if isinstance(error, OSError) else BAD_CONFIGURATION
     finally:
-        instance.close()
+        api.close()
 
 
-def _run(instance: Instance, options: argparse.Namespace) -> int:
+def _run(api: Api, options: argparse.Namespace) -> int:
+    instance = api.instance
     instance.log.level, instance.log.show_level = options.level, options.show_level
     if options.log_path:
         instance.log.open(options.log_path)
@@ -107,9 +111,9 @@ def _run(instance: Instance, options: argparse.Namespace) -> int:
         if not options.no_api:
             from pyvmm_firecracker.server import Server
 
-            stack.enter_context(Server(instance, options.api_sock, options.http_api_max_payload_size))
+            stack.enter_context(Server(api, options.api_sock, options.http_api_max_payload_size))
         if options.config_file:
-            _configure(instance, options.config_file)
+            _configure(api, options.config_file)
         stack.enter_context(_terminal(instance))
         instance.ended.wait()
     if got:
@@ -117,7 +121,7 @@ def _run(instance: Instance, options: argparse.Namespace) -> int:
     return 1 if instance.failed else 0
 
 
-def _configure(instance: Instance, path: str) -> None:
+def _configure(api: Api, path: str) -> None:
     """Do what a configuration file describes, and start the guest.
 
     :raises Fault: it cannot be
@@ -131,12 +135,12 @@ def _configure(instance: Instance, path: str) -> None:
         raise Fault(f"Configuration file {path}: a map is expected")
     for name, body in sections.items():
         for section, each in _requests(name, body):
-            instance.handle("PUT", section, each)
-    instance.handle("PUT", "/actions", {"action_type": "InstanceStart"})
+            api.handle("PUT", section, each)
+    api.handle("PUT", "/actions", {"action_type": "InstanceStart"})
 
 
 def _requests(name: str, body: Any) -> Iterator[tuple[str, Any]]:
-    from pyvmm_firecracker.instance import NAMES
+    from pyvmm_firecracker.sections import NAMES
 
     if body is None:
         return

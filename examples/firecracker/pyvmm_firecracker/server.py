@@ -19,7 +19,7 @@ from pyvmm_firecracker.fault import Fault
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm_firecracker.instance import Instance
+    from pyvmm_firecracker.routes import Api
 
 IDLE_S = 60.0
 """Seconds after which a connection that sends nothing is closed."""
@@ -29,15 +29,15 @@ _CHUNK = 64 << 10
 
 
 class Server:
-    """Serves an instance.  A context manager.
+    """Serves the API.  A context manager.
 
     :param path: of the socket, which must not exist yet
     :param most: bytes of a request's body
     :raises OSError: the socket cannot be made
     """
 
-    def __init__(self, instance: Instance, path: str, most: int) -> None:
-        self._instance = instance
+    def __init__(self, api: Api, path: str, most: int) -> None:
+        self._api = api
         self._path = path
         self._most = most
         self._open: list[_Connection] = []
@@ -68,7 +68,7 @@ class Server:
             except OSError:
                 return  # it was closed
             sock.settimeout(IDLE_S)
-            connection = _Connection(sock, self._instance, self._most)
+            connection = _Connection(sock, self._api, self._most)
             with self._lock:
                 if len(self._open) >= CONNECTIONS:
                     min(self._open, key=lambda each: (each.is_busy, each.served, each.since)).end()
@@ -108,11 +108,11 @@ class _Connection:
     :ivar since: ``time.monotonic()`` of its beginning
     """
 
-    def __init__(self, connection: socket.socket, instance: Instance, most: int) -> None:
+    def __init__(self, connection: socket.socket, api: Api, most: int) -> None:
         self.is_busy = self.served = False
         self.since = time.monotonic()
         self._socket = connection
-        self._instance = instance
+        self._api = api
         self._most = most
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=16 << 10)
 
@@ -176,7 +176,7 @@ class _Connection:
             body = self._body(request)
             self.is_busy = True
             path = request.target.decode("ascii", "replace").partition("?")[0]
-            found = self._instance.handle(request.method.decode("ascii", "replace"), path, body)
+            found = self._api.handle(request.method.decode("ascii", "replace"), path, body)
         except Fault as fault:
             self._send(fault.status, {"fault_message": fault.message})
         else:

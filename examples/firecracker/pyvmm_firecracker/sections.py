@@ -1,0 +1,121 @@
+"""The configuration of the machine, in sections: what requests set before the start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm_firecracker import records
+from pyvmm_firecracker.fault import Fault
+from pyvmm_firecracker.files import console_file, readable
+from pyvmm_firecracker.logs import Log, Metrics
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm import ConsoleConfig
+
+    Body = dict[str, Any]
+
+NAMES = {"drives": "drive_id", "network-interfaces": "iface_id", "pmem": "id"}
+"""Sections with several devices, and the field that has the name of each."""
+AFTER = "The requested operation is not supported after starting the microVM."
+BEFORE = "The requested operation is not supported before starting the microVM."
+
+
+class Sections:
+    """The sections.
+
+    :param name: of the instance
+    :param console: where the guest's console goes
+    """
+
+    def __init__(self, name: str, console: ConsoleConfig) -> None:
+        self.name = name
+        self.console = console
+        self.log, self.metrics = Log(name), Metrics(name)
+        self.sections: Body = {"machine-config": dict(records.DEFAULT_MACHINE), **{kind: {} for kind in NAMES}}
+
+    @property
+    def is_made(self) -> bool:
+        """There is a machine, or a snapshot to restore."""
+        raise NotImplementedError
+
+    def _before(self) -> None:
+        if self.is_made:
+            raise Fault(AFTER)
+
+    def put_boot_source(self, body: Body) -> None:
+        """``PUT /boot-source``."""
+        self._before()
+        for field in ("kernel_image_path", "initrd_path"):
+            readable(body.get(field), "The boot source")
+        self.sections["boot-source"] = body
+
+    def put_machine(self, body: Body) -> None:
+        """``PUT /machine-config``: what is not named has its default."""
+        self._before()
+        self._set_machine({**records.DEFAULT_MACHINE, **body})
+
+    def patch_machine(self, body: Body) -> None:
+        """``PATCH /machine-config``: what is not named stays."""
+        self._before()
+        if not body:
+            raise Fault("Empty PATCH request.")
+        self._set_machine({**self.sections["machine-config"], **body})
+
+    def _set_machine(self, machine: Body) -> None:
+        if machine["vcpu_count"] > 1 and machine["vcpu_count"] % 2:
+            raise Fault("The vCPU number is invalid! The vCPU number can only be 1 or an even number.")
+        if machine.get("cpu_template", "None") != "None":
+            raise Fault(f"CPU template {machine['cpu_template']} is not supported: pyvmm has templates of its own.")
+        self.sections["machine-config"] = machine
+
+    def put_section(self, name: str, body: Body) -> None:
+        """A device of which there is one."""
+        self._before()
+        if name == "balloon":
+            records.balloon(body)
+        self.sections[name] = body
+
+    def put_serial(self, body: Body) -> None:
+        """``PUT /serial``: a file for the console's output."""
+        self._before()
+        if body.get("rate_limiter"):
+            raise Fault("A rate limiter of the serial console is not supported.")
+        if body.get("serial_out_path"):
+            self.console = console_file(body["serial_out_path"])
+        self.sections["serial"] = body
+
+    def put_logger(self, body: Body) -> None:
+        """``PUT /logger``."""
+        if "log_path" in body:
+            self.log.open(body["log_path"])
+        self.log.level = body.get("level", self.log.level)
+        self.log.show_level = body.get("show_level", self.log.show_level)
+        self.sections["logger"] = body
+
+    def put_metrics(self, body: Body) -> None:
+        """``PUT /metrics``."""
+        if self.metrics.is_open:
+            raise Fault("Reinitialization of metrics not allowed.")
+        self.metrics.open(
+            body["metrics_path"], emit_id=body.get("emit_id", False), properties=body.get("properties", {})
+        )
+        self.sections["metrics"] = body
+
+    def get_config(self) -> Body:
+        """``GET /vm/config``."""
+        return {name: list(each.values()) if name in NAMES else each for name, each in self.sections.items()}
+
+    def get_balloon(self) -> Body:
+        """``GET /balloon``."""
+        if not self.sections.get("balloon"):
+            raise Fault("No balloon device found.")
+        return dict(self.sections["balloon"])
+
+    def get_hotplug(self) -> Body:
+        """``GET /hotplug/memory``."""
+        found: Body | None = self.sections.get("memory-hotplug")
+        if not found:
+            raise Fault("No hotplug memory device found.")
+        return found
