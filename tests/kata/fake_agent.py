@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,8 @@ class FakeProcess:
         self.args = process["args"]
         self.env = dict(entry.split("=", 1) for entry in process.get("env", ()))
         self.terminal = bool(process.get("terminal"))
-        self.size = (0, 0)
+        size = process.get("consoleSize") or {}
+        self.size = (int(size.get("height", 0)), int(size.get("width", 0)))
         self.started = threading.Event()
         self.ended = threading.Event()
         self.status = 255
@@ -53,6 +55,7 @@ class FakeProcess:
             master, slave = os.openpty()
             ends: tuple[int, ...] = (slave, slave, slave)
             self.stdin = self.stdout = master
+            self.resize(*self.size)
         else:
             (its_in, self.stdin), (self.stdout, its_out), (self.stderr, its_err) = os.pipe(), os.pipe(), os.pipe()
             ends = its_in, its_out, its_err
@@ -84,6 +87,11 @@ class FakeProcess:
         elif not self.ended.is_set():
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 (os.killpg if everything else os.kill)(self.program.pid, number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.size = (rows, columns)
+        if self.terminal and self.stdout >= 0:
+            termios.tcsetwinsize(self.stdout, self.size)
 
     def read(self, name: str, length: int) -> bytes:
         self.started.wait()
@@ -215,7 +223,7 @@ class FakeAgent:
             process.stdin = -1
 
     def do_TtyWinResize(self, request: Any, _call: ttrpc.Call) -> None:
-        self.find(request).size = (request.row, request.column)
+        self.find(request).resize(request.row, request.column)
 
     def do_ReseedRandomDev(self, request: Any, _call: ttrpc.Call) -> None:
         if "PYVMM_FAKE_NO_SEED" in os.environ:

@@ -78,6 +78,22 @@ print(os.path.exists(one.bundle), os.listdir(root))
 
 
 @needs_namespaces
+def test_a_terminal_and_its_size(python: Python) -> None:
+    code = """
+with Container.create(rootfs, ["sleep", "100"], **where) as container:
+    container.start()
+    words = ["sh", "-c", 'stty size; read line; until [ "$(stty size)" = "40 120" ]; do sleep 0.01; done; echo $line']
+    with container.exec(words, stdin=PIPE, stdout=PIPE, terminal=(30, 100)) as process:
+        assert process.stdout.read(64) == b"30 100\\r\\n"
+        process.resize(40, 120)
+        process.stdin.write(b"go\\n")
+        assert b"".join(iter(lambda: process.stdout.read(64), b"")) == b"go\\r\\ngo\\r\\n"
+        assert process.wait(10) == 0
+"""
+    python(code)
+
+
+@needs_namespaces
 def test_what_goes_on_from_a_checkpoint(python: Python) -> None:
     code = """
 with Container.create(rootfs, ["sleep", "600"], name="c1", **where) as one:

@@ -86,6 +86,13 @@ class Process:
         except OSError:
             pass
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal; a process without one, or one that has ended, does not mind."""
+        try:
+            self._channel.send({"rows": rows, "columns": columns})
+        except OSError:
+            pass
+
     def close(self) -> None:
         """Close its pipes and the connection.  A running process continues."""
         for pipe in (self.stdin, self.stdout, self.stderr):
@@ -247,18 +254,22 @@ class Container:
         stdin: Stream = None,
         stdout: Stream = None,
         stderr: Stream = None,
+        terminal: tuple[int, int] | None = None,
     ) -> Process:
         """Run one more program in it.
 
         :param env: ``NAME=VALUE``, in addition to its first program's
         :param cwd: where it starts; empty: where the first one did
         :param user: ``UID[:GID]``; empty: as the first one
+        :param terminal: rows and columns of a terminal inside, whose output is *stdout*; None: it has none
         :raises VmmError: it cannot be run
         """
         options: Json = {key: [] if kind == "list" else "" for key, kind in PROCESS_OPTIONS.items()}
-        options |= {"env": list(env), "cwd": cwd, "user": user, "tty": False, "no-new-privs": False}
+        options |= {"env": list(env), "cwd": cwd, "user": user, "tty": terminal is not None, "no-new-privs": False}
         options |= {"additional-gids": [], "cap": []}
         process = process_from(state.read(self._folder)["process"], options, list(command))
+        if terminal is not None:
+            process["consoleSize"] = dict(zip(("height", "width"), terminal, strict=True))
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         theirs: list[int] = []
         pipes: list[IO[bytes] | None] = []
@@ -273,7 +284,7 @@ class Container:
                     theirs.append(os.dup(_descriptor(stream, null)))
                     pipes.append(None)
             channel = control.connect(self._folder)
-            channel.request({"op": "exec", "process": process}, theirs)
+            channel.request({"op": "exec", "process": process}, theirs if terminal is None else theirs[:2])
             channel.answer()
         except BaseException:
             for pipe in filter(None, pipes):
