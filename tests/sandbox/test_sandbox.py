@@ -137,6 +137,63 @@ def test_output_comes_as_it_is_printed_and_waits_for_its_reader(python: Python) 
 
 
 @needs_namespaces
+def test_a_terminal(python: Python) -> None:
+    code = """
+    def until(events, end):
+        seen = ""
+        while not seen.endswith(end):
+            event = next(events)
+            assert event.kind == "stdout"
+            seen += event.text
+        return seen
+    with Sandbox(rootfs, **where) as box:
+        script = "stty -echo; stty size; echo $TERM; tty >/dev/null && echo err >&2; trap 'stty size' WINCH; "
+        script += "echo ready; until read line; do :; done; echo $line; exec cat"
+        with box.popen(script, tty=True, rows=30, cols=100) as command:
+            events = iter(command)
+            assert until(events, "ready\\r\\n").splitlines() == ["30 100", "xterm-256color", "err", "ready"]
+            command.resize(40, 120)
+            assert until(events, "\\n") == "40 120\\r\\n"
+            command.write("typed\\n")
+            assert until(events, "\\n") == "typed\\r\\n"
+            command.write(b"\\x04")
+            assert list(events) == [Event("exit")]
+        with box.popen(["sleep", "600"], tty=True) as command:
+            command.write(b"\\x03")  # Ctrl-C
+            assert command.wait(10) == 128 + signal.SIGINT
+        raises(UsageError, box.popen, "true", tty=True, rows=0)
+        raises(UsageError, box.popen("true").resize, 10, 10)
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_signals(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        script = "trap 'echo usr1' USR1; trap 'exit 3' TERM; echo ready; while :; do read line; done"
+        with box.popen(script) as command:
+            events = iter(command)
+            assert next(events).text == "ready\\n"
+            command.send_signal(signal.SIGUSR1)
+            assert next(events).text == "usr1\\n"
+            command.send_signal(signal.SIGTERM)
+            assert list(events) == [Event("exit", exit_code=3)]
+        for number in (signal.SIGWINCH, signal.SIGCONT, signal.SIGINT):
+            command = box.popen(["sleep", "600"])
+            command.send_signal(number)
+        assert command.wait(10) == 128 + signal.SIGINT
+        with box.popen("echo $$; read line; kill -0 $line && echo there") as command:
+            assert next(iter(command)).text == f"{command.pid}\\n"
+            command.write(f"{command.pid}\\n")
+            assert next(iter(command)).text == "there\\n"
+        raises(UsageError, command.send_signal, 64)
+        assert box.popen(["/none"]).wait() == 127
+    """
+    python(code)
+
+
+@needs_namespaces
 def test_files(python: Python) -> None:
     code = """
     with Sandbox(rootfs, **where) as box:
@@ -225,7 +282,7 @@ def test_a_sandbox_that_lies_writes_nothing_outside(place: Path, sent: bytes) ->
     (place / "sent").write_bytes(sent)
     code = """
     with Sandbox(rootfs, **where) as box:
-        box.files._start = lambda words: box._start(["cat", place + "/sent"])
+        box.files._start = lambda words: box._start(["exec", "cat", place + "/sent"])
         raises(OSError, box.files.download, "/x", place + "/down")
     """
     with start(place, code) as process:
@@ -241,7 +298,7 @@ def test_a_sandbox_that_lies_about_its_files_is_an_error(place: Path, sent: byte
     (place / "sent").write_bytes(sent)
     code = """
     with Sandbox(rootfs, **where) as box:
-        box.files._start = lambda words: box._start(["cat", place + "/sent"])
+        box.files._start = lambda words: box._start(["exec", "cat", place + "/sent"])
         assert "something else" in str(raises(OSError, box.files.list, "/x"))
     """
     with start(place, code) as process:

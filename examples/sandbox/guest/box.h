@@ -26,6 +26,7 @@ int remove_tree(const char *path);
 /* Each is a command of the program, and returns its exit status. */
 int box_init(int argc, char **argv);
 int box_exec(int argc, char **argv);
+int box_start(int argc, char **argv);
 int box_read(int argc, char **argv);
 int box_write(int argc, char **argv);
 int box_list(int argc, char **argv);

@@ -8,17 +8,23 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-static int blocked_signals(void)
+/* The real-time signal of this number and N is signal N for the command: the others are for this program. */
+enum { FIRST_PASSED = 34, LAST_PASSED = 64 };
+
+static int blocked_signals(bool passed)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
+	for (int number = FIRST_PASSED + 1; passed && number <= LAST_PASSED; number++)
+		sigaddset(&set, number);
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
@@ -30,7 +36,7 @@ static int blocked_signals(void)
 /* init: adopt and reap orphans, until a signal. */
 int box_init(int argc, char **argv)
 {
-	int signals = blocked_signals();
+	int signals = blocked_signals(false);
 	struct signalfd_siginfo info;
 
 	(void)argc, (void)argv;
@@ -96,7 +102,15 @@ static void kill_descendants(void)
 	}
 }
 
-static int run(char **argv)
+/* Give up the terminal that this process leads, for the session of the command. */
+static void leave_terminal(void)
+{
+	signal(SIGHUP, SIG_IGN); /* sent to whoever leads it */
+	ioctl(0, TIOCNOTTY);
+	signal(SIGHUP, SIG_DFL);
+}
+
+static int run(char **argv, bool tells_pid)
 {
 	sigset_t none;
 
@@ -104,28 +118,34 @@ static int run(char **argv)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	setsid();
+	ioctl(0, TIOCSCTTY, 0);
+	if (tells_pid)
+		dprintf(1, "%d%c", getpid(), 0);
 	execvp(argv[0], argv);
 	dprintf(2, "%s: %s\n", argv[0], strerror(errno));
 	return errno == ENOENT ? 127 : 126;
 }
 
-/*
- * exec COMMAND...: run it; the exit status is its own, or 128 and the number of the signal that ended it. SIGTERM kills
- * it and all that it has started. What runs in the background when it ends goes to the first process.
- */
-int box_exec(int argc, char **argv)
+static void pass_signal(pid_t child, int number)
 {
-	int signals = blocked_signals(), status;
+	if (kill(-child, number)) /* it has no group of its own yet */
+		kill(child, number);
+}
+
+static int attend(char **argv, bool tells_pid)
+{
+	int signals, status;
 	struct signalfd_siginfo info;
 	pid_t child, ended;
 
-	(void)argc;
+	leave_terminal();
+	signals = blocked_signals(true);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	child = fork();
 	if (child < 0)
 		return 126;
 	if (!child)
-		_exit(run(argv));
+		_exit(run(argv, tells_pid));
 	for (int fd = 0; fd < 3; fd++)
 		close(fd); /* whoever reads its output sees the end with the last process that can write */
 	for (;;) {
@@ -135,9 +155,28 @@ int box_exec(int argc, char **argv)
 		}
 		if (read(signals, &info, sizeof(info)) != sizeof(info))
 			return 126;
-		if (info.ssi_signo != SIGCHLD) {
+		if (info.ssi_signo > FIRST_PASSED) {
+			pass_signal(child, (int)info.ssi_signo - FIRST_PASSED);
+		} else if (info.ssi_signo != SIGCHLD) {
 			kill_descendants();
 			return 128 + SIGKILL;
 		}
 	}
+}
+
+/*
+ * exec COMMAND...: run it; the exit status is its own, or 128 and the number of the signal that ended it. SIGTERM kills
+ * it and all that it has started. What runs in the background when it ends goes to the first process.
+ */
+int box_exec(int argc, char **argv)
+{
+	(void)argc;
+	return attend(argv, false);
+}
+
+/* start COMMAND...: the same; the first field of the output is its process number. */
+int box_start(int argc, char **argv)
+{
+	(void)argc;
+	return attend(argv, true);
 }

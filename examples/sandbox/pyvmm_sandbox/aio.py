@@ -145,6 +145,19 @@ class AsyncCommand:
         """See :meth:`Command.wait`."""
         return await _thread(self._command.wait, timeout)
 
+    @property
+    def pid(self) -> int:
+        """See :class:`~pyvmm_sandbox.commands.Command`."""
+        return self._command.pid
+
+    def resize(self, rows: int, columns: int) -> None:
+        """See :meth:`Command.resize`."""
+        self._command.resize(rows, columns)
+
+    def send_signal(self, number: int) -> None:
+        """See :meth:`Command.send_signal`."""
+        self._command.send_signal(number)
+
     def kill(self) -> None:
         """See :meth:`Command.kill`."""
         self._command.kill()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import HostError, VmmError
-from pyvmm_sandbox.errors import CommandFailed, CommandTimeout, SandboxGone
+from pyvmm_sandbox.errors import CommandFailed, CommandTimeout, SandboxError, SandboxGone, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +27,11 @@ OUTPUT_MOST = 16 << 20
 """Characters of each stream that :meth:`Sandbox.run` keeps by default."""
 _CHUNK = 64 << 10
 _END_S = 10.0
+_START_S = 60.0
+_LONGEST_PID = 16
+_FIRST_PASSED, _LAST_SIGNAL = 34, 30
+"""pyvmm-box passes on signal N as the real-time signal of the first number and N."""
+_LARGEST_SIZE = 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,15 @@ class Command:
     waits.  As a context manager, it is killed at the end of the block, if it still runs.
 
     :param process: with pipes
+    :param terminal: it has a terminal, whose output is ``stdout``
+    :ivar pid: its number inside the sandbox; 0: unknown
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, *, terminal: bool = False) -> None:
+        self.pid = 0
         self._process = process
+        self._terminal = terminal
+        self._early = b""
         self._exit_code: int | None = None
         self._waiting = threading.Lock()
         self._streams = {
@@ -94,6 +104,29 @@ class Command:
         self._poll = select.poll()
         for fd in self._streams:
             self._poll.register(fd, select.POLLIN)
+
+    def await_start(self) -> None:
+        """Wait until it runs: its number is the first field of its output.
+
+        :raises SandboxError: it does not start
+        """
+        pipe = self._process.stdout
+        assert pipe is not None
+        head = b""
+        ready = select.poll()
+        ready.register(pipe, select.POLLIN)
+        while b"\0" not in head[:_LONGEST_PID] and len(head) < _LONGEST_PID:
+            if not ready.poll(_START_S * 1000):
+                raise SandboxError(f"the command has not started in {_START_S:g} s", hint="is the sandbox paused?")
+            data = os.read(pipe.fileno(), _CHUNK)
+            head += data
+            if not data:
+                break  # its status has the reason
+        number, _, rest = head.partition(b"\0")
+        if number.isdigit() and len(number) < _LONGEST_PID:
+            self.pid, self._early = int(number), rest
+        else:
+            self._early = head
 
     def write(self, data: bytes | memoryview | str) -> None:
         """Write to its standard input.
@@ -108,13 +141,16 @@ class Command:
             left = left[stdin.write(left) :]
 
     def close_stdin(self) -> None:
-        """Its standard input ends.  A second call does nothing."""
+        """Its standard input ends.  A second call does nothing.
+
+        A terminal does not end: its programs see the end of their input at Ctrl-D, ``write(b"\\x04")``.
+        """
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def __iter__(self) -> Iterator[Event]:
         """Its output, and its end as the last event."""
-        while self._streams:
+        while self.is_open:
             yield from self.read(None)
         yield Event(EXIT, exit_code=self.wait())
 
@@ -124,6 +160,9 @@ class Command:
         :param timeout: in seconds; None: no limit
         """
         found = []
+        if self._early:
+            data, self._early = self._early, b""
+            return [Event(STDOUT, data)]
         for fd, _ in self._poll.poll(None if timeout is None else max(timeout, 0) * 1000) if self._streams else ():
             data = os.read(fd, _CHUNK)
             if data:
@@ -136,7 +175,7 @@ class Command:
     @property
     def is_open(self) -> bool:
         """More output may come."""
-        return bool(self._streams)
+        return bool(self._streams or self._early)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; its exit status. Output that is not read can keep it from ending.
@@ -159,6 +198,24 @@ class Command:
             self._waiting.release()
         return self._exit_code
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal.
+
+        :raises UsageError: it has none, or there is no such size
+        """
+        if not self._terminal:
+            raise UsageError("the command has no terminal", hint="popen(..., tty=True)")
+        self._process.resize(*checked_size(rows, columns))
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to its process group, which what it has started belongs to by default.
+
+        :raises UsageError: there is no such signal
+        """
+        if not 1 <= number <= _LAST_SIGNAL:
+            raise UsageError(f"signal {number} is not 1 to {_LAST_SIGNAL}", hint="signal.SIGINT")
+        self._process.kill(_FIRST_PASSED + number)
+
     def kill(self) -> None:
         """Kill it and all that it has started."""
         self._process.kill(signal.SIGTERM)  # pyvmm-box passes it on as SIGKILL
@@ -179,6 +236,15 @@ class Command:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+
+def checked_size(rows: int, columns: int) -> tuple[int, int]:
+    """
+    :raises UsageError: no terminal has this size
+    """
+    if not (1 <= rows <= _LARGEST_SIZE and 1 <= columns <= _LARGEST_SIZE):
+        raise UsageError(f"a terminal of {rows} x {columns} is not 1 x 1 to {_LARGEST_SIZE} x {_LARGEST_SIZE}")
+    return rows, columns
 
 
 class _Kept:

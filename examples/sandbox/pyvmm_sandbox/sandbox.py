@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_sandbox import guest, owners
-from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, finish
+from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
 from pyvmm_sandbox.errors import SandboxError, SandboxGone, SandboxNotFound, UsageError
 from pyvmm_sandbox.files import Files
 
@@ -93,7 +93,7 @@ class Sandbox:
 
     def _set_up(self, container: Container, timeout: float | None, detached: bool) -> None:
         self.name = container.id
-        self.files = Files(lambda words: self._start([guest.PATH, *words]))
+        self.files = Files(lambda words: self._start(words))
         self._container = container
         self._timer: threading.Timer | None = None
         self._end = weakref.finalize(self, owners.remove, container)
@@ -148,7 +148,7 @@ class Sandbox:
         :raises CommandFailed: with *check*
         :raises SandboxGone: the sandbox has ended
         """
-        with self.popen(command, env=env, cwd=cwd, user=user) as running:
+        with self._start(["exec", *_words(command)], env=env, cwd=cwd, user=user) as running:
             return finish(
                 running,
                 command,
@@ -167,25 +167,41 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         cwd: str = "",
         user: str = "",
+        tty: bool = False,
+        rows: int = 24,
+        cols: int = 80,
     ) -> Command:
-        """Start a command, and return while it runs.  See :meth:`run` for the arguments.
+        """Start a command, and return when it runs.  See :meth:`run` for the arguments.
 
+        :param tty: it has a terminal: what it prints is ``stdout``, and ``TERM`` is set unless *env* has it
+        :param rows: of the terminal
+        :param cols: likewise
         :raises SandboxGone: the sandbox has ended
         """
-        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
-        if not words:
-            raise UsageError("the command is empty")
-        return self._start([guest.PATH, "exec", *words], env=env, cwd=cwd, user=user)
+        terminal = checked_size(rows, cols) if tty else None
+        if tty:
+            env = {"TERM": "xterm-256color", **(env or {})}
+        started = self._start(["start", *_words(command)], env=env, cwd=cwd, user=user, terminal=terminal)
+        try:
+            started.await_start()
+        except BaseException:
+            started.close()
+            raise
+        return started
 
     def _start(self, words: list[str], **options: Any) -> Command:
+        """
+        :param words: of pyvmm-box
+        """
         env = [f"{key}={value}" for key, value in (options.pop("env", None) or {}).items()]
         if any("\0" in word for word in (*words, *env)):
             raise UsageError("a command cannot have NUL characters")
         try:
-            process = self._container.exec(words, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
+            command = [guest.PATH, *words]
+            process = self._container.exec(command, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
         except (VmmError, OSError) as error:
             raise self._error(error) from error
-        return Command(process)
+        return Command(process, terminal=options.get("terminal") is not None)
 
     def _error(self, error: Exception) -> Exception:
         """What an operation's error means, if the sandbox has ended meanwhile."""
@@ -281,6 +297,13 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name}>"
+
+
+def _words(command: str | Sequence[str]) -> list[str]:
+    words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+    if not words:
+        raise UsageError("the command is empty")
+    return words
 
 
 def check_name(name: str, detach: bool) -> None:
