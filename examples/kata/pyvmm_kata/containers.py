@@ -114,6 +114,8 @@ class Container:
     :param root: where states are, as ``pyvmm-oci --root``; empty: where they usually are
     :param config: the administrator's settings (``kata.toml``); empty: the usual file
     :ivar id: its id
+    :ivar pid: of the process of the host that ends with it
+    :ivar folder: of its state; files that a caller adds are removed with it
     :ivar bundle: the folder with its config.json
     :raises ConfigError: there is no such container
     """
@@ -128,15 +130,15 @@ class Container:
         :param folder: is removed with it
         """
         self._context = context
-        self._folder = context.folder(container_id)
+        self.folder = context.folder(container_id)
         self._own = folder
         self._status: int | None = None
         self._child = pid
         self.id = container_id
-        known = state.read(self._folder)
+        known = state.read(self.folder)
         self.bundle = str(known["bundle"])
-        self._pid = int(known["pid"])
-        self._process = os.pidfd_open(self._pid)
+        self.pid = int(known["pid"])
+        self._process = os.pidfd_open(self.pid)
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -242,7 +244,7 @@ class Container:
 
         :raises VmmError: it cannot be run, or has been started before
         """
-        kill.start(self._folder)
+        kill.start(self.folder)
 
     def exec(
         self,
@@ -267,7 +269,7 @@ class Container:
         options: Json = {key: [] if kind == "list" else "" for key, kind in PROCESS_OPTIONS.items()}
         options |= {"env": list(env), "cwd": cwd, "user": user, "tty": terminal is not None, "no-new-privs": False}
         options |= {"additional-gids": [], "cap": []}
-        process = process_from(state.read(self._folder)["process"], options, list(command))
+        process = process_from(state.read(self.folder)["process"], options, list(command))
         if terminal is not None:
             process["consoleSize"] = dict(zip(("height", "width"), terminal, strict=True))
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -283,7 +285,7 @@ class Container:
                 else:
                     theirs.append(os.dup(_descriptor(stream, null)))
                     pipes.append(None)
-            channel = control.connect(self._folder)
+            channel = control.connect(self.folder)
             channel.request({"op": "exec", "process": process}, theirs if terminal is None else theirs[:2])
             channel.answer()
         except BaseException:
@@ -302,7 +304,7 @@ class Container:
 
         :raises VmmError: it does not run
         """
-        control.call(self._folder, "kill", signal=number, all=False)
+        control.call(self.folder, "kill", signal=number, all=False)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of its first process; its exit status, or 128 and the number of the signal that ended it.
@@ -327,14 +329,14 @@ class Container:
 
         :raises VmmError: they cannot be frozen
         """
-        control.call(self._folder, "pause")
+        control.call(self.folder, "pause")
 
     def resume(self) -> None:
         """Resume them.
 
         :raises VmmError: they cannot go on
         """
-        control.call(self._folder, "resume")
+        control.call(self.folder, "resume")
 
     @property
     def status(self) -> str:
@@ -342,14 +344,14 @@ class Container:
 
         :raises ConfigError: it has been removed
         """
-        return str(state.read(self._folder)["status"])
+        return str(state.read(self.folder)["status"])
 
     def stats(self) -> Json:
         """What it uses, with the field names of ``runc events --stats``: bytes, nanoseconds.
 
         :raises VmmError: it does not run
         """
-        found: Json = control.call(self._folder, "stats")["data"]
+        found: Json = control.call(self.folder, "stats")["data"]
         return found
 
     def checkpoint(self, folder: str, *, end: bool = False, bundle: str = "") -> None:
@@ -364,9 +366,9 @@ class Container:
 
         def meanwhile(spec: Json) -> None:
             if bundle:
-                checkpoints.copy_bundle(state.read(self._folder), spec, os.path.abspath(bundle))
+                checkpoints.copy_bundle(state.read(self.folder), spec, os.path.abspath(bundle))
 
-        checkpoints.save(self._folder, os.path.abspath(folder), end=end, meanwhile=meanwhile)
+        checkpoints.save(self.folder, os.path.abspath(folder), end=end, meanwhile=meanwhile)
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
@@ -377,14 +379,19 @@ class Container:
         """
         if self._process < 0:
             return
-        if os.path.isdir(self._folder):
-            delete(self._folder, force=True)
+        if os.path.isdir(self.folder):
+            delete(self.folder, force=True)
         if self._child and self._status is None:
             self.wait(REMOVE_S)
-        os.close(self._process)
-        self._process = -1
+        self.close()
         if self._own:
             images.remove(self._own)
+
+    def close(self) -> None:
+        """Close this process's descriptors of it.  It continues, and this object cannot be used any more."""
+        if self._process >= 0:
+            os.close(self._process)
+            self._process = -1
 
     def __enter__(self) -> Container:
         return self
