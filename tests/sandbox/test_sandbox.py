@@ -374,6 +374,52 @@ def test_a_detached_sandbox_is_found_again(place: Path, python: Python) -> None:
 
 
 @needs_namespaces
+def test_a_detached_sandbox_ends_with_its_time_alone(place: Path) -> None:
+    """A time limit that was given, then changed by another process."""
+    made = "Sandbox(rootfs, name='mine', detach=True, timeout=%s, **where)"
+    for timeout, then in ((600, "Sandbox.connect('mine', **where).set_timeout(0.5)"), (0.5, "")):
+        for code in filter(None, (made % timeout, then)):
+            with start(place, code) as process:
+                _, err = process.communicate(timeout=PATIENCE)
+                assert process.returncode == 0, err
+        while os.listdir(place / "state") or any(place.glob("pyvmm-*")):
+            signal.sigtimedwait([], 0.05)  # the process that ends it is not a child of this one
+
+
+@needs_namespaces
+def test_sandboxes_are_listed(place: Path, python: Python) -> None:
+    code = """
+    import gc
+    assert Sandbox.list(root=place + "/none") == []
+    began = time.time()
+    mine = Sandbox(rootfs, name="mine", detach=True, timeout=600, metadata={"job": "7"}, **where)
+    with Sandbox(rootfs, timeout=None, **where) as other:
+        mine.pause()
+        first, second = Sandbox.list(root=where["root"])
+        assert (first.name, first.state, first.image, first.metadata) == ("mine", "paused", rootfs, {"job": "7"})
+        assert began <= first.created <= time.time() and 600 <= first.expires - began < 660 and first.detached
+        assert (second.name, second.state, second.expires) == (other.name, "running", None) and not second.detached
+        assert other.info() == second
+        assert "another process" in str(raises(SandboxNotFound, Sandbox.connect, other.name, **where))
+        mine.resume()
+    del mine
+    gc.collect()  # nobody has it
+    with Sandbox.connect("mine", timeout=None, **where) as mine:
+        assert mine.info().expires == first.expires and mine.run("true").ok
+        mine.set_timeout(None)
+        (copy,) = mine.fork()
+        assert mine.info().expires is None and copy.info().metadata == {"job": "7"}
+    raises(SandboxGone, mine.info), raises(SandboxGone, mine.set_timeout, 5)
+    raises(UsageError, Sandbox, rootfs, metadata={"a": 1}, **where)
+    raises(UsageError, copy.set_timeout, -1)
+    async def names():
+        return [each.name for each in await AsyncSandbox.list(root=where["root"])]
+    assert asyncio.run(names()) == [copy.name]
+    """
+    python(code)
+
+
+@needs_namespaces
 def test_copies(python: Python) -> None:
     code = """
     with Sandbox(rootfs, **where) as box:

@@ -1,26 +1,94 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The one command that runs on the host: what cleans up after the owner of sandboxes. */
+/* The commands that run on the host: what ends sandboxes whose owner has ended, or whose time is over. */
 #include "box.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+/* How long a clock that was set is not noticed, in milliseconds. */
+#define LONGEST_WAIT 60000.0
+
+static void ignore_signals(void)
+{
+	static const int ignored[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
+
+	for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
+		signal(ignored[i], SIG_IGN);
+}
 
 /* after PID COMMAND...: wait until that process has ended, then become the command. */
 int box_after(int argc, char **argv)
 {
-	static const int ignored[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
 	struct pollfd owner = { (int)syscall(SYS_pidfd_open, atoi(argv[0]), 0), POLLIN, 0 };
 
 	(void)argc;
-	for (size_t i = 0; i < sizeof(ignored) / sizeof(*ignored); i++)
-		signal(ignored[i], SIG_IGN);
+	ignore_signals();
 	if (owner.fd >= 0)
 		while (poll(&owner, 1, -1) < 0 && errno == EINTR)
 			;
 	execv(argv[1], argv + 1);
+	return errno;
+}
+
+/* Milliseconds until the time that the file has, in seconds since 1970; -1: it has none. */
+static double time_left(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	char text[64] = "", *end;
+	struct timespec now;
+	double left;
+
+	if (!file)
+		return -1;
+	if (!fgets(text, sizeof(text), file))
+		text[0] = '\0';
+	fclose(file);
+	left = strtod(text, &end);
+	if (end == text)
+		return -1;
+	clock_gettime(CLOCK_REALTIME, &now);
+	left = (left - (double)now.tv_sec) * 1e3 - (double)now.tv_nsec / 1e6;
+	return left > 0 ? left : 0;
+}
+
+/*
+ * expire PID DIRECTORY FILE COMMAND...: become the command at the time that the file has, which can be replaced in its
+ * directory meanwhile; end with the process. It returns at once, and a child of the host's first process waits.
+ */
+int box_expire(int argc, char **argv)
+{
+	struct pollfd polled[2] = { { (int)syscall(SYS_pidfd_open, atoi(argv[0]), 0), POLLIN, 0 },
+				    { inotify_init1(IN_NONBLOCK), POLLIN, 0 } };
+	char events[CHUNK];
+	pid_t child;
+
+	(void)argc;
+	if (polled[0].fd < 0 || inotify_add_watch(polled[1].fd, argv[1], IN_MOVED_TO) < 0)
+		return errno;
+	child = fork();
+	if (child)
+		return child < 0 ? errno : 0;
+	setsid();
+	ignore_signals();
+	for (;;) {
+		double left = time_left(argv[2]);
+
+		if (!left)
+			break;
+		poll(polled, 2, left < 0 ? -1 : (int)(left < LONGEST_WAIT ? left + 1 : LONGEST_WAIT));
+		if (polled[0].revents)
+			return 0;
+		while (read(polled[1].fd, events, sizeof(events)) > 0)
+			;
+	}
+	close(polled[0].fd);
+	close(polled[1].fd);
+	execv(argv[3], argv + 3);
 	return errno;
 }

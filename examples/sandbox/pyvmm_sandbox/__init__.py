@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm_sandbox.files import Change, Entry
+    from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Sandbox
     from pyvmm_sandbox.template import Template
 
@@ -39,6 +40,7 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "SandboxGone",
+    "SandboxInfo",
     "SandboxNotFound",
     "Template",
     "UsageError",
@@ -51,6 +53,7 @@ _MODULES = {
     "Event": "commands",
     "Result": "commands",
     "Sandbox": "sandbox",
+    "SandboxInfo": "records",
     "Template": "template",
 }
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pyvmm_sandbox.commands import Event, Result
     from pyvmm_sandbox.files import Change, Entry, Files
+    from pyvmm_sandbox.records import SandboxInfo
+    from pyvmm_sandbox.sandbox import Infos
     from pyvmm_sandbox.template import Template
 
 
@@ -104,6 +106,10 @@ class AsyncSandbox:
         """See :meth:`Sandbox.set_timeout`."""
         self._sandbox.set_timeout(seconds)
 
+    async def info(self) -> SandboxInfo:
+        """See :meth:`Sandbox.info`."""
+        return await _thread(self._sandbox.info)
+
     @property
     def is_running(self) -> bool:
         """See :attr:`Sandbox.is_running`."""
@@ -112,6 +118,11 @@ class AsyncSandbox:
     async def kill(self) -> None:
         """See :meth:`Sandbox.kill`."""
         await _thread(self._sandbox.kill)
+
+    @staticmethod
+    async def list(*, root: str = "") -> Infos:
+        """See :meth:`Sandbox.list`."""
+        return await _thread(Sandbox.list, root=root)
 
     async def __aenter__(self) -> AsyncSandbox:
         return self

@@ -1,7 +1,9 @@
-"""Sandboxes end with the process that has made them, however that ends.
+"""Sandboxes end with the process that has made them, however that ends, or at their time.
 
 The name of such a sandbox has its owner's process number and start time. A small process waits for the end of the
 owner, and then removes what the owner has not: this works for an owner that was killed, too.
+
+A detached sandbox has a small process of its own that waits for the end of its time.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from pyvmm_kata import Container
 from pyvmm_kata.bundle import images
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.oci.context import default_root
-from pyvmm_sandbox import guest
+from pyvmm_sandbox import guest, records
+from pyvmm_sandbox.errors import SandboxError
 
 BUNDLE = "pyvmm-sandbox-"
 """Begins the folder of a copy's bundle; that of others is one of Container.create() or has the sandbox's name."""
@@ -42,16 +45,32 @@ def watch(root: str) -> None:
     with _lock:
         if (os.getpid(), root) in _watched:
             return
-        code = "from pyvmm_sandbox.owners import main; main()"
-        subprocess.Popen(
-            [guest.program(), "after", str(os.getpid()), sys.executable, "-c", code, root],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        _spawn(["after", str(os.getpid())], "main", root)
         _watched.add((os.getpid(), root))
+
+
+def watch_time(container: Container, root: str) -> None:
+    """Start the process that removes a container at the time of :func:`records.write_expiry`, which can change.
+
+    :raises SandboxError: it cannot be started
+    """
+    waits = ["expire", str(container.pid), container.folder, os.path.join(container.folder, records.EXPIRES)]
+    status = _spawn(waits, "expire", root, container.id).wait()
+    if status:
+        raise SandboxError(f"the time limit of {container.id} cannot be watched: {os.strerror(status)}")
+
+
+def _spawn(waits: list[str], name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process that waits, and then runs a function of this module."""
+    code = f"from pyvmm_sandbox.owners import {name}; {name}()"
+    return subprocess.Popen(
+        [guest.program(), *waits, sys.executable, "-c", code, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
 
 
 def sweep(root: str = "") -> list[str]:
@@ -106,3 +125,17 @@ def _start_time(pid: int) -> str:
 def main() -> None:
     """Of the process that has waited for an owner's end."""
     sweep(sys.argv[1])
+
+
+def expire() -> None:
+    """Of the process that has waited for the end of a detached sandbox's time."""
+    root, name = sys.argv[1:]
+    try:
+        container = Container(name, root=root)
+    except (VmmError, OSError):
+        return  # it has ended meanwhile
+    at = records.read_expiry(container.folder)
+    if at is None or at > time.time():  # it was changed at the last moment
+        watch_time(container, root)
+    else:
+        remove(container)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_sandbox import guest, owners
+from pyvmm_sandbox import guest, owners, records
 from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
 from pyvmm_sandbox.errors import SandboxError, SandboxGone, SandboxNotFound, UsageError
 from pyvmm_sandbox.files import Files
+from pyvmm_sandbox.records import SandboxInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from pyvmm_sandbox.template import Template
 
+Infos = list[SandboxInfo]
+_LONGEST_S = 10 * 365 * 86400
 ISOLATIONS = ("auto", "vm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -34,13 +38,14 @@ class Sandbox:
     :param image: the name of an image (see ``pyvmm image``), or a folder with a root file system
     :param cpus: how many it may use; fractions are possible
     :param memory: a limit, as ``512M``
-    :param timeout: seconds after which this process kills it, also if it is detached; None: never
+    :param timeout: seconds after which it is killed; None: never
     :param network: ``none``, or ``user`` for the host's network by passt
     :param env: variables of all commands
     :param volumes: directories of the host, as ``DIR:PATH[:ro]``
     :param ports: ports of the host that lead into it, as ``8080:80``, with network ``user``
     :param name: of a detached one
     :param detach: it outlives this process; :meth:`connect` finds it by its name
+    :param metadata: the caller's own, for :meth:`list`
     :param isolation: ``vm``: a virtual machine; ``auto``: the best that this host has
     :param config: the administrator's settings (``kata.toml``); empty: the usual file
     :param root: where states are; empty: the default of ``pyvmm-oci``
@@ -63,6 +68,7 @@ class Sandbox:
         ports: Sequence[str] = (),
         name: str = "",
         detach: bool = False,
+        metadata: Mapping[str, str] | None = None,
         isolation: str = "auto",
         config: str = "",
         root: str = "",
@@ -70,6 +76,7 @@ class Sandbox:
         if isolation not in ISOLATIONS:
             raise UsageError(f"isolation {isolation!r} is not one of {', '.join(ISOLATIONS)}")
         check_name(name, detach)
+        record = records.new(image, metadata, detach)
         owners.watch(root)
         container = Container.create(
             image,
@@ -84,36 +91,56 @@ class Sandbox:
             config=config,
             root=root,
         )
-        self._set_up(container, timeout, detach)
+        self._begin(container, record, timeout, root, container.start)
+
+    def _begin(
+        self,
+        container: Container,
+        record: records.Record,
+        timeout: float | None,
+        root: str,
+        start: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Of a new one; if this fails, nothing of it is left."""
+        self._set_up(container, record.detached)
         try:
-            container.start()
+            record.write(container.folder)
+            self.set_timeout(timeout)
+            if record.detached:
+                owners.watch_time(container, root)
+            start()
         except BaseException:
             self.kill()
             raise
 
-    def _set_up(self, container: Container, timeout: float | None, detached: bool) -> None:
+    def _set_up(self, container: Container, detached: bool) -> None:
         self.name = container.id
         self.files = Files(lambda words: self._start(words))
         self._container = container
+        self._detached = detached
         self._timer: threading.Timer | None = None
-        self._end = weakref.finalize(self, owners.remove, container)
-        self._end.atexit = not detached
-        if timeout is not None:
-            self.set_timeout(timeout)
+        self._end = weakref.finalize(self, Container.close if detached else owners.remove, container)
 
     @classmethod
     def connect(cls, name: str, *, timeout: float | None = None, config: str = "", root: str = "") -> Sandbox:
         """A sandbox that was made with ``detach=True``, perhaps by another process.
 
-        :param timeout: seconds after which this process kills it; None: never
+        :param timeout: as :meth:`set_timeout`; None: its time stays
         :raises SandboxNotFound: there is none with this name
+        :raises SandboxGone: its machine has ended
         """
         try:
             container = Container(name, root=root, config=config)
         except ConfigError as error:
             raise SandboxNotFound(f"no sandbox {name!r:.80}", hint="it has ended, or was never detached") from error
+        except ProcessLookupError as error:
+            raise SandboxGone(f"sandbox {name} has ended") from error
         made = cls.__new__(cls)
-        made._set_up(container, timeout, True)
+        made._set_up(container, True)
+        if not records.read(container.folder).detached:
+            raise SandboxNotFound(f"sandbox {name} belongs to another process", hint="detach=True")
+        if timeout is not None:
+            made.set_timeout(timeout)
         return made
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -207,6 +234,9 @@ class Sandbox:
         """What an operation's error means, if the sandbox has ended meanwhile."""
         if self.is_running:
             return error if isinstance(error, VmmError) else SandboxError(str(error))
+        return self._gone()
+
+    def _gone(self) -> SandboxGone:
         return SandboxGone(f"sandbox {self.name} has ended", hint="its timeout= may be over")
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -249,10 +279,9 @@ class Sandbox:
         if not 1 <= count <= 1000:
             raise UsageError(f"{count} copies are not 1 to 1000")
         names = [owners.new_name() for _ in range(count)]
-        made = []
-        for container in self._call(lambda: self._container.fork(*names)):
-            made.append(adopt(container, None, False))
-        return made
+        known = self.info()
+        record = records.new(known.image, known.metadata, False)
+        return [adopt(each, record, None, "") for each in self._call(lambda: self._container.fork(*names))]
 
     def snapshot(self, folder: str | os.PathLike[str]) -> Template:
         """Save it with its memory and files; it continues. :meth:`Template.start` starts copies.
@@ -275,19 +304,47 @@ class Sandbox:
             raise self._error(error) from error
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Kill it so many seconds from now; None: never."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
+        """Kill it so many seconds from now; None: never.  It holds without this process, too.
+
+        :raises SandboxGone: it has ended
+        """
+        if seconds is not None and not 0 <= seconds <= _LONGEST_S:
+            raise UsageError(f"a time limit of {seconds} s is not 0 to {_LONGEST_S}", hint="None: no limit")
+        self._stop_timer()
+        try:
+            records.write_expiry(self._container.folder, None if seconds is None else time.time() + seconds)
+        except OSError as error:
+            raise self._gone() from error
+        if seconds is not None and not self._detached:
             self._timer = threading.Timer(seconds, self._end)
             self._timer.daemon = True
             self._timer.start()
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def info(self) -> SandboxInfo:
+        """What is known of it.
+
+        :raises SandboxGone: it has ended
+        """
+        try:
+            return records.describe(self._container.folder)
+        except SandboxNotFound as error:
+            raise self._gone() from error
+
     def kill(self) -> None:
         """End it, and remove all that belongs to it.  A second call does nothing."""
-        self.set_timeout(None)
-        self._end()
+        self._stop_timer()
+        if self._end.detach():
+            owners.remove(self._container)
+
+    @staticmethod
+    def list(*, root: str = "") -> Infos:
+        """The sandboxes of all processes with the same root, the oldest first."""
+        return records.describe_all(root)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -319,8 +376,8 @@ def check_name(name: str, detach: bool) -> None:
         raise UsageError(f"{name[:80]!r} is no name", hint="letters, digits, dots, dashes; at most 63")
 
 
-def adopt(container: Container, timeout: float | None, detached: bool) -> Sandbox:
+def adopt(container: Container, record: records.Record, timeout: float | None, root: str) -> Sandbox:
     """The sandbox of a container that runs."""
     made = Sandbox.__new__(Sandbox)
-    made._set_up(container, timeout, detached)
+    made._begin(container, record, timeout, root)
     return made

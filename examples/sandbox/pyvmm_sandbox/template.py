@@ -12,13 +12,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import Container
-from pyvmm_sandbox import owners
+from pyvmm_sandbox import owners, records
 from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
 from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CHECKPOINT, BUNDLE, RECORD, SAVED = "checkpoint", "bundle", "template.json", "saved-"
 _POLL_S = 0.1
@@ -79,6 +79,7 @@ class Template:
         timeout: float | None = 300,
         name: str = "",
         detach: bool = False,
+        metadata: Mapping[str, str] | None = None,
         config: str = "",
         root: str = "",
     ) -> Sandbox:
@@ -87,6 +88,7 @@ class Template:
         :raises VmmError: it cannot be started; nothing of it is left
         """
         check_name(name, detach)
+        record = records.new(self.record.get("image") or self.folder, metadata, detach)
         owners.watch(root)
         saved = os.path.join(self.folder, self.record["saved"])
         bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
@@ -97,7 +99,7 @@ class Template:
         except BaseException:
             shutil.rmtree(bundle, ignore_errors=True)
             raise
-        return adopt(container, timeout, detach)
+        return adopt(container, record, timeout, root)
 
 
 def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -> Template:
