@@ -94,6 +94,34 @@ with Container.create(rootfs, ["sleep", "100"], **where) as container:
 
 
 @needs_namespaces
+def test_connections_to_ports_inside(python: Python) -> None:
+    code = """
+from tests.kata import fake_relay
+fake_relay.install()
+SERVER = (
+    "import socket; listener = socket.create_server(('127.0.0.1', 0)); print(listener.getsockname()[1], flush=True)\\n"
+    "while True: sock = listener.accept()[0]; sock.sendall(b'got ' + sock.recv(100)); sock.close()"
+)
+with Container.create(rootfs, ["sleep", "100"], **where) as container:
+    container.start()
+    with container.exec([sys.executable, "-c", SERVER], stdout=PIPE) as process:
+        port = int(process.stdout.read(64))
+        for word in (b"one", b"two"):
+            with container.connect(port) as sock:
+                sock.sendall(word)
+                assert sock.recv(100) == b"got " + word and sock.recv(1) == b""
+        for wrong, error in ((1, ConnectionRefusedError), (0, ConfigError), (65536, ConfigError)):
+            try:
+                container.connect(wrong)
+                raise AssertionError(wrong)
+            except error:
+                pass
+        process.kill()
+"""
+    python(code)
+
+
+@needs_namespaces
 def test_what_goes_on_from_a_checkpoint(python: Python) -> None:
     code = """
 with Container.create(rootfs, ["sleep", "600"], name="c1", **where) as one:

@@ -15,11 +15,13 @@ where no pool gives the machine: a program with many threads is better off with 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import select
 import signal
+import socket
 import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
@@ -298,6 +300,23 @@ class Container:
             for fd in (null, *theirs):
                 os.close(fd)
         return Process(channel, pipes)
+
+    def connect(self, port: int) -> socket.socket:
+        """Connect to a TCP port of the loopback addresses inside.  It needs no network.
+
+        :raises ConnectionRefusedError: nothing listens there
+        :raises VmmError: it does not run, or its guest does not answer
+        """
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"port {port} is not 1 to 65535", code="container-port")
+        channel = control.connect(self.folder)
+        try:
+            channel.request({"op": "connect", "port": port})
+            if not channel.answer().get("listens"):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens on port {port} of {self.id}")
+            return socket.socket(fileno=channel.fds.pop())
+        finally:
+            channel.close()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send its first process a signal.

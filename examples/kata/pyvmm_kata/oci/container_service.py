@@ -434,6 +434,17 @@ class ContainerService:
 
         channel.send({"data": to_json(self._made.stats()), "oom": self._state.get("oom", 0)})
 
+    def _do_connect(self, request: Json, channel: control.Channel) -> None:
+        """Answer with a connection to a port in the guest, or that nothing listens there."""
+        if self._sandbox is None:
+            raise HostError("the container is not made yet", code="oci-state")
+        made = self._sandbox.connect_to_port(int(request["port"]))
+        if made is None:
+            channel.send({"listens": False})
+            return
+        with made:
+            channel.send({"listens": True}, [made.fileno()])
+
     def _do_figures(self, _request: Json, channel: control.Channel) -> None:
         """Of the machine, with everything in it."""
         from pyvmm_kata.pod.statistics import collect

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.host import syn_proxy
 from pyvmm_kata.host.socket_lookup import Steering
+from pyvmm_kata.pod.guest_port import connect_to_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,6 @@ MAX_CONNECTIONS = 256
 """At a time; further ones complete their handshake, wait, and are reset if nobody listens."""
 _REMEMBERED = 64
 """How many clients are remembered, to tell a repeated SYN from a new one."""
-ANSWER_S = 40.0
-"""Seconds for the guest to report whether a server listens there: longer than its agent tries to connect."""
 HANDSHAKE_S = 10.0
 """How long a client may take from the answer to its connection."""
 FULL_MS = 100
@@ -279,19 +278,7 @@ class Loopback:
 
     def _connect(self, address: str, port: int) -> socket.socket | None:
         """A connection to the same port in the guest; None: nothing listens there."""
-        v4 = bytes(4) if ":" in address else socket.inet_aton(address)
-        server = self._dial()
-        try:
-            server.settimeout(ANSWER_S)
-            server.sendall(v4 + port.to_bytes(2, "big"))
-            if server.recv(1) == b"\0":
-                server.settimeout(None)
-                return server
-        except BaseException:
-            server.close()
-            raise
-        server.close()
-        return None
+        return connect_to_port(self._dial, address, port)
 
 
 def _accept(listener: socket.socket) -> socket.socket | None:

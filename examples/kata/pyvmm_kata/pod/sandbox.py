@@ -11,6 +11,7 @@ from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.pod import guest_port
 from pyvmm_kata.pod.agent_connection import connect_agent
 from pyvmm_kata.pod.containers import PodContainers
 from pyvmm_kata.pod.events import Listeners, SandboxEvent
@@ -19,6 +20,7 @@ from pyvmm_kata.pod.machine_size import MachineSize
 from pyvmm_kata.pod.network import in_namespace
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.bundle import Bundle
@@ -250,6 +252,19 @@ class Sandbox:
             return None
         made.start()
         return made
+
+    def connect_to_port(self, port: int) -> socket.socket | None:
+        """A connection to a TCP port of the guest's loopback addresses; None: nothing listens there.
+
+        :raises HostError: the guest does not answer
+        """
+        vm = self._vm
+        if vm is None:
+            raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-gone")
+        try:
+            return guest_port.connect_to_port(vm.dial, "127.0.0.1", port)
+        except OSError as error:
+            raise HostError(f"port {port} in the guest cannot be reached: {error}", code="guest-port") from error
 
     @property
     def agent(self) -> AgentClient:
