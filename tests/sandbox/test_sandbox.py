@@ -19,8 +19,10 @@ BEGIN = """
 import asyncio, os, signal, sys, time
 from pyvmm_kata.pod import sandbox as machines
 from pyvmm_sandbox import guest
-from tests.kata.fake_agent import boot_fake
-machines.boot_vm = boot_fake
+from tests.kata import fake_agent, fake_relay
+machines.boot_vm = fake_agent.boot_fake
+fake_relay.install()
+upper_server = os.path.dirname(fake_relay.__file__) + "/../sandbox/upper_server.py"
 guest.PATH = guest.program()
 from pyvmm_sandbox import *
 place = sys.argv[1]
@@ -326,6 +328,38 @@ def test_changes_are_reported(python: Python) -> None:
 
 
 @needs_namespaces
+def test_ports_lead_to_servers_inside(python: Python) -> None:
+    code = """
+    import socket
+    def ask(sock, data):
+        sock.sendall(data), sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+    with Sandbox(rootfs, **where) as box:
+        begun = box.popen([sys.executable, upper_server])
+        port = int(next(iter(begun)).text)
+        with box.ports.connect(port) as sock:
+            assert ask(sock, b"one") == b"ONE"
+        with box.ports.forward(port) as forward:
+            assert forward.url == str(forward) == f"http://127.0.0.1:{forward.port}"
+            big = b"x" * (4 << 20)
+            socks = [socket.create_connection((forward.host, forward.port)) for _ in range(20)]
+            assert ask(socks[3], big) == big.upper() and ask(socks[7], b"two") == b"TWO"
+        assert all(sock.recv(1) == b"" for sock in socks)
+        raises(ConnectionRefusedError, socket.create_connection, (forward.host, forward.port))
+        other = box.ports.forward(1, host_port=forward.port)
+        assert other.port == forward.port
+        sock = socket.create_connection((other.host, other.port))
+        raises(ConnectionResetError, sock.recv, 1)  # nothing listens there
+        raises(ConnectionRefusedError, box.ports.connect, 1)
+        raises(UsageError, box.ports.connect, 0), raises(UsageError, box.ports.forward, 70000)
+        raises(OSError, box.ports.forward, port, host_port=other.port)
+    raises(ConnectionRefusedError, socket.create_connection, (other.host, other.port))
+    raises(SandboxGone, box.ports.connect, port)
+    """
+    python(code)
+
+
+@needs_namespaces
 def test_a_sandbox_ends_with_its_time(python: Python) -> None:
     code = """
     box = Sandbox(rootfs, timeout=1, **where)
@@ -494,12 +528,15 @@ def test_the_async_twin(python: Python) -> None:
 
 
 def test_the_twins_have_the_same_names() -> None:
-    from pyvmm_sandbox import AsyncSandbox, Sandbox
-    from pyvmm_sandbox.aio import AsyncFiles
+    from pyvmm_sandbox import AsyncSandbox, Command, Sandbox
+    from pyvmm_sandbox.aio import AsyncCommand, AsyncFiles, AsyncPorts
     from pyvmm_sandbox.files import Files
+    from pyvmm_sandbox.ports import Ports
 
     def public(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert public(Sandbox) - public(AsyncSandbox) == {"checkpoint"}
     assert public(Files) - public(AsyncFiles) == {"stream"}
+    assert public(Ports) == public(AsyncPorts)
+    assert public(Command) - public(AsyncCommand) == {"await_start", "is_open", "read", "close"}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm_sandbox.files import Change, Entry
+    from pyvmm_sandbox.ports import Forward
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Sandbox
     from pyvmm_sandbox.template import Template
@@ -35,6 +36,7 @@ __all__ = [
     "CommandTimeout",
     "Entry",
     "Event",
+    "Forward",
     "OutOfMemory",
     "Result",
     "Sandbox",
@@ -51,6 +53,7 @@ _MODULES = {
     "Command": "commands",
     "Entry": "files",
     "Event": "commands",
+    "Forward": "ports",
     "Result": "commands",
     "Sandbox": "sandbox",
     "SandboxInfo": "records",

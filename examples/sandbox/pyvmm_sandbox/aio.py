@@ -16,12 +16,14 @@ from pyvmm_sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
     import os
+    import socket
     from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
     from typing import Any
 
     from pyvmm_sandbox.commands import Event, Result
     from pyvmm_sandbox.files import Change, Entry, Files
+    from pyvmm_sandbox.ports import Forward, Ports
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Infos
     from pyvmm_sandbox.template import Template
@@ -41,6 +43,7 @@ class AsyncSandbox:
         self._sandbox = sandbox
         self.name = sandbox.name
         self.files = AsyncFiles(sandbox.files)
+        self.ports = AsyncPorts(sandbox.ports)
 
     @classmethod
     async def create(cls, image: str, **options: Any) -> AsyncSandbox:
@@ -237,6 +240,25 @@ class AsyncFiles:
         await _thread(self._files.download, path, folder)
 
     list = entries
+
+
+class AsyncPorts:
+    """See :class:`~pyvmm_sandbox.ports.Ports`."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    async def forward(self, port: int, host: str = "127.0.0.1", host_port: int = 0) -> Forward:
+        """See :meth:`Ports.forward`."""
+        return await _thread(self._ports.forward, port, host, host_port)
+
+    async def connect(self, port: int) -> socket.socket:
+        """See :meth:`Ports.connect`; :func:`asyncio.open_connection` takes the socket."""
+        return await _thread(self._ports.connect, port)
+
+    def close(self) -> None:
+        """See :meth:`Ports.close`."""
+        self._ports.close()
 
 
 class AsyncWatch:

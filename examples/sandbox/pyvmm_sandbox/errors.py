@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vmm import VmmError
 
 if TYPE_CHECKING:
+    from pyvmm_kata import Container
     from pyvmm_sandbox.commands import Result
 
 
@@ -67,3 +68,19 @@ class CommandFailed(SandboxError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
         self.result = result
+
+
+def error_of(container: Container, error: Exception) -> Exception:
+    """What an operation's error means, if the sandbox has ended meanwhile."""
+    try:
+        runs = container.status in ("running", "paused")
+    except VmmError:
+        runs = False
+    if runs:
+        return error if isinstance(error, VmmError) else SandboxError(str(error))
+    return gone(container.id)
+
+
+def gone(name: str) -> SandboxGone:
+    """The error of a sandbox that has ended."""
+    return SandboxGone(f"sandbox {name} has ended", hint="its timeout= may be over")

@@ -13,8 +13,9 @@ from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
 from pyvmm_sandbox import guest, owners, records
 from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
-from pyvmm_sandbox.errors import SandboxError, SandboxGone, SandboxNotFound, UsageError
+from pyvmm_sandbox.errors import SandboxGone, SandboxNotFound, UsageError, error_of, gone
 from pyvmm_sandbox.files import Files
+from pyvmm_sandbox.ports import Ports
 from pyvmm_sandbox.records import SandboxInfo
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Sandbox:
     :raises VmmError: it cannot be made; nothing of it is left
     :ivar name: its name
     :ivar files: its files, see :class:`~pyvmm_sandbox.files.Files`
+    :ivar ports: servers inside, see :class:`~pyvmm_sandbox.ports.Ports`
     """
 
     def __init__(
@@ -116,9 +118,11 @@ class Sandbox:
     def _set_up(self, container: Container, detached: bool) -> None:
         self.name = container.id
         self.files = Files(lambda words: self._start(words))
+        self.ports = Ports(container)
         self._container = container
         self._detached = detached
         self._timer: threading.Timer | None = None
+        weakref.finalize(self, self.ports.close)
         self._end = weakref.finalize(self, Container.close if detached else owners.remove, container)
 
     @classmethod
@@ -227,17 +231,8 @@ class Sandbox:
             command = [guest.PATH, *words]
             process = self._container.exec(command, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
         except (VmmError, OSError) as error:
-            raise self._error(error) from error
+            raise error_of(self._container, error) from error
         return Command(process, terminal=options.get("terminal") is not None)
-
-    def _error(self, error: Exception) -> Exception:
-        """What an operation's error means, if the sandbox has ended meanwhile."""
-        if self.is_running:
-            return error if isinstance(error, VmmError) else SandboxError(str(error))
-        return self._gone()
-
-    def _gone(self) -> SandboxGone:
-        return SandboxGone(f"sandbox {self.name} has ended", hint="its timeout= may be over")
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +296,7 @@ class Sandbox:
         try:
             return operation()
         except (VmmError, OSError) as error:
-            raise self._error(error) from error
+            raise error_of(self._container, error) from error
 
     def set_timeout(self, seconds: float | None) -> None:
         """Kill it so many seconds from now; None: never.  It holds without this process, too.
@@ -314,7 +309,7 @@ class Sandbox:
         try:
             records.write_expiry(self._container.folder, None if seconds is None else time.time() + seconds)
         except OSError as error:
-            raise self._gone() from error
+            raise gone(self.name) from error
         if seconds is not None and not self._detached:
             self._timer = threading.Timer(seconds, self._end)
             self._timer.daemon = True
@@ -333,11 +328,12 @@ class Sandbox:
         try:
             return records.describe(self._container.folder)
         except SandboxNotFound as error:
-            raise self._gone() from error
+            raise gone(self.name) from error
 
     def kill(self) -> None:
         """End it, and remove all that belongs to it.  A second call does nothing."""
         self._stop_timer()
+        self.ports.close()
         if self._end.detach():
             owners.remove(self._container)
 
