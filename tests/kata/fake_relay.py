@@ -8,7 +8,6 @@ import fcntl
 import socket
 import struct
 import threading
-from typing import Any
 
 from pyvmm_kata.pod.sandbox import Sandbox
 from tests.kata.fake_agent import FakeVm
@@ -18,7 +17,7 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 def install() -> None:
     """Use it for all machines of this process, and of processes that it forks."""
-    FakeVm.dial = dial  # type: ignore[method-assign]
+    FakeVm.dial = dial  # type: ignore[method-assign, assignment]
     # The programs run in the network namespace that would forward its loopback addresses to itself
     Sandbox._take_loopback = lambda self, vm: None  # type: ignore[method-assign]
 
@@ -53,8 +52,12 @@ def _loopback_up() -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
 
 
-def _copy(source: socket.socket, target: Any) -> None:
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    how = socket.SHUT_RDWR
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        how = socket.SHUT_WR
+    for each in (target,) if how == socket.SHUT_WR else (source, target):
+        with contextlib.suppress(OSError):
+            each.shutdown(how)

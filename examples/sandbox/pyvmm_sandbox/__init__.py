@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm_sandbox.aio import AsyncSandbox
+    from pyvmm_sandbox.code import Bundle, CodeError, Context, Execution
     from pyvmm_sandbox.commands import Command, Event, Result
     from pyvmm_sandbox.errors import (
+        CodeTimeout,
         CommandFailed,
         CommandTimeout,
         OutOfMemory,
@@ -30,12 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncSandbox",
+    "Bundle",
     "Change",
+    "CodeError",
+    "CodeTimeout",
     "Command",
     "CommandFailed",
     "CommandTimeout",
+    "Context",
     "Entry",
     "Event",
+    "Execution",
     "Forward",
     "OutOfMemory",
     "Result",
@@ -49,10 +56,14 @@ __all__ = [
 ]
 _MODULES = {
     "AsyncSandbox": "aio",
+    "Bundle": "code",
     "Change": "files",
+    "CodeError": "code",
     "Command": "commands",
+    "Context": "code",
     "Entry": "files",
     "Event": "commands",
+    "Execution": "code",
     "Forward": "ports",
     "Result": "commands",
     "Sandbox": "sandbox",

@@ -17,10 +17,11 @@ from pyvmm_sandbox.sandbox import Sandbox
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
+    from pyvmm_sandbox.code import Context, Contexts, Execution
     from pyvmm_sandbox.commands import Event, Result
     from pyvmm_sandbox.files import Change, Entry, Files
     from pyvmm_sandbox.ports import Forward, Ports
@@ -84,6 +85,34 @@ class AsyncSandbox:
     async def popen(self, command: str | Sequence[str], **options: Any) -> AsyncCommand:
         """See :meth:`Sandbox.popen`."""
         return AsyncCommand(await _made(Command.close, self._sandbox.popen, command, **options))
+
+    async def run_code(
+        self, code: str, *, context: Context | str | None = None, timeout: float | None = 60, **options: Any
+    ) -> Execution:
+        """See :meth:`Sandbox.run_code`; the callbacks are called in the event loop.
+
+        The code is interrupted if the task is cancelled.
+        """
+        from pyvmm_sandbox.code import Running
+
+        loop = asyncio.get_running_loop()
+        for name in ("on_stdout", "on_stderr", "on_result"):
+            if options.get(name) is not None:
+                options[name] = _in(loop, options[name])
+        running = Running(**options)
+        waiting = _thread(running.run, self._sandbox.contexts, code, context, timeout)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            running.stop()
+            await asyncio.wait([waiting])
+            waiting.exception()  # it was interrupted
+            raise
+
+    @property
+    def contexts(self) -> AsyncContexts:
+        """See :attr:`Sandbox.contexts`."""
+        return AsyncContexts(self._sandbox.contexts)
 
     async def pause(self) -> None:
         """See :meth:`Sandbox.pause`."""
@@ -242,6 +271,31 @@ class AsyncFiles:
     list = entries
 
 
+class AsyncContexts:
+    """See :class:`~pyvmm_sandbox.code.Contexts`."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._contexts = contexts
+
+    async def create(self, *, cwd: str = "", env: Mapping[str, str] | None = None) -> Context:
+        """See :meth:`Contexts.create`."""
+        return await _thread(self._contexts.create, cwd=cwd, env=env)
+
+    async def entries(self) -> list[Context]:
+        """See :meth:`Contexts.entries`."""
+        return await _thread(self._contexts.entries)
+
+    async def restart(self, context: Context | str = "default") -> None:
+        """See :meth:`Contexts.restart`."""
+        await _thread(self._contexts.restart, context)
+
+    async def remove(self, context: Context | str = "default") -> None:
+        """See :meth:`Contexts.remove`."""
+        await _thread(self._contexts.remove, context)
+
+    list = entries
+
+
 class AsyncPorts:
     """See :class:`~pyvmm_sandbox.ports.Ports`."""
 
@@ -313,5 +367,5 @@ def _kill_all(sandboxes: list[Sandbox]) -> None:
         each.kill()
 
 
-def _in(loop: asyncio.AbstractEventLoop, callback: Callable[[str], object]) -> Callable[[str], object]:
-    return lambda text: loop.call_soon_threadsafe(callback, text)
+def _in(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], object]) -> Callable[[Any], object]:
+    return lambda value: loop.call_soon_threadsafe(callback, value)

@@ -8,6 +8,7 @@ from vmm import VmmError
 
 if TYPE_CHECKING:
     from pyvmm_kata import Container
+    from pyvmm_sandbox.code import Execution
     from pyvmm_sandbox.commands import Result
 
 
@@ -53,6 +54,19 @@ class CommandTimeout(SandboxError, TimeoutError):
     default_code = "sandbox-timeout"
 
     def __init__(self, message: str, result: Result, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
+
+
+class CodeTimeout(SandboxError, TimeoutError):
+    """Code was interrupted since it did not end in time.  Its state stays, unless it ignores the interrupt.
+
+    :ivar result: what it has shown until then
+    """
+
+    default_code = "sandbox-timeout"
+
+    def __init__(self, message: str, result: Execution, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.result = result
 

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from pyvmm_sandbox.code import Bundle, Context, Contexts, Execution
     from pyvmm_sandbox.template import Template
 
 Infos = list[SandboxInfo]
 _LONGEST_S = 10 * 365 * 86400
+_KERNELS_S = 60.0
 ISOLATIONS = ("auto", "vm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -121,6 +123,7 @@ class Sandbox:
         self.ports = Ports(container)
         self._container = container
         self._detached = detached
+        self._contexts: Contexts | None = None
         self._timer: threading.Timer | None = None
         weakref.finalize(self, self.ports.close)
         self._end = weakref.finalize(self, Container.close if detached else owners.remove, container)
@@ -219,6 +222,45 @@ class Sandbox:
             started.close()
             raise
         return started
+
+    @property
+    def contexts(self) -> Contexts:
+        """The kernels of :meth:`run_code`, see :class:`~pyvmm_sandbox.code.Contexts`."""
+        if self._contexts is None:
+            from pyvmm_sandbox.code import Contexts
+
+            self._contexts = Contexts(lambda words: self.run(words, timeout=_KERNELS_S), self.ports)
+        return self._contexts
+
+    def run_code(
+        self,
+        code: str,
+        *,
+        context: Context | str | None = None,
+        timeout: float | None = 60,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        on_result: Callable[[Bundle], object] | None = None,
+        max_output: int = OUTPUT_MOST,
+    ) -> Execution:
+        """Run Python code in a kernel of Jupyter inside, which keeps its state.  The image has to have ipykernel.
+
+        Code that raises an exception is a value: ``error``.
+
+        :param context: of :attr:`contexts`; None: the first one, which is made when it is needed
+        :param timeout: seconds after which it is interrupted; None: never
+        :param on_stdout: is called with each piece of its output, as it comes
+        :param on_stderr: likewise
+        :param on_result: is called with each thing that it shows, as it comes
+        :param max_output: characters of each stream that the result keeps
+        :raises CodeTimeout: it did not end in time
+        :raises UsageError: the image has no Python or no ipykernel, or there is no such context
+        :raises SandboxGone: the sandbox has ended
+        """
+        from pyvmm_sandbox.code import Running
+
+        running = Running(on_stdout=on_stdout, on_stderr=on_stderr, on_result=on_result, max_output=max_output)
+        return running.run(self.contexts, code, context, timeout)
 
     def _start(self, words: list[str], **options: Any) -> Command:
         """
