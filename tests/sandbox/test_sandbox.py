@@ -16,7 +16,7 @@ from tests.kata.oci_runtime import PATIENCE, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
 BEGIN = """
-import asyncio, os, signal, sys, time
+import asyncio, errno, os, signal, sys, time
 from pyvmm_kata.pod import sandbox as machines
 from pyvmm_sandbox import guest
 from tests.kata import fake_agent, fake_relay
@@ -225,6 +225,7 @@ def test_files(python: Python) -> None:
             (NotADirectoryError, box.files.list, files + "/other/run"),
             (NotADirectoryError, box.files.mkdir, files + "/other/run"),
             (FileNotFoundError, box.files.remove, files + "/none"),
+            (OSError, lambda path: box.files.read(path, max_bytes=3), files + "/other/run"),
             (UsageError, box.files.read, "relative"),
             (UsageError, box.files.read, "/a\\0b"),
             (UsageError, box.files.read, "/\\udcff"),
@@ -254,6 +255,8 @@ def test_directories_are_copied_both_ways(python: Python, place: Path) -> None:
         box.files.download(files + "/up", place + "/down")
         box.files.download(files + "/up", place + "/down")
         raises(FileNotFoundError, box.files.download, files + "/none", place + "/nothing")
+        error = raises(OSError, box.files.download, files + "/up", place + "/too-much", max_bytes=1 << 20)
+        assert error.errno == errno.EFBIG
         raises(NotADirectoryError, box.files.upload, place + "/tree/run", files + "/up")
         raises(NotADirectoryError, box.files.download, files + "/up/run", place + "/nothing")
     """
@@ -355,6 +358,20 @@ def test_ports_lead_to_servers_inside(python: Python) -> None:
         raises(OSError, box.ports.forward, port, host_port=other.port)
     raises(ConnectionRefusedError, socket.create_connection, (other.host, other.port))
     raises(SandboxGone, box.ports.connect, port)
+    """
+    python(code)
+
+
+@needs_namespaces
+def test_what_it_uses(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        used = box.stats()
+        assert (used.memory, used.processes, used.memory_limit, used.sent) == (4096, 2, None, 0)
+        async def main():
+            assert await AsyncSandbox(box).stats() == used
+        asyncio.run(main())
+    raises(SandboxGone, box.stats)
     """
     python(code)
 

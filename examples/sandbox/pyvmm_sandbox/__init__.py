@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm_sandbox.ports import Forward
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Sandbox
+    from pyvmm_sandbox.stats import Stats
     from pyvmm_sandbox.template import Template
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "SandboxGone",
     "SandboxInfo",
     "SandboxNotFound",
+    "Stats",
     "Template",
     "UsageError",
 ]
@@ -68,6 +70,7 @@ _MODULES = {
     "Result": "commands",
     "Sandbox": "sandbox",
     "SandboxInfo": "records",
+    "Stats": "stats",
     "Template": "template",
 }
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm_sandbox.ports import Forward, Ports
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Infos
+    from pyvmm_sandbox.stats import Stats
     from pyvmm_sandbox.template import Template
 
 
@@ -122,7 +123,7 @@ class AsyncSandbox:
         """See :meth:`Sandbox.resume`."""
         await _thread(self._sandbox.resume)
 
-    async def stats(self) -> dict[str, Any]:
+    async def stats(self) -> Stats:
         """See :meth:`Sandbox.stats`."""
         return await _thread(self._sandbox.stats)
 
@@ -220,13 +221,13 @@ class AsyncFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    async def read(self, path: str) -> bytes:
+    async def read(self, path: str, **options: int) -> bytes:
         """See :meth:`Files.read`."""
-        return await _thread(self._files.read, path)
+        return await _thread(self._files.read, path, **options)
 
-    async def read_text(self, path: str, encoding: str = "utf-8") -> str:
+    async def read_text(self, path: str, encoding: str = "utf-8", **options: int) -> str:
         """See :meth:`Files.read_text`."""
-        return await _thread(self._files.read_text, path, encoding)
+        return await _thread(self._files.read_text, path, encoding, **options)
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """See :meth:`Files.write`."""
@@ -264,9 +265,9 @@ class AsyncFiles:
         """See :meth:`Files.upload`."""
         await _thread(self._files.upload, folder, path)
 
-    async def download(self, path: str, folder: str | os.PathLike[str]) -> None:
+    async def download(self, path: str, folder: str | os.PathLike[str], **options: int) -> None:
         """See :meth:`Files.download`."""
-        await _thread(self._files.download, path, folder)
+        await _thread(self._files.download, path, folder, **options)
 
     list = entries
 

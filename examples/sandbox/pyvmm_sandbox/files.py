@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     Start = Callable[[list[str]], Command]
 
+READ_MOST = 256 << 20
+"""Bytes that :meth:`Files.read` takes by default."""
+DOWNLOAD_MOST = 16 << 30
+"""Bytes that :meth:`Files.download` writes by default; each file, directory and link counts 4 KiB more."""
+ENTRIES_MOST = 1_000_000
+"""Entries that a listing has."""
 _CHUNK = 1 << 20
 _LONGEST = 4095
 _FIELDS = 8
@@ -94,19 +100,26 @@ class Files:
     def __init__(self, start: Start) -> None:
         self._start = start
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, max_bytes: int = READ_MOST) -> bytes:
         """The content of a file.
 
+        :param max_bytes: a larger file is an error (EFBIG), whatever size the sandbox reports
         :raises OSError: it cannot be read
         """
-        return b"".join(self.stream(path))
+        pieces, size = [], 0
+        for piece in self.stream(path):
+            size += len(piece)
+            if size > max_bytes:
+                raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes, see max_bytes= and stream()", path)
+            pieces.append(piece)
+        return b"".join(pieces)
 
-    def read_text(self, path: str, encoding: str = "utf-8") -> str:
+    def read_text(self, path: str, encoding: str = "utf-8", *, max_bytes: int = READ_MOST) -> str:
         """The same as text."""
-        return self.read(path).decode(encoding)
+        return self.read(path, max_bytes=max_bytes).decode(encoding)
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """The same in pieces."""
+        """The same in pieces, without a limit."""
         with self._start(["read", _checked(path)]) as command:
             while command.is_open:
                 yield from (event.data for event in command.read(None) if event.kind == "stdout")
@@ -208,26 +221,29 @@ class Files:
             command.close_stdin()
             _check(command, path)
 
-    def download(self, path: str, folder: str | os.PathLike[str]) -> None:
+    def download(self, path: str, folder: str | os.PathLike[str], *, max_bytes: int = DOWNLOAD_MOST) -> None:
         """Copy a directory of the sandbox into a directory of the host.
 
         Nothing outside of *folder* is written, whatever the sandbox sends: links are made, and never followed.
 
         :param folder: is made; files in it that have the same name are replaced
+        :param max_bytes: more is an error (EFBIG); each file, directory and link counts 4 KiB more
         :raises OSError: something cannot be read or written
         """
         from pyvmm_sandbox.receive import receive_tree
 
         with self._start(["get", _checked(path)]) as command:
-            receive_tree(command, os.fspath(folder))
+            receive_tree(command, os.fspath(folder), max_bytes)
             _check(command, path)
 
     def _entries(self, path: str, depth: int) -> list[Entry]:
         with self._start(["list", _checked(path), str(depth)]) as command:
-            found = []
+            found: list[Entry] = []
             with protocol_errors(path):
                 for name, kind, size, mode, uid, gid, modified, target in Stream(command).records(_FIELDS):
                     numbers = int(size), int(mode, 8), int(uid), int(gid)
+                    if len(found) == ENTRIES_MOST:
+                        raise OSError(errno.EFBIG, f"it has more than {ENTRIES_MOST} entries", path)
                     found.append(Entry(name, _TYPES.get(kind, "other"), *numbers, float(modified), target))
             _check(command, path)
         return sorted(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -11,27 +12,34 @@ from pyvmm_sandbox.stream import Stream, protocol_errors
 if TYPE_CHECKING:
     from pyvmm_sandbox.commands import Command
 
+ENTRY_SIZE = 4096
+"""Bytes that each file, directory and link counts beside its content."""
 _LONGEST_LINK = 4095
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def receive_tree(command: Command, root: str) -> None:
+def receive_tree(command: Command, root: str, most: int) -> None:
     """Write what ``pyvmm-box get`` sends.
 
     Each part of each path is opened without following links, so neither links that were sent nor links that are in the
     folder lead out of it.
 
-    :raises OSError: it cannot be written, or the sandbox sends something else (EPROTO)
+    :param most: bytes that may be written, with those of :data:`ENTRY_SIZE`
+    :raises OSError: it cannot be written, is more (EFBIG), or the sandbox sends something else (EPROTO)
     """
     os.makedirs(root, exist_ok=True)
     base = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stream = Stream(command)
+    left = most
     try:
         with protocol_errors(root), contextlib.suppress(EOFError):  # a command that failed reports why by its status
             while True:
                 kind, mode, size, name = (stream.field() for _ in range(4))
                 if kind == b".":
                     break
+                left -= ENTRY_SIZE + int(size)
+                if left < 0:
+                    raise OSError(errno.EFBIG, f"the sandbox sends more than {most} bytes, see max_bytes=", root)
                 _receive(stream, base, kind, int(mode, 8) & 0o777, int(size), name)
     finally:
         os.close(base)

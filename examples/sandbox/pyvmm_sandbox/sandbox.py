@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm_sandbox.code import Bundle, Context, Contexts, Execution
+    from pyvmm_sandbox.stats import Stats
     from pyvmm_sandbox.template import Template
 
 Infos = list[SandboxInfo]
@@ -300,13 +301,14 @@ class Sandbox:
         """
         self._call(self._container.resume)
 
-    def stats(self) -> dict[str, Any]:
-        """What it uses, with the field names of ``runc events --stats``: bytes, nanoseconds.
+    def stats(self) -> Stats:
+        """What it uses.
 
         :raises SandboxGone: it has ended
         """
-        found: dict[str, Any] = self._call(self._container.stats)
-        return found
+        from pyvmm_sandbox.stats import stats_of
+
+        return stats_of(self._call(self._container.stats))
 
     def fork(self, count: int = 1) -> list[Sandbox]:
         """Running copies, each in a machine of its own, with the memory and the files of this one, which continues.
