@@ -50,8 +50,10 @@ class Kernel:
         await self.stop()
         context = zmq.asyncio.Context()
         context.rcvhwm = 0  # a kernel drops output that its reader does not take fast enough
-        file = os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], f"{self.name}.json")  # the sockets are beside it
-        self.manager = AsyncKernelManager(transport="ipc", connection_file=file, context=context)
+        file = os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], f"{self.name}.json")
+        # Abstract unix sockets: not every file system has sockets, and names of sockets are short
+        address = f"@pyvmm-{os.getpid()}-{self.name}"
+        self.manager = AsyncKernelManager(transport="ipc", ip=address, connection_file=file, context=context)
         await self.manager.start_kernel(cwd=self.cwd or os.getcwd(), env={**os.environ, **self.env})
         self.client = self.manager.client()
         self.client.start_channels()
