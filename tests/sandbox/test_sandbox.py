@@ -181,10 +181,10 @@ def test_signals(python: Python) -> None:
             assert next(events).text == "usr1\\n"
             command.send_signal(signal.SIGTERM)
             assert list(events) == [Event("exit", exit_code=3)]
-        for number in (signal.SIGWINCH, signal.SIGCONT, signal.SIGINT):
-            command = box.popen(["sleep", "600"])
-            command.send_signal(number)
-        assert command.wait(10) == 128 + signal.SIGINT
+        with box.popen(["sleep", "600"]) as command:
+            for number in (signal.SIGWINCH, signal.SIGCONT, signal.SIGINT):
+                command.send_signal(number)
+            assert command.wait(10) == 128 + signal.SIGINT
         with box.popen("echo $$; read line; kill -0 $line && echo there") as command:
             assert next(iter(command)).text == f"{command.pid}\\n"
             command.write(f"{command.pid}\\n")
@@ -347,7 +347,11 @@ def test_ports_lead_to_servers_inside(python: Python) -> None:
             big = b"x" * (4 << 20)
             socks = [socket.create_connection((forward.host, forward.port)) for _ in range(20)]
             assert ask(socks[3], big) == big.upper() and ask(socks[7], b"two") == b"TWO"
-        assert all(sock.recv(1) == b"" for sock in socks)
+        for sock in socks:
+            try:
+                assert sock.recv(1) == b""
+            except ConnectionResetError:
+                pass  # it was not accepted yet
         raises(ConnectionRefusedError, socket.create_connection, (forward.host, forward.port))
         other = box.ports.forward(1, host_port=forward.port)
         assert other.port == forward.port
