@@ -383,9 +383,12 @@ def test_what_it_uses(python: Python) -> None:
 @needs_namespaces
 def test_a_sandbox_ends_with_its_time(python: Python) -> None:
     code = """
+    import socket
     box = Sandbox(rootfs, timeout=1, **where)
+    forward = box.ports.forward(80)
     while box.is_running:
         time.sleep(0.05)  # it reports nothing
+    raises(ConnectionRefusedError, socket.create_connection, (forward.host, forward.port))
     assert "timeout" in raises(SandboxGone, box.run, "true").hint
     other = Sandbox(rootfs, timeout=1, **where)
     other.set_timeout(None)

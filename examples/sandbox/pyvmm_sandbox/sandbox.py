@@ -355,7 +355,7 @@ class Sandbox:
         except OSError as error:
             raise gone(self.name) from error
         if seconds is not None and not self._detached:
-            self._timer = threading.Timer(seconds, self._end)
+            self._timer = threading.Timer(seconds, _expire, (self.ports, self._end))
             self._timer.daemon = True
             self._timer.start()
 
@@ -394,6 +394,12 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name}>"
+
+
+def _expire(ports: Ports, end: Callable[[], object]) -> None:
+    """Its time is over.  A timer that had the sandbox itself would keep it from being freed."""
+    ports.close()
+    end()
 
 
 def _words(command: str | Sequence[str]) -> list[str]:
