@@ -81,6 +81,9 @@ def test_code_that_does_not_end_and_kernels_that_do(python: Python, kernels: str
         error = raises(CodeTimeout, box.run_code, "print('begun'); import time; time.sleep(600)", timeout=2)
         assert error.result.stdout == "begun\\n" and isinstance(error, TimeoutError)
         assert box.run_code("x").text == "1"  # interrupted, not ended
+        deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+        raises(CodeTimeout, box.run_code, deaf, timeout=0.5)
+        assert box.run_code("x").error.name == "NameError"  # replaced
         died = box.run_code("import os; os._exit(3)")
         assert died.error.name == "KernelDied"
         assert box.run_code("x").error.name == "NameError"

@@ -168,7 +168,8 @@ class Server:
                 gone.cancel()
             else:
                 await kernel.interrupt(running)
-        running.result()
+        if not running.cancelled():
+            running.result()
 
     async def do_create(self, reader: asyncio.StreamReader, send: Any, cwd: str, env: dict[str, str]) -> None:
         kernel = Kernel(uuid.uuid4().hex[:12], cwd, env)
