@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pyvmm_kata import state
 from pyvmm_kata.bundle import images
 from pyvmm_kata.bundle.checks import check_id
+from pyvmm_kata.bundle.settings import ISOLATION
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.image_store.roots import open_root
 from pyvmm_kata.oci import checkpoint as checkpoints
@@ -119,6 +120,7 @@ class Container:
     :ivar pid: of the process of the host that ends with it
     :ivar folder: of its state; files that a caller adds are removed with it
     :ivar bundle: the folder with its config.json
+    :ivar isolation: ``vm`` or ``sentry``, if :meth:`create` got one
     :raises ConfigError: there is no such container
     """
 
@@ -139,6 +141,7 @@ class Container:
         self.id = container_id
         known = state.read(self.folder)
         self.bundle = str(known["bundle"])
+        self.isolation = str(known["annotations"].get(ISOLATION, ""))
         self.pid = int(known["pid"])
         self._process = os.pidfd_open(self.pid)
 
@@ -153,6 +156,7 @@ class Container:
         name: str = "",
         root: str = "",
         config: str = "",
+        isolation: str = "",
         stdin: Stream = None,
         stdout: Stream = None,
         stderr: Stream = None,
@@ -164,6 +168,7 @@ class Container:
             system, a disk with one, an OCI layout or archive; the last two are unpacked, and removed with the container
         :param command: what it runs; empty: what the image says
         :param name: its id; empty: a new one
+        :param isolation: ``vm``, or ``sentry``: on a kernel that needs no KVM; empty: as the settings say
         :param options: the other fields of :class:`pyvmm_kata.run_spec.Options`: ``memory="64M"``, ``cpus=1.5``,
             ``volume=["./site:/srv:ro"]``, ``env=["A=1"]``, ``network="user"``, ``publish=["8080:80"]``, ...
         :raises VmmError: it cannot be made; nothing of it is left
@@ -174,6 +179,8 @@ class Container:
         try:
             with open_root(image, folder) as (rootfs, process):
                 spec = make_spec(wanted, os.path.abspath(rootfs), process, folder, container_id)
+                if isolation:
+                    spec["annotations"][ISOLATION] = isolation
                 with open(os.path.join(folder, "config.json"), "w") as file:
                     json.dump(spec, file)
                 return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
@@ -423,7 +430,9 @@ REMOVE_S = 30.0
 
 
 def _context(root: str, config: str) -> Context:
-    return Context(os.path.abspath(root or default_root()), config=config, annotations=("network", "publish"))
+    return Context(
+        os.path.abspath(root or default_root()), config=config, annotations=("network", "publish", "isolation")
+    )
 
 
 def _descriptor(stream: Stream, null: int) -> int:
