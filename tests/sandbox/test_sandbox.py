@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[2]
 BEGIN = """
 import asyncio, errno, os, signal, sys, time
 from pyvmm_kata.pod import sandbox as machines
-from pyvmm_sandbox import guest
+from pyvmm_sandbox import guest, isolations
 from tests.kata import fake_agent, fake_relay
 machines.boot_vm = fake_agent.boot_fake
 fake_relay.install()
 upper_server = os.path.dirname(fake_relay.__file__) + "/../sandbox/upper_server.py"
+isolations.choose = lambda wanted: "vm"  # these machines need no KVM
 guest.PATH = guest.program()
 from pyvmm_sandbox import *
 place = sys.argv[1]

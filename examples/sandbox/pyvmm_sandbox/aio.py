@@ -44,6 +44,7 @@ class AsyncSandbox:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self.name = sandbox.name
+        self.isolation = sandbox.isolation
         self.files = AsyncFiles(sandbox.files)
         self.ports = AsyncPorts(sandbox.ports)
 

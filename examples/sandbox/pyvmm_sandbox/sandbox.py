@@ -1,4 +1,4 @@
-"""Sandboxes: each is a container in a virtual machine of its own."""
+"""Sandboxes: each is a container in a virtual machine of its own, or on a Sentry of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_sandbox import guest, owners, records
+from pyvmm_sandbox import guest, isolations, owners, records
 from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
 from pyvmm_sandbox.errors import SandboxGone, SandboxNotFound, UsageError, error_of, gone
 from pyvmm_sandbox.files import Files
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Infos = list[SandboxInfo]
 _LONGEST_S = 10 * 365 * 86400
 _KERNELS_S = 60.0
-ISOLATIONS = ("auto", "vm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -50,7 +49,8 @@ class Sandbox:
     :param name: of a detached one
     :param detach: it outlives this process; :meth:`connect` finds it by its name
     :param metadata: the caller's own, for :meth:`list`
-    :param isolation: ``vm``: a virtual machine; ``auto``: the best that this host has
+    :param isolation: ``vm``: a virtual machine; ``sentry``: the Sentry, which needs no KVM; ``auto``: a virtual machine
+        where KVM can run one, or else the Sentry
     :param config: the administrator's settings (``kata.toml``); empty: the usual file
     :param root: where states are; empty: the default of ``pyvmm-oci``
     :raises UsageError: the arguments do not fit together
@@ -58,6 +58,7 @@ class Sandbox:
     :ivar name: its name
     :ivar files: its files, see :class:`~pyvmm_sandbox.files.Files`
     :ivar ports: servers inside, see :class:`~pyvmm_sandbox.ports.Ports`
+    :ivar isolation: ``vm`` or ``sentry``
     """
 
     def __init__(
@@ -78,8 +79,8 @@ class Sandbox:
         config: str = "",
         root: str = "",
     ) -> None:
-        if isolation not in ISOLATIONS:
-            raise UsageError(f"isolation {isolation!r} is not one of {', '.join(ISOLATIONS)}")
+        isolation = isolations.choose(isolation)
+        isolations.check_options(isolation, network, ports)
         check_name(name, detach)
         record = records.new(image, metadata, detach)
         owners.watch(root)
@@ -93,6 +94,7 @@ class Sandbox:
             publish=list(ports),
             env=[f"{key}={value}" for key, value in (env or {}).items()],
             volume=[f"{guest.program()}:{guest.PATH}:ro", *volumes],
+            isolation=isolation,
             config=config,
             root=root,
         )
@@ -120,6 +122,7 @@ class Sandbox:
 
     def _set_up(self, container: Container, detached: bool) -> None:
         self.name = container.id
+        self.isolation = container.isolation or "vm"
         self.files = Files(lambda words: self._start(words))
         self.ports = Ports(container)
         self._container = container
@@ -315,6 +318,7 @@ class Sandbox:
 
         :raises VmmError: there are no copies
         """
+        isolations.check_saving(self.isolation)
         if not 1 <= count <= 1000:
             raise UsageError(f"{count} copies are not 1 to 1000")
         names = [owners.new_name() for _ in range(count)]
@@ -330,6 +334,7 @@ class Sandbox:
         """
         from pyvmm_sandbox.template import save
 
+        isolations.check_saving(self.isolation)
         return save(self, folder, {})
 
     def checkpoint(self, folder: str, bundle: str) -> None:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import Container
-from pyvmm_sandbox import owners, records
+from pyvmm_sandbox import isolations, owners, records
 from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
 from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
@@ -63,7 +63,9 @@ class Template:
         :raises CommandFailed: a command of *setup* failed
         :raises SandboxError: it was not ready in time
         """
-        with Sandbox(image, **{"timeout": None, **options}) as box:
+        isolation = isolations.choose(options.pop("isolation", "auto"))
+        isolations.check_saving(isolation)
+        with Sandbox(image, **{"timeout": None, **options, "isolation": isolation}) as box:
             for command in setup:
                 box.run(command, timeout=None, check=True)
             if start:

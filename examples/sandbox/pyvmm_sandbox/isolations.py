@@ -1,0 +1,56 @@
+"""What isolates a sandbox: a virtual machine with Linux, or the Sentry, a kernel that needs no KVM."""
+
+from __future__ import annotations
+
+import functools
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from pyvmm_sandbox.errors import UsageError
+from vmm import kvm_verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ISOLATIONS = ("auto", "vm", "sentry")
+_HINT = 'isolation="vm"'
+
+
+def choose(wanted: str) -> str:
+    """``vm`` or ``sentry``.
+
+    :param wanted: one of :data:`ISOLATIONS`; ``auto``: a virtual machine, where KVM can run one
+    :raises UsageError: it is none of them
+    """
+    if wanted not in ISOLATIONS:
+        raise UsageError(f"isolation {wanted!r:.60} is not one of {', '.join(ISOLATIONS)}")
+    return _best() if wanted == "auto" else wanted
+
+
+@functools.cache
+def _best() -> str:
+    verdict = kvm_verdict()
+    if verdict.usable or find_spec("pyvmm_sentry") is None:  # without both, the error of the machine has a hint
+        return "vm"
+    import logging
+
+    logging.getLogger("pyvmm_sandbox").info(
+        "sandboxes run on the Sentry, without a virtual machine: %s", verdict.detail
+    )
+    return "sentry"
+
+
+def check_options(isolation: str, network: str, ports: Sequence[str]) -> None:
+    """
+    :raises UsageError: a sandbox on the Sentry is to have what only a virtual machine has
+    """
+    if isolation == "sentry" and (network != "none" or ports):
+        raise UsageError(f"a sandbox on the Sentry has no network, and cannot have network {network!r:.60}", hint=_HINT)
+
+
+def check_saving(isolation: str) -> None:
+    """
+    :raises UsageError: the sandbox cannot be saved or forked
+    """
+    if isolation == "sentry":
+        raise UsageError("a sandbox on the Sentry cannot be forked or saved", hint=_HINT)
