@@ -326,7 +326,8 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
     """
     own = _own_spec(spec, known["bundle"])
     rootfs = own["root"]["path"]
-    if not own["root"].get("readonly"):
+    # A stored image never changes: what the container has written is in the guest's memory
+    if not own["root"].get("readonly") and os.path.isdir(rootfs):
         own["root"]["path"] = "rootfs"
         command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -138,7 +138,7 @@ def _checked(
         chosen = chosen._replace(guest=settings.guest_named(context.isolation, "--isolation"))
     if kept is not None:
         kept.sort(bundle)
-        kept.check(bundle, chosen, shared=bool(machine.holder))
+        kept.check(bundle, chosen, shared=bool(machine.holder), images=True)
     cgroup_path = (bundle.spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup = cgroups.place(cgroup_path, container_id, systemd=context.systemd_cgroup)
     if front is not None:

@@ -250,7 +250,7 @@ class Monitor:
     def _may_save(self) -> None:
         from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks
 
-        check_disks(self._plan.bundle)
+        check_disks(self._plan.bundle, images=True)
         with self._lock:
             ids = [each.plan.container_id for each in self._services.values()]
         check_alone(ids)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.policy import Policy
+    from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.pod.sandbox import Sandbox
     from pyvmm_kata.state import Json
@@ -37,7 +38,7 @@ INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
 TOLD = (
     *("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "more_cpus", "nets", "layout"),
-    "policy",
+    *("policy", "root"),
 )
 """What :func:`describe` tells as it is written."""
 MAX_RECORD = 4 << 20
@@ -62,6 +63,7 @@ class Kept(NamedTuple):
     :ivar order: the destinations of the mounts in its config.json, in their order
     :ivar layout: see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
     :ivar made_of: what else of config.json its processes were made from, see :func:`_made_of`
+    :ivar root: the stored image that is its root, see :func:`_root_identity`; None: a folder is
     """
 
     machine: str
@@ -81,6 +83,7 @@ class Kept(NamedTuple):
     more_memory: int = 0
     added: int = 0
     more_cpus: int = 0
+    root: Any = None
 
     def sort(self, bundle: Bundle) -> None:
         """Sort the mounts of a bundle into the order of the checkpoint, which the names in the share depend on: podman
@@ -94,10 +97,11 @@ class Kept(NamedTuple):
                 found.append(mount)
         bundle.spec["mounts"] = [*found, *rest]
 
-    def check(self, bundle: Bundle, chosen: Settings, *, shared: bool) -> None:
+    def check(self, bundle: Bundle, chosen: Settings, *, shared: bool, images: bool = False) -> None:
         """
         :param chosen: the settings for it
         :param shared: its namespaces belong to another container's machine
+        :param images: see :func:`check_disks`
         :raises ConfigError: it cannot continue with this bundle
         """
         if digest_of(chosen.policy) != self.policy:
@@ -112,7 +116,13 @@ class Kept(NamedTuple):
             )
         if shared:
             raise bad("linux.namespaces", "a checkpoint goes on in a machine of its own, not in another container's")
-        check_disks(bundle)
+        check_disks(bundle, images=images)
+        if _root_identity(bundle.disk) != self.root:
+            raise bad(
+                "root.path",
+                f"{bundle.rootfs} is not the root file system that the checkpoint was made with",
+                "a guest relies on what it has read: the same folder or image, not one of the same name",
+            )
         for name, value in _made_of(bundle.spec).items():
             if value != self.made_of.get(name):
                 raise bad(name, "is not what it was when the checkpoint was made")
@@ -123,14 +133,27 @@ def digest_of(policy: Policy | None) -> str:
     return blake2b(policy.text.encode(), digest_size=16).hexdigest() if policy is not None else ""
 
 
-def check_disks(bundle: Bundle) -> None:
+def check_disks(bundle: Bundle, *, images: bool = False) -> None:
     """
+    :param images: its root may be a stored image, which never changes: the checkpoint has its identity instead
     :raises ConfigError: its machine has disks, which a checkpoint does not contain
     """
-    if bundle.disk is not None:
-        raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs a folder")
+    if bundle.disk is not None and not (images and bundle.disk.is_mappable):
+        kinds = "a folder or a stored image" if images else "a folder"
+        raise bad("root.path", f"{bundle.disk.path} is a disk, and a checkpoint needs {kinds}")
     if bundle.volumes:
         raise bad("linux.devices", f"{bundle.volumes[0].path} is a disk, which a checkpoint does not have")
+
+
+def _root_identity(disk: RootDisk | None) -> list[int] | None:
+    """Size and time of the last change: copies and hard links have the same, whatever file system they are on."""
+    if disk is None:
+        return None
+    try:
+        status = os.stat(disk.path)
+    except OSError as error:
+        raise ConfigError(f"{disk.path}: {error.strerror}", code="checkpoint-damaged") from error
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _made_of(spec: Json) -> Json:
@@ -212,6 +235,7 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
         "layout": sandbox.layout(container_id),
         "image": config.image,
         "policy": digest_of(config.policy),
+        "root": _root_identity(config.root),
     }
 
 
@@ -427,6 +451,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         more := number("more_memory", 0, MAX_MEMORY, 0),
         number("added", 0, more, 0),
         number("more_cpus", 0, MAX_VCPUS, 0),
+        record.get("root"),
     )
 
 

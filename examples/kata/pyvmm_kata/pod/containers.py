@@ -127,7 +127,8 @@ class PodContainers:
         :param layout: what its guest has mounted
         :raises ConfigError: the bundle has other mounts
         """
-        spec = place(bundle, container_id, self._shared)
+        root, _ = self.disks.mount_root(bundle, container_id)
+        spec = place(bundle, container_id, self._shared, root)
         found = layout_of(spec)
         self._on_host[container_id] = _OnHost(pid, shown(spec, self._shared), found)
         check_layout(found, layout)
