@@ -21,15 +21,12 @@ def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oci]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def image(oci: Oci, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An erofs file, which all machines map."""
-    return ImageStore(str(tmp_path_factory.mktemp("store"))).add(str(oci.rootfs), "box").path
-
-
-def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -> None:
+def test_commands_and_files_of_a_machine(oci: Oci, tmp_path: Path) -> None:
+    """Its root is an erofs file, which all machines map."""
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
-    with Sandbox(image, memory="96M", env={"A": "from the sandbox"}, timeout=None, **where) as box:
+    store = ImageStore(str(tmp_path / "store"))
+    image = store.add(str(oci.rootfs), "box")
+    with Sandbox(image.path, memory="96M", env={"A": "from the sandbox"}, timeout=None, **where) as box:
         done = box.run("echo $A; pwd; id -u; exit 3", cwd="/root", user="7")
         assert (done.stdout, done.exit_code) == ("from the sandbox\n/root\n7\n", 3)
         with pytest.raises(CommandTimeout):
@@ -49,8 +46,21 @@ def test_commands_and_files_of_a_machine(oci: Oci, image: str, tmp_path: Path) -
         with box.popen("read line; echo got $line; cat") as command:
             command.write("one\n")
             assert next(iter(command)).text == "got one\n"
+        # A copy has all that was written, also what no file system has written back
+        box.run("echo written >/etc/written; rm /bin/wc; ln -s /etc/written /new/link")
+        with box.fork()[0] as copy:
+            assert copy.files.read("/new/data") == data
+            assert copy.run("cat /new/link; ls /bin/wc; echo copy >/etc/written").stdout == "written\n"
+        assert box.files.read("/etc/written") == b"written\n"
+        made = box.snapshot(tmp_path / "template")
     with pytest.raises(SandboxGone):
         box.run("true")
+    assert store.prune(unused=True)[0] == [image]
+    with made.start(**where) as first, made.start(**where) as second:
+        assert first.run("cat /new/link; echo first >/etc/written").stdout == "written\n"
+        assert second.files.read("/new/data") == data and not second.files.exists("/bin/wc")
+        assert second.files.read("/etc/written") == b"written\n"
+        assert second.run(["cat", "/bin/busybox"], max_output=100).ok  # pages of the image, not read before
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
 
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import Container
-from pyvmm_sandbox import isolations, owners, records
+from pyvmm_sandbox import isolations, kept_image, owners, records
 from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
 from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
@@ -97,7 +97,9 @@ class Template:
         try:
             shutil.copytree(os.path.join(saved, BUNDLE), bundle, symlinks=True, dirs_exist_ok=True)
             checkpoint = os.path.join(saved, CHECKPOINT)
-            container = Container.restore(checkpoint, bundle, name=name or owners.new_name(), config=config, root=root)
+            name = name or owners.new_name()
+            with kept_image.in_use(saved, bundle):
+                container = Container.restore(checkpoint, bundle, name=name, config=config, root=root)
         except BaseException:
             shutil.rmtree(bundle, ignore_errors=True)
             raise
@@ -120,6 +122,7 @@ def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -
     try:
         os.mkdir(os.path.join(made, BUNDLE), 0o700)
         box.checkpoint(os.path.join(made, CHECKPOINT), os.path.join(made, BUNDLE))
+        kept_image.keep(made, os.path.join(made, BUNDLE))
         with open(os.path.join(made, RECORD), "w", encoding="utf-8") as file:
             json.dump({**record, "saved": os.path.basename(made), "created": time.time()}, file)
             file.flush()
