@@ -418,22 +418,41 @@ def _locked(folder: str) -> Iterator[None]:
 def _make_erofs(root: str, path: str, *, all_root: bool) -> None:
     """Write the file system; not compressed, so that machines map its pages, and the same for the same files."""
     options = ["-T0", f"-U{_UUID}", "--preserve-mtime", "-Enoinline_data", *(["--all-root"] if all_root else [])]
+    _run_erofs("mkfs.erofs", "--quiet", *options, path, root)
+    os.truncate(path, (os.stat(path).st_size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+
+
+def unpack(image: StoredImage, folder: str) -> str:
+    """The files of an image, in a new directory of *folder*.
+
+    The tool that reads the file is not isolated: this is for the files of a store, which :func:`_make_erofs` has made.
+
+    :raises HostError: it fails, or there is no room
+    """
+    root = os.path.join(folder, "rootfs")
+    _run_erofs("fsck.erofs", "-d0", f"--extract={root}", image.path)
+    return root
+
+
+def _run_erofs(program: str, *options: str) -> None:
+    """
+    :raises HostError: it is not installed, or fails
+    """
     search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     try:
         done = subprocess.run(
-            ["mkfs.erofs", "--quiet", *options, path, root],
+            [program, *options],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env={**os.environ, "PATH": search},
         )
     except FileNotFoundError as error:
         raise HostError(
-            "mkfs.erofs is not installed", code="image-erofs", hint="apt-get install erofs-utils"
+            f"{program} is not installed", code="image-erofs", hint="apt-get install erofs-utils"
         ) from error
     if done.returncode:
         words = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
-        raise HostError(f"mkfs.erofs ended with {done.returncode}: {words}", code="image-erofs")
-    os.truncate(path, (os.stat(path).st_size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+        raise HostError(f"{program} ended with {done.returncode}: {words}", code="image-erofs")
 
 
 def _sync(folder: str) -> None:
