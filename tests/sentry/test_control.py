@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -199,6 +200,22 @@ def test_a_process_is_added_and_streams_carry_much_data(sandbox: Sandbox) -> Non
     assert sandbox.agent.wait_process("c1", "c1") == 0
     with pytest.raises(AgentError, match="does not run"):
         sandbox.exec("c1", "e1", "true")
+
+
+def test_an_idle_sandbox_uses_no_cpu_time(sandbox: Sandbox) -> None:
+    """Also if another CPU than the one that waited for a timer has found that it is over."""
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "sleep 0.1 & sleep 0.2; echo idle; cat")  # two timers at a time
+    sandbox.agent.start_container("c1")
+    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"idle\n"
+    before = cpu_seconds(sandbox.core.pid)
+    time.sleep(1)  # nothing is to happen in this time
+    assert cpu_seconds(sandbox.core.pid) - before < 0.3
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_errors_of_a_program_and_of_one_that_is_missing(sandbox: Sandbox) -> None:

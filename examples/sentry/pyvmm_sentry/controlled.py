@@ -55,6 +55,11 @@ class Controlled:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of the core's process."""
+        return self._process.pid
+
     def connect(self, port: int, timeout: float) -> socket.socket:
         """A connection to a port of the core.
 

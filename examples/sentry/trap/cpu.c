@@ -117,9 +117,9 @@ static void wait_for_any(void)
 	long count;
 
 	for (struct cpu *cpu = cpus + cpu_count; cpu-- > cpus;) {
-		if (cpu->state == WAITING) {
-			waiting = cpu;
-			deadline = cpu->deadline < deadline ? cpu->deadline : deadline;
+		if (cpu->state == WAITING && cpu->deadline <= deadline) {
+			waiting = cpu; /* the one with the first deadline: it keeps that until it is ready */
+			deadline = cpu->deadline;
 		}
 		away = away || cpu->state == AWAY;
 		limited = limited || (cpu->state == AWAY && cpu->limited);
