@@ -53,6 +53,7 @@ def test_commands_and_files_of_a_machine(oci: Oci, tmp_path: Path) -> None:
             assert copy.run("cat /new/link; ls /bin/wc; echo copy >/etc/written").stdout == "written\n"
         assert box.files.read("/etc/written") == b"written\n"
         made = box.snapshot(tmp_path / "template")
+        assert store.prune(unused=True)[0] == []  # the machine uses it
     with pytest.raises(SandboxGone):
         box.run("true")
     assert store.prune(unused=True)[0] == [image]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.pod.sentry_guest import SENTRY
 from tests.kata.oci_runtime import PATIENCE
 from tests.sentry.small_root import make
 from vmm import kvm_verdict
@@ -70,8 +71,11 @@ def test_the_readme_runs_until_it_forks(python: Python, rootfs: Path) -> None:
 
 
 def test_the_calls_of_the_library(python: Python) -> None:
-    """Where no KVM works, "auto" chooses the Sentry."""
+    """Where no KVM works, "auto" chooses the Sentry, and logs that once."""
     code = """
+import logging
+logging.basicConfig(level="INFO")
+Sandbox(rootfs, **where).kill()
 with Sandbox(rootfs, env={"A": "from the sandbox"}, **where) as box:
     assert box.isolation == "sentry"
     assert box.run("echo hi; echo err >&2; exit 3") == Result("hi\\n", "err\\n", 3)
@@ -108,6 +112,7 @@ raises(SandboxGone, box.run, "true")
 """
     done = python(BEGIN + code)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("INFO:pyvmm_sandbox:sandboxes run on the Sentry") and done.stderr.count("\n") == 1
 
 
 def test_a_stored_image_is_unpacked_for_each_sandbox(python: Python) -> None:
@@ -131,8 +136,6 @@ def test_what_it_cannot_do_fails_before_anything_is_made(python: Python) -> None
     code = """
 import os
 for call in (
-    lambda: Sandbox(rootfs, network="user", **where),
-    lambda: Sandbox(rootfs, ports=["8080:80"], isolation="sentry", **where),
     lambda: Sandbox(rootfs, isolation="none", **where),
     lambda: Template.build(place + "/template", rootfs, isolation="sentry", setup=["touch /set-up"], **where),
 ):
@@ -147,4 +150,14 @@ with Sandbox(rootfs, isolation="sentry", name="mine", detach=True, timeout=None,
 """
     done = python(BEGIN + code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == 'isolation="vm"\nisolation="vm"\n\nisolation="vm"\n'
+    assert done.stdout == '\nisolation="vm"\n'
+
+
+@pytest.mark.skipif(SENTRY.can.network, reason="containers on the Sentry have networks")
+def test_a_network_is_refused_before_anything_is_made(python: Python) -> None:
+    code = """
+for options in ({"network": "user"}, {"network": "user", "ports": ["8080:80"]}, {"ports": ["8080:80"]}):
+    print(raises(UsageError, Sandbox, rootfs, **options, **where).hint)
+"""
+    done = python(BEGIN + code)
+    assert (done.stdout, done.stderr) == ('isolation="vm"\n' * 3, "")

@@ -12,6 +12,8 @@ from vmm import kvm_verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm_kata.pod.guest_kind import Capabilities
+
 ISOLATIONS = ("auto", "vm", "sentry")
 _HINT = 'isolation="vm"'
 
@@ -44,7 +46,7 @@ def check_options(isolation: str, network: str, ports: Sequence[str]) -> None:
     """
     :raises UsageError: a sandbox on the Sentry is to have what only a virtual machine has
     """
-    if isolation == "sentry" and (network != "none" or ports):
+    if (network != "none" or ports) and not _can(isolation).network:
         raise UsageError(f"a sandbox on the Sentry has no network, and cannot have network {network!r:.60}", hint=_HINT)
 
 
@@ -52,5 +54,12 @@ def check_saving(isolation: str) -> None:
     """
     :raises UsageError: the sandbox cannot be saved or forked
     """
-    if isolation == "sentry":
+    if not _can(isolation).checkpoints:
         raise UsageError("a sandbox on the Sentry cannot be forked or saved", hint=_HINT)
+
+
+def _can(isolation: str) -> Capabilities:
+    from pyvmm_kata.bundle.settings import GUESTS
+    from pyvmm_kata.pod.guest_kinds import kind_named
+
+    return kind_named(GUESTS[isolation]).can
