@@ -578,15 +578,18 @@ image = store.add(place + "/tree", "box").path
 
 @needs_namespaces
 def test_copies_of_a_stored_image(python: Python) -> None:
-    """They refer to it; a template keeps it, although the store removes it."""
+    """They refer to it; a template keeps it, although the store removes it, also on another file system."""
     code = """
+    import tempfile
+    elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
     with Sandbox(image, **where) as box, box.fork()[0] as copy:
         assert copy.run("echo copy").stdout == "copy\\n"
         template = box.snapshot(place + "/saved")
         again = copy.snapshot(place + "/saved-again")
+        copied = box.snapshot(elsewhere.name + "/saved")
     store.remove("box")
     assert not os.path.exists(image)
-    for each in (template, again):
+    for each in (template, again, copied):
         with each.start(**where) as first, first.fork()[0] as second:
             assert first.run("echo 1").stdout + second.run("echo 2").stdout == "1\\n2\\n"
             first.snapshot(place + "/saved")  # the next one uses this: the folder with its own image is removed
