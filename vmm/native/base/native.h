@@ -6,6 +6,12 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <features.h>
+/* With _GNU_SOURCE sscanf and strtol are C23's, for binary numbers, which makes a wheel need glibc 2.38. */
+#undef __GLIBC_USE_C2X_STRTOL
+#define __GLIBC_USE_C2X_STRTOL 0
+#undef __GLIBC_USE_C23_STRTOL
+#define __GLIBC_USE_C23_STRTOL 0
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
