@@ -1,4 +1,7 @@
-"""Builds the programs that run the Sentry's core, each once for each state of its sources."""
+"""Builds the programs that run the Sentry's core, each once for each state of its sources.
+
+An installation that is not editable has no sources: setup.py has built its programs.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ CORE, HOST, PTRACE, TRAP, KVM, VDSO = (HERE / name for name in ("core", "host", 
 LWIP = "net/lwip"
 """In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
+INSTALLED = Path(__file__).resolve().with_name("built")
+"""The programs of an installation; a checkout does not have this folder."""
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
 HARDENED = ("-static", "-fstack-protector-strong")
@@ -183,12 +188,17 @@ def with_host(platform: Path) -> list[Path]:
     return [*sorted(HOST.glob("*.c")), *sorted(platform.glob("*.[cS]"))]
 
 
+def _installed(name: str) -> Path | None:
+    path = INSTALLED / name
+    return path if path.exists() else None
+
+
 def ptrace() -> Path:
     """The program of the ptrace platform.
 
     :raises BuildError: it cannot be compiled
     """
-    return hosted("pyvmm-sentry-ptrace", with_host(PTRACE))
+    return _installed("pyvmm-sentry-ptrace") or hosted("pyvmm-sentry-ptrace", with_host(PTRACE))
 
 
 def trap() -> Path:
@@ -196,7 +206,7 @@ def trap() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    return hosted("pyvmm-sentry-trap", with_host(TRAP))
+    return _installed("pyvmm-sentry-trap") or hosted("pyvmm-sentry-trap", with_host(TRAP))
 
 
 def kernel() -> Path:
@@ -204,8 +214,14 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
+    if found := _installed("sentry.elf"):
+        return found
     options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS]
     script = KVM / "kernel.lds"
     objects = [*_objects([KVM / "entry.S", *sorted(KVM.glob("*.c"))], options), *_core_objects(options)]
     command = [*KERNEL_LINK, "-nostdlib", f"-Wl,-T,{script}", "-o", "OUT", *objects]
     return _made("sentry.elf", [script.read_bytes()], command)
+
+
+PROGRAMS = {"pyvmm-sentry-ptrace": ptrace, "pyvmm-sentry-trap": trap, "sentry.elf": kernel}
+"""All of them, by the names that an installation gives them."""
