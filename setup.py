@@ -18,4 +18,8 @@ class BuildNative(build_ext):
         build["build_programs"]("vmm" if self.inplace else os.path.join(self.build_lib, "vmm"))
 
 
-setup(cffi_modules=["vmm/native/build.py:ffibuilder"], cmdclass={"build_ext": BuildNative})
+setup(
+    cffi_modules=["vmm/native/build.py:ffibuilder"],
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for this and all newer ones
+)

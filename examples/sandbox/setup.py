@@ -4,6 +4,7 @@ import os
 import runpy
 
 from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 
@@ -15,6 +16,13 @@ class BuildPackage(build_py):  # type: ignore[misc]
         super().run()
 
 
+class AnyPython(bdist_wheel):  # type: ignore[misc]
+    """One wheel for all versions of Python: none of it is an extension."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class NativeDistribution(Distribution):  # type: ignore[misc]
     """For one architecture, because of the program."""
 
@@ -22,4 +30,4 @@ class NativeDistribution(Distribution):  # type: ignore[misc]
         return True
 
 
-setup(cmdclass={"build_py": BuildPackage}, distclass=NativeDistribution)
+setup(cmdclass={"build_py": BuildPackage, "bdist_wheel": AnyPython}, distclass=NativeDistribution)
