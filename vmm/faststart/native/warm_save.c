@@ -8,6 +8,7 @@
 
 #include <asm/prctl.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -355,17 +356,17 @@ static int note_process(struct image *s)
 	return 0;
 }
 
-/* From glibc 2.35 on; musl registers none. */
-extern const ptrdiff_t __rseq_offset __attribute__((weak));
-extern const unsigned int __rseq_size __attribute__((weak));
-
+/* From glibc 2.35 on; musl registers none. Looked up at run time: a reference makes the extension need that version. */
 static void note_rseq(struct warm_header *h)
 {
-	if (!&__rseq_size || !__rseq_size)
+	const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
+	const unsigned int *size = dlsym(RTLD_DEFAULT, "__rseq_size");
+
+	if (!offset || !size || !*size)
 		return;
-	h->rseq = h->fs_base + (uint64_t)__rseq_offset;
+	h->rseq = h->fs_base + (uint64_t)*offset;
 	/* What is registered is at least as long as the first version of the structure */
-	h->rseq_size = __rseq_size < 32 ? 32 : __rseq_size;
+	h->rseq_size = *size < 32 ? 32 : *size;
 }
 
 static void note_signals(struct image *s)
