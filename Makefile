@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image wheels deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -97,6 +97,10 @@ guest-kernel: ## build the guest kernel and the root disk; print their paths
 kata-image: ## build the image of the container runtime's guest; print its path
 	@python3 tools/deps.py kata
 	@$(PYTHON) tools/step.py "guest image" -- $(PYTHON) examples/kata/linux-guest/image/build.py $(ARGS)
+
+wheels: ## build wheels and sdists of all packages into dist/; ARGS="pyvmm pyvmm-guest": of some
+	@python3 tools/deps.py check kernel kata wheels
+	@$(PYTHON) -m tools.wheels $(ARGS)
 
 deps: ## install what is missing, build the C extension
 	@python3 tools/deps.py build kernel lab check

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|suites|prove]...
+usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|suites|prove|wheels]...
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -135,7 +135,7 @@ NEEDS = (
 
 KATA_PROGRAMS = ("pyvmm-oci-client", "pyvmm-shim-client", "pyvmm-face")
 """In the package of examples/kata; see its launcher/build.py."""
-DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "suites", "prove"}
+DEVELOPMENT = {"guest", "check", "docs", "fuzz", "bench", "kata", "conformance", "suites", "prove", "wheels"}
 """Groups that also need the Python packages of pyproject.toml's extra `dev`."""
 
 
@@ -412,6 +412,25 @@ def install_plotting(python: str) -> None:
         write_command(python)
 
 
+def install_builders(python: str) -> None:
+    """Install what builds wheels: `build`, which makes them, and auditwheel."""
+    if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "auditwheel")):
+        with step("installing what builds wheels into .venv"):
+            run(
+                [
+                    python,
+                    "-m",
+                    "pip",
+                    "--disable-pip-version-check",
+                    "install",
+                    "--quiet",
+                    "--editable",
+                    f"{ROOT}[wheels]",
+                ]
+            )
+        write_command(python)
+
+
 def keep_newest_extension() -> None:
     """Remove older builds of the extension: two ways to build it give it two file names, and Python prefers one."""
     built = glob.glob(os.path.join(ROOT, "vmm", "native", "_native*.so"))
@@ -497,6 +516,8 @@ def main(groups: Sequence[str]) -> None:
         install_firecracker(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
+    if "wheels" in wanted:
+        install_builders(os.path.join(VENV, "bin", "python"))
 
 
 if __name__ == "__main__":
