@@ -98,7 +98,12 @@ CONTROL = (
     ),
 )
 OPTIONS = (
-    Option("--kernel", "FILE", "the kernel, an ELF vmlinux or a bzImage", required=True, complete="file"),
+    Option(
+        "--kernel",
+        "FILE",
+        "the kernel, an ELF vmlinux or a bzImage (default: that of the package pyvmm-guest, where installed)",
+        complete="file",
+    ),
     Option("--rootfs", "PATH", "the root file system: a disk image (/dev/vda), or a directory", complete="file"),
     Option("--initrd", "FILE", "an initial ramdisk", complete="file"),
     *DEVICE_OPTIONS,
@@ -415,7 +420,27 @@ def _serve_api(argv: list[str]) -> int:
     return command.main(argv)
 
 
+def _packaged_kernel(messages: Messages) -> str:
+    """The path of the kernel in the package pyvmm-guest.
+
+    :raises ConfigError: it is not installed
+    """
+    try:
+        import pyvmm_guest
+    except ImportError:
+        raise ConfigError(
+            "there is no --kernel, and the package pyvmm-guest, which has one, is not installed",
+            code="kernel-missing",
+            hint="name a kernel with --kernel FILE, or: pip install pyvmm-guest",
+        ) from None
+    path = pyvmm_guest.kernel()
+    messages.event("kernel", f"no --kernel: booting that of pyvmm-guest, {path}", path=path)
+    return path
+
+
 def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
+    if values["kernel"] is None:
+        values["kernel"] = _packaged_kernel(messages)
     config_from(values, ConsoleConfig())  # mistakes are told before a terminal or file is touched
     take_limits(values)
     gdb = None
