@@ -23,6 +23,8 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     traces = ""                 # of the starts of containerd's pods: the URL of a collector of OpenTelemetry, for
                                 # example "http://127.0.0.1:4318/v1/traces" (OTLP over HTTP)
 
+Without ``kernel`` or ``image``, and where the default path has no file, that of the package pyvmm-guest is used.
+
 The annotations are Kata's, one like them for ``template``, and ``io.pyvmm.network`` (``user``: a network that needs no
 rights, instead of the namespace's) and ``io.pyvmm.publish`` (ports of the host that lead into it, ``8080:80
 127.0.0.1:5353:53/udp``).  None is taken that is not named here.  A kernel or an
@@ -41,7 +43,7 @@ from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from pyvmm_kata.bundle.policy import Policy
     from pyvmm_kata.state import Json
@@ -259,12 +261,25 @@ def load(path: str = "") -> Settings:
     except FileNotFoundError as error:
         if named:
             raise ConfigError(f"{named}: {error.strerror}", code="kata-config") from error
-        return Settings()
+        return _with_packaged(Settings(), ())
     except OSError as error:
         raise ConfigError(f"{named or FILE}: {error.strerror}", code="kata-config") from error
     except ValueError as error:
         raise ConfigError(f"{named or FILE}: {error}", code="kata-config") from error
-    return _check(values, named or FILE)
+    return _with_packaged(_check(values, named or FILE), values)
+
+
+def _with_packaged(chosen: Settings, named: Container[str]) -> Settings:
+    """With the files of the package pyvmm-guest, if it is installed, for those that are not *named* nor at the default
+    path."""
+    missing = [name for name in ("kernel", "image") if name not in named and not os.path.exists(getattr(chosen, name))]
+    if not missing:
+        return chosen
+    try:
+        import pyvmm_guest
+    except ImportError:
+        return chosen
+    return chosen._replace(**{name: getattr(pyvmm_guest, name)() for name in missing})
 
 
 def _parsed(data: bytes, path: str) -> Json:

@@ -57,7 +57,7 @@ class LinuxGuest:
         """
         for what, path in (("kernel", config.kernel), ("image", config.image)):
             if not os.path.exists(path):
-                hint = f"`make guest-kernel kata-image` prints the paths of both: name them in {FILE}"
+                hint = f"pip install pyvmm-guest, or name your own in {FILE} (make guest-kernel kata-image)"
                 raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
 
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:

@@ -104,7 +104,7 @@ def _builder() -> Any:
     try:
         from pyvmm_sentry import program
     except ImportError as error:
-        hint = "pip install --editable examples/sentry, in a checkout of pyvmm"
+        hint = "pip install pyvmm-sentry"
         raise ConfigError("the Sentry is not installed", code="guest-kind", hint=hint) from error
     return program
 
