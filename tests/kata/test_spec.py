@@ -288,6 +288,18 @@ def test_a_tree_is_removed_and_what_its_links_name_is_not(tmp_path: Path) -> Non
     assert (other / "file").read_text() == "x"
 
 
+@pytest.mark.parametrize("named, other", [("kernel", "image"), ("image", "kernel")])
+def test_settings_without_a_file_name_that_of_a_package(tmp_path: Path, named: str, other: str) -> None:
+    path = tmp_path / "kata.toml"
+    path.write_text(f'{named} = "/named"\n')
+    top = Path(__file__).parents[2]
+    code = f"from pyvmm_kata.bundle import settings; s = settings.load('{path}'); print(s.{named}, s.{other})"
+    paths = f"{top}:{top}/examples/kata:{top}/examples/guest"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": paths}, capture_output=True, text=True)
+    files = {"kernel": "vmlinux", "image": "kata.erofs"}
+    assert done.stdout == f"/named {top}/examples/guest/pyvmm_guest/files/{files[other]}\n", done.stderr
+
+
 def test_a_settings_file(tmp_path: Path) -> None:
     path = tmp_path / "kata.toml"
     path.write_text('kernel = "/k"\nimage = "/i"\nmemory = "1G"\nvcpus = 2\n')

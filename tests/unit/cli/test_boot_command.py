@@ -355,6 +355,21 @@ def test_missing_kernel(files: Path) -> None:
     assert "path" in hint
 
 
+def test_no_kernel(files: Path) -> None:
+    error, hint = told(files)
+    assert "no --kernel" in error and "pyvmm-guest" in error
+    assert "pip install pyvmm-guest" in hint
+
+
+def test_the_kernel_of_a_package(files: Path) -> None:
+    """An editable installation of pyvmm-guest contains none, so the error names the file that would be booted."""
+    done = boot(files, PYTHONPATH=f"{ROOT}:{ROOT}/examples/guest")
+    first, second, *_ = done.stderr.splitlines()
+    kernel = f"{ROOT}/examples/guest/pyvmm_guest/files/vmlinux"
+    assert "pyvmm-guest" in first and first.endswith(kernel)
+    assert kernel in second and "No such file" in second and done.returncode == 2
+
+
 def test_truncated_kernel(files: Path) -> None:
     code = b"\xf4" * 4000
     whole = elf([Load(16 * MIB, pvh_note(16 * MIB) + code)], entry=16 * MIB)
