@@ -24,11 +24,11 @@ test-native: ## only the tests that need no KVM
 	@$(PYTHON) -m tools.run_tests --native $(ARGS)
 
 test-long-guest: ## those that boot guests: random operations around volumes, servers; compared with crun
-	@python3 tools/deps.py kernel lab guest
+	@python3 tools/deps.py kernel lab guest wheels
 	@$(PYTHON) -m tools.run_tests --long-guest $(ARGS)
 
 test-long: ## the tests that need no KVM and take minutes: 100,000 faults in config.json and the like
-	@python3 tools/deps.py check long
+	@python3 tools/deps.py check long kernel kata wheels
 	@$(PYTHON) -m tools.run_tests --long $(ARGS)
 
 test-guest: ## only the tests that boot guests

@@ -136,6 +136,18 @@ def programs() -> str:
     return str(disk)
 
 
+def wheels() -> str:
+    """The path of a folder from which `pip install --no-index --find-links` installs all packages, made now.
+
+    Raises SystemExit when it cannot be made.
+    """
+    folder = ROOT / "build" / "wheels"
+    command = [sys.executable, "-m", "tools.wheels", "--output", str(folder), "--dependencies"]
+    if status := subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode:
+        raise SystemExit(status)
+    return str(folder)
+
+
 def publish(*, long: bool = False) -> None:
     """Make all of it, and name in the environment what the recipes made: what this process starts need not look.
 
@@ -146,6 +158,7 @@ def publish(*, long: bool = False) -> None:
     optional = {"PYVMM_GUEST_DEBIAN": debian, "PYVMM_GUEST_CONTAINER": container}
     if long:
         optional["PYVMM_GUEST_SERVERS"] = servers
+        optional["PYVMM_WHEELS"] = wheels
     with ThreadPoolExecutor(1) as thread:
         disks = {variable: thread.submit(recipe) for variable, recipe in optional.items()}
         try:

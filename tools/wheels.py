@@ -1,8 +1,11 @@
-"""`python -m tools.wheels [--output DIR] [PACKAGE...]`: wheels and sdists of this repository's packages.
+"""`python -m tools.wheels [--output DIR] [--dependencies] [PACKAGE...]`: wheels and sdists of all packages here.
 
 A wheel is built from its sdist, so the sdist is complete. auditwheel adds the libraries that an extension needs, and
 names the oldest C library with which the wheel works: that follows from the machine that builds it. pyvmm-guest has no
 sdist, and its kernel and image come from the cache of their recipes where that has them.
+
+With --dependencies the folder is an index for a machine without a network and with the same version of Python:
+`pip install --no-index --find-links DIR pyvmm-sandbox`.
 
 The tools are those of .venv (`python3 tools/deps.py check kernel kata wheels`).
 """
@@ -83,10 +86,27 @@ def _publish(path: Path, output: Path) -> Path:
     return target
 
 
+def fetch_dependencies(output: Path) -> None:
+    """Download the wheels of what the packages in *output* depend on."""
+    names = [name for name in PACKAGES if list(output.glob(f"{name.replace('-', '_')}-*.whl"))]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "download",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+    ]
+    run([*command, "--find-links", output, "--dest", output, *names])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Build what is named, or everything; prints the paths."""
     parser = argparse.ArgumentParser("python -m tools.wheels", description="Builds the wheels and sdists.")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", metavar="DIR", help="where (default: dist)")
+    parser.add_argument("--dependencies", action="store_true", help="also download what they depend on, from PyPI")
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=f"of {', '.join(PACKAGES)} (default: all)")
     options = parser.parse_args(arguments)
     if unknown := set(options.packages) - set(PACKAGES):
@@ -97,6 +117,9 @@ def main(arguments: Sequence[str]) -> int:
             made = build(package, options.output)
         for path in made:
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    if options.dependencies:
+        with step("dependencies"):
+            fetch_dependencies(options.output)
     return 0
 
 

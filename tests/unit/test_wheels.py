@@ -1,0 +1,129 @@
+"""What `make wheels` builds, installed in an environment of its own from which no compiler is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection
+
+from tools import guest as recipes
+from tools.wheels import PACKAGES, WITHOUT_SDIST
+from tools.where import ROOT
+
+pytest.importorskip("auditwheel", reason="python3 tools/deps.py wheels installs what builds wheels")
+pytestmark = pytest.mark.long  # it compiles everything, from the sdists: a minute and a half on 2 CPUs
+SHELL = ("sh", "readlink", "dirname")
+"""What the scripts of the packages run."""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with wheels and sdists."""
+    if recipes.cached_kernel() is None:
+        pytest.skip("the guest kernel is not built: make guest-kernel")
+    folder = tmp_path_factory.mktemp("index")
+    command = [sys.executable, "-m", "tools.wheels", "--output", str(folder), "--dependencies"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of an environment with pyvmm-sandbox and all that this installs."""
+    folder = tmp_path_factory.mktemp("installed")
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in SHELL:
+        (tools / name).symlink_to(shutil.which(name) or name)
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [venv / "bin" / "python", "-m", "pip", "--isolated", "install", "--quiet"]
+    command = [*pip, "--no-index", "--find-links", index, "pyvmm-sandbox"]
+    subprocess.run(command, check=True, env={"PATH": str(tools), "HOME": str(folder)})
+    return venv / "bin"
+
+
+def run(installed: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    folder = installed.parents[1]
+    return subprocess.run(
+        [installed / command[0], *command[1:]],
+        env={"PATH": str(folder / "tools"), "HOME": str(folder)},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_wheel_is_for_all_pythons_and_names_the_oldest_c_library(index: Path, package: str) -> None:
+    (wheel,) = index.glob(f"{package.replace('-', '_')}-*.whl")
+    assert len(list(index.glob(f"{package.replace('-', '_')}-*.tar.gz"))) == (package not in WITHOUT_SDIST)
+    _, _, tag, abi, platforms = wheel.stem.split("-")
+    assert (tag, abi) == (("cp311", "abi3") if package == "pyvmm" else ("py3", "none"))
+    assert "manylinux" in platforms and wheel.stat().st_size < 20 << 20
+    named = re.search(r"manylinux_2_(\d+)", platforms)
+    newest = int(named[1]) if named else 17  # manylinux2014
+    with zipfile.ZipFile(wheel) as archive:
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                if file.read(4) == b"\x7fELF":
+                    assert needed(ELFFile(file)) <= newest, name
+
+
+def needed(program: ELFFile) -> int:
+    """The minor version of glibc 2 that a program or a library needs; 0: none."""
+    sections = [section for section in program.iter_sections() if isinstance(section, GNUVerNeedSection)]
+    names = [each.name for section in sections for _, versions in section.iter_versions() for each in versions]
+    return max((int(name.split(".")[1]) for name in names if name.startswith("GLIBC_2.")), default=0)
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("pyvmm --version", "pyvmm 0."),
+        ("pyvmm doctor", "KVM is "),
+        ("pyvmm run --help", "usage: pyvmm run"),
+        ("pyvmm image ls", "NAME"),
+        ("pyvmm-oci --version", "pyvmm-oci version 0."),
+        ("pyvmm-poold --help", "usage: pyvmm-poold"),
+        ("containerd-shim-pyvmm-v2 -v", "Version:"),
+        ("pyvmm-runsc help syscalls read write", "write(fd, buf, count)  answered"),
+        ("pyvmm-runsc do --platform ptrace --root / /bin/echo hello", "hello\n"),
+        ("python -c 'import pyvmm_sandbox.guest; print(open(pyvmm_sandbox.guest.program(), \"rb\").read(4))'", "ELF"),
+    ],
+)
+def test_programs_start(installed: Path, command: str, words: str) -> None:
+    done = run(installed, *shlex.split(command))
+    assert words in done.stdout, done.stderr
+
+
+def test_a_boot_without_a_kernel_uses_that_of_the_package(installed: Path) -> None:
+    done = run(installed, "pyvmm", "boot", "--timeout", "0.1")
+    named = re.search(r"^pyvmm: no --kernel: .* (/.*)$", done.stderr, re.MULTILINE)
+    assert named is not None, done.stderr
+    with open(named[1], "rb") as file:
+        assert ELFFile(file).get_machine_arch() == "x64"
+    folder = Path(named[1]).parent / "sources"
+    rows = [line.split() for line in (folder / "packages").read_text().splitlines()]
+    assert {row[2] for row in rows if row[:1] == ["kata.erofs"]} >= {"crun", "glibc"}
+    assert os.path.exists(folder / "recipe" / "guest-kernel" / "build.py")
+
+
+def test_defaults_of_the_runtime_are_files_of_the_package(installed: Path) -> None:
+    code = "from pyvmm_kata.bundle.settings import Settings, load; print(*load()[:2], *Settings()[:2], sep='\\n')"
+    *paths, kernel, image = run(installed, "python", "-c", code).stdout.split()
+    for path, default in zip(paths, (kernel, image), strict=True):
+        assert os.path.getsize(path) > 1 << 20
+        assert "pyvmm_guest" in path or path == default
