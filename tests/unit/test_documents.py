@@ -38,6 +38,7 @@ REASONS = {
     "needs a machine",
     "needs a root directory",
     "needs a terminal",
+    "needs the wheels",
     "a guest test runs it",
     "needs a cluster",
     "needs a registry",
