@@ -46,7 +46,7 @@ def test_the_readme_of_sandboxes_runs_from_wheels(tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path / "tools"), "HOME": str(tmp_path)}
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [python, "-m", "pip", "--isolated", "install", "--quiet", "--no-compile", "--no-index"]
+    pip = [str(python), "-m", "pip", "--isolated", "install", "--quiet", "--no-compile", "--no-index"]
     subprocess.run([*pip, "--find-links", index, "pyvmm-sandbox"], check=True, env=environment)
     add_python(make_rootfs(tmp_path / "rootfs"))
     first = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

@@ -46,8 +46,8 @@ def installed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (tools / name).symlink_to(shutil.which(name) or name)
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [venv / "bin" / "python", "-m", "pip", "--isolated", "install", "--quiet"]
-    command = [*pip, "--no-index", "--find-links", index, "pyvmm-sandbox"]
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "--isolated", "install", "--quiet"]
+    command = [*pip, "--no-index", "--find-links", str(index), "pyvmm-sandbox"]
     subprocess.run(command, check=True, env={"PATH": str(tools), "HOME": str(folder)})
     return venv / "bin"
 
