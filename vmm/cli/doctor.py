@@ -311,8 +311,33 @@ def capabilities() -> tuple[Capability, ...]:
     )
 
 
-def report(verdict: KvmVerdict, found: tuple[Capability, ...]) -> str:
-    """Both as text."""
+def next_steps(usable: bool) -> list[str]:
+    """What to do now, by what is installed here.
+
+    :param usable: KVM is
+    """
+    from vmm.cli.plugins import DOCTOR, entry_points
+
+    if not usable:
+        if "sentry" in entry_points(group=DOCTOR):
+            return ["run a program without KVM: pyvmm-runsc do PROGRAM"]
+        return ["make KVM usable, as the first lines describe; or run programs without it: pip install pyvmm-sentry"]
+    try:
+        import pyvmm_guest
+
+        there = os.path.exists(pyvmm_guest.kernel())
+    except ImportError:
+        there = False
+    steps = ["boot a guest: pyvmm boot --rootfs PATH" if there else "boot a guest: pyvmm boot --kernel FILE"]
+    if not there:
+        steps.append("or install a kernel: pip install pyvmm-guest")
+    if "run" in entry_points():
+        steps.append("run a container in a machine of its own: pyvmm run IMAGE")
+    return steps
+
+
+def report(verdict: KvmVerdict, found: tuple[Capability, ...], steps: list[str]) -> str:
+    """All of them as text."""
     lines = [f"KVM is {verdict.status}: {verdict.detail}"]
     if verdict.hint:
         lines.append(f"    do: {verdict.hint}")
@@ -321,6 +346,7 @@ def report(verdict: KvmVerdict, found: tuple[Capability, ...]) -> str:
         lines.append(f"{'yes' if item.present else 'no':<3}  {item.name:<{width}}  {item.detail}")
         if item.hint:
             lines.append(f"{'':<5}{'':<{width}}  do: {item.hint}")
+    lines += [f"next: {step}" for step in steps]
     return "\n".join(lines) + "\n"
 
 
@@ -342,7 +368,8 @@ def main(argv: list[str]) -> int:
         table = {
             item.name: {"present": item.present, "detail": item.detail, "hint": item.hint} for item in capabilities()
         }
-        sys.stdout.write(json.dumps({"kvm": kvm, "capabilities": table}, indent=2) + "\n")
+        answer = {"kvm": kvm, "capabilities": table, "next": next_steps(verdict.usable)}
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
     else:
-        sys.stdout.write(report(verdict, capabilities()))
+        sys.stdout.write(report(verdict, capabilities(), next_steps(verdict.usable)))
     return EXIT_STATUS[verdict.status]

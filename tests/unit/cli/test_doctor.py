@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.where import ROOT
 from vmm.cli import doctor
 from vmm.cli.main import main
 from vmm.kvm import System
@@ -167,6 +168,35 @@ def test_the_text_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("KVM is ")
     assert any("do:" in line for line in lines) or status == 0
+    assert lines[-1].startswith("next: ") and "pyvmm" in lines[-1]
+
+
+STEPS = "from vmm.cli.doctor import next_steps; print(*next_steps(True), *next_steps(False), sep='\\n')"
+
+
+def test_what_to_do_next_depends_on_what_is_installed(tmp_path: Path) -> None:
+    def steps(*paths: Path) -> str:
+        code = f"import sys; sys.path += {list(map(str, paths))}; {STEPS}"
+        # No packages but these, as an installation without others
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {code}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    assert "--kernel FILE" in steps() and "pip install pyvmm-guest" in steps() and "pyvmm-sentry" in steps()
+    for name in ("guest", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "guest" / "pyvmm_guest.py").write_text("def kernel():\n    return __file__\n")
+    info = tmp_path / "run" / "a-1.dist-info"
+    info.mkdir()
+    text = "[pyvmm.commands]\nrun = a_module\n[pyvmm.doctor]\nsentry = another\n"
+    (info / "entry_points.txt").write_text(text)
+    found = steps(tmp_path / "guest", tmp_path / "run")
+    assert "pyvmm boot --rootfs" in found and "pyvmm run IMAGE" in found and "pyvmm-runsc do" in found
+    assert "pip install" not in found
 
 
 def test_help_tells_the_exit_statuses() -> None:
