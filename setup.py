@@ -1,5 +1,6 @@
 """The part of the build that pyproject.toml cannot say: the cffi extension, and the programs beside it."""
 
+import glob
 import os
 import runpy
 
@@ -21,5 +22,6 @@ class BuildNative(build_ext):
 setup(
     cffi_modules=["vmm/native/build.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
+    data_files=[("share/man/man1", sorted(glob.glob("man/*.1")))],  # which tools/man.py writes
     options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for this and all newer ones
 )

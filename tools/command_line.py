@@ -23,9 +23,14 @@ WIDTH = 100
 
 
 def help_of(*words: str) -> str:
-    """What a command prints with --help, in lines of :data:`WIDTH`."""
+    """What a command prints with --help."""
+    return text_of(PYVMM, *words, "--help")
+
+
+def text_of(program: str, *words: str) -> str:
+    """What a program of .venv prints, in lines of :data:`WIDTH`."""
     environment = {**os.environ, "COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYVMM_WARM": "0"}
-    command = [PYVMM, *words, "--help"]
+    command = [os.path.join(os.path.dirname(PYVMM), program), *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 

@@ -1,4 +1,4 @@
-"""`python -m tools.wheels [--output DIR] [--dependencies] [PACKAGE...]`: wheels and sdists of all packages here.
+"""`python -m tools.wheels [--output DIR] [--dependencies | PACKAGE...]`: wheels and sdists of all packages here.
 
 A wheel is built from its sdist, so the sdist is complete. auditwheel adds the libraries that an extension needs, and
 names the oldest C library with which the wheel works: that follows from the machine that builds it. pyvmm-guest has no
@@ -87,19 +87,13 @@ def _publish(path: Path, output: Path) -> Path:
 
 
 def fetch_dependencies(output: Path) -> None:
-    """Download the wheels of what the packages in *output* depend on."""
-    names = [name for name in PACKAGES if list(output.glob(f"{name.replace('-', '_')}-*.whl"))]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "download",
-        "--quiet",
-        "--only-binary",
-        ":all:",
-    ]
-    run([*command, "--find-links", output, "--dest", output, *names])
+    """Download the wheels of what the packages in *output* depend on; they must be all of them.
+
+    pip gets their paths, since PyPI may have other projects of these names.
+    """
+    ours = [path for name in PACKAGES for path in output.glob(f"{name.replace('-', '_')}-*.whl")]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    run([*pip, "--only-binary", ":all:", "--find-links", output, "--dest", output, *ours])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -109,9 +103,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dependencies", action="store_true", help="also download what they depend on, from PyPI")
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=f"of {', '.join(PACKAGES)} (default: all)")
     options = parser.parse_args(arguments)
+    if options.dependencies and options.packages:
+        parser.error("--dependencies needs all packages")
     if unknown := set(options.packages) - set(PACKAGES):
         parser.error(f"there is no package {', '.join(sorted(unknown))}")
     options.output.mkdir(parents=True, exist_ok=True)
+    run([sys.executable, "-m", "tools.man"])
     for package in options.packages or PACKAGES:
         with step(package):
             made = build(package, options.output)

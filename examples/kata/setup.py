@@ -1,5 +1,6 @@
 """The part of the build that pyproject.toml cannot say: the messages of proto/, and the programs of launcher/."""
 
+import glob
 import os
 import runpy
 
@@ -31,4 +32,8 @@ class NativeDistribution(Distribution):  # type: ignore[misc]
         return True
 
 
-setup(cmdclass={"build_py": BuildPackage, "bdist_wheel": AnyPython}, distclass=NativeDistribution)
+setup(
+    cmdclass={"build_py": BuildPackage, "bdist_wheel": AnyPython},
+    distclass=NativeDistribution,
+    data_files=[("share/man/man1", sorted(glob.glob("man/*.1")))],  # which tools/man.py writes
+)

@@ -1,5 +1,6 @@
 """The part of the build that pyproject.toml cannot say: the Sentry's programs. A checkout compiles them when needed."""
 
+import glob
 import os
 import shutil
 import subprocess
@@ -54,4 +55,5 @@ def build_programs(folder: Path) -> None:
 setup(
     cmdclass={"build_py": BuildPackage, "bdist_wheel": AnyPython},
     distclass=NativeDistribution,
+    data_files=[("share/man/man1", sorted(glob.glob("man/*.1")))],  # which tools/man.py writes
 )

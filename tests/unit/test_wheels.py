@@ -16,7 +16,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
 from tools import guest as recipes
-from tools.wheels import PACKAGES, WITHOUT_SDIST
+from tools.wheels import PACKAGES, WITHOUT_SDIST, fetch_dependencies
 from tools.where import ROOT
 
 pytest.importorskip("auditwheel", reason="python3 tools/deps.py wheels installs what builds wheels")
@@ -27,18 +27,25 @@ SHELL = ("sh", "readlink", "dirname")
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with wheels and sdists."""
+    """The folder for wheels and sdists."""
     if recipes.cached_kernel() is None:
         pytest.skip("the guest kernel is not built: make guest-kernel")
-    folder = tmp_path_factory.mktemp("index")
-    command = [sys.executable, "-m", "tools.wheels", "--output", str(folder), "--dependencies"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return folder
+    return tmp_path_factory.mktemp("index")
+
+
+def build(index: Path, *packages: str) -> None:
+    """Build those that the folder does not have yet."""
+    missing = [package for package in packages if not list(index.glob(f"{package.replace('-', '_')}-*.whl"))]
+    if missing:
+        command = [sys.executable, "-m", "tools.wheels", "--output", str(index), *missing]
+        subprocess.run(command, cwd=ROOT, check=True)
 
 
 @pytest.fixture(scope="module")
 def installed(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of an environment with pyvmm-sandbox and all that this installs."""
+    build(index, *PACKAGES)
+    fetch_dependencies(index)
     folder = tmp_path_factory.mktemp("installed")
     tools = folder / "tools"
     tools.mkdir()
@@ -67,6 +74,7 @@ def run(installed: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wheel_is_for_all_pythons_and_names_the_oldest_c_library(index: Path, package: str) -> None:
+    build(index, package)
     (wheel,) = index.glob(f"{package.replace('-', '_')}-*.whl")
     assert len(list(index.glob(f"{package.replace('-', '_')}-*.tar.gz"))) == (package not in WITHOUT_SDIST)
     _, _, tag, abi, platforms = wheel.stem.split("-")
@@ -107,6 +115,15 @@ def needed(program: ELFFile) -> int:
 def test_programs_start(installed: Path, command: str, words: str) -> None:
     done = run(installed, *shlex.split(command))
     assert words in done.stdout, done.stderr
+
+
+def test_programs_have_man_pages(installed: Path) -> None:
+    pages = {path.stem: path.read_text() for path in (installed.parent / "share" / "man" / "man1").glob("*.1")}
+    assert pages.keys() >= {"pyvmm", "pyvmm-boot", "pyvmm-run", "pyvmm-oci", "pyvmm-poold", "pyvmm-runsc"}
+    assert {name for name in os.listdir(installed) if name.startswith(("pyvmm", "containerd"))} <= pages.keys()
+    assert "\n\\fB\\-\\-rootfs\\fR \\fIPATH\\fR\n" in pages["pyvmm-boot"]
+    for text in pages.values():
+        assert text.startswith(".TH ") and text.count("\n.nf\n") == text.count("\n.fi\n")
 
 
 def test_a_boot_without_a_kernel_uses_that_of_the_package(installed: Path) -> None:
