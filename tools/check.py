@@ -124,11 +124,12 @@ def main() -> int:
     """Run all checks; returns 1 when one failed."""
     os.chdir(ROOT)
     code = [name for name in PYTHON_CODE if os.path.isdir(name)]
+    packages = ":".join(f"examples/{name}" for name in ("sentry", "sandbox", "server"))
     checks = {  # the longest first
         "mypy --strict": [str(BIN / "mypy"), *code],
         f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],
         "documents": [sys.executable, "-m", "tools.check", "docs"],
-        "import layers": ["env", "PYTHONPATH=examples/sentry:examples/sandbox", str(BIN / "lint-imports"), "--no-logo"],
+        "import layers": ["env", f"PYTHONPATH={packages}", str(BIN / "lint-imports"), "--no-logo"],
         "ruff check": [str(BIN / "ruff"), "check", "."],
         "sleeps without a reason": [sys.executable, "-m", "tools.sleeps"],
         "ruff format --check": [str(BIN / "ruff"), "format", "--check", "."],

@@ -43,6 +43,7 @@ PACKAGES = {
     "firecracker": ("Firecracker's interface", "pip install ./examples/firecracker"),
     "image": _RUNTIME,
     "run": _RUNTIME,
+    "serve": ("the server", "pip install ./examples/sandbox ./examples/server"),
 }
 """Commands of this project's own packages: what each needs, and how it is installed."""
 

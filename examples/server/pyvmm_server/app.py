@@ -1,0 +1,135 @@
+"""The server's application: chooses who answers a request, and turns errors into answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pyvmm_server import control, envd
+from pyvmm_server.errors import ClientError, describe, not_there
+from pyvmm_server.sandboxes import Sandboxes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from pyvmm_server.settings import Settings
+
+log = logging.getLogger("pyvmm_server")
+_HOST = re.compile(r"([0-9]{1,5})-([a-z0-9]{1,64})\.")
+
+
+def make(settings: Settings) -> ASGIApp:
+    """The application."""
+    sandboxes = Sandboxes(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        ending = asyncio.create_task(sandboxes.run())
+        ending.add_done_callback(_report)
+        yield
+        ending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ending
+        sandboxes.store.close()
+
+    routes = [Route("/health", _health)]
+    for (method, path), call in control.ROUTES.items():
+        routes.append(Route(path, _authorized(sandboxes, call), methods=[method]))
+    for path in control.MISSING:
+        routes.append(Route(path, _authorized(sandboxes, control.missing), methods=_METHODS))
+    handlers = {ClientError: _answer, HTTPException: _http_error, Exception: _unexpected}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    return Dispatcher(app, sandboxes)
+
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Dispatcher:
+    """Requests to a sandbox name it by header, by host or by signature; all others are of the control interface."""
+
+    def __init__(self, app: ASGIApp, sandboxes: Sandboxes) -> None:
+        self._app = app
+        self._sandboxes = sandboxes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            sandbox_id, port = self._named(request)
+            if sandbox_id:
+                response = await _guarded(self._sandbox(sandbox_id, port, request))
+                return await response(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _named(self, request: Request) -> tuple[str, str]:
+        if sandbox_id := request.headers.get("e2b-sandbox-id", ""):
+            return sandbox_id, request.headers.get("e2b-sandbox-port", envd.PORT)
+        if found := _HOST.match(request.headers.get("host", "")):
+            return found[2], found[1]
+        return envd.find_signed(self._sandboxes, request), envd.PORT
+
+    async def _sandbox(self, sandbox_id: str, port: str, request: Request) -> Response:
+        if port == envd.PORT:
+            return await envd.answer(self._sandboxes, sandbox_id, request)
+        raise not_there(f"port {port[:5]} of a sandbox")
+
+
+def _authorized(
+    sandboxes: Sandboxes, call: Callable[[control.Call], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        key = request.headers.get("x-api-key", "")
+        if not key:
+            key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        owner = sandboxes.settings.owner_of(key)
+        if owner is None:
+            raise ClientError(401, "the API key is wrong or missing")
+        return await call(control.Call(sandboxes, owner, request))
+
+    return answer
+
+
+async def _health(_: Request) -> Response:
+    return Response(status_code=204)
+
+
+async def _guarded(answer: Awaitable[Response]) -> Response:
+    try:
+        return await answer
+    except Exception as error:
+        return _error(error)
+
+
+def _error(error: Exception) -> Response:
+    found = describe(error)
+    headers = {"Should-Retry": "false"} if found.status == 503 else {}
+    return JSONResponse({"code": found.status, "message": found.message}, found.status, headers)
+
+
+async def _answer(_: Request, error: Exception) -> Response:
+    return _error(error)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return _error(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"code": error.status_code, "message": error.detail}, error.status_code)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("sandboxes are not ended in time any more", exc_info=error)

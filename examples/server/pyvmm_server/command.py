@@ -1,0 +1,163 @@
+"""``pyvmm serve``: the command line of the server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from vmm import VmmError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pyvmm_server.settings import Settings
+
+SUMMARY = "serve sandboxes to clients of E2B"
+EPILOG = """\
+A template of a client is the name of an image (see `pyvmm image`), or a folder that Template.build() of pyvmm_sandbox
+has made. Clients find the server by three variables:
+
+  pyvmm serve --template base=python:3.13-slim
+  export E2B_API_URL=http://127.0.0.1:3900 E2B_SANDBOX_URL=http://127.0.0.1:3900 E2B_API_KEY=e2b_0
+
+Sandboxes go on when the server ends; the next one with the same --state finds them.
+"""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def parser() -> argparse.ArgumentParser:
+    """For help and shell completion."""
+    import argparse
+
+    made = argparse.ArgumentParser(
+        prog="pyvmm serve",
+        description="Serve sandboxes over HTTP, with the interface of E2B.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--host", default="127.0.0.1", metavar="ADDR", help="default: %(default)s; others need --keys")
+    add("--port", type=int, default=3900, metavar="N", help="default: %(default)s")
+    add(
+        "--template",
+        action="append",
+        default=[],
+        metavar="NAME=IMAGE|DIR",
+        help="what clients start; they use `base` where they name none",
+    )
+    add(
+        "--keys", default="", metavar="FILE", help="API keys, one a line; default: any key, each with its own sandboxes"
+    )
+    add("--state", default="", metavar="DIR", help="default: /var/lib/pyvmm/server, or below ~/.local/share")
+    add("--domain", default="", help="sandboxes' own services are PORT-ID.DOMAIN; default: localhost:PORT")
+    add("--cpus", type=float, default=1, metavar="N", help="of a sandbox from an image; default: 1")
+    add("--memory", type=int, default=512, metavar="MIB", help="likewise; default: %(default)s")
+    add("--network", choices=("user", "none"), default="user", help="of sandboxes; default: %(default)s")
+    add("--max-sandboxes", type=int, default=1000, metavar="N", help="of each key; default: %(default)s")
+    add("--max-upload", type=int, default=4096, metavar="MIB", help="of a request with files; default: %(default)s")
+    add("--tls-cert", default="", metavar="FILE", help="serve HTTPS")
+    add("--tls-key", default="", metavar="FILE", help="its private key")
+    add("--config", default="", metavar="FILE", help="kata.toml; default: /etc/pyvmm/kata.toml")
+    add("--root", default="", metavar="DIR", help="where the states of containers are")
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Serve until a signal; returns the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        settings = settings_of(options)
+    except (VmmError, OSError) as error:
+        sys.stderr.write(f"pyvmm serve: {error}\n")
+        return 2
+    return _serve(settings, options)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """
+    :raises VmmError: they do not fit together
+    """
+    from pyvmm_sandbox import Template
+    from pyvmm_server.settings import Settings
+    from vmm import ConfigError
+
+    keys = read_keys(options.keys) if options.keys else frozenset()
+    if not keys and options.host not in LOOPBACK:
+        raise ConfigError(f"everybody could use {options.host}: any key is accepted", hint="name a file by --keys")
+    templates = {}
+    for text in options.template:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"--template {text!r} is not NAME=IMAGE or NAME=DIR")
+        if os.path.isdir(value):
+            value = Template(value).folder
+        templates[name] = value
+    return Settings(
+        state=os.path.abspath(options.state or default_state()),
+        templates=templates,
+        keys=keys,
+        domain=options.domain or f"localhost:{options.port}",
+        cpus=options.cpus,
+        memory=options.memory,
+        network=options.network,
+        most_sandboxes=options.max_sandboxes,
+        most_upload=options.max_upload << 20,
+        config=options.config,
+        root=options.root,
+    )
+
+
+def read_keys(path: str) -> frozenset[str]:
+    """Hashes of the keys in a file; lines that begin with # are comments.
+
+    :raises OSError: it cannot be read
+    :raises VmmError: it has none
+    """
+    from pyvmm_server.settings import hash_of
+    from vmm import ConfigError
+
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file]
+    found = frozenset(hash_of(line) for line in lines if line and not line.startswith("#"))
+    if not found:
+        raise ConfigError(f"{path} has no key", hint="write one a line")
+    return found
+
+
+def default_state() -> str:
+    """The folder of the server's records."""
+    if os.geteuid() == 0:
+        return "/var/lib/pyvmm/server"
+    return os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "pyvmm", "server")
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    import uvicorn
+
+    from pyvmm_server.app import make
+    from pyvmm_server.logs import LOGGING
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make(settings),
+            host=options.host,
+            port=options.port,
+            ssl_certfile=options.tls_cert or None,
+            ssl_keyfile=options.tls_key or None,
+            log_config=LOGGING,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=310,  # longer than clients keep a connection, so that none is closed under a request
+            timeout_graceful_shutdown=5,
+        )
+    )
+    server.run()
+    # Threads that wait for commands would keep the process: the commands go on without it.
+    sys.stderr.flush()
+    os._exit(0 if server.started else 1)
+
+
+def program() -> int:
+    """The program ``pyvmm-server``."""
+    return main(sys.argv[1:])

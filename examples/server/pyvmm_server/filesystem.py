@@ -1,0 +1,115 @@
+"""The service ``filesystem.Filesystem``: files by name; their contents are :mod:`pyvmm_server.transfers`'."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import stat
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_server import bodies, threads
+from pyvmm_server.errors import ClientError
+from pyvmm_server.users import GROUP, PASSWD
+
+if TYPE_CHECKING:
+    from pyvmm_sandbox import Entry
+    from pyvmm_sandbox.files import Files
+    from pyvmm_server.session import Session
+    from pyvmm_server.users import User, Users
+
+TYPES = {"file": "FILE_TYPE_FILE", "directory": "FILE_TYPE_DIRECTORY", "link": "FILE_TYPE_SYMLINK"}
+_FORMATS = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK}
+MOST_DEPTH = 64
+
+
+def describe(entry: Entry, users: Users) -> dict[str, Any]:
+    """As ``EntryInfo``."""
+    found: dict[str, Any] = {
+        "name": entry.name,
+        "type": TYPES.get(entry.type, "FILE_TYPE_UNSPECIFIED"),
+        "path": entry.path,
+        "size": str(entry.size),
+        "mode": entry.mode,
+        "permissions": stat.filemode(_FORMATS.get(entry.type, 0) | entry.mode),
+        "owner": users.name_of(PASSWD, entry.uid),
+        "group": users.name_of(GROUP, entry.gid),
+        "modifiedTime": datetime.fromtimestamp(entry.modified, UTC).isoformat().replace("+00:00", "Z"),
+    }
+    if entry.type == "link":
+        found["symlinkTarget"] = entry.target
+    return _utf8(found)
+
+
+def _utf8(found: dict[str, Any]) -> dict[str, Any]:
+    """Names of files need not be UTF-8; JSON has to be."""
+    return {
+        name: value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else value
+        for name, value in found.items()
+    }
+
+
+def described(files: Files, users: Users, path: str) -> dict[str, Any]:
+    """As ``EntryInfo``; the type of a link is that of its target, if it has one."""
+    entry = files.info(path)
+    found = describe(entry, users)
+    if entry.type == "link":
+        try:
+            # The last component is a link, and the kernel follows it when it is a directory.
+            target = files.info(posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target)))
+        except (OSError, ValueError):
+            return found
+        found["type"] = TYPES.get(target.type, found["type"])
+        found["isSymlink"] = True
+    return found
+
+
+def _stat(files: Files, users: Users, user: User, message: dict[str, Any]) -> dict[str, Any]:
+    path = user.path(bodies.take(message, "path", str))
+    return {"entry": described(files, users, path)}
+
+
+def _list(files: Files, users: Users, user: User, message: dict[str, Any]) -> dict[str, Any]:
+    path = user.path(bodies.take(message, "path", str, ""))
+    depth = bodies.take(message, "depth", int, 1) or 1
+    if not 1 <= depth <= MOST_DEPTH:
+        raise ClientError(400, f"depth {depth} is not 1 to {MOST_DEPTH}")
+    return {"entries": [describe(each, users) for each in files.entries(path, depth=depth)]}
+
+
+def _make(files: Files, users: Users, user: User, message: dict[str, Any]) -> dict[str, Any]:
+    path = user.path(bodies.take(message, "path", str))
+    if files.exists(path):
+        kind = files.info(path).type
+        code = "already_exists" if kind == "directory" else "invalid_argument"
+        raise ClientError(409 if kind == "directory" else 400, f"{path} exists already and is a {kind}", code=code)
+    files.mkdir(path)
+    return {"entry": describe(files.info(path), users)}
+
+
+def _move(files: Files, users: Users, user: User, message: dict[str, Any]) -> dict[str, Any]:
+    target = user.path(bodies.take(message, "destination", str))
+    files.move(user.path(bodies.take(message, "source", str)), target)
+    return {"entry": described(files, users, target)}
+
+
+def _remove(files: Files, users: Users, user: User, message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        files.remove(user.path(bodies.take(message, "path", str)))
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # nothing is there, which is what was asked for
+            raise
+    return {}
+
+
+_CALLS = {"Stat": _stat, "ListDir": _list, "MakeDir": _make, "Move": _move, "Remove": _remove}
+
+
+async def call(name: str, session: Session, message: dict[str, Any]) -> dict[str, Any]:
+    """Answer a call."""
+    user = await session.user()
+    users = session.users
+    return await threads.call(_CALLS[name], users.files(user), users, user, message)
+
+
+NAMES = frozenset(_CALLS)

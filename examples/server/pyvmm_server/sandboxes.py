@@ -1,0 +1,360 @@
+"""The sandboxes of this server: started, found again, and ended in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sqlite3
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_sandbox import Sandbox, SandboxNotFound, Template
+from pyvmm_server import store, threads
+from pyvmm_server.errors import ClientError, describe, gone, translate
+from pyvmm_server.store import Record, Snapshot, Store
+from pyvmm_server.templates import Source, Templates, internet_of
+from vmm import VmmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm_server.running import Running
+    from pyvmm_server.settings import Settings
+    from pyvmm_server.users import Users
+    from pyvmm_server.watcher import Watcher
+
+log = logging.getLogger("pyvmm_server")
+_CHECK_S = 5.0
+"""Between two checks for sandboxes that have ended by themselves."""
+_LATE_S = 60.0
+"""How long after its start a sandbox of a server that was killed can still appear."""
+
+
+class Live:
+    """What this process has of a sandbox.
+
+    :ivar lock: held while its state changes
+    """
+
+    def __init__(self, box: Sandbox) -> None:
+        self.box = box
+        self.lock = asyncio.Lock()
+        self.processes: dict[int, Running] = {}
+        self.watchers: dict[str, Watcher] = {}
+        self.users: Users | None = None
+        self.cpu: tuple[float, float] | None = None
+        """The time and the CPU seconds of the last metrics."""
+
+
+class Sandboxes:
+    """All of them.
+
+    A record is written before its sandbox is started, and removed after its end.  So the next server finds all that a
+    server has left, at whatever point it was killed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.state)
+        self.templates = Templates(settings, self.store)
+        self._live: dict[str, Live] = {}
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._mine: set[str] = set()
+        """Ids of those that are being started or ended by a task of this process."""
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    def get(self, owner: str, sandbox_id: str) -> Record:
+        """
+        :raises ClientError: this key has none
+        """
+        record = self.store.get(sandbox_id)
+        if record is None or record.owner != owner or record.state not in (store.RUNNING, store.PAUSED):
+            raise ClientError(404, f"Sandbox {sandbox_id[:80]!r} does not exist")
+        return record
+
+    async def live(self, record: Record) -> Live:
+        """
+        :raises ClientError: it has ended
+        """
+        if found := self._live.get(record.id):
+            return found
+        try:
+            box = await threads.call(Sandbox.connect, record.name, **self._where())
+        except SandboxNotFound:
+            self.store.remove(record)
+            raise gone(record.id) from None
+        return self._live.setdefault(record.id, Live(box))
+
+    def _where(self) -> dict[str, Any]:
+        return {"config": self.settings.config, "root": self.settings.root}
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, owner: str, template: str, timeout: float, *, internet: bool | None = None, **values: Any
+    ) -> Record:
+        """A running sandbox.
+
+        :param internet: None: as the server's administrator has chosen
+        :param values: more fields of the record
+        :raises ClientError: it cannot be started; nothing of it is left
+        """
+        if request := values.get("request"):
+            found = self.store.of_request(owner, request)
+            if found is not None:
+                if found.state == store.CREATING:
+                    raise ClientError(409, "a request with this idempotency key is being served")
+                return found
+        if len(self.store.in_states(store.CREATING, store.RUNNING, store.PAUSED, owner=owner)) >= self._most():
+            raise ClientError(429, f"this key has {self._most()} sandboxes, its limit")
+        source = self.templates.find(owner, template)
+        network = internet_of(source, internet, self.settings.network != "none")
+        return await self._start(owner, source, timeout, network, values)
+
+    def _most(self) -> int:
+        return self.settings.most_sandboxes
+
+    async def _start(
+        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any]
+    ) -> Record:
+        envs = {**source.envs, **values.pop("envs", {})}
+        made = Record(
+            id=secrets.token_hex(10),
+            owner=owner,
+            template=source.name,
+            state=store.CREATING,
+            token=secrets.token_hex(32),
+            started=time.time(),
+            ends=None,
+            envs=envs,
+            cpus=source.cpus,
+            memory=source.memory,
+            internet=internet,
+            **values,
+        )
+        try:
+            self.store.add(made)
+        except sqlite3.IntegrityError:
+            raise ClientError(409, "a request with this idempotency key is being served") from None
+        self._mine.add(made.id)
+        try:
+            box = await threads.call(source.start, made.name, internet=internet)
+        except (VmmError, OSError) as error:
+            self.store.remove(made)
+            log.warning("create: %s", error, extra={"sandbox": made.id})
+            raise translate(error) from error
+        finally:
+            self._mine.discard(made.id)
+        self._live[made.id] = Live(box)
+        made = replace(made, state=store.RUNNING, started=time.time(), ends=time.time() + timeout)
+        self.store.change(made.id, state=made.state, started=made.started, ends=made.ends)
+        self._changed.set()
+        return made
+
+    def set_end(self, record: Record, ends: float) -> None:
+        """Move the end of its time."""
+        self.store.change(record.id, ends=ends)
+        self._changed.set()
+
+    async def pause(self, record: Record) -> None:
+        """
+        :raises ClientError: it is paused, or has ended
+        """
+        live = await self.live(record)
+        async with live.lock:
+            self._check(record, store.RUNNING, "is paused already")
+            await self._call(record, live.box.pause)
+            self.store.change(record.id, state=store.PAUSED, ends=None)
+
+    async def resume(self, record: Record, timeout: float) -> None:
+        """
+        :raises ClientError: it is not paused, or has ended
+        """
+        live = await self.live(record)
+        async with live.lock:
+            self._check(record, store.PAUSED, "is running already")
+            await self._call(record, live.box.resume)
+            self.store.change(record.id, state=store.RUNNING, ends=time.time() + timeout)
+        self._changed.set()
+
+    def _check(self, record: Record, state: str, words: str) -> None:
+        now = self.get(record.owner, record.id)
+        if now.state != state:
+            raise ClientError(409, f"Sandbox {record.id} {words}")
+
+    async def fork(self, record: Record, count: int, timeout: float) -> list[Record | ClientError]:
+        """Running copies.
+
+        :raises ClientError: it cannot be copied
+        """
+        saved = os.path.join(self.settings.state, "forks", secrets.token_hex(10))
+        try:
+            await self._save(record, saved)
+            source = Source(
+                record.template,
+                self.settings,
+                template=saved,
+                cpus=record.cpus,
+                memory=record.memory,
+                envs=record.envs,
+            )
+            values = {"metadata": record.metadata, "auto_pause": record.auto_pause, "auto_resume": record.auto_resume}
+            starts = [self._start(record.owner, source, timeout, record.internet, dict(values)) for _ in range(count)]
+            found = await asyncio.gather(*starts, return_exceptions=True)
+        finally:
+            await threads.call(shutil.rmtree, saved, ignore_errors=True)
+        return [each if isinstance(each, Record) else describe(each) for each in found]
+
+    async def snapshot(self, record: Record, name: str) -> Snapshot:
+        """Save it with its memory; it continues.
+
+        :raises ClientError: it cannot be saved
+        """
+        older = self.templates.snapshot(record.owner, name) if name else None
+        made = Snapshot(
+            secrets.token_hex(10),
+            record.owner,
+            record.id,
+            name.removesuffix(":default"),
+            time.time(),
+            record.cpus,
+            record.memory,
+            record.internet,
+            record.envs,
+        )
+        await self._save(record, self.templates.folder(made.id))
+        if older is not None:
+            await self.remove_snapshot(older)
+        self.store.add(made)
+        return made
+
+    async def remove_snapshot(self, snapshot: Snapshot) -> None:
+        self.store.remove(snapshot)
+        await threads.call(shutil.rmtree, self.templates.folder(snapshot.id), ignore_errors=True)
+
+    async def _save(self, record: Record, folder: str) -> Template:
+        live = await self.live(record)
+        async with live.lock:
+            self._check(record, store.RUNNING, "is paused")
+            try:
+                made: Template = await self._call(record, live.box.snapshot, folder)
+            except ClientError as error:
+                # The library's reason; a machine that maps a stored image has no copies yet.
+                raise ClientError(501, error.message) if error.status == 503 else error from error
+        return made
+
+    async def kill(self, record: Record) -> None:
+        """End it.  The record goes last."""
+        self.store.change(record.id, state=store.ENDING, ends=None)
+        self._mine.add(record.id)
+        try:
+            live = await self.live(record)
+            await threads.call(live.box.kill)
+        except ClientError:
+            return  # it has ended by itself
+        except (VmmError, OSError) as error:
+            log.warning("kill: %s", error, extra={"sandbox": record.id})  # the loop tries again
+            return
+        finally:
+            self._mine.discard(record.id)
+            self.forget(record.id)
+        self.store.remove(record)
+
+    def forget(self, sandbox_id: str) -> None:
+        """Drop what this process has of a sandbox that has ended."""
+        if live := self._live.pop(sandbox_id, None):
+            for watcher in live.watchers.values():
+                watcher.stop()
+
+    async def _call(self, record: Record, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await threads.call(function, *args)
+        except (VmmError, OSError) as error:
+            found = translate(error)
+            raise ClientError(404, found.message) if found.status == 502 else found from error
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """End sandboxes whose time is over, and what servers before this one have left, until cancelled."""
+        for record in self.store.in_states(store.CREATING):
+            self.store.change(record.id, state=store.ENDING)
+        await threads.call(shutil.rmtree, os.path.join(self.settings.state, "forks"), ignore_errors=True)
+        await self._remove_unrecorded()
+        while True:
+            self._changed.clear()
+            for record in self.store.due(time.time()):
+                self._spawn(record, self._end_of_time(record))
+            for record in self.store.in_states(store.ENDING):
+                self._spawn(record, self._end_again(record))
+            await self._check_all()
+            first = self.store.next_end()
+            wait = _CHECK_S if first is None else min(max(first - time.time(), 0.01), _CHECK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait)
+
+    def _spawn(self, record: Record, work: Any) -> None:
+        if record.id in self._mine:
+            work.close()
+            return
+        self._mine.add(record.id)
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._mine.discard(record.id))
+
+    async def _end_of_time(self, record: Record) -> None:
+        if record.auto_pause:
+            try:
+                await self.pause(record)
+                return
+            except ClientError as error:
+                log.warning("pause: %s", error, extra={"sandbox": record.id})
+        await self.kill(record)
+
+    async def _end_again(self, record: Record) -> None:
+        try:
+            box = await threads.call(Sandbox.connect, record.name, **self._where())
+            await threads.call(box.kill)
+        except SandboxNotFound:
+            if time.time() < record.started + _LATE_S:
+                return  # what a server that was killed has begun may appear
+        except (VmmError, OSError) as error:
+            log.warning("kill: %s", error, extra={"sandbox": record.id})
+            return
+        self.store.remove(record)
+
+    async def _check_all(self) -> None:
+        """Remove the records of sandboxes that have ended by themselves."""
+        records = [each for each in self.store.in_states(store.RUNNING, store.PAUSED) if each.id not in self._mine]
+        for record in records:
+            try:
+                live = await self.live(record)
+            except ClientError:
+                log.warning("sandbox is gone", extra={"sandbox": record.id})
+                continue
+            if not await threads.call(lambda box=live.box: box.is_running):
+                log.warning("sandbox has ended", extra={"sandbox": record.id})
+                await self.kill(record)
+
+    async def _remove_unrecorded(self) -> None:
+        """Remove data of snapshots that were not finished."""
+        folder = os.path.join(self.settings.state, "snapshots")
+        known = self.store.snapshot_ids()
+        for name in await threads.call(_names, folder):
+            if name not in known:
+                await threads.call(shutil.rmtree, os.path.join(folder, name), ignore_errors=True)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,48 @@
+"""A request to a sandbox: who makes it, and what it may use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_server import threads, users
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starlette.requests import Request
+
+    from pyvmm_server.sandboxes import Live
+    from pyvmm_server.settings import Settings
+    from pyvmm_server.store import Record
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+class Session:
+    """A request to a sandbox.
+
+    :ivar users: those of the sandbox
+    """
+
+    def __init__(self, settings: Settings, record: Record, live: Live, request: Request) -> None:
+        self.settings = settings
+        self.record = record
+        self.live = live
+        if live.users is None:
+            live.users = users.Users(live.box)
+        self.users = live.users
+        self._request = request
+
+    async def user(self, name: str = "") -> users.User:
+        """The user of the request.
+
+        :raises ClientError: the sandbox has none of this name
+        """
+        return await threads.call(self.users.find, name or users.named(self._request))
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that goes on after the request."""
+        task = asyncio.create_task(work)
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)

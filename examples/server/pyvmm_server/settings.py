@@ -1,0 +1,58 @@
+"""What the administrator has chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVD_VERSION = "0.6.1"
+"""Chooses what clients use: newer ones than 0.6.1 keep metadata of files, which this server does not."""
+MOST_JSON = 1 << 20
+MOST_INPUT = 8 << 20
+"""Bytes of a call's body, in Base64 as far as it has data."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of ``pyvmm serve``.
+
+    :ivar state: the folder with the server's records and snapshots
+    :ivar templates: names for clients, and what each means: an image's name, or a template's absolute folder
+    :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
+    :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
+    :ivar memory: in MiB
+    :ivar most_sandboxes: of a key
+    :ivar most_upload: bytes of a request with files
+    :ivar config: ``kata.toml``
+    :ivar root: where the states of containers are
+    """
+
+    state: str
+    templates: Mapping[str, str] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
+    domain: str = "localhost"
+    cpus: float = 1
+    memory: int = 512
+    network: str = "user"
+    most_sandboxes: int = 1000
+    most_upload: int = 4 << 30
+    config: str = ""
+    root: str = ""
+
+    def owner_of(self, key: str) -> str | None:
+        """The name under which a key's sandboxes are recorded; None: the key is wrong."""
+        if not key:
+            return None
+        found = hash_of(key)
+        known = [hmac.compare_digest(found, each) for each in self.keys]
+        return found if any(known) or not self.keys else None
+
+
+def hash_of(key: str) -> str:
+    """What the server keeps of an API key."""
+    return hashlib.sha256(b"pyvmm-server:" + key.encode(errors="replace")).hexdigest()

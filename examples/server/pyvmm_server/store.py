@@ -1,0 +1,178 @@
+"""What the server has promised, in SQLite: it outlives the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CREATING, RUNNING, PAUSED, ENDING = "creating", "running", "paused", "ending"
+_JSON = ("metadata", "envs")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sandboxes (
+    id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
+    envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
+CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
+CREATE TABLE IF NOT EXISTS snapshots (
+    id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
+    envs TEXT
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sandbox.
+
+    :ivar owner: whose key made it
+    :ivar state: ``creating``, ``running``, ``paused`` or ``ending``; clients see the middle ones only
+    :ivar token: opens its files and commands
+    :ivar ends: when its time is over; None: never, while it is paused
+    :ivar memory: in MiB
+    :ivar request: the idempotency key that made it
+    """
+
+    id: str
+    owner: str
+    template: str
+    state: str
+    token: str
+    started: float
+    ends: float | None
+    metadata: dict[str, str] = field(default_factory=dict)
+    envs: dict[str, str] = field(default_factory=dict)
+    cpus: float = 1
+    memory: int = 512
+    internet: bool = True
+    auto_pause: bool = False
+    auto_resume: bool = False
+    request: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the detached sandbox."""
+        return f"e2b-{self.id}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A saved sandbox; see :class:`Record`.
+
+    :ivar sandbox: the id of that which was saved
+    :ivar name: empty: it has none
+    """
+
+    id: str
+    owner: str
+    sandbox: str
+    name: str
+    created: float
+    cpus: float
+    memory: int
+    internet: bool
+    envs: dict[str, str] = field(default_factory=dict)
+
+
+class Store:
+    """The tables.  A change is in the file when its call returns, so that it outlives the server's process.
+
+    :param folder: where the file is; made if need be
+    """
+
+    def __init__(self, folder: str) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._db = sqlite3.connect(os.path.join(folder, "server.db"), isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
+        self._db.executescript(_SCHEMA)
+
+    def add(self, record: Record | Snapshot) -> None:
+        """
+        :raises sqlite3.IntegrityError: one for the same request, or of the same name, is there
+        """
+        values = _row(asdict(record))
+        names, places = ", ".join(values), ", ".join("?" * len(values))
+        self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
+
+    def change(self, sandbox_id: str, **values: Any) -> None:
+        """Change fields of a sandbox, if there is one."""
+        changes = ", ".join(f"{name} = ?" for name in values)
+        self._db.execute(f"UPDATE sandboxes SET {changes} WHERE id = ?", [*_row(values).values(), sandbox_id])
+
+    def remove(self, record: Record | Snapshot) -> None:
+        self._db.execute(f"DELETE FROM {_table(record)} WHERE id = ?", [record.id])
+
+    def get(self, sandbox_id: str) -> Record | None:
+        return self._one("id = ?", sandbox_id)
+
+    def of_request(self, owner: str, request: str) -> Record | None:
+        """The sandbox that an idempotency key has made."""
+        return self._one("owner = ? AND request = ?", owner, request)
+
+    def in_states(self, *states: str, owner: str | None = None) -> list[Record]:
+        """All in one of these states, in the order of their start."""
+        places = ", ".join("?" * len(states))
+        mine, values = ("", []) if owner is None else ("AND owner = ?", [owner])
+        text = f"SELECT * FROM sandboxes WHERE state IN ({places}) {mine} ORDER BY started, id"
+        return [_record(row) for row in self._db.execute(text, [*states, *values])]
+
+    def due(self, now: float) -> list[Record]:
+        """Running ones whose time is over."""
+        return [
+            _record(row)
+            for row in self._db.execute("SELECT * FROM sandboxes WHERE state = 'running' AND ends <= ?", [now])
+        ]
+
+    def next_end(self) -> float | None:
+        """When the first running one's time is over."""
+        found = self._db.execute("SELECT min(ends) FROM sandboxes WHERE state = 'running'").fetchone()[0]
+        return None if found is None else float(found)
+
+    def snapshots(self, owner: str) -> list[Snapshot]:
+        """The newest first."""
+        text = "SELECT * FROM snapshots WHERE owner = ? ORDER BY created DESC, id"
+        return [_snapshot(row) for row in self._db.execute(text, [owner])]
+
+    def snapshot_ids(self) -> set[str]:
+        """Of all keys."""
+        return {row[0] for row in self._db.execute("SELECT id FROM snapshots")}
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _one(self, where: str, *values: str) -> Record | None:
+        row = self._db.execute(f"SELECT * FROM sandboxes WHERE {where}", values).fetchone()
+        return None if row is None else _record(row)
+
+
+def _table(record: Record | Snapshot) -> str:
+    return "sandboxes" if isinstance(record, Record) else "snapshots"
+
+
+def _row(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: json.dumps(value) if name in _JSON else value for name, value in values.items()}
+
+
+def _read(row: sqlite3.Row, names: Iterable[str]) -> dict[str, Any]:
+    values = {name: json.loads(row[name]) if name in _JSON else row[name] for name in names}
+    return {
+        name: bool(value) if name in ("internet", "auto_pause", "auto_resume") else value
+        for name, value in values.items()
+    }
+
+
+def _record(row: sqlite3.Row) -> Record:
+    return Record(**_read(row, [each.name for each in fields(Record)]))
+
+
+def _snapshot(row: sqlite3.Row) -> Snapshot:
+    return Snapshot(**_read(row, [each.name for each in fields(Snapshot)]))

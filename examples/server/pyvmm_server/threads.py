@@ -1,0 +1,32 @@
+"""Calls that block, in threads: one for each, since they wait for other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+Result = TypeVar("Result")
+MOST = 4000
+"""Of threads. A command that runs has one."""
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST, "call")
+
+
+async def call(function: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    """The result of a call in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(function, *args, **options))
+
+
+async def each(items: Iterator[Result]) -> AsyncIterator[Result]:
+    """The items of an iterator that blocks."""
+    end = object()
+    while (item := await call(next, items, end)) is not end:
+        yield item

@@ -1,0 +1,22 @@
+"""``pyvmm serve`` with machines that run their programs here: ``fake_server.py PLACE OPTION...``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyvmm_kata.pod import sandbox as machines
+from pyvmm_sandbox import Template, guest
+from pyvmm_server import command, users
+from tests.kata.fake_agent import boot_fake
+
+machines.boot_vm = boot_fake
+guest.PATH = guest.program()
+place = sys.argv[1]
+users.HOME = f"{place}/home"
+users.PASSWD = f"{place}/passwd"
+where = {"config": f"{place}/kata.toml", "root": f"{place}/state"}
+if not os.path.exists(f"{place}/base"):
+    Template.build(f"{place}/base", f"{place}/rootfs", config=where["config"], root=where["root"])
+options = ["--config", where["config"], "--root", where["root"], "--network", "none", "--state", f"{place}/server"]
+sys.exit(command.main([*options, "--template", f"base={place}/base", *sys.argv[2:]]))
