@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import control, envd
+from pyvmm_server import control, envd, routes
+from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, not_there
 from pyvmm_server.sandboxes import Sandboxes
 
@@ -43,13 +44,13 @@ def make(settings: Settings) -> ASGIApp:
             await ending
         sandboxes.store.close()
 
-    routes = [Route("/health", _health)]
-    for (method, path), call in control.ROUTES.items():
-        routes.append(Route(path, _authorized(sandboxes, call), methods=[method]))
-    for path in control.MISSING:
-        routes.append(Route(path, _authorized(sandboxes, control.missing), methods=_METHODS))
+    table = [Route("/health", _health)]
+    for (method, path), call in routes.ROUTES.items():
+        table.append(Route(path, _authorized(sandboxes, call), methods=[method]))
+    for path in routes.MISSING:
+        table.append(Route(path, _authorized(sandboxes, control.missing), methods=_METHODS))
     handlers = {ClientError: _answer, HTTPException: _http_error, Exception: _unexpected}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=table, lifespan=lifespan, exception_handlers=handlers)
     return Dispatcher(app, sandboxes)
 
 
@@ -68,8 +69,9 @@ class Dispatcher:
             request = Request(scope, receive)
             sandbox_id, port = self._named(request)
             if sandbox_id:
-                response = await _guarded(self._sandbox(sandbox_id, port, request))
-                return await response(scope, receive, send)
+                answer: ASGIApp = await _guarded(self._sandbox(sandbox_id, port, request))
+                await answer(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _named(self, request: Request) -> tuple[str, str]:
@@ -86,7 +88,7 @@ class Dispatcher:
 
 
 def _authorized(
-    sandboxes: Sandboxes, call: Callable[[control.Call], Awaitable[Response]]
+    sandboxes: Sandboxes, call: Callable[[Call], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         key = request.headers.get("x-api-key", "")
@@ -95,7 +97,7 @@ def _authorized(
         owner = sandboxes.settings.owner_of(key)
         if owner is None:
             raise ClientError(401, "the API key is wrong or missing")
-        return await call(control.Call(sandboxes, owner, request))
+        return await call(Call(sandboxes, owner, request))
 
     return answer
 

@@ -50,6 +50,13 @@ class Live:
         self.cpu: tuple[float, float] | None = None
         """The time and the CPU seconds of the last metrics."""
 
+    def stop(self) -> None:
+        """End its commands, so that those who read their output see the end."""
+        for process in [*self.processes.values()]:
+            process.kill()
+        for watcher in [*self.watchers.values()]:
+            watcher.kill()
+
 
 class Sandboxes:
     """All of them.
@@ -256,6 +263,7 @@ class Sandboxes:
         self._mine.add(record.id)
         try:
             live = await self.live(record)
+            await threads.call(live.stop)
             await threads.call(live.box.kill)
         except ClientError:
             return  # it has ended by itself
@@ -264,14 +272,8 @@ class Sandboxes:
             return
         finally:
             self._mine.discard(record.id)
-            self.forget(record.id)
+            self._live.pop(record.id, None)
         self.store.remove(record)
-
-    def forget(self, sandbox_id: str) -> None:
-        """Drop what this process has of a sandbox that has ended."""
-        if live := self._live.pop(sandbox_id, None):
-            for watcher in live.watchers.values():
-                watcher.stop()
 
     async def _call(self, record: Record, function: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 CREATING, RUNNING, PAUSED, ENDING = "creating", "running", "paused", "ending"
 _JSON = ("metadata", "envs")
@@ -137,10 +137,25 @@ class Store:
         found = self._db.execute("SELECT min(ends) FROM sandboxes WHERE state = 'running'").fetchone()[0]
         return None if found is None else float(found)
 
-    def snapshots(self, owner: str) -> list[Snapshot]:
-        """The newest first."""
-        text = "SELECT * FROM snapshots WHERE owner = ? ORDER BY created DESC, id"
-        return [_snapshot(row) for row in self._db.execute(text, [owner])]
+    def walk(
+        self, owner: str, states: Sequence[str], after: tuple[float, str] | None, *, newest_first: bool
+    ) -> Iterator[Record]:
+        """Those of a key, in the order of their start.
+
+        :param after: begin behind this start and id
+        """
+        places = ", ".join("?" * len(states))
+        order, than = ("DESC", "<") if newest_first else ("ASC", ">")
+        behind = "" if after is None else f"AND (started, id) {than} (?, ?)"
+        text = f"""SELECT * FROM sandboxes WHERE owner = ? AND state IN ({places}) {behind}
+            ORDER BY started {order}, id {order}"""
+        return map(_record, self._db.execute(text, [owner, *states, *(after or ())]))
+
+    def snapshots(self, owner: str, after: tuple[float, str] | None = None) -> Iterator[Snapshot]:
+        """The newest first; see :meth:`walk`."""
+        behind = "" if after is None else "AND (created, id) < (?, ?)"
+        text = f"SELECT * FROM snapshots WHERE owner = ? {behind} ORDER BY created DESC, id DESC"
+        return map(_snapshot, self._db.execute(text, [owner, *(after or ())]))
 
     def snapshot_ids(self) -> set[str]:
         """Of all keys."""

@@ -68,5 +68,6 @@ class Watcher:
             for event in self.take():
                 yield {"filesystem": event}
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """End it."""
         self._command.kill()

@@ -46,7 +46,7 @@ async def watch_dir(session: Session, request: Request, message: dict[str, Any])
         async for event in watcher.follow(connect.Waits(request)):
             yield event
     finally:
-        watcher.stop()
+        watcher.kill()
 
 
 async def create(session: Session, message: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ async def remove(session: Session, message: dict[str, Any]) -> dict[str, Any]:
     """``RemoveWatcher``."""
     watcher = _found(session, message)
     del session.live.watchers[message["watcherId"]]
-    watcher.stop()
+    watcher.kill()
     return {}
 
 

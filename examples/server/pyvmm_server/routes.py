@@ -1,0 +1,41 @@
+"""The paths of E2B's control interface."""
+
+from __future__ import annotations
+
+from pyvmm_server import control, lists, snapshots
+
+ROUTES = {
+    ("POST", "/sandboxes"): control.create,
+    ("GET", "/sandboxes"): lists.running,
+    ("GET", "/sandboxes/{sandbox}"): control.detail,
+    ("DELETE", "/sandboxes/{sandbox}"): control.kill,
+    ("POST", "/sandboxes/{sandbox}/timeout"): control.set_timeout,
+    ("POST", "/sandboxes/{sandbox}/refreshes"): control.refresh,
+    ("POST", "/sandboxes/{sandbox}/connect"): control.connect,
+    ("POST", "/sandboxes/{sandbox}/resume"): control.resume,
+    ("POST", "/sandboxes/{sandbox}/pause"): control.pause,
+    ("POST", "/sandboxes/{sandbox}/fork"): control.fork,
+    ("POST", "/sandboxes/{sandbox}/snapshots"): snapshots.create,
+    ("GET", "/sandboxes/{sandbox}/metrics"): control.metrics,
+    ("POST", "/v2/sandboxes"): control.create,
+    ("GET", "/v2/sandboxes"): lists.pages,
+    ("POST", "/v2/sandboxes/{sandbox}/connect"): control.connect,
+    ("GET", "/snapshots"): snapshots.pages,
+    ("DELETE", "/templates/{template:path}"): snapshots.remove,
+}
+MISSING = (
+    "/sandboxes/metrics",
+    "/sandboxes/{sandbox}/logs",
+    "/sandboxes/{sandbox}/network",
+    "/v2/sandboxes/{sandbox}/logs",
+    "/templates",
+    "/templates/{rest:path}",
+    "/v2/templates",
+    "/v2/templates/{rest:path}",
+    "/v3/templates",
+    "/volumes",
+    "/volumes/{rest:path}",
+    "/secrets",
+    "/secrets/{rest:path}",
+)
+"""Paths of E2B that this server does not have."""

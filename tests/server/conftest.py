@@ -1,0 +1,123 @@
+"""The server with fake machines, and E2B's own client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.kata.oci_runtime import PATIENCE, eventually
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("fake_server.py")
+
+
+class Server:
+    """``pyvmm serve`` in a process of its own, on a free port.
+
+    :ivar place: its folders
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        for name in ("rootfs", "files"):
+            (place / name).mkdir()
+        (place / "image").write_bytes(b"an image")
+        (place / "kata.toml").write_text(f'image = "{place}/image"\nmemory = "64M"\n')
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.options: tuple[str, ...] = ()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        self.options = options or self.options
+        packages = ("", "examples/kata", "examples/sandbox", "examples/server")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in packages),
+            "TMPDIR": str(self.place),
+        }
+        command = [sys.executable, str(PROGRAM), str(self.place), "--port", str(self.port), *self.options]
+        with open(self.place / "log", "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                assert httpx.get(f"{self.url}/health").status_code == 204
+                return
+            except httpx.TransportError:
+                assert self.process.poll() is None and time.monotonic() < deadline, self.log
+                time.sleep(0.02)  # only a try shows whether it listens
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE)
+        self.process = None
+
+    @property
+    def log(self) -> str:
+        return (self.place / "log").read_text()
+
+    @property
+    def machines(self) -> set[str]:
+        """Ids of all sandboxes that have a machine."""
+        return {name.removeprefix("e2b-") for name in os.listdir(self.place / "state") if name.startswith("e2b-")}
+
+    def client(self, key: str = "e2b_0") -> dict[str, Any]:
+        """Options of E2B's client."""
+        return {"api_key": key, "api_url": self.url, "sandbox_url": self.url}
+
+    def http(self, method: str, path: str, key: str = "e2b_0", **options: Any) -> httpx.Response:
+        """A request that the client would not make."""
+        headers = {"X-API-Key": key, **options.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, **options)
+
+    def end(self) -> None:
+        """End all, and check that nothing is left."""
+        from e2b import Sandbox
+
+        if self.process is None:
+            self.start()
+        for key in ("e2b_0", "e2b_1"):
+            pages = Sandbox.list(**self.client(key))
+            while pages.has_next:
+                for each in pages.next_items():
+                    Sandbox.kill(each.sandbox_id, **self.client(key))
+        eventually(lambda: self.machines == set(), "a sandbox is left")
+        self.stop()
+        assert "Traceback" not in self.log and '"error"' not in self.log, self.log
+
+
+def _server(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    server.start()
+    try:
+        yield server
+        server.end()
+    finally:
+        if server.process is not None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that do not restart it."""
+    yield from _server(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test."""
+    yield from _server(tmp_path)
