@@ -8,9 +8,11 @@ import sys
 from pyvmm_kata.pod import sandbox as machines
 from pyvmm_sandbox import Template, guest
 from pyvmm_server import command, users
+from tests.kata import fake_relay
 from tests.kata.fake_agent import boot_fake
 
 machines.boot_vm = boot_fake
+fake_relay.install()
 guest.PATH = guest.program()
 place = sys.argv[1]
 users.HOME = f"{place}/home"

@@ -17,6 +17,7 @@ from e2b import (
     CommandExitException,
     FileNotFoundException,
     InvalidArgumentException,
+    PtySize,
     Sandbox,
     SandboxException,
     SandboxNotFoundException,
@@ -31,6 +32,25 @@ from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.server.conftest import Server
 
 pytestmark = needs_namespaces
+WEB = """
+import http.server, json, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        while "chunked" in self.headers.get("Transfer-Encoding", "") and (size := int(self.rfile.readline(), 16)):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        data = json.dumps({"path": self.path, "size": len(body), "host": self.headers["Host"]}).encode()
+        self.send_response(200)
+        self.send_header("X-From", "inside")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    do_GET = do_POST
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
 
 
 @pytest.fixture
@@ -328,3 +348,30 @@ def test_the_async_client(server: Server) -> None:
             assert await each.kill()
 
     asyncio.run(use())
+
+
+def test_terminals(box: Sandbox) -> None:
+    terminal = box.pty.create(PtySize(rows=30, cols=100), envs={"PS1": "$ "})
+    box.pty.send_stdin(terminal.pid, b"stty size; test -t 0 && echo a terminal; exit 4\n")
+    output = bytearray()
+    with pytest.raises(CommandExitException) as error:
+        terminal.wait(on_pty=output.extend)
+    assert error.value.exit_code == 4
+    assert b"a terminal\r\n" in output
+    other = box.pty.create(PtySize(rows=30, cols=100))
+    box.pty.resize(other.pid, PtySize(rows=31, cols=101))
+    assert box.pty.kill(other.pid) is True
+
+
+def test_servers_inside_are_reached_by_their_host_name(box: Sandbox, server: Server) -> None:
+    port = 8000
+    assert box.get_host(port) == f"{port}-{box.sandbox_id}.localhost:{server.port}"
+    host = {"Host": box.get_host(port)}
+    assert httpx.get(server.url, headers=host).status_code == 502
+    box.files.write(f"{server.place}/files/web.py", WEB)
+    box.commands.run(f"python3 {server.place}/files/web.py {port}", background=True)
+    eventually(lambda: httpx.get(server.url, headers=host).status_code != 502, "the server does not start")
+    found = httpx.post(f"{server.url}/a%20b?c=%2Fd", headers=host, content=b"x" * 300_000)
+    assert found.json() == {"path": "/a%20b?c=%2Fd", "size": 300_000, "host": host["Host"]}
+    chunked = httpx.post(server.url, headers=host, content=iter([b"12", b"345"]))
+    assert chunked.json()["size"] == 5 and chunked.headers["x-from"] == "inside"

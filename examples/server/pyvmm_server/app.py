@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import control, envd, routes
+from pyvmm_server import control, envd, proxy, routes, store
 from pyvmm_server.calls import Call
-from pyvmm_server.errors import ClientError, describe, not_there
+from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.sandboxes import Sandboxes
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def make(settings: Settings) -> ASGIApp:
         table.append(Route(path, _authorized(sandboxes, call), methods=[method]))
     for path in routes.MISSING:
         table.append(Route(path, _authorized(sandboxes, control.missing), methods=_METHODS))
-    handlers = {ClientError: _answer, HTTPException: _http_error, Exception: _unexpected}
-    app = Starlette(routes=table, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=table, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     return Dispatcher(app, sandboxes)
 
 
@@ -84,7 +83,12 @@ class Dispatcher:
     async def _sandbox(self, sandbox_id: str, port: str, request: Request) -> Response:
         if port == envd.PORT:
             return await envd.answer(self._sandboxes, sandbox_id, request)
-        raise not_there(f"port {port[:5]} of a sandbox")
+        if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 0xFFFF):
+            raise ClientError(400, f"{port[:80]!r} is no port")
+        record = self._sandboxes.store.get(sandbox_id)
+        if record is None or record.state not in (store.RUNNING, store.PAUSED):
+            raise gone(sandbox_id)
+        return await proxy.answer(await self._sandboxes.awake(record), int(port), request)
 
 
 def _authorized(
@@ -99,7 +103,10 @@ def _authorized(
             raise ClientError(401, "the API key is wrong or missing")
         return await call(Call(sandboxes, owner, request))
 
-    return answer
+    async def guarded(request: Request) -> Response:
+        return await _guarded(answer(request))
+
+    return guarded
 
 
 async def _health(_: Request) -> Response:
@@ -117,14 +124,6 @@ def _error(error: Exception) -> Response:
     found = describe(error)
     headers = {"Should-Retry": "false"} if found.status == 503 else {}
     return JSONResponse({"code": found.status, "message": found.message}, found.status, headers)
-
-
-async def _answer(_: Request, error: Exception) -> Response:
-    return _error(error)
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    return _error(error)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

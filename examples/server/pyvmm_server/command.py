@@ -133,12 +133,18 @@ def default_state() -> str:
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    import tempfile
+
     import uvicorn
 
     from pyvmm_server.app import make
     from pyvmm_server.logs import LOGGING
+    from pyvmm_server.program import Program
 
-    server = uvicorn.Server(
+    # The library's folders for sandboxes are temporary ones, and the next server has to find them.
+    os.makedirs(settings.bundles, mode=0o700, exist_ok=True)
+    tempfile.tempdir = settings.bundles
+    server = Program(
         uvicorn.Config(
             make(settings),
             host=options.host,
@@ -149,11 +155,11 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
             access_log=False,
             server_header=False,
             timeout_keep_alive=310,  # longer than clients keep a connection, so that none is closed under a request
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=3,
         )
     )
     server.run()
-    # Threads that wait for commands would keep the process: the commands go on without it.
+    # Threads that wait for commands would keep the process. The commands go on without it.
     sys.stderr.flush()
     os._exit(0 if server.started else 1)
 

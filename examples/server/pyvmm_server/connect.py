@@ -24,6 +24,8 @@ Part = TypeVar("Part")
 UNARY, STREAM = "application/json", "application/connect+json"
 _HEAD = struct.Struct(">BI")
 _COMPRESSED, _END = 1, 2
+_open: set[asyncio.Task[Any]] = set()
+"""Tasks that send streams."""
 
 
 def failure(error: ClientError) -> Response:
@@ -138,6 +140,9 @@ def streamed(answers: AsyncGenerator[dict[str, Any]]) -> Response:
 
 async def _envelopes(answers: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
     end: dict[str, Any] = {}
+    task = asyncio.current_task()
+    assert task is not None
+    _open.add(task)
     try:
         async with contextlib.aclosing(answers) as each:
             async for answer in each:
@@ -145,7 +150,20 @@ async def _envelopes(answers: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[b
     except Exception as error:
         found = describe(error)
         end = {"error": {"code": found.code, "message": found.message}}
+    except asyncio.CancelledError:
+        if task in _open:
+            raise  # the client has left
+        task.uncancel()
+        end = {"error": {"code": "unavailable", "message": "the server ends; its sandboxes go on"}}
+    finally:
+        _open.discard(task)
     yield _envelope(_END, end)
+
+
+def end_all() -> None:
+    """End all streams: the server ends."""
+    while _open:
+        _open.pop().cancel()
 
 
 def _envelope(flags: int, message: dict[str, Any]) -> bytes:

@@ -30,6 +30,8 @@ def _check_new(body: dict[str, Any]) -> None:
     network = bodies.take(body, "network", dict, {})
     if any(value for name, value in network.items() if name != "allowPublicTraffic"):
         raise not_there("network: a rule for hosts")
+    if not bodies.take(network, "allowPublicTraffic", bool, True):
+        raise not_there("network: allowPublicTraffic = false")
     if bodies.take(body, "autoPause", bool, False) and not bodies.take(body, "autoPauseMemory", bool, True):
         raise not_there("a pause without the memory")
 

@@ -34,13 +34,9 @@ async def answer(sandboxes: Sandboxes, sandbox_id: str, request: Request) -> Res
     """Answer a request to a sandbox's daemon."""
     try:
         record = _record(sandboxes, sandbox_id, request)
-        live = await sandboxes.live(record)
         if request.url.path == "/health":
-            return await _health(live, record)
-        if record.state == store.PAUSED:
-            if not record.auto_resume:
-                raise gone(sandbox_id)
-            await sandboxes.resume(record, 300)
+            return await _health(await sandboxes.live(record), record)
+        live = await sandboxes.awake(record)
         return await _route(Session(sandboxes.settings, record, live, request), request)
     except Exception as error:
         found = describe(error)

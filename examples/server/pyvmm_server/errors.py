@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 
+from starlette.requests import ClientDisconnect
+
 from pyvmm_sandbox import SandboxGone, SandboxNotFound, UsageError
 from vmm import VmmError
 
 log = logging.getLogger("pyvmm_server")
 CODES = {
+    "canceled": 499,
     "invalid_argument": 400,
     "failed_precondition": 400,
     "unauthenticated": 401,
@@ -74,6 +77,8 @@ def translate(error: Exception) -> ClientError:
         return error
     if isinstance(error, SandboxGone | SandboxNotFound):
         return ClientError(502, f"{error}: the sandbox was not found", code="unavailable")
+    if isinstance(error, ClientDisconnect):
+        return ClientError(499, "the client has left", code="canceled")
     if isinstance(error, UsageError | UnicodeError):
         return ClientError(400, str(error))
     if isinstance(error, VmmError):

@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import bodies, connect, threads
-from pyvmm_server.errors import ClientError, not_there
+from pyvmm_server.errors import ClientError
 from pyvmm_server.running import Running
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM, "
 async def start(session: Session, request: Request, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """``Start``: the events of a new command.  It goes on without the client, up to the client's deadline."""
     config = bodies.take(message, "process", dict)
-    if message.get("pty"):
-        raise not_there("a terminal (pty)")
-    running = await _started(session, config, bodies.take(message, "tag", str, ""))
+    size = _size(message) if message.get("pty") else None
+    running = await _started(session, config, bodies.take(message, "tag", str, ""), size)
     live = session.live
-    if not bodies.take(message, "stdin", bool, True):
+    if size is None and not bodies.take(message, "stdin", bool, True):
         await running.close_input()
     timeout = connect.timeout_of(request)
     with running.subscribed() as subscriber:
@@ -50,7 +49,7 @@ async def start(session: Session, request: Request, message: dict[str, Any]) -> 
             yield event
 
 
-async def _started(session: Session, config: dict[str, Any], tag: str) -> Running:
+async def _started(session: Session, config: dict[str, Any], tag: str, size: dict[str, int] | None) -> Running:
     words = [bodies.take(config, "cmd", str), *bodies.take(config, "args", list, [])]
     if not all(isinstance(word, str) for word in words):
         raise ClientError(400, "args are not strings")
@@ -69,9 +68,14 @@ async def _started(session: Session, config: dict[str, Any], tag: str) -> Runnin
         **bodies.texts(config, "envs"),
     }
     command = await threads.call(
-        session.live.box.popen, ["/bin/sh", "-c", START, "sh", cwd, *words], env=env, user=user.ids
+        session.live.box.popen,
+        ["/bin/sh", "-c", START, "sh", cwd, *words],
+        env=env,
+        user=user.ids,
+        tty=size is not None,
+        **(size or {}),
     )
-    running = Running(command, config, tag)
+    running = Running(command, config, tag, terminal=size is not None)
     try:
         await running.begin()
     except BaseException:
@@ -143,15 +147,20 @@ async def send_signal(session: Session, message: dict[str, Any]) -> dict[str, An
     if SIGNALS[name] == signal.SIGKILL:
         await threads.call(running.kill)
     else:
-        command = f"kill -{SIGNALS[name]:d} {running.pid}"
-        await threads.call(session.live.box.run, command, user="0:0", timeout=10)
+        running.send_signal(SIGNALS[name])
     return {}
 
 
 async def update(session: Session, message: dict[str, Any]) -> dict[str, Any]:
     """``Update``: the size of a terminal."""
-    _selected(session, message)
-    raise not_there("a terminal (pty)")
+    size = _size(message)
+    _selected(session, message).resize(size["rows"], size["cols"])
+    return {}
+
+
+def _size(message: dict[str, Any]) -> dict[str, int]:
+    size = bodies.take(bodies.take(message, "pty", dict), "size", dict, {})
+    return {name: bodies.take(size, name, int, default) for name, default in (("rows", 24), ("cols", 80))}
 
 
 def _selected(session: Session, message: dict[str, Any]) -> Running:

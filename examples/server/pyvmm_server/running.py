@@ -53,12 +53,14 @@ class Running:
     :ivar config: as the client has sent it
     """
 
-    def __init__(self, command: Command, config: dict[str, Any], tag: str) -> None:
+    def __init__(self, command: Command, config: dict[str, Any], tag: str, *, terminal: bool = False) -> None:
         self.pid = 0
         self.config = config
         self.tag = tag
         self.input_lock = asyncio.Lock()
+        self.ended = asyncio.Event()
         self._command = command
+        self._stdout = "pty" if terminal else "stdout"
         self._subscribers: list[Subscriber] = []
         self._rest = b""
         self._said = b""
@@ -90,9 +92,9 @@ class Running:
     async def run(self) -> None:
         """Pass its output on, up to its end."""
         if self._rest:
-            await self._publish(_data("stdout", self._rest))
+            await self._publish(self._data("stdout", self._rest))
         if self._said:
-            await self._publish(_data("stderr", self._said))
+            await self._publish(self._data("stderr", self._said))
         try:
             async for event in threads.each(iter(self._command)):
                 if event.kind == "exit":
@@ -101,12 +103,17 @@ class Running:
                         end |= {"exitCode": event.exit_code, "error": end["status"]}
                     await self._publish({"end": end})
                 else:
-                    await self._publish(_data(event.kind, event.data))
+                    await self._publish(self._data(event.kind, event.data))
         except Exception as error:
             # The sandbox has ended.
             await self._publish({"end": {"exitCode": 137, "status": "signal: killed", "error": str(error)}})
         finally:
             await threads.call(self._command.close)
+            self.ended.set()
+
+    def _data(self, kind: str, data: bytes) -> dict[str, Any]:
+        name = self._stdout if kind == "stdout" else kind
+        return {"data": {name: base64.b64encode(data).decode()}}
 
     async def _publish(self, event: dict[str, Any]) -> None:
         for subscriber in [*self._subscribers]:
@@ -127,6 +134,17 @@ class Running:
         """Kill it, with all that it has started."""
         self._command.kill()
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it and its process group."""
+        self._command.send_signal(number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal.
+
+        :raises VmmError: it has none, or there is no such size
+        """
+        self._command.resize(rows, columns)
+
     async def write(self, data: bytes) -> None:
         """
         :raises ClientError: it does not read any more
@@ -140,7 +158,3 @@ class Running:
     async def close_input(self) -> None:
         async with self.input_lock:
             await threads.call(self._command.close_stdin)
-
-
-def _data(kind: str, data: bytes) -> dict[str, Any]:
-    return {"data": {kind: base64.b64encode(data).decode()}}

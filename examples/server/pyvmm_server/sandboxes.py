@@ -13,8 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_sandbox import Sandbox, SandboxNotFound, Template
-from pyvmm_server import store, threads
+from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
+from pyvmm_server import leftovers, store, threads
 from pyvmm_server.errors import ClientError, describe, gone, translate
 from pyvmm_server.store import Record, Snapshot, Store
 from pyvmm_server.templates import Source, Templates, internet_of
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 _CHECK_S = 5.0
 """Between two checks for sandboxes that have ended by themselves."""
+_STOP_S = 2.0
+"""How long the commands of a sandbox have for their ends, before its machine is ended under them."""
+_RESUMED_S = 300
+"""The time of a sandbox that a request has resumed."""
 _LATE_S = 60.0
 """How long after its start a sandbox of a server that was killed can still appear."""
 
@@ -50,12 +54,15 @@ class Live:
         self.cpu: tuple[float, float] | None = None
         """The time and the CPU seconds of the last metrics."""
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End its commands, so that those who read their output see the end."""
-        for process in [*self.processes.values()]:
-            process.kill()
-        for watcher in [*self.watchers.values()]:
-            watcher.kill()
+        running: list[Running | Watcher] = [*self.processes.values(), *self.watchers.values()]
+        for each in running:
+            each.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                for each in running:
+                    await each.ended.wait()
 
 
 class Sandboxes:
@@ -70,6 +77,7 @@ class Sandboxes:
         self.store = Store(settings.state)
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
+        self._snapshots = self.store.snapshot_ids()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._mine: set[str] = set()
@@ -94,10 +102,22 @@ class Sandboxes:
             return found
         try:
             box = await threads.call(Sandbox.connect, record.name, **self._where())
-        except SandboxNotFound:
-            self.store.remove(record)
+        except (SandboxNotFound, SandboxGone):
+            self.store.change(record.id, state=store.ENDING, ends=None)  # the loop removes what is left of it
+            self._changed.set()
             raise gone(record.id) from None
         return self._live.setdefault(record.id, Live(box))
+
+    async def awake(self, record: Record) -> Live:
+        """The same; one that is paused is resumed, if its client has chosen so.
+
+        :raises ClientError: it is paused, or has ended
+        """
+        if record.state == store.PAUSED:
+            if not record.auto_resume:
+                raise gone(record.id)
+            await self.resume(record, _RESUMED_S)
+        return await self.live(record)
 
     def _where(self) -> dict[str, Any]:
         return {"config": self.settings.config, "root": self.settings.root}
@@ -263,10 +283,10 @@ class Sandboxes:
         self._mine.add(record.id)
         try:
             live = await self.live(record)
-            await threads.call(live.stop)
+            await live.stop()
             await threads.call(live.box.kill)
         except ClientError:
-            return  # it has ended by itself
+            return  # it has ended by itself, and the loop removes what is left
         except (VmmError, OSError) as error:
             log.warning("kill: %s", error, extra={"sandbox": record.id})  # the loop tries again
             return
@@ -288,8 +308,7 @@ class Sandboxes:
         """End sandboxes whose time is over, and what servers before this one have left, until cancelled."""
         for record in self.store.in_states(store.CREATING):
             self.store.change(record.id, state=store.ENDING)
-        await threads.call(shutil.rmtree, os.path.join(self.settings.state, "forks"), ignore_errors=True)
-        await self._remove_unrecorded()
+        await threads.call(self._remove_unrecorded, self.store.in_states(store.RUNNING, store.PAUSED, store.ENDING))
         while True:
             self._changed.clear()
             for record in self.store.due(time.time()):
@@ -323,15 +342,12 @@ class Sandboxes:
 
     async def _end_again(self, record: Record) -> None:
         try:
-            box = await threads.call(Sandbox.connect, record.name, **self._where())
-            await threads.call(box.kill)
-        except SandboxNotFound:
-            if time.time() < record.started + _LATE_S:
-                return  # what a server that was killed has begun may appear
+            await threads.call(leftovers.remove, self.settings.root, record.name)
         except (VmmError, OSError) as error:
             log.warning("kill: %s", error, extra={"sandbox": record.id})
             return
-        self.store.remove(record)
+        if not record.started <= time.time() < record.started + _LATE_S:
+            self.store.remove(record)
 
     async def _check_all(self) -> None:
         """Remove the records of sandboxes that have ended by themselves."""
@@ -346,17 +362,9 @@ class Sandboxes:
                 log.warning("sandbox has ended", extra={"sandbox": record.id})
                 await self.kill(record)
 
-    async def _remove_unrecorded(self) -> None:
-        """Remove data of snapshots that were not finished."""
-        folder = os.path.join(self.settings.state, "snapshots")
-        known = self.store.snapshot_ids()
-        for name in await threads.call(_names, folder):
-            if name not in known:
-                await threads.call(shutil.rmtree, os.path.join(folder, name), ignore_errors=True)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
+    def _remove_unrecorded(self, records: list[Record]) -> None:
+        """Remove what a server that was killed has not finished, and what has no record."""
+        folder = self.settings.state
+        shutil.rmtree(os.path.join(folder, "forks"), ignore_errors=True)
+        leftovers.remove_others(os.path.join(folder, "snapshots"), self._snapshots)
+        leftovers.remove_bundles(self.settings.root, self.settings.bundles, [each.name for each in records])

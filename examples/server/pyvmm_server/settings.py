@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,11 @@ class Settings:
     most_upload: int = 4 << 30
     config: str = ""
     root: str = ""
+
+    @property
+    def bundles(self) -> str:
+        """The folder with the files of sandboxes from templates."""
+        return os.path.join(self.state, "bundles")
 
     def owner_of(self, key: str) -> str | None:
         """The name under which a key's sandboxes are recorded; None: the key is wrong."""

@@ -11,7 +11,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from pyvmm_server import bodies, threads
@@ -127,8 +127,8 @@ async def _form(request: Request, path: str, most: int) -> AsyncIterator[tuple[s
                 if not (path or each.filename):
                     raise ClientError(400, "a file has no name")
                 yield path or each.filename or "", each.file
-    except HTTPException as error:
-        raise ClientError(400, error.detail) from error
+    except MultiPartException as error:
+        raise ClientError(400, error.message) from error
 
 
 def _write(files: Files, path: str, file: IO[bytes]) -> None:

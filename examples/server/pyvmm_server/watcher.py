@@ -35,7 +35,7 @@ class Watcher:
         self._path = path
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
         self._news = asyncio.Event()
-        self._ended = False
+        self.ended = asyncio.Event()
 
     async def run(self) -> None:
         """Collect the changes, up to its end."""
@@ -49,9 +49,9 @@ class Watcher:
         except OSError:
             pass  # the sandbox sent something else
         finally:
-            self._ended = True
-            self._news.set()
             await threads.call(self._watch.close)
+            self.ended.set()
+            self._news.set()
 
     def take(self) -> list[dict[str, Any]]:
         """The changes since the last call."""
@@ -62,7 +62,7 @@ class Watcher:
 
     async def follow(self, waits: Waits) -> AsyncIterator[dict[str, Any]]:
         """The changes as they come."""
-        while not self._ended:
+        while not self.ended.is_set():
             if await waits.next(self._news.wait()) is None:
                 yield {"keepalive": {}}
             for event in self.take():

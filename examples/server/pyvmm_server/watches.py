@@ -69,6 +69,7 @@ async def remove(session: Session, message: dict[str, Any]) -> dict[str, Any]:
     watcher = _found(session, message)
     del session.live.watchers[message["watcherId"]]
     watcher.kill()
+    await watcher.ended.wait()
     return {}
 
 

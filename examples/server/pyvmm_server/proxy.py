@@ -1,0 +1,119 @@
+"""Requests to servers inside a sandbox: ``PORT-ID.DOMAIN`` leads to that port of its loopback address."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import h11
+from starlette.responses import Response, StreamingResponse
+
+from pyvmm_server import threads
+from pyvmm_server.errors import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from pyvmm_server.sandboxes import Live
+
+_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+"""Headers of a connection, not of a request (RFC 9110, 7.6.1)."""
+_OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port"}
+"""Headers that the sandbox's programs do not see."""
+_PIECE = 64 << 10
+
+
+class Upstream:
+    """A connection to a server inside, for one request."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_PIECE)
+
+    async def send(self, event: h11.Event) -> None:
+        if data := self._state.send(event):
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def receive(self) -> h11.Event:
+        """
+        :raises h11.RemoteProtocolError: the server does not speak HTTP
+        """
+        while True:
+            event = self._state.next_event()
+            if event is not h11.NEED_DATA:
+                assert not isinstance(event, type)
+                return event
+            self._state.receive_data(await self._reader.read(_PIECE))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def answer(live: Live, port: int, request: Request) -> Response:
+    """Pass a request on, and the answer back.
+
+    :raises ClientError: nothing listens there, or something that does not speak HTTP
+    """
+    try:
+        connection = await threads.call(live.box.ports.connect, port)
+    except OSError as error:
+        raise ClientError(502, f"The sandbox is running but port {port} is closed: the port is not open") from error
+    connection.setblocking(False)
+    upstream = Upstream(*await asyncio.open_connection(sock=connection))
+    try:
+        head = await _exchange(upstream, request)
+    except (OSError, h11.ProtocolError) as error:
+        upstream.close()
+        raise ClientError(502, f"the server at port {port} of the sandbox did not answer: {error}") from error
+    except BaseException:
+        upstream.close()
+        raise
+    response = StreamingResponse(_body(upstream), head.status_code)
+    response.raw_headers = [
+        (name, value) for name, value in head.headers.raw_items() if name.decode("ascii").lower() not in _HOP
+    ]
+    return response
+
+
+async def _exchange(upstream: Upstream, request: Request) -> h11.Response:
+    target = request.scope.get("raw_path", b"") or request.url.path.encode()
+    if query := request.scope["query_string"]:
+        target += b"?" + query
+    sized = "content-length" in request.headers
+    headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP | _OURS]
+    if not sized and "transfer-encoding" in request.headers:
+        headers.append((b"transfer-encoding", b"chunked"))
+    headers.append((b"connection", b"close"))
+    await upstream.send(h11.Request(method=request.method, target=target, headers=headers))
+    async for part in request.stream():
+        if part:
+            await upstream.send(h11.Data(data=part))
+    await upstream.send(h11.EndOfMessage())
+    while True:
+        event = await upstream.receive()
+        if isinstance(event, h11.Response):
+            return event
+        if not isinstance(event, h11.InformationalResponse):
+            raise h11.RemoteProtocolError("the connection was closed")
+
+
+async def _body(upstream: Upstream) -> AsyncIterator[bytes]:
+    try:
+        while isinstance(event := await upstream.receive(), h11.Data):
+            yield bytes(event.data)
+    finally:
+        upstream.close()
