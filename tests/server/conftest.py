@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from tests.kata.oci_runtime import PATIENCE, eventually
+from tests.sandbox.test_code import _end_programs_of as end_programs_of
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("fake_server.py")
@@ -36,6 +38,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.kernels = tempfile.TemporaryDirectory()
         self.options: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -46,6 +49,7 @@ class Server:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in packages),
             "TMPDIR": str(self.place),
+            "PYVMM_FAKE_KERNELS": self.kernels.name,
         }
         command = [sys.executable, str(PROGRAM), str(self.place), "--port", str(self.port), *self.options]
         with open(self.place / "log", "ab") as log:
@@ -110,6 +114,8 @@ def _server(folder: Path) -> Iterator[Server]:
         if server.process is not None:
             server.process.kill()
             server.process.wait()
+        with server.kernels:
+            end_programs_of(server.kernels.name)
 
 
 @pytest.fixture(scope="session")

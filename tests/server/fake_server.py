@@ -18,7 +18,9 @@ place = sys.argv[1]
 users.HOME = f"{place}/home"
 users.PASSWD = f"{place}/passwd"
 where = {"config": f"{place}/kata.toml", "root": f"{place}/state"}
+# There is a python3 with ipykernel, whose sockets need short paths
+env = {"PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin", "TMPDIR": os.environ["PYVMM_FAKE_KERNELS"]}
 if not os.path.exists(f"{place}/base"):
-    Template.build(f"{place}/base", f"{place}/rootfs", config=where["config"], root=where["root"])
+    Template.build(f"{place}/base", f"{place}/rootfs", config=where["config"], root=where["root"], env=env)
 options = ["--config", where["config"], "--root", where["root"], "--network", "none", "--state", f"{place}/server"]
 sys.exit(command.main([*options, "--template", f"base={place}/base", *sys.argv[2:]]))

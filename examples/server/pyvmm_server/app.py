@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import control, envd, proxy, routes, store
+from pyvmm_server import control, envd, interpreter, proxy, routes, store
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.sandboxes import Sandboxes
+from pyvmm_server.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -88,7 +89,11 @@ class Dispatcher:
         record = self._sandboxes.store.get(sandbox_id)
         if record is None or record.state not in (store.RUNNING, store.PAUSED):
             raise gone(sandbox_id)
-        return await proxy.answer(await self._sandboxes.awake(record), int(port), request)
+        live = await self._sandboxes.awake(record)
+        if int(port) == interpreter.PORT:
+            session = Session(self._sandboxes.settings, record, live, request)
+            return await interpreter.answer(self._sandboxes, session, request.headers.get("x-access-token", ""))
+        return await proxy.answer(live, int(port), request)
 
 
 def _authorized(

@@ -150,8 +150,7 @@ async def metrics(call: Call) -> Response:
         found = await threads.call(live.box.stats)
     except Exception as error:
         raise translate(error) from error
-    memory, now = found.get("memory", {}), time.time()
-    used = found.get("cpu", {}).get("usage", {}).get("total", 0) / 1e9
+    now, used = time.time(), found.cpu_seconds
     before, live.cpu = live.cpu, (now, used)
     percent = 100 * (used - before[1]) / max(now - before[0], 1e-3) if before else 0.0
     value = {
@@ -159,9 +158,9 @@ async def metrics(call: Call) -> Response:
         "timestampUnix": int(now),
         "cpuCount": max(round(record.cpus), 1),
         "cpuUsedPct": round(max(percent, 0.0), 2),
-        "memUsed": int(memory.get("usage", {}).get("usage", 0)),
+        "memUsed": found.memory,
         "memTotal": record.memory << 20,
-        "memCache": int(memory.get("cache", 0)),
+        "memCache": found.cache,
         "diskUsed": 0,
         "diskTotal": 0,
     }

@@ -164,6 +164,7 @@ class Sandboxes:
             cpus=source.cpus,
             memory=source.memory,
             internet=internet,
+            context=source.context,
             **values,
         )
         try:
@@ -231,6 +232,7 @@ class Sandboxes:
                 cpus=record.cpus,
                 memory=record.memory,
                 envs=record.envs,
+                context=record.context,
             )
             values = {"metadata": record.metadata, "auto_pause": record.auto_pause, "auto_resume": record.auto_resume}
             starts = [self._start(record.owner, source, timeout, record.internet, dict(values)) for _ in range(count)]
@@ -255,6 +257,7 @@ class Sandboxes:
             record.memory,
             record.internet,
             record.envs,
+            record.context,
         )
         await self._save(record, self.templates.folder(made.id))
         if older is not None:

@@ -32,14 +32,14 @@ class Session:
         if live.users is None:
             live.users = users.Users(live.box)
         self.users = live.users
-        self._request = request
+        self.request = request
 
     async def user(self, name: str = "") -> users.User:
         """The user of the request.
 
         :raises ClientError: the sandbox has none of this name
         """
-        return await threads.call(self.users.find, name or users.named(self._request))
+        return await threads.call(self.users.find, name or users.named(self.request))
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that goes on after the request."""

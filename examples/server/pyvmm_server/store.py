@@ -16,13 +16,14 @@ _JSON = ("metadata", "envs")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
-    envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT
+    envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
+    context TEXT
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
 CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
-    envs TEXT
+    envs TEXT, context TEXT
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
 """
@@ -38,6 +39,7 @@ class Record:
     :ivar ends: when its time is over; None: never, while it is paused
     :ivar memory: in MiB
     :ivar request: the idempotency key that made it
+    :ivar context: of the code interpreter, for clients that name none
     """
 
     id: str
@@ -55,6 +57,7 @@ class Record:
     auto_pause: bool = False
     auto_resume: bool = False
     request: str = ""
+    context: str = ""
 
     @property
     def name(self) -> str:
@@ -79,6 +82,7 @@ class Snapshot:
     memory: int
     internet: bool
     envs: dict[str, str] = field(default_factory=dict)
+    context: str = ""
 
 
 class Store:

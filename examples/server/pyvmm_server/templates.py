@@ -40,6 +40,7 @@ class Source:
     cpus: float = 0
     memory: int = 0
     envs: Mapping[str, str] = field(default_factory=dict)
+    context: str = ""
 
     def start(self, name: str, *, internet: bool) -> Sandbox:
         """A detached sandbox.
@@ -86,6 +87,7 @@ class Templates:
                 cpus=snapshot.cpus,
                 memory=snapshot.memory,
                 envs=snapshot.envs,
+                context=snapshot.context,
             )
         if _IMAGE.fullmatch(name) and ".." not in name and not os.path.exists(name):
             try:

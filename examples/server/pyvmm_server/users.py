@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm_sandbox import Command, Sandbox
 
 DEFAULT, HOME = "user", "/home/user"
+_LARGEST = 1 << 20
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 
 
@@ -94,7 +95,7 @@ class Users:
     def _read(self) -> None:
         for kind in (PASSWD, GROUP):
             try:
-                text = self._box.files.read_text(kind)
+                text = self._box.files.read_text(kind, max_bytes=_LARGEST)
             except (OSError, UnicodeDecodeError):
                 continue
             for line in text.splitlines():
