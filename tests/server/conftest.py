@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -104,9 +105,11 @@ class Server:
         assert bad == []
 
 
-def _server(folder: Path) -> Iterator[Server]:
+@contextlib.contextmanager
+def running(folder: Path, *options: str) -> Iterator[Server]:
+    """A server that runs, and of which nothing is left."""
     server = Server(folder)
-    server.start()
+    server.start(*options)
     try:
         yield server
         server.end()
@@ -121,10 +124,12 @@ def _server(folder: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for tests that do not restart it."""
-    yield from _server(tmp_path_factory.mktemp("server"))
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
     """A server of the test."""
-    yield from _server(tmp_path)
+    with running(tmp_path) as server:
+        yield server

@@ -17,12 +17,12 @@ from e2b import Sandbox
 
 from pyvmm_server import command
 from tests.kata.oci_runtime import needs_namespaces
-from tests.server.conftest import Server
+from tests.server.conftest import Server, running
 
 pytestmark = needs_namespaces
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def box(server: Server) -> Iterator[Sandbox]:
     with Sandbox.create(**server.client()) as made:
         yield made
@@ -160,25 +160,40 @@ def test_uploads(box: Sandbox, server: Server) -> None:
     assert httpx.post(url, params={"path": "/x"}, headers=_to(box), files=files).status_code == 400
 
 
-def test_a_request_that_is_too_large_is_refused_before_it_is_read(own_server: Server) -> None:
-    own_server.stop()
-    own_server.start("--max-upload", "1", "--max-sandboxes", "1")
-    with Sandbox.create(**own_server.client()) as box:
+def test_limits_and_keys(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# keys of the team\ne2b_0\ne2b_1\n")
+    with running(tmp_path, "--max-upload", "1", "--max-sandboxes", "1", "--keys", str(keys)) as server:
+        _check_keys(server)
+        _check_limits(server)
+
+
+def _check_keys(server: Server) -> None:
+    for key in ("e2b_2", "", "# keys of the team"):
+        answer = server.http("GET", "/v2/sandboxes", key)
+        assert answer.status_code == 401 and answer.json()["code"] == 401
+    assert server.http("GET", "/v2/sandboxes", "e2b_0").status_code == 200
+    bearer = httpx.get(f"{server.url}/sandboxes", headers={"Authorization": "Bearer e2b_1"})
+    assert bearer.status_code == 200
+
+
+def _check_limits(server: Server) -> None:
+    with Sandbox.create(**server.client()) as box:
         for headers in (
             {"Content-Type": "application/octet-stream"},
             {"Content-Type": "multipart/form-data; boundary=x"},
         ):
             answer = httpx.post(
-                f"{own_server.url}/files",
-                params={"path": f"{own_server.place}/files/x"},
+                f"{server.url}/files",
+                params={"path": f"{server.place}/files/x"},
                 headers=_to(box, **headers),
                 content=b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n" + bytes(2 << 20),
             )
             assert answer.status_code == 413
-        assert not box.files.exists(f"{own_server.place}/files/x")
-        answer = own_server.http("POST", "/v2/sandboxes", json={"templateID": "base"})
+        assert not box.files.exists(f"{server.place}/files/x")
+        answer = server.http("POST", "/v2/sandboxes", json={"templateID": "base"})
         assert answer.status_code == 429 and "limit" in answer.json()["message"]
-        assert own_server.http("POST", "/v2/sandboxes", "e2b_1", json={"templateID": "base"}).status_code == 201
+        assert server.http("POST", "/v2/sandboxes", "e2b_1", json={"templateID": "base"}).status_code == 201
 
 
 def test_tokens_of_sandboxes(box: Sandbox, server: Server) -> None:
@@ -194,19 +209,6 @@ def test_tokens_of_sandboxes(box: Sandbox, server: Server) -> None:
             httpx.get(server.url, headers={"E2b-Sandbox-Id": box.sandbox_id, "E2b-Sandbox-Port": port}).status_code
             == 400
         )
-
-
-def test_keys_of_a_file(own_server: Server) -> None:
-    keys = own_server.place / "keys"
-    keys.write_text("# keys of the team\ne2b_0\ne2b_1\n")
-    own_server.stop()
-    own_server.start("--keys", str(keys))
-    for key in ("e2b_2", "", "# keys of the team"):
-        answer = own_server.http("GET", "/v2/sandboxes", key)
-        assert answer.status_code == 401 and answer.json()["code"] == 401
-    assert own_server.http("GET", "/v2/sandboxes", "e2b_0").status_code == 200
-    bearer = httpx.get(f"{own_server.url}/sandboxes", headers={"Authorization": "Bearer e2b_1"})
-    assert bearer.status_code == 200
 
 
 def test_a_client_that_sends_nothing_does_not_stop_others(box: Sandbox, server: Server) -> None:

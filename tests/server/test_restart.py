@@ -16,7 +16,7 @@ from tests.server.conftest import Server
 pytestmark = needs_namespaces
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_next_server_finds_all_sandboxes(own_server: Server, number: signal.Signals) -> None:
     server = own_server
     box = Sandbox.create(metadata={"a": "b"}, envs={"FROM": "before"}, **server.client())
@@ -82,8 +82,7 @@ def _round(server: Server) -> None:
 
 
 def test_a_server_that_is_killed_loses_no_sandbox_and_leaves_none(own_server: Server) -> None:
-    for _ in range(2):
-        _round(own_server)
+    _round(own_server)
 
 
 @pytest.mark.long  # 100 rounds of two seconds

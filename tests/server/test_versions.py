@@ -32,6 +32,7 @@ def _use(server: Server, python: str, name: str) -> None:
 
 
 @needs_namespaces
+@pytest.mark.long  # the other tests use this version
 def test_the_newest_version(server: Server) -> None:
     _use(server, sys.executable, "newest")
 
