@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyvmm_kata.image_store import store as image_store
 from pyvmm_kata.pod import sandbox as machines
 from pyvmm_sandbox import Template, guest
 from pyvmm_server import command, users
@@ -15,6 +16,7 @@ machines.boot_vm = boot_fake
 fake_relay.install()
 guest.PATH = guest.program()
 place = sys.argv[1]
+image_store.SYSTEM_STORE = f"{place}/images"
 users.HOME = f"{place}/home"
 users.PASSWD = f"{place}/passwd"
 where = {"config": f"{place}/kata.toml", "root": f"{place}/state"}

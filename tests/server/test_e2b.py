@@ -28,6 +28,7 @@ from e2b import (
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 
+from pyvmm_kata.image_store.store import ImageStore
 from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.server.conftest import Server
 
@@ -311,6 +312,17 @@ def test_snapshots_and_forks(box: Sandbox, server: Server) -> None:
     for each in copies:
         assert isinstance(each, Sandbox) and each.commands.run("echo copy").stdout == "copy\n"
         each.kill()
+
+
+def test_an_image_of_the_store(server: Server) -> None:
+    (server.place / "tree" / "etc").mkdir(parents=True)
+    ImageStore(str(server.place / "images")).add(str(server.place / "tree"), "tiny:1")
+    with Sandbox.create("tiny:1", **server.client()) as box:
+        assert box.commands.run("echo from an image").stdout == "from an image\n"
+        assert box.get_info().template_id == "tiny:1"
+    for name in ("tiny:2", "tree", "./tree", str(server.place / "tree")):
+        with pytest.raises(SandboxException, match="404"):
+            Sandbox.create(name, **server.client())
 
 
 def test_what_is_missing_is_a_sentence(box: Sandbox, server: Server) -> None:
