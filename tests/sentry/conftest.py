@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import program
+from tests.sentry.containers import Sandbox
 
 SRC = Path(__file__).parent / "src"
 Compile = Callable[[str], Path]
@@ -46,3 +47,13 @@ def platform(request: pytest.FixtureRequest) -> Path:
     """The program of each platform that is a process of the host."""
     build = {"ptrace": program.ptrace, "trap": program.trap}[request.param]
     return build()
+
+
+@pytest.fixture
+def sandbox(platform: Path, tmp_path: Path) -> Iterator[Sandbox]:
+    made = Sandbox(platform, tmp_path)
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.close()

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.bundle.guest_config import GuestConfig
 from pyvmm_kata.bundle.guest_message import process_message, spec_message
 from pyvmm_kata.bundle.policy import Policy
 from pyvmm_kata.bundle.storage import Storage
@@ -23,96 +22,8 @@ from pyvmm_kata.errors import AgentError, AgentGone
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.protocol.protobuf import message
 from pyvmm_sentry import program
-from pyvmm_sentry.controlled import Controlled
-from vmm import BootConfig, Machine, MachineConfig, MemoryConfig, ShareConfig, VsockConfig
-
-SHARED = "/run/kata-containers/shared/containers"
-APPLETS = ("sh", "cat", "echo", "id", "hostname", "stty", "sleep", "ls", "mkdir", "touch", "true", "head", "wc", "seq")
-MOUNTS = (
-    {"destination": "/proc", "type": "proc", "source": "proc"},
-    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
-    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
-)
-
-
-class Sandbox:
-    """A core, a directory that it shares, and a client."""
-
-    def __init__(self, platform: Path, folder: Path) -> None:
-        self.shared = folder / "share"
-        self.shared.mkdir()
-        share = ShareConfig(str(self.shared), tag="kataShared", queues=1, locks="guest")
-        self.core = Controlled(str(platform), 128 << 20, share, VsockConfig(3, str(folder / "vsock"), connections=32))
-        self.agent = self.client()
-
-    def dial(self) -> socket.socket:
-        sock = self.core.connect(1024, 30)
-        sock.settimeout(None)
-        return sock
-
-    def client(self) -> AgentClient:
-        return AgentClient(self.dial(), "test")
-
-    def begin(self) -> None:
-        storage = Storage("virtio-fs", "kataShared", "virtiofs", SHARED)
-        self.agent.create_sandbox("test", "box", (storage,), shared_pids=False)
-
-    def root(self, name: str) -> Path:
-        """A new root directory with busybox."""
-        root = self.shared / name / "rootfs"
-        (root / "bin").mkdir(parents=True)
-        shutil.copy("/bin/busybox", root / "bin" / "busybox")
-        for applet in APPLETS:
-            (root / "bin" / applet).symlink_to("busybox")
-        return root
-
-    def create(self, name: str, *args: str, spec: Any = None, **process: Any) -> None:
-        """A container whose root is there."""
-        whole = {
-            "root": {"path": f"{SHARED}/{name}/rootfs"},
-            "process": {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, **process},
-            "mounts": [*MOUNTS],
-            **(spec or {}),
-        }
-        self.agent.create_container(name, GuestConfig("", "", spec_message(whole), len(whole["mounts"])))
-
-    def exec(self, name: str, exec_id: str, *args: str, **process: Any) -> None:
-        whole = {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, **process}
-        self.agent.exec_process(name, exec_id, process_message(whole), "")
-
-    def output(self, name: str, exec_id: str = "", *, errors: bool = False) -> str:
-        """Everything that a process writes until its streams are closed."""
-        read = self.agent.read_stderr if errors else self.agent.read_stdout
-        data = b""
-        try:
-            while True:
-                data += read(name, exec_id or name, 65536)
-        except AgentError as error:
-            if error.status != "OUT_OF_RANGE":
-                raise
-        return data.decode()
-
-    def run(self, name: str, *args: str, spec: Any = None, **process: Any) -> tuple[int, str]:
-        """Status and output of a new container."""
-        self.create(name, *args, spec=spec, **process)
-        self.agent.start_container(name)
-        text = self.output(name)
-        return self.agent.wait_process(name, name), text
-
-    def close(self) -> None:
-        self.agent.close()
-        self.core.close()
-
-
-@pytest.fixture
-def sandbox(platform: Path, tmp_path: Path) -> Iterator[Sandbox]:
-    made = Sandbox(platform, tmp_path)
-    try:
-        made.begin()
-        yield made
-    finally:
-        made.close()
-
+from tests.sentry.containers import MOUNTS, SHARED, Sandbox
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig, VsockConfig
 
 SHOW = 'echo "$A"; pwd; hostname; id; ulimit -n; while read -r line; do echo "$line"; done </proc/self/status'
 
@@ -461,8 +372,8 @@ def test_a_container_is_removed_while_its_creation_fails(sandbox: Sandbox) -> No
         ("RemoveContainer", message("grpc.RemoveContainerRequest")(container_id="c1", timeout=1)),
     )
     with sandbox.dial() as sock, sock.makefile("rb") as answers:
-        for number, (method, request) in enumerate(calls):
-            sock.sendall(framed(number, encoded(method, request.SerializeToString())))
+        requests = [encoded(method, request.SerializeToString()) for method, request in calls]
+        sock.sendall(b"".join(framed(number, data) for number, data in enumerate(requests)))  # at once: both are there
         found = {}
         for _ in calls:
             size, stream, _, _ = HEADER.unpack(answers.read(HEADER.size))
