@@ -37,7 +37,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; exits with 2 and a usage message when it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=sorted(SUITES), default=sorted(SUITES), metavar="SUITE")
-    parser.add_argument("--runtimes", nargs="+", choices=(*runtimes.ALL, runtimes.SENTRY), default=list(runtimes.ALL), metavar="NAME")
+    parser.add_argument(
+        "--runtimes", nargs="+", choices=(*runtimes.ALL, runtimes.SENTRY), default=list(runtimes.ALL), metavar="NAME"
+    )
     parser.add_argument("-k", default="", metavar="PATTERN", help="scenes that, or a case of which, are called so")
     parser.add_argument("--third", action="store_true", help="the third that runs with the tests")
     parser.add_argument(

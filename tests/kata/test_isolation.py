@@ -79,6 +79,10 @@ def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
     done = bundle.call("exec", "c1", "sh", "-c", "echo from inside >/volume/file; cat /proc/1/comm; exit 4")
     assert (done.returncode, done.stdout) == (4, "sh\n")
     assert (volume / "file").read_text() == "from inside\n"
+    assert bundle.call("update", "--memory", "64M", "--pids-limit", "44", "c1").returncode == 0
+    done = bundle.call("exec", "c1", "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max")
+    assert (done.returncode, done.stdout) == (0, f"{64 << 20}\n44\n")
+    assert json.loads(bundle.call("events", "--stats", "c1").stdout)["data"]["memory"]["usage"]["limit"] == 64 << 20
     assert bundle.call("pause", "c1").returncode == 0
     assert bundle.status() == "paused"
     assert bundle.call("resume", "c1").returncode == 0

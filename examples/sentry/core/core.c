@@ -140,6 +140,11 @@ static bool is_slice_used(struct task *t)
 	return true;
 }
 
+static bool has_quota(const struct task *t)
+{
+	return t->process->container && t->process->container->limits.quota;
+}
+
 void task_run(void)
 {
 	struct task *t = core.current;
@@ -147,9 +152,9 @@ void task_run(void)
 
 	for (;;) {
 		signal_deliver(t);
-		if (t->process->container && t->process->container->frozen)
+		if (t->process->container)
 			container_hold(t);
-		task_enter(t, has_cpu_timers(t), &event);
+		task_enter(t, has_cpu_timers(t) || has_quota(t), &event);
 		if (has_cpu_timers(t) && is_cpu_tick(t))
 			cpu_timers_check(t->process);
 		t->number = NO_CALL;
@@ -162,7 +167,7 @@ void task_run(void)
 		if (is_slice_used(t) || event.kind == EVENT_PREEMPTED)
 			task_yield();
 		if (t->mm->exhausted) {
-			log_text("the sandbox is out of memory: the program is killed\n");
+			log_text("out of memory: the program is killed\n");
 			container_out_of_memory(t->process);
 			process_end(t->process, SIGKILL);
 		}

@@ -140,22 +140,88 @@ static bool free_spares(void)
 	return any;
 }
 
-static u64 spare_take(void)
+/* -- accounts -- */
+
+u8 account_new(void)
+{
+	for (u8 i = 1; i < ACCOUNTS; i++)
+		if (!core.ram.accounts[i].taken) {
+			core.ram.accounts[i] = (struct account){ .taken = true };
+			return i;
+		}
+	return 0;
+}
+
+/* Caches, and files in memory that others use, outlive a container. */
+void account_end(u8 number)
+{
+	struct ram *ram = &core.ram;
+
+	for (u64 i = 0; ram->accounts[number].pages && i < ram->count; i++) {
+		if (ram->pages[i].account != number)
+			continue;
+		ram->pages[i].account = 0;
+		ram->accounts[0].pages += 1ull << ram->pages[i].order;
+		ram->accounts[number].pages -= 1ull << ram->pages[i].order;
+	}
+	ram->accounts[number].taken = false;
+}
+
+bool account_fits(u8 number, u64 pages)
+{
+	const struct account *account = &core.ram.accounts[number];
+
+	while (account->limit && account->pages + pages > account->limit)
+		if (!core.ram.reclaim || !core.ram.reclaim())
+			return false;
+	return true;
+}
+
+/* The current task's. */
+static u8 account_now(void)
+{
+	return core.current ? core.current->process->account : 0;
+}
+
+/* Of the first page of a block. */
+static void charge(u32 at, u8 number)
+{
+	struct account *account = &core.ram.accounts[number];
+
+	account->pages += 1ull << core.ram.pages[at].order;
+	if (account->pages > account->most)
+		account->most = account->pages;
+	core.ram.pages[at].account = number;
+}
+
+static void uncharge(u32 at)
+{
+	core.ram.accounts[core.ram.pages[at].account].pages -= 1ull << core.ram.pages[at].order;
+	core.ram.pages[at].account = 0;
+}
+
+static u64 spare_take(u8 account)
 {
 	const u32 at = core.ram.spares[--core.ram.spare_count];
 
 	core.ram.pages[at].users = 1;
 	core.ram.available--;
+	charge(at, account);
 	return (u64)at * PAGE;
 }
 
 u64 pages_alloc(u32 order)
 {
 	struct ram *ram = &core.ram;
+	const u8 account = account_now();
 	u32 from, at;
 
+	if (!account_fits(account, 1ull << order)) {
+		ram->accounts[account].failures++;
+		return 0;
+	}
 	if (!order && ram->spare_count)
-		return spare_take();
+		return spare_take(account);
 	do
 		for (from = order; from < ORDERS && !ram->free[from].first;)
 			from++;
@@ -171,6 +237,7 @@ u64 pages_alloc(u32 order)
 	ram->pages[at].order = (u8)order;
 	ram->pages[at].users = 1;
 	ram->available -= 1ull << order;
+	charge(at, account);
 	return (u64)at * PAGE;
 }
 
@@ -224,6 +291,7 @@ void page_put(u64 offset)
 
 	if (!reference_put(&page->users))
 		return;
+	uncharge((u32)(offset / PAGE));
 	if (page->order || core.ram.spare_count == SPARES) {
 		block_free((u32)(offset / PAGE), page->order);
 		return;

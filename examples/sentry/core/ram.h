@@ -13,10 +13,20 @@ enum { RELEASE_ORDER = 4 }; /* the smallest blocks that return to the host */
 struct page {
 	u32 next, before; /* of a free block: neighbours in their list */
 	u32 users; /* of a page in use: how many mappings and files have it */
-	u8 kind, order;
+	u8 account, order;
 	bool used; /* at some time: no longer zeros */
-	u8 held;   /* of a free block: the host has memory for it (release.c) */
+	u8 kind : 4;
+	u8 held : 4; /* of a free block: the host has memory for it (release.c) */
 };
+
+/* Who has how many pages: the tasks that allocate them, and what is allocated for them in the core. */
+struct account {
+	bool taken;
+	u64 pages, most, limit; /* limit 0: RAM alone limits it */
+	u64 failures;		/* allocations for which the limit left no room */
+};
+
+enum { ACCOUNTS = 65 }; /* of the sandbox, and of each container */
 
 struct page_list {
 	u32 first, last;
@@ -28,6 +38,7 @@ struct ram {
 	u64 count, available;
 	struct page_list free[ORDERS];
 	u32 spares[SPARES], spare_count;
+	struct account accounts[ACCOUNTS]; /* the first is the sandbox's */
 	bool dirty; /* it may contain something else than zeros at the start */
 	bool (*reclaim)(void); /* free cached pages; false: there are none. NULL: there is no cache */
 };
@@ -43,6 +54,12 @@ u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one use
 void page_get(u64 offset);	 /* one more user */
 void page_put(u64 offset);	 /* one less; the last frees the page or the block */
 bool page_is_shared(u64 offset); /* whether it has several users */
+
+/* -- accounts -- */
+
+u8 account_new(void); /* 0: all are taken */
+void account_end(u8 number); /* its pages become the sandbox's */
+bool account_fits(u8 number, u64 pages); /* after cached pages have been freed, if necessary */
 
 /* A free block, which nobody can allocate meanwhile; it comes back without memory of the host. */
 void block_take(u32 at);

@@ -72,6 +72,7 @@ struct process {
 	struct list semaphore_undos;
 	struct guest_process *guest; /* which the host knows it as (control/); NULL */
 	struct container *container; /* to which it belongs, with its descendants; NULL */
+	u8 account;		     /* of its pages (ram.h) */
 	s32 next_timer;
 	u32 posix_timer_count;
 	u64 cpu_time, child_cpu_time, started;
@@ -109,7 +110,8 @@ struct task {
 	u64 restart_args[6];
 	u64 clear_tid, robust_list;
 	struct vfork *vfork;
-	u64 cpu_time, slice_start, tick_start; /* the others: that of its last turn, and of its last tick */
+	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its
+							* last tick, and when it counted for its container's quota */
 	struct cred cred;
 	bool no_new_privs;
 	s32 death_signal; /* which it gets when its parent ends; 0: none */

@@ -20,7 +20,7 @@ WANTED = (
     *("ListProcessesResponse", "WriteStreamRequest", "WriteStreamResponse", "ReadStreamRequest"),
     *("ReadStreamResponse", "TtyWinResizeRequest", "Storage", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux"),
-    *("LinuxResources", "LinuxPids"),
+    *("LinuxResources", "LinuxMemory", "LinuxCPU", "LinuxPids", "UpdateContainerRequest", "ThrottlingData"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)

@@ -25,6 +25,11 @@ def process_message(process: Json) -> Any:
     return _message("grpc.Process", process)
 
 
+def resources_message(resources: Json) -> Any:
+    """A ``grpc.LinuxResources``."""
+    return _message("grpc.LinuxResources", resources)
+
+
 def _message(name: str, value: Json) -> Any:
     kind = protobuf.message(name)
     by_name = {field.name.lower(): field for field in kind.DESCRIPTOR.fields}

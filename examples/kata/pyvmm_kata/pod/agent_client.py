@@ -165,12 +165,13 @@ class AgentClient:
         """Thaw it."""
         self._do("ResumeContainer", container_id=container_id)
 
-    def update_container(self, container_id: str, config: str) -> None:
+    def update_container(self, container_id: str, resources: Any, config: str) -> None:
         """Change limits.
 
-        :param config: ``linux.resources`` of a config.json, as text
+        :param resources: a ``grpc.LinuxResources``; or None
+        :param config: otherwise ``linux.resources`` of a config.json, as text
         """
-        self._do("UpdateContainer", container_id=container_id, config=config)
+        self._do("UpdateContainer", container_id=container_id, resources=resources, config=config)
 
     def stats_container(self, container_id: str, timeout: float = CALL_S) -> Any:
         """A ``grpc.StatsContainerResponse``."""

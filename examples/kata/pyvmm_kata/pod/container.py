@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from signal import SIGKILL
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata.bundle.checks import check_process, check_resources
-from pyvmm_kata.bundle.guest_config import resources_text
 from pyvmm_kata.errors import AgentError, ConfigError
 from pyvmm_kata.pod.process import ExitStatus, Process
 from pyvmm_kata.pod.stdio import Stdio
@@ -17,16 +16,28 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.pod.agent_client import AgentClient
+    from pyvmm_kata.state import Json
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 REMOVE_S = 30
+
+
+class Describe(NamedTuple):
+    """What the agent reads of parts of a config.json, by the kind of guest: a message, and text.
+
+    :ivar process: of ``process``
+    :ivar resources: of ``linux.resources``; it raises ConfigError for what a guest cannot enforce
+    """
+
+    process: Callable[[Json], tuple[Any, str]]
+    resources: Callable[[Json], tuple[Any, str]]
 
 
 class Container:
     """One container, made by :meth:`pyvmm_kata.pod.sandbox.Sandbox.create_container`.  Its methods can be called
     from any thread.
 
-    :param describe: makes what the agent reads of the ``process`` of a config.json
+    :param describe: for the agent
     :ivar id: its id
     :ivar bundle: what it was made from
     :ivar init: its first process
@@ -41,7 +52,7 @@ class Container:
         on_exit: Callable[[Process, ExitStatus], None],
         on_delete: Callable[[Container], None],
         refresh: Callable[[], None],
-        describe: Callable[[dict[str, Any]], tuple[Any, str]],
+        describe: Describe,
     ) -> None:
         self.id = container_id
         self.bundle = bundle
@@ -118,7 +129,7 @@ class Container:
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
                 self._refresh()
-                self._agent.exec_process(self.id, exec_id, *self._describe(process))
+                self._agent.exec_process(self.id, exec_id, *self._describe.process(process))
             except BaseException:
                 made.abandon()
                 raise
@@ -157,14 +168,14 @@ class Container:
         :raises ConfigError: *resources* is invalid
         """
         self.check_update(resources)
-        self._agent.update_container(self.id, resources_text(resources))
+        self._agent.update_container(self.id, *self._describe.resources(resources))
 
     def check_update(self, resources: dict[str, Any]) -> None:
         """
         :raises ConfigError: *resources* is invalid
         """
         check_resources(resources, "update")
-        resources_text(resources)
+        self._describe.resources(resources)
 
     def pause(self) -> None:
         """Freeze all its processes."""

@@ -10,7 +10,7 @@ from pyvmm_kata.bundle.guest_mounts import shm_storages, socket_storages
 from pyvmm_kata.bundle.guest_spec import check_layout, layout_of, place, shown
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.namespaces import Member
-from pyvmm_kata.pod.container import Container
+from pyvmm_kata.pod.container import Container, Describe
 from pyvmm_kata.pod.disks import PodDisks
 from pyvmm_kata.pod.guest_kinds import kind_named
 
@@ -140,7 +140,8 @@ class PodContainers:
         return made
 
     def _container(self, agent: AgentClient, container_id: str, bundle: Bundle, stdio: Stdio) -> Container:
-        describe = kind_named(self._pod.config.guest).describe_process
+        kind = kind_named(self._pod.config.guest)
+        describe = Describe(kind.describe_process, kind.describe_resources)
         return Container(agent, container_id, bundle, stdio, self._on_exit, self._on_delete, self._refresh, describe)
 
     def _on_delete(self, container: Container) -> None:

@@ -96,6 +96,13 @@ class GuestKind(Protocol):
     def describe_process(self, process: Json) -> tuple[Any, str]:
         """A process for the agent, from the ``process`` of a config.json: a ``grpc.Process``, and text or nothing."""
 
+    def describe_resources(self, resources: Json) -> tuple[Any, str]:
+        """Changed limits for the agent, from the ``linux.resources`` of a config.json: a ``grpc.LinuxResources`` or
+        None, and text or nothing.
+
+        :raises ConfigError: a guest cannot enforce them
+        """
+
     def template(self, config: SandboxConfig, nets: int) -> Kind:
         """What a template for such a machine is made of: two configurations that a clone of one template can serve
         have the same.

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
-from pyvmm_kata.bundle.guest_config import guest_config, process_text, terminal_of
+from pyvmm_kata.bundle.guest_config import guest_config, process_text, resources_text, terminal_of
 from pyvmm_kata.bundle.guest_devices import serial_of
 from pyvmm_kata.bundle.root_disks import SERIAL
 from pyvmm_kata.bundle.settings import FILE, most_cpus
@@ -84,6 +84,10 @@ class LinuxGuest:
     def describe_process(self, process: Json) -> tuple[Any, str]:
         """See :class:`GuestKind`."""
         return terminal_of(process), process_text(process)
+
+    def describe_resources(self, resources: Json) -> tuple[Any, str]:
+        """See :class:`GuestKind`."""
+        return None, resources_text(resources)
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         """See :class:`GuestKind`.  All network devices of a template are spare ones."""

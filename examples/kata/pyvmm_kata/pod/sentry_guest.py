@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.bundle.guest_config import GuestConfig
-from pyvmm_kata.bundle.guest_message import process_message, spec_message
+from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod.guest_kind import Capabilities
@@ -80,6 +80,10 @@ class SentryGuest:
     def describe_process(self, process: Json) -> tuple[Any, str]:
         """See :class:`GuestKind`."""
         return process_message(process), ""
+
+    def describe_resources(self, resources: Json) -> tuple[Any, str]:
+        """See :class:`GuestKind`."""
+        return resources_message(resources), ""
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         """See :class:`GuestKind`.

@@ -30,8 +30,7 @@ struct container *container_find(const struct reader *id)
 	return NULL;
 }
 
-/* That of field 1 of a request; NULL: the call fails. */
-static struct container *container_of(struct call *call)
+struct container *container_of(struct call *call)
 {
 	const struct reader id = reader_part(call->request, 1);
 	struct container *container = container_find(&id);
@@ -45,6 +44,8 @@ void container_put(struct container *container)
 {
 	if (!reference_put(&container->references))
 		return;
+	if (container->account)
+		account_end(container->account);
 	kfree(container->id);
 	kfree(container);
 }
@@ -67,6 +68,7 @@ bool container_runs(const struct container *container)
 void container_join(struct container *container, struct process *p)
 {
 	p->container = container;
+	p->account = container->account;
 	container->process_count++;
 	reference_get(&container->references);
 }
@@ -81,7 +83,7 @@ void container_leave(struct process *p)
 	container_put(container);
 }
 
-static u64 count_tasks(const struct container *container)
+u64 container_tasks(const struct container *container)
 {
 	u64 count = 0;
 
@@ -93,7 +95,17 @@ static u64 count_tasks(const struct container *container)
 
 bool container_is_full(const struct container *container)
 {
-	return container && container->most_tasks && count_tasks(container) >= container->most_tasks;
+	return container && container->limits.most_tasks && container_tasks(container) >= container->limits.most_tasks;
+}
+
+u64 container_cpu_time(const struct container *container)
+{
+	u64 time = container->cpu_time;
+
+	EACH_PROCESS(p)
+		if (p->container == container)
+			time += process_cpu_time(p);
+	return time;
 }
 
 void container_hold(struct task *t)
@@ -104,6 +116,8 @@ void container_hold(struct task *t)
 		sleep_on_killable(&container->changed, FOREVER);
 		signal_deliver(t);
 	}
+	if (container->limits.quota)
+		limits_wait(t);
 }
 
 void container_kill(struct container *container, const struct process *but)
@@ -127,6 +141,7 @@ void container_out_of_memory(struct process *p)
 	if (!p->container)
 		return;
 	p->container->out_of_memory = true;
+	p->container->killed++;
 	wake_all(&containers.out_of_memory);
 }
 
@@ -182,27 +197,18 @@ static s64 add_hostname(struct reader spec)
 	return 0;
 }
 
-/* The only limit that has an effect is that of tasks. */
-static void read_limits(struct reader spec, struct container *container)
-{
-	struct reader resources = reader_part(reader_part(spec, Spec_Linux), Linux_Resources);
-	struct reader pids = reader_part(resources, LinuxResources_Pids);
-	struct field field;
-
-	while (field_next(&pids, &field))
-		if (field.number == LinuxPids_Limit)
-			container->most_tasks = (s64)field.value > 0 ? field.value : 0;
-}
-
 /* Make what belongs to a container in the table: its root, and a process that waits. */
 static s64 make_parts(struct call *call, struct container *container, const struct reader *id, struct reader spec)
 {
+	const struct reader resources = reader_part(reader_part(spec, Spec_Linux), Linux_Resources);
 	struct guest_process *guest;
 	struct program program;
 	struct reader r = call->request;
 	struct field field;
-	s64 error = 0;
+	s64 error = limits_set(container, resources);
 
+	if (error)
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.resources: invalid limits", NULL, NULL) - EINVAL;
 	while (!error && field_next(&r, &field))
 		if (field.number == CreateContainerRequest_storages)
 			error = mount_storage(call, field.bytes);
@@ -214,7 +220,6 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 		error = program_read(call, reader_part(spec, Spec_Process), &program);
 	if (error)
 		return error;
-	read_limits(spec, container);
 	guest = guest_process_new(container, id, &program, &error);
 	if (guest)
 		guest_process_put(guest);
@@ -237,6 +242,7 @@ static s64 make(struct call *call, const struct reader *id, struct reader spec)
 		return -ENOMEM;
 	container->references = 1;
 	container->id = reader_text(id);
+	container->account = account_new();
 	list_init(&container->processes);
 	list_add(&containers.all, &container->containers);
 	containers.count++;
@@ -340,41 +346,5 @@ s64 list_processes(struct call *call)
 	}
 	text_put(&list, list.size ? "]" : "[]");
 	put_field_message(&call->answer, ListProcessesResponse_process_list, &list);
-	return 0;
-}
-
-/* Memory is that of the sandbox: pages are not counted by containers. */
-static void put_statistics(struct text *to, const struct container *container, u64 cpu_time)
-{
-	struct text usage = { .data = NULL }, part = { .data = NULL };
-
-	put_field_number(&usage, CpuUsage_total_usage, cpu_time);
-	put_field_number(&usage, CpuUsage_usage_in_usermode, cpu_time);
-	put_field_message(&part, CpuStats_cpu_usage, &usage);
-	put_field_message(to, CgroupStats_cpu_stats, &part);
-	put_field_number(&usage, MemoryData_usage, (core.ram.count - core.ram.available) * PAGE);
-	put_field_number(&usage, MemoryData_limit, core.ram.count * PAGE);
-	put_field_message(&part, MemoryStats_usage, &usage);
-	put_field_number(&part, MemoryStats_use_hierarchy, 1);
-	put_field_message(to, CgroupStats_memory_stats, &part);
-	put_field_number(&part, PidsStats_current, count_tasks(container));
-	put_field_number(&part, PidsStats_limit, container->most_tasks);
-	put_field_message(to, CgroupStats_pids_stats, &part);
-}
-
-s64 stats_container(struct call *call)
-{
-	struct container *container = container_of(call);
-	struct text statistics = { .data = NULL };
-	u64 cpu_time;
-
-	if (!container)
-		return 0;
-	cpu_time = container->cpu_time;
-	EACH_PROCESS(p)
-		if (p->container == container)
-			cpu_time += process_cpu_time(p);
-	put_statistics(&statistics, container, cpu_time);
-	put_field_message(&call->answer, StatsContainerResponse_cgroup_stats, &statistics);
 	return 0;
 }

@@ -42,6 +42,16 @@ struct guest_process {
 	struct wait_queue changed;
 };
 
+/* Of a container, as cgroup v2 has them; 0: none. */
+struct limits {
+	u64 memory, high, low, swap; /* bytes, of which the first has an effect */
+	bool no_swap;		     /* the limit of swap is 0 */
+	u64 most_tasks;
+	u64 quota, period; /* ns of CPU time */
+	u64 weight;	   /* without effect */
+	u64 cpus;	   /* a bit for each CPU */
+};
+
 struct container {
 	struct list containers;
 	u32 references; /* of the table, and of each process */
@@ -49,7 +59,13 @@ struct container {
 	struct mount *root; /* in the agent's tree: what is below it goes with the container */
 	struct fs_context *fs; /* at the container's root */
 	struct list processes;
-	u64 most_tasks; /* at once; 0: any number */
+	struct limits limits;
+	u8 account; /* of its memory (ram.h) */
+	struct {
+		u64 start, used;		     /* of the period that runs: since when, and CPU time of its tasks */
+		u64 periods, throttled, throttled_time; /* in all; ns */
+	} quota;
+	u64 killed; /* processes, since there was no memory */
 	u32 guest_count, process_count; /* processes with an id; all processes */
 	bool frozen, removed;
 	bool out_of_memory; /* and not yet reported to the host */
@@ -62,7 +78,7 @@ struct container {
 void container_join(struct container *container, struct process *p);
 void container_leave(struct process *p);
 bool container_is_full(const struct container *container); /* it has as many tasks as it may; NULL: false */
-void container_hold(struct task *t); /* sleep while the container is frozen */
+void container_hold(struct task *t); /* sleep while the container is frozen, or has used its CPU time */
 void container_out_of_memory(struct process *p); /* one of its processes was killed for that */
 void guest_process_ended(struct process *p);
 
@@ -72,6 +88,8 @@ struct container *container_find(const struct reader *id); /* borrowed; NULL */
 void container_put(struct container *container);
 void container_kill(struct container *container, const struct process *but); /* all its processes; but: or NULL */
 void container_signal(struct container *container, int signal);
+u64 container_tasks(const struct container *container);
+u64 container_cpu_time(const struct container *container);
 bool container_runs(const struct container *container);
 void containers_init(void);
 s64 create_container(struct call *call);
@@ -80,8 +98,16 @@ s64 remove_container(struct call *call);
 s64 freeze_container(struct call *call);
 s64 thaw_container(struct call *call);
 s64 list_processes(struct call *call);
-s64 stats_container(struct call *call);
 s64 get_oom_event(struct call *call);
+
+/* -- resources.c -- */
+
+struct container *container_of(struct call *call); /* that of field 1 of a request; NULL: the call fails */
+/* Change the limits that a LinuxResources names: 0 or -EINVAL. */
+s64 limits_set(struct container *container, struct reader resources);
+void limits_wait(struct task *t); /* sleep until its container may use a CPU again */
+s64 update_container(struct call *call);
+s64 stats_container(struct call *call);
 
 /* -- program.c -- */
 

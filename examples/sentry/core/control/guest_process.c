@@ -92,6 +92,8 @@ static s64 begin(struct task *t, struct guest_process *guest)
 	for (u32 i = 0; i < RLIMITS; i++)
 		if (program->limited & 1u << i)
 			t->process->limits[i] = program->limits[i];
+	if (guest->container->limits.cpus)
+		t->affinity = guest->container->limits.cpus;
 	return execute(t, &program->arguments);
 }
 

@@ -62,6 +62,13 @@ enum { Linux_UIDMappings = 1, Linux_GIDMappings = 2, Linux_Sysctl = 3, Linux_Res
 	Linux_ReadonlyPaths = 11, Linux_MountLabel = 12, Linux_IntelRdt = 13, };
 enum { LinuxResources_Devices = 1, LinuxResources_Memory = 2, LinuxResources_CPU = 3, LinuxResources_Pids = 4,
 	LinuxResources_BlockIO = 5, LinuxResources_HugepageLimits = 6, LinuxResources_Network = 7, };
+enum { LinuxMemory_Limit = 1, LinuxMemory_Reservation = 2, LinuxMemory_Swap = 3, LinuxMemory_Kernel = 4,
+	LinuxMemory_KernelTCP = 5, LinuxMemory_Swappiness = 6, LinuxMemory_DisableOOMKiller = 7, };
+enum { LinuxCPU_Shares = 1, LinuxCPU_Quota = 2, LinuxCPU_Period = 3, LinuxCPU_RealtimeRuntime = 4,
+	LinuxCPU_RealtimePeriod = 5, LinuxCPU_Cpus = 6, LinuxCPU_Mems = 7, };
 enum { LinuxPids_Limit = 1, };
+enum { UpdateContainerRequest_container_id = 1, UpdateContainerRequest_resources = 2,
+	UpdateContainerRequest_config = 100, };
+enum { ThrottlingData_periods = 1, ThrottlingData_throttled_periods = 2, ThrottlingData_throttled_time = 3, };
 
 #endif

@@ -86,6 +86,7 @@ static const struct method {
 	{ AGENT, "SignalProcess", signal_process_call },
 	{ AGENT, "WaitProcess", wait_process },
 	{ AGENT, "ListProcesses", list_processes },
+	{ AGENT, "UpdateContainer", update_container },
 	{ AGENT, "StatsContainer", stats_container },
 	{ AGENT, "PauseContainer", freeze_container },
 	{ AGENT, "ResumeContainer", thaw_container },

@@ -169,11 +169,13 @@ static s64 bind_wish(const struct container *container, const struct wish *wish)
 /* The file system for a type: some that the core lacks become empty directories. */
 static const char *type_of(const struct wish *wish)
 {
-	static const char *const empty[] = { "mqueue", "cgroup", "cgroup2", "ramfs" };
+	static const char *const empty[] = { "mqueue", "ramfs" };
 
 	for (u32 i = 0; i < ARRAY_SIZE(empty); i++)
 		if (wish->type && strings_equal(wish->type, empty[i]))
 			return "tmpfs";
+	if (wish->type && strings_equal(wish->type, "cgroup"))
+		return "cgroup2";
 	return wish->type ? wish->type : "none";
 }
 

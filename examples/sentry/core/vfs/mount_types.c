@@ -207,6 +207,8 @@ int super_by_type(const char *type, char *options, struct super **super)
 		*super = proc_new();
 	else if (strings_equal(type, "sysfs"))
 		*super = sys_new();
+	else if (strings_equal(type, "cgroup2"))
+		*super = cgroup_new();
 	else if (strings_equal(type, "devpts"))
 		*super = devpts_super();
 	else if (!strings_equal(type, "devtmpfs") || !(*super = mounted(type)))

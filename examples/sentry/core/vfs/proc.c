@@ -253,7 +253,8 @@ static const struct synthetic proc_files[] = {
 	{ .name = "cmdline", .fixed = "\n" },
 	{ .name = "cpuinfo", .write = write_cpuinfo },
 	{ .name = "devices", .fixed = "Character devices:\n  1 mem\n  5 /dev/tty\n136 pts\n\nBlock devices:\n" },
-	{ .name = "filesystems", .fixed = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\nnodev\tdevpts\n" },
+	{ .name = "filesystems", .fixed = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\nnodev\tdevpts\n"
+					  "nodev\tcgroup2\n" },
 	{ .name = "loadavg", .fixed = "0.00 0.00 0.00 1/1 1\n" },
 	{ .name = "meminfo", .write = write_meminfo },
 	{ .name = "modules", .fixed = "" },

@@ -1,0 +1,109 @@
+"""Limits of containers: memory, CPU time and tasks, as set at the start and changed while they run."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from pyvmm_kata.bundle.guest_message import resources_message
+from pyvmm_kata.errors import AgentError
+from tests.sentry.containers import MOUNTS, Sandbox
+
+MIB = 1 << 20
+GROUP = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}
+TAKE = "dd if=/dev/zero of=/dev/null bs=24M count=1 2>/dev/null; echo $?"
+"""A program that needs 24 MiB at once, and how it ended."""
+
+
+def spec(**resources: Any) -> dict[str, Any]:
+    return {"mounts": [*MOUNTS, GROUP], "linux": {"resources": resources}}
+
+
+def update(sandbox: Sandbox, **resources: Any) -> None:
+    sandbox.agent.update_container("c1", resources_message(resources), "")
+
+
+def expect(sandbox: Sandbox, text: str) -> None:
+    """The next output of the container."""
+    found = b""
+    while len(found) < len(text):
+        found += sandbox.agent.read_stdout("c1", "c1", 4096)
+    assert found.decode() == text
+
+
+def memory_of(sandbox: Sandbox) -> Any:
+    return sandbox.agent.stats_container("c1").cgroup_stats.memory_stats.usage
+
+
+def test_a_program_without_memory_is_killed_and_reported(sandbox: Sandbox) -> None:
+    """It alone: the sandbox has memory, and the container goes on."""
+    sandbox.root("c1")
+    reports: list[str] = []
+    waiter = threading.Thread(target=lambda: reports.append(sandbox.agent.get_oom_event()))
+    waiter.start()
+    script = f"{TAKE}; head -n 5 /sys/fs/cgroup/memory.events | tail -n 1"
+    assert sandbox.run("c1", "sh", "-c", script, spec=spec(memory={"limit": 16 * MIB})) == (0, "137\noom_kill 1\n")
+    waiter.join()
+    assert reports == ["c1"]
+    used = memory_of(sandbox)
+    assert (used.limit, used.failcnt > 0, 0 < used.max_usage <= 16 * MIB) == (16 * MIB, True, True)
+
+
+def test_files_in_memory_count_and_those_of_the_host_make_room(sandbox: Sandbox) -> None:
+    """A tmpfs fails with ENOSPC at the limit. Reading more than the limit from the host does not."""
+    root = sandbox.root("c1")
+    (root / "large").write_bytes(bytes(40 * MIB))
+    script = "cat /large | wc -c; (head -c 30000000 /dev/zero >/dev/x) 2>/dev/null || echo full; rm /dev/x; echo after"
+    mounts = [MOUNTS[0], {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}]
+    limited = {"mounts": mounts, "linux": {"resources": {"memory": {"limit": 16 * MIB}}}}
+    assert sandbox.run("c1", "sh", "-c", script, spec=limited) == (0, f"{40 * MIB}\nfull\nafter\n")
+    assert memory_of(sandbox).max_usage <= 16 * MIB
+
+
+def test_the_memory_of_a_container_returns_with_its_end(sandbox: Sandbox) -> None:
+    """Repeated containers of one name neither add up, nor count against the next one."""
+    sandbox.root("c1")
+    for _ in range(3):
+        script = f"{TAKE}; read line </sys/fs/cgroup/memory.max; echo $line"
+        limited = spec(memory={"limit": 32 * MIB})
+        assert sandbox.run("c1", "sh", "-c", script, spec=limited) == (0, f"0\n{32 * MIB}\n")
+        sandbox.agent.remove_container("c1", 5)
+
+
+def test_limits_change_while_the_container_runs(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    show = "cat memory.max pids.max cpu.max"
+    script = f"cd /sys/fs/cgroup; {show}; read line; {TAKE}; {show}; read line; {show}"
+    sandbox.create("c1", "sh", "-c", script, spec=spec(memory={"limit": 16 * MIB}))
+    sandbox.agent.start_container("c1")
+    expect(sandbox, f"{16 * MIB}\nmax\nmax 100000\n")
+    update(sandbox, memory={"limit": 64 * MIB}, pids={"limit": 44}, cpu={"quota": 50000, "period": 200000})
+    sandbox.agent.write_stdin("c1", "c1", b"\n")
+    expect(sandbox, f"0\n{64 * MIB}\n44\n50000 200000\n")
+    with pytest.raises(AgentError, match="Invalid argument"):
+        update(sandbox, cpu={"cpus": "none"}, pids={"limit": 1})
+    update(sandbox, memory={"limit": -1}, pids={"limit": -1}, cpu={"quota": -1})
+    sandbox.agent.write_stdin("c1", "c1", b"\n")
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("max\nmax\nmax 200000\n", 0)
+
+
+def test_a_quota_bounds_the_cpu_time(sandbox: Sandbox) -> None:
+    """A busy loop gets at most its share of each period, and a slice more. The statistics report waits."""
+    sandbox.root("c1")
+    loop = "while :; do :; done"
+    sandbox.create("c1", "sh", "-c", f"echo up; {loop} & {loop}", spec=spec(cpu={"quota": 5000, "period": 100000}))
+    sandbox.agent.start_container("c1")
+    expect(sandbox, "up\n")
+
+    def stats() -> Any:
+        return sandbox.agent.stats_container("c1").cgroup_stats.cpu_stats
+
+    while stats().throttling_data.throttled_periods < 4:
+        sandbox.agent.check()
+    found = stats()
+    assert found.throttling_data.throttled_time > 0
+    periods = found.throttling_data.periods + 2
+    assert found.cpu_usage.total_usage < periods * 100_000_000 / 4
+    sandbox.agent.remove_container("c1", 5)
