@@ -23,6 +23,9 @@ pytestmark = [
 ]
 
 
+SPACES = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]
+
+
 class Bundle:
     """A bundle with busybox, and the commands for one container of it."""
 
@@ -103,7 +106,14 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None
     bundle.write("nothing", annotations={})
     done = bundle.call("run", "c1")
     assert done.returncode != 0
-    assert "exec nothing: No such file or directory" in done.stderr
+    assert "executable file `nothing` not found in $PATH: No such file or directory" in done.stderr
+    for more, missing in (
+        ({"namespaces": [*SPACES, {"type": "time"}]}, "time namespace"),
+        ({"namespaces": SPACES, "resources": {"unified": {"memory.high": "1"}}}, "linux.resources.unified"),
+    ):
+        bundle.write("true", linux=more)
+        done = bundle.call("run", "c1")
+        assert (done.returncode, f"a Sentry has no {missing}" in done.stderr) == (1, True), done.stderr
     assert bundle.call("list", "--quiet").stdout == ""
 
 

@@ -16,7 +16,10 @@ from pyvmm_sentry.controlled import Controlled
 from vmm import ShareConfig, VsockConfig
 
 SHARED = "/run/kata-containers/shared/containers"
-APPLETS = ("sh", "cat", "echo", "id", "hostname", "stty", "sleep", "ls", "mkdir", "touch", "true", "head", "wc", "seq")
+APPLETS = (
+    *("sh", "cat", "echo", "id", "hostname", "stty", "sleep", "ls", "mkdir", "touch", "true", "head", "wc", "seq"),
+    *("stat", "grep", "tail", "dd", "rm"),
+)
 MOUNTS = (
     {"destination": "/proc", "type": "proc", "source": "proc"},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},

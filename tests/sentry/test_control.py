@@ -19,6 +19,7 @@ from pyvmm_kata.bundle.guest_message import process_message, spec_message
 from pyvmm_kata.bundle.policy import Policy
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentError, AgentGone
+from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.protocol.protobuf import message
 from pyvmm_sentry import program
@@ -53,6 +54,41 @@ def test_a_container_has_what_its_specification_says(sandbox: Sandbox) -> None:
     assert text.splitlines()[:5] == ["b c", "/made/for/it", "own", "uid=1000 gid=1001 groups=5,7", "77"]
     found = dict(line.split(":\t", 1) for line in text.splitlines()[5:] if ":\t" in line)
     assert (found["CapEff"], found["CapBnd"], found["NoNewPrivs"]) == ("0000000000000021", "0000000000000021", "1")
+
+
+def test_mask_and_rights_of_a_process_and_devices(sandbox: Sandbox) -> None:
+    """A process without capabilities in its specification has none. A device has the attributes given."""
+    sandbox.root("c1")
+    linux = {
+        "devices": [
+            {"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o604, "uid": 3, "gid": 4},
+            {"path": "/dev/deep/pipe", "type": "p", "major": 0, "minor": 0},
+        ]
+    }
+    script = (
+        "umask; cat /proc/self/oom_score_adj; grep -c 'Cap...:.0000000000000000' /proc/self/status; "
+        "stat -c '%F %a %u:%g %t:%T' /dev/mine /dev/deep/pipe; head -c 4 /dev/mine | wc -c"
+    )
+    user = {"uid": 0, "gid": 0, "umask": 0o27}
+    status, text = sandbox.run("c1", "sh", "-c", script, spec={"linux": linux}, user=user, oomScoreAdj=-33)
+    mine, pipe = "character special file 604 3:4 1:5", "fifo 666 0:0 0:0"
+    assert (status, text.splitlines()) == (0, ["0027", "-33", "5", mine, pipe, "4"])
+    sandbox.root("c2")
+    limit = {"type": "RLIMIT_CPU", "soft": 1, "hard": 1}
+    with pytest.raises(AgentError, match="Invalid argument"):
+        sandbox.create("c2", "true", rlimits=[limit, limit])
+
+
+def test_the_processes_of_a_container_for_tools_of_the_host(sandbox: Sandbox) -> None:
+    sandbox.root("c1")
+    sandbox.create("c1", "sh", "-c", "sleep 1000 & echo up; read line")
+    sandbox.agent.start_container("c1")
+    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
+    listing = read_listing(sandbox.agent.list_files("c1"))
+    assert sorted(listing.top) == ["stat", "uptime"]
+    found = {pid: files["cmdline"].split(b"\0")[0] for pid, files in listing.processes.items()}
+    assert sorted(found.values()) == [b"sh", b"sleep"]
+    assert all(f"Pid:\t{pid}\n".encode() in files["status"] for pid, files in listing.processes.items())
 
 
 def test_a_limit_of_descriptors_that_is_larger_than_the_table(sandbox: Sandbox) -> None:
@@ -144,9 +180,9 @@ def test_errors_of_a_program_and_of_one_that_is_missing(sandbox: Sandbox) -> Non
     sandbox.agent.close_stdin("c1", "c1")
     assert (sandbox.output("c1", errors=True), sandbox.agent.wait_process("c1", "c1")) == ("wrong\n", 2)
     sandbox.root("c2")
-    sandbox.create("c2", "nothing")
-    with pytest.raises(AgentError, match="exec nothing: No such file"):
-        sandbox.agent.start_container("c2")
+    for name in ("nothing", "/bin/nothing"):
+        with pytest.raises(AgentError, match=f"executable file `{name}` not found"):
+            sandbox.create("c2", name)
 
 
 def test_a_container_is_killed_before_its_start(sandbox: Sandbox) -> None:

@@ -114,6 +114,7 @@ struct process *process_new(struct process *parent, const struct process *like, 
 		container_join(like->container, p);
 	p->group = like->group;
 	p->session = like->session;
+	p->oom_adjustment = like->oom_adjustment;
 	process_share_terminal(p, like);
 	bytes_copy(p->limits, like->limits, sizeof(p->limits));
 	return p;

@@ -73,6 +73,7 @@ struct process {
 	struct guest_process *guest; /* which the host knows it as (control/); NULL */
 	struct container *container; /* to which it belongs, with its descendants; NULL */
 	u8 account;		     /* of its pages (ram.h) */
+	s32 oom_adjustment;	     /* without effect */
 	s32 next_timer;
 	u32 posix_timer_count;
 	u64 cpu_time, child_cpu_time, started;

@@ -17,9 +17,15 @@ WANTED = (
     *("Request", "Response", "Status", "HealthCheckResponse", "VersionCheckResponse", "CreateSandboxRequest"),
     *("CreateContainerRequest", "ExecProcessRequest", "SignalProcessRequest", "WaitProcessResponse"),
     *("StatsContainerResponse", "CgroupStats", "CpuStats", "CpuUsage", "MemoryStats", "MemoryData", "PidsStats"),
-    *("ListProcessesResponse", "WriteStreamRequest", "WriteStreamResponse", "ReadStreamRequest"),
+    *(
+        "ListProcessesRequest",
+        "ListProcessesResponse",
+        "WriteStreamRequest",
+        "WriteStreamResponse",
+        "ReadStreamRequest",
+    ),
     *("ReadStreamResponse", "TtyWinResizeRequest", "Storage", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
-    *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux"),
+    *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux", "LinuxDevice"),
     *("LinuxResources", "LinuxMemory", "LinuxCPU", "LinuxPids", "UpdateContainerRequest", "ThrottlingData"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)

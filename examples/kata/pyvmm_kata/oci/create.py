@@ -136,6 +136,10 @@ def _checked(
     chosen = settings.load(context.config).allow(context.annotations).with_annotations(bundle.annotations)
     if context.isolation:
         chosen = chosen._replace(guest=settings.guest_named(context.isolation, "--isolation"))
+    if chosen.guest == "sentry":
+        from pyvmm_kata.pod import sentry_checks
+
+        sentry_checks.check(bundle.spec)
     if kept is not None:
         kept.sort(bundle)
         kept.check(bundle, chosen, shared=bool(machine.holder), images=True)

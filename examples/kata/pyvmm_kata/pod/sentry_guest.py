@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.bundle.guest_config import GuestConfig
+from pyvmm_kata.bundle.guest_devices import ALL_DEVICES
 from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
+from pyvmm_kata.pod import sentry_checks
 from pyvmm_kata.pod.guest_kind import Capabilities
 from vmm import BootConfig, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
 
@@ -75,7 +77,11 @@ class SentryGuest:
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
         """See :class:`GuestKind`: as a message. All containers have one pid namespace."""
-        return GuestConfig("", "", spec_message({"hostname": hostname, **spec}), len(spec.get("mounts") or ()))
+        sentry_checks.check(spec)
+        linux = {**spec["linux"]}
+        linux["devices"] = [device for device in linux.get("devices") or () if device != ALL_DEVICES]
+        made = {"hostname": hostname, **spec, "linux": linux}
+        return GuestConfig("", "", spec_message(made), len(spec.get("mounts") or ()))
 
     def describe_process(self, process: Json) -> tuple[Any, str]:
         """See :class:`GuestKind`."""

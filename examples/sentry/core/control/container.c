@@ -197,6 +197,21 @@ static s64 add_hostname(struct reader spec)
 	return 0;
 }
 
+/* A missing program is reported before the container's start, as other runtimes do. */
+static s64 find_program(struct call *call, const struct container *container, const struct program *program)
+{
+	struct fs_context *before = core.current->fs;
+	s64 error;
+
+	core.current->fs = container->fs;
+	error = program_find(program);
+	core.current->fs = before;
+	if (error == -ENOENT)
+		call_fail(call, STATUS_NOT_FOUND, "executable file `", program->arguments.texts,
+			  "` not found in $PATH: No such file or directory");
+	return error == -ENOENT ? error : 0;
+}
+
 /* Make what belongs to a container in the table: its root, and a process that waits. */
 static s64 make_parts(struct call *call, struct container *container, const struct reader *id, struct reader spec)
 {
@@ -220,6 +235,11 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 		error = program_read(call, reader_part(spec, Spec_Process), &program);
 	if (error)
 		return error;
+	error = find_program(call, container, &program);
+	if (error) {
+		program_free(&program);
+		return error;
+	}
 	guest = guest_process_new(container, id, &program, &error);
 	if (guest)
 		guest_process_put(guest);
@@ -333,11 +353,17 @@ s64 thaw_container(struct call *call)
 
 s64 list_processes(struct call *call)
 {
+	const struct reader format = reader_part(call->request, ListProcessesRequest_format);
 	struct container *container = container_of(call);
 	struct text list = { .data = NULL };
 
 	if (!container)
 		return 0;
+	if (reader_is(&format, "files")) {
+		listing_put(&list, container);
+		put_field_message(&call->answer, ListProcessesResponse_process_list, &list);
+		return 0;
+	}
 	EACH_PROCESS(p) {
 		if (p->container != container || p->zombie)
 			continue;

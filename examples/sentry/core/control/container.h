@@ -19,6 +19,8 @@ struct program {
 	char *directory; /* NULL: the root */
 	struct cred cred;
 	bool terminal, no_new_privs;
+	u32 umask;
+	s32 oom_adjustment;
 	struct winsize size; /* of the terminal; zeros: none is given */
 	struct rlimit limits[RLIMITS];
 	u32 limited; /* bits of those that are given */
@@ -114,6 +116,12 @@ s64 stats_container(struct call *call);
 /* Read a `process`: 0 or -errno, with the call failed where there is more to say. */
 s64 program_read(struct call *call, struct reader message, struct program *program);
 void program_free(struct program *program);
+/* Find a program of the search path, or by its own path: 0 or -errno. */
+s64 program_find(const struct program *program);
+
+/* -- listing.c -- */
+
+void listing_put(struct text *list, const struct container *container); /* files of /proc of its processes */
 
 /* -- root.c -- */
 

@@ -47,8 +47,18 @@ static bool has_slash(const char *name)
 	return *name;
 }
 
-/* Execute a program of the search path, or by its own path. */
-static s64 execute(struct task *t, struct arguments *a)
+static s64 find(const char *name)
+{
+	struct path path;
+	s64 error = path_lookup(name, WALK_FOLLOW, &path);
+
+	if (!error)
+		path_put(&path);
+	return error;
+}
+
+/* Try a program of the search path, or by its own path: execute it, or only find it (t is NULL). */
+static s64 try_all(struct task *t, struct arguments *a)
 {
 	const char *at = search_path(a);
 	char *name = page_alloc();
@@ -57,7 +67,7 @@ static s64 execute(struct task *t, struct arguments *a)
 	if (!name)
 		return -ENOMEM;
 	if (has_slash(a->texts))
-		error = exec_named(t, a->texts, a);
+		error = t ? exec_named(t, a->texts, a) : *a->texts == '/' ? find(a->texts) : 0;
 	while (!has_slash(a->texts) && (error == -ENOENT || error == -ENOTDIR || error == -EACCES) && *at) {
 		u64 size = 0;
 		s64 now;
@@ -68,13 +78,20 @@ static s64 execute(struct task *t, struct arguments *a)
 			bytes_copy(name, at, size);
 			name[size] = '/';
 			bytes_copy(name + size + 1, a->texts, string_size(a->texts) + 1);
-			now = exec_named(t, name, a);
+			now = t ? exec_named(t, name, a) : find(name);
 			error = error == -EACCES && now == -ENOENT ? error : now;
 		}
 		at += size + (at[size] == ':');
 	}
 	page_free(name);
 	return error;
+}
+
+s64 program_find(const struct program *program)
+{
+	struct arguments arguments = program->arguments;
+
+	return try_all(NULL, &arguments);
 }
 
 static s64 begin(struct task *t, struct guest_process *guest)
@@ -89,12 +106,14 @@ static s64 begin(struct task *t, struct guest_process *guest)
 	cred_free(&t->cred);
 	cred_copy(&t->cred, &program->cred);
 	t->no_new_privs = program->no_new_privs;
+	t->fs->umask = program->umask;
+	t->process->oom_adjustment = program->oom_adjustment;
 	for (u32 i = 0; i < RLIMITS; i++)
 		if (program->limited & 1u << i)
 			t->process->limits[i] = program->limits[i];
 	if (guest->container->limits.cpus)
 		t->affinity = guest->container->limits.cpus;
-	return execute(t, &program->arguments);
+	return try_all(t, &program->arguments);
 }
 
 static void run(void)

@@ -31,6 +31,7 @@ enum { MemoryStats_cache = 1, MemoryStats_usage = 2, MemoryStats_swap_usage = 3,
 	MemoryStats_use_hierarchy = 5, MemoryStats_stats = 6, };
 enum { MemoryData_usage = 1, MemoryData_max_usage = 2, MemoryData_failcnt = 3, MemoryData_limit = 4, };
 enum { PidsStats_current = 1, PidsStats_limit = 2, };
+enum { ListProcessesRequest_container_id = 1, ListProcessesRequest_format = 2, ListProcessesRequest_args = 3, };
 enum { ListProcessesResponse_process_list = 1, };
 enum { WriteStreamRequest_container_id = 1, WriteStreamRequest_exec_id = 2, WriteStreamRequest_data = 3, };
 enum { WriteStreamResponse_len = 1, };
@@ -51,7 +52,7 @@ enum { Process_Terminal = 1, Process_ConsoleSize = 2, Process_User = 3, Process_
 	Process_Cwd = 6, Process_Capabilities = 7, Process_Rlimits = 8, Process_NoNewPrivileges = 9,
 	Process_ApparmorProfile = 10, Process_OOMScoreAdj = 11, Process_SelinuxLabel = 12, };
 enum { Box_Height = 1, Box_Width = 2, };
-enum { User_UID = 1, User_GID = 2, User_AdditionalGids = 3, User_Username = 4, };
+enum { User_UID = 1, User_GID = 2, User_AdditionalGids = 3, User_Username = 4, User_Umask = 100, };
 enum { LinuxCapabilities_Bounding = 1, LinuxCapabilities_Effective = 2, LinuxCapabilities_Inheritable = 3,
 	LinuxCapabilities_Permitted = 4, LinuxCapabilities_Ambient = 5, };
 enum { POSIXRlimit_Type = 1, POSIXRlimit_Hard = 2, POSIXRlimit_Soft = 3, };
@@ -60,6 +61,8 @@ enum { Root_Path = 1, Root_Readonly = 2, };
 enum { Linux_UIDMappings = 1, Linux_GIDMappings = 2, Linux_Sysctl = 3, Linux_Resources = 4, Linux_CgroupsPath = 5,
 	Linux_Namespaces = 6, Linux_Devices = 7, Linux_Seccomp = 8, Linux_RootfsPropagation = 9, Linux_MaskedPaths = 10,
 	Linux_ReadonlyPaths = 11, Linux_MountLabel = 12, Linux_IntelRdt = 13, };
+enum { LinuxDevice_Path = 1, LinuxDevice_Type = 2, LinuxDevice_Major = 3, LinuxDevice_Minor = 4,
+	LinuxDevice_FileMode = 5, LinuxDevice_UID = 6, LinuxDevice_GID = 7, };
 enum { LinuxResources_Devices = 1, LinuxResources_Memory = 2, LinuxResources_CPU = 3, LinuxResources_Pids = 4,
 	LinuxResources_BlockIO = 5, LinuxResources_HugepageLimits = 6, LinuxResources_Network = 7, };
 enum { LinuxMemory_Limit = 1, LinuxMemory_Reservation = 2, LinuxMemory_Swap = 3, LinuxMemory_Kernel = 4,

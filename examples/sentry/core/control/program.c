@@ -84,8 +84,9 @@ static s64 read_groups(struct reader user, struct cred *cred)
 	return 0;
 }
 
-static s64 read_user(struct reader user, struct cred *cred)
+static s64 read_user(struct reader user, struct program *program)
 {
+	struct cred *cred = &program->cred;
 	const struct cred old = *cred;
 	struct reader r = user;
 	struct field field;
@@ -96,6 +97,8 @@ static s64 read_user(struct reader user, struct cred *cred)
 			ids[0] = (u32)field.value;
 		else if (field.number == User_GID)
 			ids[1] = (u32)field.value;
+		else if (field.number == User_Umask)
+			program->umask = field.value & 0777;
 	}
 	cred_init(cred, ids[0], ids[1]);
 	kfree(old.groups);
@@ -134,7 +137,7 @@ static s64 read_limit(struct reader r, struct program *program)
 		case POSIXRlimit_Hard: limit.maximum = field.value; break;
 		case POSIXRlimit_Soft: limit.current = field.value; break;
 		}
-	if (which == RLIMITS || limit.current > limit.maximum)
+	if (which == RLIMITS || limit.current > limit.maximum || program->limited & 1u << which)
 		return -EINVAL;
 	if (which == RLIMIT_NOFILE) { /* a program could not set a larger one again */
 		limit.current = limit.current < FDS_MOST ? limit.current : FDS_MOST;
@@ -162,12 +165,13 @@ static s64 read_field(struct program *program, const struct field *field)
 	switch (field->number) {
 	case Process_Terminal: program->terminal = field->value; return 0;
 	case Process_ConsoleSize: read_size(field->bytes, &program->size); return 0;
-	case Process_User: return read_user(field->bytes, &program->cred);
+	case Process_User: return read_user(field->bytes, program);
 	case Process_Cwd:
 		kfree(program->directory);
 		program->directory = reader_text(&field->bytes);
 		return program->directory ? 0 : -EINVAL;
 	case Process_Rlimits: return read_limit(field->bytes, program);
+	case Process_OOMScoreAdj: program->oom_adjustment = (s32)field->value; return 0;
 	case Process_NoNewPrivileges: program->no_new_privs = field->value; return 0;
 	case Process_Args: program->arguments.argc++; return add_text(&program->arguments, &field->bytes);
 	}
@@ -180,7 +184,7 @@ s64 program_read(struct call *call, struct reader message, struct program *progr
 	struct field field;
 	s64 error = 0;
 
-	*program = (struct program){ .limited = 0 };
+	*program = (struct program){ .umask = 022 };
 	cred_init(&program->cred, 0, 0);
 	while (!error && field_next(&r, &field))
 		error = read_field(program, &field);
@@ -188,9 +192,8 @@ s64 program_read(struct call *call, struct reader message, struct program *progr
 		if (field.number == Process_Env) {
 			program->arguments.envc++;
 			error = add_text(&program->arguments, &field.bytes);
-		} else if (field.number == Process_Capabilities) { /* they depend on the user */
-			read_capabilities(field.bytes, &program->cred);
 		}
+	read_capabilities(reader_part(message, Process_Capabilities), &program->cred); /* they depend on the user */
 	if (!error && (r.broken || !program->arguments.argc))
 		error = -EINVAL;
 	if (!error)

@@ -212,16 +212,68 @@ static s64 add_mount(struct call *call, struct container *container, struct read
 
 /* -- /dev, and paths that are hidden or read-only -- */
 
+/* Add a device of the specification, where /dev is the container's own. */
+static s64 add_device(struct reader message)
+{
+	struct field field;
+	struct path path;
+	struct attributes new = { .which = ATTR_MODE | ATTR_USER | ATTR_GROUP, .mode = 0666 };
+	u64 major = 0, minor = 0;
+	u32 type = S_IFCHR;
+	char *name = NULL;
+	s64 error;
+
+	while (field_next(&message, &field))
+		switch (field.number) {
+		case LinuxDevice_Path:
+			kfree(name);
+			name = reader_text(&field.bytes);
+			break;
+		case LinuxDevice_Type: type = reader_is(&field.bytes, "p") ? S_IFIFO : S_IFCHR; break;
+		case LinuxDevice_Major: major = field.value; break;
+		case LinuxDevice_Minor: minor = field.value; break;
+		case LinuxDevice_FileMode: new.mode = field.value & 07777; break;
+		case LinuxDevice_UID: new.user = (u32)field.value; break;
+		case LinuxDevice_GID: new.group = (u32)field.value; break;
+		}
+	error = name ? core_make_parents(name) : -EINVAL;
+	if (!error)
+		error = core_mknod(name, type | new.mode, type == S_IFCHR ? MAKE_DEVICE(major, minor) : 0);
+	if (error == -EEXIST) /* one that every container has */
+		error = 0;
+	if (!error && !path_lookup(name, 0, &path)) {
+		new.mode |= path.dentry->inode->mode & S_IFMT;
+		error = inode_setattr(path.dentry->inode, &new);
+		path_put(&path);
+	}
+	kfree(name);
+	return error;
+}
+
+static s64 add_devices(struct reader linux_part)
+{
+	struct field field;
+	s64 error = 0;
+
+	while (!error && field_next(&linux_part, &field))
+		if (field.number == Linux_Devices)
+			error = add_device(field.bytes);
+	return error;
+}
+
 /* In a file system in memory alone: a root of the host has the devices of its image, or none. */
-static void fill_dev(void)
+static s64 fill_dev(struct reader linux_part)
 {
 	struct path path;
+	bool own;
 
 	if (path_lookup("/dev", WALK_FOLLOW, &path))
-		return;
-	if (path.dentry->super->pinned)
+		return 0;
+	own = path.dentry->super->pinned;
+	if (own)
 		devices_make("/dev");
 	path_put(&path);
+	return own ? add_devices(linux_part) : 0;
 }
 
 static s64 hide(const char *name)
@@ -346,8 +398,9 @@ s64 root_make(struct call *call, struct container *container, struct reader spec
 	if (error)
 		return error;
 	place = enter(container);
-	fill_dev();
-	error = restrict_paths(reader_part(spec, Spec_Linux));
+	error = fill_dev(reader_part(spec, Spec_Linux));
+	if (!error)
+		error = restrict_paths(reader_part(spec, Spec_Linux));
 	leave(place);
 	if (read_only)
 		container->root->flags |= MS_RDONLY;

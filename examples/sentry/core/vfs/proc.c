@@ -414,6 +414,15 @@ static bool list_processes(struct file *file, struct entries *entries)
 	return list_numbers(file, entries, first + 2, process_after);
 }
 
+const struct synthetic *proc_file(const char *name)
+{
+	const struct synthetic *entry = proc_files;
+
+	while (!strings_equal(entry->name, name))
+		entry++;
+	return entry;
+}
+
 struct super *proc_new(void)
 {
 	struct super *super = synthetic_new("proc", PROC_MAGIC, proc_files, ARRAY_SIZE(proc_files));

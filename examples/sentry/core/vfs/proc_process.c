@@ -209,6 +209,10 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_line(text, "Pid:\t", (u64)t->tid, "");
 	text_line(text, "PPid:\t", (u64)parent_of(t), "\nTracerPid:\t0");
 	put_users(text, &t->cred);
+	text_line(text, "NStgid:\t", (u64)t->process->pid, "");
+	text_line(text, "NSpid:\t", (u64)t->tid, "");
+	text_line(text, "NSpgid:\t", (u64)t->process->group, "");
+	text_line(text, "NSsid:\t", (u64)t->process->session, "");
 	text_line(text, "VmPeak:\t", memory.pages * 4, " kB");
 	text_line(text, "VmSize:\t", memory.pages * 4, " kB\nVmLck:\t0 kB\nVmPin:\t0 kB");
 	text_line(text, "VmHWM:\t", memory.resident * 4, " kB");
@@ -357,6 +361,14 @@ static void write_environ(struct text *text, struct synthetic_inode *node)
 
 	if (t && t->mm && may_inspect(core.current, t, true))
 		put_memory(text, t->mm, t->mm->environment.start, t->mm->environment.end);
+}
+
+static void write_oom_adjustment(struct text *text, struct synthetic_inode *node)
+{
+	const struct task *t = task_of(node);
+
+	text_signed(text, t ? t->process->oom_adjustment : 0);
+	text_put(text, "\n");
 }
 
 /* Follow a link of a process, if the caller may inspect it. */
@@ -692,7 +704,7 @@ const struct synthetic process_files[] = {
 	{ .name = "ns/uts", .jump = jump_namespace },
 	{ .name = "oom_adj", .fixed = "0\n" },
 	{ .name = "oom_score", .fixed = "0\n" },
-	{ .name = "oom_score_adj", .fixed = "0\n" },
+	{ .name = "oom_score_adj", .write = write_oom_adjustment },
 	{ .name = "root", .jump = jump_root },
 	{ .name = "sessionid", .fixed = "4294967295" },
 	{ .name = "stat", .write = write_stat },
@@ -701,3 +713,12 @@ const struct synthetic process_files[] = {
 	{ .name = "task/" }, /* the last one: a thread has none */
 };
 const u32 process_file_count = ARRAY_SIZE(process_files);
+
+const struct synthetic *process_file(const char *name)
+{
+	const struct synthetic *entry = process_files;
+
+	while (!strings_equal(entry->name, name))
+		entry++;
+	return entry;
+}

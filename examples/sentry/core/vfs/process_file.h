@@ -6,6 +6,8 @@
 #include "../core.h"
 #include "synthetic.h"
 
+const struct synthetic *proc_file(const char *name); /* of /proc, not of a process; it is there */
+const struct synthetic *process_file(const char *name);
 struct task *process_task(s32 pid); /* the task of that number, or one of that process; NULL: there is none */
 /* List directories with numbers as names, at cookies from `first` on; after() returns the next number, or 0. */
 bool list_numbers(struct file *file, struct entries *entries, u64 first,
