@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_kata.bundle.guest_message import process_message, spec_message
+from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
 from pyvmm_kata.bundle.policy import Policy
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentError, AgentGone
@@ -331,6 +331,7 @@ def test_a_limit_of_tasks(sandbox: Sandbox) -> None:
 
 ROUNDS = 300
 HEADER = struct.Struct(">IIBB")
+RESOURCES = {"pids": {"limit": 9}, "memory": {"limit": 32 << 20}, "cpu": {"quota": 50000, "cpus": "0"}}
 SPEC: dict[str, Any] = {
     "root": {"path": f"{SHARED}/c1/rootfs"},
     "process": {
@@ -340,7 +341,22 @@ SPEC: dict[str, Any] = {
         "user": {"uid": 1, "additionalGids": [3]},
     },
     "mounts": [*MOUNTS],
-    "linux": {"maskedPaths": ["/bin/id"], "readonlyPaths": ["/bin"], "resources": {"pids": {"limit": 9}}},
+    "linux": {
+        "maskedPaths": ["/bin/id"],
+        "readonlyPaths": ["/bin"],
+        "resources": RESOURCES,
+        "devices": [{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640}],
+        "seccomp": {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [
+                {
+                    "names": ["getppid"],
+                    "action": "SCMP_ACT_ERRNO",
+                    "args": [{"index": 1, "op": "SCMP_CMP_EQ", "value": 7}],
+                }
+            ],
+        },
+    },
 }
 MESSAGES = [
     (method, message(f"grpc.{'ReadStream' if method == 'ReadStdout' else method}Request")(**fields).SerializeToString())
@@ -352,6 +368,8 @@ MESSAGES = [
         ("TtyWinResize", {"container_id": "c2", "exec_id": "c2", "row": 5, "column": 6}),
         ("ReadStdout", {"container_id": "c3", "exec_id": "c3", "len": 1 << 20}),
         ("StatsContainer", {"container_id": "c1"}),
+        ("UpdateContainer", {"container_id": "c1", "resources": resources_message(RESOURCES)}),
+        ("ListProcesses", {"container_id": "c1", "format": "files"}),
         ("RemoveContainer", {"container_id": "c2", "timeout": 1}),
     )
 ]

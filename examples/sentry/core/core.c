@@ -2,6 +2,7 @@
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
 #include "exec.h"
+#include "seccomp.h"
 #include "strace.h"
 #include "control/container.h"
 #include "vfs/device.h"
@@ -51,6 +52,8 @@ static s64 dispatch(struct task *t, const u64 *args)
 	u32 count;
 	s64 result;
 
+	if (t->seccomp && !seccomp_allows(t, args, &result))
+		return result;
 	if (t->number >= SYSCALLS || !call->call) {
 		core.unknown[call - syscalls]++;
 		return -ENOSYS;

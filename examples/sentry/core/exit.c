@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The end of tasks and processes, and the calls that wait for it. */
 #include "core.h"
+#include "seccomp.h"
 #include "control/container.h"
 #include "ipc/ipc.h"
 #include "vfs/pidfd.h"
@@ -219,6 +220,8 @@ _Noreturn void task_exit(struct task *t)
 	else
 		wake_all(&p->child_changed); /* an exec waits to be alone */
 	cred_free(&t->cred);
+	seccomp_put(t->seccomp);
+	t->seccomp = NULL;
 	sighand_put(t->sighand);
 	task_stop();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* New tasks: fork, vfork, clone and clone3. */
 #include "core.h"
+#include "seccomp.h"
 #include "control/container.h"
 #include "vfs/fds.h"
 #include "vfs/pidfd.h"
@@ -107,6 +108,7 @@ void task_discard(struct task *t)
 	if (t->sighand)
 		sighand_put(t->sighand);
 	cred_free(&t->cred);
+	seccomp_put(t->seccomp);
 	kfree(t->fpu);
 	task_free(t);
 }
@@ -142,6 +144,8 @@ static struct task *copy(struct task *from, const struct clone *c)
 	bytes_copy(t->name, from->name, sizeof(t->name));
 	cred_copy(&t->cred, &from->cred);
 	t->no_new_privs = from->no_new_privs;
+	t->seccomp = from->seccomp;
+	seccomp_get(t->seccomp);
 	priority_inherit(t, from);
 	t->timer_slack = t->default_slack = from->timer_slack;
 	return t;

@@ -40,6 +40,14 @@ static s64 zero(struct task *t, const u64 *args)
 	return 0;
 }
 
+static s64 seccomp_mode(struct task *t, const u64 *args)
+{
+	enum { FILTER = 2 };
+
+	(void)args;
+	return t->seccomp ? FILTER : 0;
+}
+
 static s64 timing_set(struct task *t, const u64 *args)
 {
 	(void)t;
@@ -160,7 +168,7 @@ static s64 (*const options[])(struct task *t, const u64 *args) = {
 	[14] = timing_set,
 	[15] = name_set,
 	[16] = name_get,
-	[21] = zero, /* PR_GET_SECCOMP: there is no filter */
+	[21] = seccomp_mode,
 	[23] = prctl_bounding_read,
 	[24] = prctl_bounding_drop,
 	[25] = tsc_get,

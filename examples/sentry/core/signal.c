@@ -232,19 +232,34 @@ bool signal_group(s32 group, int signal)
 	return any;
 }
 
+static void force(struct task *t, const struct siginfo *info)
+{
+	struct sigaction *action = action_of(t, info->signal);
+
+	if (t->blocked & SIGNAL_BIT(info->signal) || action->handler == SIG_IGN)
+		action->handler = SIG_DFL;
+	t->blocked &= ~SIGNAL_BIT(info->signal);
+	enqueue(&t->pending, info);
+}
+
 void signal_force(struct task *t, int signal, int code, u64 address)
 {
 	const struct siginfo info = { .signal = signal, .code = code, .fields = { address } };
-	struct sigaction *action = action_of(t, signal);
 
-	if (signal == SIGKILL) {
+	if (signal == SIGKILL)
 		process_end(t->process, SIGKILL);
-		return;
-	}
-	if (t->blocked & SIGNAL_BIT(signal) || action->handler == SIG_IGN)
-		action->handler = SIG_DFL;
-	t->blocked &= ~SIGNAL_BIT(signal);
-	enqueue(&t->pending, &info);
+	else
+		force(t, &info);
+}
+
+void signal_force_seccomp(struct task *t)
+{
+	enum { SYS_SECCOMP = 1 };
+	const u64 x86_64 = 0xc000003eull;
+	const struct siginfo info = { .signal = SIGSYS, .code = SYS_SECCOMP,
+				      .fields = { t->regs.rip, (u32)t->number | x86_64 << 32 } };
+
+	force(t, &info);
 }
 
 struct sighand *sighand_copy(const struct sighand *from)

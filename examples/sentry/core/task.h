@@ -17,6 +17,7 @@ struct fs_context;
 struct mm;
 struct process_ref;
 struct rights;
+struct seccomp;
 struct tty;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
@@ -115,6 +116,7 @@ struct task {
 							* last tick, and when it counted for its container's quota */
 	struct cred cred;
 	bool no_new_privs;
+	struct seccomp *seccomp; /* a reference; NULL: all system calls are allowed */
 	s32 death_signal; /* which it gets when its parent ends; 0: none */
 	struct rights **closing; /* those that this task frees (net/socket.c); NULL: it frees none */
 	u64 timer_slack, default_slack;
@@ -216,6 +218,7 @@ void signal_send_process(struct process *p, const struct siginfo *info);
 /* To all processes of a group; whether there is one. */
 bool signal_group(s32 group, int signal);
 void signal_force(struct task *t, int signal, int code, u64 address); /* cannot be blocked or ignored */
+void signal_force_seccomp(struct task *t); /* SIGSYS for the system call that it makes */
 bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
 bool signal_is_ignored(struct task *t, int signal);
 struct siginfo siginfo_user(int signal, int code); /* sent by the current task */

@@ -27,6 +27,7 @@ WANTED = (
     *("ReadStreamResponse", "TtyWinResizeRequest", "Storage", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux", "LinuxDevice"),
     *("LinuxResources", "LinuxMemory", "LinuxCPU", "LinuxPids", "UpdateContainerRequest", "ThrottlingData"),
+    *("LinuxSeccomp", "LinuxSeccompArg", "LinuxSyscall"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)

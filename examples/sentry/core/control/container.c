@@ -3,6 +3,7 @@
 #include "container.h"
 
 #include "../cpu_timer.h"
+#include "../seccomp.h"
 #include "../slab.h"
 #include "../vfs/process_file.h"
 
@@ -46,6 +47,7 @@ void container_put(struct container *container)
 		return;
 	if (container->account)
 		account_end(container->account);
+	seccomp_put(container->seccomp);
 	kfree(container->id);
 	kfree(container);
 }
@@ -224,6 +226,9 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 
 	if (error)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.resources: invalid limits", NULL, NULL) - EINVAL;
+	error = filter_read(reader_part(reader_part(spec, Spec_Linux), Linux_Seccomp), &container->seccomp);
+	if (error)
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.seccomp: ", error_text(error), NULL) + error;
 	while (!error && field_next(&r, &field))
 		if (field.number == CreateContainerRequest_storages)
 			error = mount_storage(call, field.bytes);

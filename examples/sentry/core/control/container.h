@@ -60,6 +60,7 @@ struct container {
 	char *id;
 	struct mount *root; /* in the agent's tree: what is below it goes with the container */
 	struct fs_context *fs; /* at the container's root */
+	struct seccomp *seccomp; /* of each process; NULL: all system calls are allowed */
 	struct list processes;
 	struct limits limits;
 	u8 account; /* of its memory (ram.h) */
@@ -118,6 +119,10 @@ s64 program_read(struct call *call, struct reader message, struct program *progr
 void program_free(struct program *program);
 /* Find a program of the search path, or by its own path: 0 or -errno. */
 s64 program_find(const struct program *program);
+
+/* -- filter.c -- */
+
+s64 filter_read(struct reader message, struct seccomp **filter); /* nothing: NULL. 0 or -errno */
 
 /* -- listing.c -- */
 

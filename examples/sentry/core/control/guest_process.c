@@ -2,6 +2,7 @@
 /* Processes that the host starts: how each waits, opens its streams, and executes its program. */
 #include "container.h"
 
+#include "../seccomp.h"
 #include "../slab.h"
 
 enum { ENDED_MOST = 64 };
@@ -107,6 +108,8 @@ static s64 begin(struct task *t, struct guest_process *guest)
 	cred_copy(&t->cred, &program->cred);
 	t->no_new_privs = program->no_new_privs;
 	t->fs->umask = program->umask;
+	t->seccomp = guest->container->seccomp;
+	seccomp_get(t->seccomp);
 	t->process->oom_adjustment = program->oom_adjustment;
 	for (u32 i = 0; i < RLIMITS; i++)
 		if (program->limited & 1u << i)

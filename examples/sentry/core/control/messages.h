@@ -73,5 +73,9 @@ enum { LinuxPids_Limit = 1, };
 enum { UpdateContainerRequest_container_id = 1, UpdateContainerRequest_resources = 2,
 	UpdateContainerRequest_config = 100, };
 enum { ThrottlingData_periods = 1, ThrottlingData_throttled_periods = 2, ThrottlingData_throttled_time = 3, };
+enum { LinuxSeccomp_DefaultAction = 1, LinuxSeccomp_Architectures = 2, LinuxSeccomp_Flags = 3,
+	LinuxSeccomp_Syscalls = 4, LinuxSeccomp_defaulterrnoret = 100, };
+enum { LinuxSeccompArg_Index = 1, LinuxSeccompArg_Value = 2, LinuxSeccompArg_ValueTwo = 3, LinuxSeccompArg_Op = 4, };
+enum { LinuxSyscall_Names = 1, LinuxSyscall_Action = 2, LinuxSyscall_errnoret = 3, LinuxSyscall_Args = 4, };
 
 #endif

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Filters of system calls: what a call is worth, and what follows. */
+#include "seccomp.h"
+
+void seccomp_get(struct seccomp *seccomp)
+{
+	if (seccomp)
+		reference_get(&seccomp->references);
+}
+
+void seccomp_put(struct seccomp *seccomp)
+{
+	if (!seccomp || !reference_put(&seccomp->references))
+		return;
+	for (u32 i = 0; i < SYSCALLS; i++)
+		for (struct seccomp_rule *rule = seccomp->calls[i].rules, *next; rule; rule = next) {
+			next = rule->next;
+			kfree(rule);
+		}
+	kfree(seccomp);
+}
+
+static bool holds(const struct condition *condition, const u64 *args)
+{
+	u64 value = args[condition->argument];
+
+	switch (condition->comparison) {
+	case COMPARE_NE: return value != condition->value;
+	case COMPARE_LT: return value < condition->value;
+	case COMPARE_LE: return value <= condition->value;
+	case COMPARE_EQ: return value == condition->value;
+	case COMPARE_GE: return value >= condition->value;
+	case COMPARE_GT: return value > condition->value;
+	}
+	return (value & condition->value) == condition->other;
+}
+
+static bool matches(const struct seccomp_rule *rule, const u64 *args)
+{
+	for (u32 i = 0; i < rule->count; i++)
+		if (!holds(&rule->conditions[i], args))
+			return false;
+	return true;
+}
+
+static struct verdict judge(const struct seccomp *seccomp, u64 number, const u64 *args)
+{
+	if (number >= SYSCALLS)
+		return seccomp->otherwise;
+	if (seccomp->calls[number].decided)
+		return seccomp->calls[number].verdict;
+	for (const struct seccomp_rule *rule = seccomp->calls[number].rules; rule; rule = rule->next)
+		if (matches(rule, args))
+			return rule->verdict;
+	return seccomp->otherwise;
+}
+
+bool seccomp_allows(struct task *t, const u64 *args, s64 *result)
+{
+	struct verdict verdict = judge(t->seccomp, t->number, args);
+
+	*result = -ENOSYS;
+	switch (verdict.action) {
+	case SECCOMP_LOG: log_text("seccomp: a system call is logged\n"); return true;
+	case SECCOMP_ERRNO: *result = -(s64)verdict.error; return false;
+	case SECCOMP_TRAP:
+		*result = (s64)t->number;
+		signal_force_seccomp(t);
+		return false;
+	case SECCOMP_KILL_THREAD:
+		if (t->process->task_count > 1)
+			task_exit(t);
+		process_end(t->process, SIGSYS);
+		return false;
+	case SECCOMP_KILL_PROCESS: process_end(t->process, SIGSYS); return false;
+	}
+	return true;
+}
