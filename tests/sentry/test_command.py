@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import __main__ as command
-from pyvmm_sentry import boot, platforms
+from pyvmm_sentry import boot, command, platforms
 from tests import tiny
 from tools.where import ROOT
 from vmm import HostError

@@ -463,7 +463,7 @@ _Noreturn void kernel_main(void)
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
 		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
 		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices,
-		.device_count = count, .strace = start.strace,
+		.device_count = count, .strace = start.strace || asked_for(line, "sentry.strace"),
 		.program = start.program, .program_size = start.program_size, .root = start.archive,
 		.root_size = start.archive_size, .user = start.user, .group = start.group,
 		.scratch = asked_for(line, "sentry.scratch"), .control = asked_for(line, "sentry.control"),

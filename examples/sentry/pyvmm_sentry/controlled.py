@@ -24,6 +24,7 @@ class Controlled:
     :param share: the directory that the agent mounts
     :param vsock: whose unix socket leads to the agent
     :param output: a descriptor for what the core itself prints
+    :param strace: print every system call there
     :param before: called when all processes run, and before there is a thread
     :raises VmmError: a device cannot be served
     :raises HostError: the platform's program cannot be started
@@ -37,9 +38,12 @@ class Controlled:
         vsock: VsockConfig,
         output: int | None = None,
         before: Callable[[], None] = lambda: None,
+        *,
+        strace: bool = False,
     ) -> None:
         self._devices = Devices(memory, share, vsock=vsock, start=False)
         words = [platform, "--control", "--memory", str(memory // MIB), *self._devices.options]
+        words += ["--strace"] if strace else []
         try:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=self._devices.fds, env={}

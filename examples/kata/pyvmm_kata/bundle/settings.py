@@ -192,6 +192,16 @@ def _network(text: str, _chosen: Settings, what: str) -> str:
     return text
 
 
+def with_network(chosen: Settings, word: str) -> Settings:
+    """For the word of ``--network``: the namespace's, none, or the user's.
+
+    :raises ConfigError: there is no such network
+    """
+    if word not in ("sandbox", "none", "user"):
+        raise ConfigError(f"--network: {word!r:.60} is not one of sandbox, none, user", code="oci-network")
+    return chosen._replace(network="" if word == "sandbox" else word)
+
+
 def guest_named(word: str, what: str) -> str:
     """The kind of guest for a word of ``--isolation``.
 

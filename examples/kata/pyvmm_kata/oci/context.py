@@ -23,6 +23,9 @@ class Context(NamedTuple):
 
     :ivar annotations: those of config.json that the caller has written itself, so that the settings need not allow them
     :ivar isolation: ``vm`` or ``sentry``, instead of what the settings say; or empty
+    :ivar platform: what a Sentry runs on, see :mod:`pyvmm_kata.pod.sentry_guest`; empty: what works
+    :ivar network: of a new container: ``sandbox``, that of its namespace; ``none``; ``user``; empty: by the settings
+    :ivar strace: a Sentry prints every system call on its console
     """
 
     root: str
@@ -33,6 +36,9 @@ class Context(NamedTuple):
     config: str = ""
     annotations: tuple[str, ...] = ()
     isolation: str = ""
+    platform: str = ""
+    network: str = ""
+    strace: bool = False
 
     def folder(self, container_id: str) -> str:
         """The folder of a container's state."""

@@ -136,10 +136,16 @@ def _checked(
     chosen = settings.load(context.config).allow(context.annotations).with_annotations(bundle.annotations)
     if context.isolation:
         chosen = chosen._replace(guest=settings.guest_named(context.isolation, "--isolation"))
+    if context.network:
+        chosen = settings.with_network(chosen, context.network)
     if chosen.guest == "sentry":
         from pyvmm_kata.pod import sentry_checks
 
         sentry_checks.check(bundle.spec)
+        words = sentry_checks.command_line(context.platform, strace=context.strace)
+        chosen = chosen._replace(kernel_params=f"{chosen.kernel_params} {words}".strip())
+    elif context.platform or context.strace:
+        raise ConfigError("create: --platform and --strace need --isolation sentry", code="oci-usage")
     if kept is not None:
         kept.sort(bundle)
         kept.check(bundle, chosen, shared=bool(machine.holder), images=True)

@@ -63,6 +63,9 @@ OPTIONS = {
     "criu": VALUE,
     "config": VALUE,
     "isolation": VALUE,
+    "platform": VALUE,
+    "network": VALUE,
+    "strace": FLAG,
     "help": FLAG,
     "version": FLAG,
 }
@@ -76,7 +79,9 @@ commands:
 
 global options: --root DIR, --log FILE, --log-format text|json, --debug (into the log: when what happened, and the
 guest's console), --systemd-cgroup, --config FILE (see the user's guide), --isolation vm|sentry (what
-runs a new container: Linux in a virtual machine, or this project's own kernel)
+runs a new container: Linux in a virtual machine, or this project's own kernel), --network sandbox|none|user
+
+with --isolation sentry: --platform auto|kvm|trap, --strace (every system call, into the log with --debug)
 """
 
 
@@ -103,6 +108,9 @@ def context_of(options: Json) -> Context:
         options["systemd-cgroup"],
         options["config"],
         isolation=options["isolation"],
+        platform=options["platform"],
+        network=options["network"],
+        strace=options["strace"],
     )
 
 

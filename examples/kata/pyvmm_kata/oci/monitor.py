@@ -263,6 +263,8 @@ class Monitor:
     def _network(self) -> network.Network | None:
         annotations = self._plan.bundle.annotations
         chosen, kept = self._plan.settings, self._plan.kept
+        if chosen.network == "none":
+            return None
         if not self._can.network:
             self._check_no_network()
             return None

@@ -6,6 +6,8 @@ import os
 import re
 import threading
 
+from pyvmm_kata import timeline
+
 LIMIT = 1 << 20
 """Bytes after which the file becomes ``console.log.1``, in place of an older one."""
 _PIECE = 64 << 10
@@ -71,9 +73,19 @@ class ConsoleLog:
         found = [match.decode("ascii", "replace") for match in dict.fromkeys(_DEATHS.findall(text))]
         return "".join(each if each.isprintable() else "?" for each in "; ".join(found))[:_WORDS]
 
+    def note(self) -> None:
+        """Record what the files have, for ``--debug``."""
+        with open(
+            NAME, errors="replace", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)
+        ) as lines:
+            for line in lines:
+                timeline.note(f"guest: {line.rstrip()}")
+
     def close(self) -> None:
         """Call it when the machine has ended: write the rest to the files, and close them."""
         os.close(self._writer)
         self._thread.join(_END_S)
+        if timeline.is_told():
+            self.note()
         folder, self._folder = self._folder, -1
         os.close(folder)

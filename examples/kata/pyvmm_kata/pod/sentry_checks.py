@@ -12,6 +12,31 @@ if TYPE_CHECKING:
 NAMESPACES = {"user": "user namespace", "time": "time namespace"}
 
 
+PLATFORMS = ("auto", "kvm", "trap")
+PLATFORM, STRACE = "sentry.platform=", "sentry.strace"
+"""Words of the kernel's command line, which also say what a process instead of a machine is to be."""
+
+
+def command_line(platform: str, *, strace: bool) -> str:
+    """The words for these options.
+
+    :raises ConfigError: there is no such platform
+    """
+    if platform and platform not in PLATFORMS:
+        raise ConfigError(f"--platform: {platform!r:.60} is not one of {', '.join(PLATFORMS)}", code="oci-usage")
+    return " ".join([*([f"{PLATFORM}{platform}"] if platform else []), *([STRACE] if strace else [])])
+
+
+def platform_of(cmdline: str) -> str:
+    """The platform that a command line names; ``auto``: none.
+
+    :raises ConfigError: there is no such platform
+    """
+    named = [word.removeprefix(PLATFORM) for word in cmdline.split() if word.startswith(PLATFORM)]
+    command_line(*named[-1:] or ("auto",), strace=False)
+    return named[-1] if named else "auto"
+
+
 def check(spec: Json) -> None:
     """
     :param spec: a config.json

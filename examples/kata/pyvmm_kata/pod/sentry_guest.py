@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_kata import timeline
 from pyvmm_kata.bundle.guest_config import GuestConfig
 from pyvmm_kata.bundle.guest_devices import ALL_DEVICES
 from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
@@ -68,12 +69,14 @@ class SentryGuest:
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
         """See :class:`GuestKind`: where KVM cannot be used."""
-        if kvm_verdict().usable:
+        platform = sentry_checks.platform_of(config.cmdline)
+        if platform in ("auto", "kvm") and kvm_verdict().usable:
+            timeline.note("the Sentry runs on kvm, in a machine")
             return None
         self.check(config)
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
-        return SentryProcess(config, folder, _share(shared))
+        return SentryProcess(config, folder, _share(shared), platform)
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
         """See :class:`GuestKind`: as a message. All containers have one pid namespace."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import ConfigError, GuestError, HostError
 from pyvmm_kata.host.mounts import VSOCK
+from pyvmm_kata.pod.console_log import ConsoleLog
 from pyvmm_kata.pod.guest_kind import AGENT_PORT
+from pyvmm_kata.pod.sentry_checks import STRACE
 from vmm import VsockConfig
 
 if TYPE_CHECKING:
@@ -27,27 +30,37 @@ class SentryProcess:
 
     :param folder: where its socket and its log are made
     :param share: of the directory that it sees
+    :param platform: what it runs on; ``auto``: the best that works
     :raises VmmError: it cannot be made, or no platform works here
     """
 
     template = why = ""
     wanted: templates.Kind | None = None
 
-    def __init__(self, config: SandboxConfig, folder: str, share: ShareConfig) -> None:
+    def __init__(self, config: SandboxConfig, folder: str, share: ShareConfig, platform: str) -> None:
         from pyvmm_sentry.controlled import Controlled
 
         self._name = config.sandbox_id
         # Through the descriptor, since a unix socket's path must be short and the state's may not be
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.platform = ""
+        self._console: ConsoleLog | None = None
         self._core: Controlled | None = None
         try:
             vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=16)
-            log = os.open(f"{folder}/console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._console = ConsoleLog(self._folder)
+            self.platform, program = _program(platform)
+            timeline.note(f"the Sentry runs on {self.platform}, without a machine")
             seal = config.seal or (lambda wanted: None)
-            try:
-                self._core = Controlled(_platform(), config.memory, share, vsock, log, lambda: seal(None))
-            finally:
-                os.close(log)
+            self._core = Controlled(
+                program,
+                config.memory,
+                share,
+                vsock,
+                self._console.fileno(),
+                lambda: seal(None),
+                strace=STRACE in config.cmdline.split(),
+            )
         except BaseException:
             self.close()
             raise
@@ -106,7 +119,7 @@ class SentryProcess:
 
     def figures(self) -> dict[str, Any]:
         """See :class:`Vm`."""
-        return {"vcpus": [], "devices": [{"name": "share", **self._running().stats()}]}
+        return {"platform": self.platform, "vcpus": [], "devices": [{"name": "share", **self._running().stats()}]}
 
     def _running(self) -> Any:
         if self._core is None:
@@ -118,6 +131,9 @@ class SentryProcess:
         core, self._core = self._core, None
         if core is not None:
             core.close()
+        console, self._console = self._console, None
+        if console is not None:
+            console.close()
         if self._folder >= 0:
             os.close(self._folder)
         self._folder = -1
@@ -127,16 +143,21 @@ def _cannot(what: str) -> ConfigError:
     return ConfigError(f"a Sentry cannot {what}", code="guest-kind", hint="use --isolation vm")
 
 
-def _platform() -> str:
-    """The program of the best platform that works here.
+def _program(wanted: str) -> tuple[str, str]:
+    """The name and the program of a platform, or of the best one that works here.
 
-    :raises HostError: none does
+    :raises HostError: it does not work here, or none does
     """
     from pyvmm_sentry import platforms, program
 
-    found = platforms.trap()
-    if found.present:
-        return str(program.trap())
-    if platforms.ptrace().present:
-        return str(program.ptrace())
-    raise HostError(f"the Sentry can run neither on KVM nor without it: {found.detail}", hint=found.hint)
+    attempts = {"kvm": platforms.kvm, "trap": platforms.trap, "ptrace": platforms.ptrace}
+    programs = {"trap": program.trap, "ptrace": program.ptrace}
+    first = None
+    for name in programs if wanted == "auto" else (wanted,):
+        found = attempts[name]()
+        if found.present:
+            return name, str(programs[name]())
+        first = first or found
+    assert first
+    what = "can run neither on KVM nor without it" if wanted == "auto" else f"cannot run on {wanted}"
+    raise HostError(f"the Sentry {what}: {first.detail}", hint=first.hint)

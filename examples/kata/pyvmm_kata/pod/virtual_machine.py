@@ -168,16 +168,9 @@ class PyvmmVm:
         console, self._console = self._console, None
         if console is not None:
             console.close()
-        if machine is not None and timeline.is_told():
-            self._note_console()
         if self._folder >= 0:
             os.close(self._folder)
         self._folder = -1
-
-    def _note_console(self) -> None:
-        with open("console.log", opener=lambda path, flags: os.open(path, flags, dir_fd=self._folder)) as lines:
-            for line in lines:
-                timeline.note(f"guest: {line.rstrip()}")
 
 
 def start_vm(config: SandboxConfig, folder: str, shared: str) -> Vm:

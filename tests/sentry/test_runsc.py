@@ -1,0 +1,70 @@
+"""runsc's command line, as scripts have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm_sentry import __main__ as runsc
+from pyvmm_sentry import flags
+from tests.sentry.test_command import command_line
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts of a container need root")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--platform=gpu", "do", "true"), b"--platform gpu: there are kvm, systrap, trap, ptrace, auto"),
+        (("--network", "host", "run", "c"), b"--network host: a sandbox never has the host's network"),
+        (("--overlay2=root:memory", "run", "c"), b"--overlay2: containers write to their root directory"),
+        (("--host-uds=open", "state", "c"), b"--host-uds: programs reach no socket of the host"),
+        (("--nvproxy", "run", "c"), b"flag --nvproxy is not known\n  hint: pyvmm-runsc flags lists them"),
+        (("--log",), b"flag --log needs a value"),
+        (("install",), b"there is no command install"),
+        (("debug", "--stacks", "c"), b"debug: there is --ps ID alone"),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error(words: tuple[str, ...], reason: bytes) -> None:
+    done = command_line(*words)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"pyvmm-runsc: " + reason)
+
+
+def test_flags_before_do_hold_for_it() -> None:
+    words = ("-rootless", "--platform=ptrace", "--network", "none", "-strace=true", "--debug=false")
+    done = command_line(*words, "do", "busybox", "echo", "hello")
+    assert (done.returncode, done.stdout) == (0, b"hello\n")
+    assert b'write(1, "hello\\n", 6) = 6\n' in done.stderr
+
+
+def test_every_flag_is_listed() -> None:
+    listed = command_line("flags").stdout.decode().split()
+    assert {f"--{name}" for name in (*flags.USED, *flags.IGNORED)} <= set(listed)
+
+
+@needs_root
+def test_a_container_with_runscs_flags(tmp_path: Path) -> None:
+    """It runs on the platform named, and its log has the system calls."""
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs" / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", bundle / "rootfs" / "bin" / "sh")
+    before = ("--root", str(tmp_path / "state"), "--rootless=true", "--platform=systrap", "--network", "none")
+    log = ("--debug", "--debug-log", str(tmp_path / "log"), "--strace", "--overlay2=none", "--ignore-cgroups")
+    subprocess.run(runsc.container_command(flags.Flags({}), ["spec"]), cwd=bundle, check=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"args": ["sh", "-c", "echo hello; exit 3"], "terminal": False}
+    (bundle / "config.json").write_text(json.dumps(spec))
+    done = command_line(*before, *log, "run", "--bundle", str(bundle), "c1")
+    assert (done.returncode, done.stdout) == (3, b"hello\n"), done.stderr
+    text = (tmp_path / "log").read_text()
+    assert "the Sentry runs on trap, without a machine" in text
+    assert "hello" in text and "exit_group(3)" in text
+    assert command_line(*before, "list", "--quiet").stdout == b""
+    refused = command_line("--root", str(tmp_path / "state"), "--platform=ptrace", "run", "--bundle", str(bundle), "c1")
+    assert (refused.returncode, b"'ptrace' is not one of auto, kvm, trap" in refused.stderr) == (1, True)
