@@ -32,7 +32,14 @@ class TinyGuest:
 
     name = "tiny"
     can = Capabilities(
-        memory=False, cpus=False, disks=False, templates=False, checkpoints=False, network=False, policy=False
+        memory=False,
+        cpus=False,
+        disks=False,
+        templates=False,
+        checkpoints=False,
+        network=False,
+        forwarding=False,
+        policy=False,
     )
 
     def check(self, config: SandboxConfig) -> None:

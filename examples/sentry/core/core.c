@@ -226,6 +226,7 @@ const char *core_start(const struct core_config *config)
 	ttys_init();
 	net_init();
 	inet_init();
+	interfaces_init();
 	net_settle();
 	if (!config->program && !config->root && !fuse_root && !config->control)
 		return "there is neither a program (initrd) nor a directory for the root (share)";

@@ -38,21 +38,21 @@ def container_command(flags: runsc.Flags, words: list[str]) -> list[str]:
         )
     command = [program]
     for name in PASSED:
-        command += [f"--{name}", flags[name]] if flags[name] else []
+        command += [f"--{name}", flags.of(name)] if flags.of(name) else []
     command += ["--log", flags.log] if flags.log else []
-    command += [f"--{name}" for name in ("debug", "systemd-cgroup", "version") if flags[name]]
+    command += [f"--{name}" for name in ("debug", "systemd-cgroup", "version") if flags.of(name)]
     if words[:1] and words[0] in ("create", "run", "restore"):
-        command += ["--isolation", "sentry", *(["--strace"] if flags["strace"] else [])]
+        command += ["--isolation", "sentry", *(["--strace"] if flags.of("strace") else [])]
         command += ["--platform", flags.platform] if flags.platform else []
-        command += ["--network", flags["network"]] if flags["network"] else []
+        command += ["--network", flags.of("network")] if flags.of("network") else []
     return command + words
 
 
 def program_command(flags: runsc.Flags, words: list[str]) -> list[str]:
     """The arguments of ``do``, which has options of its own, with the flags before it."""
-    before = ["--strace"] if flags["strace"] else []
+    before = ["--strace"] if flags.of("strace") else []
     before += ["--platform", flags.platform] if flags.platform else []
-    before += ["--network", "none" if flags["network"] == "none" else "user"] if flags["network"] else []
+    before += ["--network", "none" if flags.of("network") == "none" else "user"] if flags.of("network") else []
     return [words[0], *before, *words[1:]]
 
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         flags, words = runsc.split(sys.argv[1:] if argv is None else argv)
         name = words[0] if words else ""
-        if name in CONTAINERS or flags["version"]:
+        if name in CONTAINERS or flags.of("version"):
             command = container_command(flags, words)
             os.execv(command[0], command)
         if name == "debug":

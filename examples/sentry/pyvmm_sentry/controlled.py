@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from pyvmm_sentry.share import Devices
-from vmm import HostError, ShareConfig, VsockConfig
+from vmm import HostError, NetConfig, ShareConfig, VsockConfig
 
 MIB = 1 << 20
 ATTEMPT_S = 1.0
@@ -24,6 +24,7 @@ class Controlled:
     :param share: the directory that the agent mounts
     :param vsock: whose unix socket leads to the agent
     :param output: a descriptor for what the core itself prints
+    :param network: an interface, which the agent configures
     :param strace: print every system call there
     :param before: called when all processes run, and before there is a thread
     :raises VmmError: a device cannot be served
@@ -39,9 +40,10 @@ class Controlled:
         output: int | None = None,
         before: Callable[[], None] = lambda: None,
         *,
+        network: NetConfig | None = None,
         strace: bool = False,
     ) -> None:
-        self._devices = Devices(memory, share, vsock=vsock, start=False)
+        self._devices = Devices(memory, share, network=network or False, vsock=vsock, start=False)
         words = [platform, "--control", "--memory", str(memory // MIB), *self._devices.options]
         words += ["--strace"] if strace else []
         try:

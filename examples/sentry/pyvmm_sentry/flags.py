@@ -15,16 +15,16 @@ USED = {
     "host-uds": VALUE, "version": FLAG, "help": FLAG,
 }  # fmt: skip
 """Flags with an effect, or of which only some values are accepted."""
-IGNORED = {
-    "rootless": FLAG, "ignore-cgroups": FLAG, "alsologtostderr": FLAG, "debug-log-format": VALUE,
-    "debug-to-user-log": FLAG, "log-packets": FLAG, "strace-log-size": VALUE, "strace-event": FLAG,
-    "file-access": VALUE, "file-access-mounts": VALUE, "directfs": FLAG, "lisafs": FLAG, "dcache": VALUE, "vfs2": FLAG,
-    "fuse": FLAG, "cgroupfs": FLAG, "oci-seccomp": FLAG, "watchdog-action": VALUE, "panic-signal": VALUE,
-    "cpu-num-from-quota": FLAG, "gso": FLAG, "software-gso": FLAG, "gvisor-gro": FLAG, "tx-checksum-offload": FLAG, "rx-checksum-offload": FLAG,
-    "qdisc": VALUE, "num-network-channels": VALUE, "buffer-pooling": FLAG, "app-huge-pages": FLAG, "fdlimit": VALUE,
-    "net-raw": FLAG, "allow-flag-override": FLAG, "iouring": FLAG, "enable-core-tags": FLAG, "ref-leak-mode": VALUE,
-    "traceback": VALUE,
-}  # fmt: skip
+IGNORED = dict.fromkeys(
+    "rootless ignore-cgroups alsologtostderr debug-to-user-log log-packets strace-event directfs lisafs vfs2 fuse cgroupfs "
+    "oci-seccomp cpu-num-from-quota gso software-gso gvisor-gro tx-checksum-offload rx-checksum-offload buffer-pooling "
+    "app-huge-pages net-raw allow-flag-override iouring enable-core-tags".split(),
+    FLAG,
+) | dict.fromkeys(
+    "debug-log-format strace-log-size file-access file-access-mounts dcache watchdog-action panic-signal qdisc "
+    "num-network-channels fdlimit ref-leak-mode traceback".split(),
+    VALUE,
+)
 """Flags without effect: how runsc does its work, and what is so here anyway."""
 PLATFORMS = {"kvm": "kvm", "systrap": "trap", "trap": "trap", "ptrace": "ptrace", "auto": "auto"}
 NETWORKS = ("none", "sandbox", "user")
@@ -49,40 +49,41 @@ class Flags(NamedTuple):
 
     values: dict[str, str]
 
-    def __getitem__(self, name: str) -> str:  # type: ignore[override]
+    def of(self, name: str) -> str:
+        """The value of a flag."""
         return self.values.get(name, "")
 
     @property
     def platform(self) -> str:
         """One of this project's platforms; empty: not given."""
-        return PLATFORMS.get(self["platform"], "")
+        return PLATFORMS.get(self.of("platform"), "")
 
     @property
     def log(self) -> str:
         """The file for messages."""
-        log = self["log"] or self["debug-log"]
+        log = self.of("log") or self.of("debug-log")
         return f"{log}pyvmm-runsc.log" if log.endswith("/") else log
 
     def check(self) -> None:
         """
         :raises Refused: a value cannot be honoured
         """
-        if self["platform"] and not self.platform:
-            raise Refused(f"--platform {self['platform']}: there are {', '.join(PLATFORMS)}")
-        if self["network"] == "host":
+        if self.of("platform") and not self.platform:
+            raise Refused(f"--platform {self.of('platform')}: there are {', '.join(PLATFORMS)}")
+        if self.of("network") == "host":
             raise Refused("--network host: a sandbox never has the host's network", "--network sandbox, or user")
-        if self["network"] and self["network"] not in NETWORKS:
-            raise Refused(f"--network {self['network']}: there are {', '.join(NETWORKS)}")
+        if self.of("network") and self.of("network") not in NETWORKS:
+            raise Refused(f"--network {self.of('network')}: there are {', '.join(NETWORKS)}")
 
     def check_container(self) -> None:
         """
         :raises Refused: a value cannot be honoured for a container
         """
-        if self["overlay"] or self["overlay2"] not in ("", "none"):
+        if self.of("overlay") or self.of("overlay2") not in ("", "none"):
             raise Refused(
                 "--overlay2: containers write to their root directory", "--overlay2=none; or mount an overlay"
             )
-        if self["host-uds"] not in ("", "none"):
+        if self.of("host-uds") not in ("", "none"):
             raise Refused("--host-uds: programs reach no socket of the host", "--host-uds=none")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 PROTO = HERE.parent / "kata" / "proto"
 HEADER = HERE / "core" / "control" / "messages.h"
-FILES = ("ttrpc", "status", "agent", "oci")
+FILES = ("ttrpc", "status", "agent", "types", "oci")
 """Whose messages the core reads or writes, as far as :data:`WANTED` names them."""
 WANTED = (
     *("Request", "Response", "Status", "HealthCheckResponse", "VersionCheckResponse", "CreateSandboxRequest"),
@@ -28,6 +28,7 @@ WANTED = (
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux", "LinuxDevice"),
     *("LinuxResources", "LinuxMemory", "LinuxCPU", "LinuxPids", "UpdateContainerRequest", "ThrottlingData"),
     *("LinuxSeccomp", "LinuxSeccompArg", "LinuxSyscall"),
+    *("UpdateInterfaceRequest", "UpdateRoutesRequest", "Routes", "Interface", "IPAddress", "Route"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MESSAGE = re.compile(r"^message (\w+) \{(.*?)^\}", re.DOTALL | re.MULTILINE)

@@ -34,7 +34,7 @@ class Devices:
 
     :param size: bytes of RAM
     :param path: of a directory for the root, or None; or the record of a share
-    :param network: connect the core with the user's network, through passt
+    :param network: connect the core with the user's network, through passt; or with the network of a record
     :param vsock: sockets of the host, on which the core serves the agent's calls; its CID must be 3
     :param start: otherwise, :meth:`start` does so: until then, there is no thread
     :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
@@ -48,7 +48,7 @@ class Devices:
         path: str | ShareConfig | None,
         *,
         read_only: bool = False,
-        network: bool = False,
+        network: bool | NetConfig = False,
         vsock: VsockConfig | None = None,
         start: bool = True,
     ) -> None:
@@ -65,7 +65,8 @@ class Devices:
                     path = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
                 self._share = self._serve(path, RINGS, SIZES)
             if network:
-                self._net = self._serve(NetConfig("user", mac=MAC, mtu=MTU), NET_RINGS, NET_SIZES)
+                net = NetConfig("user", mac=MAC, mtu=MTU) if network is True else network
+                self._net = self._serve(net, NET_RINGS, NET_SIZES)
             if vsock is not None:
                 self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES)
             if start:

@@ -153,7 +153,7 @@ class Monitor:
                 hostname=machine_name(spec),
                 cmdline=plan.settings.kernel_params,
                 network=self._network(),
-                loopback=self._has_network and self._can.network,
+                loopback=self._has_network and self._can.forwarding,
                 root=plan.bundle.disk,
                 volumes=plan.bundle.volumes,
                 seal=lambda wanted: privileges.seal(),

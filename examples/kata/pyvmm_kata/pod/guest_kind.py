@@ -36,7 +36,8 @@ class Capabilities(NamedTuple):
     :ivar disks: have disks: the root of a container, block devices as volumes
     :ivar templates: be a clone of a machine that has booted
     :ivar checkpoints: be saved with its containers, and go on from there
-    :ivar network: have interfaces, which the agent configures, and lead connections of the host to its containers
+    :ivar network: have interfaces, which the agent configures
+    :ivar forwarding: lead connections of the host to its containers
     :ivar policy: have a policy, by which the agent refuses requests
     """
 
@@ -46,6 +47,7 @@ class Capabilities(NamedTuple):
     templates: bool
     checkpoints: bool
     network: bool
+    forwarding: bool
     policy: bool
 
 

@@ -49,7 +49,9 @@ class LinuxGuest:
     """See :class:`pyvmm_kata.pod.guest_kind.GuestKind`."""
 
     name = "linux"
-    can = Capabilities(memory=True, cpus=True, disks=True, templates=True, checkpoints=True, network=True, policy=True)
+    can = Capabilities(
+        memory=True, cpus=True, disks=True, templates=True, checkpoints=True, network=True, forwarding=True, policy=True
+    )
 
     def check(self, config: SandboxConfig) -> None:
         """

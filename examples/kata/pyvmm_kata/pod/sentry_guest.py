@@ -33,7 +33,14 @@ class SentryGuest:
 
     name = "sentry"
     can = Capabilities(
-        memory=False, cpus=False, disks=False, templates=False, checkpoints=False, network=False, policy=False
+        memory=False,
+        cpus=False,
+        disks=False,
+        templates=False,
+        checkpoints=False,
+        network=True,
+        forwarding=False,
+        policy=False,
     )
 
     def check(self, config: SandboxConfig) -> None:
@@ -46,7 +53,7 @@ class SentryGuest:
                 ("disks", config.root is not None or config.volumes),
                 ("checkpoints", config.checkpoint),
                 ("policies of the agent", config.policy is not None),
-                ("network interfaces", config.network is not None and config.network.nets),
+                ("second network interface", config.network is not None and len(config.network.nets) > 1),
             )
             if wanted
         ]
@@ -62,6 +69,7 @@ class SentryGuest:
             boot=BootConfig(str(_builder().kernel()), None, f"{CMDLINE} {config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
             shares=(_share(wiring.share),),
+            nets=tuple(wiring.nets),
             vsock=wiring.vsock,
             console=wiring.console,
             isolation=wiring.isolation,

@@ -59,6 +59,7 @@ class SentryProcess:
                 vsock,
                 self._console.fileno(),
                 lambda: seal(None),
+                network=config.network.nets[0] if config.network is not None and config.network.nets else None,
                 strace=STRACE in config.cmdline.split(),
             )
         except BaseException:
@@ -94,8 +95,7 @@ class SentryProcess:
         raise _cannot("have disks")
 
     def readdress(self, number: int, mac: str) -> None:
-        """See :class:`Vm`."""
-        raise _cannot("get interfaces while it runs")
+        """See :class:`Vm`: the agent sets it."""
 
     def refresh(self) -> None:
         """See :class:`Vm`: it reads a container's files when that is made, and not before."""

@@ -131,7 +131,7 @@ class PodStart:
             more_cpus=wanted.more_cpus,
             hostname=machine_name(bundle.spec),
             cmdline=wanted.kernel_params,
-            loopback=kind_named(wanted.guest).can.network,
+            loopback=kind_named(wanted.guest).can.forwarding,
             root=None if place.is_shared else bundle.disk,
             volumes=() if more_disks else bundle.volumes,
             more_disks=more_disks,

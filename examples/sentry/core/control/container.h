@@ -124,6 +124,12 @@ s64 program_find(const struct program *program);
 
 s64 filter_read(struct reader message, struct seccomp **filter); /* nothing: NULL. 0 or -errno */
 
+/* -- network.c -- */
+
+s64 update_interface(struct call *call);
+s64 update_routes(struct call *call);
+s64 add_neighbors(struct call *call);
+
 /* -- listing.c -- */
 
 void listing_put(struct text *list, const struct container *container); /* files of /proc of its processes */

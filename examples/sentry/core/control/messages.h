@@ -77,5 +77,13 @@ enum { LinuxSeccomp_DefaultAction = 1, LinuxSeccomp_Architectures = 2, LinuxSecc
 	LinuxSeccomp_Syscalls = 4, LinuxSeccomp_defaulterrnoret = 100, };
 enum { LinuxSeccompArg_Index = 1, LinuxSeccompArg_Value = 2, LinuxSeccompArg_ValueTwo = 3, LinuxSeccompArg_Op = 4, };
 enum { LinuxSyscall_Names = 1, LinuxSyscall_Action = 2, LinuxSyscall_errnoret = 3, LinuxSyscall_Args = 4, };
+enum { UpdateInterfaceRequest_interface = 1, };
+enum { UpdateRoutesRequest_routes = 1, };
+enum { Routes_Routes = 1, };
+enum { Interface_device = 1, Interface_name = 2, Interface_IPAddresses = 3, Interface_mtu = 4, Interface_hwAddr = 5,
+	Interface_devicePath = 6, Interface_type = 7, Interface_raw_flags = 8, };
+enum { IPAddress_family = 1, IPAddress_address = 2, IPAddress_mask = 3, };
+enum { Route_dest = 1, Route_gateway = 2, Route_device = 3, Route_source = 4, Route_scope = 5, Route_family = 6,
+	Route_flags = 7, Route_metric = 100, };
 
 #endif

@@ -4,14 +4,36 @@
 
 #include "socket.h"
 
+static char outside_name[NAME_SIZE];
+
+void interfaces_init(void)
+{
+	outside_name[0] = 0; /* until the host configures it */
+	if (!core.config->control)
+		interface_rename("eth0");
+}
+
+bool interface_rename(const char *name)
+{
+	u64 size = string_size(name);
+
+	if (!size || size >= NAME_SIZE || strings_equal(name, "lo"))
+		return false;
+	for (u64 i = 0; i < size; i++)
+		if (name[i] <= ' ' || name[i] == '/' || name[i] == ':' || name[i] > '~')
+			return false;
+	bytes_copy(outside_name, name, size + 1);
+	return true;
+}
+
 bool interface_get(u32 index, struct interface *interface)
 {
-	struct netif *netif = index == 1 ? net_loopback() : index == 2 ? net_outside() : NULL;
+	struct netif *netif = index == 1 ? net_loopback() : index == 2 && *outside_name ? net_outside() : NULL;
 
 	if (!netif)
 		return false;
 	*interface = (struct interface){ .netif = netif, .index = index };
-	interface->name = index == 1 ? "lo" : "eth0";
+	interface->name = index == 1 ? "lo" : outside_name;
 	interface->type = index == 1 ? ARPHRD_LOOPBACK : ARPHRD_ETHER;
 	interface->mtu = index == 1 ? 65536 : netif->mtu;
 	interface->flags = IFF_UP | IFF_RUNNING | (index == 1 ? IFF_LOOPBACK : IFF_BROADCAST | IFF_MULTICAST);

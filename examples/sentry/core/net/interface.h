@@ -21,6 +21,7 @@ struct interface_address {
 	u8 bytes[16], prefix, scope;
 };
 
+bool interface_rename(const char *name); /* the one outside; false: it is no name */
 bool interface_get(u32 index, struct interface *interface); /* false: there is none */
 bool interface_address(const struct interface *interface, u32 number, struct interface_address *address);
 enum { INTERFACE_ADDRESSES = 1 + LWIP_IPV6_NUM_ADDRESSES };

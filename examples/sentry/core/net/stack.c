@@ -303,7 +303,8 @@ static void attach_outside(void)
 	netif_set_up(&net.outside);
 	netif_create_ip6_linklocal_address(&net.outside, 1);
 	netif_set_ip6_autoconfig_enabled(&net.outside, 1);
-	dhcp_start(&net.outside);
+	if (!core.config->control) /* otherwise the host configures it */
+		dhcp_start(&net.outside);
 	nd6_tmr(); /* solicits routers */
 }
 
@@ -311,7 +312,7 @@ void net_settle(void)
 {
 	u64 end = monotonic_now() + PATIENCE;
 
-	while (net_outside() && ip4_addr_isany(netif_ip4_addr(&net.outside)) && monotonic_now() < end) {
+	while (!core.config->control && net_outside() && ip4_addr_isany(netif_ip4_addr(&net.outside)) && monotonic_now() < end) {
 		virtio_poll();
 		core.ops->wait(monotonic_now() + MOMENT);
 	}

@@ -6,6 +6,7 @@
 #include "../types.h"
 
 void net_init(void);
+void interfaces_init(void);
 void net_settle(void); /* wait for an address of the outside, if there is one */
 void inet_init(void);
 /* After each call of lwIP: deliver the packets of the loopback, and start or stop lwIP's timer. */
