@@ -122,6 +122,35 @@ def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, 
     assert (volume / "new").read_text() == (root / "new").read_text() == "new\n"
 
 
+def test_changes_of_the_host_appear_in_a_volume(sandbox: Sandbox) -> None:
+    """Content, also of an open file, names that come, go and lead elsewhere: within a second or so, as on Linux."""
+    sandbox.root("c1")
+    volume = sandbox.shared / "c1" / "volume"
+    volume.mkdir()
+    for name in ("rewritten", "replaced", "removed", "grown"):
+        (volume / name).write_text("old\n")
+    bind = {"destination": "/v", "type": "bind", "source": f"{SHARED}/c1/volume", "options": ["rbind"]}
+    script = (
+        "cd /v; cat * new 2>/dev/null; exec 5<grown; cat <&5; echo up; "
+        "until [ \"$(cat rewritten replaced new 2>/dev/null)$(ls removed 2>/dev/null)\" = 'newnewnew' ]; do :; done; "
+        "until [ $(stat -c %s grown) -gt 4 ]; do :; done; cat <&5; echo mine >>rewritten; cat rewritten"
+    )
+    sandbox.create("c1", "sh", "-c", script, spec={"mounts": [*MOUNTS, bind]})
+    sandbox.agent.start_container("c1")
+    text = b""
+    while not text.endswith(b"up\n"):
+        text += sandbox.agent.read_stdout("c1", "c1", 4096)
+    assert text == b"old\n" * 5 + b"up\n"
+    for name in ("rewritten", "other", "new"):
+        (volume / name).write_text("new")
+    (volume / "other").rename(volume / "replaced")
+    (volume / "removed").unlink()
+    with open(volume / "grown", "a") as file:
+        file.write("more\n")
+    assert (sandbox.output("c1"), sandbox.agent.wait_process("c1", "c1")) == ("more\nnewmine\n", 0)
+    assert (volume / "rewritten").read_text() == "newmine\n"
+
+
 def test_a_read_only_root(sandbox: Sandbox) -> None:
     root = sandbox.root("c1")
     spec = {"root": {"path": f"{SHARED}/c1/rootfs", "readonly": True}}

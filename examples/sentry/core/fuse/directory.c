@@ -71,6 +71,24 @@ static int lookup(struct inode *directory, struct dentry *dentry)
 	return 0;
 }
 
+/* Whether a name still leads to the same file. Where something is mounted, it does. */
+int fuse_revalidate(struct dentry *dentry)
+{
+	struct fuse_call call = { .opcode = FUSE_LOOKUP, .names = { dentry->name } };
+	struct inode *inode;
+	int error;
+
+	if (!dentry->inode || dentry->mounted || !dentry->parent)
+		return dentry->inode != NULL;
+	if (!fuse_is_stale(dentry->inode))
+		return 1;
+	error = make(dentry->parent->inode, &call, &inode);
+	if (error)
+		return error == -ENOENT || error == -ESTALE ? 0 : error;
+	inode_put(inode);
+	return inode == dentry->inode;
+}
+
 /* Create a regular file and keep it open for writing, as most creators write it next. */
 static int create_file(struct inode *directory, u32 opcode, const char *name, u32 mode, struct inode **inode)
 {

@@ -2,9 +2,10 @@
 /*
  * A directory of the host as a file system: FUSE over virtio-fs.
  *
- * No other program changes the directory meanwhile.  So names, attributes, targets of links and pages stay valid until
- * the core itself changes them.  Writes go to the server at once.  Pages that programs change through shared mappings
- * are written when the file is synchronized or no longer used.
+ * If no other program changes the directory meanwhile, names, attributes, targets of links and pages stay valid until
+ * the sandbox changes them itself.  Of a directory that is shared with programs of the host, they are valid for a second.
+ * Writes go to the server at once.  Pages that programs change through shared mappings are written when the file is
+ * synchronized or no longer used.
  */
 #ifndef SENTRY_FUSE_H
 #define SENTRY_FUSE_H
@@ -25,6 +26,7 @@ struct fuse {
 	struct list recent; /* nodes with pages, those used last at the end */
 	u64 pages, most_pages;
 	bool growing; /* a tree of pages is changing */
+	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
 	u64 syncs; /* started so far */
 	struct super *super;
 };
@@ -41,6 +43,7 @@ struct fuse_node {
 	u64 id, lookups;
 	bool stale;   /* the server has newer attributes */
 	u64 stale_at; /* from this time on, if it is not 0 */
+	struct timespec version; /* when the content changed, as the server reported last */
 	u64 changes; /* how often a change of the content has begun or ended */
 	struct fuse_handle reader, writer;
 	struct tree pages, dirty;
@@ -84,6 +87,8 @@ struct fuse_node *fuse_node_of(const struct inode *inode);
 struct inode *fuse_inode(struct fuse *fuse, const struct fuse_entry *entry);
 void fuse_apply(struct inode *inode, const struct fuse_attr *attr);
 int fuse_getattr(struct inode *inode);
+bool fuse_is_stale(const struct inode *inode); /* its attributes are to be requested again */
+int fuse_revalidate(struct dentry *dentry);
 int fuse_setattr(struct inode *inode, const struct attributes *new);
 void fuse_evict(struct inode *inode);
 int fuse_open_handle(struct inode *inode, struct fuse_handle *handle, u32 flags);

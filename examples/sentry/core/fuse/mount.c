@@ -69,6 +69,13 @@ static const struct super_operations operations = {
 	.evict = fuse_evict,
 };
 
+static const struct super_operations shared_operations = {
+	.statfs = statfs,
+	.sync = sync,
+	.evict = fuse_evict,
+	.revalidate = fuse_revalidate,
+};
+
 static struct inode *root_inode(struct fuse *fuse)
 {
 	const struct fuse_getattr_in in = { 0 };
@@ -86,8 +93,10 @@ static struct inode *root_inode(struct fuse *fuse)
 /* Connect to the server: NULL, or why not. */
 static const char *start(struct fuse *fuse)
 {
-	struct super *super = super_new(&operations, "virtiofs", FUSE_MAGIC);
+	struct super *super;
 
+	fuse->shared = core.config->control;
+	super = super_new(fuse->shared ? &shared_operations : &operations, "virtiofs", FUSE_MAGIC);
 	if (!super)
 		return "the sandbox has too little memory";
 	list_init(&fuse->recent);
@@ -95,7 +104,7 @@ static const char *start(struct fuse *fuse)
 	core.ram.reclaim = fuse_reclaim;
 	fuse->super = super;
 	super->data = fuse;
-	super->negative = true;
+	super->negative = !fuse->shared;
 	if (fuse_init(fuse))
 		return "the server of the root does not answer as it should";
 	return super_set_root(super, root_inode(fuse)) ? "the directory for the root cannot be read" : NULL;

@@ -2,6 +2,8 @@
 /* The files that are known, their attributes, and what is open at the server. */
 #include "fuse.h"
 
+enum { SECOND = 1000000000 };
+
 static struct slab nodes = SLAB(struct fuse_node);
 
 struct fuse *fuse_of(const struct inode *inode)
@@ -30,8 +32,26 @@ static struct fuse_node *find(struct fuse *fuse, u64 id)
 	return NULL;
 }
 
+/* A program of the host has changed the content, unless this sandbox has just done so: forget what was read. */
+static void compare_version(struct inode *inode, const struct fuse_attr *attr)
+{
+	struct fuse_node *node = fuse_node_of(inode);
+	const struct timespec version = { (s64)attr->modified, attr->modified_ns };
+	u64 index = 0;
+	bool known = bytes_equal(&node->version, &version, sizeof(version)) && inode->size == attr->size;
+
+	if (!known && !node->stale && node->page_count && !tree_next(&node->dirty, &index, ~0ull)) {
+		node->changes++;
+		mm_replace(inode);
+		fuse_cut(inode, 0, ~0ull);
+	}
+	node->version = version;
+}
+
 void fuse_apply(struct inode *inode, const struct fuse_attr *attr)
 {
+	if (fuse_of(inode)->shared && S_ISREG(inode->mode))
+		compare_version(inode, attr);
 	inode->number = attr->inode;
 	inode->size = attr->size;
 	inode->blocks = attr->blocks;
@@ -45,7 +65,7 @@ void fuse_apply(struct inode *inode, const struct fuse_attr *attr)
 	inode->device = attr->device;
 	inode->block_size = attr->block_size;
 	fuse_node_of(inode)->stale = false;
-	fuse_node_of(inode)->stale_at = 0;
+	fuse_node_of(inode)->stale_at = fuse_of(inode)->shared ? monotonic_now() + SECOND : 0;
 }
 
 static void choose_operations(struct inode *inode)
@@ -79,7 +99,7 @@ struct inode *fuse_inode(struct fuse *fuse, const struct fuse_entry *entry)
 	if (node) {
 		node->lookups++;
 		inode_get(node->inode);
-		if (node->stale)
+		if (fuse->shared || node->stale)
 			fuse_apply(node->inode, &entry->attr);
 		return node->inode;
 	}
@@ -121,8 +141,10 @@ void fuse_evict(struct inode *inode)
 
 /* -- attributes -- */
 
-static bool is_stale(const struct fuse_node *node)
+bool fuse_is_stale(const struct inode *inode)
 {
+	const struct fuse_node *node = fuse_node_of(inode);
+
 	return node->stale || (node->stale_at && monotonic_now() >= node->stale_at);
 }
 
@@ -134,7 +156,7 @@ int fuse_getattr(struct inode *inode)
 					.arguments_size = sizeof(in), .answer = &out, .answer_size = sizeof(out) };
 	s64 size;
 
-	if (!is_stale(fuse_node_of(inode)))
+	if (!fuse_is_stale(inode))
 		return 0;
 	size = fuse_call(fuse_of(inode), &call);
 	if (size < 0)

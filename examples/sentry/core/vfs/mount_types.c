@@ -85,7 +85,8 @@ static int open_layer(const char *name, struct path *path)
 		return error;
 	if (!S_ISDIR(found.dentry->inode->mode))
 		error = -ENOTDIR;
-	else if (found.dentry->super->operations->revalidate) /* its files appear and disappear by themselves */
+	else if (found.dentry->super->operations->revalidate && !found.dentry->super->operations->sync)
+		/* Its files appear and disappear by themselves. In a directory of the host, they may not: as on Linux. */
 		error = -EINVAL;
 	else if (found.dentry->super->depth == OVERLAY_DEPTH)
 		error = -EINVAL;
