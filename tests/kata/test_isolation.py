@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.netns import ip, own_network
 from vmm import kvm_verdict
 
+PIPE = subprocess.PIPE
 PROGRAM = Path(sys.executable).parent / "pyvmm-oci"
 
 pytestmark = [
@@ -34,7 +38,7 @@ class Bundle:
         self.root = self.path / "rootfs"
         (self.root / "bin").mkdir(parents=True)
         shutil.copy("/bin/busybox", self.root / "bin" / "busybox")
-        for applet in ("sh", "cat", "echo", "ip"):
+        for applet in ("sh", "cat", "echo", "ip", "nc", "grep"):
             (self.root / "bin" / applet).symlink_to("busybox")
         self._state = folder / "state"
         subprocess.run([PROGRAM, "spec"], cwd=self.path, check=True)
@@ -46,8 +50,11 @@ class Bundle:
         spec["process"] |= {"args": args, "terminal": False}
         path.write_text(json.dumps({**spec, **more}))
 
+    def command(self, *words: str, isolation: str = "sentry") -> list[str]:
+        return [str(PROGRAM), "--root", str(self._state), "--isolation", isolation, *words]
+
     def call(self, *words: str, isolation: str = "sentry", **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [str(PROGRAM), "--root", str(self._state), "--isolation", isolation, *words]
+        command = self.command(*words, isolation=isolation)
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.run(command, text=True, timeout=120, cwd=self.path, **{**streams, **options})
 
@@ -114,6 +121,72 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None
         bundle.write("true", linux=more)
         done = bundle.call("run", "c1")
         assert (done.returncode, f"a Sentry has no {missing}" in done.stderr) == (1, True), done.stderr
+    assert bundle.call("list", "--quiet").stdout == ""
+
+
+SHOW = (
+    "ip -o addr show dev net0 | grep -o 'inet [^ ]*'; ip route; cat /sys/class/net/net0/address /sys/class/net/net0/mtu"
+)
+
+
+def test_a_container_has_the_interface_of_its_network_namespace(bundle: Bundle) -> None:
+    """Its address, gateway and MAC: it reaches a server behind the gateway, and serves itself."""
+    with own_network():
+        ip("link add out type veth peer name in; addr add 10.9.0.1/24 dev out; link set out up; link set in name net0")
+        holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=PIPE, stdout=PIPE)
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        holder.stdout.readline()
+        ip(f"link set net0 netns {holder.pid}")
+        inside = f"nsenter --net=/proc/{holder.pid}/ns/net ip"
+        for words in ("addr add 10.9.0.2/24 dev net0", "link set net0 mtu 1400 up", "route add default via 10.9.0.1"):
+            subprocess.run([*inside.split(), *words.split()], check=True)
+        ip("addr add 10.8.0.1/32 dev lo")  # behind the gateway
+        spaces = [each for each in SPACES if each["type"] != "network"]
+        spaces.append({"type": "network", "path": f"/proc/{holder.pid}/ns/net"})
+        serve = "nc -l -p 80 -e echo from inside"
+        try:
+            with socket.create_server(("10.8.0.1", 99)) as server:
+                bundle.write("sh", "-c", f"{SHOW}; nc 10.8.0.1 99; {serve}", linux={"namespaces": spaces})
+                process = subprocess.Popen(bundle.command("run", "c1"), cwd=bundle.path, stdout=PIPE, text=True)
+                with server.accept()[0] as peer:
+                    assert peer.getpeername()[0] == "10.9.0.2"
+                    peer.sendall(b"from outside\n")
+            assert read_from("10.9.0.2", 80) == b"from inside\n"
+            text, _ = process.communicate(timeout=60)
+        finally:
+            holder.stdin.close()
+            holder.wait()
+    lines = text.splitlines()
+    mac = lines.pop(3)
+    assert lines == [
+        "inet 10.9.0.2/24",
+        "default via 10.9.0.1 dev net0 ",
+        "10.9.0.0/24 dev net0 scope link  src 10.9.0.2 ",
+        "1400",
+        "from outside",
+    ]
+    assert len(mac) == 17
+
+
+def read_from(address: str, port: int) -> bytes:
+    """What a server sends; it may not listen yet."""
+    while True:
+        try:
+            with socket.create_connection((address, port), timeout=30) as sock:
+                return sock.makefile("rb").read()
+        except ConnectionRefusedError:
+            pass
+
+
+def test_a_second_interface_is_refused(bundle: Bundle) -> None:
+    with own_network():
+        ip("link add one type veth peer name two; link set one up; link set two up")
+        spaces = [each for each in SPACES if each["type"] != "network"]
+        namespace = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+        bundle.write("true", linux={"namespaces": [*spaces, {"type": "network", "path": namespace}]})
+        done = bundle.call("run", "c1")
+    assert (done.returncode, "a Sentry has no second network interface" in done.stderr) == (1, True), done.stderr
     assert bundle.call("list", "--quiet").stdout == ""
 
 

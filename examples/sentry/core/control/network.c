@@ -3,6 +3,7 @@
 #include "container.h"
 
 #include "../net/configure.h"
+#include "../vfs/synthetic.h"
 
 static char *text_of(struct reader message, u32 number)
 {
@@ -45,6 +46,8 @@ s64 update_interface(struct call *call)
 	for (r = message; !error && field_next(&r, &field);)
 		if (field.number == Interface_IPAddresses)
 			error = add_address(field.bytes);
+	if (!error)
+		sys_forget();
 	if (error == -ENODEV)
 		call_fail(call, STATUS_NOT_FOUND, "the sandbox has no interface", NULL, NULL);
 	kfree(name);

@@ -192,3 +192,64 @@ void write_net_route(struct text *text, struct synthetic_inode *node)
 	put_route(text, interface.name, 0, ip4_addr_get_u32(netif_ip4_gw(interface.netif)), UP | GATEWAY, 0);
 	put_route(text, interface.name, own & mask, 0, UP, mask);
 }
+
+/* -- /sys/class/net -- */
+
+static bool interface_named(const struct synthetic_inode *node, struct interface *interface)
+{
+	enum { LOOPBACK = 1, OUTSIDE = 2 };
+
+	return interface_get(bytes_equal(node->entry->name, "class/net/lo/", 13) ? LOOPBACK : OUTSIDE, interface);
+}
+
+static void write_address(struct text *text, struct synthetic_inode *node)
+{
+	struct interface interface;
+
+	for (u32 i = 0; i < 6 && interface_named(node, &interface); i++) {
+		text_put(text, i ? ":" : "");
+		text_hex(text, interface.netif->hwaddr[i], 2);
+	}
+	text_put(text, "\n");
+}
+
+#define NUMBER(name, field) \
+	static void write_##name(struct text *text, struct synthetic_inode *node) \
+	{ \
+		struct interface interface; \
+\
+		if (interface_named(node, &interface)) \
+			text_line(text, "", interface.field, ""); \
+	}
+
+NUMBER(mtu, mtu)
+NUMBER(index, index)
+NUMBER(type, type)
+
+u32 net_sys_files(struct synthetic *files)
+{
+	static const struct synthetic kinds[] = {
+		{ .name = "/address", .write = write_address }, { .name = "/ifindex", .write = write_index },
+		{ .name = "/mtu", .write = write_mtu }, { .name = "/type", .write = write_type },
+	};
+	static char names[NET_SYS_FILES][48];
+	struct interface interface;
+	u32 count = 0;
+
+	for (u32 i = 1; interface_get(i, &interface); i++)
+		for (u32 k = 0; k < ARRAY_SIZE(kinds); k++, count++) {
+			struct text name = { .data = NULL };
+
+			text_put(&name, "class/net/");
+			text_put(&name, interface.name);
+			text_put(&name, kinds[k].name);
+			if (name.failed)
+				return count;
+			bytes_copy(names[count], name.data, name.size);
+			names[count][name.size] = 0;
+			text_free(&name);
+			files[count] = kinds[k];
+			files[count].name = names[count];
+		}
+	return count;
+}

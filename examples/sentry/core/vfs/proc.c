@@ -2,6 +2,7 @@
 /* /proc but for processes, and /sys. */
 #include "caller.h"
 #include "process_file.h"
+#include "../net/proc_net.h"
 #include "synthetic.h"
 
 static void write_vmstat(struct text *text, struct synthetic_inode *node)
@@ -302,7 +303,6 @@ static const struct synthetic proc_files[] = {
 
 static const struct synthetic sys_files[] = {
 	{ .name = "block/" },
-	{ .name = "class/net/lo/address", .fixed = "00:00:00:00:00:00\n" },
 	{ .name = "devices/system/cpu/online", .write = write_cpu_list },
 	{ .name = "devices/system/cpu/possible", .write = write_cpu_list },
 	{ .name = "devices/system/cpu/present", .write = write_cpu_list },
@@ -440,12 +440,12 @@ struct super *proc_new(void)
 	return super;
 }
 
-/* The fixed files, and one for each CPU. */
+/* The fixed files, and those for each CPU and interface. */
 static struct super *sys_make(void)
 {
 	enum { FIXED = ARRAY_SIZE(sys_files) };
 	static char names[CPUS][40];
-	static struct synthetic files[FIXED + CPUS];
+	static struct synthetic files[FIXED + CPUS + NET_SYS_FILES];
 
 	bytes_copy(files, sys_files, sizeof(sys_files));
 	for (u32 i = 0; i < core.cpus; i++) {
@@ -460,7 +460,7 @@ static struct super *sys_make(void)
 		text_free(&text);
 		files[FIXED + i] = (struct synthetic){ .name = names[i], .fixed = "1\n" };
 	}
-	return synthetic_new("sysfs", SYSFS_MAGIC, files, FIXED + core.cpus);
+	return synthetic_new("sysfs", SYSFS_MAGIC, files, FIXED + core.cpus + net_sys_files(files + FIXED + core.cpus));
 }
 
 struct super *sys_new(void)
@@ -470,4 +470,11 @@ struct super *sys_new(void)
 	if (vfs.sys) /* one for all mounts, which is never freed */
 		reference_get(&vfs.sys->references);
 	return vfs.sys;
+}
+
+void sys_forget(void)
+{
+	if (vfs.sys)
+		super_put(vfs.sys);
+	vfs.sys = NULL;
 }

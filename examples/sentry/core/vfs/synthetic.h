@@ -39,6 +39,7 @@ struct synthetic_inode *synthetic_of(const struct inode *inode);
 struct inode *synthetic_inode(struct super *super, const struct synthetic_inode *like, const struct synthetic *entry, u32 mode);
 struct super *proc_new(void);
 struct super *sys_new(void);
+void sys_forget(void); /* later mounts show other interfaces */
 struct super *cgroup_new(void); /* control/cgroup.c */
 extern const struct synthetic process_files[];
 extern const u32 process_file_count;
