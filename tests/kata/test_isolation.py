@@ -58,6 +58,12 @@ class Bundle:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.run(command, text=True, timeout=120, cwd=self.path, **{**streams, **options})
 
+    def expect_refusal(self, missing: str) -> None:
+        """It cannot run, for want of that, and nothing is left."""
+        done = self.call("run", "c1")
+        assert (done.returncode, f"a Sentry has no {missing}" in done.stderr) == (1, True), done.stderr
+        assert self.call("list", "--quiet").stdout == ""
+
     def status(self) -> str:
         return str(json.loads(self.call("state", "c1").stdout)["status"])
 
@@ -119,8 +125,12 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None
         ({"namespaces": SPACES, "resources": {"unified": {"memory.high": "1"}}}, "linux.resources.unified"),
     ):
         bundle.write("true", linux=more)
-        done = bundle.call("run", "c1")
-        assert (done.returncode, f"a Sentry has no {missing}" in done.stderr) == (1, True), done.stderr
+        bundle.expect_refusal(missing)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(bundle.root / "socket"))
+        mount = {"destination": "/s", "type": "bind", "source": str(bundle.root / "socket"), "options": ["bind"]}
+        bundle.write("true", linux={"namespaces": SPACES}, mounts=[mount])
+        bundle.expect_refusal("way to a unix socket of the host")
     assert bundle.call("list", "--quiet").stdout == ""
 
 

@@ -15,16 +15,17 @@ USED = {
     "host-uds": VALUE, "version": FLAG, "help": FLAG,
 }  # fmt: skip
 """Flags with an effect, or of which only some values are accepted."""
-IGNORED = dict.fromkeys(
-    "rootless ignore-cgroups alsologtostderr debug-to-user-log log-packets strace-event directfs lisafs vfs2 fuse cgroupfs "
-    "oci-seccomp cpu-num-from-quota gso software-gso gvisor-gro tx-checksum-offload rx-checksum-offload buffer-pooling "
-    "app-huge-pages net-raw allow-flag-override iouring enable-core-tags".split(),
-    FLAG,
-) | dict.fromkeys(
-    "debug-log-format strace-log-size file-access file-access-mounts dcache watchdog-action panic-signal qdisc "
-    "num-network-channels fdlimit ref-leak-mode traceback".split(),
-    VALUE,
-)
+IGNORED = {
+    "rootless": FLAG, "ignore-cgroups": FLAG, "alsologtostderr": FLAG, "debug-to-user-log": FLAG,
+    "log-packets": FLAG, "strace-event": FLAG, "directfs": FLAG, "lisafs": FLAG, "vfs2": FLAG, "fuse": FLAG,
+    "cgroupfs": FLAG, "oci-seccomp": FLAG, "cpu-num-from-quota": FLAG, "gso": FLAG, "software-gso": FLAG,
+    "gvisor-gro": FLAG, "tx-checksum-offload": FLAG, "rx-checksum-offload": FLAG, "buffer-pooling": FLAG,
+    "app-huge-pages": FLAG, "net-raw": FLAG, "allow-flag-override": FLAG, "iouring": FLAG,
+    "enable-core-tags": FLAG,
+    "debug-log-format": VALUE, "strace-log-size": VALUE, "file-access": VALUE, "file-access-mounts": VALUE,
+    "dcache": VALUE, "watchdog-action": VALUE, "panic-signal": VALUE, "qdisc": VALUE,
+    "num-network-channels": VALUE, "fdlimit": VALUE, "ref-leak-mode": VALUE, "traceback": VALUE,
+}  # fmt: skip
 """Flags without effect: how runsc does its work, and what is so here anyway."""
 PLATFORMS = {"kvm": "kvm", "systrap": "trap", "trap": "trap", "ptrace": "ptrace", "auto": "auto"}
 NETWORKS = ("none", "sandbox", "user")

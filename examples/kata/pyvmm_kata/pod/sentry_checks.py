@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import ConfigError
@@ -37,6 +39,13 @@ def platform_of(cmdline: str) -> str:
     return named[-1] if named else "auto"
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def check(spec: Json) -> None:
     """
     :param spec: a config.json
@@ -52,6 +61,8 @@ def check(spec: Json) -> None:
         missing.append("linux.resources.unified")
     if (linux.get("personality") or {}).get("domain", "LINUX") != "LINUX":
         missing.append("personality but LINUX")
+    if any(_is_socket(mount.get("source") or "") for mount in spec.get("mounts") or ()):
+        missing.append("way to a unix socket of the host")
     if missing:
         raise ConfigError(
             f"a Sentry has no {' and no '.join(dict.fromkeys(missing))}", code="guest-kind", hint="use --isolation vm"
