@@ -88,13 +88,16 @@ def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
     volume.mkdir()
     mounts = json.loads((bundle.path / "config.json").read_text())["mounts"]
     mounts.append({"destination": "/volume", "type": "bind", "source": str(volume), "options": ["rbind", "rw"]})
-    bundle.write("sh", "-c", "trap 'exit 5' TERM; while :; do :; done", mounts=mounts)
+    unified = {"memory.high": "12345678", "memory.oom.group": "1"}
+    linux = {"namespaces": SPACES, "resources": {"unified": unified}}
+    bundle.write("sh", "-c", "trap 'exit 5' TERM; while :; do :; done", mounts=mounts, linux=linux)
     assert bundle.call("create", "c1", stdout=None, stderr=None).returncode == 0
     assert bundle.status() == "created"
     assert bundle.call("start", "c1").returncode == 0
     done = bundle.call("exec", "c1", "sh", "-c", "echo from inside >/volume/file; cat /proc/1/comm; exit 4")
     assert (done.returncode, done.stdout) == (4, "sh\n")
     assert (volume / "file").read_text() == "from inside\n"
+    assert bundle.call("exec", "c1", "cat", "/sys/fs/cgroup/memory.high").stdout == "12345678\n"
     assert bundle.call("update", "--memory", "64M", "--pids-limit", "44", "c1").returncode == 0
     done = bundle.call("exec", "c1", "sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max")
     assert (done.returncode, done.stdout) == (0, f"{64 << 20}\n44\n")
@@ -122,7 +125,7 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None
     assert "executable file `nothing` not found in $PATH: No such file or directory" in done.stderr
     for more, missing in (
         ({"namespaces": [*SPACES, {"type": "time"}]}, "time namespace"),
-        ({"namespaces": SPACES, "resources": {"unified": {"memory.high": "1"}}}, "linux.resources.unified"),
+        ({"namespaces": SPACES, "resources": {"unified": {"memory.none": "1"}}}, "such limit"),
     ):
         bundle.write("true", linux=more)
         bundle.expect_refusal(missing)

@@ -46,6 +46,35 @@ def _is_socket(path: str) -> bool:
         return False
 
 
+UNIFIED = {
+    "memory.max": ("memory", "limit"),
+    "memory.high": ("memory", "high"),
+    "memory.low": ("memory", "reservation"),
+    "pids.max": ("pids", "limit"),
+}
+"""Files of a cgroup, by the limits of ``linux.resources`` that are the same."""
+WITHOUT_EFFECT = ("memory.oom.group", "memory.min", "memory.swap.max", "cpu.weight", "cpu.idle", "io.weight", "io.max")
+
+
+def with_unified(resources: Json) -> Json:
+    """``linux.resources`` with the limits of ``unified`` in their own fields.
+
+    :raises ConfigError: a file in ``unified`` is none of a Sentry's, or its value no number
+    """
+    made = dict(resources)
+    for name, text in (made.pop("unified", None) or {}).items():
+        if name in UNIFIED and (text == "max" or text.isdecimal()):
+            group, field = UNIFIED[name]
+            made[group] = {**(made.get(group) or {}), field: -1 if text == "max" else int(text)}
+        elif name not in WITHOUT_EFFECT:
+            raise ConfigError(
+                f"linux.resources.unified: {name} = {text!r:.60}: a Sentry has no such limit",
+                code="guest-kind",
+                hint=f"there are {', '.join(UNIFIED)}; or use --isolation vm",
+            )
+    return made
+
+
 def check(spec: Json) -> None:
     """
     :param spec: a config.json
@@ -57,8 +86,7 @@ def check(spec: Json) -> None:
         missing.append("mapping of users")
     if (spec.get("hooks") or {}).get("startContainer"):
         missing.append("hook startContainer")
-    if (linux.get("resources") or {}).get("unified"):
-        missing.append("linux.resources.unified")
+    with_unified(linux.get("resources") or {})
     if (linux.get("personality") or {}).get("domain", "LINUX") != "LINUX":
         missing.append("personality but LINUX")
     if any(_is_socket(mount.get("source") or "") for mount in spec.get("mounts") or ()):

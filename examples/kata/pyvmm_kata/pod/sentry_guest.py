@@ -91,6 +91,7 @@ class SentryGuest:
         sentry_checks.check(spec)
         linux = {**spec["linux"]}
         linux["devices"] = [device for device in linux.get("devices") or () if device != ALL_DEVICES]
+        linux["resources"] = sentry_checks.with_unified(linux.get("resources") or {})
         made = {"hostname": hostname, **spec, "linux": linux}
         return GuestConfig("", "", spec_message(made), len(spec.get("mounts") or ()))
 
@@ -100,7 +101,7 @@ class SentryGuest:
 
     def describe_resources(self, resources: Json) -> tuple[Any, str]:
         """See :class:`GuestKind`."""
-        return resources_message(resources), ""
+        return resources_message(sentry_checks.with_unified(resources)), ""
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
         """See :class:`GuestKind`.

@@ -66,7 +66,7 @@ enum { LinuxDevice_Path = 1, LinuxDevice_Type = 2, LinuxDevice_Major = 3, LinuxD
 enum { LinuxResources_Devices = 1, LinuxResources_Memory = 2, LinuxResources_CPU = 3, LinuxResources_Pids = 4,
 	LinuxResources_BlockIO = 5, LinuxResources_HugepageLimits = 6, LinuxResources_Network = 7, };
 enum { LinuxMemory_Limit = 1, LinuxMemory_Reservation = 2, LinuxMemory_Swap = 3, LinuxMemory_Kernel = 4,
-	LinuxMemory_KernelTCP = 5, LinuxMemory_Swappiness = 6, LinuxMemory_DisableOOMKiller = 7, };
+	LinuxMemory_KernelTCP = 5, LinuxMemory_Swappiness = 6, LinuxMemory_DisableOOMKiller = 7, LinuxMemory_High = 100, };
 enum { LinuxCPU_Shares = 1, LinuxCPU_Quota = 2, LinuxCPU_Period = 3, LinuxCPU_RealtimeRuntime = 4,
 	LinuxCPU_RealtimePeriod = 5, LinuxCPU_Cpus = 6, LinuxCPU_Mems = 7, };
 enum { LinuxPids_Limit = 1, };

@@ -58,6 +58,7 @@ static void read_memory(struct reader r, struct limits *limits)
 		switch (field.number) {
 		case LinuxMemory_Limit: limits->memory = limit_of(&field); break;
 		case LinuxMemory_Reservation: limits->low = limit_of(&field); break;
+		case LinuxMemory_High: limits->high = limit_of(&field); break;
 		case LinuxMemory_Swap: swap = limit_of(&field); break;
 		}
 	if (swap >= limits->memory && swap) {
