@@ -124,7 +124,7 @@ def main() -> int:
     """Run all checks; returns 1 when one failed."""
     os.chdir(ROOT)
     code = [name for name in PYTHON_CODE if os.path.isdir(name)]
-    packages = ":".join(f"examples/{name}" for name in ("sentry", "sandbox", "server"))
+    packages = ":".join(f"examples/{name}" for name in ("sentry", "sandbox", "server", "mcp"))
     checks = {  # the longest first
         "mypy --strict": [str(BIN / "mypy"), *code],
         f"C warnings ({', '.join(C_COMPILERS)})": [sys.executable, "-m", "tools.check", "c"],

@@ -414,6 +414,17 @@ def install_server(python: str) -> None:
         current.set()
 
 
+def install_mcp(python: str) -> None:
+    """Install the MCP server of examples/mcp, editable: its command."""
+    folder = os.path.join("examples", "mcp")
+    current = Stamp("mcp", digest(os.path.join(folder, "pyproject.toml")))
+    if not current.is_current():
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        with step("installing examples/mcp into .venv"):
+            run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
 def install_plotting(python: str) -> None:
     """Install matplotlib, which draws the benchmark's plot. The benchmark runs without it, too."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "matplotlib")):
@@ -526,6 +537,7 @@ def main(groups: Sequence[str]) -> None:
         install_sandbox(os.path.join(VENV, "bin", "python"))
         install_firecracker(os.path.join(VENV, "bin", "python"))
         install_server(os.path.join(VENV, "bin", "python"))
+        install_mcp(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
     if "wheels" in wanted:

@@ -42,6 +42,7 @@ _RUNTIME = ("the container runtime", "pip install ./examples/kata")
 PACKAGES = {
     "firecracker": ("Firecracker's interface", "pip install ./examples/firecracker"),
     "image": _RUNTIME,
+    "mcp": ("the MCP server", "pip install ./examples/sandbox ./examples/mcp"),
     "run": _RUNTIME,
     "serve": ("the server", "pip install ./examples/sandbox ./examples/server"),
 }
