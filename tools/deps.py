@@ -80,6 +80,7 @@ NEEDS = (
     Need("check", "redis-server", "redis-server", "runs on the Sentry in tests"),
     Need("check", "sqlite3", "sqlite3", "runs on the Sentry in tests"),
     Need("long", "node", "nodejs", "runs on the Sentry in long tests"),
+    Need("long", "npm", "npm", "installs the conformance suite of the Model Context Protocol"),
     Need("long", "/usr/lib/postgresql/*/bin/pgbench", "postgresql", "runs on the Sentry in long tests"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
