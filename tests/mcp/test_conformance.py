@@ -25,10 +25,13 @@ def test_conformance(tmp_path: Path) -> None:
     """It downloads 60 MB."""
     place = tmp_path / "server"
     place.mkdir()
-    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, *PACKAGES]
+    install: list[str | Path] = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, *PACKAGES]
     subprocess.run(install, check=True, cwd=tmp_path)
     modules = tmp_path / "node_modules"
-    suite = [modules / "node" / "bin" / "node", modules / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"]
+    suite: list[str | Path] = [
+        modules / "node" / "bin" / "node",
+        modules / "@modelcontextprotocol" / "conformance" / "dist" / "index.js",
+    ]
     with Server(place).started() as (_, url):
         command = [*suite, "server", "--url", url, "--expected-failures", EXPECTED]
         ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -19,7 +19,7 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.kata.oci_runtime import PATIENCE, needs_namespaces
-from tests.mcp.fake_machines import environment, prepare
+from tests.sandbox.fake_machines import environment, prepare
 
 pytestmark = needs_namespaces
 
@@ -32,7 +32,7 @@ class Server:
         self.options = prepare(place)
 
     def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "tests.mcp.fake_machines", *self.options, *options]
+        return [sys.executable, "-m", "tests.mcp.server", *self.options, *options]
 
     @contextlib.asynccontextmanager
     async def stdio(self, *options: str) -> AsyncIterator[Client]:

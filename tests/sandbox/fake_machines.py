@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PATHS = [ROOT, *(ROOT / "examples" / name for name in ("kata", "sandbox", "mcp"))]
@@ -19,9 +19,18 @@ def fake_machines() -> None:
     """From now on, sandboxes of this process have such machines."""
     from pyvmm_kata.pod import sandbox
     from pyvmm_sandbox import guest
-    from tests.kata.fake_agent import boot_fake
+    from tests.kata import fake_agent
 
-    sandbox.boot_vm = boot_fake
+    class PlacedProcess(fake_agent.FakeProcess):
+        """A program that runs as its user, and begins in its directory."""
+
+        def __init__(self, process: dict[str, Any]) -> None:
+            super().__init__(process)
+            ids = [f"--reuid={process['user']['uid']}", f"--regid={process['user'].get('gid', 0)}", "--clear-groups"]
+            self.args = ["env", f"--chdir={process['cwd']}", "setpriv", *ids, *self.args]
+
+    fake_agent.FakeProcess = PlacedProcess  # type: ignore[misc]
+    sandbox.boot_vm = fake_agent.boot_fake
     guest.PATH = guest.program()
 
 
@@ -33,8 +42,6 @@ def prepare(place: Path) -> list[str]:
     return ["--image", f"{place}/rootfs", "--config", f"{place}/kata.toml", "--root", f"{place}/state"]
 
 
-if __name__ == "__main__":
-    fake_machines()
-    from pyvmm_mcp.command import main
-
-    sys.exit(main(sys.argv[1:]))
+def options(place: Path) -> dict[str, Any]:
+    """Of a sandbox, after :func:`prepare`."""
+    return {"config": f"{place}/kata.toml", "root": f"{place}/state"}
