@@ -1,0 +1,61 @@
+"""Suites that others wrote for sandboxes, on ours, with machines that run their programs here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.kata.oci_runtime import needs_namespaces
+from tests.sandbox.fake_machines import ROOT, environment
+
+SUITES = Path(__file__).with_name("suites")
+REQUIREMENTS = SUITES / "requirements.txt"
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """A Python that has the frameworks, and after them what .venv has. Made once for each list of requirements."""
+    name = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    place = ROOT / "build" / f"agent-suites-{name}"
+    made = place / "bin" / "python"
+    if not (place / "complete").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS], check=True)
+        packages = subprocess.run(
+            [made, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        Path(packages.stdout.strip(), "pyvmm.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        (place / "complete").touch()
+    return made
+
+
+@needs_namespaces
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("suite", "passed", "failed"),
+    [("inspect_suite", 41, 3), ("deepagents_suite", 79, 7), ("mini_swe_agent_suite", 3, 0)],
+)
+def test_suite(python: Path, tmp_path: Path, suite: str, passed: int, failed: int) -> None:
+    """The frameworks are 300 MB of packages."""
+    pytest_ = f"-m pytest -c {SUITES}/pytest.ini --confcutdir {SUITES} {SUITES}/{suite}.py".split()
+    ran = subprocess.run(
+        ["unshare", "--mount", "sh", SUITES / "apart.sh", python, *pytest_],
+        capture_output=True,
+        text=True,
+        env={**environment(Path("/tmp")), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=ROOT,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = {word: int(count) for count, word in re.findall(r"(\d+) (passed|xfailed|skipped)", ran.stdout)}
+    assert found == {"passed": passed, **({"xfailed": failed} if failed else {})}, ran.stdout
