@@ -48,6 +48,12 @@ s64 call_sleep(struct call *call, struct wait_queue *queue);
 struct process *control_process(void);
 const char *error_text(s64 error);
 
+/* Tasks of the core's own, before the first one: false: no memory. */
+bool control_tasks_init(void);
+/* One with a reference to the agent's root and all rights; NULL: no memory. At its end, it leaves. */
+struct task *control_task(void (*run)(void), void *data);
+void control_task_leave(struct task *t);
+
 /* -- methods.c -- */
 
 void call_dispatch(struct call *call, const struct reader *service, const struct reader *method);

@@ -28,8 +28,7 @@ struct process *control_process(void)
 
 /* -- tasks -- */
 
-/* A task of the core's own with a reference to the agent's root and all rights; NULL: no memory. */
-static struct task *control_task(void (*run)(void), void *data)
+struct task *control_task(void (*run)(void), void *data)
 {
 	struct task *t = task_alloc(run);
 
@@ -48,7 +47,7 @@ static struct task *control_task(void (*run)(void), void *data)
 	return t;
 }
 
-static void task_leave(struct task *t)
+void control_task_leave(struct task *t)
 {
 	struct fs_context *fs = t->fs;
 
@@ -198,7 +197,7 @@ static void call_run(void)
 	if (call->last)
 		end_sandbox(call->connection);
 	call_free(call);
-	task_leave(t);
+	control_task_leave(t);
 }
 
 /* Takes the body. */
@@ -285,7 +284,7 @@ static void connection_run(void)
 	}
 	wake_all(&c->socket->writable);
 	connection_put(c);
-	task_leave(t);
+	control_task_leave(t);
 }
 
 static bool accept(struct vsock *socket)
@@ -304,20 +303,25 @@ static bool accept(struct vsock *socket)
 	return true;
 }
 
-const char *control_start(void)
+bool control_tasks_init(void)
 {
-	if (!vsock_is_there())
-		return "there is no vsock device for the agent's calls";
 	bytes_zero(&agent, sizeof(agent));
 	agent.process = process_new(NULL, NULL, 0);
 	agent.fs = fs_new();
 	agent.sighand = kmalloc(sizeof(*agent.sighand));
 	if (!agent.process || !agent.fs || !agent.sighand)
-		return "the sandbox has too little memory";
+		return false;
 	list_remove(&agent.process->all);
 	agent.sighand->references = 1;
+	return true;
+}
+
+const char *control_start(void)
+{
+	if (!vsock_is_there())
+		return "there is no vsock device for the agent's calls";
 	containers_init();
-	if (roots_init())
+	if (!control_tasks_init() || roots_init())
 		return "the sandbox has too little memory";
 	vsock_listen(CONTROL_PORT, accept);
 	return NULL;
