@@ -5,6 +5,7 @@
 #include "seccomp.h"
 #include "strace.h"
 #include "control/container.h"
+#include "hooks/hooks.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
 #include "fuse/fuse.h"
@@ -66,14 +67,16 @@ static s64 dispatch(struct task *t, const u64 *args)
 	return result;
 }
 
-static s64 dispatch_traced(struct task *t, const u64 *args)
+static s64 dispatch_watched(struct task *t, const u64 *args, u8 watched)
 {
 	struct trace trace;
 	s64 result;
 
-	strace_enter(t, &trace, args);
-	result = dispatch(t, args);
-	strace_leave(t, &trace, result);
+	if (watched & WATCH_STRACE)
+		strace_enter(t, &trace, args);
+	result = watched == WATCH_STRACE ? dispatch(t, args) : hooks_call(t, args, watched, dispatch);
+	if (watched & WATCH_STRACE)
+		strace_leave(t, &trace, result);
 	return result;
 }
 
@@ -81,9 +84,11 @@ static void answer(struct task *t, const struct event *event)
 {
 	struct regs *r = &t->regs;
 	const u64 args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
+	u8 watched;
 
 	t->number = event->foreign ? SYSCALLS - 1 : r->rax & 0xffffffff; /* of which Linux takes 32 bits */
-	r->rax = (u64)(core.config->strace ? dispatch_traced(t, args) : dispatch(t, args));
+	watched = core.watched[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
+	r->rax = (u64)(watched ? dispatch_watched(t, args, watched) : dispatch(t, args));
 }
 
 static void fault(struct task *t, const struct event *event)
@@ -179,7 +184,7 @@ void task_run(void)
 
 static struct task *first_task(void)
 {
-	struct task *t = task_alloc(task_run);
+	struct task *t = task_alloc(core.config->hooks ? hooks_run : task_run);
 	s32 pid = tid_new();
 
 	if (!t)
@@ -223,6 +228,9 @@ const char *core_start(const struct core_config *config)
 	if (ram_init(config) || !vdso_init())
 		return "the sandbox has too little memory";
 	virtio_init(config);
+	error = config->hooks ? hooks_listen() : NULL;
+	if (error)
+		return error;
 	ttys_init();
 	net_init();
 	inet_init();
@@ -230,7 +238,11 @@ const char *core_start(const struct core_config *config)
 	net_settle();
 	if (!config->program && !config->root && !fuse_root && !config->control)
 		return "there is neither a program (initrd) nor a directory for the root (share)";
+	for (u32 i = 0; config->strace && i < SYSCALLS; i++)
+		core.watched[i] = WATCH_STRACE;
 	error = root_init(config);
+	if (!error && config->hooks)
+		error = hooks_start();
 	if (error || config->control)
 		return error ? error : control_start();
 	t = first_task();

@@ -30,6 +30,9 @@ void fpu_reset(void *fpu);
 
 enum { PID = 1, SYSCALLS = 512, CPUS = 64 };
 
+/* Who watches a system call: bits of core.watched. */
+enum { WATCH_STRACE = 1, WATCH_DECIDE = 2, WATCH_TRACE = 4 };
+
 /* What there is once. */
 struct core {
 	const struct core_config *config;
@@ -40,6 +43,7 @@ struct core {
 	struct wait_queue console_input; /* woken when the console may have some */
 	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */
+	u8 watched[SYSCALLS];		 /* by number: WATCH_*; the last one is for all that have no row */
 	u64 unknown[SYSCALLS];		 /* how often each missing system call was made */
 };
 

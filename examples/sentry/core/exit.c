@@ -3,6 +3,7 @@
 #include "core.h"
 #include "seccomp.h"
 #include "control/container.h"
+#include "hooks/hooks.h"
 #include "ipc/ipc.h"
 #include "vfs/pidfd.h"
 #include "vfs/vfs.h"
@@ -159,6 +160,7 @@ static void process_exit(struct process *p)
 	if (p->guest)
 		guest_process_ended(p);
 	if (!p->parent) {
+		hooks_flush();
 		core.exit = (struct core_exit){ p->status >> 8 & 0xff, p->status & 0x7f };
 		sched_end();
 	}

@@ -103,6 +103,7 @@ struct core_config {
 	u32 terminal; /* bits of the console's streams that are one terminal, in raw mode: the core edits and echoes; 0: none */
 	u8 terminal_modes[36]; /* its modes before, as TCGETS has them; zeros: the usual ones */
 	bool scratch; /* what changes in the root stays in memory */
+	bool hooks; /* the program starts when the host has connected to decide its calls (hooks/) */
 	bool control; /* there is no first program: the host starts containers, by calls */
 };
 

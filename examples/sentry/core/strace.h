@@ -14,6 +14,9 @@ enum trace_kind {
 	T_SOCKADDR, T_PUT_SOCKADDR, T_FCNTL, T_NOTHING,
 };
 
+/* The detail of a path that is the call's own: whether the call follows a symbolic link there. 0: of any other text. */
+enum { PATH_FOLLOW = 1, PATH_LINK = 2 };
+
 struct trace_name {
 	const char *name;
 	u64 value;

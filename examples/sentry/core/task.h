@@ -13,6 +13,7 @@
 struct container;
 struct files;
 struct guest_process;
+struct held;
 struct fs_context;
 struct mm;
 struct process_ref;
@@ -110,6 +111,7 @@ struct task {
 	} trap; /* of the last exception, for signal frames */
 	s64 (*restart)(struct task *t); /* of a system call that cannot be made again with the same arguments */
 	u64 restart_args[6];
+	struct held *held; /* copies with which it makes the call (hooks/); NULL: it uses the program's memory */
 	u64 clear_tid, robust_list;
 	struct vfork *vfork;
 	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its

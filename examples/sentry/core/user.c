@@ -1,11 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Memory of the program: the only way from a number that it gave to bytes. */
 #include "core.h"
+#include "hooks/hooks.h"
 
 /* As Linux's access_ok: no wrap, nothing behind the last address. */
 bool user_range(u64 address, u64 size)
 {
 	return address + size >= address && address + size <= TASK_SIZE;
+}
+
+/* The same of what hooks/ has copied before. */
+static u64 copy_held(struct mm *mm, u64 address, void *to, u64 size)
+{
+	u64 rest = 0;
+	const u8 *from = held_at(mm, address, &rest);
+
+	if (!from || rest < size)
+		return 0;
+	bytes_copy(to, from, size);
+	return size;
+}
+
+static s64 string_held(struct mm *mm, char *to, u64 address, u64 size)
+{
+	u64 rest = 0;
+	const u8 *from = held_at(mm, address, &rest);
+
+	for (u64 i = 0; from && i < size; i++) {
+		if (i == rest)
+			return -EFAULT;
+		to[i] = (char)from[i];
+		if (!to[i])
+			return (s64)i;
+	}
+	return from ? -ENAMETOOLONG : -EFAULT;
 }
 
 /* Copy one way or the other; returns how many bytes were copied. */
@@ -14,7 +42,7 @@ static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
 	u64 done = 0;
 
 	if (!user_range(address, size))
-		return 0;
+		return write ? 0 : copy_held(mm, address, mine, size);
 	while (done < size) {
 		u64 rest = PAGE - (address + done) % PAGE, part = rest < size - done ? rest : size - done;
 		u8 *page = mm_page(mm, address + done, write), *at = (u8 *)mine + done;
@@ -61,8 +89,11 @@ s64 user_string(struct mm *mm, char *to, u64 from, u64 size)
 {
 	for (u64 done = 0; done < size;) {
 		u64 rest = PAGE - (from + done) % PAGE, part = rest < size - done ? rest : size - done;
-		const char *page = user_range(from, done + 1) ? mm_page(mm, from + done, false) : NULL;
+		const char *page;
 
+		if (!user_range(from, done + 1))
+			return string_held(mm, to, from, size);
+		page = mm_page(mm, from + done, false);
 		if (!page)
 			return -EFAULT;
 		for (u64 i = 0; i < part; i++, done++) {

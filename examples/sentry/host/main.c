@@ -30,10 +30,10 @@ struct options {
 	u64 pids;   /* tasks at once */
 	u64 cpus;
 	const char *root; /* an archive */
-	bool strace, scratch, control;
+	bool strace, scratch, hooks, control;
 };
 
-static const char usage[] = "usage: [--control] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
+static const char usage[] = "usage: [--control] [--hooks] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
 static pid_t self;
 static const char *subject = platform_program;
 static bool controlled; /* the host starts programs, by calls; standard input is a pipe that it holds open */
@@ -262,6 +262,8 @@ static int parse(int argc, char **argv, struct options *options)
 			options->strace = true;
 		} else if (!strcmp(argv[at], "--scratch")) {
 			options->scratch = true;
+		} else if (!strcmp(argv[at], "--hooks")) {
+			options->hooks = true;
 		} else if (!strcmp(argv[at], "--control")) {
 			options->control = true;
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
@@ -321,7 +323,7 @@ int main(int argc, char **argv, char **envp)
 	config = (struct core_config){
 		.ops = &ops, .ram_size = options.memory * MIB, .strace = options.strace, .scratch = options.scratch,
 		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids, .cpus = (u32)options.cpus,
-		.control = options.control,
+		.hooks = options.hooks, .control = options.control,
 	};
 	config.share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
 	config.net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;

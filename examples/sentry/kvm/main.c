@@ -467,6 +467,7 @@ _Noreturn void kernel_main(void)
 		.program = start.program, .program_size = start.program_size, .root = start.archive,
 		.root_size = start.archive_size, .user = start.user, .group = start.group,
 		.scratch = asked_for(line, "sentry.scratch"), .control = asked_for(line, "sentry.control"),
+		.hooks = asked_for(line, "sentry.hooks"),
 		.most_tasks = start.pids, .terminal = start.terminal,
 	};
 	if (start.terminal)

@@ -47,7 +47,9 @@ def answered() -> tuple[Syscall, ...]:
 
 
 def _detail(call: Syscall, argument: Argument) -> int:
-    """The number of a set, of a type or of another argument."""
+    """The number of a set, of a type or of another argument; of the call's path, whether it follows links."""
+    if argument.name == call.path:
+        return 1 if call.follows else 2
     if argument.kind in ("flags", "one"):
         return list(SETS).index(argument.detail)
     if argument.kind in ("get", "put", "change"):

@@ -32,6 +32,10 @@ import re
 from typing import NamedTuple
 
 MOST_ARGUMENTS = 6
+PATHS = ("path", "target", "from", "root")
+"""Names of arguments: the first of them that a call has is its path."""
+LINKS = r"(unlink|rmdir|mkdir|mknod|symlink|readlink|rename|link|l(set|get|list|remove)xattr|lchown|lstat)(at2?|2)?"
+"""The names of calls that do not follow a symbolic link at the end of their path."""
 
 
 class Argument(NamedTuple):
@@ -64,6 +68,17 @@ class Syscall(NamedTuple):
     def function(self) -> str:
         """The function of the core."""
         return f"sys_{self.handler or self.name}"
+
+    @property
+    def path(self) -> str:
+        """The name of the argument that is its path; empty: it has none."""
+        texts = [each.name for each in self.arguments if each.kind == "path"]
+        return next((name for name in PATHS if name in texts), "")
+
+    @property
+    def follows(self) -> bool:
+        """Whether it follows a symbolic link at the end of its path."""
+        return re.fullmatch(LINKS, self.name) is None
 
     @property
     def arguments(self) -> tuple[Argument, ...]:

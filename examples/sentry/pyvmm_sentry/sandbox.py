@@ -1,0 +1,408 @@
+"""A program in a sandbox, whose system calls Python functions decide.
+
+>>> import errno
+>>> from pyvmm_sentry import SentrySandbox
+>>> with SentrySandbox("/", ["ls", "/etc"]) as sandbox:  # doctest: +SKIP
+...     @sandbox.on("open")
+...     def decide(event):
+...         return errno.EACCES if event.path.startswith("/etc") else None
+...     print(sandbox.run().stderr.decode())
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from pyvmm_sentry import events, hooks, platforms, program
+from pyvmm_sentry.events import Event
+from pyvmm_sentry.share import Devices
+from vmm import ConfigError, HostError, VsockConfig
+
+MIB = 1 << 20
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TIMEOUT_S = 10.0
+EVENTS_MOST = 8 << 20
+"""Bytes of trace points that wait for :meth:`SentrySandbox.events`."""
+FILES_MOST = 64
+_CONNECT_S = 30.0
+
+Hook = Callable[[Event], int | None]
+Function = TypeVar("Function", bound=Hook)
+
+
+class Result(NamedTuple):
+    """How a program has ended.
+
+    :ivar status: its exit status; below 0: the signal that ended it
+    :ivar stdout: what it has printed
+    :ivar stderr: the same of its errors
+    """
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Process(NamedTuple):
+    """A process in the sandbox.
+
+    :ivar state: R: it runs or sleeps; T: it is stopped; Z: it has ended
+    """
+
+    pid: int
+    parent: int
+    state: str
+    threads: int
+    name: str
+
+
+class _Files(dict[str, Callable[[], bytes]]):
+    """Files that functions serve, by absolute path."""
+
+    fixed = False
+
+    def __setitem__(self, path: str, content: Callable[[], bytes]) -> None:
+        if self.fixed:
+            raise ConfigError(f"files[{path!r}]: the sandbox runs", hint="add files before its start")
+        if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
+            raise ConfigError(f"files[{path!r}]: not an absolute path of a file")
+        if len(self) >= FILES_MOST:
+            raise ConfigError(f"files[{path!r}]: {FILES_MOST} files are the most")
+        super().__setitem__(path, content)
+
+
+class SentrySandbox:
+    """A program in a sandbox of its own.
+
+    :param root: a directory of the host as the root; changes stay in the sandbox's memory
+    :param argv: the program and its arguments
+    :param platform: trap or ptrace; auto: the first that works here
+    :param env: the environment
+    :param memory: MiB
+    :param pids: processes and threads at once
+    :param network: connect to the host's networks, through passt
+    :param timeout: seconds after which a hook that has not answered refuses the call
+    :ivar files: by path, functions that return the bytes of a file each time a program opens it
+    :raises ConfigError: the program is not in the root, or there is no such platform
+    :raises HostError: the platform does not work here
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        argv: Sequence[str],
+        *,
+        platform: str = "auto",
+        env: Mapping[str, str] | None = None,
+        memory: int = 256,
+        pids: int = 1024,
+        network: bool = False,
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        self._root = os.fspath(root)
+        self._env = {"PATH": PATH, **(env or {})}
+        self._argv = [_find(self._root, argv, self._env["PATH"]), *argv[1:]]
+        self._platform = _choose(platform)
+        self._memory, self._pids, self._network, self._timeout = memory, pids, network, timeout
+        self._hooks: dict[int, list[Hook]] = {}
+        self._traced: frozenset[int] = frozenset()
+        self._records: deque[bytes] = deque()
+        self._record_bytes = self._lost = 0
+        self._changed = threading.Condition()
+        self._ended = False
+        self._devices: Devices | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: hooks.Connection | None = None
+        self._alive: tuple[int, ...] = ()
+        self.files = _Files()
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    def on(self, *calls: str) -> Callable[[Function], Function]:
+        """Decide system calls: the decorated function is called before each, in a thread.
+
+        It returns None to allow the call, or an errno.  If it raises, or takes too long, the call fails with EPERM.
+
+        :param calls: names of system calls; `open`, `execve`, `unlink` and others stand for all of their kind
+        :raises ConfigError: there is no such call
+        """
+        numbers = [number for call in calls for number in _numbers(call)]
+
+        def add(hook: Function) -> Function:
+            for number in numbers:
+                self._hooks.setdefault(number, []).append(hook)
+            self._watch()
+            return hook
+
+        return add
+
+    def events(self, *calls: str) -> Iterator[Event]:
+        """Record system calls from now on, and iterate over them until the sandbox ends.
+
+        If too many wait, the newest are lost: :attr:`dropped` counts them.
+
+        :param calls: their names, as of :meth:`on`; none: all
+        """
+        numbers = [number for call in calls for number in _numbers(call)]
+        self._traced |= frozenset(numbers or range(events.NUMBERS))
+        self._watch()
+        return self._take_events()
+
+    @property
+    def dropped(self) -> int:
+        """How many trace points were lost, because too many waited."""
+        return self._lost + (self._connection.dropped if self._connection else 0)
+
+    def _watch(self) -> None:
+        if self._connection is None:
+            return
+        bits = bytearray(events.NUMBERS)
+        for number in self._hooks:
+            bits[number] |= hooks.DECIDE
+        for number in self._traced:
+            bits[number] |= hooks.TRACE
+        self._connection.watch(bytes(bits), self._timeout)
+
+    def _decide(self, event: Event) -> tuple[int, bytes]:
+        for hook in self._hooks.get(event.number, ()):
+            try:
+                verdict = hook(event)
+                if verdict:
+                    return -int(verdict), b""
+            except Exception:
+                print(f"pyvmm-sentry: a hook has refused {event.call}, as it failed:", file=sys.stderr)
+                traceback.print_exc()
+                return -errno.EPERM, b""
+        if event.replacement is None:
+            return 0, b""
+        return event.path_index, os.fsencode(event.replacement)
+
+    def _content(self, number: int) -> bytes:
+        try:
+            data = list(self.files.values())[number]()
+            if len(data) <= hooks.CONTENT_MOST:
+                return bytes(data)
+            print(f"pyvmm-sentry: a file of {len(data)} bytes is too large", file=sys.stderr)
+        except OSError:
+            raise
+        except Exception:
+            traceback.print_exc()
+        raise OSError(errno.EIO, "its function failed")
+
+    def _trace(self, record: bytes) -> None:
+        with self._changed:
+            if self._record_bytes + len(record) > EVENTS_MOST:
+                self._lost += 1
+                return
+            self._records.append(record)
+            self._record_bytes += len(record)
+            self._changed.notify_all()
+
+    def _take_events(self) -> Iterator[Event]:
+        while True:
+            with self._changed:
+                while not self._records and not self._ended:
+                    self._changed.wait()
+                if not self._records:
+                    return
+                record = self._records.popleft()
+                self._record_bytes -= len(record)
+            yield Event(record)
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the program.
+
+        :raises ConfigError: it was started before, or a file cannot be served
+        :raises VmmError: the sandbox cannot be made
+        """
+        if self._process:
+            raise ConfigError("the sandbox was started before", hint="make another one")
+        self.files.fixed = True
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="pyvmm-sentry-") as folder:
+            vsock = VsockConfig(3, os.path.join(folder, "vsock"), connections=4)
+            self._devices = devices = Devices(
+                self._memory * MIB, self._root, read_only=True, network=self._network, vsock=vsock, start=False
+            )
+            self._process = process = self._spawn(devices)
+            devices.on_failure = process.kill
+            devices.start()
+            sock = devices.connect(hooks.PORT, _CONNECT_S)
+        sock.settimeout(None)
+        self._connection = hooks.Connection(sock, self._decide, self._content, self._trace, self._end)
+        self._watch()
+        for number, path in enumerate(self.files):
+            try:
+                self._connection.serve(number, os.fsencode(path))
+            except OSError as error:
+                raise ConfigError(f"files[{path!r}]: {os.strerror(error.errno or 0)}") from error
+        self._connection.start()
+        threading.Thread(target=self._await_end, name="sentry-end", daemon=True).start()
+
+    def _spawn(self, devices: Devices) -> subprocess.Popen[bytes]:
+        binary = str(program.trap() if self._platform == "trap" else program.ptrace())
+        self._alive = (reader, _) = os.pipe()  # whose end ends the core, when this process is killed
+        options = devices.options
+        options[options.index("--share") + 1] += f",{reader},{reader}"
+        words = [binary, "--hooks", "--scratch", "--memory", str(self._memory), "--pids", str(self._pids), *options]
+        try:
+            return subprocess.Popen(
+                [*words, "--", *self._argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(*devices.fds, reader),
+                env=self._env,
+            )
+        except OSError as error:
+            raise HostError(f"{binary}: {error.strerror}", errno=error.errno or 0) from error
+
+    def _await_end(self) -> None:
+        assert self._process and self._connection
+        self._process.wait()
+        self._connection.finish()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait until the program has ended.
+
+        :raises ConfigError: it was not started
+        :raises subprocess.TimeoutExpired: it runs
+        """
+        if not self._process:
+            raise ConfigError("the sandbox was not started")
+        stdout, stderr = self._process.communicate(timeout=timeout)
+        self._end()
+        return Result(self._process.returncode, stdout, stderr)
+
+    def run(self, timeout: float | None = None) -> Result:
+        """Start the program, and wait until it has ended.
+
+        :raises subprocess.TimeoutExpired: it runs
+        """
+        self.start()
+        return self.wait(timeout)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def processes(self) -> list[Process]:
+        """What runs in the sandbox.
+
+        :raises HostError: it has ended
+        """
+        _, data = self._status()
+        lines = data[events.RECORD.size :].decode(errors="replace").split("\0")[:-1]
+        found = [line.split(" ", 4) for line in lines]
+        return [Process(int(pid), int(parent), state, int(count), name) for pid, parent, state, count, name in found]
+
+    def stats(self) -> dict[str, Any]:
+        """Memory in bytes, CPU time in seconds, and counts; `exchanges` of questions to hooks and files; `share`: the
+        counters of the root's server.
+
+        :raises HostError: it has ended
+        """
+        head, _ = self._status()
+        names = ("memory_used", "memory_limit", "processes", "threads")
+        assert self._connection and self._devices
+        return {
+            **dict(zip(names, head.args, strict=False)),
+            "cpu_seconds": head.args[4] / 1e9,
+            "dropped": self.dropped,
+            "exchanges": self._connection.exchanges,
+            "share": self._devices.stats(),
+        }
+
+    @property
+    def exchanges(self) -> int:
+        """How often the core has asked a hook or a file's function."""
+        return self._connection.exchanges if self._connection else 0
+
+    def _status(self) -> tuple[events.Header, bytes]:
+        if not self._connection:
+            raise HostError("the sandbox was not started")
+        return self._connection.status()
+
+    def close(self) -> None:
+        """End the sandbox.  A second call does nothing."""
+        if self._process:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdout, self._process.stderr):
+                if stream:
+                    stream.close()
+        if self._connection:
+            self._connection.close()
+        if self._devices:
+            self._devices.close()
+        for fd in self._alive:
+            os.close(fd)
+        self._alive = ()
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback_: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _numbers(call: str) -> tuple[int, ...]:
+    found = events.numbers(call)
+    if not found:
+        raise ConfigError(f"{call}: there is no such system call", hint="pyvmm-runsc help syscalls lists them")
+    return found
+
+
+@functools.cache
+def _best() -> str:
+    """The first platform that works here.  Each is tried by a child."""
+    for found in (platforms.trap(), platforms.ptrace()):
+        if found.present:
+            return found.name
+    raise HostError("neither trap nor ptrace works here", hint="pyvmm-runsc platforms")
+
+
+def _choose(name: str) -> str:
+    if name == "kvm":
+        raise ConfigError("hooks: the platform kvm is not supported yet", hint="use trap")
+    if name not in ("auto", "trap", "ptrace"):
+        raise ConfigError(f"platform {name!r}: not auto, trap or ptrace")
+    return _best() if name == "auto" else name
+
+
+def _find(root: str, argv: Sequence[str], search: str) -> str:
+    """The path of a program inside of *root*."""
+    if not argv:
+        raise ConfigError("argv is empty: there is no program")
+    if not os.path.isdir(root):
+        raise ConfigError(f"root {root}: not a directory")
+    name = argv[0]
+    for place in [""] if "/" in name else search.split(":"):
+        path = os.path.join(place, name)
+        if os.path.lexists(f"{root}/{path}"):
+            return path
+    raise ConfigError(f"{name}: not found in {root}")
