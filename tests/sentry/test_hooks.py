@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,18 +167,18 @@ def test_events_are_seen_with_their_results(root: Path) -> None:
     assert (seen[-1].call, seen[-1].arguments) == ("exit_group", {"status": 4})
 
 
-FLOOD = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); [ -e / ]; done"
+FLOOD = "i=0; while [ $i -lt 8000 ]; do i=$((i + 1)); [ -e / ]; done"
 
 
 def test_a_flood_of_events_is_bounded_and_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody takes them until the end."""
-    monkeypatch.setattr("pyvmm_sentry.sandbox.EVENTS_MOST", 1 << 20)
+    monkeypatch.setattr("pyvmm_sentry.sandbox.EVENTS_MOST", 1 << 19)
     with shell(root, FLOOD) as sandbox:
         found = sandbox.events("stat", "newfstatat", "lstat", "access", "faccessat", "faccessat2")
         sandbox.run(60)
         records = sum(1 for _ in found)
-    assert 1000 < records <= (1 << 20) // events.RECORD.size
-    assert records + sandbox.dropped >= 20000
+    assert 100 < records <= (1 << 19) // events.RECORD.size
+    assert records + sandbox.dropped >= 8000
 
 
 def test_a_file_that_python_serves(root: Path) -> None:
@@ -243,7 +242,8 @@ def test_the_sandbox_ends_with_python(root: Path, script: str) -> None:
             os.close(ended)
 
 
-def connection(take: Callable[[bytes], None] = lambda data: None) -> tuple[hooks.Connection, socket.socket, threading.Event]:
+def connection() -> tuple[hooks.Connection, socket.socket, threading.Event]:
+    """With a hook that hangs; its core's end; and whether it has ended."""
     ours, core = socket.socketpair()
     ended = threading.Event()
     hangs = threading.Event()
@@ -252,7 +252,7 @@ def connection(take: Callable[[bytes], None] = lambda data: None) -> tuple[hooks
         hangs.wait()
         return 0, b""
 
-    return hooks.Connection(ours, decide, lambda number: b"", take, ended.set), core, ended
+    return hooks.Connection(ours, decide, lambda number: b"", lambda data: None, ended.set), core, ended
 
 
 def record(kind: int, *, data: bytes = b"", number: int = 59, args: tuple[int, ...] = (0,) * 6) -> bytes:
@@ -296,5 +296,5 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
         with pytest.raises(ConfigError, match="not an absolute path"):
             sandbox.files["run/x"] = bytes
         sandbox.files["/bin"] = bytes
-        with pytest.raises(ConfigError, match="/bin.*exists"):
+        with pytest.raises(ConfigError, match=r"/bin.*exists"):
             sandbox.start()

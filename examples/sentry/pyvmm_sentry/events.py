@@ -58,7 +58,8 @@ def header(data: bytes) -> Header:
     if len(data) < RECORD.size:
         raise ValueError(f"a record of {len(data)} bytes")
     words = RECORD.unpack_from(data)
-    return Header(*words[:7], words[7:13], *words[13:])
+    number, time, kind, call, pid, tid, result, *args, directory, real, name = words
+    return Header(number, time, kind, call, pid, tid, result, tuple(args), directory, real, name)
 
 
 def numbers(name: str) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from pyvmm_sentry import events, hooks, platforms, program
-from pyvmm_sentry.events import Event
+from pyvmm_sentry.events import Event, Header
 from pyvmm_sentry.share import Devices
 from vmm import ConfigError, HostError, VsockConfig
 
@@ -338,7 +338,7 @@ class SentrySandbox:
         """How often the core has asked a hook or a file's function."""
         return self._connection.exchanges if self._connection else 0
 
-    def _status(self) -> tuple[events.Header, bytes]:
+    def _status(self) -> tuple[Header, bytes]:
         if not self._connection:
             raise HostError("the sandbox was not started")
         return self._connection.status()

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { OPENS = 60, EXECS = 12 };
+enum { OPENS = 30, EXECS = 10 };
 static char *name; /* shared with the process that changes it */
 static int good, bad, used;
 static volatile bool done;
