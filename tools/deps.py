@@ -380,17 +380,6 @@ def install_sentry(python: str) -> None:
         run([python, "-m", "pyvmm_sentry.lwip"])
 
 
-def install_firecracker(python: str) -> None:
-    """Install Firecracker's interface of examples/firecracker, editable."""
-    folder = os.path.join("examples", "firecracker")
-    current = Stamp("firecracker", digest(os.path.join(folder, "pyproject.toml")))
-    if not current.is_current():
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-        with step("installing examples/firecracker into .venv"):
-            run([*pip, "--editable", os.path.join(ROOT, folder)])
-        current.set()
-
-
 def install_sandbox(python: str) -> None:
     """Install the sandbox library of examples/sandbox, editable, and compile its program for guests."""
     folder = os.path.join("examples", "sandbox")
@@ -404,24 +393,13 @@ def install_sandbox(python: str) -> None:
         current.set()
 
 
-def install_server(python: str) -> None:
-    """Install the server of examples/server, editable: its command."""
-    folder = os.path.join("examples", "server")
-    current = Stamp("server", digest(os.path.join(folder, "pyproject.toml")))
+def install_example(python: str, name: str) -> None:
+    """Install a package of examples/ that has nothing to compile, editable: its commands."""
+    folder = os.path.join("examples", name)
+    current = Stamp(name, digest(os.path.join(folder, "pyproject.toml")))
     if not current.is_current():
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-        with step("installing examples/server into .venv"):
-            run([*pip, "--editable", os.path.join(ROOT, folder)])
-        current.set()
-
-
-def install_mcp(python: str) -> None:
-    """Install the MCP server of examples/mcp, editable: its command."""
-    folder = os.path.join("examples", "mcp")
-    current = Stamp("mcp", digest(os.path.join(folder, "pyproject.toml")))
-    if not current.is_current():
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-        with step("installing examples/mcp into .venv"):
+        with step(f"installing examples/{name} into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
         current.set()
 
@@ -536,9 +514,8 @@ def main(groups: Sequence[str]) -> None:
         install_kata(os.path.join(VENV, "bin", "python"))
         install_sentry(os.path.join(VENV, "bin", "python"))
         install_sandbox(os.path.join(VENV, "bin", "python"))
-        install_firecracker(os.path.join(VENV, "bin", "python"))
-        install_server(os.path.join(VENV, "bin", "python"))
-        install_mcp(os.path.join(VENV, "bin", "python"))
+        for name in ("firecracker", "mcp", "server"):
+            install_example(os.path.join(VENV, "bin", "python"), name)
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
     if "wheels" in wanted:
