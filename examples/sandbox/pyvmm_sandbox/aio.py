@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm_sandbox.commands import Command, finish
 from pyvmm_sandbox.files import Watch
+from pyvmm_sandbox.ports import Forward
 from pyvmm_sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
     import os
-    import socket
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pyvmm_sandbox.code import Context, Contexts, Execution
     from pyvmm_sandbox.commands import Event, Result
     from pyvmm_sandbox.files import Change, Entry, Files
-    from pyvmm_sandbox.ports import Forward, Ports
+    from pyvmm_sandbox.ports import Ports
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Infos
     from pyvmm_sandbox.stats import Stats
@@ -306,11 +307,11 @@ class AsyncPorts:
 
     async def forward(self, port: int, host: str = "127.0.0.1", host_port: int = 0) -> Forward:
         """See :meth:`Ports.forward`."""
-        return await _thread(self._ports.forward, port, host, host_port)
+        return await _made(Forward.close, self._ports.forward, port, host, host_port)
 
     async def connect(self, port: int) -> socket.socket:
         """See :meth:`Ports.connect`; :func:`asyncio.open_connection` takes the socket."""
-        return await _thread(self._ports.connect, port)
+        return await _made(socket.socket.close, self._ports.connect, port)
 
     def close(self) -> None:
         """See :meth:`Ports.close`."""
