@@ -90,7 +90,7 @@ class Process:
             pass
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size of its terminal; a process without one, or one that has ended, does not mind."""
+        """Set the size of its terminal; no effect on a process without one, or one that has ended."""
         try:
             self._channel.send({"rows": rows, "columns": columns})
         except OSError:

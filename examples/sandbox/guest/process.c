@@ -110,7 +110,7 @@ static void leave_terminal(void)
 	signal(SIGHUP, SIG_DFL);
 }
 
-static int run(char **argv, bool tells_pid)
+static int run(char **argv, bool reports_pid)
 {
 	sigset_t none;
 
@@ -119,7 +119,7 @@ static int run(char **argv, bool tells_pid)
 	signal(SIGPIPE, SIG_DFL);
 	setsid();
 	ioctl(0, TIOCSCTTY, 0);
-	if (tells_pid)
+	if (reports_pid)
 		dprintf(1, "%d%c", getpid(), 0);
 	execvp(argv[0], argv);
 	dprintf(2, "%s: %s\n", argv[0], strerror(errno));
@@ -132,7 +132,7 @@ static void pass_signal(pid_t child, int number)
 		kill(child, number);
 }
 
-static int attend(char **argv, bool tells_pid)
+static int attend(char **argv, bool reports_pid)
 {
 	int signals, status;
 	struct signalfd_siginfo info;
@@ -145,7 +145,7 @@ static int attend(char **argv, bool tells_pid)
 	if (child < 0)
 		return 126;
 	if (!child)
-		_exit(run(argv, tells_pid));
+		_exit(run(argv, reports_pid));
 	for (int fd = 0; fd < 3; fd++)
 		close(fd); /* whoever reads its output sees the end with the last process that can write */
 	for (;;) {

@@ -310,7 +310,7 @@ class AsyncPorts:
         return await _made(Forward.close, self._ports.forward, port, host, host_port)
 
     async def connect(self, port: int) -> socket.socket:
-        """See :meth:`Ports.connect`; :func:`asyncio.open_connection` takes the socket."""
+        """See :meth:`Ports.connect`; :func:`asyncio.open_connection` accepts the socket."""
         return await _made(socket.socket.close, self._ports.connect, port)
 
     def close(self) -> None:

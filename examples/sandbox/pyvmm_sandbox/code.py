@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Feed = Callable[[str], object]
 
 PORT = 48888
-"""Of the sandbox's loopback interface, where the kernels' server listens."""
+"""The port of the sandbox's loopback interface where the kernels' server listens."""
 DEFAULT = kernel_server.DEFAULT
 RESULTS_MOST = 64 << 20
 """Bytes of the results that one execution keeps."""
@@ -134,7 +134,7 @@ class Contexts:
         :param env: more variables
         :raises UsageError: the image has no Python, or no ipykernel
         """
-        return _context(self._ask({"op": "create", "cwd": cwd, "env": dict(env or {})}))
+        return _context(self._request({"op": "create", "cwd": cwd, "env": dict(env or {})}))
 
     def entries(self) -> list[Context]:
         """All of them."""
@@ -149,13 +149,13 @@ class Contexts:
 
     def restart(self, context: Context | str = DEFAULT) -> None:
         """End its code and start it again, without state."""
-        self._ask({"op": "restart", "context": id_of(context)})
+        self._request({"op": "restart", "context": id_of(context)})
 
     def remove(self, context: Context | str = DEFAULT) -> None:
         """End it."""
-        self._ask({"op": "remove", "context": id_of(context)})
+        self._request({"op": "remove", "context": id_of(context)})
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         with self.connect() as sock:
             return _answer(sock, request)
 

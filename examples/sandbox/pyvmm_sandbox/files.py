@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     Start = Callable[[list[str]], Command]
 
 READ_MOST = 256 << 20
-"""Bytes that :meth:`Files.read` takes by default."""
+"""The default limit of :meth:`Files.read`, in bytes."""
 DOWNLOAD_MOST = 16 << 30
-"""Bytes that :meth:`Files.download` writes by default; each file, directory and link counts 4 KiB more."""
+"""The default limit of :meth:`Files.download`, in bytes; each file, directory and link counts 4 KiB more."""
 ENTRIES_MOST = 1_000_000
-"""Entries that a listing has."""
+"""The limit of a listing."""
 _CHUNK = 1 << 20
 _LONGEST = 4095
 _FIELDS = 8

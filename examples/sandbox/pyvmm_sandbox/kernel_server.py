@@ -49,7 +49,7 @@ class Kernel:
 
         await self.stop()
         context = zmq.asyncio.Context()
-        context.rcvhwm = 0  # a kernel drops output that its reader does not take fast enough
+        context.rcvhwm = 0  # a kernel drops output that is not read fast enough
         file = os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], f"{self.name}.json")
         # Abstract unix sockets: not every file system has sockets, and names of sockets are short
         address = f"@pyvmm-{os.getpid()}-{self.name}"
@@ -68,7 +68,7 @@ class Kernel:
             self.manager = None
 
     def signal(self, number: int) -> None:
-        """To the kernel and what it has started."""
+        """Send a signal to the kernel and the programs that it has started."""
         if self.manager is not None and self.manager.provisioner is not None:
             with contextlib.suppress(ProcessLookupError, AttributeError):
                 os.killpg(self.manager.provisioner.pid, number)
@@ -99,7 +99,7 @@ class Kernel:
                 await self.report(kind, content, send)
         if self.client is not None:
             with contextlib.suppress(queue.Empty):
-                await self.client.get_shell_msg(timeout=LOOK_S)  # says the same
+                await self.client.get_shell_msg(timeout=LOOK_S)  # repeats the status
         await send({"done": count})
 
     async def report(self, kind: str, content: dict[str, Any], send: Any) -> None:
@@ -136,7 +136,7 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def send(event: dict[str, Any]) -> None:
-            with contextlib.suppress(ConnectionError):  # the client has gone, which do_run() sees
+            with contextlib.suppress(ConnectionError):  # the client has gone, which ends do_run()
                 writer.write(json.dumps(event).encode() + b"\n")
                 await writer.drain()
 

@@ -1,4 +1,4 @@
-"""What is known of a sandbox beside the state of its container, in whose folder these files are."""
+"""The records of a sandbox, files in the folder of its container's state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _METADATA_MOST = 64 << 10
 
 @dataclass(frozen=True)
 class Record:
-    """What does not change.
+    """The part that does not change.
 
     :ivar image: that it was made from
     :ivar detached: it does not end with the process that has made it
@@ -46,7 +46,7 @@ class Record:
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What is known of a sandbox.
+    """A sandbox, as :meth:`Sandbox.list` reports it.
 
     :ivar name: its name
     :ivar state: ``created``, ``running``, ``paused`` or ``stopped``

@@ -370,7 +370,7 @@ class Sandbox:
             self._timer = None
 
     def info(self) -> SandboxInfo:
-        """What is known of it.
+        """Its state, image, metadata and times.
 
         :raises SandboxGone: it has ended
         """
