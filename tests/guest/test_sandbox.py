@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.image_store.store import ImageStore
-from pyvmm_sandbox import CommandTimeout, Sandbox, SandboxGone, Template
+from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
 from tests.guest.kata_tools import Oci, eventually
 
 
@@ -92,3 +94,54 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
             eventually(lambda: int(copy.files.read("/count")) > before, "the copy's program does not continue")
         assert second.files.read("/file") == b"two\n"
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
+
+
+def test_terminals_signals_and_ports_of_a_machine(oci: Oci) -> None:
+    """The ports without a network, and in a copy."""
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    with Sandbox(str(oci.rootfs), memory="96M", timeout=None, **where) as box:
+        resized = 'until [ "$(stty size)" = "40 120" ]; do sleep 0.1; done'
+        script = f"stty size; read line; {resized}; echo got $line; exec sleep 600"
+        with box.popen(script, tty=True, rows=30, cols=100) as command:
+            assert _until(command, "100\r\n") == "30 100\r\n"
+            command.resize(40, 120)
+            command.write("typed\n")
+            assert _until(command, "got typed\r\n").startswith("typed\r\n")
+            command.write(b"\x03")  # Ctrl-C
+            assert command.wait(60) == 128 + signal.SIGINT
+        with box.popen("trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done") as command:
+            assert next(iter(command)).text == "ready\n"
+            assert box.run(["cat", f"/proc/{command.pid}/comm"]).stdout == "sh\n"
+            command.send_signal(signal.SIGTERM)
+            assert command.wait(60) == 3
+        with pytest.raises(ConnectionRefusedError):
+            box.ports.connect(7777)
+        box.run("nc -ll -p 7777 -e cat >/dev/null 2>&1 </dev/null &")
+        eventually(lambda: _echo(box, b"x"), "its server does not listen")
+        with box.ports.forward(7777) as forward:
+            with socket.create_connection((forward.host, forward.port)) as sock:
+                assert _send(sock, b"forwarded" * 1000) == b"forwarded" * 1000
+        (copy,) = box.fork()
+        with copy:
+            assert _echo(copy, b"of the copy") and _echo(box, b"of the original")
+
+
+def _until(command: Command, end: str) -> str:
+    seen = ""
+    while not seen.endswith(end):
+        seen += next(iter(command)).text
+    return seen
+
+
+def _echo(box: Sandbox, data: bytes) -> bool:
+    try:
+        with box.ports.connect(7777) as sock:
+            return _send(sock, data) == data
+    except ConnectionRefusedError:
+        return False
+
+
+def _send(sock: socket.socket, data: bytes) -> bytes:
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+    return b"".join(iter(lambda: sock.recv(1 << 16), b""))
