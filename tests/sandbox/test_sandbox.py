@@ -361,6 +361,7 @@ def test_ports_lead_to_servers_inside(python: Python) -> None:
         raises(ConnectionRefusedError, box.ports.connect, 1)
         raises(UsageError, box.ports.connect, 0), raises(UsageError, box.ports.forward, 70000)
         raises(OSError, box.ports.forward, port, host_port=other.port)
+        begun.close()
     raises(ConnectionRefusedError, socket.create_connection, (other.host, other.port))
     raises(SandboxGone, box.ports.connect, port)
     """
