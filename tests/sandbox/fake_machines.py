@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ def environment(place: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "TMPDIR": str(place)}
 
 
+@functools.cache
 def fake_machines() -> None:
     """From now on, sandboxes of this process have such machines."""
     from pyvmm_kata.pod import sandbox
