@@ -231,6 +231,11 @@ def test_the_same_request_makes_one_sandbox(server: Server) -> None:
     assert server.http("POST", "/v2/sandboxes", "e2b_1", **options).json()["sandboxID"] != first
 
 
+def test_two_servers_do_not_share_their_records(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--state", str(server.place / "server")]) == 2
+    assert "another server uses it" in capsys.readouterr().err
+
+
 def test_the_command_line_refuses_what_is_not_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# nothing\n")

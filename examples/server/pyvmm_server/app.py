@@ -106,7 +106,12 @@ def _authorized(
         owner = sandboxes.settings.owner_of(key)
         if owner is None:
             raise ClientError(401, "the API key is wrong or missing")
-        return await call(Call(sandboxes, owner, request))
+        try:
+            return await call(Call(sandboxes, owner, request))
+        except ClientError as error:
+            if error.status == 502:  # of a sandbox that has just ended
+                raise ClientError(404, error.message) from error
+            raise
 
     async def guarded(request: Request) -> Response:
         return await _guarded(answer(request))

@@ -66,12 +66,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Serve until a signal; returns the exit status."""
     options = parser().parse_args(argv)
+    import sqlite3
+
     try:
-        settings = settings_of(options)
-    except (VmmError, OSError) as error:
+        return _serve(settings_of(options), options)
+    except (VmmError, OSError, sqlite3.Error) as error:
         sys.stderr.write(f"pyvmm serve: {error}\n")
         return 2
-    return _serve(settings, options)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -141,12 +142,13 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from pyvmm_server.logs import LOGGING
     from pyvmm_server.program import Program
 
+    app = make(settings)
     # The library's folders for sandboxes are temporary ones, and the next server has to find them.
     os.makedirs(settings.bundles, mode=0o700, exist_ok=True)
     tempfile.tempdir = settings.bundles
     server = Program(
         uvicorn.Config(
-            make(settings),
+            app,
             host=options.host,
             port=options.port,
             ssl_certfile=options.tls_cert or None,

@@ -85,5 +85,5 @@ def translate(error: Exception) -> ClientError:
         return ClientError(503, str(error))
     if isinstance(error, OSError):
         status, code = _FILES.get(error.errno or 0, (400, "invalid_argument"))
-        return ClientError(status, f"{error.filename}: {error.strerror}", code=code)
+        return ClientError(status, f"{error.filename or 'the server'}: {error.strerror or error}", code=code)
     raise error

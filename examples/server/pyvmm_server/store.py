@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -89,10 +90,18 @@ class Store:
     """The tables.  A change is in the file when its call returns, so that it outlives the server's process.
 
     :param folder: where the file is; made if need be
+    :raises OSError: it cannot be made, or another server uses it
+    :raises sqlite3.Error: the file is damaged
     """
 
     def __init__(self, folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        # A lock of a process, which those that it forks do not have: the machines outlive the server.
+        self._lock = open(os.path.join(folder, "lock"), "wb")  # noqa: SIM115
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OSError(error.errno, "another server uses it", folder) from error
         self._db = sqlite3.connect(os.path.join(folder, "server.db"), isolation_level=None)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -167,6 +176,7 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        self._lock.close()
 
     def _one(self, where: str, *values: str) -> Record | None:
         row = self._db.execute(f"SELECT * FROM sandboxes WHERE {where}", values).fetchone()
