@@ -17,7 +17,7 @@ from tools.command_line import WIDTH, help_of, text_of
 from tools.where import ROOT
 from vmm import __version__
 from vmm.cli.commands import COMMANDS
-from vmm.cli.plugins import external_commands
+from vmm.cli.plugins import entry_points, external_commands
 
 HEADING = re.compile(r"[a-z][a-z ]*:")
 SHIM = """\
@@ -111,6 +111,7 @@ def pages() -> dict[str, dict[str, str]]:
     kata = {
         f"pyvmm-{name}": of_parser(f"pyvmm-{name}", command.SUMMARY, command.parser())
         for name, command in external_commands().items()
+        if entry_points()[name].startswith("pyvmm_kata.")
     }
     for name, summary in (
         ("pyvmm-oci", "an OCI runtime whose containers have virtual machines of their own"),

@@ -524,7 +524,7 @@ def test_what_the_command_line_alone_tells_is_told_before_a_file_is_made(files: 
 
 @pytest.mark.parametrize(
     ("arguments", "names"),
-    [([], "--kernel"), (["--kernel"], "--kernel"), (["--kernel", "vmlinux", "--bogus"], "--bogus")],
+    [(["--kernel"], "--kernel"), (["--kernel", "vmlinux", "--bogus"], "--bogus")],
     ids=" ".join,
 )
 def test_usage(files: Path, arguments: list[str], names: str) -> None:
