@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from pyvmm_sentry.__main__ import parser as runsc_parser
+from pyvmm_sentry.command import parser as runsc_parser
 from tools.command_line import WIDTH, help_of, text_of
 from tools.where import ROOT
 from vmm import __version__
@@ -108,11 +108,12 @@ def pages() -> dict[str, dict[str, str]]:
     own = {"pyvmm": of_help("pyvmm", "boot, save and fork virtual machines", help_of())}
     for name, summary in COMMANDS.items():
         own[f"pyvmm-{name}"] = of_parser(f"pyvmm-{name}", summary, importlib.import_module(f"vmm.cli.{name}").parser())
-    kata = {
-        f"pyvmm-{name}": of_parser(f"pyvmm-{name}", command.SUMMARY, command.parser())
-        for name, command in external_commands().items()
-        if entry_points()[name].startswith("pyvmm_kata.")
-    }
+    found: dict[str, dict[str, str]] = {".": own}
+    for name, command in external_commands().items():
+        package = f"examples/{entry_points()[name].partition('.')[0].removeprefix('pyvmm_')}"
+        page = of_parser(f"pyvmm-{name}", command.SUMMARY, command.parser())
+        found.setdefault(package, {})[f"pyvmm-{name}"] = page
+    kata = found["examples/kata"]
     for name, summary in (
         ("pyvmm-oci", "an OCI runtime whose containers have virtual machines of their own"),
         ("pyvmm-poold", "keep virtual machines ready for containers"),
@@ -122,7 +123,7 @@ def pages() -> dict[str, dict[str, str]]:
         "containerd-shim-pyvmm-v2", "run the pods of containerd in virtual machines", SHIM
     )
     runsc = of_parser("pyvmm-runsc", "run Linux programs on the Sentry", runsc_parser())
-    return {".": own, "examples/kata": kata, "examples/sentry": {"pyvmm-runsc": runsc}}
+    return {**found, "examples/sentry": {"pyvmm-runsc": runsc}}
 
 
 def main() -> int:

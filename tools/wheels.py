@@ -29,6 +29,9 @@ PACKAGES = {
     "pyvmm-kata": "examples/kata",
     "pyvmm-sentry": "examples/sentry",
     "pyvmm-sandbox": "examples/sandbox",
+    "pyvmm-firecracker": "examples/firecracker",
+    "pyvmm-mcp": "examples/mcp",
+    "pyvmm-server": "examples/server",
 }
 """Their folders."""
 WITHOUT_SDIST = ("pyvmm-guest",)
