@@ -20,7 +20,7 @@ def environment(place: Path) -> dict[str, str]:
 def fake_machines() -> None:
     """From now on, sandboxes of this process have such machines."""
     from pyvmm_kata.pod import sandbox
-    from pyvmm_sandbox import guest
+    from pyvmm_sandbox import guest, isolations
     from tests.kata import fake_agent
 
     class PlacedProcess(fake_agent.FakeProcess):
@@ -34,6 +34,7 @@ def fake_machines() -> None:
     fake_agent.FakeProcess = PlacedProcess  # type: ignore[misc]
     sandbox.boot_vm = fake_agent.boot_fake
     guest.PATH = guest.program()
+    isolations.choose = lambda wanted: "vm"  # these machines need no KVM
 
 
 def prepare(place: Path) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 
 from pyvmm_kata.image_store import store as image_store
 from pyvmm_kata.pod import sandbox as machines
-from pyvmm_sandbox import Template, guest
+from pyvmm_sandbox import Template, guest, isolations
 from pyvmm_server import command, users
 from tests.kata import fake_relay
 from tests.kata.fake_agent import boot_fake
@@ -15,6 +15,7 @@ from tests.kata.fake_agent import boot_fake
 machines.boot_vm = boot_fake
 fake_relay.install()
 guest.PATH = guest.program()
+isolations.choose = lambda wanted: "vm"  # these machines need no KVM
 place = sys.argv[1]
 image_store.SYSTEM_STORE = f"{place}/images"
 users.HOME = f"{place}/home"
