@@ -359,10 +359,20 @@ async def _made(
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
-        await asyncio.wait([making])
-        if making.exception() is None:
-            await asyncio.shield(_thread(discard, making.result()))
+        discarding = asyncio.ensure_future(_discard(discard, making))
+        _discarded.add(discarding)  # it goes on, although the task is cancelled again
+        discarding.add_done_callback(_discarded.discard)
+        await asyncio.shield(discarding)
         raise
+
+
+_discarded: set[asyncio.Future[None]] = set()
+
+
+async def _discard(discard: Callable[[Result_], object], making: asyncio.Future[Result_]) -> None:
+    await asyncio.wait([making])
+    if making.exception() is None:
+        await _thread(discard, making.result())
 
 
 def _kill_all(sandboxes: list[Sandbox]) -> None:
