@@ -10,8 +10,6 @@ from pyvmm_sandbox.errors import UsageError
 from vmm import kvm_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pyvmm_kata.pod.guest_kind import Capabilities
 
 ISOLATIONS = ("auto", "vm", "sentry")
@@ -42,12 +40,14 @@ def _best() -> str:
     return "sentry"
 
 
-def check_options(isolation: str, network: str, ports: Sequence[str]) -> None:
+def check_ports(isolation: str) -> None:
     """
-    :raises UsageError: a sandbox on the Sentry is to have what only a virtual machine has
+    :raises UsageError: the host cannot connect to servers inside the sandbox
     """
-    if (network != "none" or ports) and not _can(isolation).network:
-        raise UsageError(f"a sandbox on the Sentry has no network, and cannot have network {network!r:.60}", hint=_HINT)
+    if not _can(isolation).forwarding:
+        raise UsageError(
+            "a sandbox on the Sentry has no forwarded ports", hint=f'network="user" with ports=["8080:80"], or {_HINT}'
+        )
 
 
 def check_saving(isolation: str) -> None:

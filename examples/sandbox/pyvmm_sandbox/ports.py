@@ -12,6 +12,7 @@ from pyvmm_kata.errors import VmmError
 from pyvmm_sandbox.errors import UsageError, error_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from pyvmm_kata import Container
@@ -111,10 +112,14 @@ class Forward:
 
 
 class Ports:
-    """The ports of a sandbox: ``box.ports``.  They are those of its loopback addresses."""
+    """The ports of a sandbox: ``box.ports``.  They are those of its loopback addresses.
 
-    def __init__(self, container: Container) -> None:
+    :param check: raises UsageError if the sandbox cannot have them
+    """
+
+    def __init__(self, container: Container, check: Callable[[], None]) -> None:
         self._container = container
+        self._check = check
         self._forwards: weakref.WeakSet[Forward] = weakref.WeakSet()
 
     def forward(self, port: int, host: str = "127.0.0.1", host_port: int = 0) -> Forward:
@@ -123,7 +128,9 @@ class Ports:
         :param host: the address of the host that listens
         :param host_port: the port of the host; 0: a free one
         :raises OSError: the host's port is in use
+        :raises UsageError: the sandbox is on the Sentry
         """
+        self._check()
         _check(port)
         if host_port:
             _check(host_port)
@@ -137,7 +144,9 @@ class Ports:
 
         :raises ConnectionRefusedError: nothing listens there
         :raises SandboxGone: the sandbox has ended
+        :raises UsageError: the sandbox is on the Sentry
         """
+        self._check()
         _check(port)
         try:
             return self._container.connect(port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -80,7 +81,6 @@ class Sandbox:
         root: str = "",
     ) -> None:
         isolation = isolations.choose(isolation)
-        isolations.check_options(isolation, network, ports)
         check_name(name, detach)
         record = records.new(image, metadata, detach)
         owners.watch(root)
@@ -124,7 +124,7 @@ class Sandbox:
         self.name = container.id
         self.isolation = container.isolation or "vm"
         self.files = Files(lambda words: self._start(words))
-        self.ports = Ports(container)
+        self.ports = Ports(container, functools.partial(isolations.check_ports, self.isolation))
         self._container = container
         self._detached = detached
         self._contexts: Contexts | None = None
