@@ -193,6 +193,15 @@ def _check_limits(server: Server) -> None:
         assert not box.files.exists(f"{server.place}/files/x")
         answer = server.http("POST", "/v2/sandboxes", json={"templateID": "base"})
         assert answer.status_code == 429 and "limit" in answer.json()["message"]
+        fork = server.http("POST", f"/sandboxes/{box.sandbox_id}/fork", json={"count": 2})
+        assert [each["error"]["code"] for each in fork.json()] == [429, 429]
+        names = ("kept", "kept", "other")
+        saved = [
+            server.http("POST", f"/sandboxes/{box.sandbox_id}/snapshots", json={"name": name}).status_code
+            for name in names
+        ]
+        assert saved == [201, 201, 429]
+        assert len(server.http("GET", "/snapshots").json()) == 1
         assert server.http("POST", "/v2/sandboxes", "e2b_1", json={"templateID": "base"}).status_code == 201
 
 

@@ -54,7 +54,13 @@ def parser() -> argparse.ArgumentParser:
     add("--cpus", type=float, default=1, metavar="N", help="of a sandbox from an image; default: 1")
     add("--memory", type=int, default=512, metavar="MIB", help="likewise; default: %(default)s")
     add("--network", choices=("user", "none"), default="user", help="of sandboxes; default: %(default)s")
-    add("--max-sandboxes", type=int, default=1000, metavar="N", help="of each key; default: %(default)s")
+    add(
+        "--max-sandboxes",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="of each key, and as many snapshots; default: %(default)s",
+    )
     add("--max-upload", type=int, default=4096, metavar="MIB", help="of a request with files; default: %(default)s")
     add("--tls-cert", default="", metavar="FILE", help="serve HTTPS")
     add("--tls-key", default="", metavar="FILE", help="its private key")

@@ -139,18 +139,16 @@ class Sandboxes:
                 if found.state == store.CREATING:
                     raise ClientError(409, "a request with this idempotency key is being served")
                 return found
-        if len(self.store.in_states(store.CREATING, store.RUNNING, store.PAUSED, owner=owner)) >= self._most():
-            raise ClientError(429, f"this key has {self._most()} sandboxes, its limit")
         source = self.templates.find(owner, template)
         network = internet_of(source, internet, self.settings.network != "none")
         return await self._start(owner, source, timeout, network, values)
 
-    def _most(self) -> int:
-        return self.settings.most_sandboxes
-
     async def _start(
         self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any]
     ) -> Record:
+        most = self.settings.most_sandboxes
+        if len(self.store.in_states(store.CREATING, store.RUNNING, store.PAUSED, owner=owner)) >= most:
+            raise ClientError(429, f"this key has {most} sandboxes, its limit")
         envs = {**source.envs, **values.pop("envs", {})}
         made = Record(
             id=secrets.token_hex(10),
@@ -246,7 +244,10 @@ class Sandboxes:
 
         :raises ClientError: it cannot be saved
         """
-        older = self.templates.snapshot(record.owner, name) if name else None
+        replaces = bool(name) and self.templates.snapshot(record.owner, name) is not None
+        most = self.settings.most_sandboxes
+        if not replaces and len(list(self.store.snapshots(record.owner))) >= most:
+            raise ClientError(429, f"this key has {most} snapshots, its limit")
         made = Snapshot(
             secrets.token_hex(10),
             record.owner,
@@ -260,14 +261,16 @@ class Sandboxes:
             record.context,
         )
         await self._save(record, self.templates.folder(made.id))
-        if older is not None:
-            await self.remove_snapshot(older)
-        self.store.add(made)
+        for older in self.store.replace(made):
+            await self._remove_folder(older)
         return made
 
     async def remove_snapshot(self, snapshot: Snapshot) -> None:
         self.store.remove(snapshot)
-        await threads.call(shutil.rmtree, self.templates.folder(snapshot.id), ignore_errors=True)
+        await self._remove_folder(snapshot.id)
+
+    async def _remove_folder(self, snapshot: str) -> None:
+        await threads.call(shutil.rmtree, self.templates.folder(snapshot), ignore_errors=True)
 
     async def _save(self, record: Record, folder: str) -> Template:
         live = await self.live(record)

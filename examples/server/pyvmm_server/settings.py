@@ -27,7 +27,7 @@ class Settings:
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
     :ivar memory: in MiB
-    :ivar most_sandboxes: of a key
+    :ivar most_sandboxes: of a key; it may have as many snapshots
     :ivar most_upload: bytes of a request with files
     :ivar config: ``kata.toml``
     :ivar root: where the states of containers are

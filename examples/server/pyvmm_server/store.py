@@ -116,6 +116,21 @@ class Store:
         names, places = ", ".join(values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
 
+    def replace(self, snapshot: Snapshot) -> list[str]:
+        """Add a snapshot in the place of that with its name, both or none; the ids of those that it replaces."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            of_name = "FROM snapshots WHERE owner = ? AND name = ? AND name <> ''"
+            mine = [snapshot.owner, snapshot.name]
+            older = [row[0] for row in self._db.execute(f"SELECT id {of_name}", mine)]
+            self._db.execute(f"DELETE {of_name}", mine)
+            self.add(snapshot)
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+        return older
+
     def change(self, sandbox_id: str, **values: Any) -> None:
         """Change fields of a sandbox, if there is one."""
         changes = ", ".join(f"{name} = ?" for name in values)
