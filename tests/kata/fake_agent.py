@@ -303,7 +303,9 @@ class FakeVm:
 
     def save(self, folder: str) -> None:
         """A snapshot whose machine would begin its containers' programs anew."""
-        while os.path.exists(os.environ.get("PYVMM_FAKE_HOLD", "")):
+        hold = os.environ.get("PYVMM_FAKE_HOLD", "")
+        while os.path.exists(hold):
+            Path(f"{hold}-reached").touch()
             time.sleep(0.01)
         specs = {container_id: self.agent.specs[container_id]["process"] for container_id in self.agent.specs}
         write_snapshot(folder, self.memory, specs)

@@ -489,7 +489,8 @@ def test_a_checkpoint_that_is_interrupted_changes_nothing(
     old = (image / "container.json").read_bytes()
     hold.touch()
     with subprocess.Popen(keeping.command("checkpoint", "--image-path", str(image), "c1")) as process:
-        eventually(lambda: keeping.run("exec", "c1", "true").returncode != 0, "nothing is frozen")
+        eventually(Path(f"{hold}-reached").exists, "nothing is frozen")
+        assert keeping.run("exec", "c1", "true").returncode
         assert "another checkpoint is being made" in refused(keeping, "checkpoint", "--image-path", str(image), "c1")
         other = str(tmp_path / "other")
         assert "c1 is being checkpointed" in refused(keeping, "checkpoint", "--image-path", other, "c1")
