@@ -560,6 +560,8 @@ NEVER = {
     "vmm.board.attach_pci": "devices are placed before",
     "importlib.metadata": "only --version and snapshots tell it",
     "vmm.version": "the same",
+    "vmm.cli.plugins": "only boot --api-sock, which makes no machine here",
+    "pyvmm_guest": "the kernel is found before",
     "asyncio": "nobody awaits a machine of pyvmm boot",
     "resource": "descriptors are allowed before",
     "vmm.machine.stats": "only with --stats, and then imported before",
