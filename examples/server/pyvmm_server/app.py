@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import control, envd, interpreter, proxy, routes, store
+from pyvmm_server import build_calls, control, envd, interpreter, proxy, routes, store
+from pyvmm_server.builds import Builds
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.sandboxes import Sandboxes
@@ -34,22 +35,27 @@ _HOST = re.compile(r"([0-9]{1,5})-([a-z0-9]{1,64})\.")
 def make(settings: Settings) -> ASGIApp:
     """The application."""
     sandboxes = Sandboxes(settings)
+    builds = Builds(sandboxes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         ending = asyncio.create_task(sandboxes.run())
         ending.add_done_callback(_report)
         yield
+        await builds.close()
         ending.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await ending
         sandboxes.store.close()
 
-    table = [Route("/health", _health)]
+    async def upload(request: Request) -> Response:
+        return await _guarded(build_calls.upload(builds, request))
+
+    table = [Route("/health", _health), Route(routes.UPLOAD, upload, methods=["PUT"])]
     for (method, path), call in routes.ROUTES.items():
-        table.append(Route(path, _authorized(sandboxes, call), methods=[method]))
+        table.append(Route(path, _authorized(sandboxes, builds, call), methods=[method]))
     for path in routes.MISSING:
-        table.append(Route(path, _authorized(sandboxes, control.missing), methods=_METHODS))
+        table.append(Route(path, _authorized(sandboxes, builds, control.missing), methods=_METHODS))
     app = Starlette(routes=table, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     return Dispatcher(app, sandboxes)
 
@@ -97,7 +103,7 @@ class Dispatcher:
 
 
 def _authorized(
-    sandboxes: Sandboxes, call: Callable[[Call], Awaitable[Response]]
+    sandboxes: Sandboxes, builds: Builds, call: Callable[[Call], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         key = request.headers.get("x-api-key", "")
@@ -107,7 +113,7 @@ def _authorized(
         if owner is None:
             raise ClientError(401, "the API key is wrong or missing")
         try:
-            return await call(Call(sandboxes, owner, request))
+            return await call(Call(sandboxes, builds, owner, request))
         except ClientError as error:
             if error.status == 502:  # of a sandbox that has just ended
                 raise ClientError(404, error.message) from error

@@ -12,6 +12,7 @@ from pyvmm_server.settings import ENVD_VERSION
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from pyvmm_server.builds import Builds
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -23,8 +24,9 @@ CLIENT = "pyvmm"
 class Call:
     """A request of a client with a valid key."""
 
-    def __init__(self, sandboxes: Sandboxes, owner: str, request: Request) -> None:
+    def __init__(self, sandboxes: Sandboxes, builds: Builds, owner: str, request: Request) -> None:
         self.sandboxes = sandboxes
+        self.builds = builds
         self.settings: Settings = sandboxes.settings
         self.owner = owner
         self.request = request

@@ -59,9 +59,10 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1000,
         metavar="N",
-        help="of each key, and as many snapshots; default: %(default)s",
+        help="of each key, and as many snapshots and templates; default: %(default)s",
     )
     add("--max-upload", type=int, default=4096, metavar="MIB", help="of a request with files; default: %(default)s")
+    add("--max-build", type=float, default=3600, metavar="S", help="of a template's steps; default: %(default)s")
     add("--tls-cert", default="", metavar="FILE", help="serve HTTPS")
     add("--tls-key", default="", metavar="FILE", help="its private key")
     add("--config", default="", metavar="FILE", help="kata.toml; default: /etc/pyvmm/kata.toml")
@@ -110,6 +111,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         network=options.network,
         most_sandboxes=options.max_sandboxes,
         most_upload=options.max_upload << 20,
+        most_build=options.max_build,
         config=options.config,
         root=options.root,
     )

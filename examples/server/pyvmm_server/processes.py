@@ -28,7 +28,6 @@ if [ "$1" = /bin/bash ] && [ ! -e /bin/bash ]; then shift; set -- /bin/sh "$@"; 
 exec "$@"
 """
 """Reports the process number, which the command keeps; images without bash have sh."""
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SIGNALS = {"SIGNAL_SIGKILL": signal.SIGKILL, "SIGNAL_SIGTERM": signal.SIGTERM, "SIGNAL_SIGINT": signal.SIGINT}
 
 
@@ -57,11 +56,7 @@ async def _started(session: Session, config: dict[str, Any], tag: str, size: dic
     cwd = user.path(bodies.take(config, "cwd", str, ""))
     record = session.record
     env = {
-        "PATH": PATH,
-        "HOME": user.home,
-        "USER": user.name,
-        "LOGNAME": user.name,
-        "E2B_SANDBOX": "true",
+        **user.environment,
         "E2B_SANDBOX_ID": record.id,
         "E2B_TEMPLATE_ID": record.template,
         **record.envs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_server import control, lists, snapshots
+from pyvmm_server import build_calls, control, lists, snapshots
 
 ROUTES = {
     ("POST", "/sandboxes"): control.create,
@@ -21,8 +21,19 @@ ROUTES = {
     ("GET", "/v2/sandboxes"): lists.pages,
     ("POST", "/v2/sandboxes/{sandbox}/connect"): control.connect,
     ("GET", "/snapshots"): snapshots.pages,
-    ("DELETE", "/templates/{template:path}"): snapshots.remove,
+    ("POST", "/v3/templates"): build_calls.request,
+    ("POST", "/v2/templates/{template}/builds/{build}"): build_calls.begin,
+    ("GET", "/templates"): build_calls.listed,
+    ("GET", "/templates/aliases/{alias:path}"): build_calls.alias,
+    ("GET", "/templates/{template}/builds/{build}/status"): build_calls.status,
+    ("GET", "/templates/{template}/files/{hash}"): build_calls.files,
+    ("GET", "/templates/{template}/tags"): build_calls.tags,
+    ("POST", "/templates/tags"): build_calls.assign,
+    ("DELETE", "/templates/tags"): build_calls.untag,
+    ("DELETE", "/templates/{template:path}"): build_calls.remove,
 }
+UPLOAD = "/templates/{template}/files/{hash}"
+"""Needs no key: the client's URL is signed."""
 MISSING = (
     "/sandboxes/metrics",
     "/sandboxes/{sandbox}/logs",
@@ -32,7 +43,6 @@ MISSING = (
     "/templates/{rest:path}",
     "/v2/templates",
     "/v2/templates/{rest:path}",
-    "/v3/templates",
     "/volumes",
     "/volumes/{rest:path}",
     "/secrets",

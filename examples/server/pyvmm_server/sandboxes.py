@@ -21,7 +21,7 @@ from pyvmm_server.templates import Source, Templates, internet_of
 from vmm import VmmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from pyvmm_server.running import Running
     from pyvmm_server.settings import Settings
@@ -77,7 +77,7 @@ class Sandboxes:
         self.store = Store(settings.state)
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
-        self._snapshots = self.store.snapshot_ids()
+        self._snapshots = self.store.snapshot_ids() | {each.id for each in self.store.builds.named()}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._mine: set[str] = set()
@@ -143,9 +143,11 @@ class Sandboxes:
         network = internet_of(source, internet, self.settings.network != "none")
         return await self._start(owner, source, timeout, network, values)
 
-    async def _start(
-        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any]
-    ) -> Record:
+    def _record(self, owner: str, source: Source, internet: bool, values: dict[str, Any]) -> Record:
+        """The record of a sandbox that is being started.
+
+        :raises ClientError: the key has too many, or one for the same request
+        """
         most = self.settings.most_sandboxes
         if len(self.store.in_states(store.CREATING, store.RUNNING, store.PAUSED, owner=owner)) >= most:
             raise ClientError(429, f"this key has {most} sandboxes, its limit")
@@ -163,6 +165,8 @@ class Sandboxes:
             memory=source.memory,
             internet=internet,
             context=source.context,
+            user=source.user,
+            workdir=source.workdir,
             **values,
         )
         try:
@@ -170,6 +174,37 @@ class Sandboxes:
         except sqlite3.IntegrityError:
             raise ClientError(409, "a request with this idempotency key is being served") from None
         self._mine.add(made.id)
+        return made
+
+    @contextlib.asynccontextmanager
+    async def hidden(self, owner: str, source: Source, internet: bool) -> AsyncIterator[Sandbox]:
+        """A sandbox that no client sees, and that ends with the block.
+
+        Its record stays that of one that is being started, which the next server removes.
+
+        :raises ClientError: it cannot be started
+        """
+        made = self._record(owner, source, internet, {})
+        try:
+            box = await threads.call(source.start, made.name, internet=internet)
+        except (VmmError, OSError) as error:
+            self._mine.discard(made.id)
+            self.store.remove(made)
+            raise translate(error) from error
+        except BaseException:
+            self._mine.discard(made.id)
+            self.store.change(made.id, state=store.ENDING)  # the loop removes it when it appears
+            raise
+        self._live[made.id] = Live(box)
+        try:
+            yield box
+        finally:
+            await self.kill(made)
+
+    async def _start(
+        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any]
+    ) -> Record:
+        made = self._record(owner, source, internet, values)
         try:
             box = await threads.call(source.start, made.name, internet=internet)
         except (VmmError, OSError) as error:
@@ -231,6 +266,8 @@ class Sandboxes:
                 memory=record.memory,
                 envs=record.envs,
                 context=record.context,
+                user=record.user,
+                workdir=record.workdir,
             )
             values = {"metadata": record.metadata, "auto_pause": record.auto_pause, "auto_resume": record.auto_resume}
             starts = [self._start(record.owner, source, timeout, record.internet, dict(values)) for _ in range(count)]
@@ -244,6 +281,8 @@ class Sandboxes:
 
         :raises ClientError: it cannot be saved
         """
+        if self.store.builds.tags(record.owner, name.partition(":")[0]):
+            raise ClientError(409, f"a template of this key is named {name[:80]!r}")
         replaces = bool(name) and self.templates.snapshot(record.owner, name) is not None
         most = self.settings.most_sandboxes
         if not replaces and len(list(self.store.snapshots(record.owner))) >= most:
@@ -259,17 +298,20 @@ class Sandboxes:
             record.internet,
             record.envs,
             record.context,
+            record.user,
+            record.workdir,
         )
         await self._save(record, self.templates.folder(made.id))
         for older in self.store.replace(made):
-            await self._remove_folder(older)
+            await self.remove_folder(older)
         return made
 
     async def remove_snapshot(self, snapshot: Snapshot) -> None:
         self.store.remove(snapshot)
-        await self._remove_folder(snapshot.id)
+        await self.remove_folder(snapshot.id)
 
-    async def _remove_folder(self, snapshot: str) -> None:
+    async def remove_folder(self, snapshot: str) -> None:
+        """Remove the data of a snapshot or of a build."""
         await threads.call(shutil.rmtree, self.templates.folder(snapshot), ignore_errors=True)
 
     async def _save(self, record: Record, folder: str) -> Template:

@@ -39,7 +39,9 @@ class Session:
 
         :raises ClientError: the sandbox has none of this name
         """
-        return await threads.call(self.users.find, name or users.named(self.request))
+        wanted = name or users.named(self.request) or self.record.user
+        found: users.User = await threads.call(self.users.find, wanted)
+        return found._replace(workdir=self.record.workdir)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that goes on after the request."""

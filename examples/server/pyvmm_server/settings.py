@@ -27,8 +27,9 @@ class Settings:
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
     :ivar memory: in MiB
-    :ivar most_sandboxes: of a key; it may have as many snapshots
+    :ivar most_sandboxes: of a key; it may have as many snapshots, builds and tags of templates
     :ivar most_upload: bytes of a request with files
+    :ivar most_build: seconds of the steps of a template
     :ivar config: ``kata.toml``
     :ivar root: where the states of containers are
     """
@@ -42,6 +43,7 @@ class Settings:
     network: str = "user"
     most_sandboxes: int = 1000
     most_upload: int = 4 << 30
+    most_build: float = 3600
     config: str = ""
     root: str = ""
 

@@ -9,6 +9,9 @@ import sqlite3
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from pyvmm_server import build_records
+from pyvmm_server.build_records import BuildRecords
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -18,13 +21,13 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
-    context TEXT
+    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
 CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
-    envs TEXT, context TEXT
+    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
 """
@@ -41,6 +44,8 @@ class Record:
     :ivar memory: in MiB
     :ivar request: the idempotency key that made it
     :ivar context: of the code interpreter, for clients that name none
+    :ivar user: of commands and files, for clients that name none; empty: the usual one
+    :ivar workdir: where commands start; empty: the home directory
     """
 
     id: str
@@ -59,6 +64,8 @@ class Record:
     auto_resume: bool = False
     request: str = ""
     context: str = ""
+    user: str = ""
+    workdir: str = ""
 
     @property
     def name(self) -> str:
@@ -84,11 +91,14 @@ class Snapshot:
     internet: bool
     envs: dict[str, str] = field(default_factory=dict)
     context: str = ""
+    user: str = ""
+    workdir: str = ""
 
 
 class Store:
     """The tables.  A change is in the file when its call returns, so that it outlives the server's process.
 
+    :ivar builds: those of builds of templates
     :param folder: where the file is; made if need be
     :raises OSError: it cannot be made, or another server uses it
     :raises sqlite3.Error: the file is damaged
@@ -106,7 +116,16 @@ class Store:
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(_SCHEMA + build_records.SCHEMA)
+        self._add_columns()
+        self.builds = BuildRecords(self._db)
+
+    def _add_columns(self) -> None:
+        """Those that the tables of older servers lack."""
+        for table in ("sandboxes", "snapshots"):
+            known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            for name in sorted({"user", "workdir"} - known):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT ''")
 
     def add(self, record: Record | Snapshot) -> None:
         """

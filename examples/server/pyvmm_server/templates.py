@@ -15,11 +15,14 @@ from vmm import VmmError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyvmm_server.build_records import Build
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Snapshot, Store
 
 BASE = "base"
-ALIASES = {"code-interpreter-v1": BASE}
+ALIASES = dict.fromkeys(
+    ("code-interpreter-v1", "e2bdev/base", "e2bdev/base:latest", "e2bdev/code-interpreter:latest"), BASE
+)
 """Names that clients use by default, where the administrator has defined none."""
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 
@@ -41,6 +44,8 @@ class Source:
     memory: int = 0
     envs: Mapping[str, str] = field(default_factory=dict)
     context: str = ""
+    user: str = ""
+    workdir: str = ""
 
     def start(self, name: str, *, internet: bool) -> Sandbox:
         """A detached sandbox.
@@ -78,17 +83,20 @@ class Templates:
         for each in (name, plain, ALIASES.get(plain, "")):
             if each in self._settings.templates:
                 return self._configured(each, self._settings.templates[each])
+        if build := self._store.builds.find(owner, name):
+            return self._saved(build.name, build)
         if snapshot := self.snapshot(owner, name):
-            return Source(
-                snapshot.id,
-                self._settings,
-                template=self.folder(snapshot.id),
-                internet=snapshot.internet,
-                cpus=snapshot.cpus,
-                memory=snapshot.memory,
-                envs=snapshot.envs,
-                context=snapshot.context,
-            )
+            return self._saved(snapshot.id, snapshot)
+        return self.find_image(name)
+
+    def find_image(self, name: str) -> Source:
+        """An image, or a template of the administrator's.
+
+        :raises ClientError: there is none
+        """
+        for each in (name, ALIASES.get(name, "")):
+            if each in self._settings.templates:
+                return self._configured(each, self._settings.templates[each])
         if _IMAGE.fullmatch(name) and ".." not in name and not os.path.exists(name):
             try:
                 image = ImageStore().find(name)
@@ -104,8 +112,22 @@ class Templates:
         return next((each for each in self._store.snapshots(owner) if plain in (each.id, each.name) and plain), None)
 
     def folder(self, snapshot_id: str) -> str:
-        """Where a snapshot's data is."""
+        """Where the data of a snapshot or of a build is."""
         return os.path.join(self._settings.state, "snapshots", snapshot_id)
+
+    def _saved(self, name: str, saved: Snapshot | Build) -> Source:
+        return Source(
+            name,
+            self._settings,
+            template=self.folder(saved.id),
+            internet=saved.internet,
+            cpus=saved.cpus,
+            memory=saved.memory,
+            envs=saved.envs,
+            context=saved.context,
+            user=saved.user,
+            workdir=saved.workdir,
+        )
 
     def _configured(self, name: str, value: str) -> Source:
         if os.path.isabs(value):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyvmm_sandbox import Command, Sandbox
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT, HOME = "user", "/home/user"
 _LARGEST = 1 << 20
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
@@ -30,22 +31,30 @@ PASSWD, GROUP = "/etc/passwd", "/etc/group"
 class User(NamedTuple):
     """
     :ivar ids: ``UID:GID``
+    :ivar workdir: where relative paths begin; empty: in the home directory
     """
 
     name: str
     ids: str
     home: str
+    workdir: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of all commands."""
+        return {"PATH": PATH, "HOME": self.home, "USER": self.name, "LOGNAME": self.name, "E2B_SANDBOX": "true"}
 
     def path(self, text: str) -> str:
-        """An absolute path inside the sandbox; a relative one begins in the home directory.
+        """An absolute path inside the sandbox; a relative one begins in the working directory.
 
         :raises ClientError: it has a NUL character
         """
         if "\0" in text:
             raise ClientError(400, "the path has a NUL character")
+        begin = self.workdir or self.home
         if text == "~" or text.startswith("~/"):
-            text = text[2:]
-        found = posixpath.normpath(posixpath.join(self.home, text))
+            begin, text = self.home, text[2:]
+        found = posixpath.normpath(posixpath.join(begin, text))
         return "/" + found.lstrip("/")
 
 

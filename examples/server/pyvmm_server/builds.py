@@ -1,0 +1,257 @@
+"""Builds of templates: each in a sandbox of its own, which is saved when its steps are done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyvmm_server import build_records, threads
+from pyvmm_server.archives import Archives
+from pyvmm_server.build_records import Build
+from pyvmm_server.errors import ClientError, describe
+from pyvmm_server.steps import BuildError, Plan, Worker
+from pyvmm_server.templates import internet_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyvmm_sandbox import Sandbox
+    from pyvmm_server.sandboxes import Sandboxes
+    from pyvmm_server.templates import Source
+
+log = logging.getLogger("pyvmm_server")
+BASE, FINALIZE = "base", "finalize"
+"""Names of the first and of the last step."""
+_MOST_LOGS = 100
+_MOST_ENTRIES, _MOST_CHARACTERS = 10_000, 1 << 20
+_LAST_ENTRIES = 20
+
+
+class Entry(NamedTuple):
+    """A line of a build's log."""
+
+    time: float
+    level: str
+    text: str
+    step: str
+
+
+@dataclass
+class Log:
+    """What a build has printed, up to a limit."""
+
+    entries: list[Entry] = field(default_factory=list)
+    step: str = BASE
+    _left: int = _MOST_CHARACTERS
+
+    def add(self, text: str, level: str = "info") -> None:
+        if len(self.entries) < _MOST_ENTRIES and self._left > 0:
+            self._left -= len(text) + 1
+            if self._left <= 0:
+                text, level = "the rest of the log is not kept", "warn"
+            self.entries.append(Entry(time.time(), level, text, self.step))
+
+    def of_step(self, step: str) -> list[Entry]:
+        """The last entries of a step."""
+        return [each for each in self.entries if each.step == step][-_LAST_ENTRIES:]
+
+
+class Builds:
+    """All of them.  A build whose server was killed has failed, and the next server removes its sandbox.
+
+    :ivar archives: the files of clients for their builds
+    """
+
+    def __init__(self, sandboxes: Sandboxes) -> None:
+        self._sandboxes = sandboxes
+        self._settings = sandboxes.settings
+        self.records = sandboxes.store.builds
+        self.archives = Archives(sandboxes.settings)
+        self._logs: OrderedDict[str, Log] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.records.fail_unfinished()
+
+    # -- before a build ----------------------------------------------------------------------------------------------
+
+    def request(self, owner: str, name: str, tags: list[str], cpus: int | None, memory: int | None) -> Build:
+        """A build that waits for its files.
+
+        :raises ClientError: the name is another's, or there are too many
+        """
+        if name in self._settings.templates:
+            raise ClientError(409, f"{name} is a template of this server")
+        if self._sandboxes.templates.snapshot(owner, name) is not None:
+            raise ClientError(409, f"a snapshot of this key is named {name}")
+        for what, wanted, most in (
+            ("cpuCount", cpus, max(self._settings.cpus, 1)),
+            ("memoryMB", memory, self._settings.memory),
+        ):
+            if wanted is not None and not 1 <= wanted <= most:
+                raise ClientError(400, f"{what} {wanted} is not 1 to {most:g}, which the administrator has chosen")
+        unfinished = self.records.unfinished(owner)
+        known = {(name, tag) for tag, _, _ in self.records.tags(owner, name)}
+        new = {(each.name, tag) for each in unfinished for tag in each.tags} | {(name, tag) for tag in tags}
+        self._check_most(owner, len(new - known), len(unfinished))
+        same = self.records.of_name(owner, name)
+        made = Build(
+            id=str(uuid.uuid4()),
+            template=same.template if same else uuid.uuid4().hex[:20],
+            owner=owner,
+            name=name,
+            tags=tags,
+            state=build_records.WAITING,
+            created=time.time(),
+            cpus=cpus or self._settings.cpus,
+            memory=memory or self._settings.memory,
+        )
+        self.records.add(made)
+        return made
+
+    def _check_most(self, owner: str, new: int, unfinished: int = 0) -> None:
+        most = self._settings.most_sandboxes
+        if new and self.records.count(owner) + new > most:
+            raise ClientError(429, f"this key has {most} tags of templates, its limit")
+        if unfinished >= most:
+            raise ClientError(429, f"this key has {most} builds, its limit")
+
+    def begin(self, build: Build, plan: Plan) -> None:
+        """Start a build that waits.
+
+        :raises ClientError: it does not wait
+        """
+        if build.state != build_records.WAITING:
+            raise ClientError(409, f"the build {build.id} is not waiting: it is {build.state}")
+        self.records.change(build.id, state=build_records.BUILDING)
+        while len(self._logs) >= _MOST_LOGS:
+            oldest = next((each for each in self._logs if each not in self._tasks), "")
+            if not oldest:
+                break
+            del self._logs[oldest]
+        self._logs[build.id] = Log()
+        task = asyncio.create_task(self._build(build, plan, self._logs[build.id]))
+        self._tasks[build.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(build.id))
+
+    def log_of(self, build: Build) -> Log:
+        """Of a build of this server; empty: it is not kept any more."""
+        return self._logs.get(build.id) or Log()
+
+    # -- a build -----------------------------------------------------------------------------------------------------
+
+    async def _build(self, build: Build, plan: Plan, lines: Log) -> None:
+        error = BuildError("the build was cancelled")
+        try:
+            error = await self._try(build, plan, lines)
+        finally:
+            if error.message:
+                lines.add(error.message, "error")
+                self.records.change(build.id, state=build_records.FAILED, reason=error.message, step=lines.step)
+
+    async def _try(self, build: Build, plan: Plan, lines: Log) -> BuildError:
+        """Build; an empty error is none."""
+        try:
+            source = self._source(build, plan, lines)
+            internet = internet_of(source, None, self._settings.network != "none")
+            async with self._sandboxes.hidden(build.owner, source, internet) as box:
+                worker = self._worker(box, build, source, lines)
+                await self._work(worker, plan, lines)
+                await self._save(box, build.id)
+        except BuildError as error:
+            return error
+        except Exception as error:
+            return BuildError(describe(error).message)
+        lines.add("the template is ready")
+        values = {"cpus": source.cpus, "memory": source.memory, "context": source.context, "internet": internet}
+        replaced = self.records.finish(build, envs=worker.envs, user=worker.user, workdir=worker.workdir, **values)
+        await self.remove_folders(replaced)
+        return BuildError("")
+
+    def _source(self, build: Build, plan: Plan, lines: Log) -> Source:
+        lines.add(f"starting from {plan.image or plan.template}")
+        templates = self._sandboxes.templates
+        if plan.template:
+            found = templates.find(build.owner, plan.template)
+        else:
+            try:
+                found = templates.find_image(plan.image)
+            except ClientError as error:
+                raise BuildError(f"image {plan.image[:80]!r} is not on this server, which pulls none") from error
+        if not found.template:
+            return replace(found, cpus=build.cpus, memory=build.memory)
+        if (build.cpus, build.memory) != (found.cpus, found.memory):
+            lines.add(f"{found.name} is a saved machine, whose CPUs and memory stay", "warn")
+        return found
+
+    def _worker(self, box: Sandbox, build: Build, source: Source, lines: Log) -> Worker:
+        return Worker(
+            box,
+            lambda name: self.archives.find(build.owner, name),
+            lines.add,
+            time.monotonic() + self._settings.most_build,
+            source.user,
+            source.workdir,
+            dict(source.envs),
+        )
+
+    async def _work(self, worker: Worker, plan: Plan, lines: Log) -> None:
+        for number, step in enumerate(plan.steps, 1):
+            lines.step = str(number)
+            lines.add(f"{step.kind} {' '.join(step.args)[:200]}")
+            await threads.call(worker.do, step)
+        lines.step = FINALIZE
+        if plan.start:
+            lines.add(f"starting {plan.start[:200]}")
+            await threads.call(worker.start, plan.start)
+        if plan.ready:
+            lines.add(f"waiting for {plan.ready[:200]}")
+            await threads.call(worker.wait, plan.ready)
+
+    async def _save(self, box: Sandbox, build: str) -> None:
+        saving = asyncio.ensure_future(threads.call(box.snapshot, self._sandboxes.templates.folder(build)))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await asyncio.wait([saving])  # its thread goes on
+            await self.remove_folders([build])
+            raise
+
+    # -- after a build -----------------------------------------------------------------------------------------------
+
+    def assign(self, build: Build, tags: list[str]) -> list[str]:
+        """Name a build by more tags; the builds that no tag names any more.
+
+        :raises ClientError: there are too many
+        """
+        known = {tag for tag, _, _ in self.records.tags(build.owner, build.name)}
+        self._check_most(build.owner, len({*tags} - known))
+        return self.records.assign(build, tags)
+
+    async def remove(self, build: Build) -> None:
+        """Remove the template of a build, with all its builds."""
+        running = [each for each in self.records.unfinished(build.owner) if each.template == build.template]
+        for each in running:
+            self.records.change(each.id, state=build_records.FAILED, reason="the template was removed")
+        await self._cancel(self._tasks[each.id] for each in running if each.id in self._tasks)
+        tags = [tag for tag, _, _ in self.records.tags(build.owner, build.name)]
+        await self.remove_folders(self.records.untag(build.owner, build.name, tags))
+
+    async def remove_folders(self, builds: Iterable[str]) -> None:
+        for each in builds:
+            await self._sandboxes.remove_folder(each)
+
+    async def close(self) -> None:
+        """End all builds: the server ends."""
+        await self._cancel(self._tasks.values())
+
+    async def _cancel(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        found = [*tasks]
+        for each in found:
+            each.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*found, return_exceptions=True)
