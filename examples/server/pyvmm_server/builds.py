@@ -17,6 +17,7 @@ from pyvmm_server.build_records import Build
 from pyvmm_server.errors import ClientError, describe
 from pyvmm_server.steps import BuildError, Plan, Worker
 from pyvmm_server.templates import internet_of
+from vmm import VmmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,7 +161,12 @@ class Builds:
             internet = internet_of(source, None, self._settings.network != "none")
             async with self._sandboxes.hidden(build.owner, source, internet) as box:
                 worker = self._worker(box, build, source, lines)
-                await self._work(worker, plan, lines)
+                try:
+                    await self._work(worker, plan, lines)
+                except asyncio.CancelledError:
+                    with contextlib.suppress(VmmError):  # the sandbox has ended
+                        await threads.call(worker.stop)
+                    raise
                 await self._save(box, build.id)
         except BuildError as error:
             return error
@@ -213,11 +219,10 @@ class Builds:
             await threads.call(worker.wait, plan.ready)
 
     async def _save(self, box: Sandbox, build: str) -> None:
-        saving = asyncio.ensure_future(threads.call(box.snapshot, self._sandboxes.templates.folder(build)))
+        await threads.to_end(box.snapshot, self._sandboxes.templates.folder(build))
         try:
-            await asyncio.shield(saving)
+            await asyncio.sleep(0)  # where a cancellation comes
         except asyncio.CancelledError:
-            await asyncio.wait([saving])  # its thread goes on
             await self.remove_folders([build])
             raise
 

@@ -186,15 +186,12 @@ class Sandboxes:
         """
         made = self._record(owner, source, internet, {})
         try:
-            box = await threads.call(source.start, made.name, internet=internet)
+            box = await threads.to_end(source.start, made.name, internet=internet)
         except (VmmError, OSError) as error:
-            self._mine.discard(made.id)
             self.store.remove(made)
             raise translate(error) from error
-        except BaseException:
+        finally:
             self._mine.discard(made.id)
-            self.store.change(made.id, state=store.ENDING)  # the loop removes it when it appears
-            raise
         self._live[made.id] = Live(box)
         try:
             yield box
@@ -321,7 +318,7 @@ class Sandboxes:
             try:
                 made: Template = await self._call(record, live.box.snapshot, folder)
             except ClientError as error:
-                # The library's reason; a machine that maps a stored image has no copies yet.
+                # The library's reason: some machines have no copies.
                 raise ClientError(501, error.message) if error.status == 503 else error from error
         return made
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pyvmm_sandbox import CommandTimeout
+from pyvmm_sandbox.commands import finish
 from pyvmm_server import bodies
 from pyvmm_server.errors import ClientError, not_there
 from pyvmm_server.users import DEFAULT, User, Users
@@ -17,7 +18,7 @@ from pyvmm_server.users import DEFAULT, User, Users
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_sandbox import Result, Sandbox
+    from pyvmm_sandbox import Command, Result, Sandbox
 
 MOST_STEPS = 1000
 _LONGEST_LINE = 2000
@@ -31,16 +32,23 @@ _IN_BACKGROUND = f"({_COMMAND}) >/dev/null 2>&1 </dev/null &"
 _WORKDIR = '[ -d "$1" ] || { mkdir -p -- "$1" && { [ "$2" = 0:0 ] || chown "$2" "$1"; }; }'
 _COPY = """\
 set -e
-unpack=$1 source=$2 dest=$3 owner=$4 mode=$5
+unpack=$1 source=$2 hidden=$3 dest=$4 owner=$5 mode=$6
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar "$unpack" -o -C "$work" -f -
 make() { [ -d "$1" ] || { mkdir -p "$1"; [ "$owner" = 0:0 ] || chown "$owner" "$1"; }; }
+matches() {
+    case ${1##*/} in .|..) [ -z "$hidden" ] || return 1 ;; esac
+    [ -e "./$1" ] || [ -L "./$1" ]
+}
 cd "$work"
 IFS=
-set -- $source
-[ -e "./$1" ] || [ -L "./$1" ] || { echo "no file matches $source" >&2; exit 1; }
+set -- $source $hidden
+count=0
+for each; do if matches "$each"; then count=$((count + 1)); fi; done
+[ $count -gt 0 ] || { echo "no file matches $source" >&2; exit 1; }
 for each; do
+    matches "$each" || continue
     each=./$each
     [ "$owner" = 0:0 ] || chown -hR "$owner" "$each"
     [ -z "$mode" ] || chmod -R "$mode" "$each"
@@ -49,7 +57,7 @@ for each; do
         for entry in "$each"/* "$each"/.[!.]* "$each"/..?*; do
             if [ -e "$entry" ] || [ -L "$entry" ]; then cp -a "$entry" "$dest/"; fi
         done
-    elif [ $# -gt 1 ] || [ -d "$dest" ] || [ "${dest%/}" != "$dest" ]; then
+    elif [ $count -gt 1 ] || [ -d "$dest" ] || [ "${dest%/}" != "$dest" ]; then
         make "$dest"
         cp -a "$each" "$dest/"
     else
@@ -162,6 +170,13 @@ class Worker:
     user: str = ""
     workdir: str = ""
     envs: dict[str, str] = field(default_factory=dict)
+    _running: Command | None = None
+
+    def stop(self) -> None:
+        """End what runs, which fails."""
+        self.deadline = 0
+        if self._running is not None:
+            self._running.kill()
 
     def do(self, step: Step) -> None:
         """
@@ -222,7 +237,10 @@ class Worker:
             # Pages of a file can be dropped, unlike a copy of it.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         unpack = "-xz" if content[:2] == b"\x1f\x8b" else "-x"
-        words = [unpack, source, dest, owner.ids, mode]
+        head, _, name = source.rpartition("/")
+        # Unlike those of the shell, patterns of the client match names that begin with a dot.
+        hidden = posixpath.join(head, f".{name if name[0] == '*' else name[1:]}") if name[:1] in ("*", "?") else ""
+        words = [unpack, source, hidden, dest, owner.ids, mode]
         self._check(self._as_root(_COPY, *words, stdin=cast(bytes, memoryview(content))), f"COPY {source} {target}")
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -244,16 +262,16 @@ class Worker:
     def _command(self, words: list[str], user: User, *, quiet: bool = False, stdin: bytes = b"") -> Result:
         out, err = _Lines(self.log, "info"), _Lines(self.log, "warn")
         try:
-            done = self.box.run(
-                words,
-                env={**user.environment, **self.envs},
-                user=user.ids,
-                timeout=self._left(),
-                stdin=stdin,
-                on_stdout=None if quiet else out.add,
-                on_stderr=None if quiet else err.add,
-                max_output=_LONGEST_LINE,
-            )
+            with self.box.popen(words, env={**user.environment, **self.envs}, user=user.ids) as self._running:
+                done = finish(
+                    self._running,
+                    words,
+                    timeout=self._left(),
+                    stdin=stdin,
+                    on_stdout=None if quiet else out.add,
+                    on_stderr=None if quiet else err.add,
+                    max_output=_LONGEST_LINE,
+                )
         except CommandTimeout as error:
             raise BuildError("the time of the build is over") from error
         out.end()

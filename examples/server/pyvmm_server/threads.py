@@ -25,6 +25,19 @@ async def call(function: Callable[..., Result], *args: Any, **options: Any) -> R
     return await asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(function, *args, **options))
 
 
+async def to_end(function: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    """The same for a call whose result must not be lost: a cancellation of the task comes at its next ``await``."""
+    running = asyncio.ensure_future(call(function, *args, **options))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return running.result()
+
+
 async def each(items: Iterator[Result]) -> AsyncIterator[Result]:
     """The items of an iterator that blocks."""
     end = object()
