@@ -79,6 +79,14 @@ def control(sandbox: Any, box: Any) -> None:
     assert again.commands.run("echo on").stdout == "on\n"
 
 
+def template(sandbox: Any, folder: str) -> None:
+    steps = e2b.Template().from_template("base").set_workdir(folder).run_cmd("echo built > built")
+    e2b.Template.build(steps.copy("old_client.py", "copied"), alias="old")
+    box = sandbox.create("old", timeout=60)
+    assert box.commands.run("cat built; test -s copied").stdout == "built\n"
+    box.kill()
+
+
 async def use_async() -> None:
     box = await e2b.AsyncSandbox.create(timeout=60)
     results = await asyncio.gather(*(box.commands.run(f"echo {n}") for n in range(5)))
@@ -95,5 +103,6 @@ def use_code() -> None:
 
 
 use(e2b.Sandbox, sys.argv[1])
+template(e2b.Sandbox, sys.argv[1])
 use_code()
 asyncio.run(use_async())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
+import itertools
 import os
 import signal
 import socket
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 from e2b import AsyncTemplate, BuildException, Sandbox, SandboxException, Template, TemplateException, wait_for_port
 
 from pyvmm_kata.image_store.store import ImageStore
+from pyvmm_server.store import Record, Store
 from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.server.conftest import Server, running
 
@@ -108,6 +112,7 @@ def _upload(server: Server, content: bytes) -> dict[str, Any]:
     assert server.http("GET", path, "e2b_1").status_code == 404
     url = server.http("GET", path).json()["url"]
     assert httpx.put(url.replace("signature=", "signature=0"), content=content).status_code == 403
+    assert httpx.put(url, content=b"").status_code == 400
     assert httpx.put(url, content=content).status_code == 200
     path = f"/v2/templates/{made['templateID']}/builds/{made['buildID']}"
     steps = [{"type": "COPY", "args": ["x", "/none/x", "", ""], "filesHash": files}]
@@ -136,7 +141,7 @@ def test_start_and_ready_commands(server: Server, place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     steps = Template().from_template("base").set_workdir(place).set_envs({"NAME": "log"}).run_cmd("echo built > $NAME")
-    serve = f"echo $$ >> $NAME; sleep 0.3; exec python3 -m http.server {port} --bind 127.0.0.1"
+    serve = f"echo $$ >> $NAME; exec python3 -m http.server {port} --bind 127.0.0.1"
     asyncio.run(AsyncTemplate.build(steps.set_start_cmd(serve, wait_for_port(port)), "web", **server.client()))
     with Sandbox.create("web", **server.client()) as box:
         first, started = box.files.read("log").split()  # nothing has started it again
@@ -162,7 +167,9 @@ def test_what_fails(server: Server, place: str) -> None:
     info = Template.build_in_background(Template().from_base_image().run_cmd("exit 4"), "fails", **server.client())
     eventually(lambda: Template.get_build_status(info, **server.client()).status == "error", "it does not fail")
     found = Template.get_build_status(info, **server.client())
-    assert found.reason and found.reason.step == "1" and found.reason.log_entries[-1].level == "error"
+    assert found.reason and (found.reason.step, found.log_entries[0].message) == ("1", "starting from e2bdev/base")
+    assert Template.get_build_status(info, 1, **server.client()).log_entries == found.log_entries[1:]
+    assert found.reason.log_entries[-1].level == "error"
     with pytest.raises(BuildException, match="404"):
         Template.get_build_status(info, **server.client("e2b_1"))
 
@@ -170,12 +177,12 @@ def test_what_fails(server: Server, place: str) -> None:
 def test_an_image_of_the_store(server: Server, place: str) -> None:
     (server.place / "images of templates" / "etc").mkdir(parents=True)
     ImageStore(str(server.place / "images")).add(str(server.place / "images of templates"), "python:3")
-    Template.build(
-        Template().from_python_image().run_cmd(f"echo 1 > {place}/f"), "own", memory_mb=64, **server.client()
-    )
-    with Sandbox.create("own", **server.client()) as box:
-        assert box.commands.run(f"cat {place}/f").stdout == "1\n"
-        assert box.get_info().memory_mb == 64
+    steps = Template().from_python_image().run_cmd(f"echo 1 > {place}/f")
+    for memory, found in ((64, 64), (1 << 20, 512)):  # the server's limit
+        Template.build(steps, "own", memory_mb=memory, **server.client())
+        with Sandbox.create("own", **server.client()) as box:
+            assert box.commands.run(f"cat {place}/f").stdout == "1\n"
+            assert box.get_info().memory_mb == found
 
 
 def test_tags(server: Server, place: str) -> None:
@@ -226,6 +233,20 @@ def test_a_server_that_ends_in_a_build(tmp_path: Path) -> None:
         assert server.http("DELETE", f"/templates/{info.template_id}").status_code == 204
         assert server.machines == set() and _reason(server, info)
         assert not Template.exists("slow", **server.client())
+
+
+def test_records_of_an_older_server(tmp_path: Path) -> None:
+    Store(str(tmp_path)).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "server.db")) as older:
+        for table, name in itertools.product(("sandboxes", "snapshots"), ("user", "workdir")):
+            older.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+    for _ in range(2):
+        newer = Store(str(tmp_path))
+        newer.add(Record("id", "owner", "base", "running", "token", 0, None))
+        found = newer.get("id")
+        assert found and (found.user, found.workdir) == ("", "")
+        newer.remove(found)
+        newer.close()
 
 
 def test_limits(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ class Archives:
             with open(part_fd, "wb") as file:
                 async for part in bodies.stream(request, self._settings.most_upload):
                     await threads.call(file.write, part)
+                if not file.tell():
+                    raise ClientError(400, "the archive is empty")
             os.rename(part_path, final)
         finally:
             self._uploads[owner] -= 1

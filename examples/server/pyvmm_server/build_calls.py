@@ -33,6 +33,8 @@ async def request(call: Call) -> Response:
     tags = sorted({*_tags(body, default=[]), *([tag] if tag else [])}) or [build_records.DEFAULT]
     _check(name, *tags)
     cpus, memory = (bodies.take(body, field, int, None) for field in ("cpuCount", "memoryMB"))
+    if not all(1 <= each < 1 << 31 for each in (cpus, memory) if each is not None):
+        raise ClientError(400, f"cpuCount {cpus} or memoryMB {memory} is no size of a machine")
     made = call.builds.request(call.owner, name, tags, cpus, memory)
     found = {
         "templateID": made.template,

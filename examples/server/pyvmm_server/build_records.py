@@ -18,7 +18,8 @@ DEFAULT = "default"
 _JSON = ("tags", "envs")
 _MOST_OLD = 100
 """Builds of a key that no tag names, and whose results clients can still read."""
-_LONGEST_WAIT_S = 24 * 3600
+_LONGEST_WAIT_S = 2 * 3600
+"""Of a build for its files."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS builds (
     id TEXT PRIMARY KEY, template TEXT, owner TEXT, name TEXT, tags TEXT, state TEXT, created REAL, cpus REAL,
@@ -80,11 +81,6 @@ class BuildRecords:
         names, places = ", ".join(values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO builds ({names}) VALUES ({places})", list(values.values()))
         self._db.execute(
-            "UPDATE builds SET state = 'error', reason = 'the build was not started' "
-            "WHERE state = 'waiting' AND created < ?",
-            [time.time() - _LONGEST_WAIT_S],
-        )
-        self._db.execute(
             """DELETE FROM builds WHERE id IN (
                 SELECT id FROM builds WHERE owner = ? AND state IN ('ready', 'error')
                 AND id NOT IN (SELECT build FROM tags) ORDER BY created DESC LIMIT -1 OFFSET ?)""",
@@ -114,6 +110,12 @@ class BuildRecords:
         return next(self._where("owner = ? AND name = ?", owner, name), None)
 
     def unfinished(self, owner: str) -> list[Build]:
+        """Those that wait or run; one that has waited for too long has failed."""
+        self._db.execute(
+            "UPDATE builds SET state = 'error', reason = 'the build was not started' "
+            "WHERE state = 'waiting' AND created < ?",
+            [time.time() - _LONGEST_WAIT_S],
+        )
         return [*self._where("owner = ? AND state IN ('waiting', 'building')", owner)]
 
     # -- tags --------------------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ import time
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_server import build_records, threads
 from pyvmm_server.archives import Archives
 from pyvmm_server.build_records import Build
 from pyvmm_server.errors import ClientError, describe
 from pyvmm_server.steps import BuildError, Plan, Worker
-from pyvmm_server.templates import internet_of
+from pyvmm_server.templates import ALIASES, internet_of
 from vmm import VmmError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ log = logging.getLogger("pyvmm_server")
 BASE, FINALIZE = "base", "finalize"
 """Names of the first and of the last step."""
 _MOST_LOGS = 100
-_MOST_ENTRIES, _MOST_CHARACTERS = 10_000, 1 << 20
+_MOST_CHARACTERS, _ENTRY = 1 << 20, 100
+"""Of all lines of a log, and those that are counted for each line besides its own."""
 _LAST_ENTRIES = 20
 
 
@@ -52,11 +53,14 @@ class Log:
     _left: int = _MOST_CHARACTERS
 
     def add(self, text: str, level: str = "info") -> None:
-        if len(self.entries) < _MOST_ENTRIES and self._left > 0:
-            self._left -= len(text) + 1
+        """An error ends the build, and is always kept."""
+        if level != "error":
+            if self._left <= 0:
+                return
+            self._left -= len(text) + _ENTRY
             if self._left <= 0:
                 text, level = "the rest of the log is not kept", "warn"
-            self.entries.append(Entry(time.time(), level, text, self.step))
+        self.entries.append(Entry(time.time(), level, text, self.step))
 
     def of_step(self, step: str) -> list[Entry]:
         """The last entries of a step."""
@@ -85,16 +89,10 @@ class Builds:
 
         :raises ClientError: the name is another's, or there are too many
         """
-        if name in self._settings.templates:
+        if name in self._settings.templates or name in ALIASES:
             raise ClientError(409, f"{name} is a template of this server")
         if self._sandboxes.templates.snapshot(owner, name) is not None:
             raise ClientError(409, f"a snapshot of this key is named {name}")
-        for what, wanted, most in (
-            ("cpuCount", cpus, max(self._settings.cpus, 1)),
-            ("memoryMB", memory, self._settings.memory),
-        ):
-            if wanted is not None and not 1 <= wanted <= most:
-                raise ClientError(400, f"{what} {wanted} is not 1 to {most:g}, which the administrator has chosen")
         unfinished = self.records.unfinished(owner)
         known = {(name, tag) for tag, _, _ in self.records.tags(owner, name)}
         new = {(each.name, tag) for each in unfinished for tag in each.tags} | {(name, tag) for tag in tags}
@@ -146,37 +144,44 @@ class Builds:
     # -- a build -----------------------------------------------------------------------------------------------------
 
     async def _build(self, build: Build, plan: Plan, lines: Log) -> None:
-        error = BuildError("the build was cancelled")
+        error, replaced = "the build was cancelled", [build.id]
         try:
-            error = await self._try(build, plan, lines)
+            values = await self._made(build, plan, lines)
+            lines.add("the template is ready")
+            error, replaced = "", self.records.finish(build, **values)
+        except BuildError as found:
+            error = found.message
+        except Exception as found:
+            error = describe(found).message
         finally:
-            if error.message:
-                lines.add(error.message, "error")
-                self.records.change(build.id, state=build_records.FAILED, reason=error.message, step=lines.step)
+            if error:
+                lines.add(error, "error")
+                self.records.change(build.id, state=build_records.FAILED, reason=error, step=lines.step)
+            await self.remove_folders(replaced)
 
-    async def _try(self, build: Build, plan: Plan, lines: Log) -> BuildError:
-        """Build; an empty error is none."""
-        try:
-            source = self._source(build, plan, lines)
-            internet = internet_of(source, None, self._settings.network != "none")
-            async with self._sandboxes.hidden(build.owner, source, internet) as box:
-                worker = self._worker(box, build, source, lines)
-                try:
-                    await self._work(worker, plan, lines)
-                except asyncio.CancelledError:
-                    with contextlib.suppress(VmmError):  # the sandbox has ended
-                        await threads.call(worker.stop)
-                    raise
-                await self._save(box, build.id)
-        except BuildError as error:
-            return error
-        except Exception as error:
-            return BuildError(describe(error).message)
-        lines.add("the template is ready")
-        values = {"cpus": source.cpus, "memory": source.memory, "context": source.context, "internet": internet}
-        replaced = self.records.finish(build, envs=worker.envs, user=worker.user, workdir=worker.workdir, **values)
-        await self.remove_folders(replaced)
-        return BuildError("")
+    async def _made(self, build: Build, plan: Plan, lines: Log) -> dict[str, Any]:
+        """What is recorded of a build when it is saved."""
+        source = self._source(build, plan, lines)
+        internet = internet_of(source, None, self._settings.network != "none")
+        async with self._sandboxes.hidden(build.owner, source, internet) as box:
+            worker = self._worker(box, build, source, lines)
+            try:
+                await self._work(worker, plan, lines)
+            except asyncio.CancelledError:
+                with contextlib.suppress(VmmError):  # the sandbox has ended
+                    await threads.call(worker.stop)
+                raise
+            await threads.to_end(box.snapshot, self._sandboxes.templates.folder(build.id))
+            await asyncio.sleep(0)  # where a cancellation comes
+        return {
+            "cpus": source.cpus,
+            "memory": source.memory,
+            "internet": internet,
+            "context": source.context,
+            "envs": worker.envs,
+            "user": worker.user,
+            "workdir": worker.workdir,
+        }
 
     def _source(self, build: Build, plan: Plan, lines: Log) -> Source:
         lines.add(f"starting from {plan.image or plan.template}")
@@ -189,9 +194,9 @@ class Builds:
             except ClientError as error:
                 raise BuildError(f"image {plan.image[:80]!r} is not on this server, which pulls none") from error
         if not found.template:
-            return replace(found, cpus=build.cpus, memory=build.memory)
+            found = replace(found, cpus=min(build.cpus, found.cpus), memory=min(build.memory, found.memory))
         if (build.cpus, build.memory) != (found.cpus, found.memory):
-            lines.add(f"{found.name} is a saved machine, whose CPUs and memory stay", "warn")
+            lines.add(f"it has {found.cpus:g} CPUs and {found.memory} MiB of memory", "warn")
         return found
 
     def _worker(self, box: Sandbox, build: Build, source: Source, lines: Log) -> Worker:
@@ -217,14 +222,6 @@ class Builds:
         if plan.ready:
             lines.add(f"waiting for {plan.ready[:200]}")
             await threads.call(worker.wait, plan.ready)
-
-    async def _save(self, box: Sandbox, build: str) -> None:
-        await threads.to_end(box.snapshot, self._sandboxes.templates.folder(build))
-        try:
-            await asyncio.sleep(0)  # where a cancellation comes
-        except asyncio.CancelledError:
-            await self.remove_folders([build])
-            raise
 
     # -- after a build -----------------------------------------------------------------------------------------------
 

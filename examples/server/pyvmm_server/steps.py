@@ -72,15 +72,11 @@ _LISTENS = "grep -qE '^ *[0-9]+: [0-9A-F]+:{0:04X} [0-9A-F]+:0000 0A' /proc/net/
 
 
 class BuildError(Exception):
-    """The build has failed.
+    """The build has failed; :attr:`message` is a sentence."""
 
-    :ivar step: ``base``, the number of the step from 1, or ``finalize``
-    """
-
-    def __init__(self, message: str, step: str = "") -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-        self.step = step
 
 
 @dataclass(frozen=True)
