@@ -52,6 +52,8 @@ def test_a_template_from_a_template(server: Server, place: str) -> None:
         with Sandbox.create(name, **server.client()) as box:
             assert box.commands.run("cat made; echo $COLOR").stdout == f"a b1\n{place}/work\na b\n"
             assert box.files.read("made").startswith("a b1\n")
+            taken = server.http("POST", f"/sandboxes/{box.sandbox_id}/snapshots", json={"name": "first"})
+            assert taken.status_code == 409 and "a template of this key" in taken.json()["message"]
     with pytest.raises(SandboxException, match="404"):
         Sandbox.create("first", **server.client("e2b_1"))
     second = Template().from_template("first").run_cmd("test \"$COLOR$N\" = 'a b1' && cat made")
@@ -183,6 +185,10 @@ def test_an_image_of_the_store(server: Server, place: str) -> None:
         with Sandbox.create("own", **server.client()) as box:
             assert box.commands.run(f"cat {place}/f").stdout == "1\n"
             assert box.get_info().memory_mb == found
+    dockerfile = f"FROM python:3\nENV A=b\nWORKDIR {place}/docker\nRUN echo $A > $(id -un)\nUSER root\n"
+    Template.build(Template().from_dockerfile(dockerfile), "own", **server.client())
+    with Sandbox.create("own", **server.client()) as box:
+        assert box.commands.run("cat root; echo $USER").stdout == "b\nroot\n"
 
 
 def test_tags(server: Server, place: str) -> None:
