@@ -132,7 +132,7 @@ def _upload(server: Server, content: bytes) -> dict[str, Any]:
 
 
 def test_archives_that_are_none(server: Server) -> None:
-    for content in (b"no archive", gzip.compress(b"no archive"), gzip.compress(bytes(1 << 20)), b"x" * 100_000):
+    for content in (b"no archive" * 100_000, gzip.compress(b"no archive")):
         found = _upload(server, content)
         assert (found["status"], found["reason"]["step"]) == ("error", "1"), found
         assert found["reason"]["message"].startswith("failed to run 'COPY x /none/x': exit status ")
@@ -261,7 +261,7 @@ def test_limits(tmp_path: Path) -> None:
             Template.build(Template().from_template("base"), "only", **server.client())
         with pytest.raises(SandboxException, match=r"429: .*this key has 1 tags of templates, its limit"):
             Template.build(Template().from_template("base"), "other", **server.client())
-        Template.build(Template().from_template("base"), "other", **server.client("e2b_1"))
+        assert server.http("POST", "/v3/templates", "e2b_1", json={"name": "other"}).status_code == 202
         for steps in (
             Template().from_template("base").run_cmd("sleep 600"),
             Template().from_template("base").set_ready_cmd("false"),
