@@ -104,5 +104,6 @@ def use_code() -> None:
 
 use(e2b.Sandbox, sys.argv[1])
 template(e2b.Sandbox, sys.argv[1])
-use_code()
+if "code" in sys.argv[2:]:
+    use_code()
 asyncio.run(use_async())
