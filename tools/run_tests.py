@@ -56,6 +56,9 @@ HOSTILE_LIMIT = f"faulthandler_timeout={LIMIT * PATIENCE}"
 LONG = 1500
 """Seconds for one of the long tests with guests: PostgreSQL's initdb writes a thousand files with a server's starts."""
 LONG_LIMIT = f"faulthandler_timeout={LONG}"
+LONG_NATIVE = "long and not guest"
+LONG_RUNS = {LONG_LIMIT, LONG_NATIVE}
+"""Arguments of runs whose tests may take so long."""
 WORKERS = ("-n", "2")
 """While one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 LABS = 5
@@ -73,7 +76,7 @@ ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 def run_watched(command: Sequence[str], environment: dict[str, str], journal: Path) -> int:
     """Run `command` to its end, or until the journal has stood still for too long; its status, or STALLED."""
     size, since = -1, time.monotonic()
-    stall = STALL if LONG_LIMIT not in command else LONG + 100.0
+    stall = STALL if not LONG_RUNS.intersection(command) else LONG + 100.0
     if HOSTILE_LIMIT in command:
         stall *= PATIENCE
     with subprocess.Popen(with_parent(command), env=environment, cwd=ROOT) as process:
@@ -189,7 +192,9 @@ def run_pytest(
     start = time.monotonic()
     say(f"==> {title}")
     if command == here:
-        status = subprocess.run(with_parent(command), env=environment, cwd=ROOT).returncode
+        status = run_watched(command, environment, JOURNAL)
+        if status == STALLED:  # pytest-xdist may wait for ever when a test that hung has ended its worker
+            say(f"the tests stand still: {', '.join(Journal(JOURNAL).unfinished()) or 'none of them runs'}")
     else:
         status = run_shared([*here, "-n", "1"], environment) if shared else run_in_labs(command, environment)
     if status == FAILURES:  # which of them still fail the journal says
@@ -236,7 +241,7 @@ def main(arguments: list[str]) -> int:
     if recipes is not None:
         say(f"making the guest kernel and disks meanwhile, where the cache has none (progress: {LOG})")
     if only not in ("--guest", "--hostile", "--long-guest"):
-        which = ["-m", "long and not guest" if only == "--long" else "not guest"]
+        which = ["-m", LONG_NATIVE if only == "--long" else "not guest"]
         runs.append(run_pytest("tests", [*which, *arguments], needs_kvm=False, whole=False))
     if only not in ("--native", "--long"):
         with step("guest kernel, root disk and programs"):

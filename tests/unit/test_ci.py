@@ -84,3 +84,16 @@ def test_what_the_tests_run_in_ends_with_them(tmp_path: Path, number: signal.Sig
     for pid in map(int, pids.read_text().split()):
         while Path(f"/proc/{pid}").exists():
             time.sleep(0.02)
+
+
+def test_tests_that_stand_still_are_ended_and_named(tmp_path: Path) -> None:
+    """Without a lab too: else a run would use all of its job's time, and print no failure."""
+    (tmp_path / "test_stays.py").write_text("import signal\n\ndef test_stays():\n    signal.pause()\n")
+    main = (
+        "import pathlib, sys; from tools import run_tests; run_tests.STALL = 1.0; "
+        "run_tests.JOURNAL = pathlib.Path(sys.argv[1], 'journal'); "
+        "sys.exit(run_tests.main(['--native', '--rootdir', sys.argv[1], sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", main, tmp_path], cwd=RUN.parents[1], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "stand still: test_stays.py::test_stays" in done.stdout + done.stderr
