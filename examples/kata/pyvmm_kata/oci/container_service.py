@@ -387,6 +387,11 @@ class ContainerService:
     def _do_pids(self, _request: Json, channel: control.Channel) -> None:
         channel.send({"pids": self._made.pids()})
 
+    def _do_processes(self, _request: Json, channel: control.Channel) -> None:
+        """The agent's list of its processes, unchecked, after a line with its length."""
+        text = self._made.process_files()
+        channel.send_bytes({"bytes": len(text)}, text)
+
     def _do_pause(self, _request: Json, channel: control.Channel) -> None:
         self._made.pause()
         self.save(status="paused")
