@@ -40,11 +40,21 @@ if TYPE_CHECKING:
 GROUP, DOCTOR = "pyvmm.commands", "pyvmm.doctor"
 _RUNTIME = ("the container runtime", "pip install ./examples/kata")
 PACKAGES = {
+    "attach": _RUNTIME,
+    "cp": _RUNTIME,
+    "exec": _RUNTIME,
     "firecracker": ("Firecracker's interface", "pip install ./examples/firecracker"),
     "image": _RUNTIME,
+    "kill": _RUNTIME,
+    "logs": _RUNTIME,
     "mcp": ("the MCP server", "pip install ./examples/sandbox ./examples/mcp"),
+    "ps": _RUNTIME,
+    "rm": _RUNTIME,
     "run": _RUNTIME,
     "serve": ("the server", "pip install ./examples/sandbox ./examples/server"),
+    "stats": _RUNTIME,
+    "stop": _RUNTIME,
+    "top": _RUNTIME,
 }
 """Commands of this project's own packages: what each needs, and how it is installed."""
 

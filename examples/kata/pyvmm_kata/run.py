@@ -19,6 +19,7 @@ a docker or OCI archive, or another source of skopeo. Layouts and archives are u
   pyvmm run --rm -it ./rootfs sh
   pyvmm run debian:13-slim cat /etc/os-release
   pyvmm run -p 8080:80 -v ./site:/srv:ro web.tar httpd -f -h /srv
+  pyvmm run -d --name web -p 8080:80 web.tar; pyvmm logs -f web; pyvmm stop web; pyvmm rm web
 """
 
 
@@ -33,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("--rm", action="store_true", help="accepted for compatibility: the container is always removed at its end")
+    add("-d", "--detach", action="store_true", help="print its name, and leave it running: see pyvmm ps, logs, attach")
+    add("--rm", action="store_true", help="with -d: remove it at its end, with its log; without, this is so anyway")
     add("-i", "--interactive", action="store_true", help="pass standard input on")
     add("-t", "--tty", action="store_true", help="give it a terminal")
     add(
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("-m", "--memory", default="", metavar="SIZE", help="limit: 256M, 2G")
     add("--cpus", type=float, default=0.0, metavar="N", help="limit: 1.5")
     add("--network", default="user", metavar="user|none|PATH", help="user; none; or a network namespace")
-    add("--name", default="", help="the container's id")
+    add("--name", default="", help="the container's name, which is its id")
     add("--hostname", default="", help="the host name inside it")
     add("-w", "--workdir", default="", metavar="PATH", help="where the program starts")
     add("-u", "--user", default="", metavar="UID[:GID]", help="user and group of the program, by number")
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--store", default="", metavar="DIR", help="of images, see `pyvmm image`")
     add("--read-only", action="store_true", help="mount its root file system read-only")
+    add("--root", default="", metavar="DIR", help="where states are, as of pyvmm-oci --root")
     add("--config", default="", metavar="FILE", help="the administrator's settings")
     add("image", metavar="IMAGE", help="see below")
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's")
@@ -75,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run it; returns the program's exit status.
+    """Run it; returns the program's exit status, 0 with ``--detach``.
 
     :raises VmmError: it cannot be run
     """
@@ -85,13 +88,22 @@ def main(argv: list[str]) -> int:
     import tempfile
 
     from pyvmm_kata.bundle import images
+    from pyvmm_kata.bundle.checks import check_id
     from pyvmm_kata.image_store.roots import open_root
     from pyvmm_kata.oci import create, run
     from pyvmm_kata.oci.context import Context, default_root
     from pyvmm_kata.run_spec import make_spec
 
     options = parser().parse_args(argv)
-    container_id = options.name or f"run-{secrets.token_hex(6)}"
+    container_id = check_id(options.name or f"run-{secrets.token_hex(6)}")
+    root = os.path.abspath(options.root or default_root())
+    context = Context(root, config=options.config, annotations=("network", "publish"))
+    if options.detach:
+        from pyvmm_kata.machines.detach import run_detached
+
+        run_detached(context, options, container_id)
+        print(container_id)
+        return 0
     folder = tempfile.mkdtemp(prefix="pyvmm-run-")
     try:
         with open_root(options.image, folder, pull=options.pull, store=options.store) as (rootfs, process):
@@ -100,7 +112,6 @@ def main(argv: list[str]) -> int:
                 json.dump(spec, file)
             blank: dict[str, Any] = dict.fromkeys(create.OPTIONS, "")
             blank.update({"bundle": folder, "preserve-fds": 0, "detach": False, "keep": False})
-            context = Context(default_root(), config=options.config, annotations=("network", "publish"))
             if not options.interactive and not options.tty:
                 null = os.open(os.devnull, os.O_RDONLY)
                 os.dup2(null, 0)
