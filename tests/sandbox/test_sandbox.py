@@ -570,3 +570,23 @@ def test_the_twins_have_the_same_names() -> None:
     assert public(Files) - public(AsyncFiles) == {"stream"}
     assert public(Ports) == public(AsyncPorts)
     assert public(Command) - public(AsyncCommand) == {"await_start", "is_open", "read", "close"}
+
+
+@needs_namespaces
+def test_the_commands_of_pyvmm_see_detached_sandboxes(python: Python) -> None:
+    code = """
+    import contextlib, io, json
+    from pyvmm_kata.machines import logs, ps, rm, stop
+    def call(command, *words):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            return command.main(["--root", where["root"], *words]), out.getvalue()
+    box = Sandbox(rootfs, name="mine", detach=True, timeout=600, **where)
+    (found,) = json.loads(call(ps, "--json")[1])
+    assert (found["name"], found["state"], found["image"]) == ("mine", "running", rootfs)
+    assert found["expires"] == box.info().expires
+    assert call(logs, "mine")[0] == 125 and call(rm, "mine")[0] == 2
+    assert call(stop, "mine") == (0, "mine\\n") and not box.is_running
+    assert call(rm, "mine") == (0, "mine\\n")
+    """
+    python(code)
