@@ -433,6 +433,9 @@ def _checked(record: Json, place: str, path: str) -> Kept:
     nets = tuple(KeptNet(*row) for row in lists("nets", 2))
     if not all(_is_mac(net.mac) and len(net.name) < 16 for net in nets) or len(nets) > 64:
         raise wrong("nets")
+    root = record.get("root")
+    if root is not None and not (isinstance(root, list) and [type(one) for one in root] == [int, int]):
+        raise wrong("root")
     return Kept(
         os.path.join(place, machine),
         ids[0],
@@ -451,7 +454,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         more := number("more_memory", 0, MAX_MEMORY, 0),
         number("added", 0, more, 0),
         number("more_cpus", 0, MAX_VCPUS, 0),
-        record.get("root"),
+        root,
     )
 
 
