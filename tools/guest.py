@@ -136,6 +136,15 @@ def programs() -> str:
     return str(disk)
 
 
+def sentry() -> str:
+    """The path of the Sentry as a guest kernel.  A lab, which would compile it, takes more than 5 minutes.
+
+    Raises CalledProcessError when it does not compile; the compiler has said why on stderr.
+    """
+    command = [sys.executable, "-m", "pyvmm_sentry", "kernel"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 def wheels() -> str:
     """The path of a folder from which `pip install --no-index --find-links` installs all packages, made now.
 
@@ -166,6 +175,7 @@ def publish(*, long: bool = False) -> None:
             os.environ["PYVMM_GUEST_ROOTFS"] = rootfs()
             os.environ["PYVMM_KATA_IMAGE"] = kata_image()
             programs()
+            sentry()
             for variable, disk in disks.items():
                 # It needs the network and root: its recipe has said what it misses, and the tests are skipped
                 with contextlib.suppress(SystemExit):
