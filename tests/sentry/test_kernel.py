@@ -195,6 +195,13 @@ def test_two_cpus_survive_storms(kernel: Path, compile_static: Compile, storm: s
 
 
 @needs_qemu
+def test_input_that_no_program_reads_does_not_keep_a_cpu_in_the_core(kernel: Path) -> None:
+    count = "i=0; while [ $i -lt 30000 ]; do i=$((i + 1)); done"
+    words = f'busybox sh -c "{count}; busybox sleep 0.3; echo counted; busybox cat"'  # the sleep makes both CPUs idle
+    assert boot(kernel, BUSYBOX, words, b"hello\n\x04", cpus=2) == b"counted\nhello\n"
+
+
+@needs_qemu
 def test_a_cpu_that_waits_for_a_device_stays_in_the_core(kernel: Path) -> None:
     """Programs on two CPUs get random numbers of a device, for which the core waits in the middle of a system call."""
     script = "for i in 1 2 3 4; do busybox dd if=/dev/urandom bs=4096 count=40 2>&- | busybox wc -c & done; wait"

@@ -18,6 +18,7 @@ enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 =
 #define SLICE 10000000ull
 
 static bool wide, deadlines; /* x2APIC; the timer compares with the TSC */
+static bool reported;	     /* input that no task has read yet: it ends no further wait without a task */
 
 static void apic_write(u32 reg, u32 value)
 {
@@ -123,15 +124,19 @@ void start_slice(void)
 bool wait_until(u64 deadline)
 {
 	const bool leaves = sched_waits();
+	bool input = serial_ready();
 
-	if (!deadline || deadline <= monotonic() || serial_ready())
-		return serial_ready();
-	set_timer(deadline);
-	if (leaves)
-		core_unlock();
-	asm volatile("sti; hlt; cli" : : : "memory");
-	if (leaves)
-		core_lock();
-	set_timer(NEVER);
-	return serial_ready();
+	reported = reported && input;
+	if (deadline && deadline > monotonic() && (!input || reported)) {
+		set_timer(deadline);
+		if (leaves)
+			core_unlock();
+		asm volatile("sti; hlt; cli" : : : "memory");
+		if (leaves)
+			core_lock();
+		set_timer(NEVER);
+		input = serial_ready();
+	}
+	reported = reported || (leaves && input);
+	return input;
 }
