@@ -418,6 +418,29 @@ static void try_full(void)
 	fflush(stdout);
 }
 
+/* sendfile() does not wait for more of a stream: it moves what one read gives into a pipe, and refuses other files. */
+static void try_streams(void)
+{
+	int s[2], p[2], terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY), other, unlocked = 0, out = open("out", O_RDWR);
+	char line[100] = { 0 };
+
+	CALL(socketpair(AF_UNIX, SOCK_STREAM, 0, s));
+	CALL(pipe2(p, O_NONBLOCK));
+	CALL(write(s[0], "first", 5));
+	TRY(sendfile, out, s[1], NULL, 100);
+	TRY(sendfile, s[0], s[1], NULL, 100);
+	TRY(sendfile, p[1], s[1], NULL, 100);
+	TRY(read, p[0], line, 100);
+	CALL(ioctl(terminal, TIOCSPTLCK, &unlocked));
+	other = ioctl(terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY);
+	CALL(write(terminal, "line\n", 5));
+	TRY(sendfile, out, other, NULL, 100);
+	TRY(sendfile, s[0], other, NULL, 100);
+	TRY(sendfile, p[1], other, NULL, 100);
+	TRY(read, p[0], line, 100);
+	printf("    %s", line);
+}
+
 static void try_nowait(void)
 {
 	struct iovec in = { (char[8]){ 0 }, 8 };
@@ -445,6 +468,7 @@ int main(int argc, char **argv)
 	try_reopen();
 	try_fifo();
 	try_copies();
+	try_streams();
 	try_locks();
 	try_memfd();
 	try_poll();

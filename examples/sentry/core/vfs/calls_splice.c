@@ -52,8 +52,8 @@ static s64 copy(struct side *from, struct side *to, u64 size)
 		if (result <= 0)
 			break;
 		done += (u64)result;
-		if (result < got)
-			break;
+		if (result < got || from->file->stream)
+			break; /* Linux reads a stream once: the next read would wait */
 	}
 	page_free(page);
 	return done ? (s64)done : result;
@@ -84,6 +84,8 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 	if ((size && !can(from.file, false)) || !can(to.file, true) || to.file->flags & O_APPEND ||
 	    S_ISFIFO(from.file->inode->mode))
 		return -EINVAL;
+	if (from.file->stream && !file_pipe(to.file))
+		return -EINVAL; /* splice_direct_to_actor() in Linux's fs/splice.c: the input must be seekable */
 	side_begin(t, &to);
 	if (size)
 		result = copy(&from, &to, size);
