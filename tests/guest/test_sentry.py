@@ -122,10 +122,8 @@ SESSION = [
     (b"exit 5\n", rb"exit 5\r\n"),
 ]
 """For the shell of busybox, see `tests/sentry/test_terminals.py`."""
-LOST_INPUT = pytest.mark.skip(reason="a known fault: programs on a terminal of a machine lose input, as behind Ctrl-C")
 
 
-@LOST_INPUT
 def test_a_shell_in_a_machine_has_the_hosts_terminal() -> None:
     """Its modes and its size, Ctrl-C and Ctrl-D, another size; afterwards it is as before."""
     native, ours = (converse(head, (BUSYBOX, "sh", "-i"), SESSION) for head in ((), KVM))
@@ -134,7 +132,6 @@ def test_a_shell_in_a_machine_has_the_hosts_terminal() -> None:
     assert rows[1] == rows[0]
 
 
-@LOST_INPUT
 def test_the_terminal_is_as_before_however_a_machine_ends() -> None:
     with Terminal([*KVM, BUSYBOX, "cat"], SHELL_ENVIRONMENT) as terminal:
         terminal.press(b"line\n")

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "LC_ALL": "C",
     "HISTFILE": "",
     "HOME": "/",
+    "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
     "PYTHONPATH": PYTHONPATH,
 }
 BASH = ("/bin/bash", "--norc", "--noprofile", "-i")
