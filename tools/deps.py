@@ -489,11 +489,16 @@ def write_program(
     os.replace(path + ".new", path)
 
 
-def main(groups: Sequence[str]) -> None:
-    """Install what the named groups need."""
-    known = {group for need in NEEDS for group in need.groups.split()}
+def check_groups(groups: Sequence[str]) -> None:
+    """Exit with a message when there is no group of one of these names."""
+    known = DEVELOPMENT | {group for need in NEEDS for group in need.groups.split()}
     if unknown := set(groups) - known:
         sys.exit(f"no group {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+
+
+def main(groups: Sequence[str]) -> None:
+    """Install what the named groups need."""
+    check_groups(groups)
     wanted = {"build", *groups}
     if "lab" in wanted and why_unusable() is None:
         wanted.discard("lab")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tools import deps
 
 RUN = Path(__file__).resolve().parents[2] / ".ci" / "run"
 
@@ -97,3 +100,10 @@ def test_tests_that_stand_still_are_ended_and_named(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", main, tmp_path], cwd=RUN.parents[1], capture_output=True, text=True)
     assert done.returncode == 1
     assert "stand still: test_stays.py::test_stays" in done.stdout + done.stderr
+
+
+def test_the_makefile_installs_groups_that_exist() -> None:
+    groups = re.findall(r"tools/deps\.py ([a-z ]+)", (RUN.parents[1] / "Makefile").read_text())
+    assert len(groups) > 10
+    for each in groups:
+        deps.check_groups(each.split())
