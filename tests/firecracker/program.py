@@ -1,4 +1,4 @@
-"""``pyvmm-firecracker`` in a process of its own, and a client of its socket."""
+"""Starts ``pyvmm-firecracker`` as a process and sends requests to its API socket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Connection(http.client.HTTPConnection):
 
 
 class Program:
-    """``pyvmm-firecracker``, and one connection to it."""
+    """A running ``pyvmm-firecracker`` with a client connection to its API."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.socket = folder / "api.sock"
@@ -67,12 +67,12 @@ class Program:
         return str(answer["fault_message"])
 
     def read(self, size: int) -> bytes:
-        """The next bytes of the guest's console."""
+        """Read exactly *size* bytes of the guest's console."""
         assert self.process.stdout
         data = b""
         while len(data) < size:
             more = os.read(self.process.stdout.fileno(), size - len(data))
-            assert more, "it has ended"
+            assert more, "the program has ended"
             data += more
         return data
 

@@ -1,4 +1,4 @@
-"""Code in a kernel of Jupyter, with machines that run their programs here: the kernel is a real one."""
+"""``Sandbox.run_code`` with a real Jupyter kernel; fake machines run their programs on this host."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["place", "python"]
 
 @pytest.fixture
 def kernels() -> Iterator[str]:
-    """The begin of a program, whose kernels end with the test, as they do with a machine that is one."""
-    with tempfile.TemporaryDirectory() as place:  # its path is short, as those of sockets have to be
+    """The first lines of a test program; its kernels are killed after the test, as a real machine's end with it."""
+    with tempfile.TemporaryDirectory() as place:  # the paths of sockets are limited to 107 bytes
         yield f"""
     where["env"] = {{"PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"], "TMPDIR": {place!r}}}
     """
@@ -32,7 +32,7 @@ def _end_programs_of(place: str) -> None:
             if f"TMPDIR={place}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 os.kill(int(folder.name), signal.SIGKILL)
         except OSError:
-            pass  # it has ended
+            pass  # the process has ended
 
 
 @needs_namespaces
@@ -80,10 +80,10 @@ def test_code_that_does_not_end_and_kernels_that_do(python: Python, kernels: str
         box.run_code("x = 1")
         error = raises(CodeTimeout, box.run_code, "print('begun'); import time; time.sleep(600)", timeout=2)
         assert error.result.stdout == "begun\\n" and isinstance(error, TimeoutError)
-        assert box.run_code("x").text == "1"  # interrupted, not ended
+        assert box.run_code("x").text == "1"  # the kernel was interrupted, not restarted
         deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
         raises(CodeTimeout, box.run_code, deaf, timeout=0.5)
-        assert box.run_code("x").error.name == "NameError"  # replaced
+        assert box.run_code("x").error.name == "NameError"  # the kernel was restarted
         died = box.run_code("import os; os._exit(3)")
         assert died.error.name == "KernelDied"
         assert box.run_code("x").error.name == "NameError"

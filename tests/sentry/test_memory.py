@@ -1,4 +1,4 @@
-"""How much of the host's memory a sandbox uses, and that it returns what it frees."""
+"""Memory of the host that a sandbox uses, and that it returns freed memory to the host."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PATIENCE = 60.0
 
 
 def converse(command: list[str], held: Callable[[int], int]) -> None:
-    """Run `release` step by step, and check how much of the host's memory its sandbox uses.
+    """Run the guest program `release` step by step, and check its sandbox's memory use after each.
 
-    :param held: bytes, of the process with this number
+    :param held: measures a process, by pid, in bytes
     """
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
@@ -48,7 +48,7 @@ def converse(command: list[str], held: Callable[[int], int]) -> None:
 
         before = step(b"start")
         go_on()
-        assert step(b"used") >= before + USED * 7 // 8  # what the start has freed returns at the same time
+        assert step(b"used") >= before + USED * 7 // 8  # the host gets back what the start freed meanwhile
         go_on()
         step(b"freed")
         deadline = time.monotonic() + PATIENCE
@@ -62,7 +62,7 @@ def converse(command: list[str], held: Callable[[int], int]) -> None:
 
 
 def blocks(pid: int) -> int:
-    """What is allocated of the memfd that the core and its children share."""
+    """Allocated bytes of the memfd that the core shares with its children."""
     found = {}
     for mapping in os.listdir(f"/proc/{pid}/map_files"):
         path = f"/proc/{pid}/map_files/{mapping}"
@@ -81,7 +81,7 @@ def resident(pid: int) -> int:
 
 @needs_qemu
 def test_a_guest_kernel_reports_free_memory_by_a_balloon(compile_static: Compile) -> None:
-    """To the balloon of QEMU, on a CPU that QEMU emulates."""
+    """It reports to QEMU's virtio-balloon, on an emulated CPU."""
     device = ["-device", "virtio-balloon-device,free-page-reporting=on", "-m", "256"]
     words = ["-kernel", str(program.kernel()), "-initrd", str(compile_static("release")), "-append", "quiet -- release"]
     converse([*microvm(*device), "-serial", "stdio", *words], resident)
@@ -91,14 +91,14 @@ MOST_IDLE = 10 * MIB
 
 
 def children(pid: int) -> list[int]:
-    """All of its descendants."""
+    """The pids of all descendants."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     found = [int(word) for task in tasks for word in (task / "children").read_text().split()]
     return found + [each for child in found for each in children(child)]
 
 
 def command(root: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Run busybox of a directory of the host, on trap."""
+    """Start busybox on the platform trap, with a directory of the host as the root."""
     head = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "trap", "--root", str(root), "--", "/bin/busybox"]
     pipe = subprocess.PIPE
     return subprocess.Popen([*head, *words], stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT)
@@ -111,7 +111,7 @@ def share_of(pid: int) -> int:
 
 
 def test_an_idle_sandbox_needs_little_memory(root: Path) -> None:
-    """All of its processes: the command, the core, those for programs, and the server of the directory."""
+    """The limit holds for the sum over the command, the core, program processes and the file server."""
     with command(root, "sh", "-c", "echo started; read line") as process:
         assert process.stdout
         assert process.stdout.readline() == b"started\n"

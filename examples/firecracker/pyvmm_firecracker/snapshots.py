@@ -1,7 +1,8 @@
 """Snapshots, as two files whose names a client chooses.
 
-pyvmm's snapshot is a directory.  It is put beside the file of the state, with ``.pyvmm`` after its name.  That file
-names it and has the configuration; the file of the memory is a hard link to the memory in the directory.
+A snapshot of pyvmm is a directory.  It is stored beside the state file, under that file's name with ``.pyvmm``
+appended.  The state file names the directory and contains the configuration.  The memory file is a hard link to the
+memory in the directory.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ _SINGLE: tuple[tuple[str, str, Body], ...] = (
     ("entropy", "entropy", {}),
     ("memory-hotplug", "hotplug", {"requested_size_mib": None}),
 )
-"""Sections of one device, and the requests that have their fields; those that are no part of these."""
+"""Each section of a single device, the request that validates it, and the fields of the section that requests lack."""
 MOST = 1 << 20
-"""Bytes of the file of the state."""
+"""Maximum size of the state file in bytes."""
 
 
 def create(machine: AnyMachine, body: Body, sections: Body) -> None:
-    """Save a machine.  A ``Diff`` has all pages, too.
+    """Save a machine.  A snapshot of type ``Diff`` contains all pages, too.
 
-    :raises Fault: it cannot be saved
+    :raises Fault: the machine cannot be saved
     """
     state, memory = body["snapshot_path"], body["mem_file_path"]
     folder = f"{state}.pyvmm"
@@ -72,9 +73,9 @@ def _replace_text(path: str, text: str) -> None:
 
 
 def _checked(config: Body) -> Body:
-    """The sections of a snapshot, which somebody may have edited.
+    """Validate the sections of a state file, which may have been edited.
 
-    :raises Fault, KeyError, TypeError, AttributeError: they are not valid
+    :raises Fault, KeyError, TypeError, AttributeError: a section is invalid
     """
     named = {
         kind: {str(name): check(BODIES[f"PUT {kind}"], body) for name, body in config[kind].items()}
@@ -89,10 +90,10 @@ def _checked(config: Body) -> Body:
 
 
 class Load:
-    """A snapshot that is to be restored.
+    """A snapshot to restore.
 
     :param body: of the request
-    :raises Fault: it is none
+    :raises Fault: the files are not a snapshot of this program
     """
 
     def __init__(self, body: Body) -> None:
@@ -121,7 +122,7 @@ class Load:
             raise Fault(f"{self._memory:.200} is not the memory of the snapshot {self._state:.200}.")
 
     def sections(self) -> Body:
-        """The configuration, with what the request overrides.
+        """The configuration, with the request's overrides applied.
 
         :raises Fault: a network interface is unknown
         """
@@ -139,9 +140,9 @@ class Load:
         return sections
 
     def restore(self, sections: Body, console: ConsoleConfig, transport: str, isolation: str) -> AnyMachine:
-        """A machine that has not run yet. Its disks are the files that the sections name.
+        """Restore the machine without starting it, with the disks, interfaces and vsock that the sections configure.
 
-        :raises Fault: it cannot be restored
+        :raises Fault: the snapshot cannot be restored
         """
         config = records.machine_config(sections, console, transport=transport, isolation=isolation)
         changes: Body = {"console": console, "isolation": isolation}

@@ -1,4 +1,4 @@
-"""The files that guests boot from: paths in this package, which its build has filled (``setup.py``)."""
+"""Paths of the kernel and the image that guests boot from; the package's build adds both files (``setup.py``)."""
 
 _FILES = __file__.rpartition("/")[0] + "/files"
 
@@ -14,9 +14,9 @@ def image() -> str:
 
 
 def sources() -> str:
-    """The folder that tells what the files are made of.
+    """The folder that documents the origin of both files.
 
-    ``packages`` lists the distribution's packages with their source packages and versions, ``licenses`` their terms;
-    ``kernel`` has the configuration, ``recipe`` the scripts, options and patches.
+    ``packages`` lists the distribution's packages with their source packages and versions; ``licenses`` contains their
+    licences.  ``kernel`` contains the kernel's configuration; ``recipe`` contains build scripts, options and patches.
     """
     return f"{_FILES}/sources"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The commands that run on the host: what ends sandboxes whose owner has ended, or whose time is over. */
+/* Host-side helpers: they kill a sandbox when its owner exits or its time to live expires. */
 #include "box.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How long a clock that was set is not noticed, in milliseconds. */
+/* Poll interval in milliseconds, the time within which a step of the wall clock is detected. */
 #define LONGEST_WAIT 60000.0
 
 static void ignore_signals(void)
@@ -22,7 +22,7 @@ static void ignore_signals(void)
 		signal(ignored[i], SIG_IGN);
 }
 
-/* after PID COMMAND...: wait until that process has ended, then become the command. */
+/* after PID COMMAND...: wait until the process exits, then execute the command. */
 int box_after(int argc, char **argv)
 {
 	struct pollfd owner = { (int)syscall(SYS_pidfd_open, atoi(argv[0]), 0), POLLIN, 0 };
@@ -36,7 +36,7 @@ int box_after(int argc, char **argv)
 	return errno;
 }
 
-/* Milliseconds until the time that the file has, in seconds since 1970; -1: it has none. */
+/* Milliseconds until the deadline in the file (seconds since 1970), 0 if it has passed; -1: no deadline. */
 static double time_left(const char *path)
 {
 	FILE *file = fopen(path, "re");
@@ -58,8 +58,8 @@ static double time_left(const char *path)
 }
 
 /*
- * expire PID DIRECTORY FILE COMMAND...: become the command at the time that the file has, which can be replaced in its
- * directory meanwhile; end with the process. It returns at once, and a child of the host's first process waits.
+ * expire PID DIRECTORY FILE COMMAND...: execute the command at the deadline in FILE, or exit when the process does.
+ * Renaming a new file over FILE, in DIRECTORY, changes the deadline. The call returns at once: a daemon waits.
  */
 int box_expire(int argc, char **argv)
 {

@@ -63,22 +63,25 @@ class Connection:
     # -- orders ------------------------------------------------------------------------------------------------------
 
     def watch(self, bits: bytes, timeout: float) -> None:
-        """Select system calls by number, and how long the core waits for an answer."""
+        """Select the system calls to report, by number.
+
+        :param timeout: seconds that the core waits for an answer
+        """
         self._order(_WATCH, bits, int(timeout * 1e9))
 
     def serve(self, number: int, path: bytes) -> None:
         """Serve a file at a path.
 
-        :raises HostError: it cannot be there
+        :raises HostError: the core cannot place a file there
         """
         self._order(_FILE, path, number)
 
     def start(self) -> None:
-        """Let the program start."""
+        """Release the program, which the core holds back until its hooks are configured."""
         self._order(_START)
 
     def status(self) -> tuple[events.Header, bytes]:
-        """What runs."""
+        """The state of the core and of the programs that it runs."""
         return self._order(_STATUS)
 
     def _order(self, kind: int, data: bytes = b"", value: int = 0) -> tuple[events.Header, bytes]:

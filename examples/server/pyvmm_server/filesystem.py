@@ -1,4 +1,4 @@
-"""The service ``filesystem.Filesystem``: files by name; their contents are :mod:`pyvmm_server.transfers`'."""
+"""The service ``filesystem.Filesystem``: metadata and names; :mod:`pyvmm_server.transfers` serves contents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_DEPTH = 64
 
 
 def describe(entry: Entry, users: Users) -> dict[str, Any]:
-    """As ``EntryInfo``."""
+    """Convert an entry to the JSON of ``EntryInfo``."""
     found: dict[str, Any] = {
         "name": entry.name,
         "type": TYPES.get(entry.type, "FILE_TYPE_UNSPECIFIED"),
@@ -42,7 +42,7 @@ def describe(entry: Entry, users: Users) -> dict[str, Any]:
 
 
 def _utf8(found: dict[str, Any]) -> dict[str, Any]:
-    """Names of files need not be UTF-8; JSON has to be."""
+    """Replace bytes that are not UTF-8: file names may contain them, JSON may not."""
     return {
         name: value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else value
         for name, value in found.items()
@@ -50,7 +50,7 @@ def _utf8(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(files: Files, users: Users, path: str) -> dict[str, Any]:
-    """As ``EntryInfo``; the type of a link is that of its target, if it has one."""
+    """Look a path up, as ``EntryInfo``; a symbolic link gets the type of its target, unless it dangles."""
     entry = files.info(path)
     found = describe(entry, users)
     if entry.type == "link":
@@ -97,7 +97,7 @@ def _remove(files: Files, users: Users, user: User, message: dict[str, Any]) -> 
     try:
         files.remove(user.path(bodies.take(message, "path", str)))
     except OSError as error:
-        if error.errno != errno.ENOENT:  # nothing is there, which is what was asked for
+        if error.errno != errno.ENOENT:  # a missing file counts as removed
             raise
     return {}
 
@@ -106,7 +106,7 @@ _CALLS = {"Stat": _stat, "ListDir": _list, "MakeDir": _make, "Move": _move, "Rem
 
 
 async def call(name: str, session: Session, message: dict[str, Any]) -> dict[str, Any]:
-    """Answer a call."""
+    """Answer a call of the service; *name* is one of :data:`NAMES`."""
     user = await session.user()
     users = session.users
     return await threads.call(_CALLS[name], users.files(user), users, user, message)

@@ -1,4 +1,4 @@
-"""A request to a sandbox: who makes it, and what it may use."""
+"""The context of a request to a sandbox: the sandbox, its record and the requesting user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _tasks: set[asyncio.Task[None]] = set()
 class Session:
     """A request to a sandbox.
 
-    :ivar users: those of the sandbox
+    :ivar users: the user database of the sandbox
     """
 
     def __init__(self, settings: Settings, record: Record, live: Live, request: Request) -> None:
@@ -35,16 +35,16 @@ class Session:
         self.request = request
 
     async def user(self, name: str = "") -> users.User:
-        """The user of the request.
+        """The user for which the request runs: *name*, that of the request, or the sandbox's default.
 
-        :raises ClientError: the sandbox has none of this name
+        :raises ClientError: the sandbox has no such user
         """
         wanted = name or users.named(self.request) or self.record.user
         found: users.User = await threads.call(self.users.find, wanted)
         return found._replace(workdir=self.record.workdir)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something that goes on after the request."""
+        """Run a coroutine that outlives the request."""
         task = asyncio.create_task(work)
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)

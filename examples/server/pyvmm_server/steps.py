@@ -1,4 +1,4 @@
-"""The steps of a build: what a client asks for, and how it is done in a sandbox."""
+"""The steps of a template build: validated from a request, executed in a sandbox."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ for each; do
     fi
 done
 """
-"""Copies what an archive has, as COPY of a Dockerfile: a folder's contents, and files into or as the target."""
+"""Copies from an archive as COPY of a Dockerfile does: folders by content, files into or as the target."""
 _PORT = re.compile(r'\[ -n "\$\(ss -Htuln sport = :([0-9]{1,5})\)" \]|ss -tuln \| grep :([0-9]{1,5})')
 _LISTENS = "grep -qE '^ *[0-9]+: [0-9A-F]+:{0:04X} [0-9A-F]+:0000 0A' /proc/net/tcp /proc/net/tcp6 2>/dev/null"
 
 
 class BuildError(Exception):
-    """The build has failed; :attr:`message` is a sentence."""
+    """The build failed; :attr:`message` is a sentence for the client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -81,9 +81,10 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """
-    :ivar kind: as in a Dockerfile
-    :ivar files: the hash of the archive of ``COPY``
+    """A step of a build.
+
+    :ivar kind: an instruction of a Dockerfile
+    :ivar files: for ``COPY``: the hash of the archive that contains its sources
     """
 
     kind: str
@@ -93,10 +94,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a client wants to have built, from an image or a template.
+    """A validated build request; it starts from an image or a template.
 
-    :ivar start: a command that runs in the background when the template is saved
-    :ivar ready: a command that succeeds when it can be saved
+    :ivar start: a command that is running in the background when the template is saved
+    :ivar ready: a command that succeeds once the template can be saved
     """
 
     image: str
@@ -107,18 +108,19 @@ class Plan:
 
 
 _COUNTS = {"RUN": (1, 2), "COPY": (2, 4), "WORKDIR": (1, 1), "USER": (1, 1), "ENV": (2, 1 << 16)}
-"""Of arguments of each kind: the least and the most."""
+"""The minimum and maximum number of arguments of each kind."""
 
 
 def plan_of(body: dict[str, Any]) -> Plan:
-    """
-    :raises ClientError: it is none
+    """Validate the body of a request.
+
+    :raises ClientError: it is no valid build request
     """
     if body.get("fromImageRegistry"):
         raise not_there("an image of a registry with credentials")
     image, template = (bodies.take(body, name, str, "") for name in ("fromImage", "fromTemplate"))
     if bool(image) == bool(template):
-        raise ClientError(400, "one of fromImage and fromTemplate has to be there")
+        raise ClientError(400, "specify exactly one of fromImage and fromTemplate")
     steps = bodies.take(body, "steps", list, [])
     if len(steps) > MOST_STEPS:
         raise ClientError(400, f"{len(steps)} steps are more than {MOST_STEPS}")
@@ -150,13 +152,13 @@ def _step(found: Any) -> Step:
 
 @dataclass
 class Worker:
-    """Does the steps in a sandbox.  All methods block.
+    """Executes steps in a sandbox.  All methods block.
 
-    :ivar archive: the path of an archive by its hash; empty: there is none
-    :ivar log: gets lines and their levels
-    :ivar deadline: of the whole build, by the monotonic clock
-    :ivar user: of the commands that follow; empty: the usual one
-    :ivar workdir: likewise
+    :ivar archive: returns the path of an archive with a given hash, or an empty string
+    :ivar log: receives each line of output and its level
+    :ivar deadline: of the whole build, on the monotonic clock
+    :ivar user: runs the following commands; empty: the default user
+    :ivar workdir: of the following commands; empty: the user's home
     """
 
     box: Sandbox
@@ -169,29 +171,30 @@ class Worker:
     _running: Command | None = None
 
     def stop(self) -> None:
-        """End what runs, which fails."""
+        """Kill the running command; the build fails."""
         self.deadline = 0
         if self._running is not None:
             self._running.kill()
 
     def do(self, step: Step) -> None:
-        """
-        :raises BuildError: it failed
+        """Execute a step.
+
+        :raises BuildError: the step failed
         """
         steps = {"RUN": self._run, "COPY": self._copy, "WORKDIR": self._workdir, "USER": self._user, "ENV": self._env}
         steps[step.kind](step)
 
     def start(self, command: str) -> None:
-        """Start a command that goes on.
+        """Start a command in the background.
 
-        :raises BuildError: it cannot be started
+        :raises BuildError: the command cannot be started
         """
         self._check(self._shell(_IN_BACKGROUND, command, self._find(self.user)), command)
 
     def wait(self, ready: str) -> None:
-        """Wait until a command succeeds.
+        """Repeat a command until it succeeds.
 
-        :raises BuildError: the time of the build is over
+        :raises BuildError: the build's deadline has passed
         """
         if port := _PORT.fullmatch(ready):  # many images have no ss
             ready = _LISTENS.format(int(port[1] or port[2]))
@@ -242,7 +245,7 @@ class Worker:
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> User:
-        """A user, by the user database of now."""
+        """Look a user up; earlier steps may have changed the user database."""
         try:
             return Users(self.box).find(name or DEFAULT)._replace(workdir=self.workdir)
         except ClientError as error:
@@ -288,7 +291,7 @@ class Worker:
 
 
 class _Lines:
-    """Makes lines of pieces of output."""
+    """Splits output into lines for the log."""
 
     def __init__(self, log: Callable[[str, str], None], level: str) -> None:
         self._log = log

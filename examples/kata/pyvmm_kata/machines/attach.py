@@ -69,7 +69,7 @@ def _connect(found: Machine) -> socket.socket:
 
 
 class _Session:
-    """Until the container has ended, or the user leaves."""
+    """A connection to a container's streams, until the container ends or the user detaches."""
 
     def __init__(self, found: Machine, sock: socket.socket, *, reads: bool) -> None:
         self._machine = found
@@ -80,7 +80,7 @@ class _Session:
         self._left = False
 
     def run(self) -> int:
-        """The exit status."""
+        """Copy both ways; returns the exit status."""
         from pyvmm_kata import state
         from pyvmm_kata.oci.console import RawTerminal, follow
 
@@ -122,7 +122,7 @@ class _Session:
         return 0
 
     def _type(self, *, terminal: bool) -> bool:
-        """Pass input on; False: there is no more."""
+        """Copy available input to the container; returns False at the end of the input."""
         data = os.read(0, _CHUNK)
         if terminal and _DETACH in self._last + data:
             self._left = True

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     """A record of a log.
 
     :ivar stream: ``stdout`` or ``stderr``
-    :ivar ends: it is the end of its line
+    :ivar ends: the record completes a line
     """
 
     time: str
@@ -83,9 +83,9 @@ def last_lines(entries: Iterable[Entry], count: int) -> Iterator[Entry]:
 
 
 class _Files:
-    """The two files of a container's log.
+    """The current and the rotated log file of a container.
 
-    :raises ConfigError: it keeps none
+    :raises ConfigError: the container keeps no log
     """
 
     def __init__(self, found: Machine) -> None:
@@ -107,17 +107,17 @@ class _Files:
         self._file.close()
 
     def present(self) -> Iterator[Entry]:
-        """What there is."""
+        """The entries that have been written so far."""
         try:
             with open(os.path.join(self._machine.folder, keeper.OLD_LOG), "rb") as old:
                 if not os.path.samestat(os.fstat(old.fileno()), os.fstat(self._file.fileno())):
                     yield from filter(None, map(_parse, old))
         except OSError:
-            pass  # the log has never been full
+            pass  # the log has not been rotated yet
         yield from self._read()
 
     def more(self) -> Iterator[Entry]:
-        """What comes, until the container has ended."""
+        """The entries that follow, until the container ends."""
         while not self._machine.wait(_AGAIN_S):
             yield from self._new()
         _wait_for_keeper(self._machine)
@@ -148,7 +148,7 @@ class _Files:
 
 
 def _wait_for_keeper(found: Machine) -> None:
-    """Until the process that writes the log of a container that has ended has written all."""
+    """Wait until the log of a container that has ended is complete."""
     import socket
 
     try:

@@ -1,4 +1,4 @@
-"""Connections from the host to TCP ports of the guest's loopback addresses (linux-guest/agent/relay.h)."""
+"""Connects the host to servers that listen on the guest's loopback interface (linux-guest/agent/relay.h)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ANSWER_S = 40.0
-"""Seconds for the guest to report whether a server listens there: longer than its agent tries to connect."""
+"""Seconds to wait for the guest's answer: more than the agent's own timeout for the connection."""
 
 
 def connect_to_port(dial: Callable[[], socket.socket], address: str, port: int) -> socket.socket | None:
-    """A connection to a port in the guest; None: nothing listens there.
+    """Connect to a TCP port of the guest's loopback interface; returns None if no server listens on it.
 
-    :param dial: makes a connection to the agent's port for this
-    :param address: a loopback address; the agent tries the other family as well
+    :param dial: connects to the agent's relay port
+    :param address: a loopback address; the agent also tries that of the other family
     :raises OSError: the guest does not answer
     """
     v4 = bytes(4) if ":" in address else socket.inet_aton(address)

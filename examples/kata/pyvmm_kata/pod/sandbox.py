@@ -254,7 +254,7 @@ class Sandbox:
         return made
 
     def connect_to_port(self, port: int) -> socket.socket | None:
-        """A connection to a TCP port of the guest's loopback addresses; None: nothing listens there.
+        """Connect to a TCP port of the guest's loopback interface; returns None if no server listens on it.
 
         :raises HostError: the guest does not answer
         """

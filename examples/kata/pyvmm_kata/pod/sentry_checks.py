@@ -1,4 +1,4 @@
-"""What a container on the Sentry cannot have: refused before anything of it is made."""
+"""Rejects containers with features that the Sentry lacks, before any part of them is created."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NAMESPACES = {"user": "user namespace", "time": "time namespace"}
 
 PLATFORMS = ("auto", "kvm", "trap")
 PLATFORM, STRACE = "sentry.platform=", "sentry.strace"
-"""Words of the kernel's command line, which also say what a process instead of a machine is to be."""
+"""Words of the kernel's command line; they also configure a Sentry that runs as a process without a machine."""
 
 
 def command_line(platform: str, *, strace: bool) -> str:
-    """The words for these options.
+    """The words of the command line for these options.
 
-    :raises ConfigError: there is no such platform
+    :raises ConfigError: the platform is unknown
     """
     if platform and platform not in PLATFORMS:
         raise ConfigError(f"--platform: {platform!r:.60} is not one of {', '.join(PLATFORMS)}", code="oci-usage")
@@ -30,9 +30,9 @@ def command_line(platform: str, *, strace: bool) -> str:
 
 
 def platform_of(cmdline: str) -> str:
-    """The platform that a command line names; ``auto``: none.
+    """The platform that a command line names, ``auto`` by default.
 
-    :raises ConfigError: there is no such platform
+    :raises ConfigError: the platform is unknown
     """
     named = [word.removeprefix(PLATFORM) for word in cmdline.split() if word.startswith(PLATFORM)]
     command_line(*named[-1:] or ("auto",), strace=False)

@@ -32,7 +32,7 @@ static struct fuse_node *find(struct fuse *fuse, u64 id)
 	return NULL;
 }
 
-/* A program of the host has changed the content, unless this sandbox has just done so: forget what was read. */
+/* Drop cached pages if the host's version of the file differs and this sandbox did not cause the change. */
 static void compare_version(struct inode *inode, const struct fuse_attr *attr)
 {
 	struct fuse_node *node = fuse_node_of(inode);
