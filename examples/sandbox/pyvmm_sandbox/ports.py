@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import VmmError
+from pyvmm_kata.host.relay import pump, reset_on_close, shut
 from pyvmm_sandbox.errors import UsageError, error_of
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS = 128
 """At a time, for each forwarded port; others wait until one of them ends."""
-_PIECE = 64 << 10
 _LARGEST = 0xFFFF
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Forward:
@@ -55,8 +53,8 @@ class Forward:
                 return
             self._closed = True
             for each in self._open:
-                _shut(each, socket.SHUT_RDWR)  # wakes the threads that wait for it
-        _shut(self._listener, socket.SHUT_RDWR)
+                shut(each, socket.SHUT_RDWR)  # wakes the threads that wait for it
+        shut(self._listener, socket.SHUT_RDWR)
         self._places.release()
 
     def _accept(self) -> None:
@@ -79,7 +77,7 @@ class Forward:
                 try:
                     server = self._container.connect(self._inside)
                 except (OSError, VmmError):
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    reset_on_close(client)
                     return
                 with server:
                     self._relay(client, server)
@@ -91,9 +89,9 @@ class Forward:
             if self._closed:
                 return
             self._open |= {client, server}
-        back = threading.Thread(target=_copy, args=(server, client), name=f"port {self._inside}", daemon=True)
+        back = threading.Thread(target=pump, args=(server, client), name=f"port {self._inside}", daemon=True)
         back.start()
-        _copy(client, server)
+        pump(client, server)
         back.join()
         with self._lock:
             self._open -= {client, server}
@@ -162,24 +160,3 @@ class Ports:
 def _check(port: int) -> None:
     if not 1 <= port <= _LARGEST:
         raise UsageError(f"port {port} is not 1 to {_LARGEST}")
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy until the end of *source*, and then end the output to *target*, which can go on to send."""
-    piece = bytearray(_PIECE)
-    view = memoryview(piece)
-    try:
-        while size := source.recv_into(piece):
-            target.sendall(view[:size])
-    except OSError:  # one of the two is closed
-        _shut(source, socket.SHUT_RDWR)
-        _shut(target, socket.SHUT_RDWR)
-    else:
-        _shut(target, socket.SHUT_WR)
-
-
-def _shut(sock: socket.socket, how: int) -> None:
-    try:
-        sock.shutdown(how)
-    except OSError:
-        pass  # it has ended

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.host import syn_proxy
+from pyvmm_kata.host.relay import pump, reset_on_close, shut
 from pyvmm_kata.host.socket_lookup import Steering
 from pyvmm_kata.pod.guest_port import connect_to_port
 
@@ -40,7 +40,6 @@ HANDSHAKE_S = 10.0
 """How long a client may take from the answer to its connection."""
 FULL_MS = 100
 """Milliseconds between looks for a free place, while all are taken."""
-_PIECE = 65536
 _BACKLOG = 128
 _FAMILIES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
@@ -104,7 +103,7 @@ class Loopback:
             if self._steering is not None:
                 self._steering.close()
             for each in (*self._listeners.values(), *self._raw.values(), *self._open):
-                _shut(each, socket.SHUT_RDWR)  # wakes the threads that wait for it
+                shut(each, socket.SHUT_RDWR)  # wakes the threads that wait for it
             for each in (*self._deaf, *self._waiting):
                 each.close()
             for knock in self._knocks.values():
@@ -232,7 +231,7 @@ class Loopback:
         try:
             threading.Thread(target=self._serve, args=(client, server), name="loopback", daemon=True).start()
         except RuntimeError:  # no thread can be made
-            _reset(client)
+            reset_on_close(client)
             client.close()
             if server is not None:
                 server.close()
@@ -254,14 +253,14 @@ class Loopback:
         try:
             server = server or self._connect(*client.getsockname()[:2])
             if server is None:
-                _reset(client)
+                reset_on_close(client)
             elif self._add(client, server):
-                back = threading.Thread(target=_pump, args=(server, client), name="loopback", daemon=True)
+                back = threading.Thread(target=pump, args=(server, client), name="loopback", daemon=True)
                 back.start()
-                _pump(client, server)
+                pump(client, server)
                 back.join()
         except (OSError, RuntimeError):
-            _reset(client)  # the guest has ended, or no thread can be made
+            reset_on_close(client)  # the guest has ended, or no thread can be made
         finally:
             with self._lock:
                 self._open -= {client, server}
@@ -301,33 +300,3 @@ def _listener(family: int, address: str, backlog: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Copy until the end of *source*, and then shut *target* down for writing."""
-    piece = bytearray(_PIECE)
-    view = memoryview(piece)
-    try:
-        while got := source.recv_into(piece):
-            target.sendall(view[:got])
-    except OSError:
-        # One of the two is closed: end both directions
-        _shut(source, socket.SHUT_RDWR)
-        _shut(target, socket.SHUT_RDWR)
-    else:
-        _shut(target, socket.SHUT_WR)
-
-
-def _shut(sock: socket.socket, how: int) -> None:
-    try:
-        sock.shutdown(how)
-    except OSError:
-        pass  # it has ended
-
-
-def _reset(client: socket.socket) -> None:
-    """Make close(2) send a RST, which is as close to a refusal as possible after the handshake."""
-    try:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    except OSError:
-        pass  # it has ended
