@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from pyvmm_firecracker.fault import Fault
@@ -21,6 +22,7 @@ from vmm import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from vmm import ConsoleConfig, DeviceConfig
@@ -38,6 +40,15 @@ DEFAULT_MACHINE = {
 _HUGE_PAGES = {"None": "auto", "Transparent": "thp", "2M": "hugetlb"}
 
 
+@contextlib.contextmanager
+def _faults_for(what: str) -> Iterator[None]:
+    """Answer a configuration that :mod:`vmm` rejects as the API does, with the hint if there is one."""
+    try:
+        yield
+    except VmmError as error:
+        raise Fault(f"{what}: {error}." + (f" Hint: {error.hint}." if error.hint else "")) from error
+
+
 def _bucket(bucket: Body | None) -> tuple[int, int]:
     """Its rate a second and its size; 0: no limit."""
     if not bucket or not bucket["size"] or not bucket["refill_time"]:
@@ -52,10 +63,8 @@ def limit(limiter: Body | None) -> LimitConfig | None:
     """
     limiter = limiter or {}
     numbers = (*_bucket(limiter.get("bandwidth")), *_bucket(limiter.get("ops")))
-    try:
+    with _faults_for("Invalid rate limiter"):
         return LimitConfig(*numbers) if any(numbers) else None
-    except VmmError as error:
-        raise Fault(f"Invalid rate limiter: {error}.") from error
 
 
 def disk(drive: Body) -> DiskConfig:
@@ -108,10 +117,8 @@ def device(kind: str, body: Body) -> DeviceConfig:
     :param kind: the section
     :raises Fault: it cannot be
     """
-    try:
+    with _faults_for("Invalid device"):
         return DEVICES[kind](body)
-    except VmmError as error:
-        raise Fault(f"Invalid device: {error}.") from error
 
 
 def balloon(body: Body) -> BalloonConfig:
@@ -152,7 +159,7 @@ def machine_config(sections: Body, console: ConsoleConfig, *, transport: str, is
     memory = sections.get("memory-hotplug")
     vsock = sections.get("vsock")
     entropy = sections.get("entropy")
-    try:
+    with _faults_for("Invalid configuration"):
         return MachineConfig(
             boot=BootConfig(source["kernel_image_path"], source.get("initrd_path"), _words(sections, root)),
             memory=MemoryConfig(machine["mem_size_mib"] * MIB, _HUGE_PAGES[machine["huge_pages"]]),
@@ -169,8 +176,6 @@ def machine_config(sections: Body, console: ConsoleConfig, *, transport: str, is
             transport=transport,
             isolation=isolation,
         )
-    except VmmError as error:
-        raise Fault(f"Invalid configuration: {error}." + (f" Hint: {error.hint}." if error.hint else "")) from error
 
 
 def _hotplug(memory: Body) -> HotplugMemoryConfig:
