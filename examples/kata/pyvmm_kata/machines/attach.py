@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.machines import records
 
     def attach() -> int:
-        found = records.find(records.root_of(options.root), options.name)
+        found = records.find(options.root, options.name)
         found.expect("running", "paused")
         with _connect(found) as sock:
             return _Session(found, sock, reads=not options.no_stdin).run()

@@ -37,10 +37,9 @@ def main(argv: list[str]) -> int:
         (inside, source), (to_inside, target) = _split(options.source), _split(options.target)
         if bool(inside) == bool(to_inside):
             raise ConfigError("one of the two is NAME:PATH, the other a path of this host", code="cp-usage")
-        root = records.root_of(options.root)
-        found = records.find(root, inside or to_inside)
+        found = records.find(options.root, inside or to_inside)
         found.expect("running")
-        with copies.Copier(found, root) as copier:
+        with copies.Copier(found, records.root_of(options.root)) as copier:
             if not inside:
                 copier.put_stream(0, target) if source == "-" else copier.put(source, target)
             elif target == "-":

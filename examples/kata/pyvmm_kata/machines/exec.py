@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.protocol.control import Refused
 
     def run() -> int:
-        found = records.find(records.root_of(options.root), options.name)
+        found = records.find(options.root, options.name)
         found.expect("running")
         process = _process(found, options)
         if not options.interactive:

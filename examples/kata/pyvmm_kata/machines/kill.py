@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         number = signal_number(options.signal)
 
         def one(name: str) -> str:
-            found = records.find(records.root_of(options.root), name)
+            found = records.find(options.root, name)
             found.expect("created", "running", "paused")
             control.call(found.folder, "kill", signal=number, all=False)
             return found.name

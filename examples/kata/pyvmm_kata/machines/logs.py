@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.machines import records
 
     def show() -> int:
-        found = records.find(records.root_of(options.root), options.name)
+        found = records.find(options.root, options.name)
         output = _Output(as_json=options.json, timestamps=options.timestamps)
         with _Files(found) as files:
             entries: Iterable[Entry] = files.present()

@@ -30,9 +30,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     from pyvmm_kata.machines import records
 
-    found = [
-        each for each in records.describe_all(records.root_of(options.root)) if options.all or each.state != "stopped"
-    ]
+    found = [each for each in records.describe_all(options.root) if options.all or each.state != "stopped"]
     if options.json:
         print_json([_plain(each) for each in found])
     elif options.quiet:

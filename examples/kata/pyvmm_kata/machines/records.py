@@ -128,7 +128,11 @@ def describe(folder: str) -> Machine:
 
 
 def describe_all(root: str) -> list[Machine]:
-    """All below *root*, the oldest first."""
+    """All machines, the oldest first.
+
+    :param root: the option ``--root``
+    """
+    root = root_of(root)
     found = []
     for name in _names(root):
         try:
@@ -141,8 +145,10 @@ def describe_all(root: str) -> list[Machine]:
 def find(root: str, name: str) -> Machine:
     """The machine of this name, or the only one whose name begins so.
 
+    :param root: the option ``--root``
     :raises ConfigError: there is none, or there are several
     """
+    root = root_of(root)
     names = [each for each in _names(root) if os.path.exists(os.path.join(root, each, state.FILE))]
     fits = [name] if name in names else [each for each in names if name and each.startswith(name)]
     if len(fits) == 1:

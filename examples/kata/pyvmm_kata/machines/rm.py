@@ -31,13 +31,12 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.machines import records, removal
 
     def one(name: str) -> str:
-        root = records.root_of(options.root)
         try:
-            found = records.find(root, name)
+            found = records.find(options.root, name)
         except ConfigError as error:
             if not options.force or error.code == "container-name":
                 raise
-            return _clear(root, name) if error.code == "container-state" else ""
+            return _clear(records.root_of(options.root), name) if error.code == "container-state" else ""
         if not options.force:
             found.expect("stopped")
         removal.remove(found.folder, found.bundle, force=options.force)

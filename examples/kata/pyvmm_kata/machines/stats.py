@@ -61,10 +61,9 @@ def _show(options: argparse.Namespace) -> int:
 def _chosen(root: str, names: Sequence[str]) -> list[Machine]:
     from pyvmm_kata.machines import records
 
-    place = records.root_of(root)
     if not names:
-        return [each for each in records.describe_all(place) if each.state in ("running", "paused")]
-    found = [records.find(place, name) for name in names]
+        return [each for each in records.describe_all(root) if each.state in ("running", "paused")]
+    found = [records.find(root, name) for name in names]
     for each in found:
         each.expect("running", "paused")
     return found

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.machines import records
 
     def one(name: str) -> str:
-        found = records.find(records.root_of(options.root), name)
+        found = records.find(options.root, name)
         _stop(found, options.time)
         return found.name
 

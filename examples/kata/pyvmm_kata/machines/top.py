@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     from pyvmm_kata.machines import records
 
     def show() -> int:
-        found = records.find(records.root_of(options.root), options.name)
+        found = records.find(options.root, options.name)
         found.expect("running", "paused")
         processes = processes_of(found)
         if options.json:
