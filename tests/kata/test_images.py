@@ -22,6 +22,7 @@ from pyvmm_kata.bundle.image_layers import Layer
 from pyvmm_kata.bundle.images import open_image
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import jailed_call, safe_open
+from pyvmm_kata.host.confinement import Limits
 
 USER = 34567
 SECRET = "root:$6$secret:1:::::::"
@@ -461,7 +462,7 @@ def probe(root: Path, code: Callable[[], Any], files: list[int] | None = None) -
     def work(own: list[int], tell: Any) -> dict[str, Any]:
         return {"found": code()}
 
-    return jailed_call.run_in(str(root), files or [], work, jailed_call.Limits(20, 1 << 20), "it")["found"]
+    return jailed_call.run_in(str(root), files or [], work, Limits(20, 1 << 20), "it")["found"]
 
 
 def refuses(code: Callable[[], Any]) -> str:

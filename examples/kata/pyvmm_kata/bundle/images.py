@@ -24,7 +24,8 @@ from pyvmm_kata.bundle import root_disks
 from pyvmm_kata.bundle.image_layers import Layer, Quota, Unpacker, find_user
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import safe_open
-from pyvmm_kata.host.jailed_call import Limits, Report, run_in
+from pyvmm_kata.host.confinement import Limits
+from pyvmm_kata.host.jailed_call import Report, run_in
 from pyvmm_kata.host.mounts import libc
 
 if TYPE_CHECKING:

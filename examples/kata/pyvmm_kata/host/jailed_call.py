@@ -7,20 +7,26 @@ memory and file sizes. Its answers are not trusted.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import gc
 import json
 import os
 import resource
 import select
 import signal
-import struct
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import mounts
+from pyvmm_kata.host.confinement import (
+    DATA_ONLY,
+    Limits,
+    change_root,
+    enter_namespaces,
+    filter_calls,
+    keep_only,
+    set_limits,
+)
 from pyvmm_kata.host.mounts import libc
 from pyvmm_kata.privileges import restrict_process
 
@@ -33,9 +39,7 @@ CAPABILITIES = ("chown", "dac_override", "fowner", "fsetid", "setfcap")
 MEMORY = 512 << 20
 """Most bytes of address space that the process may add to what this one has."""
 _LONGEST_LINE = 64 << 10
-_NEWNS, _NEWUSER, _NEWNET = 0x20000, 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _SECCOMP_FILTER = 1, 22, 2
-_PIVOT_ROOT = 155
+_PR_SET_PDEATHSIG = 1
 
 # x86-64: read write close stat fstat lstat poll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 readv
 # mremap madvise getpid exit ftruncate; mkdir rmdir link unlink symlink readlink chmod fchmod chown fchown lchown umask
@@ -46,21 +50,6 @@ _CALLS = (
     *(83, 84, 86, 87, 88, 89, 90, 91, 92, 93, 94, 95, 133, 137, 138, 188, 189, 190, 202, 217),
     *(228, 231, 257, 258, 259, 260, 262, 263, 265, 266, 267, 268, 280, 318),
 )
-_DATA_ONLY = (9, 10)
-"""mmap and mprotect, without PROT_EXEC."""
-_PROT_EXEC = 4
-_FILES = 512
-
-
-class Limits(NamedTuple):
-    """Limits of such a process.
-
-    :ivar seconds: of its whole life
-    :ivar file_size: most bytes of a file
-    """
-
-    seconds: float
-    file_size: int
 
 
 def run_in(
@@ -157,7 +146,7 @@ def _child(
     report: Report
     try:
         gc.freeze()  # what this process does not use any more closes none of its descriptors
-        into, own = _keep_only(into, files)
+        into, *own = keep_only([into, *files])
 
         def tell(report: Report) -> None:
             os.write(into, json.dumps(report).encode() + b"\n")
@@ -177,23 +166,6 @@ def _child(
         os._exit(0)
 
 
-def _keep_only(into: int, files: Sequence[int]) -> tuple[int, list[int]]:
-    """Close all descriptors except these, which get new numbers."""
-    null = os.open(os.devnull, os.O_RDWR)
-    # Above all numbers first, so that none is overwritten that is still to be moved
-    above = max(null, into, 2, *files) + 1
-    moved: list[int] = []
-    for each in (null, null, null, into, *files):
-        os.dup2(each, above + len(moved))
-        moved.append(above + len(moved))
-    for number, each in enumerate(moved):
-        os.dup2(each, number, inheritable=False)
-    os.closerange(len(moved), above + len(moved))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.closerange(above + len(moved), min(most, 1 << 20))
-    return 3, list(range(4, len(moved)))
-
-
 def _enter(root: str, limits: Limits) -> None:
     """
     :raises HostError: the host refuses
@@ -201,66 +173,12 @@ def _enter(root: str, limits: Limits) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    _unshare()
-    mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    enter_namespaces()
     mounts.mount(root, root, "", mounts.MS_BIND)
     flags = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.kept_flags(root)
     mounts.mount("", root, "", mounts.MS_BIND | mounts.MS_REMOUNT | flags)
-    os.chdir(root)
-    if libc.syscall(_PIVOT_ROOT, b".", b".") or libc.umount2(b".", mounts.MNT_DETACH):
-        raise _refused("its root directory")
-    os.chdir("/")
+    change_root(root)
     os.umask(0)
-    for what, most in (
-        (resource.RLIMIT_AS, used + MEMORY),
-        (resource.RLIMIT_FSIZE, limits.file_size),
-        (resource.RLIMIT_NOFILE, _FILES),
-    ):
-        _, hard = resource.getrlimit(what)
-        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (value, value))
+    set_limits(used + MEMORY, limits.file_size)
     restrict_process(CAPABILITIES)
-    _filter()
-
-
-def _unshare() -> None:
-    """New namespaces; for an unprivileged user in a new user namespace, in which it keeps its user id."""
-    if libc.unshare(_NEWNS | _NEWNET) == 0:
-        return
-    uid, gid = os.geteuid(), os.getegid()
-    if libc.unshare(_NEWUSER | _NEWNS | _NEWNET):
-        raise _refused("namespaces of its own")
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
-
-
-def _refused(what: str) -> HostError:
-    number = ctypes.get_errno()
-    return HostError(
-        f"{what}: {os.strerror(number)}",
-        code="sandboxed",
-        errno=number,
-        hint="do it as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone)",
-    )
-
-
-def _filter() -> None:
-    """Answer all system calls except those of the lists with ENOSYS (seccomp(2)).
-
-    :raises HostError: the host's kernel lacks seccomp filters
-    """
-    load, equal, masked, done = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h: LD|W|ABS, JMP|JEQ|K, JMP|JSET|K, RET|K
-    allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
-    program = [(load, 0, 0, 4), (equal, 1, 0, 0xC000003E), (done, 0, 0, refuse)]  # AUDIT_ARCH_X86_64
-    program.append((load, 0, 0, 0))
-    for number in _CALLS:
-        program += [(equal, 0, 1, number), (done, 0, 0, allow)]
-    for number in _DATA_ONLY:  # the lower half of the third argument
-        program += [(equal, 0, 3, number), (load, 0, 0, 32), (masked, 1, 0, _PROT_EXEC), (done, 0, 0, allow)]
-        program += [(load, 0, 0, 0)]
-    program.append((done, 0, 0, refuse))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in program))
-    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
-    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_FILTER, head):
-        raise _refused("a list of system calls")
+    filter_calls(_CALLS, DATA_ONLY)

@@ -90,6 +90,25 @@ def open_tree(source: str, *, recursive: bool = True, read_only: bool = False, f
     return tree
 
 
+def move_tree(tree: int, target: str, *, read_only: bool, programs: bool) -> None:
+    """Attach a detached mount of :func:`open_tree` at a path, which is made, without devices and set-user-ID programs.
+
+    :param programs: its files may be executed
+    :raises HostError: it cannot be attached
+    """
+    os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+    if stat.S_ISDIR(os.fstat(tree).st_mode):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    wanted = MS_NOSUID | MS_NODEV | (MS_RDONLY if read_only else 0) | (0 if programs else MS_NOEXEC)
+    attributes = struct.pack("QQQQ", wanted, 0, MS_PRIVATE, 0)
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    _check(libc.syscall(_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes)), f"restricting {target}")
+    result = libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    _check(result, f"mounting at {target}")
+
+
 def follow_links(tree: int) -> None:
     """Allow links to be followed in a detached mount, of :func:`open_tree` below a :class:`SharedDirectory`."""
     attributes = struct.pack("QQQQ", 0, _NOSYMFOLLOW, 0, 0)

@@ -29,6 +29,8 @@ from urllib.parse import quote, unquote
 
 from pyvmm_kata.bundle import images
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host.confinement import Limits
+from pyvmm_kata.host.jailed_program import run_program
 from pyvmm_kata.image_store.names import full_name
 from pyvmm_kata.state import is_of_a_user
 
@@ -44,6 +46,8 @@ _UUID = "00000000-0000-0000-0000-000000000000"
 _SHORTEST_ID = 4
 _ID = re.compile(r"(sha256:)?([0-9a-f]{4,64})")
 _RECORD_MOST = 4 << 20
+MKFS_LIMITS = Limits(images.TIMEOUT_S, 2 * images.SIZE_MOST)
+"""Of the program that reads the unpacked files, whose author is not trusted."""
 
 
 def default_store() -> str:
@@ -418,7 +422,10 @@ def _locked(folder: str) -> Iterator[None]:
 def _make_erofs(root: str, path: str, *, all_root: bool) -> None:
     """Write the file system; not compressed, so that machines map its pages, and the same for the same files."""
     options = ["-T0", f"-U{_UUID}", "--preserve-mtime", "-Enoinline_data", *(["--all-root"] if all_root else [])]
-    _run_erofs("mkfs.erofs", "--quiet", *options, path, root)
+    with open(path, "xb"):
+        pass
+    words = ["--quiet", *options, "/output", "/tree"]
+    run_program(_find_erofs("mkfs.erofs"), words, {"tree": root}, path, MKFS_LIMITS, "mkfs.erofs")
     os.truncate(path, (os.stat(path).st_size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
 
 
@@ -430,29 +437,23 @@ def unpack(image: StoredImage, folder: str) -> str:
     :raises HostError: it fails, or there is no room
     """
     root = os.path.join(folder, "rootfs")
-    _run_erofs("fsck.erofs", "-d0", f"--extract={root}", image.path)
+    command = [_find_erofs("fsck.erofs"), "-d0", f"--extract={root}", image.path]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        words = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
+        raise HostError(f"fsck.erofs ended with {done.returncode}: {words}", code="image-erofs")
     return root
 
 
-def _run_erofs(program: str, *options: str) -> None:
+def _find_erofs(program: str) -> str:
+    """The path of a tool.
+
+    :raises HostError: it is not installed
     """
-    :raises HostError: it is not installed, or fails
-    """
-    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    try:
-        done = subprocess.run(
-            [program, *options],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={**os.environ, "PATH": search},
-        )
-    except FileNotFoundError as error:
-        raise HostError(
-            f"{program} is not installed", code="image-erofs", hint="apt-get install erofs-utils"
-        ) from error
-    if done.returncode:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
-        raise HostError(f"{program} ended with {done.returncode}: {words}", code="image-erofs")
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if not found:
+        raise HostError(f"{program} is not installed", code="image-erofs", hint="apt-get install erofs-utils")
+    return os.path.realpath(found)
 
 
 def _sync(folder: str) -> None:
