@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.errors import VmmError
-from pyvmm_kata.machines.options import attempt, new_parser, print_json, size_text, table
+from pyvmm_kata.machines import live
+from pyvmm_kata.machines.options import attempt, new_parser, size_text, table
 
 if TYPE_CHECKING:
     import argparse
@@ -19,14 +19,12 @@ SUMMARY = "show what containers use"
 _HEAD = ("NAME", "CPU", "MEMORY", "LIMIT", "RECEIVED", "SENT", "PROCESSES")
 _GUEST_S = 5.0
 _NO_LIMIT = 1 << 60
-_CLEAR = "\x1b[H\x1b[J"
 
 
 def parser() -> argparse.ArgumentParser:
     """For help and shell completion."""
-    made = new_parser("stats", "Show what containers use; again and again, until Ctrl-C.")
-    made.add_argument("--no-stream", action="store_true", help="once")
-    made.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two times (default: 2)")
+    made = new_parser("stats", "Show what containers use: on a terminal live, until q or Ctrl-C.")
+    live.add_options(made)
     made.add_argument("names", nargs="*", metavar="NAME", help="default: all that run")
     return made
 
@@ -34,28 +32,25 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(argv)
-    if not 0.1 <= options.interval <= 86400:
-        parser().error(f"--interval {options.interval:g} is not 0.1 to 86400")
-    return attempt(lambda: _show(options))
+    live.check_options(options, parser())
+    view = _View(options.root, options.names)
+    return attempt(lambda: live.show(view, options, "pyvmm stats"))
 
 
-def _show(options: argparse.Namespace) -> int:
-    samples: dict[str, tuple[float, float]] = {}
-    live = not options.no_stream and not options.json and sys.stdout.isatty()
-    while True:
-        rows = [_sample(each, samples) for each in _chosen(options.root, options.names)]
-        if options.json and not options.no_stream:
-            import json
+class _View:
+    def __init__(self, root: str, names: Sequence[str]) -> None:
+        self._root, self._names = root, names
+        self._samples: dict[str, tuple[float, float]] = {}
+        self._rows: list[dict[str, Any]] = []
 
-            print(json.dumps(rows), flush=True)
-        elif options.json:
-            print_json(rows)
-        else:
-            sys.stdout.write((_CLEAR if live else "") + table([_HEAD, *map(_row, rows)]))
-            sys.stdout.flush()
-        if options.no_stream:
-            return 0
-        time.sleep(options.interval)
+    def sample(self) -> None:
+        self._rows = [_sample(each, self._samples) for each in _chosen(self._root, self._names)]
+
+    def text(self) -> str:
+        return table([_HEAD, *map(_row, self._rows)])
+
+    def json(self) -> object:
+        return self._rows
 
 
 def _chosen(root: str, names: Sequence[str]) -> list[Machine]:

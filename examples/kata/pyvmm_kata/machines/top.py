@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.errors import GuestError
-from pyvmm_kata.machines.options import add_name, attempt, new_parser, print_json, printable, size_text, table
+from pyvmm_kata.machines import live
+from pyvmm_kata.machines.options import add_name, attempt, new_parser, printable, size_text, table
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "list the processes of a container"
 _HEAD = ("PID", "PPID", "UID", "S", "THREADS", "RSS", "CPU", "COMMAND")
+_LIVE_HEAD = (*_HEAD[:-1], "% NOW", _HEAD[-1])
 _STATE, _PARENT, _USER, _SYSTEM, _THREADS, _PAGES = 0, 1, 11, 12, 17, 21
 """Fields of a stat behind the name (proc_pid_stat(5))."""
 _PAGE = 4096
@@ -42,7 +44,10 @@ class Process(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """For help and shell completion."""
-    made = new_parser("top", "List the processes of a container, by their numbers inside.")
+    made = new_parser(
+        "top", "List the processes of a container, by their numbers inside: on a terminal live, until q or Ctrl-C."
+    )
+    live.add_options(made)
     add_name(made)
     return made
 
@@ -50,19 +55,42 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(argv)
-    from pyvmm_kata.machines import records
+    live.check_options(options, parser())
+    view = _View(options.root, options.name)
+    return attempt(lambda: live.show(view, options, f"pyvmm top {options.name}"))
 
-    def show() -> int:
-        found = records.find(options.root, options.name)
+
+class _View:
+    """The processes; from the second sample on those first that use most of a CPU."""
+
+    def __init__(self, root: str, name: str) -> None:
+        self._root, self._name = root, name
+        self._processes: list[Process] = []
+        self._used: dict[int, float] | None = None
+        self._time = 0.0
+
+    def sample(self) -> None:
+        from pyvmm_kata.machines import records
+
+        found = records.find(self._root, self._name)
         found.expect("running", "paused")
-        processes = processes_of(found)
-        if options.json:
-            print_json([each._asdict() for each in processes])
-        else:
-            sys.stdout.write(table([_HEAD, *map(_row, processes)]))
-        return 0
+        now, processes = time.monotonic(), processes_of(found)
+        if self._processes:
+            before = {each.pid: each.cpu for each in self._processes}
+            span = max(now - self._time, 1e-3)
+            self._used = {each.pid: max(0.0, each.cpu - before.get(each.pid, 0.0)) / span for each in processes}
+        self._processes, self._time = processes, now
 
-    return attempt(show)
+    def text(self) -> str:
+        used = self._used
+        if used is None:
+            return table([_HEAD, *map(_row, self._processes)])
+        processes = sorted(self._processes, key=lambda each: (-used[each.pid], each.pid))
+        rows = [(*row[:-1], f"{100 * used[each.pid]:.1f}", row[-1]) for each in processes for row in (_row(each),)]
+        return table([_LIVE_HEAD, *rows])
+
+    def json(self) -> object:
+        return [each._asdict() for each in self._processes]
 
 
 def processes_of(found: Machine) -> list[Process]:
