@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
-from pyvmm_kata.errors import ConfigError, bad
+from pyvmm_kata.errors import ConfigError, VmmError, bad
 from pyvmm_kata.host import cgroups, mounts
 from pyvmm_kata.host.namespaces import Member, owner
 
@@ -107,9 +107,16 @@ def sweep(root: str) -> None:
     for name in os.listdir(root) if os.path.isdir(root) else ():
         pid, _, began = name.removeprefix("@").partition("-")
         if name.startswith("@") and not state.is_alive(int(pid), int(began)):
-            folder = os.path.join(root, name)
-            mounts.SharedDirectory(folder).remove()
-            for place in state.all_left_in(folder):
-                cgroups.Cgroup(state.left_cgroup(place)).remove()
-            state.remove_tree(folder)
-            cgroups.Cgroup(f"{cgroups.ROOT}/pyvmm/{name}").remove()
+            try:
+                _remove(root, name)
+            except (VmmError, OSError):
+                pass  # another process removes it at the same time, or the next one does
+
+
+def _remove(root: str, name: str) -> None:
+    folder = os.path.join(root, name)
+    mounts.SharedDirectory(folder).remove()
+    for place in state.all_left_in(folder):
+        cgroups.Cgroup(state.left_cgroup(place)).remove()
+    state.remove_tree(folder)
+    cgroups.Cgroup(f"{cgroups.ROOT}/pyvmm/{name}").remove()
