@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
+import httpx
 import pytest
 from e2b import Sandbox, SandboxState, TimeoutException
 
-from tests.kata.oci_runtime import eventually, needs_namespaces
+from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
 from tests.server.conftest import Server
 
 pytestmark = needs_namespaces
@@ -42,6 +47,47 @@ def test_the_next_server_finds_all_sandboxes(own_server: Server, number: signal.
     eventually(lambda: server.machines == {box.sandbox_id, paused.sandbox_id}, "its machine is left")
     with Sandbox.create(snapshot.snapshot_id, **server.client()) as copy:
         assert copy.commands.run("echo copy").stdout == "copy\n"
+
+
+@contextlib.contextmanager
+def _stuck(server: Server, box: Sandbox) -> Iterator[None]:
+    """The sandbox has ended by itself, and its monitor does not answer during the block."""
+    known = json.loads((server.place / "state" / f"e2b-{box.sandbox_id}" / "state.json").read_text())
+    os.kill(known["monitor"], signal.SIGSTOP)
+    os.kill(known["pid"], signal.SIGKILL)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(known["monitor"], signal.SIGCONT)
+
+
+def _is_ending(server: Server, box: Sandbox) -> bool:
+    return server.http("GET", f"/sandboxes/{box.sandbox_id}").status_code == 404
+
+
+def _kill(server: Server, box: Sandbox) -> None:
+    with contextlib.suppress(httpx.TransportError):  # the server is killed
+        server.http("DELETE", f"/sandboxes/{box.sandbox_id}", timeout=PATIENCE)
+
+
+def test_a_server_that_is_killed_while_it_ends_a_sandbox(own_server: Server) -> None:
+    """Two that end the same sandbox, a client and the check for those that have ended: the second forgot it before
+    the first was done."""
+    server = own_server
+    checked, ending, later = (Sandbox.create(**server.client()) for _ in range(3))
+    with _stuck(server, ending):
+        with _stuck(server, checked), _stuck(server, later):
+            # The check has found all three, and waits for the first
+            eventually(lambda: _is_ending(server, checked), "the check does not end it")
+            client = threading.Thread(target=_kill, args=(server, ending))
+            client.start()
+            eventually(lambda: _is_ending(server, ending), "the client's request does not come")
+        eventually(lambda: server.machines == {ending.sandbox_id}, "the check does not go on")
+        server.stop(signal.SIGKILL)
+        client.join()
+        server.start()
+    eventually(lambda: server.machines == set(), "the new server does not know the machine")
 
 
 def _create(server: Server, promised: set[str], killed: set[str]) -> None:

@@ -20,6 +20,7 @@ from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.session import Session
+from pyvmm_server.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +40,7 @@ def make(settings: Settings) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        ending = asyncio.create_task(sandboxes.run())
+        ending = asyncio.create_task(Upkeep(sandboxes).run())
         ending.add_done_callback(_report)
         yield
         await builds.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
@@ -31,21 +29,24 @@ def remove(root: str, name: str) -> None:
             images.remove(bundle)
 
 
-def remove_bundles(root: str, folder: str, names: Iterable[str]) -> None:
-    """Remove the bundles in *folder* that belong to none of the named sandboxes."""
+def bundles(root: str, folder: str, names: Iterable[str]) -> list[str]:
+    """The bundles in *folder* that belong to none of the named sandboxes."""
     used = {_bundle(os.path.join(root or default_root(), name)) for name in names}
-    with contextlib.suppress(FileNotFoundError):
-        for each in os.listdir(folder):
-            path = os.path.join(folder, each)
-            if path not in used:
-                images.remove(path) if os.path.isdir(path) else os.unlink(path)
+    return [path for path in others(folder, set()) if path not in used]
 
 
-def remove_others(folder: str, names: set[str]) -> None:
-    """Remove the folders in *folder* that have other names."""
-    with contextlib.suppress(FileNotFoundError):
-        for each in set(os.listdir(folder)) - names:
-            shutil.rmtree(os.path.join(folder, each), ignore_errors=True)
+def others(folder: str, names: set[str]) -> list[str]:
+    """What *folder* has under other names."""
+    try:
+        return [os.path.join(folder, each) for each in sorted(set(os.listdir(folder)) - names)]
+    except FileNotFoundError:
+        return []
+
+
+def remove_paths(paths: Iterable[str]) -> None:
+    """Remove files and folders, with whatever containers have made in them."""
+    for path in paths:
+        images.remove(path)
 
 
 def _bundle(folder: str) -> str:

@@ -1,4 +1,4 @@
-"""The sandboxes of this server: started, found again, and ended in time."""
+"""The sandboxes of this server: started, found again, and ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
-from pyvmm_server import leftovers, store, threads
+from pyvmm_server import store, threads
 from pyvmm_server.errors import ClientError, describe, gone, translate
 from pyvmm_server.store import Record, Snapshot, Store
 from pyvmm_server.templates import Source, Templates, internet_of
@@ -29,14 +29,10 @@ if TYPE_CHECKING:
     from pyvmm_server.watcher import Watcher
 
 log = logging.getLogger("pyvmm_server")
-_CHECK_S = 5.0
-"""Between two checks for sandboxes that have ended by themselves."""
 _STOP_S = 2.0
 """How long the commands of a sandbox have for their ends, before its machine is ended under them."""
 _RESUMED_S = 300
 """The time of a sandbox that a request has resumed."""
-_LATE_S = 60.0
-"""How long after its start a sandbox of a server that was killed can still appear."""
 
 
 class Live:
@@ -69,7 +65,7 @@ class Sandboxes:
     """All of them.
 
     A record is written before its sandbox is started, and removed after its end.  So the next server finds all that a
-    server has left, at whatever point it was killed.
+    server has left, at whatever point it was killed.  :class:`pyvmm_server.upkeep.Upkeep` ends them in time.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -77,10 +73,10 @@ class Sandboxes:
         self.store = Store(settings.state)
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
-        self._snapshots = self.store.snapshot_ids() | {each.id for each in self.store.builds.named()}
-        self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._mine: set[str] = set()
+        self._ending: dict[str, asyncio.Future[None]] = {}
+        self.changed = asyncio.Event()
+        """A sandbox has a new end."""
+        self.mine: set[str] = set()
         """Ids of those that are being started or ended by a task of this process."""
 
     # -- what there is -----------------------------------------------------------------------------------------------
@@ -103,8 +99,8 @@ class Sandboxes:
         try:
             box = await threads.call(Sandbox.connect, record.name, **self._where())
         except (SandboxNotFound, SandboxGone):
-            self.store.change(record.id, state=store.ENDING, ends=None)  # the loop removes what is left of it
-            self._changed.set()
+            self.store.change(record.id, state=store.ENDING, ends=None)  # Upkeep removes what is left of it
+            self.changed.set()
             raise gone(record.id) from None
         return self._live.setdefault(record.id, Live(box))
 
@@ -173,7 +169,7 @@ class Sandboxes:
             self.store.add(made)
         except sqlite3.IntegrityError:
             raise ClientError(409, "a request with this idempotency key is being served") from None
-        self._mine.add(made.id)
+        self.mine.add(made.id)
         return made
 
     @contextlib.asynccontextmanager
@@ -191,7 +187,7 @@ class Sandboxes:
             self.store.remove(made)
             raise translate(error) from error
         finally:
-            self._mine.discard(made.id)
+            self.mine.discard(made.id)
         self._live[made.id] = Live(box)
         try:
             yield box
@@ -209,17 +205,17 @@ class Sandboxes:
             log.warning("create: %s", error, extra={"sandbox": made.id})
             raise translate(error) from error
         finally:
-            self._mine.discard(made.id)
+            self.mine.discard(made.id)
         self._live[made.id] = Live(box)
         made = replace(made, state=store.RUNNING, started=time.time(), ends=time.time() + timeout)
         self.store.change(made.id, state=made.state, started=made.started, ends=made.ends)
-        self._changed.set()
+        self.changed.set()
         return made
 
     def set_end(self, record: Record, ends: float) -> None:
         """Move the end of its time."""
         self.store.change(record.id, ends=ends)
-        self._changed.set()
+        self.changed.set()
 
     async def pause(self, record: Record) -> None:
         """
@@ -240,7 +236,7 @@ class Sandboxes:
             self._check(record, store.PAUSED, "is running already")
             await self._call(record, live.box.resume)
             self.store.change(record.id, state=store.RUNNING, ends=time.time() + timeout)
-        self._changed.set()
+        self.changed.set()
 
     def _check(self, record: Record, state: str, words: str) -> None:
         now = self.get(record.owner, record.id)
@@ -323,20 +319,27 @@ class Sandboxes:
         return made
 
     async def kill(self, record: Record) -> None:
-        """End it.  The record goes last."""
+        """End it.  The record goes last; a second caller waits for the first."""
+        ending = self._ending.get(record.id)
+        if ending is None:
+            ending = self._ending[record.id] = asyncio.ensure_future(self._kill(record))
+            ending.add_done_callback(lambda _: self._ending.pop(record.id))
+        await asyncio.shield(ending)
+
+    async def _kill(self, record: Record) -> None:
         self.store.change(record.id, state=store.ENDING, ends=None)
-        self._mine.add(record.id)
+        self.mine.add(record.id)
         try:
             live = await self.live(record)
             await live.stop()
             await threads.call(live.box.kill)
         except ClientError:
-            return  # it has ended by itself, and the loop removes what is left
+            return  # it has ended by itself, and Upkeep removes what is left
         except (VmmError, OSError) as error:
-            log.warning("kill: %s", error, extra={"sandbox": record.id})  # the loop tries again
+            log.warning("kill: %s", error, extra={"sandbox": record.id})  # Upkeep tries again
             return
         finally:
-            self._mine.discard(record.id)
+            self.mine.discard(record.id)
             self._live.pop(record.id, None)
         self.store.remove(record)
 
@@ -346,70 +349,3 @@ class Sandboxes:
         except (VmmError, OSError) as error:
             found = translate(error)
             raise ClientError(404, found.message) if found.status == 502 else found from error
-
-    # -- time --------------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """End sandboxes whose time is over, and what servers before this one have left, until cancelled."""
-        for record in self.store.in_states(store.CREATING):
-            self.store.change(record.id, state=store.ENDING)
-        await threads.call(self._remove_unrecorded, self.store.in_states(store.RUNNING, store.PAUSED, store.ENDING))
-        while True:
-            self._changed.clear()
-            for record in self.store.due(time.time()):
-                self._spawn(record, self._end_of_time(record))
-            for record in self.store.in_states(store.ENDING):
-                self._spawn(record, self._end_again(record))
-            await self._check_all()
-            first = self.store.next_end()
-            wait = _CHECK_S if first is None else min(max(first - time.time(), 0.01), _CHECK_S)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait)
-
-    def _spawn(self, record: Record, work: Any) -> None:
-        if record.id in self._mine:
-            work.close()
-            return
-        self._mine.add(record.id)
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._mine.discard(record.id))
-
-    async def _end_of_time(self, record: Record) -> None:
-        if record.auto_pause:
-            try:
-                await self.pause(record)
-                return
-            except ClientError as error:
-                log.warning("pause: %s", error, extra={"sandbox": record.id})
-        await self.kill(record)
-
-    async def _end_again(self, record: Record) -> None:
-        try:
-            await threads.call(leftovers.remove, self.settings.root, record.name)
-        except (VmmError, OSError) as error:
-            log.warning("kill: %s", error, extra={"sandbox": record.id})
-            return
-        if not record.started <= time.time() < record.started + _LATE_S:
-            self.store.remove(record)
-
-    async def _check_all(self) -> None:
-        """Remove the records of sandboxes that have ended by themselves."""
-        records = [each for each in self.store.in_states(store.RUNNING, store.PAUSED) if each.id not in self._mine]
-        for record in records:
-            try:
-                live = await self.live(record)
-            except ClientError:
-                log.warning("sandbox is gone", extra={"sandbox": record.id})
-                continue
-            if not await threads.call(lambda box=live.box: box.is_running):
-                log.warning("sandbox has ended", extra={"sandbox": record.id})
-                await self.kill(record)
-
-    def _remove_unrecorded(self, records: list[Record]) -> None:
-        """Remove what a server that was killed has not finished, and what has no record."""
-        folder = self.settings.state
-        shutil.rmtree(os.path.join(folder, "forks"), ignore_errors=True)
-        leftovers.remove_others(os.path.join(folder, "snapshots"), self._snapshots)
-        leftovers.remove_bundles(self.settings.root, self.settings.bundles, [each.name for each in records])
