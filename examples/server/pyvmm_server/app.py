@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from pyvmm_server.sandboxes import Live
     from pyvmm_server.settings import Settings
 
 log = logging.getLogger("pyvmm_server")
 _HOST = re.compile(r"([0-9]{1,5})-([a-z0-9]{1,64})\.")
 
 
-def make(settings: Settings) -> ASGIApp:
+def make(settings: Settings) -> Dispatcher:
     """The application."""
     sandboxes = Sandboxes(settings)
     builds = Builds(sandboxes)
@@ -74,14 +75,15 @@ class Dispatcher:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive)
-            sandbox_id, port = self._named(request)
+            sandbox_id, port = self.named(request)
             if sandbox_id:
                 answer: ASGIApp = await _guarded(self._sandbox(sandbox_id, port, request))
                 await answer(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _named(self, request: Request) -> tuple[str, str]:
+    def named(self, request: Request) -> tuple[str, str]:
+        """The sandbox and the port of a request; the former is empty: it is for the control interface."""
         if sandbox_id := request.headers.get("e2b-sandbox-id", ""):
             return sandbox_id, request.headers.get("e2b-sandbox-port", envd.PORT)
         if found := _HOST.match(request.headers.get("host", "")):
@@ -91,16 +93,26 @@ class Dispatcher:
     async def _sandbox(self, sandbox_id: str, port: str, request: Request) -> Response:
         if port == envd.PORT:
             return await envd.answer(self._sandboxes, sandbox_id, request)
+        live = await self.reach(sandbox_id, port)
+        if int(port) == interpreter.PORT:
+            record = self._sandboxes.store.get(sandbox_id)
+            if record is None:
+                raise gone(sandbox_id)
+            session = Session(self._sandboxes.settings, record, live, request)
+            return await interpreter.answer(self._sandboxes, session, request.headers.get("x-access-token", ""))
+        return await proxy.answer(live, int(port), request)
+
+    async def reach(self, sandbox_id: str, port: str) -> Live:
+        """A running sandbox, resumed if need be.
+
+        :raises ClientError: there is none, or the port is none
+        """
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 0xFFFF):
             raise ClientError(400, f"{port[:80]!r} is no port")
         record = self._sandboxes.store.get(sandbox_id)
         if record is None or record.state not in (store.RUNNING, store.PAUSED):
             raise gone(sandbox_id)
-        live = await self._sandboxes.awake(record)
-        if int(port) == interpreter.PORT:
-            session = Session(self._sandboxes.settings, record, live, request)
-            return await interpreter.answer(self._sandboxes, session, request.headers.get("x-access-token", ""))
-        return await proxy.answer(live, int(port), request)
+        return await self._sandboxes.awake(record)
 
 
 def _authorized(

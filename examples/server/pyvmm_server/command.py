@@ -142,13 +142,16 @@ def default_state() -> str:
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    import functools
     import tempfile
 
     import uvicorn
+    from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
     from pyvmm_server.app import make
     from pyvmm_server.logs import LOGGING
     from pyvmm_server.program import Program
+    from pyvmm_server.tunnels import Tunnel
 
     app = make(settings)
     # The library's folders for sandboxes are temporary ones, and the next server has to find them.
@@ -159,6 +162,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
             app,
             host=options.host,
             port=options.port,
+            http="httptools",
+            ws=functools.partial(Tunnel, app, AutoWebSocketsProtocol),  # type: ignore[arg-type]
             ssl_certfile=options.tls_cert or None,
             ssl_keyfile=options.tls_key or None,
             log_config=LOGGING,

@@ -30,23 +30,27 @@ _HOP = {
     "upgrade",
 }
 """Headers of a connection, not of a request (RFC 9110, 7.6.1)."""
-_OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port"}
+OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port"}
 """Headers that the sandbox's programs do not see."""
 _PIECE = 64 << 10
 
 
 class Upstream:
-    """A connection to a server inside, for one request."""
+    """A connection to a server inside, for one request.
+
+    :ivar reader: what it sends, after a change of protocols
+    :ivar writer: likewise
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+        self.reader = reader
+        self.writer = writer
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_PIECE)
 
     async def send(self, event: h11.Event) -> None:
         if data := self._state.send(event):
-            self._writer.write(data)
-            await self._writer.drain()
+            self.writer.write(data)
+            await self.writer.drain()
 
     async def receive(self) -> h11.Event:
         """
@@ -57,10 +61,45 @@ class Upstream:
             if event is not h11.NEED_DATA:
                 assert not isinstance(event, type)
                 return event
-            self._state.receive_data(await self._reader.read(_PIECE))
+            self._state.receive_data(await self.reader.read(_PIECE))
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """What follows an :class:`h11.Response`; closes the connection."""
+        try:
+            while isinstance(event := await self.receive(), h11.Data):
+                yield bytes(event.data)
+        finally:
+            self.close()
+
+    @property
+    def rest(self) -> bytes:
+        """What has come behind the answer, after a change of protocols."""
+        return self._state.trailing_data[0]
 
     def close(self) -> None:
-        self._writer.close()
+        self.writer.close()
+
+
+async def connect(live: Live, port: int) -> Upstream:
+    """
+    :raises ClientError: nothing listens there
+    """
+    try:
+        connection = await threads.call(live.box.ports.connect, port)
+    except OSError as error:
+        raise ClientError(502, f"The sandbox is running but port {port} is closed: the port is not open") from error
+    connection.setblocking(False)
+    return Upstream(*await asyncio.open_connection(sock=connection))
+
+
+def no_answer(port: int, why: object) -> ClientError:
+    """The server inside does not speak HTTP."""
+    return ClientError(502, f"the server at port {port} of the sandbox did not answer: {why}")
+
+
+def end_to_end(head: h11.Response) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer without those of the connection."""
+    return [(name, value) for name, value in head.headers.raw_items() if name.decode("ascii").lower() not in _HOP]
 
 
 async def answer(live: Live, port: int, request: Request) -> Response:
@@ -68,24 +107,17 @@ async def answer(live: Live, port: int, request: Request) -> Response:
 
     :raises ClientError: nothing listens there, or something that does not speak HTTP
     """
-    try:
-        connection = await threads.call(live.box.ports.connect, port)
-    except OSError as error:
-        raise ClientError(502, f"The sandbox is running but port {port} is closed: the port is not open") from error
-    connection.setblocking(False)
-    upstream = Upstream(*await asyncio.open_connection(sock=connection))
+    upstream = await connect(live, port)
     try:
         head = await _exchange(upstream, request)
     except (OSError, h11.ProtocolError) as error:
         upstream.close()
-        raise ClientError(502, f"the server at port {port} of the sandbox did not answer: {error}") from error
+        raise no_answer(port, error) from error
     except BaseException:
         upstream.close()
         raise
-    response = StreamingResponse(_body(upstream), head.status_code)
-    response.raw_headers = [
-        (name, value) for name, value in head.headers.raw_items() if name.decode("ascii").lower() not in _HOP
-    ]
+    response = StreamingResponse(upstream.body(), head.status_code)
+    response.raw_headers = end_to_end(head)
     return response
 
 
@@ -94,7 +126,7 @@ async def _exchange(upstream: Upstream, request: Request) -> h11.Response:
     if query := request.scope["query_string"]:
         target += b"?" + query
     sized = "content-length" in request.headers
-    headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP | _OURS]
+    headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP | OURS]
     if not sized and "transfer-encoding" in request.headers:
         headers.append((b"transfer-encoding", b"chunked"))
     headers.append((b"connection", b"close"))
@@ -109,11 +141,3 @@ async def _exchange(upstream: Upstream, request: Request) -> h11.Response:
             return event
         if not isinstance(event, h11.InformationalResponse):
             raise h11.RemoteProtocolError("the connection was closed")
-
-
-async def _body(upstream: Upstream) -> AsyncIterator[bytes]:
-    try:
-        while isinstance(event := await upstream.receive(), h11.Data):
-            yield bytes(event.data)
-    finally:
-        upstream.close()

@@ -46,6 +46,8 @@ class Live:
         self.lock = asyncio.Lock()
         self.processes: dict[int, Running] = {}
         self.watchers: dict[str, Watcher] = {}
+        self.tunnels = 0
+        """WebSockets to servers inside."""
         self.users: Users | None = None
         self.cpu: tuple[float, float] | None = None
         """The time and the CPU seconds of the last metrics."""
