@@ -18,6 +18,7 @@ from pyvmm_server import build_calls, control, envd, interpreter, proxy, routes,
 from pyvmm_server.builds import Builds
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
+from pyvmm_server.page import routes as page
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.session import Session
 from pyvmm_server.upkeep import Upkeep
@@ -58,6 +59,7 @@ def make(settings: Settings) -> Dispatcher:
         table.append(Route(path, _authorized(sandboxes, builds, call), methods=[method]))
     for path in routes.MISSING:
         table.append(Route(path, _authorized(sandboxes, builds, control.missing), methods=_METHODS))
+    table += page.routes(sandboxes, lambda call: _authorized(sandboxes, builds, call))
     app = Starlette(routes=table, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     return Dispatcher(app, sandboxes)
 

@@ -16,7 +16,7 @@ from pyvmm_server.errors import CODES, ClientError, describe
 from pyvmm_server.settings import MOST_INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 
     from starlette.requests import Request
 
@@ -158,6 +158,22 @@ async def _envelopes(answers: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[b
     finally:
         _open.discard(task)
     yield _envelope(_END, end)
+
+
+@contextlib.contextmanager
+def until_exit() -> Iterator[None]:
+    """A stream without an end of its own, in a task of its own: the block ends when the server does."""
+    task = asyncio.current_task()
+    assert task is not None
+    _open.add(task)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task in _open:
+            raise  # the client has left
+        task.uncancel()
+    finally:
+        _open.discard(task)
 
 
 def end_all() -> None:

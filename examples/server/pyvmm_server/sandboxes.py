@@ -264,7 +264,12 @@ class Sandboxes:
                 user=record.user,
                 workdir=record.workdir,
             )
-            values = {"metadata": record.metadata, "auto_pause": record.auto_pause, "auto_resume": record.auto_resume}
+            values = {
+                "metadata": record.metadata,
+                "auto_pause": record.auto_pause,
+                "auto_resume": record.auto_resume,
+                "parent": record.id,
+            }
             starts = [self._start(record.owner, source, timeout, record.internet, dict(values)) for _ in range(count)]
             found = await asyncio.gather(*starts, return_exceptions=True)
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -21,7 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
-    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT ''
+    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
@@ -46,6 +48,7 @@ class Record:
     :ivar context: of the code interpreter, for clients that name none
     :ivar user: of commands and files, for clients that name none; empty: the usual one
     :ivar workdir: where commands start; empty: the home directory
+    :ivar parent: the id of the sandbox of which it is a fork
     """
 
     id: str
@@ -66,6 +69,7 @@ class Record:
     context: str = ""
     user: str = ""
     workdir: str = ""
+    parent: str = ""
 
     @property
     def name(self) -> str:
@@ -119,13 +123,27 @@ class Store:
         self._db.executescript(_SCHEMA + build_records.SCHEMA)
         self._add_columns()
         self.builds = BuildRecords(self._db)
+        self._watchers: set[asyncio.Event] = set()
 
     def _add_columns(self) -> None:
         """Those that the tables of older servers lack."""
-        for table in ("sandboxes", "snapshots"):
+        for table, names in (("sandboxes", {"user", "workdir", "parent"}), ("snapshots", {"user", "workdir"})):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
-            for name in sorted({"user", "workdir"} - known):
+            for name in sorted(names - known):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT ''")
+
+    @contextlib.contextmanager
+    def watched(self, changed: asyncio.Event) -> Iterator[None]:
+        """Set *changed* after each change of a sandbox or snapshot."""
+        self._watchers.add(changed)
+        try:
+            yield
+        finally:
+            self._watchers.discard(changed)
+
+    def _tell(self) -> None:
+        for each in self._watchers:
+            each.set()
 
     def add(self, record: Record | Snapshot) -> None:
         """
@@ -134,6 +152,7 @@ class Store:
         values = _row(asdict(record))
         names, places = ", ".join(values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
+        self._tell()
 
     def replace(self, snapshot: Snapshot) -> list[str]:
         """Add a snapshot in the place of that with its name, both or none; the ids of those that it replaces."""
@@ -154,9 +173,11 @@ class Store:
         """Change fields of a sandbox, if there is one."""
         changes = ", ".join(f"{name} = ?" for name in values)
         self._db.execute(f"UPDATE sandboxes SET {changes} WHERE id = ?", [*_row(values).values(), sandbox_id])
+        self._tell()
 
     def remove(self, record: Record | Snapshot) -> None:
         self._db.execute(f"DELETE FROM {_table(record)} WHERE id = ?", [record.id])
+        self._tell()
 
     def get(self, sandbox_id: str) -> Record | None:
         return self._one("id = ?", sandbox_id)
