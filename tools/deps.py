@@ -80,6 +80,7 @@ NEEDS = (
     Need("check", "redis-server", "redis-server", "runs on the Sentry in tests"),
     Need("check", "sqlite3", "sqlite3", "runs on the Sentry in tests"),
     Need("long", "node", "nodejs", "runs on the Sentry in long tests"),
+    Need("long", "chromium", "chromium", "opens the page of examples/server"),
     Need("long", "npm", "npm", "installs the conformance suite of the Model Context Protocol"),
     Need("long", "/usr/lib/postgresql/*/bin/pgbench", "postgresql", "runs on the Sentry in long tests"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
@@ -396,11 +397,21 @@ def install_sandbox(python: str) -> None:
 def install_example(python: str, name: str) -> None:
     """Install a package of examples/ that has nothing to compile, editable: its commands."""
     folder = os.path.join("examples", name)
-    current = Stamp(name, digest(os.path.join(folder, "pyproject.toml")))
+    current = Stamp(name, digest(os.path.join(folder, "pyproject.toml"), os.path.join(folder, "setup.py")))
     if not current.is_current():
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
         with step(f"installing examples/{name} into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
+        current.set()
+
+
+def fetch_terminal(python: str) -> None:
+    """Fetch the terminal of the page of examples/server, where it is missing or another version."""
+    package = os.path.join("examples", "server", "pyvmm_server", "page")
+    current = Stamp("terminal", digest(os.path.join(package, "vendor.py")))
+    if not (current.is_current() and os.path.isdir(os.path.join(ROOT, package, "static", "vendor"))):
+        with step("fetching the terminal of the page of examples/server"):
+            run([python, os.path.join(package, "vendor.py")])
         current.set()
 
 
@@ -521,6 +532,7 @@ def main(groups: Sequence[str]) -> None:
         install_sandbox(os.path.join(VENV, "bin", "python"))
         for name in ("firecracker", "mcp", "server"):
             install_example(os.path.join(VENV, "bin", "python"), name)
+        fetch_terminal(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
     if "wheels" in wanted:
