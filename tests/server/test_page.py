@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -130,3 +131,35 @@ def test_the_server_ends_although_a_page_is_open(own_server: Server) -> None:
     own_server.stop()
     assert ended.wait(PATIENCE)
     own_server_thread.join(PATIENCE)
+
+
+def test_the_start_of_a_fork_has_its_phases(server: Server) -> None:
+    box = Sandbox.create(**server.client())
+    (fork,) = box.fork(count=1)
+    assert isinstance(fork, Sandbox)
+    phases = server.http("GET", f"/pyvmm/sandboxes/{fork.sandbox_id}/start").json()["phases"]
+    assert [each["name"] for each in phases if not each["depth"]] == [
+        "save the parent",
+        "find the template",
+        "start the sandbox",
+    ]
+    inside = [each for each in phases if each["depth"]]
+    assert [each["name"] for each in inside][:2] == ["monitor", "namespaces"]
+    assert {"machine", "connected"} <= {each["name"] for each in inside}
+    for before, after in pairwise(inside):
+        assert before["from"] <= before["to"] == after["from"]
+    assert (phases[0]["from"], inside[0]["from"], inside[-1]["to"]) == (0, phases[2]["from"], phases[2]["to"])
+    other = server.http("GET", f"/pyvmm/sandboxes/{fork.sandbox_id}/start", key="e2b_1")
+    assert other.status_code == 404
+    for each in (box, fork):
+        each.kill()
+
+
+def test_phases_outlive_the_server(own_server: Server) -> None:
+    box = Sandbox.create(**own_server.client())
+    path = f"/pyvmm/sandboxes/{box.sandbox_id}/start"
+    before = own_server.http("GET", path).json()
+    own_server.stop()
+    own_server.start()
+    assert own_server.http("GET", path).json() == before
+    assert len(before["phases"]) > 3

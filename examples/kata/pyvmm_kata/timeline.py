@@ -1,7 +1,9 @@
 """Times of the steps of a container's start and end, which ``--debug`` writes into the log, and those of a pod's start,
 which ``traces`` in ``kata.toml`` sends to an OpenTelemetry collector.
 
-Without either, nothing is recorded. A separate process sends a trace (``python -m pyvmm_kata.timeline URL``). It waits
+The monitor of a container keeps the steps of its start, too, and writes them into the container's state.
+
+Without any, nothing is recorded. A separate process sends a trace (``python -m pyvmm_kata.timeline URL``). It waits
 until the pod has started, and imports its modules only then, so the pod does not wait for it. The machine's process has
 no network of the host.
 """
@@ -23,8 +25,12 @@ SEND_S = 5.0
 MOST = 1 << 20
 """Bytes of a trace."""
 
+MOST_KEPT = 64
+"""Steps of a start."""
+
 _tell: Callable[[str, float], None] | None = None
 _trace: Trace | None = None
+_kept: list[tuple[str, float]] | None = None
 
 
 def tell(teller: Callable[[str, float], None]) -> None:
@@ -42,8 +48,21 @@ def note(what: str, at: float = 0.0) -> None:
     """Record an event, which happened at *at*, by default now."""
     if _tell is not None:
         _tell(what, at or time.monotonic())
+    if _kept is not None and len(_kept) < MOST_KEPT:
+        _kept.append((what, at or time.monotonic()))
     if _trace is not None:
         _trace.steps.append((what, time.time_ns() - (time.monotonic_ns() - int(at * 1e9) if at else 0)))
+
+
+def keep() -> None:
+    """From now on, keep what is recorded for :func:`kept`."""
+    global _kept
+    _kept = []
+
+
+def kept() -> list[tuple[str, float]]:
+    """The recorded steps, and when each ended, in seconds of CLOCK_MONOTONIC."""
+    return list(_kept or ())
 
 
 # -- a pod's start, for a collector ----------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class SandboxInfo:
     :ivar created: seconds since 1970
     :ivar expires: when it is killed, likewise; None: never
     :ivar detached: it does not end with the process that has made it
+    :ivar steps: of its start, and when each ended, in seconds of CLOCK_MONOTONIC; the first has the time before it, too
     """
 
     name: str
@@ -64,6 +65,7 @@ class SandboxInfo:
     created: float
     expires: float | None
     detached: bool
+    steps: tuple[tuple[str, float], ...] = ()
 
 
 def new(image: str, metadata: Mapping[str, str] | None, detached: bool) -> Record:
@@ -113,12 +115,19 @@ def describe(folder: str) -> SandboxInfo:
     """
     record = read(folder)
     try:
-        status = str(state.read(folder)["status"])
+        found = state.read(folder)
     except ConfigError as error:
         raise SandboxNotFound(f"sandbox {os.path.basename(folder)} has ended") from error
     name = os.path.basename(folder)
     return SandboxInfo(
-        name, status, record.image, record.metadata, record.created, read_expiry(folder), record.detached
+        name,
+        str(found["status"]),
+        record.image,
+        record.metadata,
+        record.created,
+        read_expiry(folder),
+        record.detached,
+        tuple((str(what), float(at)) for what, at in found.get("steps", ())),
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
 from pyvmm_server import store, threads
 from pyvmm_server.errors import ClientError, describe, gone, translate
+from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
 from pyvmm_server.templates import Source, Templates, internet_of
 from vmm import VmmError
@@ -137,9 +138,10 @@ class Sandboxes:
                 if found.state == store.CREATING:
                     raise ClientError(409, "a request with this idempotency key is being served")
                 return found
+        phases = Phases()
         source = self.templates.find(owner, template)
         network = internet_of(source, internet, self.settings.network != "none")
-        return await self._start(owner, source, timeout, network, values)
+        return await self._start(owner, source, timeout, network, values, phases)
 
     def _record(self, owner: str, source: Source, internet: bool, values: dict[str, Any]) -> Record:
         """The record of a sandbox that is being started.
@@ -197,11 +199,13 @@ class Sandboxes:
             await self.kill(made)
 
     async def _start(
-        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any]
+        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any], phases: Phases
     ) -> Record:
         made = self._record(owner, source, internet, values)
+        phases.end(PREPARE)
         try:
             box = await threads.call(source.start, made.name, internet=internet)
+            phases.end(START)
         except (VmmError, OSError) as error:
             self.store.remove(made)
             log.warning("create: %s", error, extra={"sandbox": made.id})
@@ -209,8 +213,9 @@ class Sandboxes:
         finally:
             self.mine.discard(made.id)
         self._live[made.id] = Live(box)
-        made = replace(made, state=store.RUNNING, started=time.time(), ends=time.time() + timeout)
-        self.store.change(made.id, state=made.state, started=made.started, ends=made.ends)
+        now = time.time()
+        made = replace(made, state=store.RUNNING, started=now, ends=now + timeout, phases=phases.found)
+        self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
         self.changed.set()
         return made
 
@@ -251,8 +256,10 @@ class Sandboxes:
         :raises ClientError: it cannot be copied
         """
         saved = os.path.join(self.settings.state, "forks", secrets.token_hex(10))
+        phases = Phases()
         try:
             await self._save(record, saved)
+            phases.end(SAVE)
             source = Source(
                 record.template,
                 self.settings,
@@ -270,7 +277,10 @@ class Sandboxes:
                 "auto_resume": record.auto_resume,
                 "parent": record.id,
             }
-            starts = [self._start(record.owner, source, timeout, record.internet, dict(values)) for _ in range(count)]
+            starts = [
+                self._start(record.owner, source, timeout, record.internet, dict(values), Phases(phases.found))
+                for _ in range(count)
+            ]
             found = await asyncio.gather(*starts, return_exceptions=True)
         finally:
             await threads.call(shutil.rmtree, saved, ignore_errors=True)

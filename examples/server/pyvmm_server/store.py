@@ -17,13 +17,16 @@ from pyvmm_server.build_records import BuildRecords
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pyvmm_server.phases import Phase
+
 CREATING, RUNNING, PAUSED, ENDING = "creating", "running", "paused", "ending"
-_JSON = ("metadata", "envs")
+_JSON = ("metadata", "envs", "phases")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
-    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT ''
+    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
+    phases TEXT DEFAULT '[]'
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
@@ -49,6 +52,7 @@ class Record:
     :ivar user: of commands and files, for clients that name none; empty: the usual one
     :ivar workdir: where commands start; empty: the home directory
     :ivar parent: the id of the sandbox of which it is a fork
+    :ivar phases: of its start
     """
 
     id: str
@@ -70,6 +74,7 @@ class Record:
     user: str = ""
     workdir: str = ""
     parent: str = ""
+    phases: list[Phase] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -127,10 +132,11 @@ class Store:
 
     def _add_columns(self) -> None:
         """Those that the tables of older servers lack."""
-        for table, names in (("sandboxes", {"user", "workdir", "parent"}), ("snapshots", {"user", "workdir"})):
+        newer = {"user": "''", "workdir": "''"}
+        for table, columns in (("sandboxes", {**newer, "parent": "''", "phases": "'[]'"}), ("snapshots", newer)):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
-            for name in sorted(names - known):
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT ''")
+            for name in sorted(set(columns) - known):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT {columns[name]}")
 
     @contextlib.contextmanager
     def watched(self, changed: asyncio.Event) -> Iterator[None]:

@@ -163,7 +163,7 @@ class ContainerService:
             os.close(folder)
         threading.Thread(target=self._accept, args=(self._listener,), name="control", daemon=True).start()
         with self._lock:
-            self._state["status"] = status
+            self._state |= {"status": status, "steps": timeline.kept()}
             try:
                 state.write(plan.folder, self._state)
             except OSError as error:  # later ones may fail: callers check the processes as well
@@ -181,7 +181,7 @@ class ContainerService:
         self._on_start()
         self._made.start()
         timeline.note("started")
-        self.save(status="running")
+        self.save(status="running", steps=timeline.kept())
         self._follow_console()
 
     def end(self, status: ExitStatus) -> None:

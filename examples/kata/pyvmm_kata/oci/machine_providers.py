@@ -235,6 +235,7 @@ class Own:
         """Run the monitor, in the child; returns its exit status."""
         channel = control.Channel(sock, "create")
         try:
+            timeline.keep()
             timeline.note("monitor")
             plan = self._plan(begun, face)
             streams = (end for end in plan.stdio[:3] if isinstance(end, int))

@@ -18,6 +18,7 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
+from pyvmm_kata import timeline
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.pod import pool_client
 from pyvmm_kata.pod.pool_client import NETS
@@ -251,6 +252,8 @@ class Spare:
         from pyvmm_kata.oci.monitor import Asked, Monitor
 
         assert self._sandbox is not None
+        timeline.keep()
+        timeline.note("machine of the pool")
         asked = Asked(request, fds)
         try:
             try:

@@ -71,6 +71,7 @@ def fetched(package: Package) -> bytes:
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     kept = Path(base, "pyvmm", "npm", package.archive)
+    data: bytes
     try:
         data = kept.read_bytes()
         if _is_whole(package, data):
@@ -113,7 +114,8 @@ def content(package: Package, name: str) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(fetched(package))) as archive:
         found = archive.extractfile(f"package/{name}")
         assert found is not None
-        return found.read()
+        data: bytes = found.read()
+        return data
 
 
 def install(folder: Path = FOLDER) -> None:

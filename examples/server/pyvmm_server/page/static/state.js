@@ -59,12 +59,12 @@ export class State extends EventTarget {
   }
 
   age(item) {
-    return seconds(Math.max(0, this.now() - Date.parse(item.startedAt) / 1000));
+    return seconds(Math.max(0, Math.floor(this.now() - Date.parse(item.startedAt) / 1000)));
   }
 
   left(item) {
     if (item.endAt === null) return "no limit while paused";
-    return `${seconds(Math.max(0, Date.parse(item.endAt) / 1000 - this.now()))} left`;
+    return `${seconds(Math.max(0, Math.floor(Date.parse(item.endAt) / 1000 - this.now())))} left`;
   }
 
   /** Forks of the same sandbox; of one that is no fork, those that are no forks of the same template. */

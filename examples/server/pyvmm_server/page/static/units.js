@@ -9,6 +9,7 @@ export function bytes(count) {
 }
 
 export function seconds(count) {
+  if (count === 0) return "0 s";
   if (count < 0.001) return `${Math.round(count * 1e6)} µs`;
   if (count < 1) return `${(count * 1000).toFixed(count < 0.1 ? 1 : 0)} ms`;
   if (count < 120) return `${Math.floor(count)} s`;
