@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from pyvmm_server.page import files, start
+from pyvmm_server.page import console, differences, files, processes, start
 from pyvmm_server.page.events import Events
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def routes(
     """
     calls: dict[str, Answer] = {
         "/pyvmm/events": Events(sandboxes).answer,
+        "/pyvmm/sandboxes/{sandbox}/console": console.answer,
+        "/pyvmm/sandboxes/{sandbox}/differences": differences.answer,
+        "/pyvmm/sandboxes/{sandbox}/processes": processes.answer,
         "/pyvmm/sandboxes/{sandbox}/start": start.answer,
     }
     return [

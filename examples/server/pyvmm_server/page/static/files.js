@@ -37,7 +37,7 @@ export function showFiles(panel, id, api) {
       const isFolder = entry.type === "FILE_TYPE_DIRECTORY";
       const name = isFolder
         ? button(`${entry.name}/`, () => open(entry.path), { class: "link" })
-        : button(entry.name, () => view(path, entry), { class: "link" });
+        : button(entry.name, () => openOrView(path, entry), { class: "link" });
       const target = entry.symlinkTarget ? ` → ${entry.symlinkTarget}` : "";
       const get = !isFolder && button("Download", () => download(entry), { "aria-label": `Download ${entry.name}` });
       return [h("span", {}, name, target), MARKS[entry.type] || "other", isFolder ? "" : bytes(Number(entry.size)),
@@ -47,6 +47,19 @@ export function showFiles(panel, id, api) {
     const up = path !== "/" && button("Up", () => open(above));
     place.replaceChildren(...[up, table(`Files in ${path}`,
       ["Name", "Type", "Size", "Changed", "Mode", "Owner", "Actions"], rows)].filter(Boolean));
+  }
+
+  /* A link to a directory is one, and only its target tells. */
+  async function openOrView(path, entry) {
+    if (entry.type === "FILE_TYPE_SYMLINK") {
+      try {
+        const found = await api.box(id, "filesystem.Filesystem/Stat", { path: entry.path }, { signal: ending.signal });
+        if (found.entry.type === "FILE_TYPE_DIRECTORY") return open(entry.path);
+      } catch {
+        // What is wrong with it shows when it is read.
+      }
+    }
+    return view(path, entry);
   }
 
   async function view(path, entry) {

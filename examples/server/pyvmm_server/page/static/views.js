@@ -1,6 +1,8 @@
 /* The views of a sandbox, in the order of their tabs. */
 
+import { showDifferences } from "./differences.js";
 import { showFiles } from "./files.js";
+import { showConsole, showProcesses } from "./processes.js";
 import { showStart } from "./start.js";
 import { Terminals } from "./terminal.js";
 
@@ -8,9 +10,12 @@ import { Terminals } from "./terminal.js";
 export function viewsOf(api, state) {
   const terminals = new Terminals(api, state);
   const list = [
-    ["Files", (panel, id) => showFiles(panel, id, api)],
-    ["Terminal", (panel, id) => terminals.show(panel, id)],
     ["Start", (panel, id) => showStart(panel, id, api)],
+    ["Terminal", (panel, id) => terminals.show(panel, id)],
+    ["Files", (panel, id) => showFiles(panel, id, api)],
+    ["Processes", (panel, id) => showProcesses(panel, id, api)],
+    ["Console", (panel, id) => showConsole(panel, id, api)],
+    ["Differences", (panel, id) => showDifferences(panel, id, api, state)],
   ];
   return { list, close: () => terminals.close() };
 }

@@ -1,0 +1,107 @@
+"""``GET /pyvmm/sandboxes/ID/differences?with=OTHER``: what two sandboxes do not have in common: siblings of a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+
+from pyvmm_server import threads
+from pyvmm_server.calls import time_of
+from pyvmm_server.errors import ClientError, translate
+from pyvmm_server.page import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyvmm_sandbox import Entry, Sandbox
+    from pyvmm_server.calls import Call
+    from pyvmm_server.page.processes import Process
+
+MOST = 500
+"""Files in an answer."""
+DEPTH = 64
+NOT_FILES = ("/proc", "/sys", "/dev")
+"""What is below is the kernel's."""
+_at_once = asyncio.Semaphore(2)
+"""A listing can have a million entries."""
+
+
+async def answer(call: Call) -> Response:
+    """Files by path, size, time and owner; processes by number and command; memory."""
+    query = call.request.query_params
+    path = query.get("path", "/")
+    if not path.startswith("/") or "\0" in path:
+        raise ClientError(400, f"path {path[:80]!r} is not absolute")
+    here = processes.running(call.record)
+    there = processes.running(call.sandboxes.get(call.owner, query.get("with", "")))
+    if here.id == there.id:
+        raise ClientError(400, "with names the same sandbox")
+    boxes = [(await call.sandboxes.live(each)).box for each in (here, there)]
+    async with _at_once:
+        listings = await asyncio.gather(*(threads.call(entries, box, path) for box in boxes))
+        files = await threads.call(compare, *listings)
+    running = await asyncio.gather(*(threads.call(processes.listed, box) for box in boxes))
+    memory = await asyncio.gather(*(threads.call(_memory, box) for box in boxes))
+    found = {
+        "files": files[:MOST],
+        "more": max(0, len(files) - MOST),
+        "processes": {"here": _only(running[0], running[1]), "there": _only(running[1], running[0])},
+        "memory": memory,
+    }
+    return JSONResponse(found)
+
+
+def _memory(box: Sandbox) -> int:
+    try:
+        return box.stats().memory
+    except Exception as error:
+        raise translate(error) from error
+
+
+def entries(box: Sandbox, path: str) -> list[Entry]:
+    """All below a directory, but for the file systems of the kernel.
+
+    :raises ClientError: it cannot be listed
+    """
+    try:
+        top = box.files.entries(path)
+        found = [*top]
+        for each in top:
+            if each.type == "directory" and posixpath.normpath(each.path) not in NOT_FILES:
+                found += box.files.entries(each.path, depth=DEPTH)
+        return found
+    except Exception as error:
+        raise translate(error) from error
+
+
+def compare(here: Iterable[Entry], there: Iterable[Entry]) -> list[dict[str, Any]]:
+    """What is on one side only, or different; a directory's own time changes with its entries, and is left out."""
+    one, other = ({each.path: each for each in side} for side in (here, there))
+    found = []
+    for path in sorted(one.keys() | other.keys()):
+        mine, its = one.get(path), other.get(path)
+        if mine is None or its is None or _seen(mine) != _seen(its):
+            kind = "here" if its is None else "there" if mine is None else "changed"
+            found.append({"path": _utf8(path), "kind": kind, "here": _shown(mine), "there": _shown(its)})
+    return found
+
+
+def _seen(entry: Entry) -> tuple[object, ...]:
+    return entry._replace(size=0, modified=0.0) if entry.type == "directory" else entry
+
+
+def _shown(entry: Entry | None) -> dict[str, Any] | None:
+    return entry and {"type": entry.type, "size": entry.size, "modifiedTime": time_of(entry.modified)}
+
+
+def _utf8(path: str) -> str:
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _only(mine: Iterable[Process], others: Iterable[Process]) -> list[dict[str, Any]]:
+    known = {(each.pid, each.command) for each in others}
+    return [asdict(each) for each in mine if (each.pid, each.command) not in known]
