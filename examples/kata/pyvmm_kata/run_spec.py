@@ -22,7 +22,10 @@ PERIOD = 100_000
 
 
 class Options(NamedTuple):
-    """What a container is made of, see ``pyvmm run --help`` for each."""
+    """What a container is made of, see ``pyvmm run --help`` for each.
+
+    :ivar namespace: with network ``user``: the path of the network namespace in which passt runs, instead of the host's
+    """
 
     image: str
     command: list[str]
@@ -33,6 +36,7 @@ class Options(NamedTuple):
     memory: str = ""
     cpus: float = 0.0
     network: str = "none"
+    namespace: str = ""
     hostname: str = ""
     workdir: str = ""
     user: str = ""
@@ -109,6 +113,15 @@ def _limits(options: Options | argparse.Namespace) -> Json:
     return limits
 
 
+def _enter(spec: Json, namespace: str) -> None:
+    """
+    :param namespace: the path of a network namespace; empty: a new one
+    """
+    for entry in spec["linux"]["namespaces"]:
+        if entry["type"] == "network" and namespace:
+            entry["path"] = namespace
+
+
 def _set_network(spec: Json, options: Options | argparse.Namespace, folder: str) -> None:
     if options.publish and options.network != "user":
         raise ConfigError("--publish is of --network user", code="run-network")
@@ -117,14 +130,13 @@ def _set_network(spec: Json, options: Options | argparse.Namespace, folder: str)
         for text in options.publish:
             Publish.parse(text)
         spec["annotations"] = {NETWORK: "user", PUBLISH: " ".join(options.publish)}
+        _enter(spec, getattr(options, "namespace", ""))
     elif options.network != "none":
         if not options.network.startswith("/"):
             raise ConfigError(
                 f"--network {options.network!r} is not user, none or the path of a namespace", code="run-network"
             )
-        for entry in spec["linux"]["namespaces"]:
-            if entry["type"] == "network":
-                entry["path"] = options.network
+        _enter(spec, options.network)
         resolver = ""
     files = {
         "hostname": f"{spec['hostname']}\n",

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pyvmm_sandbox.aio import AsyncSandbox
     from pyvmm_sandbox.code import Bundle, CodeError, Context, Execution
     from pyvmm_sandbox.commands import Command, Event, Result
+    from pyvmm_sandbox.egress.client import Refusal, Traffic
+    from pyvmm_sandbox.egress.credentials import Secret
+    from pyvmm_sandbox.egress.rules import Network
     from pyvmm_sandbox.errors import (
         CodeTimeout,
         CommandFailed,
@@ -45,15 +48,19 @@ __all__ = [
     "Event",
     "Execution",
     "Forward",
+    "Network",
     "OutOfMemory",
+    "Refusal",
     "Result",
     "Sandbox",
     "SandboxError",
     "SandboxGone",
     "SandboxInfo",
     "SandboxNotFound",
+    "Secret",
     "Stats",
     "Template",
+    "Traffic",
     "UsageError",
 ]
 _MODULES = {
@@ -67,11 +74,15 @@ _MODULES = {
     "Event": "commands",
     "Execution": "code",
     "Forward": "ports",
+    "Network": "egress.rules",
+    "Refusal": "egress.client",
     "Result": "commands",
     "Sandbox": "sandbox",
     "SandboxInfo": "records",
+    "Secret": "egress.credentials",
     "Stats": "stats",
     "Template": "template",
+    "Traffic": "egress.client",
 }
 
 

@@ -20,7 +20,7 @@ from pyvmm_kata import Container
 from pyvmm_kata.bundle import images
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.oci.context import default_root
-from pyvmm_sandbox import guest, records
+from pyvmm_sandbox import connecting, guest, records
 from pyvmm_sandbox.errors import SandboxError
 
 BUNDLE = "pyvmm-sandbox-"
@@ -96,7 +96,7 @@ def remove(container: Container) -> None:
 
     :raises VmmError: it cannot be removed
     """
-    bundle = container.bundle
+    bundle, gateway = container.bundle, connecting.gateway_of(container.folder)
     deadline = time.monotonic() + _REMOVE_S
     try:
         while True:
@@ -110,6 +110,8 @@ def remove(container: Container) -> None:
         name = os.path.basename(bundle)
         if name.startswith((BUNDLE, _FIRST_BUNDLE)) or name == container.id:
             images.remove(bundle)
+        if gateway:
+            connecting.remove_gateway(gateway)
 
 
 def _start_time(pid: int) -> str:

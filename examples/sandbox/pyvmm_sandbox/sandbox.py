@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_sandbox import guest, isolations, owners, records
+from pyvmm_sandbox import connecting, guest, isolations, owners, records
 from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
 from pyvmm_sandbox.errors import SandboxGone, SandboxNotFound, UsageError, error_of, gone
 from pyvmm_sandbox.files import Files
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from pyvmm_sandbox import Network, Secret
     from pyvmm_sandbox.code import Bundle, Context, Contexts, Execution
     from pyvmm_sandbox.stats import Stats
     from pyvmm_sandbox.template import Template
@@ -43,7 +44,10 @@ class Sandbox:
     :param cpus: how many it may use; fractions are possible
     :param memory: a limit, as ``512M``
     :param timeout: seconds after which it is killed; None: never
-    :param network: ``none``, or ``user`` for the host's network by passt
+    :param network: ``none``; ``user`` for the host's network by passt; or the rules of what it reaches, see
+        :class:`~pyvmm_sandbox.egress.rules.Network`
+    :param secrets: values that requests to their hosts get, by the variables that have a placeholder inside, see
+        :class:`~pyvmm_sandbox.egress.credentials.Secret`; they need rules
     :param env: variables of all commands
     :param volumes: directories of the host, as ``DIR:PATH[:ro]``
     :param ports: ports of the host that lead into it, as ``8080:80``, with network ``user``
@@ -59,6 +63,7 @@ class Sandbox:
     :ivar name: its name
     :ivar files: its files, see :class:`~pyvmm_sandbox.files.Files`
     :ivar ports: servers inside, see :class:`~pyvmm_sandbox.ports.Ports`
+    :ivar network: its rules, see :class:`~pyvmm_sandbox.egress.client.Rules`
     :ivar isolation: ``vm`` or ``sentry``
     """
 
@@ -69,7 +74,8 @@ class Sandbox:
         cpus: float = 1,
         memory: str = "512M",
         timeout: float | None = 300,
-        network: str = "none",
+        network: str | Network = "none",
+        secrets: Mapping[str, Secret] | None = None,
         env: Mapping[str, str] | None = None,
         volumes: Sequence[str] = (),
         ports: Sequence[str] = (),
@@ -83,22 +89,26 @@ class Sandbox:
         isolation = isolations.choose(isolation)
         check_name(name, detach)
         record = records.new(image, metadata, detach)
+        wanted = connecting.check(network, secrets, ports)
         owners.watch(root)
-        container = Container.create(
-            image,
-            [guest.PATH, "init"],
-            name=name or owners.new_name(),
-            cpus=cpus,
-            memory=memory,
-            network=network,
-            publish=list(ports),
-            env=[f"{key}={value}" for key, value in (env or {}).items()],
-            volume=[f"{guest.program()}:{guest.PATH}:ro", *volumes],
-            isolation=isolation,
-            config=config,
-            root=root,
-        )
-        self._begin(container, record, timeout, root, container.start)
+        with connecting.connected(wanted) as connected:
+            container = Container.create(
+                image,
+                [guest.PATH, "init"],
+                name=name or owners.new_name(),
+                cpus=cpus,
+                memory=memory,
+                network=connected.network,
+                namespace=connected.namespace,
+                publish=list(ports),
+                env=[f"{key}={value}" for key, value in {**connected.env, **(env or {})}.items()],
+                volume=[f"{guest.program()}:{guest.PATH}:ro", *connected.volumes, *volumes],
+                isolation=isolation,
+                config=config,
+                root=root,
+            )
+            connected.follow(container)
+            self._begin(container, record, timeout, root, container.start)
 
     def _begin(
         self,
@@ -124,6 +134,7 @@ class Sandbox:
         self.name = container.id
         self.isolation = container.isolation or "vm"
         self.files = Files(lambda words: self._start(words))
+        self.network = connecting.Rules(container.id, container.folder)
         self.ports = Ports(container, functools.partial(isolations.check_ports, self.isolation))
         self._container = container
         self._detached = detached
@@ -318,7 +329,7 @@ class Sandbox:
 
         :raises VmmError: there are no copies
         """
-        isolations.check_saving(self.isolation)
+        self._check_saving()
         if not 1 <= count <= 1000:
             raise UsageError(f"{count} copies are not 1 to 1000")
         names = [owners.new_name() for _ in range(count)]
@@ -334,8 +345,12 @@ class Sandbox:
         """
         from pyvmm_sandbox.template import save
 
-        isolations.check_saving(self.isolation)
+        self._check_saving()
         return save(self, folder, {})
+
+    def _check_saving(self) -> None:
+        isolations.check_saving(self.isolation)
+        connecting.check_saving(self._container.folder)
 
     def checkpoint(self, folder: str, bundle: str) -> None:
         """The parts of :meth:`snapshot`: its machine, and the bundle of its container."""

@@ -130,6 +130,8 @@ class Monitor:
         if not user:
             network.enter(plan.face.namespace("net"))
             self._has_network = True
+        elif entry is not None and entry.get("path"):  # passt makes its connections there, and not from the host
+            network.enter(plan.face.namespace("net"))
         mounts.enter_namespace()
         privileges.restrict()
         timeline.note("namespaces")
