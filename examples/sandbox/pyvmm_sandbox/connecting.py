@@ -160,6 +160,14 @@ class Rules:
 
         return Network(**self._ask({})["rules"])
 
+    @property
+    def pid(self) -> int:
+        """The process number of the gateway.
+
+        :raises UsageError: the sandbox was made without rules
+        """
+        return int(self._ask({})["pid"])
+
     def update(self, rules: Network) -> None:
         """Replace them.  Connections that the new ones do not allow end.
 

@@ -102,6 +102,13 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
 
+def trust() -> ssl.SSLContext:
+    """For connections to the real servers: the authorities that the host trusts."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def _usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,

@@ -16,6 +16,8 @@ from pyvmm_sandbox.errors import UsageError
 
 SECRETS_MOST = 256
 _VALUE_MOST = 16 << 10
+_SHORTEST_REDACTED = 8
+"""Characters of a secret: a shorter one is in other words by chance."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PLACEHOLDER = re.compile(r"[A-Za-z0-9_.-]{16,256}")
 _PORTS = {"https": 443, "http": 80}
@@ -130,6 +132,18 @@ def issue(wanted: Mapping[str, Secret], network: Network) -> tuple[dict[str, str
     return variables, made
 
 
+class _Table:
+    """Replaces texts in one pass, so that what was put in is not replaced again."""
+
+    def __init__(self, texts: Iterable[tuple[bytes, bytes]]) -> None:
+        self._found = dict(texts)
+        ordered = sorted(self._found, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, ordered))) if ordered else None
+
+    def __call__(self, data: bytes) -> bytes:
+        return data if self._pattern is None else self._pattern.sub(lambda match: self._found[match[0]], data)
+
+
 class Replacer:
     """Replaces placeholders in the requests of one connection, and secrets in the headers of answers.
 
@@ -137,39 +151,34 @@ class Replacer:
     """
 
     def __init__(self, credentials: Iterable[Credential]) -> None:
-        self._all = [(each.placeholder.encode(), each.value.encode(), each.in_query) for each in credentials]
+        all_ = [(each.placeholder.encode(), each.value.encode(), each.in_query) for each in credentials]
+        self._values = _Table((placeholder, value) for placeholder, value, _ in all_)
+        self._queries = _Table((placeholder, _quoted(value)) for placeholder, value, in_query in all_ if in_query)
+        long = [(placeholder, value) for placeholder, value, _ in all_ if len(value) >= _SHORTEST_REDACTED]
+        self._answers = _Table((text, placeholder) for placeholder, value in long for text in (value, _quoted(value)))
 
     def target(self, target: bytes) -> bytes:
         """Of a request: its path and query."""
         path, mark, query = target.partition(b"?")
-        for placeholder, value, in_query in self._all:
-            if in_query:
-                query = query.replace(placeholder, quote(value, safe="").encode())
-        return path + mark + query
+        return path + mark + self._queries(query)
 
     def headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Of a request."""
+        """Of a request; that of a name and password (RFC 7617) is decoded."""
         return [(name, self._value(value)) for name, value in headers]
 
     def _value(self, value: bytes) -> bytes:
-        for placeholder, secret, _ in self._all:
-            value = value.replace(placeholder, secret)
         scheme, _, rest = value.partition(b" ")
-        if scheme.lower() != b"basic":
-            return value
-        try:
-            pair = base64.b64decode(rest.strip(), validate=True)
-        except binascii.Error:
-            return value
-        for placeholder, secret, _ in self._all:
-            pair = pair.replace(placeholder, secret)
-        return scheme + b" " + base64.b64encode(pair)
+        if scheme.lower() == b"basic":
+            try:
+                return scheme + b" " + base64.b64encode(self._values(base64.b64decode(rest.strip(), validate=True)))
+            except binascii.Error:
+                pass
+        return self._values(value)
 
     def answer(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Headers of an answer, with placeholders again for the secrets that it repeats."""
-        found = []
-        for name, value in headers:
-            for placeholder, secret, _ in self._all:
-                value = value.replace(secret, placeholder).replace(quote(secret, safe="").encode(), placeholder)
-            found.append((name, value))
-        return found
+        return [(name, self._answers(value)) for name, value in headers]
+
+
+def _quoted(value: bytes) -> bytes:
+    return quote(value, safe="").encode()

@@ -56,17 +56,17 @@ def main() -> None:
 def _gateway(wanted: dict[str, Any], folder: str) -> Gateway:
     credentials = [Credential.from_json(each) for each in wanted["credentials"]]
     secure = [target.name for each in credentials for target in each.targets if target.is_https]
-    authority = None
+    authority = verifying = None
     if secure:
-        from pyvmm_sandbox.egress.authority import Authority
+        from pyvmm_sandbox.egress.authority import Authority, trust
 
-        authority = Authority(secure)
+        authority, verifying = Authority(secure), trust()  # now: files may be closed to the new user
         with open(os.path.join(folder, CERTIFICATES), "wb") as file:
             file.write(_bundle() + authority.certificate())
         os.chmod(file.name, 0o644)
     if credentials:
-        import pyvmm_sandbox.egress.intercept  # noqa: F401  # files of the library may be closed to the new user
-    return Gateway(Network(**wanted["rules"]), credentials, authority)
+        import pyvmm_sandbox.egress.intercept  # noqa: F401  # likewise
+    return Gateway(Network(**wanted["rules"]), credentials, authority, verifying)
 
 
 def _bundle() -> bytes:
@@ -166,6 +166,7 @@ class _Caller:
             self._follow(int(wanted["follow"]))
         rules = self._gateway.rules
         return {
+            "pid": os.getpid(),
             "rules": {"allow": rules.allow, "deny": rules.deny, "default": rules.default},
             "refusals": list(self._gateway.refusals),
             "counts": self._gateway.counts,

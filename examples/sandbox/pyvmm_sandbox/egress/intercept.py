@@ -117,7 +117,7 @@ async def _connect(gateway: Gateway, aim: Aim, is_https: bool) -> Streams:
     """
     :raises _Answer: the server cannot be reached, or is another one
     """
-    options: dict[str, Any] = {"ssl": _verifying(), "server_hostname": aim.name} if is_https else {}
+    options: dict[str, Any] = {"ssl": gateway.trust, "server_hostname": aim.name} if is_https else {}
     try:
         return await gateway.connect(aim, **options)
     except Refused as error:
@@ -126,12 +126,6 @@ async def _connect(gateway: Gateway, aim: Aim, is_https: bool) -> Streams:
         raise _Answer(_BAD_GATEWAY, f"its certificate is wrong: {error.verify_message}") from error
     except OSError as error:
         raise _Answer(_BAD_GATEWAY, f"it cannot be reached: {error}") from error
-
-
-def _verifying() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 async def _answer(guest: _End, error: _Answer) -> None:

@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_sandbox.egress import sniff
@@ -18,6 +18,8 @@ from pyvmm_sandbox.egress.names import Names
 from pyvmm_sandbox.egress.rules import Address, Network, plain
 
 if TYPE_CHECKING:
+    import ssl
+
     from pyvmm_sandbox.egress.authority import Authority
     from pyvmm_sandbox.egress.credentials import Credential
 
@@ -65,14 +67,23 @@ class Gateway:
     :ivar rules: that hold now
     :ivar refusals: the last ones: seconds since 1970, what was refused, and why
     :ivar counts: of connections
+    :ivar credentials: what its hosts get
+    :ivar authority: of certificates for these hosts, or None
+    :ivar trust: how real servers are verified, or None
     """
 
-    def __init__(self, rules: Network, credentials: list[Credential], authority: Authority | None) -> None:
+    def __init__(
+        self,
+        rules: Network,
+        credentials: Sequence[Credential] = (),
+        authority: Authority | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self.rules = rules
         self.names = Names(lambda: self.rules, self.refuse)
         self.refusals: deque[tuple[float, str, str]] = deque(maxlen=REFUSALS_MOST)
         self.counts = {"connections": 0, "refused": 0, "sent": 0, "received": 0}
-        self.credentials, self.authority = credentials, authority
+        self.credentials, self.authority, self.trust = credentials, authority, trust
         self._tasks: dict[asyncio.Task[None], Aim | None] = {}
 
     # -- rules -------------------------------------------------------------------------------------------------------
