@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyvmm_sandbox.aio import AsyncSandbox
+    from pyvmm_sandbox.aio import AsyncSandbox, AsyncSandboxPool
     from pyvmm_sandbox.code import Bundle, CodeError, Context, Execution
     from pyvmm_sandbox.commands import Command, Event, Result
     from pyvmm_sandbox.egress.client import Refusal, Traffic
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm_sandbox.files import Change, Entry
+    from pyvmm_sandbox.pool import SandboxPool
     from pyvmm_sandbox.ports import Forward
     from pyvmm_sandbox.records import SandboxInfo
     from pyvmm_sandbox.sandbox import Sandbox
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncSandbox",
+    "AsyncSandboxPool",
     "Bundle",
     "Change",
     "CodeError",
@@ -58,6 +60,7 @@ __all__ = [
     "SandboxInfo",
     "SandboxNotFound",
     "Secret",
+    "SandboxPool",
     "Stats",
     "Template",
     "Traffic",
@@ -65,6 +68,7 @@ __all__ = [
 ]
 _MODULES = {
     "AsyncSandbox": "aio",
+    "AsyncSandboxPool": "aio",
     "Bundle": "code",
     "Change": "files",
     "CodeError": "code",
@@ -80,6 +84,7 @@ _MODULES = {
     "Sandbox": "sandbox",
     "SandboxInfo": "records",
     "Secret": "egress.credentials",
+    "SandboxPool": "pool",
     "Stats": "stats",
     "Template": "template",
     "Traffic": "egress.client",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm_sandbox.commands import Command, finish
 from pyvmm_sandbox.files import Watch
+from pyvmm_sandbox.pool import SandboxPool
 from pyvmm_sandbox.ports import Forward
 from pyvmm_sandbox.sandbox import Sandbox
 
@@ -166,6 +167,39 @@ class AsyncSandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         await self.kill()
+
+
+class AsyncSandboxPool:
+    """See :class:`~pyvmm_sandbox.pool.SandboxPool`, which has the same arguments.
+
+    >>> async with AsyncSandboxPool("python:3.13-slim", size=2) as pool:    # doctest: +SKIP
+    ...     box = await pool.take()
+    """
+
+    def __init__(self, source: Template | str, **options: Any) -> None:
+        self._pool = SandboxPool(source, **options)
+        self.size = self._pool.size
+
+    async def take(self, timeout: float | None = None) -> AsyncSandbox:
+        """See :meth:`SandboxPool.take`."""
+        return AsyncSandbox(await _made(Sandbox.kill, self._pool.take, timeout))
+
+    @property
+    def ready(self) -> int:
+        """See :attr:`SandboxPool.ready`."""
+        return self._pool.ready
+
+    async def close(self) -> None:
+        """See :meth:`SandboxPool.close`."""
+        await _thread(self._pool.close)
+
+    async def __aenter__(self) -> AsyncSandboxPool:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 class AsyncCommand:

@@ -15,6 +15,7 @@ from pyvmm_kata import Container
 from pyvmm_sandbox import isolations, kept_image, owners, records
 from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
+from pyvmm_sandbox.image_version import version_of
 from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Template:
         """
         isolation = isolations.choose(options.pop("isolation", "auto"))
         isolations.check_saving(isolation)
+        version = version_of(image)
         with Sandbox(image, **{"timeout": None, **options, "isolation": isolation}) as box:
             for command in setup:
                 box.run(command, timeout=None, check=True)
@@ -73,7 +75,22 @@ class Template:
                 box.run(f"({words}) >/dev/null 2>&1 </dev/null &", check=True)
             if ready:
                 _wait_until_ready(box, ready, ready_timeout)
-            return save(box, folder, {"image": image})
+            build = {"setup": list(setup), "start": start, "ready": ready, "ready_timeout": ready_timeout, **options}
+            return save(box, folder, {"image": image, "version": version or version_of(image), "build": build})
+
+    @property
+    def is_current(self) -> bool:
+        """The image that it was built from is still the one of that name.  A snapshot is always current."""
+        return not self.record.get("version") or version_of(self.record["image"]) == self.record["version"]
+
+    def rebuild(self) -> Template:
+        """Build it once more, with the arguments of :meth:`build`, from what its image's name leads to now.
+
+        :raises UsageError: it is the snapshot of a sandbox
+        """
+        if "build" not in self.record:
+            raise UsageError(f"{self.folder} is a snapshot", hint="only Template.build() can be repeated")
+        return Template.build(self.folder, self.record["image"], **self.record["build"])
 
     def start(
         self,
