@@ -30,7 +30,7 @@ class Connection(http.client.HTTPConnection):
 class Program:
     """A running ``pyvmm-firecracker`` with a client connection to its API."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, directory: Path | None = None) -> None:
         self.socket = folder / "api.sock"
         command = [sys.executable, "-m", "pyvmm_firecracker.program", "--api-sock", str(self.socket)]
         paths = os.pathsep.join([str(ROOT), str(ROOT / "examples" / "firecracker")])
@@ -40,6 +40,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
+            cwd=directory,
         )
         self._connection = Connection(self.socket)
 

@@ -28,7 +28,8 @@ class Field:
     :ivar low: the smallest number
     :ivar high: the largest number
     :ivar choices: the strings that it may be; empty: any
-    :ivar fields: of a map; empty: any
+    :ivar fields: of a map, or of each element of a sequence; empty: any
+    :ivar items: each element of a sequence that is no map
     """
 
     kind: type
@@ -37,6 +38,7 @@ class Field:
     high: int = (1 << 63) - 1
     choices: tuple[str, ...] = ()
     fields: Fields = field(default_factory=dict)
+    items: Field | None = None
 
 
 TEXT, FLAG, NUMBER = Field(str), Field(bool), Field(int)
@@ -113,12 +115,12 @@ BODIES: dict[str, Fields] = {
     "PATCH balloon": {"amount_mib": Field(int, required=True, high=1 << 30)},
     "PUT entropy": {"rate_limiter": LIMITER},
     "PUT serial": {"serial_out_path": TEXT, "rate_limiter": BUCKET},
-    "PUT hotplug": {
+    "PUT hotplug/memory": {
         "total_size_mib": Field(int, required=True, low=1, high=1 << 30),
         "slot_size_mib": Field(int, low=1, high=1 << 30),
         "block_size_mib": Field(int, low=1, high=1 << 30),
     },
-    "PATCH hotplug": {"requested_size_mib": Field(int, required=True, high=1 << 30)},
+    "PATCH hotplug/memory": {"requested_size_mib": Field(int, required=True, high=1 << 30)},
     "PUT logger": {
         "log_path": TEXT,
         "level": Field(str, choices=("Error", "Warning", "Info", "Debug", "Trace", "Off")),
@@ -151,6 +153,42 @@ BODIES: dict[str, Fields] = {
 }
 """By method and path; a path's second part is there where it is no name of a device."""
 
+_SOME_TEXT = Field(str, required=True)
+_BALLOON_ANSWER: Fields = BODIES["PUT balloon"]
+ANSWERS: dict[str, Fields] = {
+    "GET ": {
+        "app_name": _SOME_TEXT,
+        "id": _SOME_TEXT,
+        "state": Field(str, required=True, choices=("Not started", "Running", "Paused")),
+        "vmm_version": _SOME_TEXT,
+    },
+    "GET version": {"firecracker_version": _SOME_TEXT},
+    "GET vm/config": {
+        "balloon": Field(dict, fields=_BALLOON_ANSWER),
+        "boot-source": Field(dict, fields=BODIES["PUT boot-source"]),
+        "drives": Field(list, required=True, fields=_DRIVE),
+        "entropy": Field(dict, fields=BODIES["PUT entropy"]),
+        "logger": Field(dict, fields=BODIES["PUT logger"]),
+        "machine-config": Field(dict, required=True, fields=_MACHINE),
+        "memory-hotplug": Field(dict),
+        "metrics": Field(dict, fields=BODIES["PUT metrics"]),
+        "network-interfaces": Field(list, required=True, fields=_NETWORK),
+        "pmem": Field(list, required=True, fields=_PMEM),
+        "serial": Field(dict, fields=BODIES["PUT serial"]),
+        "vsock": Field(dict, fields=BODIES["PUT vsock"]),
+    },
+    "GET machine-config": BODIES["PUT machine-config"],
+    "GET balloon": _BALLOON_ANSWER,
+    "GET hotplug/memory": {
+        "total_size_mib": Field(int, required=True),
+        "slot_size_mib": NUMBER,
+        "block_size_mib": NUMBER,
+        "plugged_size_mib": NUMBER,
+        "requested_size_mib": NUMBER,
+    },
+}
+"""What a request is answered with, by method and path."""
+
 
 def check(fields: Fields, body: object, where: str = "the body") -> dict[str, Any]:
     """The body without fields that are null.
@@ -160,7 +198,7 @@ def check(fields: Fields, body: object, where: str = "the body") -> dict[str, An
     if not isinstance(body, dict):
         raise _wrong(f"{where} is not a map")
     given = {name: value for name, value in body.items() if value is not None}
-    for name in given:
+    for name in body:
         if name not in fields:
             raise _wrong(f"unknown field `{name:.60}`, expected one of {', '.join(f'`{each}`' for each in fields)}")
     for name, each in fields.items():
@@ -182,6 +220,8 @@ def _value(wanted: Field, value: Any, name: str) -> Any:
             raise _wrong(f"invalid value of `{name}`: a text of at most {LONGEST} bytes is expected")
     if wanted.kind is dict and wanted.fields:
         return check(wanted.fields, value, f"`{name}`")
+    if wanted.items is not None:
+        return [_value(wanted.items, each, f"an element of {name}") for each in value]
     if wanted.kind is list:
         return [check(wanted.fields, each, f"an element of `{name}`") for each in value]
     return value

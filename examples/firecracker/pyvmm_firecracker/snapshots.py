@@ -31,7 +31,7 @@ _SINGLE: tuple[tuple[str, str, Body], ...] = (
     ("vsock", "vsock", {}),
     ("balloon", "balloon", {}),
     ("entropy", "entropy", {}),
-    ("memory-hotplug", "hotplug", {"requested_size_mib": None}),
+    ("memory-hotplug", "hotplug/memory", {"requested_size_mib": None}),
 )
 """Each section of a single device, the request that validates it, and the fields of the section that requests lack."""
 MOST = 1 << 20
