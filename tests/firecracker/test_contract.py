@@ -29,7 +29,7 @@ from tests.firecracker.program import PATIENCE, Connection, Program
 SCHEMA = schemathesis.openapi.from_dict(description())
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, negative_data_rejection]
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-SHORT = settings(max_examples=15, deadline=None, suppress_health_check=QUIET, database=None)
+SHORT = settings(max_examples=6, deadline=None, suppress_health_check=QUIET, database=None)
 LONG = settings(SHORT, max_examples=400)
 Case = schemathesis.Case[Any]
 

@@ -77,6 +77,9 @@ class NetConfig(DeviceConfig):
     :ivar mtu: bytes; 0: that of the tap device, or the best one for ``passt``
     :ivar publish: ports of the host that lead into the guest; ``user`` only
     :ivar limit: of each direction, or None
+    :ivar responder: a path: frames for ``responder_address`` go to the program that listens at this unix socket
+        (``SOCK_SEQPACKET``) instead of the tap device. It gets and sends frames behind headers of 12 bytes (5.1.6.1)
+    :ivar responder_address: an IPv4 address: ARP requests for it, and TCP to it
     :ivar backend: what serves the queues of a tap device: ``worker``, a thread for each pair, or ``vhost``: the host's
         kernel, through ``/dev/vhost-net``, without limits
     """
@@ -89,6 +92,8 @@ class NetConfig(DeviceConfig):
     publish: tuple[Publish, ...] = ()
     limit: LimitConfig | None = None
     backend: str = "worker"
+    responder: str = ""
+    responder_address: str = ""
 
     def __post_init__(self) -> None:
         problem, hint = "", ""
@@ -108,6 +113,10 @@ class NetConfig(DeviceConfig):
             problem = f"backend={self.backend!r} is not one of {', '.join(BACKENDS)}"
         elif self.mtu and not MIN_MTU <= self.mtu <= MAX_MTU:
             problem = f"mtu {self.mtu} is not {MIN_MTU} to {MAX_MTU}"
+        elif bool(self.responder) != bool(self.responder_address):
+            problem = "a responder has a path and an address"
+        elif self.responder and (self.queues > 1 or self.backend == "vhost"):
+            problem = "a responder needs one pair of queues and backend=worker"
         elif self.backend == "vhost" and self.kind == "user":
             problem, hint = "backend=vhost is of tap devices", "passt needs backend=worker"
         elif self.backend == "vhost" and self.limit is not None:
@@ -165,8 +174,10 @@ class NetConfig(DeviceConfig):
         return super().parse_all(texts, flag)
 
     def of_child(self, number: int) -> NetConfig:
-        """It publishes no ports."""
-        return replace(self, publish=()) if self.publish else self
+        """It publishes no ports, and no program answers in the network's place."""
+        if not (self.publish or self.responder):
+            return self
+        return replace(self, publish=(), responder="", responder_address="")
 
     @property
     def calls(self) -> int:
@@ -180,6 +191,11 @@ class NetConfig(DeviceConfig):
         from vmm.virtio.net.device import Net, stable_mac
 
         device: Net
+        side = None
+        if self.responder:
+            from vmm.virtio.net.responder import Responder
+
+            side = opening.owned.add(Responder(self.responder, self.responder_address))
         if self.kind == "tap":
             from vmm.virtio.net.tap import Tap
 
@@ -190,12 +206,12 @@ class NetConfig(DeviceConfig):
 
                 device = VhostNet(tap, mac=mac)
             else:
-                device = Net(tap, mac=mac, limit=self.limit)
+                device = Net(tap, mac=mac, limit=self.limit, side=side)
         else:
             from vmm.virtio.net.passt import Passt
 
             mac = self.mac_bytes() if self.mac else stable_mac(f"user {opening.place}")
-            device = Net(opening.owned.add(Passt(mac, self.publish, self.mtu)), mac=mac, limit=self.limit)
+            device = Net(opening.owned.add(Passt(mac, self.publish, self.mtu)), mac=mac, limit=self.limit, side=side)
         device.thread_name = f"net{opening.place}-"
         return device
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vmm.options.limit import LimitConfig
     from vmm.virtio.device import DeviceContext
+    from vmm.virtio.net.responder import Responder
     from vmm.virtio.queue import Chain, Queue
 
 # 5.1.3 Network Device: Feature bits
@@ -178,6 +179,7 @@ class Net(VirtioDevice):
 
     :param mac: 6 bytes; empty: :func:`stable_mac`
     :param limit: of each direction
+    :param side: answers frames for its address in the place of *backend*; it stays the caller's
     :raises HostError: the host is out of memory
     """
 
@@ -185,9 +187,12 @@ class Net(VirtioDevice):
     thread_name = "net-"
     saving = _SCHEMA
 
-    def __init__(self, backend: Backend, *, mac: bytes = b"", limit: LimitConfig | None = None) -> None:
+    def __init__(
+        self, backend: Backend, *, mac: bytes = b"", limit: LimitConfig | None = None, side: Responder | None = None
+    ) -> None:
         self.name = f"net {backend.name}"
         self.backend = backend
+        self._side = side
         self._initial_mac = self.mac = mac or stable_mac(backend.identity or backend.name)
         self._link = True
         self._features = 0
@@ -282,6 +287,8 @@ class Net(VirtioDevice):
         large = self._offloads & LARGE_FRAMES or self.backend.mtu + ETHERNET > LARGEST
         native.rx_frame = LARGEST if large else self.backend.mtu + ETHERNET + 4
         native.rx_limit, native.tx_limit = (limit.native for limit in self._limits)
+        if self._side is not None:
+            native.side_fd, native.side_address = self._side.fd, self._side.address
         error = ffi.new("int *")
         self._workers.name_next()
         self._workers.add(lib.net_start(self._nets[index], native, error), error, rx, tx)

@@ -78,6 +78,8 @@ static int net_begin(struct worker *w)
 		err = limit_gate_watch(&n->tx_gate, n->worker.epoll_fd, NET_SOURCE_TX_TIMER);
 	if (!err)
 		err = net_watch(n, EPOLL_CTL_ADD, EPOLLIN);
+	if (!err && n->q.side_address)
+		err = net_add(n, n->q.side_fd, NET_SOURCE_SIDE);
 	seccomp_worker(w);
 	return err;
 }
@@ -104,6 +106,9 @@ static void net_wait(struct net *n, int timeout)
 			n->readable |= (ready[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
 			if (ready[i].events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
 				n->tx_full = n->kind == NET_STREAM && !n->gone && !net_stream_flush(n);
+			break;
+		case NET_SOURCE_SIDE:
+			n->side_readable = true;
 			break;
 		case NET_SOURCE_RX_TIMER:
 			n->rx_gate.closed = false;
@@ -173,6 +178,8 @@ static void net_drain(struct worker *w)
 	net_rest(w);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->q.rx_kick, NULL);
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->fd, NULL);
+	if (n->q.side_address)
+		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->q.side_fd, NULL);
 	limit_gate_deinit(&n->rx_gate);
 	limit_gate_deinit(&n->tx_gate);
 }
@@ -199,6 +206,7 @@ void net_prepare(struct net *n, const struct net_queues *queues)
 	n->q = *queues;
 	n->starved = false;
 	n->readable = !n->gone;
+	n->side_readable = queues->side_address != 0;
 	n->tx_full = n->out_len != 0;
 	n->nstash = n->stash_first = n->iov_first = n->iov_end = 0;
 	n->stash_room = n->held = 0;

@@ -40,6 +40,8 @@ struct net_queues {
 	uint32_t flags;                     /* NET_CSUM and so on */
 	uint32_t rx_frame;                  /* the largest frame that is expected, with its Ethernet header */
 	struct limit *rx_limit, *tx_limit;  /* or NULL */
+	uint32_t side_address;              /* frames for this IPv4 address, network order, go to side_fd; 0: none do */
+	int side_fd;                        /* as of NET_TAP, non-blocking; its frames reach the guest, too */
 };
 
 struct net;
@@ -78,7 +80,7 @@ struct net_hdr {
 _Static_assert(sizeof(struct net_hdr) == NET_HDR_SIZE, "the header of the specification");
 
 /* epoll data of descriptors that are not the worker's own. */
-enum { NET_SOURCE_FD = WORKER_OWN, NET_SOURCE_RX_TIMER, NET_SOURCE_TX_TIMER };
+enum { NET_SOURCE_FD = WORKER_OWN, NET_SOURCE_RX_TIMER, NET_SOURCE_TX_TIMER, NET_SOURCE_SIDE };
 
 /* A buffer of the guest in the stash: its chain was popped, and it has no frame yet. */
 struct net_slot {
@@ -93,6 +95,7 @@ struct net {
 	struct net_queues q;
 	bool gone;                     /* the backend has ended: frames of the guest are dropped */
 	bool readable;                 /* fd may have a frame */
+	bool side_readable;            /* side_fd may have a frame */
 	bool starved;                  /* a frame waits for buffers of the guest */
 	bool tx_full;                  /* fd takes nothing at the moment */
 	uint32_t watched;              /* the events of fd that epoll reports */
@@ -128,6 +131,8 @@ void net_prepare(struct net *n, const struct net_queues *queues);
 
 /* Send frames of the guest; returns how many, or the latched error. */
 int net_tx_run(struct net *n);
+/* Whether a frame of len bytes is a request for the address by ARP, or TCP to it. */
+bool net_is_for(uint32_t address, const struct iovec *iov, uint32_t niov, uint64_t len);
 /* Whether the guest may send a frame of len bytes with this header. Clears fields that have no meaning. */
 bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len);
 

@@ -99,8 +99,8 @@ static void stash_write(struct net *n, uint64_t at, const void *from, size_t len
 	iov_write(n->stash_iov + n->iov_first, n->iov_end - n->iov_first, at, from, len);
 }
 
-/* Read a frame into the stash and the rest into spill. Its length with the header, or -errno. */
-static ssize_t net_read(struct net *n)
+/* Read a frame of fd or side_fd into the stash and the rest into spill. Its length with the header, or -errno. */
+static ssize_t net_read(struct net *n, bool side)
 {
 	const uint32_t slots = n->iov_end - n->iov_first;
 	uint32_t niov = net_merges(n) ? slots : n->stash[n->stash_first].niov;
@@ -116,11 +116,11 @@ static ssize_t net_read(struct net *n)
 	/* The next entry may belong to the next slot: restore it afterwards. */
 	saved = iov[niov];
 	iov[niov] = (struct iovec){ n->spill, sizeof(n->spill) };
-	if (n->kind == NET_STREAM) {
+	if (n->kind == NET_STREAM && !side) {
 		got = net_stream_read(n, iov, niov + 1);
 	} else {
 		do
-			got = preadv2(n->fd, iov, (int)niov + 1, -1, 0); /* as readv(), by a call that disks need, too */
+			got = preadv2(side ? n->q.side_fd : n->fd, iov, (int)niov + 1, -1, 0); /* as readv(), by a call that disks need, too */
 		while (got < 0 && errno == EINTR);
 		if (got < 0)
 			got = -errno;
@@ -196,6 +196,28 @@ static void net_starve(struct net *n)
 	stat_add(&n->stats.rx_starved, 1);
 }
 
+/* The next frame, those of side_fd first. Its length with the header, or -errno. */
+static ssize_t net_next(struct net *n)
+{
+	ssize_t got;
+
+	while (n->side_readable) {
+		got = net_read(n, true);
+		if (got > NET_HDR_SIZE)
+			return got;
+		if (got <= 0)
+			n->side_readable = false; /* none left, or its program has ended: the network goes on without it */
+	}
+	if (!n->readable)
+		return -EAGAIN;
+	do
+		got = net_read(n, false);
+	while (got > 0 && got <= NET_HDR_SIZE);
+	if (got == -EAGAIN)
+		n->readable = false;
+	return got;
+}
+
 /* Read a frame. 1: it is in the stash; 0: there is none, or it cannot be read now; or the latched error. */
 static int net_fetch(struct net *n)
 {
@@ -203,7 +225,7 @@ static int net_fetch(struct net *n)
 	ssize_t got;
 	int err;
 
-	if (!n->readable || !limit_gate_open(&n->rx_gate))
+	if (!(n->readable || n->side_readable) || !limit_gate_open(&n->rx_gate))
 		return 0;
 	err = stash_fill(n, want);
 	if (err)
@@ -213,16 +235,12 @@ static int net_fetch(struct net *n)
 		return 0;
 	}
 	n->starved = false;
-	do
-		got = net_read(n);
-	while (got > 0 && got <= NET_HDR_SIZE);
+	got = net_next(n);
 	if (got > 0) {
 		n->held = (uint64_t)got;
 		return 1;
 	}
-	if (got == -EAGAIN)
-		n->readable = false;
-	else
+	if (got != -EAGAIN)
 		net_lost(n, (int)got);
 	return 0;
 }

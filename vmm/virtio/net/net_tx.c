@@ -54,22 +54,38 @@ bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len)
 	return true;
 }
 
+/* RFC 826, RFC 791: an Ethernet header, then offsets in the whole frame. */
+enum { ETHERTYPE_AT = 12, ARP_OPER_AT = 20, ARP_TARGET_AT = 38, IP_PROTOCOL_AT = 23, IP_DESTINATION_AT = 30, IS_FOR_SIZE = 42 };
+
+bool net_is_for(uint32_t address, const struct iovec *iov, uint32_t niov, uint64_t len)
+{
+	uint8_t head[IS_FOR_SIZE];
+
+	if (len < sizeof(head) || iov_gather(iov, niov, head, sizeof(head)) < sizeof(head) || head[ETHERTYPE_AT] != 8)
+		return false;
+	if (head[ETHERTYPE_AT + 1] == 6)
+		return !head[ARP_OPER_AT] && head[ARP_OPER_AT + 1] == 1 && !memcmp(head + ARP_TARGET_AT, &address, 4);
+	return !head[ETHERTYPE_AT + 1] && head[IP_PROTOCOL_AT] == 6 && !memcmp(head + IP_DESTINATION_AT, &address, 4);
+}
+
 /* iov[0] is free, for the header. The number of bytes sent, or -errno. */
 static ssize_t net_send(struct net *n, struct net_hdr *h, struct iovec *iov, uint32_t niov, uint64_t len)
 {
+	const bool side = unlikely(n->q.side_address) && net_is_for(n->q.side_address, iov + 1, niov, len);
 	ssize_t sent;
 
 	if (niov + 1 > NET_IOV_MAX) {
 		iov[1] = (struct iovec){ n->flat, iov_gather(iov + 1, niov, n->flat, sizeof(n->flat)) };
 		niov = 1;
 	}
-	if (n->kind == NET_STREAM)
+	if (n->kind == NET_STREAM && !side)
 		return net_stream_send(n, iov + 1, niov, len);
 	iov[0] = (struct iovec){ h, sizeof(*h) };
 	do
-		sent = pwritev2(n->fd, iov, (int)niov + 1, -1, 0); /* as writev(), by a call that disks need, too */
+		sent = pwritev2(side ? n->q.side_fd : n->fd, iov, (int)niov + 1, -1, 0); /* as writev(), by a call that disks need, too */
 	while (sent < 0 && errno == EINTR);
-	return sent < 0 ? -errno : sent;
+	/* Whoever serves side_fd neither stops the network nor ends it: what it does not take is dropped. */
+	return sent >= 0 ? sent : side ? -ENOBUFS : -errno;
 }
 
 /* Send one frame; false: the backend takes nothing now. */
