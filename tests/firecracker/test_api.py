@@ -14,6 +14,7 @@ import pytest
 
 from tests import tiny
 from tests.firecracker.program import PATIENCE, Program
+from tests.netns import ip, own_network
 
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
 KINDS = pytest.mark.parametrize("flags", [(), ("--no-seccomp",)], ids=["jail", "no-jail"])
@@ -107,6 +108,43 @@ def test_snapshots(start: Callable[..., Program], tmp_path: Path, flags: tuple[s
 
 
 @needs_kvm
+@KINDS
+def test_the_metadata_service(start: Callable[..., Program], tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """A machine with a network card starts with it, and a copy has its configuration but not its data."""
+    (tmp_path / "data").write_text('{"a": {"b": "c"}}')
+    with own_network():
+        ip("tuntap add t0 mode tap; link set t0 up")
+        source = start(*flags, "--metadata", str(tmp_path / "data"), "--mmds-size-limit", "100")
+        source.put("/boot-source", kernel_image_path=echo(tmp_path))
+        source.put("/machine-config", vcpu_count=1, mem_size_mib=32)
+        source.put("/network-interfaces/eth0", iface_id="eth0", host_dev_name="t0")
+        for address in ("8.8.8.8", "169.254.0.1", "169.254.255.1", "x"):
+            config = {"network_interfaces": ["eth0"], "ipv4_address": address}
+            assert "not link local" in source.fault("PUT", "/mmds/config", config)
+        source.put("/mmds/config", network_interfaces=["eth0"], version="V2")
+        source.put("/actions", action_type="InstanceStart")
+        assert source.read(1) == b">"
+        assert source.request("GET", "/mmds") == (200, {"a": {"b": "c"}})
+        assert source.request("PATCH", "/mmds", {"a": {"d": [1]}}) == (204, None)
+        assert source.request("GET", "/mmds") == (200, {"a": {"b": "c", "d": [1]}})
+        assert source.request("PUT", "/mmds", {"a": "x" * 100})[0] == 413
+        assert "after starting" in source.fault("PUT", "/mmds/config", {"network_interfaces": ["eth0"]})
+        source.request("PATCH", "/vm", {"state": "Paused"})
+        files = {"snapshot_path": str(tmp_path / "state"), "mem_file_path": str(tmp_path / "memory")}
+        source.put("/snapshot/create", **files)
+        source.process.send_signal(signal.SIGTERM)
+        source.process.wait(PATIENCE)
+
+        copy = start(*flags, name="two")
+        copy.put("/snapshot/load", **files, resume_vm=True)
+        saved = {"network_interfaces": ["eth0"], "version": "V2", "ipv4_address": "169.254.169.254"}
+        assert copy.request("GET", "/vm/config")[1]["mmds-config"] == {**saved, "imds_compat": False}
+        assert copy.request("GET", "/mmds") == (200, {})
+        copy.type(b"x")
+        assert copy.read(1) == b"x"
+
+
+@needs_kvm
 def test_a_configuration_file_boots_without_an_api(start: Callable[..., Program], tmp_path: Path) -> None:
     config = {
         "boot-source": {"kernel_image_path": echo(tmp_path), "boot_args": "console=ttyS0"},
@@ -151,7 +189,10 @@ def test_a_configuration_file_boots_without_an_api(start: Callable[..., Program]
         ("DELETE", "/drives/a", None, "before starting"),
         ("GET", "/drives/a", None, "Invalid request method"),
         ("GET", "/balloon", None, "No balloon device found"),
-        ("PUT", "/mmds", {}, "Invalid request method and/or path"),
+        ("PUT", "/mmds/config", {"network_interfaces": []}, "is empty"),
+        ("PUT", "/mmds/config", {"network_interfaces": ["a"]}, "does not correspond to any existing"),
+        ("PATCH", "/mmds", {"a": 1}, "not initialized"),
+        ("POST", "/mmds", {}, "Invalid request method and/or path"),
         ("PUT", "/logger", {"log_path": "/missing/log"}, "Failed to open the log file"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.routes import ROUTES
-from pyvmm_firecracker.schema import ANSWERS, BODIES, LONGEST, Field
+from pyvmm_firecracker.schema import ANSWERS, ANY, BODIES, LONGEST, Field
 from pyvmm_firecracker.sections import NAMES
 
 if TYPE_CHECKING:
@@ -54,15 +54,18 @@ def _field(field: Field) -> dict[str, Any]:
 
 def _operation(key: str) -> dict[str, Any]:
     method, _, section = key.partition(" ")
-    answers: dict[str, Any] = {"400": {"description": "refused", "content": _content(_FAULT)}}
+    refused = {"description": "refused", "content": _content(_FAULT)}
+    answers: dict[str, Any] = {"400": refused, **({"413": refused} if method in ("PUT", "PATCH") else {})}
     if method == "GET":
-        answers["200"] = {"description": "found", "content": _content(_object(ANSWERS[key]))}
+        answers["200"] = {"description": "found", "content": _content(_object(ANSWERS[key]) if key in ANSWERS else {})}
     else:
         answers["204"] = {"description": "done"}
     made: dict[str, Any] = {"operationId": key.replace(" ", " /"), "responses": answers}
     if section in NAMES:
         name = {"name": NAMES[section], "in": "path", "required": True, "schema": {"type": "string"}}
         made["parameters"] = [name]
+    if key in ANY:
+        made["requestBody"] = {"required": True, "content": _content({})}
     if key in BODIES:
         made["requestBody"] = {"required": True, "content": _content(_object(BODIES[key]))}
     return made

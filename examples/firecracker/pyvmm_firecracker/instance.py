@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pyvmm_firecracker import VERSION, records, snapshots
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import readable
+from pyvmm_firecracker.mmds.service import Service
 from pyvmm_firecracker.records import MIB
 from pyvmm_firecracker.sections import AFTER, BEFORE, NAMES, Sections
 from vmm import VmmError, create_machine
@@ -45,6 +46,7 @@ class Instance(Sections):
         self._is_started = False
         self._plugged: dict[tuple[str, str], Any] = {}
         self._loaded: snapshots.Load | None = None
+        self._service: Service | None = None
 
     @property
     def state(self) -> str:
@@ -94,7 +96,11 @@ class Instance(Sections):
         if action == "InstanceStart":
             self._before()
             config = records.machine_config(
-                self.sections, self.console, transport=self.transport, isolation=self.isolation
+                self.sections,
+                self.console,
+                transport=self.transport,
+                isolation=self.isolation,
+                mmds=self._serve_mmds(),
             )
             self._take(create_machine(config))
             self.resume()
@@ -104,6 +110,17 @@ class Instance(Sections):
             self._started().press_power_button()
         else:
             self.flush_metrics()
+
+    def _serve_mmds(self) -> str:
+        """Where network cards reach the metadata service; empty: it is not configured."""
+        config = self.sections.get("mmds-config")
+        if self._service is not None:
+            self._service.close()
+        try:
+            self._service = Service(self.mmds, config["ipv4_address"]) if config else None
+        except OSError as error:
+            raise Fault(f"Cannot start the metadata service: {error.strerror}.") from error
+        return self._service.path if self._service is not None else ""
 
     def _take(self, machine: AnyMachine) -> None:
         self.machine = machine
@@ -136,6 +153,8 @@ class Instance(Sections):
                 machine.close()
                 raise
             self._is_started = True
+            if self._service is not None:
+                self._service.hide()
         elif machine.state == "paused":
             machine.resume()
 
@@ -225,6 +244,8 @@ class Instance(Sections):
         if self.is_made or self.sections.get("boot-source") or any(self.sections[kind] for kind in NAMES):
             raise Fault("Loading a microVM snapshot not allowed after configuring boot-specific resources.")
         load = snapshots.Load(body)
+        if load.sections().get("mmds-config"):
+            self._set_mmds(load.sections()["mmds-config"])
         kept: Body = {name: self.sections[name] for name in ("logger", "metrics") if name in self.sections}
         before, self.sections, self._loaded = self.sections, {**load.sections(), **kept}, load
         try:
@@ -238,7 +259,9 @@ class Instance(Sections):
 
     def _load(self) -> None:
         assert self._loaded is not None
-        self._take(self._loaded.restore(self.sections, self.console, self.transport, self.isolation))
+        self._take(
+            self._loaded.restore(self.sections, self.console, self.transport, self.isolation, self._serve_mmds())
+        )
 
     def _load_unless_busy(self) -> None:
         """A machine that is not to run yet; later, if its disks are in use: a request may name others before."""
@@ -265,4 +288,6 @@ class Instance(Sections):
         """End the machine."""
         if self.machine is not None:
             self.machine.close()
+        if self._service is not None:
+            self._service.close()
         self.ended.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -27,7 +26,7 @@ SOCKET = "/run/firecracker.socket"
 BODY = 51200
 BAD_CONFIGURATION, BAD_ARGUMENT = 152, 153
 """Exit statuses of Firecracker (src/vmm/src/lib.rs: ``FcExitCode``)."""
-_FILES = {"machine-config": "machine-config", "memory-hotplug": "hotplug/memory"}
+_FILES = {"memory-hotplug": "hotplug/memory", "mmds-config": "mmds/config"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,8 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--http-api-max-payload-size", type=int, default=BODY, metavar="BYTES", help="of a request's body"
     )
+    made.add_argument("--metadata", metavar="FILE", help="JSON for the metadata service")
+    made.add_argument(
+        "--mmds-size-limit", type=int, metavar="BYTES", help="of metadata (default: --http-api-max-payload-size)"
+    )
     made.add_argument("--version", action="version", version=f"Firecracker v{VERSION}")
-    for flag in ("--seccomp-filter", "--metadata", "--mmds-size-limit", "--snapshot-version", "--describe-snapshot"):
+    for flag in ("--seccomp-filter", "--snapshot-version", "--describe-snapshot"):
         made.add_argument(flag, metavar="VALUE", help=argparse.SUPPRESS, action=_Refused)
     for flag in ("--start-time-us", "--start-time-cpu-us", "--parent-cpu-time-us", "--module"):
         made.add_argument(flag, metavar="VALUE", help=argparse.SUPPRESS)
@@ -99,6 +102,10 @@ def _run(api: Api, options: argparse.Namespace) -> int:
         instance.log.open(options.log_path)
     if options.metrics_path:
         instance.metrics.open(options.metrics_path, emit_id=False, properties={})
+    limit = options.mmds_size_limit
+    instance.mmds.limit = options.http_api_max_payload_size if limit is None else limit
+    if options.metadata:
+        instance.mmds.put(_read_json(options.metadata, "Metadata"))
     got: list[int] = []
 
     def end(number: int, _: object) -> None:
@@ -121,19 +128,25 @@ def _run(api: Api, options: argparse.Namespace) -> int:
     return 1 if instance.failed else 0
 
 
+def _read_json(path: str, what: str) -> Any:
+    from pyvmm_firecracker.schema import parse_json
+
+    try:
+        with open(path, "rb") as file:
+            return parse_json(file.read(1 << 20))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Fault(f"{what} file {path}: {error}") from error
+
+
 def _configure(api: Api, path: str) -> None:
     """Do what a configuration file describes, and start the guest.
 
     :raises Fault: it cannot be
     """
-    try:
-        with open(path, "rb") as file:
-            sections = json.loads(file.read(1 << 20))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Fault(f"Configuration file {path}: {error}") from error
+    sections = _read_json(path, "Configuration")
     if not isinstance(sections, dict):
         raise Fault(f"Configuration file {path}: a map is expected")
-    for name, body in sections.items():
+    for name, body in sorted(sections.items(), key=lambda each: each[0] == "mmds-config"):  # it names interfaces
         for section, each in _requests(name, body):
             api.handle("PUT", section, each)
     api.handle("PUT", "/actions", {"action_type": "InstanceStart"})

@@ -22,7 +22,7 @@ from vmm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from vmm import ConsoleConfig, DeviceConfig
@@ -83,8 +83,9 @@ def disk(drive: Body) -> DiskConfig:
     )
 
 
-def net(interface: Body) -> NetConfig:
+def net(interface: Body, responder: Body | None = None) -> NetConfig:
     """
+    :param responder: more fields, of a card that reaches the metadata service
     :raises Fault: it cannot be
     """
     limits = [limit(interface.get(f"{direction}_rate_limiter")) for direction in ("rx", "tx")]
@@ -96,6 +97,7 @@ def net(interface: Body) -> NetConfig:
         mac=interface.get("guest_mac", ""),
         mtu=interface.get("mtu", 0),
         limit=limits[0],
+        **responder or {},
     )
 
 
@@ -108,7 +110,7 @@ def pmem(device: Body) -> PmemConfig:
     return PmemConfig(device["path_on_host"], read_only=device.get("read_only", False))
 
 
-DEVICES = {"drives": disk, "network-interfaces": net, "pmem": pmem}
+DEVICES: dict[str, Callable[[Body], DeviceConfig]] = {"drives": disk, "network-interfaces": net, "pmem": pmem}
 
 
 def device(kind: str, body: Body) -> DeviceConfig:
@@ -145,10 +147,22 @@ def _words(sections: Body, root: Body | None) -> str:
     return " ".join(word for word in words if word)
 
 
-def machine_config(sections: Body, console: ConsoleConfig, *, transport: str, isolation: str) -> MachineConfig:
+def _nets(sections: Body, mmds: str) -> tuple[NetConfig, ...]:
+    config = sections.get("mmds-config") or {"network_interfaces": ()}
+    responder = {"responder": mmds, "responder_address": config.get("ipv4_address", "")} if mmds else {}
+    return tuple(
+        net(each, responder if name in config["network_interfaces"] else None)
+        for name, each in sections["network-interfaces"].items()
+    )
+
+
+def machine_config(
+    sections: Body, console: ConsoleConfig, *, transport: str, isolation: str, mmds: str = ""
+) -> MachineConfig:
     """The whole machine.
 
     :param sections: as ``GET /vm/config`` has them, but devices with a name by that name
+    :param mmds: path of the metadata service's socket; empty: there is none
     :raises Fault: it cannot be
     """
     if not sections.get("boot-source"):
@@ -166,7 +180,7 @@ def machine_config(sections: Body, console: ConsoleConfig, *, transport: str, is
             cpus=machine["vcpu_count"],
             rootfs=disk(root) if root else None,
             disks=tuple(disk(each) for each in drives if each is not root),
-            nets=tuple(net(each) for each in sections["network-interfaces"].values()),
+            nets=_nets(sections, mmds),
             pmems=tuple(pmem(each) for each in sections["pmem"].values()),
             vsock=VsockConfig(vsock["guest_cid"], vsock["uds_path"]) if vsock else None,
             balloon=balloon(sections["balloon"]) if sections.get("balloon") else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.instance import Instance
-from pyvmm_firecracker.schema import BODIES, check
+from pyvmm_firecracker.schema import ANY, BODIES, check
 from pyvmm_firecracker.sections import NAMES
 from vmm import VmmError
 
@@ -65,6 +65,8 @@ class Api:
             return handler(self.instance, name) if section in NAMES else handler(self.instance)
         if body is None:
             raise Fault(f"Empty {method} request.")
+        if f"{method} {fixed}" in ANY:
+            return handler(self.instance, body)
         given = check(BODIES.get(f"{method} {fixed}") or BODIES[f"{method} {section}"], body)
         if section in NAMES:
             return self._named(handler, section, name, given)
@@ -111,6 +113,10 @@ ROUTES: dict[str, Handler] = {
     "PATCH balloon": Instance.patch_balloon,
     "PATCH hotplug/memory": Instance.patch_hotplug,
     "PUT serial": Instance.put_serial,
+    "GET mmds": lambda instance: instance.mmds.get(),
+    "PUT mmds": lambda instance, body: instance.mmds.put(body),
+    "PATCH mmds": lambda instance, body: instance.mmds.patch(body),
+    "PUT mmds/config": Instance.put_mmds,
     "PUT logger": Instance.put_logger,
     "PUT metrics": Instance.put_metrics,
     "PATCH vm": Instance.patch_vm,

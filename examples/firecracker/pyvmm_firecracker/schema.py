@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 _NAMES = {str: "a string", int: "an integer", bool: "a boolean", dict: "a map", list: "a sequence"}
 LONGEST = 4096
 """Bytes of a string: PATH_MAX of ``<linux/limits.h>``."""
-DEEPEST = 32
+DEEPEST = 127
+"""Levels of a body, as serde_json has it."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,12 @@ BODIES: dict[str, Fields] = {
         "module": TEXT,
     },
     "PUT metrics": {"metrics_path": PATH, "emit_id": FLAG, "properties": Field(dict)},
+    "PUT mmds/config": {
+        "network_interfaces": Field(list, required=True, items=TEXT),
+        "version": Field(str, choices=("V1", "V2")),
+        "ipv4_address": TEXT,
+        "imds_compat": FLAG,
+    },
     "PATCH vm": {"state": Field(str, required=True, choices=("Paused", "Resumed"))},
     "PUT snapshot/create": {
         "mem_file_path": PATH,
@@ -172,6 +180,7 @@ ANSWERS: dict[str, Fields] = {
         "machine-config": Field(dict, required=True, fields=_MACHINE),
         "memory-hotplug": Field(dict),
         "metrics": Field(dict, fields=BODIES["PUT metrics"]),
+        "mmds-config": Field(dict, fields=BODIES["PUT mmds/config"]),
         "network-interfaces": Field(list, required=True, fields=_NETWORK),
         "pmem": Field(list, required=True, fields=_PMEM),
         "serial": Field(dict, fields=BODIES["PUT serial"]),
@@ -188,6 +197,30 @@ ANSWERS: dict[str, Fields] = {
     },
 }
 """What a request is answered with, by method and path."""
+ANY = ("PUT mmds", "PATCH mmds")
+"""Requests whose bodies are any JSON."""
+
+
+def parse_json(data: bytes) -> object:
+    """The value of a JSON text, which is not so deep that code cannot walk through it.
+
+    :raises ValueError, RecursionError: it is no JSON
+    """
+    value: object = json.loads(data, parse_constant=_no_constant)
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+        ]
+        if not level:
+            return value
+    raise ValueError("recursion limit exceeded")
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def check(fields: Fields, body: object, where: str = "the body") -> dict[str, Any]:

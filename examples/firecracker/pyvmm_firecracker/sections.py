@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from pyvmm_firecracker import records
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import console_file, readable
 from pyvmm_firecracker.logs import Log, Metrics
+from pyvmm_firecracker.mmds import store
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,6 +35,7 @@ class Sections:
         self.name = name
         self.console = console
         self.log, self.metrics = Log(name), Metrics(name)
+        self.mmds = store.Mmds(name)
         self.sections: Body = {"machine-config": dict(records.DEFAULT_MACHINE), **{kind: {} for kind in NAMES}}
 
     @property
@@ -86,6 +89,26 @@ class Sections:
             self.console = console_file(body["serial_out_path"])
         self.sections["serial"] = body
 
+    def put_mmds(self, body: Body) -> None:
+        """``PUT /mmds/config``."""
+        self._before()
+        names = body["network_interfaces"]
+        if not names:
+            raise Fault("The list of network interface IDs that allow forwarding MMDS requests is empty.")
+        if not {*names} <= {*self.sections["network-interfaces"]}:
+            raise Fault(
+                "The list of network interface IDs provided contains at least one ID that does not correspond to any "
+                "existing network interface."
+            )
+        if not _is_link_local(body.get("ipv4_address", store.ADDRESS)):
+            raise Fault("The MMDS IPv4 address is not link local.")
+        self._set_mmds(body)
+
+    def _set_mmds(self, body: Body) -> None:
+        self.sections["mmds-config"] = {"version": "V1", "ipv4_address": store.ADDRESS, "imds_compat": False, **body}
+        self.mmds.version = 2 if body.get("version") == "V2" else 1
+        self.mmds.is_imds = body.get("imds_compat", False)
+
     def put_logger(self, body: Body) -> None:
         """``PUT /logger``."""
         if "log_path" in body:
@@ -119,3 +142,12 @@ class Sections:
         if not found:
             raise Fault("No hotplug memory device found.")
         return found
+
+
+def _is_link_local(address: str) -> bool:
+    """RFC 3927, 2.1: without the first and the last 256 addresses."""
+    try:
+        found = ipaddress.IPv4Address(address)
+    except ValueError:
+        return False
+    return found.is_link_local and 0 < found.packed[2] < 255

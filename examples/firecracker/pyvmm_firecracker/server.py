@@ -15,6 +15,7 @@ import h11
 
 from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.fault import Fault
+from pyvmm_firecracker.schema import parse_json
 
 if TYPE_CHECKING:
     from typing import Any
@@ -162,7 +163,7 @@ class _Connection:
         if not data:
             return None
         try:
-            return json.loads(data)
+            return parse_json(bytes(data))
         except (ValueError, RecursionError) as error:
             raise Fault(f"An error occurred when deserializing the json body of a request: {error}.") from error
 

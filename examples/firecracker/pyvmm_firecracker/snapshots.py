@@ -31,6 +31,7 @@ _SINGLE: tuple[tuple[str, str, Body], ...] = (
     ("vsock", "vsock", {}),
     ("balloon", "balloon", {}),
     ("entropy", "entropy", {}),
+    ("mmds-config", "mmds/config", {}),
     ("memory-hotplug", "hotplug/memory", {"requested_size_mib": None}),
 )
 """Each section of a single device, the request that validates it, and the fields of the section that requests lack."""
@@ -139,12 +140,12 @@ class Load:
             sections["vsock"]["uds_path"] = override["uds_path"]
         return sections
 
-    def restore(self, sections: Body, console: ConsoleConfig, transport: str, isolation: str) -> AnyMachine:
+    def restore(self, sections: Body, console: ConsoleConfig, transport: str, isolation: str, mmds: str) -> AnyMachine:
         """Restore the machine without starting it, with the disks, interfaces and vsock that the sections configure.
 
         :raises Fault: the snapshot cannot be restored
         """
-        config = records.machine_config(sections, console, transport=transport, isolation=isolation)
+        config = records.machine_config(sections, console, transport=transport, isolation=isolation, mmds=mmds)
         changes: Body = {"console": console, "isolation": isolation}
         for field in ("rootfs", "disks", "nets", "vsock"):
             if getattr(config, field):
