@@ -2,6 +2,7 @@
 /* Starts the program, and answers what it stops for until it ends. */
 #include "core.h"
 #include "exec.h"
+#include "ptrace.h"
 #include "seccomp.h"
 #include "strace.h"
 #include "control/container.h"
@@ -80,15 +81,25 @@ static s64 dispatch_watched(struct task *t, const u64 *args, u8 watched)
 	return result;
 }
 
-static void answer(struct task *t, const struct event *event)
+static void make_call(struct task *t)
 {
 	struct regs *r = &t->regs;
 	const u64 args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
-	u8 watched;
+	u8 watched = core.watched[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
 
-	t->number = event->foreign ? SYSCALLS - 1 : r->rax & 0xffffffff; /* of which Linux takes 32 bits */
-	watched = core.watched[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
 	r->rax = (u64)(watched ? dispatch_watched(t, args, watched) : dispatch(t, args));
+}
+
+static void answer(struct task *t, const struct event *event)
+{
+	t->number = event->foreign ? SYSCALLS - 1 : t->regs.rax & 0xffffffff; /* of which Linux takes 32 bits */
+	if (!t->tracee) {
+		make_call(t);
+		return;
+	}
+	if (tracing_call(t))
+		make_call(t);
+	tracing_call_done(t);
 }
 
 static void fault(struct task *t, const struct event *event)
@@ -162,7 +173,10 @@ void task_run(void)
 		signal_deliver(t);
 		if (t->process->container)
 			container_hold(t);
-		task_enter(t, has_cpu_timers(t) || has_quota(t), &event);
+		if (t->tracee)
+			tracing_enter(t, has_cpu_timers(t) || has_quota(t), &event);
+		else
+			task_enter(t, has_cpu_timers(t) || has_quota(t), &event);
 		if (has_cpu_timers(t) && is_cpu_tick(t))
 			cpu_timers_check(t->process);
 		t->number = NO_CALL;

@@ -17,6 +17,7 @@
 bool user_range(u64 address, u64 size);
 int user_read(struct mm *mm, void *to, u64 from, u64 size);
 int user_write(struct mm *mm, u64 to, const void *from, u64 size);
+u64 user_copy_traced(struct mm *mm, u64 address, void *mine, u64 size, bool write); /* how many bytes */
 int user_zero(struct mm *mm, u64 to, u64 size);
 u64 user_writable(struct mm *mm, u64 address, u64 size); /* how many bytes from there can be written */
 s64 user_string(struct mm *mm, char *to, u64 from, u64 size);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Credentials: what a task may do, and how that changes with its users and programs. */
-#include "core.h"
+#include "ptrace.h"
 #include "vfs/vfs.h"
 
 /* Capabilities that follow the user of file system calls. */
@@ -123,10 +123,10 @@ void cred_use_real(struct cred *cred)
 		cred->effective = cred->user.real ? 0 : cred->permitted;
 }
 
-/* Whether a program may not gain rights: no_new_privs is set, or another process shares its directories. */
+/* Whether a program may not gain rights: no_new_privs is set, another process shares its directories, or it is traced. */
 static bool is_unsafe(const struct task *t)
 {
-	return t->no_new_privs || (t->fs->references > t->process->task_count);
+	return t->no_new_privs || (t->tracee && !t->tracee->capable) || (t->fs->references > t->process->task_count);
 }
 
 static void take_file_ids(const struct task *t, const struct inode *inode, const struct mount *mount, struct cred *new)

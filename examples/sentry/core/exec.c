@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* execve: another program in a task, whose other threads end. */
 #include "exec.h"
+#include "ptrace.h"
 #include "vfs/vfs.h"
 #include "vfs/walk.h"
 
@@ -197,8 +198,12 @@ static s64 end_others(struct task *t)
 		error = sleep_on_killable(&p->child_changed, FOREVER);
 	p->alone = NULL;
 	if (!error && t->tid != p->pid) {
+		if (p->leader)
+			tracee_forget(p->leader); /* of which nobody hears any more */
 		task_remove(t);
 		task_add(t, p->pid);
+		if (t->tracee)
+			t->tracee->tid = p->pid;
 	}
 	return error;
 }
@@ -251,6 +256,19 @@ static bool is_secret(struct file *file, const struct cred *new, bool secure)
 	       inode_permission(file->inode, MAY_READ);
 }
 
+/* The point of no return. */
+static void replace(struct task *t, struct mm *mm, const struct image *image, u64 stack, const char *name)
+{
+	futex_exit(t);
+	posix_timers_free(t->process);
+	files_close_on_exec(t->files);
+	signal_reset_handlers(t->sighand);
+	begin(t, mm, image, stack, name);
+	if (image->secure)
+		t->death_signal = 0;
+	cred_change(t, image->cred);
+}
+
 /* Start an executable file in a task: 0 or -errno. */
 static s64 execute(struct task *t, struct file *file, const struct arguments *a, const char *name)
 {
@@ -259,6 +277,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	struct image image;
 	u64 stack = 0;
 	int error = -ENOMEM;
+	s32 tid = t->tid;
 	s64 result;
 
 	if (!mm)
@@ -268,27 +287,20 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 		return error;
 	}
 	image.cred = &cred;
-	image.secure = cred_exec(t, file->inode, file->path.mount, &cred);
-	if (stack_build(mm, a, name, &image, &stack)) {
-		mm_put(mm);
-		return error;
-	}
-	result = end_others(t);
+	image.secure = t->gains_rights = cred_exec(t, file->inode, file->path.mount, &cred);
+	result = stack_build(mm, a, name, &image, &stack) ? error : end_others(t);
 	if (!result)
 		result = unshare(t);
 	if (result) {
+		t->gains_rights = false;
 		mm_put(mm);
 		return result;
 	}
-	futex_exit(t);
-	posix_timers_free(t->process);
-	files_close_on_exec(t->files);
-	signal_reset_handlers(t->sighand);
 	mm->secret = is_secret(file, &cred, image.secure);
-	begin(t, mm, &image, stack, name);
-	if (image.secure)
-		t->death_signal = 0;
-	cred_change(t, &cred);
+	replace(t, mm, &image, stack, name);
+	t->gains_rights = false;
+	if (t->tracee)
+		tracing_exec(t, tid);
 	return 0;
 }
 

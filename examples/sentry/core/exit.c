@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The end of tasks and processes, and the calls that wait for it. */
-#include "core.h"
+/* The end of tasks and processes. */
+#include "ptrace.h"
 #include "seccomp.h"
 #include "control/container.h"
 #include "hooks/hooks.h"
@@ -8,15 +8,10 @@
 #include "vfs/pidfd.h"
 #include "vfs/vfs.h"
 
-enum { WNOHANG = 1, WUNTRACED = 2, WEXITED = 4, WCONTINUED = 8, WNOWAIT = 0x1000000, WNOTHREAD = 0x20000000 };
-#define WALL 0x40000000u
-#define WCLONE 0x80000000u
-enum { P_ALL, P_PID, P_PGID, P_PIDFD };
-
-/* -- the end -- */
-
 void process_end(struct process *p, s32 status)
 {
+	if (status == SIGKILL)
+		tracees_killed(p);
 	if (p->ending)
 		return;
 	p->ending = true;
@@ -42,7 +37,7 @@ static bool is_reaped_at_once(const struct process *parent)
 	return !action || action->handler == SIG_IGN || action->flags & SA_NOCLDWAIT;
 }
 
-static struct siginfo child_info(struct process *p, s32 code, s32 status)
+struct siginfo child_info(struct process *p, s32 code, s32 status)
 {
 	return (struct siginfo){
 		.signal = SIGCHLD, .code = code,
@@ -50,7 +45,7 @@ static struct siginfo child_info(struct process *p, s32 code, s32 status)
 	};
 }
 
-static struct siginfo exit_info(struct process *p)
+struct siginfo exit_info(struct process *p)
 {
 	return p->status & 0x7f ? child_info(p, CLD_KILLED, p->status & 0x7f) :
 				  child_info(p, CLD_EXITED, p->status >> 8 & 0xff);
@@ -70,27 +65,35 @@ void process_notify_parent(struct process *p, s32 code, s32 status)
 	wake_all(&parent->child_changed);
 }
 
-static void reap(struct process *p)
+void process_reap(struct process *p)
 {
 	if (p->parent)
 		p->parent->child_cpu_time += p->cpu_time + p->child_cpu_time;
 	process_free(p);
 }
 
-static void become_zombie(struct process *p)
+void process_show_end(struct process *p)
 {
 	struct process *parent = p->parent;
 	struct siginfo info = exit_info(p);
 	bool at_once = p->exit_signal == SIGCHLD && is_reaped_at_once(parent);
 
-	p->zombie = true;
-	process_ref_ended(p);
 	info.signal = p->exit_signal;
 	if (p->exit_signal > 0 && p->exit_signal <= SIGNALS)
 		signal_send_process(parent, &info);
 	if (at_once)
-		reap(p);
+		process_reap(p);
 	wake_all(&parent->child_changed);
+}
+
+/* If another process than its parent traces it, that must wait for it first. */
+static void become_zombie(struct process *p)
+{
+	if (!p->zombie)
+		process_ref_ended(p);
+	p->zombie = true;
+	if (!tracee_holds(p))
+		process_show_end(p);
 }
 
 bool group_is_orphaned(s32 group, const struct process *without)
@@ -202,7 +205,10 @@ _Noreturn void task_exit(struct task *t)
 	struct files *files = t->files;
 	struct fs_context *fs = t->fs;
 
+	if (t->tracee)
+		tracing_exit(t);
 	t->exiting = true;
+	tracees_leave(t);
 	futex_exit(t);
 	release_mm(t);
 	t->files = NULL; /* other tasks must not find it while it is freed, which can sleep */
@@ -217,6 +223,8 @@ _Noreturn void task_exit(struct task *t)
 	p->last_cred = t->cred;
 	p->last_cred.groups = NULL;
 	task_remove(t);
+	if (t->tracee)
+		tracee_end(t);
 	if (list_empty(&p->tasks))
 		process_exit(p);
 	else
@@ -238,187 +246,7 @@ s64 sys_exit(struct task *t, const u64 *args)
 {
 	if (t->process->task_count == 1)
 		return sys_exit_group(t, args);
+	if (t->tracee)
+		t->tracee->status = (s32)(args[0] & 0xff) << 8;
 	task_exit(t);
-}
-
-/* -- waiting -- */
-
-struct wanted {
-	s32 type, id;
-	u32 options;
-	struct siginfo info; /* of the child that was found */
-	s32 status, pid;
-	u64 cpu_time;
-};
-
-static bool is_eligible(const struct process *parent, const struct process *child, const struct wanted *w)
-{
-	bool clone = child->exit_signal != SIGCHLD;
-
-	if (w->type == P_PID && child->pid != w->id)
-		return false;
-	if (w->type == P_PGID && child->group != (w->id ? w->id : parent->group))
-		return false;
-	return w->options & WALL || clone == !!(w->options & WCLONE);
-}
-
-static bool found(struct wanted *w, struct process *child, struct siginfo info, s32 status)
-{
-	w->info = info;
-	w->info.signal = SIGCHLD;
-	w->status = status;
-	w->pid = child->pid;
-	w->cpu_time = child->cpu_time + child->child_cpu_time;
-	return true;
-}
-
-static bool look_at(struct process *child, struct wanted *w)
-{
-	bool keep = w->options & WNOWAIT;
-
-	if (child->zombie) {
-		if (!(w->options & WEXITED))
-			return false;
-		found(w, child, exit_info(child), child->status);
-		if (!keep)
-			reap(child);
-		return true;
-	}
-	if (child->stopped && child->stop_is_new && w->options & WUNTRACED) {
-		child->stop_is_new = keep;
-		return found(w, child, child_info(child, CLD_STOPPED, child->status >> 8), child->status);
-	}
-	if (child->continue_is_new && w->options & WCONTINUED) {
-		child->continue_is_new = keep;
-		return found(w, child, child_info(child, CLD_CONTINUED, SIGCONT), 0xffff);
-	}
-	return false;
-}
-
-/* 0 with a pid or without one, or -errno. */
-static s64 wait_for(struct task *t, struct wanted *w)
-{
-	struct process *p = t->process;
-
-	for (;;) {
-		bool any = false;
-		s64 error;
-
-		LIST_EACH_SAFE(at, next, &p->children) {
-			struct process *child = CONTAINER(at, struct process, siblings);
-
-			if (!is_eligible(p, child, w))
-				continue;
-			any = true;
-			if (look_at(child, w))
-				return 0;
-		}
-		if (!any)
-			return -ECHILD;
-		if (w->options & WNOHANG)
-			return 0;
-		error = sleep_on(&p->child_changed, FOREVER);
-		if (error)
-			return error;
-	}
-}
-
-static s64 put_usage(struct task *t, u64 to, u64 nanoseconds)
-{
-	u64 usage[18] = { nanoseconds / 1000000000, nanoseconds % 1000000000 / 1000 };
-
-	return to ? user_write(t->mm, to, usage, sizeof(usage)) : 0;
-}
-
-s64 sys_wait4(struct task *t, const u64 *args)
-{
-	const u32 known = WNOHANG | WUNTRACED | WCONTINUED | WNOTHREAD | WCLONE | WALL;
-	s32 pid = (s32)args[0];
-	struct wanted w = { .type = P_PID, .id = pid, .options = (u32)args[2] | WEXITED };
-	s64 error;
-
-	if ((u32)args[2] & ~known)
-		return -EINVAL;
-	if (pid == -2147483647 - 1)
-		return -ESRCH;
-	if (pid <= 0) {
-		w.type = pid == -1 ? P_ALL : P_PGID;
-		w.id = -pid;
-	}
-	error = wait_for(t, &w);
-	if (error || !w.pid)
-		return error;
-	if (args[1] && user_write(t->mm, args[1], &w.status, sizeof(w.status)))
-		return -EFAULT;
-	return put_usage(t, args[3], w.cpu_time) ? -EFAULT : w.pid;
-}
-
-static s64 use_pidfd(struct task *t, struct wanted *w, bool *nonblock)
-{
-	u32 flags = 0;
-	s64 error;
-	const struct process *p = w->id < 0 ? NULL : pidfd_process(t, (u64)w->id, &flags, &error);
-
-	if (w->id < 0)
-		return -EINVAL;
-	if (!p)
-		return error == -ESRCH ? -ECHILD : error;
-	*nonblock = flags & O_NONBLOCK && !(w->options & WNOHANG);
-	w->options |= *nonblock ? WNOHANG : 0;
-	w->type = P_PID;
-	w->id = p->pid;
-	return 0;
-}
-
-s64 sys_waitid(struct task *t, const u64 *args)
-{
-	const u32 known = WNOHANG | WUNTRACED | WEXITED | WCONTINUED | WNOWAIT | WNOTHREAD | WCLONE | WALL;
-	struct wanted w = { .type = (s32)args[0], .id = (s32)args[1], .options = (u32)args[3] };
-	u64 info[16] = { 0 };
-	bool nonblock = false;
-	s64 error;
-
-	if (w.options & ~known || !(w.options & (WUNTRACED | WEXITED | WCONTINUED)))
-		return -EINVAL;
-	if (w.type == P_PIDFD) {
-		error = use_pidfd(t, &w, &nonblock);
-		if (error)
-			return error;
-	}
-	if (w.type < P_ALL || w.type > P_PGID || (w.type == P_PID && w.id <= 0) || (w.type == P_PGID && w.id < 0))
-		return -EINVAL;
-	error = wait_for(t, &w);
-	if (error)
-		return error;
-	if (!w.pid && nonblock)
-		return -EAGAIN;
-	if (w.pid && put_usage(t, args[4], w.cpu_time))
-		return -EFAULT;
-	if (!args[2])
-		return 0;
-	w.info.fields[2] = 0; /* the times are those of signals only */
-	if (w.pid)
-		bytes_copy(info, &w.info, sizeof(w.info));
-	/* Linux leaves what is behind si_status alone. */
-	return user_write(t->mm, args[2], info, 28) ? -EFAULT : 0;
-}
-
-s64 sys_getrusage(struct task *t, const u64 *args)
-{
-	enum { SELF = 0, CHILDREN = -1, THREAD = 1 };
-	u64 time = t->cpu_time;
-
-	switch ((s32)args[0]) {
-	case SELF:
-		time = process_cpu_time(t->process);
-		break;
-	case CHILDREN:
-		time = t->process->child_cpu_time;
-		break;
-	case THREAD:
-		break;
-	default:
-		return -EINVAL;
-	}
-	return args[1] ? put_usage(t, args[1], time) : -EFAULT;
 }

@@ -166,3 +166,26 @@ void *mm_page(struct mm *mm, u64 address, bool write)
 	}
 	return NULL;
 }
+
+void *mm_page_traced(struct mm *mm, u64 address, bool write)
+{
+	u64 page = page_down(address);
+
+	for (u32 tries = 0; tries < 100; tries++) {
+		const struct vma *vma = mm_vma(mm, address);
+		u64 *entry;
+
+		if (!vma || vma->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC))
+			return mm_page(mm, address, write);
+		if ((write && vma->flags & VMA_SHARED) || page_in(mm, page))
+			return NULL;
+		entry = entry_at(mm, page);
+		if (!entry)
+			continue;
+		if (!write || !page_is_shared(*entry & PTE_OFFSET))
+			return (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE;
+		if (make_writable(mm, page)) /* but its entry stays read-only, as the mapping is */
+			return NULL;
+	}
+	return NULL;
+}

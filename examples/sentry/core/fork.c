@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* New tasks: fork, vfork, clone and clone3. */
-#include "core.h"
+#include "ptrace.h"
 #include "seccomp.h"
 #include "control/container.h"
 #include "vfs/fds.h"
@@ -19,6 +19,7 @@ bool tasks_are_full(void)
 
 	EACH_PROCESS(p)
 		count += p->zombie ? 1 : p->task_count;
+	count += tracees_ended();
 	return most && count >= most;
 }
 
@@ -162,19 +163,52 @@ static bool join(struct task *t, struct task *from, const struct clone *c, s32 t
 		t->process = process_new(parent, from->process, tid);
 		if (!t->process)
 			return false;
+		t->process->forked_by = c->flags & CLONE_PARENT ? from->process->forked_by : from->tid;
 		t->process->exit_signal = c->flags & CLONE_PARENT ? from->process->exit_signal : (s32)c->exit_signal;
 	}
 	task_add(t, tid);
 	return true;
 }
 
-/* Sleep until the child leaves the address space, or this task is killed. */
-static void await_vfork(struct vfork *vfork)
+/* Sleep until the child leaves the address space; false: this task is killed. */
+static bool await_vfork(struct vfork *vfork)
 {
+	bool done;
+
 	while (!vfork->done && !sleep_on_killable(&vfork->queue, FOREVER))
 		;
+	done = vfork->done;
 	if (reference_put(&vfork->references))
 		kfree(vfork);
+	return done;
+}
+
+static void write_numbers(struct task *from, struct task *t, const struct clone *c, s32 tid, s32 fd)
+{
+	if (c->flags & CLONE_PIDFD)
+		user_write(from->mm, c->pidfd, &fd, sizeof(fd));
+	if (c->flags & CLONE_PARENT_SETTID)
+		user_write(from->mm, c->parent_tid, &tid, sizeof(tid));
+	if (c->flags & CLONE_CHILD_SETTID)
+		user_write(t->mm, c->child_tid, &tid, sizeof(tid));
+	if (c->flags & CLONE_CHILD_CLEARTID)
+		t->clear_tid = c->child_tid;
+}
+
+/* The new task can end at once, while its parent stops for a tracer. */
+static void start(struct task *from, struct task *t, const struct clone *c, struct vfork *vfork)
+{
+	u32 event = from->tracee ? tracing_clone(from, t, c->flags, c->exit_signal) : 0;
+	u64 tid = (u64)t->tid;
+
+	t->vfork = vfork;
+	if (vfork)
+		vfork->references = 2;
+	task_start(t);
+	if (event)
+		tracing_event(from, event, tid);
+	if (vfork && await_vfork(vfork))
+		tracing_event(from, PTRACE_EVENT_VFORK_DONE, tid);
 }
 
 static s64 clone(struct task *from, const struct clone *c)
@@ -183,7 +217,7 @@ static s64 clone(struct task *from, const struct clone *c)
 	s64 error = check(from, c), fd = -1;
 	struct task *t = error ? NULL : copy(from, c);
 	struct process_ref *ref = NULL;
-	s32 tid = tid_new(), number;
+	s32 tid = tid_new();
 
 	if (t && c->flags & CLONE_PIDFD)
 		fd = error = pidfd_new(from, tid, &ref);
@@ -201,21 +235,8 @@ static s64 clone(struct task *from, const struct clone *c)
 	}
 	if (ref)
 		process_ref_attach(ref, t->process);
-	number = (s32)fd;
-	if (c->flags & CLONE_PIDFD)
-		user_write(from->mm, c->pidfd, &number, sizeof(number));
-	if (c->flags & CLONE_PARENT_SETTID)
-		user_write(from->mm, c->parent_tid, &tid, sizeof(tid));
-	if (c->flags & CLONE_CHILD_SETTID)
-		user_write(t->mm, c->child_tid, &tid, sizeof(tid));
-	if (c->flags & CLONE_CHILD_CLEARTID)
-		t->clear_tid = c->child_tid;
-	t->vfork = vfork;
-	task_start(t);
-	if (vfork) {
-		vfork->references = 2;
-		await_vfork(vfork);
-	}
+	write_numbers(from, t, c, tid, (s32)fd);
+	start(from, t, c, vfork);
 	return tid;
 }
 

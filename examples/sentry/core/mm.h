@@ -71,6 +71,7 @@ u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages); /* how many there
 /* Make a page present for an access; 0, -EFAULT, -ENXIO behind the end of a file, -ENOMEM. Can sleep. */
 int mm_fault(struct mm *mm, u64 address, enum access access, bool present);
 void *mm_page(struct mm *mm, u64 address, bool write); /* NULL: the program may not do so; valid until the next sleep */
+void *mm_page_traced(struct mm *mm, u64 address, bool write); /* the same for a tracer, to which less is forbidden */
 
 struct inode;
 

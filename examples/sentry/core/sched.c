@@ -197,6 +197,7 @@ static struct task *alloc_at(void (*first)(void))
 		kfree(t);
 		return NULL;
 	}
+	list_init(&t->tracees);
 	t->affinity = ~0ull >> (CPUS - core.cpus);
 	t->stack = page_at(offset);
 	*(u64 *)t->stack = CANARY;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Signals: how they are sent, which task gets one, and what it does before it returns to the program. */
-#include "core.h"
+#include "ptrace.h"
 
 #define IGNORED (SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) | SIGNAL_BIT(SIGWINCH))
 #define STOPS (SIGNAL_BIT(SIGSTOP) | SIGNAL_BIT(SIGTSTP) | SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU))
@@ -114,8 +114,7 @@ static u64 deliverable(const struct task *t)
 	return (t->pending.set | t->process->pending.set) & ~t->blocked;
 }
 
-/* Its process ends, or another one of its tasks starts a program. */
-static bool must_end(const struct task *t)
+bool task_must_end(const struct task *t)
 {
 	const struct process *p = t->process;
 
@@ -126,12 +125,31 @@ bool signal_interrupts(struct task *t, bool killable)
 {
 	if (t->exiting)
 		return false;
-	if (must_end(t))
+	if (task_must_end(t))
+		return true;
+	if (!killable && t->tracee && tracing_pending(t))
 		return true;
 	return deliverable(t) & (killable ? SIGNAL_BIT(SIGKILL) : ~0ull);
 }
 
 /* -- sending -- */
+
+/* Seized tasks report that to their tracers. */
+static void continue_tracees(struct process *p)
+{
+	EACH_TASK(t, p) {
+		struct tracee *e = t->tracee;
+
+		if (!e)
+			continue;
+		e->group_stop = false;
+		e->news = e->seized;
+		if (e->seized && e->listening)
+			tracee_trap_again(e);
+		else if (e->seized)
+			task_ready(t);
+	}
+}
 
 static void continue_process(struct process *p)
 {
@@ -157,10 +175,12 @@ static bool prepare(struct task *t, int signal)
 		EACH_TASK(other, p)
 			signals_flush(&other->pending, STOPS);
 		continue_process(p);
+		continue_tracees(p);
 	} else if (signal == SIGKILL) {
 		wake_all(&p->continued);
+		tracees_killed(p);
 	}
-	return t->blocked & SIGNAL_BIT(signal) || !signal_is_ignored(t, signal);
+	return t->blocked & SIGNAL_BIT(signal) || t->tracee || !signal_is_ignored(t, signal);
 }
 
 static bool takes(const struct task *t, int signal)
@@ -292,17 +312,27 @@ void signal_reset_handlers(struct sighand *sighand)
 
 static void stop(struct process *p, int signal)
 {
-	p->stopped = p->stop_is_new = true;
+	const struct tracee *leader = CONTAINER(p->tasks.next, struct task, siblings)->tracee;
+	bool is_new = !p->stopped;
+
+	p->stopped = true;
+	p->stop_is_new = is_new || p->stop_is_new;
 	p->continue_is_new = false;
-	p->status = signal << 8 | 0x7f;
-	EACH_TASK(t, p)
+	p->status = is_new ? signal << 8 | 0x7f : p->status;
+	EACH_TASK(t, p) {
+		if (t->tracee) {
+			t->tracee->group_stop = true;
+			task_ready(t);
+		}
 		task_interrupt(t, true);
-	process_notify_parent(p, CLD_STOPPED, signal);
+	}
+	if (is_new && !(leader && leader->tracer->process == p->parent)) /* a parent that traces it hears of its tasks */
+		process_notify_parent(p, CLD_STOPPED, signal);
 }
 
 static void stay_stopped(struct task *t)
 {
-	while (t->process->stopped && !signal_interrupts(t, true))
+	while (t->process->stopped && !t->tracee && !signal_interrupts(t, true))
 		sleep_on_killable(&t->process->continued, FOREVER);
 }
 
@@ -349,6 +379,8 @@ static void call_handler(struct task *t, const struct siginfo *info)
 	}
 	t->blocked |= action.mask | (action.flags & SA_NODEFER ? 0 : SIGNAL_BIT(info->signal));
 	t->blocked &= ~UNBLOCKABLE;
+	if (t->tracee)
+		tracing_handler(t);
 }
 
 static void act(struct task *t, const struct siginfo *info)
@@ -371,14 +403,22 @@ void signal_deliver(struct task *t)
 {
 	struct siginfo info;
 
-	while (!must_end(t)) {
-		if (t->process->stopped)
+	while (!task_must_end(t)) {
+		if (t->tracee && tracing_pending(t)) {
+			tracing_trap(t);
+			continue;
+		}
+		if (t->process->stopped && !t->tracee)
 			stay_stopped(t);
-		if (!signal_take(t, ~t->blocked, &info))
+		if (!signal_take(t, ~t->blocked, &info)) {
+			if (t->process->stopped && !t->tracee)
+				continue; /* it was woken for a tracer that has gone */
 			break;
-		act(t, &info);
+		}
+		if (!t->tracee || tracing_signal(t, &info))
+			act(t, &info);
 	}
-	if (must_end(t))
+	if (task_must_end(t))
 		task_exit(t);
 	settle_call(t, NULL);
 	if (t->restore_blocked) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The tables of tasks and processes, and their numbers. */
-#include "core.h"
+#include "ptrace.h"
 #include "control/container.h"
 #include "vfs/pidfd.h"
 
@@ -52,7 +52,7 @@ struct process *process_find(s32 pid)
 
 static bool is_used(s32 number)
 {
-	if (task_find(number))
+	if (task_find(number) || tracees_have(number))
 		return true;
 	EACH_PROCESS(p)
 		if (p->pid == number || p->group == number || p->session == number)

@@ -19,6 +19,7 @@ struct mm;
 struct process_ref;
 struct rights;
 struct seccomp;
+struct tracee;
 struct tty;
 
 /* What a process does with its signals; shared by its tasks, and by others with CLONE_SIGHAND. */
@@ -69,6 +70,8 @@ struct process {
 	struct cpu_timer cpu_alarms[2]; /* ITIMER_VIRTUAL, ITIMER_PROF */
 	u64 cpu_alarm_intervals[2];
 	struct list cpu_timers; /* that run */
+	struct tracee *leader; /* of its leader, which has ended: a tracer has not waited for that; NULL */
+	s32 forked_by; /* the task of the parent */
 	struct process_ref *ref; /* of its descriptors; NULL: there are none */
 	struct list posix_timers;
 	struct list semaphore_undos;
@@ -113,11 +116,16 @@ struct task {
 	u64 restart_args[6];
 	struct held *held; /* copies with which it makes the call (hooks/); NULL: it uses the program's memory */
 	u64 clear_tid, robust_list;
+	struct tracee *tracee; /* how it is traced; NULL: it is not (ptrace.h) */
+	struct list tracees;   /* that it traces */
+	struct wait_queue resumed; /* woken when its tracer continues it */
+	s32 resume_signal;
 	struct vfork *vfork;
 	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its
 							* last tick, and when it counted for its container's quota */
 	struct cred cred;
 	bool no_new_privs;
+	bool gains_rights; /* by an exec that has begun: who may not inspect the result must not trace the task */
 	struct seccomp *seccomp; /* a reference; NULL: all system calls are allowed */
 	s32 death_signal; /* which it gets when its parent ends; 0: none */
 	struct rights **closing; /* those that this task frees (net/socket.c); NULL: it frees none */
@@ -201,6 +209,10 @@ void task_run(void); /* a task's life in the core */
 _Noreturn void task_exit(struct task *t);
 void process_end(struct process *p, s32 status); /* all its tasks end; the first status counts */
 void process_notify_parent(struct process *p, s32 code, s32 status); /* of a stop or continuation: CLD_* */
+struct siginfo child_info(struct process *p, s32 code, s32 status); /* what its parent gets with SIGCHLD: CLD_* */
+struct siginfo exit_info(struct process *p);
+void process_show_end(struct process *p); /* a zombie, to its parent */
+void process_reap(struct process *p); /* a zombie, for which its parent has waited */
 void release_mm(struct task *t); /* the task leaves its address space */
 /* Whether no process of a group, except one or NULL, has a parent in another group of the session. */
 bool group_is_orphaned(s32 group, const struct process *without);
@@ -224,6 +236,7 @@ void signal_force_seccomp(struct task *t); /* SIGSYS for the system call that it
 bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
 bool signal_is_ignored(struct task *t, int signal);
 struct siginfo siginfo_user(int signal, int code); /* sent by the current task */
+bool task_must_end(const struct task *t); /* its process ends, or another of its tasks starts a program */
 /* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
 void signal_deliver(struct task *t);
 void signals_flush(struct pending *pending, u64 set); /* forget those */

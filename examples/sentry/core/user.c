@@ -55,6 +55,25 @@ static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
 	return done;
 }
 
+/* As a tracer: it reads what the program may not, and writes what is read-only but the program's own. */
+u64 user_copy_traced(struct mm *mm, u64 address, void *mine, u64 size, bool write)
+{
+	u64 done = 0;
+
+	if (!user_range(address, size))
+		return 0;
+	while (done < size) {
+		u64 rest = PAGE - (address + done) % PAGE, part = rest < size - done ? rest : size - done;
+		u8 *page = mm_page_traced(mm, address + done, write), *at = (u8 *)mine + done;
+
+		if (!page)
+			break;
+		bytes_copy(write ? page : at, write ? at : page, part);
+		done += part;
+	}
+	return done;
+}
+
 int user_read(struct mm *mm, void *to, u64 from, u64 size)
 {
 	return copy(mm, from, to, size, false) == size ? 0 : -EFAULT;

@@ -6,6 +6,7 @@
 #include "fds.h"
 #include "../net/proc_net.h"
 #include "process_file.h"
+#include "../ptrace.h"
 
 struct task *process_task(s32 pid)
 {
@@ -31,6 +32,8 @@ static s32 parent_of(const struct task *t)
 
 static const char *state_of(const struct task *t)
 {
+	if (t->tracee && t->tracee->stopped)
+		return "t (tracing stop)";
 	if (t->process->stopped)
 		return "T (stopped)";
 	return t->state == TASK_SLEEPING ? "S (sleeping)" : "R (running)";
@@ -207,7 +210,8 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_put(text, "\n");
 	text_line(text, "Tgid:\t", (u64)t->process->pid, "\nNgid:\t0");
 	text_line(text, "Pid:\t", (u64)t->tid, "");
-	text_line(text, "PPid:\t", (u64)parent_of(t), "\nTracerPid:\t0");
+	text_line(text, "PPid:\t", (u64)parent_of(t), "");
+	text_line(text, "TracerPid:\t", t->tracee ? (u64)t->tracee->tracer->process->pid : 0, "");
 	put_users(text, &t->cred);
 	text_line(text, "NStgid:\t", (u64)t->process->pid, "");
 	text_line(text, "NSpid:\t", (u64)t->tid, "");
@@ -683,6 +687,7 @@ const struct synthetic process_files[] = {
 	{ .name = "limits", .write = write_limits },
 	{ .name = "loginuid", .fixed = "4294967295" },
 	{ .name = "maps", .write = write_maps },
+	{ .name = "mem", .open = open_process_memory, .mode = 0600 },
 	{ .name = "mountinfo", .write = write_mountinfo },
 	{ .name = "mounts", .write = write_mounts },
 	{ .name = "net/dev", .write = write_net_dev },

@@ -18,6 +18,7 @@ void process_prepare(struct synthetic_inode *node); /* more entries of a directo
 void process_owner(s32 pid, struct inode *inode); /* who owns the files below a process */
 const struct utsname *system_name(void);
 void system_set_hostname(const char *name); /* cut after 64 bytes */
+int open_process_memory(struct inode *inode, struct file *file); /* /proc/PID/mem */
 int jump_namespace(struct inode *inode, struct path *path);
 
 #endif

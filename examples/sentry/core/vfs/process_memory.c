@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* process_vm_readv and process_vm_writev, and kcmp, which compares what processes share. */
+/* process_vm_readv and process_vm_writev, /proc/PID/mem, and kcmp, which compares what processes share. */
 #include "calls.h"
+#include "process_file.h"
 
 /* Copy between two address spaces: how many bytes, or -EFAULT for none. */
 static s64 copy(struct io *from, struct io *to)
@@ -76,6 +77,74 @@ s64 sys_process_vm_readv(struct task *t, const u64 *args)
 s64 sys_process_vm_writev(struct task *t, const u64 *args)
 {
 	return transfer(t, args, true);
+}
+
+/* -- /proc/PID/mem -- */
+
+static s64 copy_file(struct file *file, struct io *io, u64 *position, bool write)
+{
+	u8 *page = page_alloc();
+	u64 done = 0;
+
+	if (!page)
+		return -ENOMEM;
+	while (io->left) {
+		u64 rest = PAGE - *position % PAGE, part = io->left < rest ? io->left : rest, moved;
+
+		if (write && io_get(io, page, part) < part)
+			break;
+		moved = user_copy_traced(file->data, *position, page, part, write);
+		if (!write && moved)
+			moved = io_put(io, page, moved);
+		*position += moved;
+		done += moved;
+		if (moved < part)
+			break;
+	}
+	page_free(page);
+	return done || !io->left ? (s64)done : -EIO;
+}
+
+static s64 read_memory(struct file *file, struct io *to, u64 *position)
+{
+	return copy_file(file, to, position, false);
+}
+
+static s64 write_memory(struct file *file, struct io *from, u64 *position)
+{
+	return copy_file(file, from, position, true);
+}
+
+static s64 seek_memory(struct file *file, s64 offset, u32 whence)
+{
+	if (whence > 1)
+		return -EINVAL;
+	file->position = (u64)offset + (whence ? file->position : 0);
+	return (s64)file->position;
+}
+
+static void release_memory(struct file *file)
+{
+	if (file->data)
+		mm_put(file->data);
+}
+
+static const struct file_operations memory_operations = {
+	.read = read_memory, .write = write_memory, .seek = seek_memory, .release = release_memory,
+};
+
+int open_process_memory(struct inode *inode, struct file *file)
+{
+	struct task *t = process_task(synthetic_of(inode)->pid);
+
+	if (!t || !t->mm)
+		return -ESRCH;
+	if (!may_inspect(core.current, t, true))
+		return -EACCES;
+	file->operations = &memory_operations;
+	mm_get(t->mm);
+	file->data = t->mm;
+	return 0;
 }
 
 /* -- kcmp -- */

@@ -183,7 +183,8 @@ static void write_content(struct text *text, struct synthetic_inode *node)
 
 static int open(struct inode *inode, struct file *file)
 {
-	(void)inode;
+	if (synthetic_of(inode)->entry->open)
+		return synthetic_of(inode)->entry->open(inode, file);
 	file->data = kmalloc(sizeof(struct text));
 	return file->data ? 0 : -ENOMEM;
 }

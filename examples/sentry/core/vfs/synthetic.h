@@ -15,6 +15,7 @@ struct synthetic {
 	const char *fixed;  /* the content, where there is no function */
 	const char *target; /* of a link */
 	int (*jump)(struct inode *inode, struct path *path); /* of a link to an object */
+	int (*open)(struct inode *inode, struct file *file); /* it has operations of its own */
 	u32 mode;	    /* permissions; 0: as usual */
 	s64 (*store)(struct synthetic_inode *inode, const char *data, u64 size); /* accept a write; NULL: -EIO */
 };
