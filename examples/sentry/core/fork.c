@@ -145,6 +145,7 @@ static struct task *copy(struct task *from, const struct clone *c)
 	bytes_copy(t->name, from->name, sizeof(t->name));
 	cred_copy(&t->cred, &from->cred);
 	t->no_new_privs = from->no_new_privs;
+	t->personality = from->personality;
 	t->seccomp = from->seccomp;
 	seccomp_get(t->seccomp);
 	priority_inherit(t, from);

@@ -103,6 +103,7 @@ struct mm *mm_fork(struct mm *mm)
 	child->no_huge_pages = mm->no_huge_pages;
 	child->heap = mm->heap, child->brk = mm->brk, child->map_top = mm->map_top;
 	child->arguments = mm->arguments, child->environment = mm->environment;
+	child->vector = mm->vector;
 	child->program = mm->program;
 	if (child->program)
 		file_get(child->program);

@@ -43,7 +43,7 @@ struct mm {
 	struct file *program; /* a reference; NULL: none is loaded */
 	struct {
 		u64 start, end;
-	} arguments, environment; /* where the program's first stack has them */
+	} arguments, environment, vector; /* where the program's first stack has them */
 	u32 count, room;
 	struct vma *vmas; /* sorted, never overlapping */
 };

@@ -408,13 +408,13 @@ void signal_deliver(struct task *t)
 			tracing_trap(t);
 			continue;
 		}
-		if (t->process->stopped && !t->tracee)
+		if (t->process->stopped && !t->tracee) {
 			stay_stopped(t);
-		if (!signal_take(t, ~t->blocked, &info)) {
-			if (t->process->stopped && !t->tracee)
-				continue; /* it was woken for a tracer that has gone */
-			break;
+			if (t->tracee)
+				continue;
 		}
+		if (!signal_take(t, ~t->blocked, &info))
+			break;
 		if (!t->tracee || tracing_signal(t, &info))
 			act(t, &info);
 	}

@@ -73,7 +73,8 @@ static void push_auxv(struct stack *s, const char *file, const struct image *ima
 		{ AT_MINSIGSTKSZ, (config->fpu_size + 4 + 440 + 128 + 64 + 15) & -16ull }, { AT_NULL, 0 },
 	};
 	s->top = (s->top & -16ull) - words % 2 * sizeof(u64);
-	push(s, auxv, sizeof(auxv));
+	s->mm->vector.start = push(s, auxv, sizeof(auxv));
+	s->mm->vector.end = s->mm->vector.start + sizeof(auxv);
 }
 
 const char *stack_build(struct mm *mm, const struct arguments *arguments, const char *name, const struct image *image,

@@ -129,6 +129,7 @@ struct task {
 	struct seccomp *seccomp; /* a reference; NULL: all system calls are allowed */
 	s32 death_signal; /* which it gets when its parent ends; 0: none */
 	struct rights **closing; /* those that this task frees (net/socket.c); NULL: it frees none */
+	u32 personality;
 	u64 timer_slack, default_slack;
 	s32 nice;
 	u16 io_priority;

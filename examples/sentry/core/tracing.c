@@ -171,6 +171,10 @@ void tracing_enter(struct task *t, bool may_stop, struct event *event)
 {
 	bool steps = is_stepping(t->tracee) && !(t->regs.flags & SINGLE_STEP);
 
+	if (tracing_pending(t)) { /* since the task has looked for signals */
+		*event = (struct event){ .kind = EVENT_PREEMPTED };
+		return;
+	}
 	if (steps) {
 		task_flush(t);
 		t->regs.flags |= SINGLE_STEP;

@@ -368,6 +368,15 @@ static void write_environ(struct text *text, struct synthetic_inode *node)
 		put_memory(text, t->mm, t->mm->environment.start, t->mm->environment.end);
 }
 
+/* What the kernel has told the program at its start. */
+static void write_auxv(struct text *text, struct synthetic_inode *node)
+{
+	struct task *t = task_of(node);
+
+	if (t && t->mm && may_inspect(core.current, t, true))
+		put_memory(text, t->mm, t->mm->vector.start, t->mm->vector.end);
+}
+
 static void write_oom_adjustment(struct text *text, struct synthetic_inode *node)
 {
 	const struct task *t = task_of(node);
@@ -676,6 +685,7 @@ void process_prepare(struct synthetic_inode *node)
 }
 
 const struct synthetic process_files[] = {
+	{ .name = "auxv", .write = write_auxv, .mode = 0400 },
 	{ .name = "cgroup", .fixed = "0::/\n" },
 	{ .name = "cmdline", .write = write_cmdline },
 	{ .name = "comm", .write = write_comm, .store = store_comm },
