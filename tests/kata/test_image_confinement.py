@@ -40,7 +40,7 @@ def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     source = Path(__file__).parent / "src" / "taken_over.c"
-    subprocess.run(["gcc", "-w", "-o", folder / "mkfs.erofs", source], check=True)
+    subprocess.run(["gcc", "-D_GNU_SOURCE", "-o", folder / "mkfs.erofs", source], check=True)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder / "mkfs.erofs"
 

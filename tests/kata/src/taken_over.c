@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /* In place of mkfs.erofs: what a program can do that a hostile file has taken over. Results go into the output. */
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -62,7 +62,7 @@ async def _comes(changed: asyncio.Event, seconds: float) -> bool:
         await asyncio.wait_for(changed.wait(), seconds)
     except TimeoutError:
         return False
-    await asyncio.sleep(_TOGETHER_S)
+    await asyncio.sleep(_TOGETHER_S)  # what changes meanwhile is sent with it
     changed.clear()
     return True
 
