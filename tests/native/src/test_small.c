@@ -153,6 +153,25 @@ static void pauses_under_load(void)
 	talk(100);
 }
 
+/* Linux may lose input before its console is there; one that has sent output is. */
+static void input_waits_for_a_new_console_only(void)
+{
+	struct console_queues queues;
+
+	open_console();
+	queues = (struct console_queues){ .rx = rx.ring, .tx = tx.ring };
+	worker_free(worker);
+	console_prepare(console, &queues);
+	CHECK(console->deaf_until);
+	start();
+	send_number(0);
+	worker_free(worker);
+	console_prepare(console, &queues);
+	CHECK(!console->deaf_until);
+	start();
+	close_console();
+}
+
 static void *shrink_and_grow(void *arg)
 {
 	int fd = *(int *)arg;
@@ -984,7 +1003,8 @@ static void memory_that_a_template_has_lost(void)
 
 #define T(name) { #name, name }
 static const struct test tests[] = {
-	T(print_and_type), T(pauses_under_load), T(flushes_while_the_file_changes),
+	T(print_and_type), T(pauses_under_load), T(input_waits_for_a_new_console_only),
+	T(flushes_while_the_file_changes),
 	T(random_bytes_of_all_sources), T(random_bytes_at_a_limit),
 	T(lines_of_a_call_may_lie_apart), T(uart_output_has_readers_of_all_kinds),
 	T(uart_drops_what_nobody_takes_and_counts_it), T(uart_tells_once_that_its_reader_has_gone),

@@ -44,6 +44,14 @@ void console_free(struct console *c)
 	free(c);
 }
 
+/* Of a queue that goes on after a pause, or in a copy of the machine: the driver's console is there. */
+static bool has_sent(const struct ring *tx)
+{
+	struct ring_config at;
+
+	return !ring_save(tx, &at) && at.next_used;
+}
+
 void console_prepare(struct console *c, const struct console_queues *queues)
 {
 	memset(&c->worker, 0, sizeof(c->worker));
@@ -51,7 +59,7 @@ void console_prepare(struct console *c, const struct console_queues *queues)
 	c->rx_irq = queues->rx_irq;
 	c->rx_kick = queues->rx_kick;
 	c->watching = c->holding = false;
-	c->deaf_until = clock_ns() + DEAF_NS;
+	c->deaf_until = has_sent(queues->tx) ? 0 : clock_ns() + DEAF_NS;
 }
 
 struct worker *console_start(struct console *c, const struct console_queues *queues, int *err)
