@@ -32,7 +32,7 @@ enum { VMAS = 16384 };
 
 struct mm {
 	struct list all;
-	u32 references;
+	u32 references, files; /* files: how many of these are open files (/proc/PID/mem) */
 	void *space; /* the platform's */
 	u64 root;    /* page tables in the CPU's format, by offset in RAM */
 	u64 heap, brk;

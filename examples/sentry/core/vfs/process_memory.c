@@ -83,26 +83,31 @@ s64 sys_process_vm_writev(struct task *t, const u64 *args)
 
 static s64 copy_file(struct file *file, struct io *io, u64 *position, bool write)
 {
-	u8 *page = page_alloc();
+	struct mm *mm = file->data;
+	u8 *page = mm->references == mm->files ? NULL : page_alloc();
+	bool good = true;
 	u64 done = 0;
 
+	if (mm->references == mm->files)
+		return 0; /* no program uses it any more */
 	if (!page)
 		return -ENOMEM;
-	while (io->left) {
+	while (io->left && good) {
 		u64 rest = PAGE - *position % PAGE, part = io->left < rest ? io->left : rest, moved;
 
-		if (write && io_get(io, page, part) < part)
-			break;
-		moved = user_copy_traced(file->data, *position, page, part, write);
+		if (write && io_get(io, page, part) < part) {
+			page_free(page);
+			return done ? (s64)done : -EFAULT;
+		}
+		moved = user_copy_traced(mm, *position, page, part, write);
 		if (!write && moved)
 			moved = io_put(io, page, moved);
 		*position += moved;
 		done += moved;
-		if (moved < part)
-			break;
+		good = moved == part;
 	}
 	page_free(page);
-	return done || !io->left ? (s64)done : -EIO;
+	return done || good ? (s64)done : -EIO;
 }
 
 static s64 read_memory(struct file *file, struct io *to, u64 *position)
@@ -125,8 +130,12 @@ static s64 seek_memory(struct file *file, s64 offset, u32 whence)
 
 static void release_memory(struct file *file)
 {
-	if (file->data)
-		mm_put(file->data);
+	struct mm *mm = file->data;
+
+	if (mm) {
+		mm->files--;
+		mm_put(mm);
+	}
 }
 
 static const struct file_operations memory_operations = {
@@ -143,6 +152,7 @@ int open_process_memory(struct inode *inode, struct file *file)
 		return -EACCES;
 	file->operations = &memory_operations;
 	mm_get(t->mm);
+	t->mm->files++;
 	file->data = t->mm;
 	return 0;
 }
