@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 PERIOD = 100_000
+_PIDS_MOST = 1 << 22
+"""PID_MAX_LIMIT of linux/threads.h."""
 
 
 class Options(NamedTuple):
     """What a container is made of, see ``pyvmm run --help`` for each.
 
+    :ivar pids: how many processes and threads there may be at once; 0: as many as the kernel permits
     :ivar namespace: with network ``user``: the path of the network namespace in which passt runs, instead of the host's
     """
 
@@ -34,6 +37,7 @@ class Options(NamedTuple):
     publish: Sequence[str] = ()
     env: Sequence[str] = ()
     memory: str = ""
+    pids: int = 0
     cpus: float = 0.0
     network: str = "none"
     namespace: str = ""
@@ -110,6 +114,10 @@ def _limits(options: Options | argparse.Namespace) -> Json:
         if not 0.01 <= options.cpus <= 1024:
             raise ConfigError(f"--cpus {options.cpus:g} is not 0.01 to 1024", code="run-cpus")
         limits["cpu"] = {"quota": int(options.cpus * PERIOD), "period": PERIOD}
+    if getattr(options, "pids", 0):
+        if not 0 < options.pids <= _PIDS_MOST:
+            raise ConfigError(f"{options.pids} processes are not 1 to {_PIDS_MOST}", code="run-pids")
+        limits["pids"] = {"limit": options.pids}
     return limits
 
 

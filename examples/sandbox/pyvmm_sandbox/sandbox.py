@@ -43,6 +43,7 @@ class Sandbox:
     :param image: the name of an image (see ``pyvmm image``), or a folder with a root file system
     :param cpus: how many it may use; fractions are possible
     :param memory: a limit, as ``512M``
+    :param processes: how many there may be at once, with their threads; 0: as many as its kernel permits
     :param timeout: seconds after which it is killed; None: never
     :param network: ``none``; ``user`` for the host's network by passt; or the rules of what it reaches, see
         :class:`~pyvmm_sandbox.egress.rules.Network`
@@ -73,6 +74,7 @@ class Sandbox:
         *,
         cpus: float = 1,
         memory: str = "512M",
+        processes: int = 0,
         timeout: float | None = 300,
         network: str | Network = "none",
         secrets: Mapping[str, Secret] | None = None,
@@ -98,6 +100,7 @@ class Sandbox:
                 name=name or owners.new_name(),
                 cpus=cpus,
                 memory=memory,
+                pids=processes,
                 network=connected.network,
                 namespace=connected.namespace,
                 publish=list(ports),
