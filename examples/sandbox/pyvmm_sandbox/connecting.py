@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_sandbox.errors import UsageError, gone
+from pyvmm_sandbox.errors import SandboxError, UsageError, gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,20 +83,37 @@ class Connected:
                 self.volumes.append(f"{self._gateway.certificates}:{client.GUEST_CERTIFICATES}:ro")
                 self.env |= dict.fromkeys(client.VARIABLES, client.GUEST_CERTIFICATES)
 
-    def follow(self, container: Container) -> None:
-        """From now on the gateway belongs to that container.
+    def start(self, container: Container) -> None:
+        """Start a container, to which the gateway belongs from now on.
 
-        :raises SandboxError: it has ended
+        :raises VmmError: the gateway has ended, or the container cannot be started
         """
         if self._gateway is not None:
             with open(os.path.join(container.folder, _RECORD), "w", encoding="utf-8") as file:
                 file.write(self._gateway.folder)
+            _check_place(self.namespace)
             self._gateway.follow(container.pid)
+        container.start()
 
     def close(self) -> None:
         """End the gateway."""
         if self._gateway is not None:
             self._gateway.close()
+
+
+def _check_place(namespace: str) -> None:
+    """Rules hold for what is in the namespace: a user network that was made anywhere else would have none.
+
+    :raises SandboxError: it is not there
+    """
+    place = os.stat(namespace).st_ino
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/net").st_ino == place:
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    if file.read().startswith("passt"):
+                        return
+    raise SandboxError("the sandbox's network is not where its rules hold")
 
 
 @contextlib.contextmanager

@@ -110,8 +110,7 @@ class Sandbox:
                 config=config,
                 root=root,
             )
-            connected.follow(container)
-            self._begin(container, record, timeout, root, container.start)
+            self._begin(container, record, timeout, root, lambda: connected.start(container))
 
     def _begin(
         self,
