@@ -38,7 +38,7 @@ with Sandbox(rootfs, network=rules, secrets=secrets, isolation="vm", memory="96M
     box.run(f"ping -c 1 -W 1 {{OTHER}}; echo hi | nc -u -w 1 {{OTHER}} 7000; nslookup stolen.tunnel.test {{RESOLVER}}")
     found = outside.arrived()
     assert found["packets"] == [] and "stolen.tunnel.test" not in found["names"], found
-    os.kill(box.network.pid, 9)
+    os.kill(box.network.pid(), 9)
     assert not reached(box, get + "good.test/quiet") and outside.arrived()["packets"] == []
 """
 

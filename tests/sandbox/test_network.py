@@ -124,12 +124,12 @@ with Sandbox(rootfs, network=Network(), **where) as box:
     with box.popen(["python3", "-c", open_one]) as command:
         assert next(iter(command)).text == "1\\n"
         arrived()
-        os.kill(box.network.pid, signal.SIGKILL)
+        os.kill(box.network.pid(), signal.SIGKILL)
         assert command.wait() in (0, 1)  # its connection has ended
     ways = ["http good.test 80", f"http {SERVER} 80", f"dns {RESOLVER} 53 good.test", f"udp {SERVER} 80"]
     assert not [way for way, result in attack(box, *ways).items() if result == "reached"]
     assert not {each for each in arrived() if each[2] != 7000}
-    assert "has ended" in str(raises(SandboxError, lambda: box.network.rules))
+    assert "has ended" in str(raises(SandboxError, box.network.get))
     assert box.run("echo hi").stdout == "hi\\n"
 """
     assert python(code) == ""
@@ -148,16 +148,16 @@ with Sandbox(rootfs, network=Network(deny=["other.test", OTHER]), **{**where, "d
         same = Sandbox.connect("one", root=where["root"])
         same.network.update(Network(allow=["other.test:80"]))
         assert command.wait() in (0, 1)
-    assert reached(box) == ways[1:2] and box.network.rules == Network(allow=["other.test:80"])
+    assert reached(box) == ways[1:2] and box.network.get() == Network(allow=["other.test:80"])
     same.network.update(Network(deny=["*"]))
     assert reached(box) == []
     same.network.update(Network(allow=["good.test"], default="allow"))
     assert reached(box) == ways
     raises(UsageError, box.fork), raises(UsageError, lambda: box.snapshot(place + "/saved"))
 with Sandbox(rootfs, **where) as box:
-    for call in (lambda: box.network.rules, lambda: box.network.update(Network())):
+    for call in (box.network.get, lambda: box.network.update(Network())):
         assert "Network(" in raises(UsageError, call).hint
-raises(SandboxGone, lambda: box.network.rules)
+raises(SandboxGone, box.network.get)
 """
     assert python(code) == ""
 
@@ -233,7 +233,7 @@ print(json.dumps(end.getresponse().read().decode()))
     found = os.popen("grep -rl --binary-files=text s3cret-value " + place + " 2>/dev/null").read()
     assert not found, found
     for name in ("cmdline", "environ"):
-        assert value not in Path(f"/proc/{box.network.pid}/{name}").read_text()
+        assert value not in Path(f"/proc/{box.network.pid()}/{name}").read_text()
 """
     assert python(SECRETS + code) == ""
 

@@ -559,7 +559,8 @@ def test_the_async_twin(python: Python) -> None:
 
 def test_the_twins_have_the_same_names() -> None:
     from pyvmm_sandbox import AsyncSandbox, Command, Sandbox
-    from pyvmm_sandbox.aio import AsyncCommand, AsyncFiles, AsyncPorts
+    from pyvmm_sandbox.aio import AsyncCommand, AsyncFiles, AsyncPorts, AsyncRules
+    from pyvmm_sandbox.connecting import Rules
     from pyvmm_sandbox.files import Files
     from pyvmm_sandbox.ports import Ports
 
@@ -569,6 +570,7 @@ def test_the_twins_have_the_same_names() -> None:
     assert public(Sandbox) - public(AsyncSandbox) == {"checkpoint"}
     assert public(Files) - public(AsyncFiles) == {"stream"}
     assert public(Ports) == public(AsyncPorts)
+    assert public(Rules) == public(AsyncRules)
     assert public(Command) - public(AsyncCommand) == {"await_start", "is_open", "read", "close"}
 
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from pyvmm_sandbox import Network, Refusal, Traffic
     from pyvmm_sandbox.code import Context, Contexts, Execution
     from pyvmm_sandbox.commands import Event, Result
+    from pyvmm_sandbox.connecting import Rules
     from pyvmm_sandbox.files import Change, Entry, Files
     from pyvmm_sandbox.ports import Ports
     from pyvmm_sandbox.records import SandboxInfo
@@ -47,6 +49,7 @@ class AsyncSandbox:
         self._sandbox = sandbox
         self.name = sandbox.name
         self.isolation = sandbox.isolation
+        self.network = AsyncRules(sandbox.network)
         self.files = AsyncFiles(sandbox.files)
         self.ports = AsyncPorts(sandbox.ports)
 
@@ -350,6 +353,33 @@ class AsyncPorts:
     def close(self) -> None:
         """See :meth:`Ports.close`."""
         self._ports.close()
+
+
+class AsyncRules:
+    """See :class:`~pyvmm_sandbox.connecting.Rules`."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    async def get(self) -> Network:
+        """See :meth:`Rules.get`."""
+        return await _thread(self._rules.get)
+
+    async def pid(self) -> int:
+        """See :meth:`Rules.pid`."""
+        return await _thread(self._rules.pid)
+
+    async def update(self, rules: Network) -> None:
+        """See :meth:`Rules.update`."""
+        await _thread(self._rules.update, rules)
+
+    async def refusals(self) -> list[Refusal]:
+        """See :meth:`Rules.refusals`."""
+        return await _thread(self._rules.refusals)
+
+    async def traffic(self) -> Traffic:
+        """See :meth:`Rules.traffic`."""
+        return await _thread(self._rules.traffic)
 
 
 class AsyncWatch:

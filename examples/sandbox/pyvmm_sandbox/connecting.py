@@ -166,9 +166,8 @@ class Rules:
     def __init__(self, name: str, state: str) -> None:
         self._name, self._state = name, state
 
-    @property
-    def rules(self) -> Network:
-        """Those that hold now.
+    def get(self) -> Network:
+        """The rules that hold now.
 
         :raises UsageError: the sandbox was made without rules
         :raises SandboxGone: it has ended
@@ -177,7 +176,6 @@ class Rules:
 
         return Network(**self._ask({})["rules"])
 
-    @property
     def pid(self) -> int:
         """The process number of the gateway.
 
