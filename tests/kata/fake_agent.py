@@ -261,6 +261,8 @@ class FakeVm:
     template = why = ""
     wanted: Any = None
     memory = 0
+    network = ""
+    """The network namespace of the machine that it is a copy of, whose programs run on; empty: it is none."""
 
     def __init__(self, agent: FakeAgent) -> None:
         self.agent = agent
@@ -309,6 +311,7 @@ class FakeVm:
             time.sleep(0.01)
         specs = {container_id: self.agent.specs[container_id]["process"] for container_id in self.agent.specs}
         write_snapshot(folder, self.memory, specs)
+        Path(folder, "network").write_text(self.network or f"/proc/{os.getpid()}/ns/net")
 
     def resize_memory(self, size: int) -> None:
         self.sizes.append(size)
@@ -348,6 +351,8 @@ def boot_fake(config: SandboxConfig, folder: str, shared: str) -> FakeVm:
             agent.processes[container_id, container_id].start()
     vm = FakeVm(agent)
     vm.memory = config.memory
+    if config.checkpoint and os.path.exists(kept := os.path.join(config.checkpoint, "network")):
+        vm.network = Path(kept).read_text()
     return vm
 
 

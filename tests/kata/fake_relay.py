@@ -9,6 +9,8 @@ import socket
 import struct
 import threading
 
+from pyvmm_kata.errors import VmmError
+from pyvmm_kata.pod.network import enter
 from pyvmm_kata.pod.sandbox import Sandbox
 from tests.kata.fake_agent import FakeVm
 
@@ -22,15 +24,17 @@ def install() -> None:
     Sandbox._take_loopback = lambda self, vm: None  # type: ignore[method-assign]
 
 
-def dial(_vm: FakeVm) -> socket.socket:
-    """As the agent's relay (linux-guest/agent/relay.h)."""
+def dial(vm: FakeVm) -> socket.socket:
+    """As the agent's relay (linux-guest/agent/relay.h).  Copies of a machine share the servers of the first one."""
     ours, its = socket.socketpair()
-    threading.Thread(target=_serve, args=(its,), daemon=True).start()
+    threading.Thread(target=_serve, args=(its, vm.network), daemon=True).start()
     return ours
 
 
-def _serve(client: socket.socket) -> None:
-    with client, contextlib.suppress(OSError):
+def _serve(client: socket.socket, namespace: str) -> None:
+    with client, contextlib.suppress(OSError, VmmError):
+        if namespace:
+            enter(namespace)
         _loopback_up()
         request = client.recv(6, socket.MSG_WAITALL)
         try:

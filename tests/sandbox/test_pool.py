@@ -14,9 +14,11 @@ from tests.sandbox.test_sandbox import Python, place, python, start
 __all__ = ["place", "python"]
 
 BEGIN = """
-import threading
+import faulthandler, threading
+faulthandler.dump_traceback_later(60, exit=True)  # a test that waits for ever reports where
 def until(condition):
     while not condition():
+        assert not pool._error, repr(pool._error)
         time.sleep(0.01)
 """
 
@@ -61,7 +63,7 @@ def test_a_failed_start_is_an_error_of_take(python: Python) -> None:
     with SandboxPool(place + "/later", size=3, starting=1, **where) as pool:
         error = raises(SandboxError, pool.take)
         assert "later" in str(error) and isinstance(error.__cause__, VmmError) and error.hint == error.__cause__.hint
-        until(lambda: pool._error is not None)
+        pool._changed.acquire(), pool._changed.wait_for(lambda: pool._error), pool._changed.release()
         tries = len(starts)
         assert tries <= 2  # it does not try on and on: the next caller sees the next error
         os.mkdir(place + "/later")
