@@ -592,3 +592,20 @@ def test_the_commands_of_pyvmm_see_detached_sandboxes(python: Python) -> None:
     assert call(rm, "mine") == (0, "mine\\n")
     """
     python(code)
+
+
+@needs_namespaces
+def test_a_forked_process_that_frees_an_object_ends_no_sandbox(python: Python) -> None:
+    code = """
+    import gc
+    box = Sandbox(rootfs, **where)
+    forward = box.ports.forward(80)
+    child = os.fork()
+    if child == 0:
+        del box, forward
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert box.run("echo here").stdout == "here\\n"
+    """
+    python(code)

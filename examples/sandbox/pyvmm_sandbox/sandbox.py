@@ -142,8 +142,9 @@ class Sandbox:
         self._detached = detached
         self._contexts: Contexts | None = None
         self._timer: threading.Timer | None = None
-        weakref.finalize(self, self.ports.close)
-        self._end = weakref.finalize(self, Container.close if detached else owners.remove, container)
+        weakref.finalize(self, _here, os.getpid(), self.ports.close)
+        end = Container.close if detached else owners.remove
+        self._end = weakref.finalize(self, _here, os.getpid(), end, container)
 
     @classmethod
     def connect(cls, name: str, *, timeout: float | None = None, config: str = "", root: str = "") -> Sandbox:
@@ -416,6 +417,12 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.name}>"
+
+
+def _here(pid: int, end: Callable[..., object], *args: object) -> None:
+    """Of an object that is freed.  A forked process frees copies of objects, too: their sandboxes are its parent's."""
+    if os.getpid() == pid:
+        end(*args)
 
 
 def _expire(ports: Ports, end: Callable[[], object]) -> None:
