@@ -1,0 +1,87 @@
+"""Machines whose programs run on this host, below the root of their sandbox, so that copies have files of their own.
+
+What the root lacks is the host's: its programs, and this checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.sandbox import fake_machines
+
+PLACES = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/proc", "/dev", "/sys", str(fake_machines.ROOT)]
+ENTER = """
+root=$1 count=$2; shift 2
+while [ $count -gt 0 ]; do
+    [ ! -e "$1" ] || { mkdir -p "$root$1" && mount --rbind "$1" "$root$1"; }
+    shift; count=$((count - 1))
+done
+exec chroot "$root" "$@"
+"""
+
+
+def rooted_machines() -> None:
+    """From now on, sandboxes of this process have such machines."""
+    from pyvmm_kata.host.mounts import GUEST_SHARED
+    from tests.kata import fake_agent, fake_relay
+
+    fake_machines.fake_machines()
+    fake_relay.install()
+    create, execute = fake_agent.FakeAgent.do_CreateContainer, fake_agent.FakeAgent.do_ExecProcess
+    placed: Any = fake_agent.FakeProcess
+    root = [""]
+
+    class RootedProcess(placed):  # type: ignore[misc]
+        def __init__(self, process: dict[str, Any]) -> None:
+            super().__init__(process)
+            if root[0]:
+                self.args = ["unshare", "-m", "sh", "-c", ENTER, "sh", root[0], str(len(PLACES)), *PLACES, *self.args]
+
+    def do_create(self: Any, request: Any, call: Any) -> None:
+        create(self, request, call)
+        spec = self.specs[request.container_id]
+        spec["process"]["root"] = os.path.relpath(spec["root"]["path"], GUEST_SHARED)  # the copies' too
+
+    def do_exec(self: Any, request: Any, call: Any) -> None:
+        (spec,) = self.specs.values()
+        root[0] = os.path.join(self.shared, spec["process"]["root"])
+        execute(self, request, call)
+
+    fake_agent.FakeProcess = RootedProcess  # type: ignore[misc]
+    fake_agent.FakeAgent.do_CreateContainer = do_create  # type: ignore[method-assign]
+    fake_agent.FakeAgent.do_ExecProcess = do_exec  # type: ignore[method-assign]
+
+
+def prepare(place: Path) -> str:
+    """Make what a sandbox needs, and all of them use it by default; the name of the image."""
+    from pyvmm_sandbox import Sandbox, Template
+
+    fake_machines.prepare(place)
+    (place / "rootfs" / "tmp").mkdir(mode=0o1777)
+    path = os.path.dirname(sys.executable) + ":" + os.environ["PATH"]
+    defaults = {**fake_machines.options(place), "env": {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}}
+    for call in (Sandbox.__init__, Template.start, Sandbox.list):
+        known: Any = call.__kwdefaults__  # type: ignore[attr-defined]
+        known.update({name: value for name, value in defaults.items() if name in known})
+    return str(place / "rootfs")
+
+
+def run(place: Path, code: str, timeout: float) -> str:
+    """Run a program that begins with such machines; what it prints."""
+    begin = "import sys, pathlib; from tests.sandbox.rooted_machines import *; rooted_machines(); "
+    begin += "place = pathlib.Path(sys.argv[1]); image = prepare(place)\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", begin + code, str(place)],
+        env=fake_machines.environment(place),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert not [*place.glob("state/*"), *place.glob("pyvmm-*")]
+    return done.stdout
