@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -14,17 +15,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import build_calls, control, envd, interpreter, proxy, routes, store
+from pyvmm_server import build_calls, control, envd, interpreter, metrics, observer, proxy, routes, store, traces
 from pyvmm_server.builds import Builds
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
+from pyvmm_server.observer import Observer
 from pyvmm_server.page import routes as page
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.session import Session
 from pyvmm_server.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,13 +44,15 @@ def make(settings: Settings) -> Dispatcher:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        ending = asyncio.create_task(Upkeep(sandboxes).run())
-        ending.add_done_callback(_report)
+        tasks = [asyncio.create_task(Upkeep(sandboxes).run())]
+        tasks[0].add_done_callback(_report)
+        if traces.is_on():
+            tasks.append(asyncio.create_task(traces.send()))
         yield
         await builds.close()
-        ending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ending
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         sandboxes.store.close()
 
     async def upload(request: Request) -> Response:
@@ -60,8 +64,9 @@ def make(settings: Settings) -> Dispatcher:
     for path in routes.MISSING:
         table.append(Route(path, _authorized(sandboxes, builds, control.missing), methods=_METHODS))
     table += page.routes(sandboxes, lambda call: _authorized(sandboxes, builds, call))
+    table.append(Route("/metrics", functools.partial(_metrics, sandboxes)))
     app = Starlette(routes=table, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
-    return Dispatcher(app, sandboxes)
+    return Dispatcher(app, sandboxes, {each.endpoint: each.path for each in table})
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -70,15 +75,20 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 class Dispatcher:
     """Requests to a sandbox name it by header, by host or by signature; all others are of the control interface."""
 
-    def __init__(self, app: ASGIApp, sandboxes: Sandboxes) -> None:
+    def __init__(self, app: ASGIApp, sandboxes: Sandboxes, paths: Mapping[object, str]) -> None:
         self._app = app
         self._sandboxes = sandboxes
+        self._observer = Observer(self._answer, paths, logs=sandboxes.settings.log_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._observer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive)
             sandbox_id, port = self.named(request)
             if sandbox_id:
+                scope.update({observer.SANDBOX: sandbox_id, observer.PORT: port})
                 answer: ASGIApp = await _guarded(self._sandbox(sandbox_id, port, request))
                 await answer(scope, receive, send)
                 return
@@ -121,10 +131,7 @@ def _authorized(
     sandboxes: Sandboxes, builds: Builds, call: Callable[[Call], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        key = request.headers.get("x-api-key", "")
-        if not key:
-            key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        owner = sandboxes.settings.owner_of(key)
+        owner = sandboxes.settings.owner_of(_key(request))
         if owner is None:
             raise ClientError(401, "the API key is wrong or missing")
         try:
@@ -138,6 +145,16 @@ def _authorized(
         return await _guarded(answer(request))
 
     return guarded
+
+
+def _key(request: Request) -> str:
+    return request.headers.get("x-api-key", "") or request.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+async def _metrics(sandboxes: Sandboxes, request: Request) -> Response:
+    if not sandboxes.settings.is_admin(_key(request)):
+        return _error(ClientError(403, "the figures are for keys of --admin-keys"))
+    return Response(metrics.text(sandboxes.store), media_type=metrics.CONTENT_TYPE)
 
 
 async def _health(_: Request) -> Response:

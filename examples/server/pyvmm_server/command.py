@@ -49,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--keys", default="", metavar="FILE", help="API keys, one a line; default: any key, each with its own sandboxes"
     )
+    add(
+        "--admin-keys",
+        default="",
+        metavar="FILE",
+        help="keys that may read /metrics; default: with --keys none, else any",
+    )
+    add("--log-requests", action="store_true", help="a line in the log for each request")
     add("--state", default="", metavar="DIR", help="default: /var/lib/pyvmm/server, or below ~/.local/share")
     add("--domain", default="", help="sandboxes' own services are PORT-ID.DOMAIN; default: localhost:PORT")
     add("--cpus", type=float, default=1, metavar="N", help="of a sandbox from an image; default: 1")
@@ -105,6 +112,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         state=os.path.abspath(options.state or default_state()),
         templates=templates,
         keys=keys,
+        admins=read_keys(options.admin_keys) if options.admin_keys else frozenset(),
+        log_requests=options.log_requests,
         domain=options.domain or f"localhost:{options.port}",
         cpus=options.cpus,
         memory=options.memory,
@@ -148,11 +157,14 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     import uvicorn
     from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
+    from pyvmm_server import traces
     from pyvmm_server.app import make
     from pyvmm_server.logs import LOGGING
     from pyvmm_server.program import Program
     from pyvmm_server.tunnels import Tunnel
 
+    if traces.is_wanted():
+        traces.set_up()
     app = make(settings)
     # The library's folders for sandboxes are temporary ones, and the next server has to find them.
     os.makedirs(settings.bundles, mode=0o700, exist_ok=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PORT = "49983"
 _PROCESS, _FILESYSTEM = "/process.Process/", "/filesystem.Filesystem/"
 _INPUT = _PROCESS + "StreamInput"
+_OTHERS = ("/health", "/files", "/envs", "/metrics", "/files/compose", "/init")
 _STREAMS = {
     **{_PROCESS + name: call for name, call in processes.STREAMS.items()},
     **{_FILESYSTEM + name: call for name, call in watches.STREAMS.items()},
@@ -28,6 +29,7 @@ _CALLS = {
     **{_PROCESS + name: call for name, call in processes.CALLS.items()},
     **{_FILESYSTEM + name: call for name, call in watches.CALLS.items()},
 }
+PATHS = frozenset([*_STREAMS, *_CALLS, _INPUT, *(_FILESYSTEM + name for name in filesystem.NAMES), *_OTHERS])
 
 
 async def answer(sandboxes: Sandboxes, sandbox_id: str, request: Request) -> Response:

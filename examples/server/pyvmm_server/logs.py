@@ -18,6 +18,7 @@ class Lines(logging.Formatter):
         }
         if sandbox := getattr(record, "sandbox", ""):
             found["sandbox"] = sandbox
+        found |= getattr(record, "fields", {})
         if record.exc_info:
             found["error"] = self.formatException(record.exc_info)
         return json.dumps(found)
@@ -30,6 +31,7 @@ LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "loggers": {
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "opentelemetry": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         "pyvmm_server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
 }

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
-from pyvmm_server import store, threads
+from pyvmm_server import metrics, store, threads
 from pyvmm_server.errors import ClientError, describe, gone, translate
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
@@ -139,7 +139,8 @@ class Sandboxes:
                     raise ClientError(409, "a request with this idempotency key is being served")
                 return found
         phases = Phases()
-        source = self.templates.find(owner, template)
+        with metrics.phase("find"):
+            source = self.templates.find(owner, template)
         network = internet_of(source, internet, self.settings.network != "none")
         return await self._start(owner, source, timeout, network, values, phases)
 
@@ -201,13 +202,16 @@ class Sandboxes:
     async def _start(
         self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any], phases: Phases
     ) -> Record:
-        made = self._record(owner, source, internet, values)
+        with metrics.phase("record"):
+            made = self._record(owner, source, internet, values)
         phases.end(PREPARE)
         try:
-            box = await threads.call(source.start, made.name, internet=internet)
+            with metrics.phase("start"):
+                box = await threads.call(source.start, made.name, internet=internet)
             phases.end(START)
         except (VmmError, OSError) as error:
             self.store.remove(made)
+            metrics.FAILURES.labels("create").inc()
             log.warning("create: %s", error, extra={"sandbox": made.id})
             raise translate(error) from error
         finally:
@@ -353,6 +357,7 @@ class Sandboxes:
         except ClientError:
             return  # it has ended by itself, and Upkeep removes what is left
         except (VmmError, OSError) as error:
+            metrics.FAILURES.labels("kill").inc()
             log.warning("kill: %s", error, extra={"sandbox": record.id})  # Upkeep tries again
             return
         finally:

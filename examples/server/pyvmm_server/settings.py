@@ -25,6 +25,7 @@ class Settings:
     :ivar state: the folder with the server's records and snapshots
     :ivar templates: names for clients, and what each means: an image's name, or a template's absolute folder
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
+    :ivar admins: hashes of the administrator's keys, which read figures of all
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
     :ivar memory: in MiB
     :ivar most_sandboxes: of a key; it may have as many snapshots, builds and tags of templates
@@ -37,6 +38,7 @@ class Settings:
     state: str
     templates: Mapping[str, str] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
+    admins: frozenset[str] = frozenset()
     domain: str = "localhost"
     cpus: float = 1
     memory: int = 512
@@ -46,6 +48,7 @@ class Settings:
     most_build: float = 3600
     config: str = ""
     root: str = ""
+    log_requests: bool = False
 
     @property
     def bundles(self) -> str:
@@ -57,8 +60,17 @@ class Settings:
         if not key:
             return None
         found = hash_of(key)
-        known = [hmac.compare_digest(found, each) for each in self.keys]
-        return found if any(known) or not self.keys else None
+        return found if not self.keys or _is_in(found, self.keys) else None
+
+    def is_admin(self, key: str) -> bool:
+        """Whether it is a key of the administrator.  Without any, all who use the server are, if any key is accepted:
+        it listens on a loopback address then."""
+        return _is_in(hash_of(key), self.admins) if self.admins else not self.keys
+
+
+def _is_in(found: str, known: frozenset[str]) -> bool:
+    found_in = [hmac.compare_digest(found, each) for each in known]  # all of them, so that the time reveals nothing
+    return any(found_in)
 
 
 def hash_of(key: str) -> str:

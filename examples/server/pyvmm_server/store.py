@@ -211,6 +211,12 @@ class Store:
         found = self._db.execute("SELECT min(ends) FROM sandboxes WHERE state = 'running'").fetchone()[0]
         return None if found is None else float(found)
 
+    def counts(self) -> tuple[dict[str, int], list[int]]:
+        """How many there are in each state, and how many each key has that run or are paused."""
+        states = dict(self._db.execute("SELECT state, count(*) FROM sandboxes GROUP BY state").fetchall())
+        of_keys = "SELECT count(*) FROM sandboxes WHERE state IN ('running', 'paused') GROUP BY owner"
+        return states, [row[0] for row in self._db.execute(of_keys)]
+
     def walk(
         self, owner: str, states: Sequence[str], after: tuple[float, str] | None, *, newest_first: bool
     ) -> Iterator[Record]:

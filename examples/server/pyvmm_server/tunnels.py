@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import h11
 from starlette.requests import Request
 
-from pyvmm_server import envd, interpreter, proxy
+from pyvmm_server import envd, interpreter, metrics, proxy
 from pyvmm_server.errors import ClientError, describe
 
 if TYPE_CHECKING:
@@ -142,10 +142,12 @@ def _place(live: Live) -> Iterator[None]:
     if live.tunnels >= MOST:
         raise ClientError(503, f"the sandbox has {MOST} WebSockets, its limit")
     live.tunnels += 1
+    metrics.WEBSOCKETS.inc()
     try:
         yield
     finally:
         live.tunnels -= 1
+        metrics.WEBSOCKETS.dec()
 
 
 def _parsed(head: bytes) -> tuple[h11.Request, Request]:

@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_server import leftovers, store, threads
+from pyvmm_server import leftovers, metrics, store, threads
 from pyvmm_server.errors import ClientError
 from vmm import VmmError
 
@@ -88,6 +88,7 @@ class Upkeep:
                 await self._sandboxes.pause(record)
                 return
             except ClientError as error:
+                metrics.FAILURES.labels("pause").inc()
                 log.warning("pause: %s", error, extra={"sandbox": record.id})
         await self._sandboxes.kill(record)
 
@@ -95,6 +96,7 @@ class Upkeep:
         try:
             await threads.call(leftovers.remove, self._root, record.name)
         except (VmmError, OSError) as error:
+            metrics.FAILURES.labels("kill").inc()
             log.warning("kill: %s", error, extra={"sandbox": record.id})
             return
         if not record.started <= time.time() < record.started + _LATE_S:
@@ -108,11 +110,14 @@ class Upkeep:
             try:
                 live = await self._sandboxes.live(record)
             except ClientError:
+                metrics.FAILURES.labels("ended").inc()
                 log.warning("sandbox is gone", extra={"sandbox": record.id})
                 continue
             except (VmmError, OSError) as error:
+                metrics.FAILURES.labels("check").inc()
                 log.warning("check: %s", error, extra={"sandbox": record.id})
                 continue
             if not await threads.call(lambda box=live.box: box.is_running) and record.id not in self._sandboxes.mine:
+                metrics.FAILURES.labels("ended").inc()
                 log.warning("sandbox has ended", extra={"sandbox": record.id})
                 self._spawn(record, self._sandboxes.kill(record))
