@@ -15,7 +15,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pyvmm_server import build_calls, control, envd, interpreter, metrics, observer, proxy, routes, store, traces
+from pyvmm_server import (
+    build_calls,
+    control,
+    envd,
+    interpreter,
+    metrics,
+    observer,
+    openapi,
+    proxy,
+    routes,
+    store,
+    traces,
+)
 from pyvmm_server.builds import Builds
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
@@ -65,6 +77,7 @@ def make(settings: Settings) -> Dispatcher:
         table.append(Route(path, _authorized(sandboxes, builds, control.missing), methods=_METHODS))
     table += page.routes(sandboxes, lambda call: _authorized(sandboxes, builds, call))
     table.append(Route("/metrics", functools.partial(_metrics, sandboxes)))
+    table.append(Route("/openapi.json", _describe))
     app = Starlette(routes=table, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     return Dispatcher(app, sandboxes, {each.endpoint: each.path for each in table})
 
@@ -155,6 +168,10 @@ async def _metrics(sandboxes: Sandboxes, request: Request) -> Response:
     if not sandboxes.settings.is_admin(_key(request)):
         return _error(ClientError(403, "the figures are for keys of --admin-keys"))
     return Response(metrics.text(sandboxes.store), media_type=metrics.CONTENT_TYPE)
+
+
+async def _describe(_: Request) -> Response:
+    return JSONResponse(openapi.document())
 
 
 async def _health(_: Request) -> Response:
