@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tests.kata.oci_runtime import PATIENCE
+from pyvmm_server.page import vendor
+from tests.kata.oci_runtime import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
@@ -51,6 +52,7 @@ class Visitor:
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._check)
+        self.page.on("response", lambda each: self.complaints.append(each.url) if each.status >= 500 else None)
         self.page.goto(url + "/")
 
     def _note(self, message: ConsoleMessage) -> None:
@@ -70,10 +72,36 @@ class Visitor:
         return self.page.get_by_role("treeitem").filter(has_text=text)
 
     def until(self, expression: str, value: Any = None) -> None:
-        """Wait until JavaScript finds something true."""
-        self.page.wait_for_function(expression, arg=value)
+        """Wait until JavaScript finds something true.
+
+        It is asked again and again from here: the page's policy forbids the text of a program to be run inside.
+        """
+        eventually(lambda: self.page.evaluate(expression, value), expression)
 
     def close(self) -> None:
         """Leave, and check that nothing was wrong."""
         self.context.close()
-        assert (self.complaints, self.elsewhere) == ([], [])
+        assert not self.complaints, self.complaints
+        assert not self.elsewhere, self.elsewhere
+
+
+AXE = vendor.Package(
+    "axe-core",
+    "4.14.1",
+    "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+    {},
+)
+
+
+def violations(visitor: Visitor) -> list[str]:
+    """What axe-core finds serious or critical in what is shown now."""
+    if not visitor.page.evaluate("'axe' in window"):
+        visitor.page.evaluate(vendor.content(AXE, "axe.min.js").decode())
+    found = visitor.page.evaluate("axe.run()")
+    assert found["passes"], "axe has checked nothing"
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]

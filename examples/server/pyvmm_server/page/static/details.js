@@ -15,7 +15,7 @@ export class Details {
   #opened = null;
   #panel = null;
 
-  /** @param views [title, function (panel, id) that shows one, and may return a function that ends it] */
+  /** @param views [title, function (panel, id, enters) that shows one, and may return a function that ends it] */
   constructor(root, state, actions, views) {
     this.#root = root;
     this.#state = state;
@@ -49,13 +49,13 @@ export class Details {
       this.#parts.facts,
       this.#makeTabs());
     this.#refresh();
-    this.#openTab();
+    this.#openTab(false);
   }
 
   #makeTabs() {
     this.#panel = h("div", { role: "tabpanel", id: "panel", tabindex: "0" });
     const tabs = this.#views.map(([name], at) =>
-      h("button", { type: "button", role: "tab", id: `tab-${at}`, "aria-controls": "panel", onclick: () => this.#choose(at) },
+      h("button", { type: "button", role: "tab", id: `tab-${at}`, "aria-controls": "panel", onclick: () => this.#choose(at, true) },
         name));
     this.#parts.tabs = h("div", { role: "tablist", "aria-label": "Views" }, tabs);
     this.#parts.tabs.addEventListener("keydown", (event) => {
@@ -69,12 +69,13 @@ export class Details {
     return h("div", { class: "views" }, this.#parts.tabs, this.#panel);
   }
 
-  #choose(at) {
+  #choose(at, enters = false) {
     this.#tab = at;
-    this.#openTab();
+    this.#openTab(enters);
   }
 
-  #openTab() {
+  /** @param enters whether the view may take the focus: not from those who only pass it */
+  #openTab(enters) {
     this.#opened?.();
     [...this.#parts.tabs.children].forEach((tab, at) => {
       tab.setAttribute("aria-selected", String(at === this.#tab));
@@ -82,7 +83,7 @@ export class Details {
     });
     this.#panel.setAttribute("aria-labelledby", `tab-${this.#tab}`);
     this.#panel.replaceChildren();
-    this.#opened = this.#views[this.#tab][1](this.#panel, this.#id) || null;
+    this.#opened = this.#views[this.#tab][1](this.#panel, this.#id, enters) || null;
   }
 
   close() {

@@ -120,8 +120,9 @@ class Session {
     announce(end);
   }
 
-  close() {
-    if (this.#pid) this.api.kill(this.id, this.#pid, { keepalive: true }).catch(() => {});
+  /** @param answers whether the sandbox runs: one that is paused cannot end a shell */
+  close(answers) {
+    if (this.#pid && answers) this.api.kill(this.id, this.#pid, { keepalive: true }).catch(() => {});
     this.#pid = 0;
     this.#ending.abort();
     this.terminal?.dispose();
@@ -134,19 +135,20 @@ export class Terminals {
 
   constructor(api, state) {
     this.api = api;
+    this.state = state;
     state.addEventListener("news", ({ detail }) => detail.kind === "sandboxes" && !detail.after && this.#end(detail.id));
   }
 
-  show(panel, id) {
+  show(panel, id, enters) {
     const said = h("p", { role: "status" });
     const place = h("div");
     const say = (text) => (said.textContent = text);
     const restart = button("New shell", () => {
       this.#end(id);
-      begin();
+      begin(true);
     });
     panel.replaceChildren(h("div", { class: "bar" }, said, restart), place);
-    const begin = async () => {
+    const begin = async (entersNow) => {
       let session = this.#sessions.get(id);
       const isNew = !session;
       if (isNew) {
@@ -159,20 +161,20 @@ export class Terminals {
         if (isNew) await session.open();
         else say(session.over ? "The shell has ended." : "Connected. Ctrl Shift Escape leaves the terminal.");
         session.resized();
-        session.terminal?.focus();
+        if (entersNow) session.terminal?.focus();
       } catch (error) {
         this.#sessions.delete(id);
         say(`This installation has no terminal: ${error.message}`);
       }
     };
-    begin();
+    begin(enters);
     const watch = new ResizeObserver(() => this.#sessions.get(id)?.resized());
     watch.observe(place);
     return () => watch.disconnect();
   }
 
   #end(id) {
-    this.#sessions.get(id)?.close();
+    this.#sessions.get(id)?.close(this.state.sandboxes.get(id)?.state === "running");
     this.#sessions.delete(id);
   }
 

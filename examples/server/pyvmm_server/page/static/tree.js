@@ -59,6 +59,7 @@ export class Tree extends EventTarget {
   draw() {
     const nodes = this.#nodes();
     const focused = this.#root.contains(document.activeElement) ? this.#active : "";
+    const before = this.#order;
     this.#order = nodes.map((each) => each.key);
     for (const [key, row] of this.#rows) {
       if (!this.#order.includes(key)) {
@@ -66,7 +67,11 @@ export class Tree extends EventTarget {
         this.#rows.delete(key);
       }
     }
-    if (!this.#order.includes(this.#active)) this.#active = this.#order[0] || "";
+    if (!this.#order.includes(this.#active)) {
+      // The row above the one that is gone.
+      const above = before.slice(0, before.indexOf(this.#active) + 1);
+      this.#active = above.findLast((key) => this.#order.includes(key)) || this.#order[0] || "";
+    }
     nodes.forEach((node, at) => {
       const row = this.#rows.get(node.key) || this.#make(node.key);
       this.#update(row, node);

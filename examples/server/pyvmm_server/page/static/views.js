@@ -11,7 +11,7 @@ export function viewsOf(api, state) {
   const terminals = new Terminals(api, state);
   const list = [
     ["Start", (panel, id) => showStart(panel, id, api)],
-    ["Terminal", (panel, id) => terminals.show(panel, id)],
+    ["Terminal", (panel, id, enters) => terminals.show(panel, id, enters)],
     ["Files", (panel, id) => showFiles(panel, id, api)],
     ["Processes", (panel, id) => showProcesses(panel, id, api)],
     ["Console", (panel, id) => showConsole(panel, id, api)],
