@@ -15,7 +15,7 @@ import pytest
 from tests import tiny
 from tests.sample_devices import Echo
 from tests.tiny import Console
-from vmm import ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine, create_machine
+from vmm import BalloonConfig, ConfigError, DiskConfig, EndEvent, Event, HotplugMemoryConfig, Machine, create_machine
 from vmm.boot import layout
 from vmm.events import EventFd
 from vmm.faststart.record import replace
@@ -73,6 +73,10 @@ DO: dict[str, Callable[[Machine], object]] = {
     "prepare_forks": lambda machine: machine.prepare_forks(1),
     "reset": lambda machine: machine.reset(),
     "resize_memory": lambda machine: machine.resize_memory(machine.config.memory.size),
+    "resize_balloon": lambda machine: machine.resize_balloon(1 << 20),
+    "request_balloon_stats": lambda machine: machine.request_balloon_stats(),
+    "start_hinting": lambda machine: machine.start_hinting(),
+    "stop_hinting": lambda machine: machine.stop_hinting(),
     "resize_cpus": lambda machine: machine.resize_cpus(2),
     "press_power_button": lambda machine: machine.press_power_button(),
     "shutdown": lambda machine: machine.shutdown(0.01),
@@ -106,6 +110,8 @@ def test_every_call_in_every_state(tmp_path: Path, call: str, state: str) -> Non
         config = replace(config, transport="pci")
     if call == "resize_memory":
         config = replace(config, hotplug_memory=HotplugMemoryConfig(128 << 20))
+    if call in ("resize_balloon", "request_balloon_stats", "start_hinting", "stop_hinting"):
+        config = replace(config, balloon=BalloonConfig(free_page_hinting=True))
     with Machine(config) as machine:
         registers = machine.vcpus[0]
         bring(machine, state)

@@ -333,6 +333,27 @@ class MachineInterface:
         """Request that the guest use *size* bytes of memory, its initial ones included."""
 
     @call(
+        OPEN,
+        "ask the guest to give up `size` of memory, 0: none",
+        request="resize-balloon",
+        units={"size": "bytes"},
+    )
+    def resize_balloon(self, size: int) -> None:
+        """Request that the guest give up *size* bytes of memory."""
+
+    @call(OPEN, "ask the guest's balloon for new statistics")
+    def request_balloon_stats(self) -> None:
+        """Request new statistics of the guest's balloon; :meth:`figures` has them when they have come."""
+
+    @call(OPEN, "ask the guest's balloon to name its free memory once")
+    def start_hinting(self, acknowledge: bool = True) -> None:
+        """Request that the guest name its free memory once, which the host takes."""
+
+    @call(OPEN, "end that, so that the guest uses the memory again")
+    def stop_hinting(self) -> None:
+        """End :meth:`start_hinting`: the guest uses the memory again that it has named."""
+
+    @call(
         (RUNNING,),
         "set how many vCPUs run, those of its start included",
         request="resize-cpus",
@@ -493,6 +514,10 @@ class AsyncCalls:
     unplug = on_thread(MachineInterface.unplug)
     resize_disk = on_thread(MachineInterface.resize_disk)
     resize_memory = on_thread(MachineInterface.resize_memory)
+    resize_balloon = on_thread(MachineInterface.resize_balloon)
+    request_balloon_stats = on_thread(MachineInterface.request_balloon_stats)
+    start_hinting = on_thread(MachineInterface.start_hinting)
+    stop_hinting = on_thread(MachineInterface.stop_hinting)
     resize_cpus = on_thread(MachineInterface.resize_cpus)
     refresh_shares = on_thread(MachineInterface.refresh_shares)
     uptime = on_thread(MachineInterface.uptime)

@@ -821,6 +821,38 @@ class Machine(AnyMachine):
         self._life.check("resize_memory")
         self.hotplug_memory.resize(size - self.config.memory.size)
 
+    def resize_balloon(self, size: int) -> None:
+        """Request that the guest give up *size* bytes of memory, see :meth:`vmm.virtio.balloon.device.Balloon.resize`.
+
+        :raises ConfigError: the machine has no balloon, or it cannot have that size
+        """
+        self._life.check("resize_balloon")
+        self.balloon.resize(size)
+
+    def request_balloon_stats(self) -> None:
+        """Request new statistics of the guest's balloon; :meth:`figures` has them when they have come.
+
+        :raises ConfigError: the machine has no balloon
+        """
+        self._life.check("request_balloon_stats")
+        self.balloon.request_stats()
+
+    def start_hinting(self, acknowledge: bool = True) -> None:
+        """As :meth:`vmm.virtio.balloon.device.Balloon.start_hinting`.
+
+        :raises ConfigError: the machine was configured without it
+        """
+        self._life.check("start_hinting")
+        self.balloon.start_hinting(acknowledge)
+
+    def stop_hinting(self) -> None:
+        """As :meth:`vmm.virtio.balloon.device.Balloon.stop_hinting`.
+
+        :raises ConfigError: the machine was configured without it
+        """
+        self._life.check("stop_hinting")
+        self.balloon.stop_hinting()
+
     @property
     def cpus(self) -> int:
         """How many vCPUs run now, see :meth:`resize_cpus`."""

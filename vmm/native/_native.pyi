@@ -237,6 +237,9 @@ class _Lib:
     BALLOON_INFLATE: Final[int]
     BALLOON_DEFLATE: Final[int]
     BALLOON_REPORT: Final[int]
+    BALLOON_HINT: Final[int]
+    BALLOON_HINT_STOP: Final[int]
+    BALLOON_HINT_DONE: Final[int]
     def balloon_run(self, memory: CData, what: int, ring: CData, iov: CData, stats: CData, /) -> int: ...
     BLK_RO: Final[int]
     BLK_DISCARD: Final[int]

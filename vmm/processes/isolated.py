@@ -547,6 +547,8 @@ def _figures(row: object) -> dict[str, Any]:
             found[name] = text(value)
         elif isinstance(value, int):
             found[text(name)] = number(value)
+        elif isinstance(value, dict):
+            found[text(name)] = {text(key): number(each) for key, each in list(value.items())[:FIGURES_MAX]}
     return found
 
 

@@ -91,14 +91,14 @@ static bool answered(int queue)
 
 static int act_balloon(const struct mem *mem, struct ring *a, int what, struct balloon_stats *stats)
 {
-	struct balloon_memory memory = { .mem = mem };
+	struct balloon_memory memory = { .mem = mem, .hint = 2 };
 	struct iovec iov[RING_MAX_SEGMENTS];
 	int n;
 
 	while ((n = balloon_run(&memory, what, a, iov, stats)) > 0)
 		;
 	ring_flush(a);
-	require(n < 0 || stats->errors || answered(0) || what == BALLOON_REPORT);
+	require(n < 0 || stats->errors || answered(0) || what >= BALLOON_REPORT);
 	return n;
 }
 

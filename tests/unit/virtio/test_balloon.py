@@ -18,7 +18,7 @@ from vmm.saving.memory_file import open_ram
 from vmm.virtio import spec
 from vmm.virtio.balloon import BalloonConfig
 from vmm.virtio.balloon import device as balloon_spec
-from vmm.virtio.balloon.device import DEFLATE, INFLATE, STATS, Balloon
+from vmm.virtio.balloon.device import DEFLATE, HINTS, INFLATE, STATS, Balloon
 from vmm.virtio.mem import device as mem_spec
 from vmm.virtio.mem.device import HotplugMemory
 
@@ -201,16 +201,74 @@ def test_free_pages_that_are_reported_go_back(index: int, shared: bool) -> None:
         assert guest.device.stats()["reported"] == 8 << 20
 
 
+def command(guest: Guest, value: int) -> None:
+    guest.queues[HINTS].send(guest.data(struct.pack("<I", value)))
+
+
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_free_pages_of_a_run_go_back(acknowledges: bool) -> None:
+    """Those of another run stay; the host ends the run by itself, or when it is told to."""
+    with make(free_page_hinting=True) as guest:
+        guest.start()
+        balloon: Balloon = guest.device  # type: ignore[assignment]
+        fill(guest, AREA, 16 << 20)
+        pages = [Buffer(AREA + at, 2 << 20, writable=True) for at in range(0, 8 << 20, 2 << 20)]
+        guest.queues[HINTS].send(pages[0])
+        for _ in range(2):
+            balloon.start_hinting(acknowledges)
+            run = guest.config(8, 4)
+            assert run > 1
+            command(guest, run - 1 if run > 2 else 99)
+            guest.queues[HINTS].send(pages[1])
+            assert guest.memory.read(AREA, 4 << 20) == b"\xaa" * (4 << 20)
+            command(guest, run)
+            guest.queues[HINTS].send(pages[2])
+            assert guest.memory.read(AREA + (4 << 20), 2 << 20) == bytes(2 << 20)
+            fill(guest, AREA, 16 << 20)
+            assert balloon.stats()["guest_hint"] == run
+            command(guest, 0)
+            if not acknowledges:
+                assert guest.config(8, 4) == run
+                balloon.stop_hinting()
+            guest.wait_for("the end", lambda: guest.config(8, 4) == 1)
+            guest.queues[HINTS].send(pages[3])
+        assert guest.memory.read(AREA, 16 << 20) == b"\xaa" * (16 << 20)
+        stats = balloon.stats()
+        assert (stats["host_hint"], stats["guest_hint"], stats["released"]) == (1, 0, 4 << 20)
+
+
+def test_hinting_that_was_not_configured() -> None:
+    with make() as guest, pytest.raises(ConfigError, match="no free page hinting"):
+        guest.device.start_hinting()  # type: ignore[attr-defined]
+
+
+def test_statistics_are_requested_without_waiting() -> None:
+    with make() as guest:
+        guest.start()
+        balloon: Balloon = guest.device  # type: ignore[assignment]
+        balloon.request_stats()
+        queue = guest.queues[STATS]
+        offer(queue, give_stats(guest, free_memory=(1 << 64) - 1))
+        guest.wait_for("figures", lambda: balloon.stats()["guest"])
+        assert balloon.stats()["guest"] == {"free_memory": (1 << 63) - 1}
+        balloon.request_stats()
+        queue.wait()
+        offer(queue, give_stats(guest, free_memory=5))
+        guest.wait_for("figures", lambda: balloon.stats()["guest"] == {"free_memory": 5})
+
+
 def test_what_is_offered() -> None:
     offered = {
         "plain": Balloon(BalloonConfig(), RAM).features,
         "reporting": Balloon(BalloonConfig(free_page_reporting=True), RAM).features,
+        "hinting": Balloon(BalloonConfig(free_page_hinting=True), RAM).features,
         "no oom": Balloon(BalloonConfig(deflate_on_oom=False), RAM).features,
     }
     plain = balloon_spec.BALLOON_F_STATS_VQ | balloon_spec.BALLOON_F_DEFLATE_ON_OOM
     assert offered == {
         "plain": plain,
         "reporting": plain | balloon_spec.BALLOON_F_PAGE_REPORTING,
+        "hinting": plain | balloon_spec.BALLOON_F_FREE_PAGE_HINT,
         "no oom": balloon_spec.BALLOON_F_STATS_VQ,
     }
 

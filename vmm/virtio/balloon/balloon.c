@@ -95,6 +95,23 @@ static void chain_report(struct run *run, const struct chain *chain)
 	}
 }
 
+/* 5.5.6.7.1: a command of 32 bits to read, or pages that the guest keeps for as long as this run lasts. */
+static void chain_hint(struct run *run, const struct chain *chain)
+{
+	uint32_t command;
+
+	if (chain->nread) {
+		if (iov_gather(chain->iov, chain->nread, &command, sizeof(command)) < sizeof(command))
+			return;
+		if (command == BALLOON_HINT_STOP)
+			run->stats->hinted = run->stats->hint;
+		run->stats->hint = command;
+		return;
+	}
+	if (run->memory->hint > BALLOON_HINT_DONE && run->stats->hint == run->memory->hint)
+		chain_report(run, chain);
+}
+
 static bool chain_do(struct run *run, int what, struct chain *chain)
 {
 	switch (what) {
@@ -103,6 +120,9 @@ static bool chain_do(struct run *run, int what, struct chain *chain)
 	case BALLOON_DEFLATE:
 		/* Nothing to do: the host allocates a page when the guest touches it. */
 		run->stats->deflated += chain->read_len / sizeof(uint32_t);
+		return true;
+	case BALLOON_HINT:
+		chain_hint(run, chain);
 		return true;
 	default:
 		chain_report(run, chain);

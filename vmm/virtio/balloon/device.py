@@ -3,8 +3,8 @@
 Pages are released by ``balloon.c``, on the control loop. A returned page reads as zeros when the guest touches it
 again.
 
-Linux and QEMU number queues without gaps for missing features; the specification does not. Free page hints are not
-offered, so both possible numbers of the reporting queue are served.
+Linux and QEMU number queues without gaps for missing features; the specification does not. So without free page hints
+both possible numbers of the reporting queue are served.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ BALLOON_F_DEFLATE_ON_OOM = 1 << 2
 BALLOON_F_FREE_PAGE_HINT = 1 << 3
 BALLOON_F_PAGE_POISON = 1 << 4
 BALLOON_F_PAGE_REPORTING = 1 << 5
-BALLOON_CONFIG_FORMAT = "<II"
-"""For :mod:`struct`: num_pages, actual; in pages of 4 KiB."""
+BALLOON_CONFIG_FORMAT = "<III"
+"""For :mod:`struct`: num_pages, actual; in pages of 4 KiB; free_page_hint_cmd_id."""
 BALLOON_CONFIG_ACTUAL = 4
 """Offset of the one field that a driver writes."""
 BALLOON_PAGE = 4096
@@ -48,8 +48,10 @@ BALLOON_STAT_NAMES = (
 )  # fmt: skip
 """By tag (5.5.6.4; those from 10 on are Linux's)."""
 
-INFLATE, DEFLATE, STATS = 0, 1, 2
+INFLATE, DEFLATE, STATS, HINTS = 0, 1, 2, 3
+_MOST_COMMAND = 0xFFFF_FFFF
 _MAX_STATS = 64
+_MOST_STAT = (1 << 63) - 1
 _STAT_SIZE = struct.calcsize(BALLOON_STAT_FORMAT)
 _COUNTERS = ("inflated", "deflated", "reported", "released", "errors")
 _SCHEMA = Schema("virtio-balloon", 1, {"target": "u32", "actual": "u32"})
@@ -73,6 +75,9 @@ class Balloon(VirtioDevice):
             self.features |= BALLOON_F_DEFLATE_ON_OOM
         if config.free_page_reporting:
             self.features |= BALLOON_F_PAGE_REPORTING
+        if config.free_page_hinting:
+            self.features |= BALLOON_F_FREE_PAGE_HINT
+        if config.free_page_reporting or config.free_page_hinting:
             self.queue_sizes += (128, 128)
         self._ram = ram
         self._actual = 0
@@ -84,6 +89,8 @@ class Balloon(VirtioDevice):
         self._iov = ffi.new("struct iovec[]", lib.RING_MAX_SEGMENTS)
         self._guest: dict[str, int] = {}
         self._answers = 0
+        self._run = lib.BALLOON_HINT_DONE  # the number of the last run
+        self._acknowledges = True
         self._asking = allocate_lock()
         self._answered = allocate_lock()  # unlocked: the guest has answered the last request
         self._target = 0
@@ -92,7 +99,7 @@ class Balloon(VirtioDevice):
     # -- what the driver sees --------------------------------------------------------------------------------
 
     def read_config(self) -> bytes:
-        return struct.pack(BALLOON_CONFIG_FORMAT, self._target, self._actual)
+        return struct.pack(BALLOON_CONFIG_FORMAT, self._target, self._actual, self._memory.hint)
 
     def write_config(self, offset: int, data: bytes) -> None:
         at = offset - BALLOON_CONFIG_ACTUAL
@@ -117,19 +124,24 @@ class Balloon(VirtioDevice):
             self._take_stats(queue)
             return
         what = {INFLATE: lib.BALLOON_INFLATE, DEFLATE: lib.BALLOON_DEFLATE}.get(queue.index, lib.BALLOON_REPORT)
+        if queue.index == HINTS and self._features & BALLOON_F_FREE_PAGE_HINT:
+            what = lib.BALLOON_HINT
         if what == lib.BALLOON_REPORT and not self._features & BALLOON_F_PAGE_REPORTING:
             return
         done = lib.balloon_run(self._memory, what, queue.ring, self._iov, self._native)
         if done < 0:
             raise queue.error()
         queue.served(done)
+        is_running = self._memory.hint > lib.BALLOON_HINT_DONE
+        if is_running and self._acknowledges and self._native.hinted == self._memory.hint:
+            self.stop_hinting()
 
     def _take_stats(self, queue: Queue) -> None:
         """5.5.6.3: the driver provides one buffer with its statistics; returning it requests new ones."""
         for chain in queue:
             entries = chain.read(min(chain.readable // _STAT_SIZE, _MAX_STATS) * _STAT_SIZE)
             self._guest = {
-                BALLOON_STAT_NAMES[tag]: value
+                BALLOON_STAT_NAMES[tag]: min(value, _MOST_STAT)
                 for tag, value in struct.iter_unpack(BALLOON_STAT_FORMAT, entries)
                 if tag < len(BALLOON_STAT_NAMES)
             }
@@ -151,6 +163,8 @@ class Balloon(VirtioDevice):
 
     def reset(self) -> None:
         self._features = self._actual = 0
+        self._memory.hint = lib.BALLOON_HINT_STOP
+        self._native.hint = self._native.hinted = 0
 
     def save(self) -> State:
         return _SCHEMA.make(target=self._target, actual=self._actual)
@@ -178,10 +192,47 @@ class Balloon(VirtioDevice):
         self._target = size // BALLOON_PAGE
         self.config_changed()
 
+    def start_hinting(self, acknowledge: bool = True) -> None:
+        """Request that the guest name its free memory once; the host takes it, and it reads as zeros (5.5.6.7).
+
+        :param acknowledge: end the run when the guest has named everything; else :meth:`stop_hinting` must be called,
+            and until then the guest cannot use that memory
+        :raises ConfigError: the machine was configured without it
+        """
+        self._check_hinting()
+        self._run = self._run + 1 if self._run < _MOST_COMMAND else lib.BALLOON_HINT_DONE + 1
+        self._acknowledges = acknowledge
+        self._memory.hint = self._run
+        self.config_changed()
+
+    def stop_hinting(self) -> None:
+        """End the run: the guest uses the memory again that it has named.
+
+        :raises ConfigError: as for :meth:`start_hinting`
+        """
+        self._check_hinting()
+        self._memory.hint = lib.BALLOON_HINT_DONE
+        self.config_changed()
+
+    def _check_hinting(self) -> None:
+        if not self.features & BALLOON_F_FREE_PAGE_HINT:
+            raise ConfigError(
+                "the balloon has no free page hinting",
+                code="balloon-hinting",
+                hint="configure it: BalloonConfig(free_page_hinting=True), --balloon free-page-hinting=on",
+            )
+
+    def request_stats(self) -> None:
+        """Request new statistics of the guest, without waiting for them: see ``guest`` of :meth:`stats`."""
+        context = self._context
+        if context is not None:
+            context.run(self._give_back)
+
     def stats(self, timeout: float = 0.0) -> dict[str, Any]:
         """``target`` and ``actual`` size (bytes); pages ``inflated`` and ``deflated`` by the driver; bytes ``reported``
-        as free and ``released`` to the host; ``errors`` of the host; and ``guest``: the guest's own statistics, in
-        bytes and counts, under the names of :data:`BALLOON_STAT_NAMES`.
+        as free and ``released`` to the host; ``errors`` of the host; the last command of free page hints of the
+        host and of the guest (``host_hint``, ``guest_hint``); and ``guest``: the guest's own statistics, in bytes and
+        counts, under the names of :data:`BALLOON_STAT_NAMES`.
 
         :param timeout: request new statistics of the guest, and wait at most that many seconds; 0: return the last ones
         :raises TimeoutError: it did not answer
@@ -192,6 +243,8 @@ class Balloon(VirtioDevice):
             "target": self._target * BALLOON_PAGE,
             "actual": self._actual * BALLOON_PAGE,
             **{name: int(getattr(self._native, name)) for name in _COUNTERS},
+            "host_hint": int(self._memory.hint),
+            "guest_hint": int(self._native.hint),
             "guest": dict(self._guest),
         }
 
