@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vmm.errors import VmmError as VmmError
     from vmm.faststart.warm import warm_settle as warm_settle
     from vmm.faststart.warm import warm_start as warm_start
+    from vmm.kvm.probe import host_cpu as host_cpu
     from vmm.lifecycle import EndEvent as EndEvent
     from vmm.lifecycle import Event as Event
     from vmm.machine.interface import AnyMachine as AnyMachine
@@ -84,6 +85,7 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "host_cpu": "vmm.kvm.probe",
     "create_machine": "vmm.processes.factory",
     "kvm_verdict": "vmm.cli.doctor",
     "restore_machine": "vmm.processes.factory",

@@ -145,6 +145,90 @@ def test_the_metadata_service(start: Callable[..., Program], tmp_path: Path, fla
 
 
 @needs_kvm
+@KINDS
+def test_the_balloon(start: Callable[..., Program], tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Its size, statistics and hints, of a guest without a driver."""
+    program = start(*flags)
+    program.put("/boot-source", kernel_image_path=echo(tmp_path))
+    program.put("/machine-config", vcpu_count=1, mem_size_mib=32)
+    balloon = {"amount_mib": 1, "deflate_on_oom": True, "stats_polling_interval_s": 1, "free_page_hinting": True}
+    program.put("/balloon", **balloon)
+    assert program.request("GET", "/balloon") == (200, balloon)
+    assert "smaller than the previously set balloon" in program.fault("PATCH", "/machine-config", {"mem_size_mib": 1})
+    assert "before starting" in program.fault("GET", "/balloon/statistics")
+    program.put("/actions", action_type="InstanceStart")
+    assert program.read(1) == b">"
+    sizes = {"target_pages": 256, "target_mib": 1, "actual_pages": 0, "actual_mib": 0}
+    assert program.request("GET", "/balloon/statistics") == (200, sizes)
+    assert program.request("PATCH", "/balloon", {"amount_mib": 2}) == (204, None)
+    assert program.request("GET", "/balloon/statistics")[1]["target_pages"] == 512
+    assert "not a multiple of 4096 below" in program.fault("PATCH", "/balloon", {"amount_mib": 32})
+    assert program.request("PATCH", "/balloon/statistics", {"stats_polling_interval_s": 5}) == (204, None)
+    assert "enabled/disabled" in program.fault("PATCH", "/balloon/statistics", {"stats_polling_interval_s": 0})
+    assert program.request("GET", "/balloon") == (200, {**balloon, "amount_mib": 2, "stats_polling_interval_s": 5})
+    assert program.request("GET", "/balloon/hinting/status") == (200, {"host_cmd": 0, "guest_cmd": 0})
+    assert program.request("PATCH", "/balloon/hinting/start", {"acknowledge_on_stop": False}) == (204, None)
+    assert program.request("GET", "/balloon/hinting/status") == (200, {"host_cmd": 2, "guest_cmd": 0})
+    assert program.request("PATCH", "/balloon/hinting/stop") == (204, None)
+    assert program.request("PATCH", "/balloon/hinting/start") == (204, None)
+    assert program.request("GET", "/balloon/hinting/status") == (200, {"host_cmd": 3, "guest_cmd": 0})
+
+
+@needs_kvm
+def test_a_balloon_without_statistics_and_hints(start: Callable[..., Program], tmp_path: Path) -> None:
+    program = start()
+    program.put("/boot-source", kernel_image_path=echo(tmp_path))
+    program.put("/machine-config", vcpu_count=1, mem_size_mib=32)
+    program.put("/balloon", amount_mib=1, deflate_on_oom=False)
+    program.put("/actions", action_type="InstanceStart")
+    assert "not enabled" in program.fault("GET", "/balloon/statistics")
+    assert "enabled/disabled" in program.fault("PATCH", "/balloon/statistics", {"stats_polling_interval_s": 1})
+    assert "not enabled" in program.fault("PATCH", "/balloon/hinting/stop")
+    assert "not enabled" in program.fault("GET", "/balloon/hinting/status")
+
+
+@needs_kvm
+@KINDS
+def test_memory_that_can_be_plugged_in(start: Callable[..., Program], tmp_path: Path, flags: tuple[str, ...]) -> None:
+    program = start(*flags)
+    program.put("/boot-source", kernel_image_path=echo(tmp_path))
+    program.put("/machine-config", vcpu_count=1, mem_size_mib=32)
+    program.put("/hotplug/memory", total_size_mib=256)
+    program.put("/actions", action_type="InstanceStart")
+    sizes = {"total_size_mib": 256, "slot_size_mib": 128, "block_size_mib": 2, "plugged_size_mib": 0}
+    assert program.request("GET", "/hotplug/memory") == (200, {**sizes, "requested_size_mib": 0})
+    assert program.request("PATCH", "/hotplug/memory", {"requested_size_mib": 128}) == (204, None)
+    assert program.request("GET", "/hotplug/memory") == (200, {**sizes, "requested_size_mib": 128})
+    assert "greater than total" in program.fault("PATCH", "/hotplug/memory", {"requested_size_mib": 512})
+    assert "multiple of block" in program.fault("PATCH", "/hotplug/memory", {"requested_size_mib": 3})
+
+
+@needs_kvm
+@KINDS
+def test_a_cpu_template_changes_what_the_guest_sees(
+    start: Callable[..., Program], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """CPUID leaf 1 has the stepping and the model in EAX."""
+    ask = b"\xb8\x01\x00\x00\x00\x31\xc9\x0f\xa2"  # mov eax, 1; xor ecx, ecx; cpuid
+    send = b"\x66\xba\xf8\x03\xee"  # mov dx, 0x3f8; out dx, al
+    program = start(*flags)
+    program.put("/boot-source", kernel_image_path=tiny.make(tmp_path, ask, send, tiny.POWEROFF))
+    program.put("/machine-config", vcpu_count=1, mem_size_mib=32)
+    modifier = {"register": "eax", "bitmap": f"0b{'x' * 24}{ord('#'):08b}"}
+    leaf = {"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": [modifier]}
+    program.put("/cpu-config", cpuid_modifiers=[leaf], msr_modifiers=[], kvm_capabilities=[])
+    assert program.request("GET", "/vm/config")[1]["cpu-config"]["cpuid_modifiers"] == [leaf]
+    program.put("/actions", action_type="InstanceStart")
+    assert program.read(1) == b"#"
+    other = start(*flags, name="two")
+    other.put("/boot-source", kernel_image_path=str(tmp_path / "tiny.elf"))
+    other.put("/cpu-config", cpuid_modifiers=[{**leaf, "leaf": "0x123"}])
+    assert "leaf 0x123.0x0, which this host does not have" in other.fault(
+        "PUT", "/actions", {"action_type": "InstanceStart"}
+    )
+
+
+@needs_kvm
 def test_a_configuration_file_boots_without_an_api(start: Callable[..., Program], tmp_path: Path) -> None:
     config = {
         "boot-source": {"kernel_image_path": echo(tmp_path), "boot_args": "console=ttyS0"},
@@ -169,7 +253,19 @@ def test_a_configuration_file_boots_without_an_api(start: Callable[..., Program]
         ("PUT", "/boot-source", None, "Empty PUT request"),
         ("PUT", "/boot-source", {"kernel_image_path": "a\0b"}, "invalid value of `kernel_image_path`"),
         ("PUT", "/boot-source", {"kernel_image_path": "\ud800"}, "invalid value of `kernel_image_path`"),
-        ("PUT", "/machine-config", {"vcpu_count": 3, "mem_size_mib": 32}, "can only be 1 or an even number"),
+        ("PUT", "/machine-config", {"vcpu_count": 3, "mem_size_mib": 32, "smt": True}, "1 or an even number"),
+        ("PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 33, "huge_pages": "2M"}, "not a multiple"),
+        ("PUT", "/balloon", {"amount_mib": 128, "deflate_on_oom": True}, "less than the memory"),
+        ("PUT", "/hotplug/memory", {"total_size_mib": 100}, "Total size must not be lower"),
+        ("PUT", "/hotplug/memory", {"total_size_mib": 128, "block_size_mib": 3}, "power of 2"),
+        ("PUT", "/hotplug/memory", {"total_size_mib": 192}, "multiple of slot size"),
+        ("PUT", "/cpu-config", {"kvm_capabilities": ["121"]}, "KVM capabilities"),
+        ("PUT", "/cpu-config", {"msr_modifiers": [{"addr": "0x1", "bitmap": "0b1"}]}, "the MSR 0x1"),
+        ("PUT", "/cpu-config", {"cpuid_modifiers": [{"leaf": "x", "subleaf": "0", "flags": 0, "modifiers": []}]}, "32"),
+        ("PUT", "/cpu-config", {"msr_modifiers": [{"addr": "0x10a", "bitmap": "1"}]}, "Invalid bitmap"),
+        ("GET", "/balloon/statistics", None, "No balloon device found"),
+        ("PATCH", "/balloon/hinting/start", None, "No balloon device found"),
+        ("PATCH", "/pmem/a", {"id": "a"}, "Invalid pmem device ID"),
         ("PUT", "/machine-config", {"vcpu_count": 64, "mem_size_mib": 32}, "expected 1 to 32"),
         ("PUT", "/machine-config", {"vcpu_count": True, "mem_size_mib": 32}, "expected an integer"),
         ("PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 32, "cpu_template": "T2"}, "template T2"),

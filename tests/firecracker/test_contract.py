@@ -100,7 +100,9 @@ def running() -> Iterator[Client]:
     kernel = tiny.make(client.folder, tiny.say(">"), tiny.SPIN)
     client.program.put("/boot-source", kernel_image_path=kernel)
     client.program.put("/machine-config", vcpu_count=1, mem_size_mib=32)
-    client.program.put("/balloon", amount_mib=0, deflate_on_oom=True)
+    client.program.put(
+        "/balloon", amount_mib=0, deflate_on_oom=True, stats_polling_interval_s=1, free_page_hinting=True
+    )
     client.program.put("/actions", action_type="InstanceStart")
     yield client
     client.close()

@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
         for other in others:
             first = first.in_common(other)
     else:
-        from vmm.kvm.probe import offered
+        from vmm.kvm.probe import host_cpu
 
-        first = offered()
+        first = host_cpu()
     sys.stdout.write(first.text())
     return 0

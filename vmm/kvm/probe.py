@@ -148,7 +148,7 @@ def _timed_run(vcpu: Vcpu) -> float:
     return elapsed / _INSTRUCTIONS
 
 
-def offered() -> CpuConfig:
+def host_cpu() -> CpuConfig:
     """The processor that this host's KVM offers to guests, without what is masked, as a template.
 
     :raises HostError: no usable KVM

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.routes import ROUTES
-from pyvmm_firecracker.schema import ANSWERS, ANY, BODIES, LONGEST, Field
+from pyvmm_firecracker.schema import ANSWERS, ANY, BODIES, LONGEST, OPTIONAL, Field
 from pyvmm_firecracker.sections import NAMES
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _operation(key: str) -> dict[str, Any]:
     if key in ANY:
         made["requestBody"] = {"required": True, "content": _content({})}
     if key in BODIES:
-        made["requestBody"] = {"required": True, "content": _content(_object(BODIES[key]))}
+        schema = {**_object(BODIES[key]), **({"nullable": True} if key in OPTIONAL else {})}
+        made["requestBody"] = {"required": key not in OPTIONAL, "content": _content(schema)}
     return made
 
 

@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from pyvmm_firecracker import VERSION, records, snapshots
+from pyvmm_firecracker.balloon import NONE, Balloon
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import readable
 from pyvmm_firecracker.mmds.service import Service
-from pyvmm_firecracker.records import MIB
+from pyvmm_firecracker.records import BLOCK_MIB, MIB, SLOT_MIB
 from pyvmm_firecracker.sections import AFTER, BEFORE, NAMES, Sections
 from vmm import VmmError, create_machine
 
@@ -47,6 +48,7 @@ class Instance(Sections):
         self._plugged: dict[tuple[str, str], Any] = {}
         self._loaded: snapshots.Load | None = None
         self._service: Service | None = None
+        self._balloon: Balloon | None = None
 
     @property
     def state(self) -> str:
@@ -155,6 +157,8 @@ class Instance(Sections):
             self._is_started = True
             if self._service is not None:
                 self._service.hide()
+            if self.sections.get("balloon"):
+                self.balloon().poll()
         elif machine.state == "paused":
             machine.resume()
 
@@ -209,24 +213,39 @@ class Instance(Sections):
         self.sections["network-interfaces"][name].update(body)
         self._load_again()
 
-    def patch_balloon(self, body: Body) -> None:
-        """``PATCH /balloon``."""
+    def balloon(self) -> Balloon:
+        """The requests of the balloon, of a machine that was started."""
         if not self.sections.get("balloon"):
-            raise Fault("No balloon device found.")
-        machine = self._started()
-        device = getattr(machine, "balloon", None) if self.isolation == "thread" else None
-        if device is None:
-            raise Fault("The balloon of a machine in a jail cannot change its size: start with --no-seccomp.")
-        device.resize(body["amount_mib"] * MIB)
-        self.sections["balloon"]["amount_mib"] = body["amount_mib"]
+            raise Fault(NONE)
+        self._started()
+        if self._balloon is None:
+            self._balloon = Balloon(self._started, self.sections["balloon"])
+        return self._balloon
+
+    def patch_pmem(self, _: str, name: str, body: Body) -> None:
+        """``PATCH /pmem``: a rate limiter."""
+        if name not in self.sections["pmem"]:
+            raise Fault(f"Invalid pmem device ID: {name:.60}.")
+        records.pmem({**self.sections["pmem"][name], **body})
 
     def patch_hotplug(self, body: Body) -> None:
         """``PATCH /hotplug/memory``."""
-        self.get_hotplug()
+        memory = self.get_hotplug()
+        if body["requested_size_mib"] > memory["total_size_mib"]:
+            raise Fault("Requested size is greater than total size.")
+        if body["requested_size_mib"] % memory.get("block_size_mib", BLOCK_MIB):
+            raise Fault("Requested size must be a multiple of block size.")
         self._started().resize_memory(
             (self.sections["machine-config"]["mem_size_mib"] + body["requested_size_mib"]) * MIB
         )
         self.sections["memory-hotplug"]["requested_size_mib"] = body["requested_size_mib"]
+
+    def get_hotplug(self) -> Body:
+        found = super().get_hotplug()
+        rows: list[Body] = self.figures().get("devices", [])
+        plugged = next((each["plugged"] // MIB for each in rows if "plugged" in each), 0)
+        sizes = {"slot_size_mib": SLOT_MIB, "block_size_mib": BLOCK_MIB, "requested_size_mib": 0}
+        return {**sizes, **found, "plugged_size_mib": plugged}
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
@@ -288,6 +307,8 @@ class Instance(Sections):
         """End the machine."""
         if self.machine is not None:
             self.machine.close()
+        if self._balloon is not None:
+            self._balloon.close()
         if self._service is not None:
             self._service.close()
         self.ended.set()

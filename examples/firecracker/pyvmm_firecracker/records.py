@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from pyvmm_firecracker import cpu
 from pyvmm_firecracker.fault import Fault
 from vmm import (
     BalloonConfig,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Body = dict[str, Any]
 
 MIB = 1 << 20
+SLOT_MIB, BLOCK_MIB = 128, 2
+"""Of memory that is plugged in, unless a request names others."""
 DEFAULT_MACHINE = {
     "vcpu_count": 1,
     "mem_size_mib": 128,
@@ -127,12 +130,11 @@ def balloon(body: Body) -> BalloonConfig:
     """
     :raises Fault: it cannot be
     """
-    if body.get("free_page_hinting"):
-        raise Fault("Free page hinting is not supported: `free_page_reporting` returns the same memory.")
     return BalloonConfig(
         body["amount_mib"] * MIB,
         free_page_reporting=body.get("free_page_reporting", False),
         deflate_on_oom=body["deflate_on_oom"],
+        free_page_hinting=body.get("free_page_hinting", False),
     )
 
 
@@ -178,6 +180,7 @@ def machine_config(
             boot=BootConfig(source["kernel_image_path"], source.get("initrd_path"), _words(sections, root)),
             memory=MemoryConfig(machine["mem_size_mib"] * MIB, _HUGE_PAGES[machine["huge_pages"]]),
             cpus=machine["vcpu_count"],
+            cpu=cpu.processor(sections.get("cpu-config")),
             rootfs=disk(root) if root else None,
             disks=tuple(disk(each) for each in drives if each is not root),
             nets=_nets(sections, mmds),
@@ -190,6 +193,41 @@ def machine_config(
             transport=transport,
             isolation=isolation,
         )
+
+
+def check_hotplug(memory: Body) -> None:
+    """
+    :raises Fault: the sizes do not fit to each other
+    """
+    block, slot = memory.get("block_size_mib", BLOCK_MIB), memory.get("slot_size_mib", SLOT_MIB)
+    total = memory["total_size_mib"]
+    for is_wrong, what in (
+        (block < BLOCK_MIB, f"Block size must not be lower than {BLOCK_MIB} MiB"),
+        (block & (block - 1), "Block size must be a power of 2"),
+        (slot < SLOT_MIB, f"Slot size must not be lower than {SLOT_MIB} MiB"),
+        (slot % block, "Slot size must be a multiple of block size"),
+        (total < slot, "Total size must not be lower than slot size"),
+        (total % slot, "Total size must be a multiple of slot size"),
+    ):
+        if is_wrong:
+            raise Fault(f"{what}.")
+
+
+def check_machine(machine: Body, balloon: Body | None) -> None:
+    """
+    :raises Fault: the processors or the memory cannot be
+    """
+    if machine["smt"] and machine["vcpu_count"] > 1 and machine["vcpu_count"] % 2:
+        raise Fault(
+            "The number of vCPUs must be greater than 0, less than 33 and must be 1 or an even number if SMT is "
+            "enabled."
+        )
+    if machine["huge_pages"] == "2M" and machine["mem_size_mib"] % 2:
+        raise Fault("The memory size (MiB) is either 0, or not a multiple of the configured page size.")
+    if balloon and balloon["amount_mib"] >= machine["mem_size_mib"]:
+        raise Fault("The memory size (MiB) is smaller than the previously set balloon device target size.")
+    if machine.get("cpu_template", "None") != "None":
+        raise Fault(f"CPU template {machine['cpu_template']} is not supported: PUT /cpu-config changes single bits.")
 
 
 def _hotplug(memory: Body) -> HotplugMemoryConfig:

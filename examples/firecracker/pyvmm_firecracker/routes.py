@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.instance import Instance
-from pyvmm_firecracker.schema import ANY, BODIES, check
+from pyvmm_firecracker.schema import ANY, BODIES, OPTIONAL, check
 from pyvmm_firecracker.sections import NAMES
 from vmm import VmmError
 
@@ -63,11 +63,13 @@ class Api:
             if body is not None:
                 raise Fault(f"{method} request cannot have a body.")
             return handler(self.instance, name) if section in NAMES else handler(self.instance)
+        if body is None and f"{method} {fixed}" in OPTIONAL:
+            body = {}
         if body is None:
             raise Fault(f"Empty {method} request.")
         if f"{method} {fixed}" in ANY:
             return handler(self.instance, body)
-        given = check(BODIES.get(f"{method} {fixed}") or BODIES[f"{method} {section}"], body)
+        given = check(BODIES[f"{method} {fixed}"], body)
         if section in NAMES:
             return self._named(handler, section, name, given)
         return handler(self.instance, given)
@@ -107,10 +109,17 @@ ROUTES: dict[str, Handler] = {
     "PATCH drives": Instance.patch_drive,
     "PATCH network-interfaces": Instance.patch_net,
     "PUT vsock": _one("vsock"),
+    "PATCH pmem": Instance.patch_pmem,
+    "PUT cpu-config": _one("cpu-config"),
     "PUT balloon": _one("balloon"),
+    "GET balloon/statistics": lambda instance: instance.balloon().statistics(),
+    "PATCH balloon/statistics": lambda instance, body: instance.balloon().set_interval(**body),
+    "PATCH balloon/hinting/start": lambda instance, body: instance.balloon().start_hinting(body),
+    "PATCH balloon/hinting/stop": lambda instance, _: instance.balloon().stop_hinting(),
+    "GET balloon/hinting/status": lambda instance: instance.balloon().hinting(),
     "PUT entropy": _one("entropy"),
     "PUT hotplug/memory": _one("memory-hotplug"),
-    "PATCH balloon": Instance.patch_balloon,
+    "PATCH balloon": lambda instance, body: instance.balloon().resize(body["amount_mib"]),
     "PATCH hotplug/memory": Instance.patch_hotplug,
     "PUT serial": Instance.put_serial,
     "GET mmds": lambda instance: instance.mmds.get(),

@@ -85,6 +85,24 @@ _MACHINE: Fields = {
     "track_dirty_pages": FLAG,
     "huge_pages": Field(str, choices=("None", "Transparent", "2M")),
 }
+_BITMAP = Field(str, required=True)
+_CPUID: Fields = {
+    "leaf": Field(str, required=True),
+    "subleaf": Field(str, required=True),
+    "flags": Field(int, required=True, high=(1 << 32) - 1),
+    "modifiers": Field(
+        list,
+        required=True,
+        fields={"register": Field(str, required=True, choices=("eax", "ebx", "ecx", "edx")), "bitmap": _BITMAP},
+    ),
+}
+_CPU: Fields = {
+    "kvm_capabilities": Field(list, items=TEXT),
+    "cpuid_modifiers": Field(list, fields=_CPUID),
+    "msr_modifiers": Field(list, fields={"addr": Field(str, required=True), "bitmap": _BITMAP}),
+    "reg_modifiers": Field(list, fields={"addr": Field(str, required=True), "bitmap": _BITMAP}),
+    "vcpu_features": Field(list, fields={"index": Field(int, required=True), "bitmap": _BITMAP}),
+}
 
 BODIES: dict[str, Fields] = {
     "PUT actions": {
@@ -102,6 +120,7 @@ BODIES: dict[str, Fields] = {
     "PUT network-interfaces": _NETWORK,
     "PATCH network-interfaces": {"iface_id": ID, "rx_rate_limiter": LIMITER, "tx_rate_limiter": LIMITER},
     "PUT pmem": _PMEM,
+    "PATCH pmem": {"id": ID, "rate_limiter": LIMITER},
     "PUT vsock": {
         "guest_cid": Field(int, required=True, low=3, high=(1 << 32) - 1),
         "uds_path": PATH,
@@ -114,6 +133,10 @@ BODIES: dict[str, Fields] = {
         "free_page_hinting": FLAG,
         "free_page_reporting": FLAG,
     },
+    "PATCH balloon/statistics": {"stats_polling_interval_s": Field(int, required=True, high=65535)},
+    "PATCH balloon/hinting/start": {"acknowledge_on_stop": FLAG},
+    "PATCH balloon/hinting/stop": {},
+    "PUT cpu-config": _CPU,
     "PATCH balloon": {"amount_mib": Field(int, required=True, high=1 << 30)},
     "PUT entropy": {"rate_limiter": LIMITER},
     "PUT serial": {"serial_out_path": TEXT, "rate_limiter": BUCKET},
@@ -161,6 +184,13 @@ BODIES: dict[str, Fields] = {
 }
 """By method and path; a path's second part is there where it is no name of a device."""
 
+OPTIONAL = ("PATCH balloon/hinting/start", "PATCH balloon/hinting/stop", "PUT cpu-config")
+"""Requests that need no body."""
+_STATISTICS = (
+    "swap_in", "swap_out", "major_faults", "minor_faults", "free_memory", "total_memory", "available_memory",
+    "disk_caches", "hugetlb_allocations", "hugetlb_failures", "oom_kill", "alloc_stall", "async_scan", "direct_scan",
+    "async_reclaim", "direct_reclaim",
+)  # fmt: skip
 _SOME_TEXT = Field(str, required=True)
 _BALLOON_ANSWER: Fields = BODIES["PUT balloon"]
 ANSWERS: dict[str, Fields] = {
@@ -174,6 +204,7 @@ ANSWERS: dict[str, Fields] = {
     "GET vm/config": {
         "balloon": Field(dict, fields=_BALLOON_ANSWER),
         "boot-source": Field(dict, fields=BODIES["PUT boot-source"]),
+        "cpu-config": Field(dict, fields=_CPU),
         "drives": Field(list, required=True, fields=_DRIVE),
         "entropy": Field(dict, fields=BODIES["PUT entropy"]),
         "logger": Field(dict, fields=BODIES["PUT logger"]),
@@ -188,6 +219,11 @@ ANSWERS: dict[str, Fields] = {
     },
     "GET machine-config": BODIES["PUT machine-config"],
     "GET balloon": _BALLOON_ANSWER,
+    "GET balloon/statistics": {
+        **{f"{size}_{unit}": Field(int, required=True) for size in ("target", "actual") for unit in ("pages", "mib")},
+        **dict.fromkeys(_STATISTICS, NUMBER),
+    },
+    "GET balloon/hinting/status": {"host_cmd": Field(int, required=True), "guest_cmd": NUMBER},
     "GET hotplug/memory": {
         "total_size_mib": Field(int, required=True),
         "slot_size_mib": NUMBER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from pyvmm_firecracker import records
+from pyvmm_firecracker import cpu, records
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import console_file, readable
 from pyvmm_firecracker.logs import Log, Metrics
@@ -67,17 +67,20 @@ class Sections:
         self._set_machine({**self.sections["machine-config"], **body})
 
     def _set_machine(self, machine: Body) -> None:
-        if machine["vcpu_count"] > 1 and machine["vcpu_count"] % 2:
-            raise Fault("The vCPU number is invalid! The vCPU number can only be 1 or an even number.")
-        if machine.get("cpu_template", "None") != "None":
-            raise Fault(f"CPU template {machine['cpu_template']} is not supported: pyvmm has templates of its own.")
+        records.check_machine(machine, self.sections.get("balloon"))
         self.sections["machine-config"] = machine
 
     def put_section(self, name: str, body: Body) -> None:
         """A device of which there is one."""
         self._before()
         if name == "balloon":
+            if body["amount_mib"] >= self.sections["machine-config"]["mem_size_mib"]:
+                raise Fault("The amount of the balloon must be less than the memory size.")
             records.balloon(body)
+        elif name == "cpu-config":
+            cpu.check(body)
+        elif name == "memory-hotplug":
+            records.check_hotplug(body)
         self.sections[name] = body
 
     def put_serial(self, body: Body) -> None:

@@ -32,6 +32,7 @@ _SINGLE: tuple[tuple[str, str, Body], ...] = (
     ("balloon", "balloon", {}),
     ("entropy", "entropy", {}),
     ("mmds-config", "mmds/config", {}),
+    ("cpu-config", "cpu-config", {}),
     ("memory-hotplug", "hotplug/memory", {"requested_size_mib": None}),
 )
 """Each section of a single device, the request that validates it, and the fields of the section that requests lack."""

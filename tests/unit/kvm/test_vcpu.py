@@ -323,7 +323,7 @@ def test_a_template_is_what_its_file_says(tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
     path.write_text(made.text())
     assert CpuConfig.read(str(path)) == made and made.vendor() == "GenuineIntel"
-    assert probe.offered().missing_on(probe.offered()) == []
+    assert probe.host_cpu().missing_on(probe.host_cpu()) == []
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ ASK = b"\xb8\1\0\0\0\x0f\xa2\x89\xc8" + tiny.outb(0x3F8, 0)[:4] + b"\xee" + b"\x
 
 def test_a_guest_sees_the_processor_of_its_template(tmp_path: Path) -> None:
     """Also when it goes on somewhere else, where the file is not."""
-    host = probe.offered()
+    host = probe.host_cpu()
     leaf = host.by_place()[1, 0]
     bit = next(1 << n for n in range(32) if leaf.ecx >> n & 1 and n not in (21, 24, 31))  # these are the VMM's
     less = replace(host, leaves=tuple(replace(e, ecx=e.ecx & ~bit) if e == leaf else e for e in host.leaves))
