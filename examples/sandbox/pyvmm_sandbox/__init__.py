@@ -96,12 +96,11 @@ _EXTENSION = ("load_ipython_extension", "unload_ipython_extension")
 
 def __getattr__(name: str) -> object:
     """Import a name when it is used first: the import of this package is part of each program's start."""
-    if name in _EXTENSION:
-        from pyvmm_sandbox import magic
+    from importlib import import_module
 
-        return getattr(magic, name)
+    if name in _EXTENSION:
+        return getattr(import_module("pyvmm_sandbox.magic"), name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
 
     return getattr(import_module(f"pyvmm_sandbox.{_MODULES.get(name, 'errors')}"), name)

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from pyvmm_sandbox import Network, Refusal, Traffic
     from pyvmm_sandbox.code import Context, Contexts, Execution
     from pyvmm_sandbox.commands import Event, Result
     from pyvmm_sandbox.connecting import Rules
+    from pyvmm_sandbox.egress.client import Refusal, Traffic
+    from pyvmm_sandbox.egress.rules import Network
     from pyvmm_sandbox.files import Change, Entry, Files
     from pyvmm_sandbox.ports import Ports
     from pyvmm_sandbox.records import SandboxInfo

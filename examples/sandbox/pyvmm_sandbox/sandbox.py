@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from pyvmm_sandbox import Network, Secret
     from pyvmm_sandbox.code import Bundle, Context, Contexts, Execution
+    from pyvmm_sandbox.egress.credentials import Secret
+    from pyvmm_sandbox.egress.rules import Network
     from pyvmm_sandbox.stats import Stats
     from pyvmm_sandbox.template import Template
 
