@@ -6,16 +6,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm_sentry.events import Event
+    from pyvmm_sentry.forks import Fork, Template
+    from pyvmm_sentry.guest import ProgramError, ProgramTimeout
     from pyvmm_sentry.sandbox import Process, Result, SentrySandbox
 
-__all__ = ["Event", "Process", "Result", "SentrySandbox"]
+_HOMES = {
+    "Event": "events",
+    "Fork": "forks",
+    "Process": "sandbox",
+    "ProgramError": "guest",
+    "ProgramTimeout": "guest",
+    "Result": "sandbox",
+    "SentrySandbox": "sandbox",
+    "Template": "forks",
+}
+__all__ = ["Event", "Fork", "Process", "ProgramError", "ProgramTimeout", "Result", "SentrySandbox", "Template"]
 
 
 def __getattr__(name: str) -> object:
     """Import what is used: the command starts without it."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module("pyvmm_sentry.events" if name == "Event" else "pyvmm_sentry.sandbox")
-    return getattr(module, name)
+    return getattr(importlib.import_module(f"pyvmm_sentry.{_HOMES[name]}"), name)

@@ -7,7 +7,7 @@ import re
 import struct
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from vmm import (
     BalloonConfig,
     BootConfig,
     ConsoleConfig,
+    EndEvent,
     HostError,
     Machine,
     MachineConfig,
@@ -25,17 +26,19 @@ from vmm import (
 )
 
 MIB = 1 << 20
-REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
+_REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
 CANNOT_RUN = 126
 _RECORD = struct.Struct("<8sQQ7I36s")
 """Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most; the
 streams that are a terminal, and its modes."""
 _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
-_MTU = 16000
-"""The most that `core/virtio/net.c` has buffers for."""
+NETWORK = NetConfig("user", mtu=16000)
+"""That of the host, by passt; its packets are the largest that `core/virtio/net.c` has buffers for."""
 CPUS = 32
 """The most that `kvm/cpu.c` starts."""
+KERNEL_MOST = 64 << 10
+"""Bytes of the kernel's own text that are kept."""
 _MARK, _HEAD, _END = 1, 4, 3
 """Of `kvm/frames.c`."""
 _ESCAPED = re.compile(rb"[\x04\x10]")
@@ -90,52 +93,86 @@ class Start(NamedTuple):
         return record.ljust(size, b"\0") + program
 
 
-class Output:
-    """Sorts what comes from the console: streams of the program, its end, and what the kernel itself prints."""
+class Frames:
+    """Separates what comes from the console: streams of the program, its end, and what the kernel itself prints.
 
-    def __init__(self, terminal: Terminal | None = None) -> None:
-        self._terminal = terminal
-        self.reader, self.writer = os.pipe()
+    :param put: called with the number of a stream, and what the program wrote to it
+    :ivar status: of the program, below 0 the signal that ended it; None: it has not ended
+    :ivar kernel: the last of what the kernel printed
+    """
+
+    def __init__(self, put: Callable[[int, memoryview], None]) -> None:
+        self._put = put
         self.status: int | None = None
-        """Of the program, below 0 the signal that ended it; None: it has not ended."""
         self.kernel = b""
         self._rest = b""
-        self._thread = threading.Thread(target=self._copy)
-        self._thread.start()
 
-    def _copy(self) -> None:
-        while data := os.read(self.reader, 1 << 16):
-            self._rest += data
-            self._sort()
-
-    def _sort(self) -> None:
-        data = memoryview(self._rest)
-        at = 0
+    def feed(self, new: bytes) -> None:
+        """Sort what has come."""
+        data, at = self._rest + new, 0
+        view = memoryview(data)
         while at < len(data):
             if data[at] != _MARK:
-                self.kernel += data[at : at + 1]
-                at += 1
+                mark = data.find(_MARK, at)
+                end = len(data) if mark < 0 else mark
+                self.kernel = (self.kernel + data[at:end])[-KERNEL_MOST:]
+                at = end
                 continue
             if at + _HEAD > len(data):
                 break
             stream, size = data[at + 1], int.from_bytes(data[at + 2 : at + _HEAD], "little")
             if at + _HEAD + size > len(data):
                 break
-            self._put(stream, data[at + _HEAD : at + _HEAD + size])
+            self._sort(stream, view[at + _HEAD : at + _HEAD + size])
             at += _HEAD + size
-        self._rest = bytes(data[at:])
+        self._rest = data[at:]
 
-    def _put(self, stream: int, data: memoryview) -> None:
+    def _sort(self, stream: int, data: memoryview) -> None:
         if stream == _END and len(data) == 2:
             self.status = -data[1] or data[0]
-        elif stream == 0 and self._terminal:
+        elif stream in (0, 1, 2):
+            self._put(stream, data)
+        else:
+            self.kernel = (self.kernel + data)[-KERNEL_MOST:]
+
+    @property
+    def refused(self) -> str:
+        """Why the kernel did not start the program, or empty."""
+        found = _REFUSED.fullmatch(self.kernel)
+        return found[1].decode(errors="replace") if found else ""
+
+
+class Output:
+    """Copies what comes from the console to this process's own streams."""
+
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self._terminal = terminal
+        self.reader, self.writer = os.pipe()
+        self.frames = Frames(self._put)
+        self._thread = threading.Thread(target=self._copy)
+        self._thread.start()
+
+    def _copy(self) -> None:
+        while data := os.read(self.reader, 1 << 16):
+            self.frames.feed(data)
+
+    def _put(self, stream: int, data: memoryview) -> None:
+        if stream == 0 and self._terminal:
             _write(self._terminal.fd, data)
         elif stream in (1, 2):  # the kernel may not write to other descriptors of this process
             # Of a program whose errors go to the terminal, these are lines of the core itself
             raw = stream == 2 and self._terminal is not None and self._terminal.streams & 4
             _write(stream, memoryview(bytes(data).replace(b"\n", b"\r\n")) if raw else data)
-        else:
-            self.kernel += data
+
+    @property
+    def status(self) -> int | None:
+        """See :attr:`Frames.status`."""
+        return self.frames.status
+
+    @property
+    def kernel(self) -> bytes:
+        """See :attr:`Frames.kernel`."""
+        return self.frames.kernel
 
     def close(self) -> None:
         """Wait until everything is copied."""
@@ -174,30 +211,37 @@ def _copy_input(machine: Machine) -> None:
     put(b"\x04")
 
 
-def run(kernel: Path, start: Start) -> int:
-    """Run a program; returns its exit status, or below 0 the signal that ended it.
+def config_of(kernel: Path, start: Start, record: int, console: ConsoleConfig) -> MachineConfig:
+    """The machine that runs a program.
 
-    :raises VmmError: the machine cannot be made, or ends without a result
+    :param record: the descriptor of a file, into which the start record is written
     """
     shares: tuple[ShareConfig, ...] = ()
     if start.root is not None:
         shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
     scratch = start.root is not None and start.scratch
+    with open(record, "wb", closefd=False) as file:
+        file.write(start.record())
+    return MachineConfig(
+        BootConfig(str(kernel), f"/proc/self/fd/{record}", "quiet sentry.scratch" if scratch else "quiet"),
+        MemoryConfig(start.memory * MIB),
+        cpus=start.cpus,
+        console=console,
+        shares=shares,
+        balloon=BalloonConfig(free_page_reporting=True),
+        nets=(NETWORK,) if start.network else (),
+    )
+
+
+def run(kernel: Path, start: Start) -> int:
+    """Run a program; returns its exit status, or below 0 the signal that ended it.
+
+    :raises VmmError: the machine cannot be made, or ends without a result
+    """
     initrd = os.memfd_create("start")
     output = Output(start.terminal)
     try:
-        with open(initrd, "wb", closefd=False) as file:
-            file.write(start.record())
-        config = MachineConfig(
-            BootConfig(str(kernel), f"/proc/self/fd/{initrd}", "quiet sentry.scratch" if scratch else "quiet"),
-            MemoryConfig(start.memory * MIB),
-            cpus=start.cpus,
-            console=ConsoleConfig("fd", output.writer, device="virtio"),
-            shares=shares,
-            balloon=BalloonConfig(free_page_reporting=True),
-            nets=(NetConfig("user", mtu=_MTU),) if start.network else (),
-        )
-        with Machine(config) as machine:
+        with Machine(config_of(kernel, start, initrd, ConsoleConfig("fd", output.writer, device="virtio"))) as machine:
             if start.terminal:
                 start.terminal.on_resize(getattr(machine.console, "resize", lambda *_: None))
             machine.start()
@@ -210,9 +254,14 @@ def run(kernel: Path, start: Start) -> int:
             start.terminal.restore()
     if output.status is not None:
         return output.status
-    refused = REFUSED.fullmatch(output.kernel)
+    refused = output.frames.refused
     if refused and end and end.kind == "poweroff":
-        print(f"pyvmm-runsc: {refused[1].decode(errors='replace')}", file=sys.stderr)
+        print(f"pyvmm-runsc: {refused}", file=sys.stderr)
         return CANNOT_RUN
     os.write(2, output.kernel)
-    raise HostError("the machine has ended without a result" + (f": {end.kind} {end.detail}".rstrip() if end else ""))
+    raise HostError(without_result(end))
+
+
+def without_result(end: EndEvent | None) -> str:
+    """For errors: the machine ended, but not its program."""
+    return "the machine has ended without a result" + (f": {end.kind} {end.detail}".rstrip() if end else "")

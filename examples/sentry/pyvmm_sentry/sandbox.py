@@ -22,10 +22,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from pyvmm_sentry import events, hooks, platforms, program
+from pyvmm_sentry.boot import Start
 from pyvmm_sentry.events import Event, Header
+from pyvmm_sentry.forks import PREPARED, Template
+from pyvmm_sentry.guest import Guest, ProgramError, ProgramTimeout, deadline_in
 from pyvmm_sentry.share import Devices
 from vmm import ConfigError, HostError, VsockConfig
 
@@ -36,6 +39,8 @@ EVENTS_MOST = 8 << 20
 """Bytes of trace points that wait for :meth:`SentrySandbox.events`."""
 FILES_MOST = 64
 _CONNECT_S = 30.0
+_NO_HOOKS = ("the platform kvm does not have that", 'use platform="trap"')
+_NO_FORKS = "without KVM, start a sandbox for each request"
 
 Hook = Callable[[Event], int | None]
 Function = TypeVar("Function", bound=Hook)
@@ -70,11 +75,12 @@ class Process(NamedTuple):
 class _Files(dict[str, Callable[[], bytes]]):
     """Files that functions serve, by absolute path."""
 
-    fixed = False
+    refused: tuple[str, str] | None = None
+    """Why there can be no more of them, and what to do instead."""
 
     def __setitem__(self, path: str, content: Callable[[], bytes]) -> None:
-        if self.fixed:
-            raise ConfigError(f"files[{path!r}]: the sandbox runs", hint="add files before its start")
+        if self.refused:
+            raise ConfigError(f"files[{path!r}]: {self.refused[0]}", hint=self.refused[1])
         if not path.startswith("/") or os.path.normpath(path) != path or path == "/" or "\0" in path:
             raise ConfigError(f"files[{path!r}]: not an absolute path of a file")
         if len(self) >= FILES_MOST:
@@ -87,7 +93,8 @@ class SentrySandbox:
 
     :param root: a directory of the host as the root; changes stay in the sandbox's memory
     :param argv: the program and its arguments
-    :param platform: trap or ptrace; auto: the first that works here
+    :param platform: kvm, which can be forked; or trap or ptrace, which have hooks and files of functions. auto: the
+        first of these two that works here, or kvm for ``run(until=...)``
     :param env: the environment
     :param memory: MiB
     :param pids: processes and threads at once
@@ -113,7 +120,7 @@ class SentrySandbox:
         self._root = os.fspath(root)
         self._env = {"PATH": PATH, **(env or {})}
         self._argv = [_find(self._root, argv, self._env["PATH"]), *argv[1:]]
-        self._platform = _choose(platform)
+        self._platform, self._is_auto = _choose(platform), platform == "auto"
         self._memory, self._pids, self._network, self._timeout = memory, pids, network, timeout
         self._hooks: dict[int, list[Hook]] = {}
         self._traced: frozenset[int] = frozenset()
@@ -125,7 +132,11 @@ class SentrySandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: hooks.Connection | None = None
         self._alive: tuple[int, ...] = ()
+        self._guest: Guest | None = None
+        self._template: Template | None = None
         self.files = _Files()
+        if self._platform == "kvm":
+            self.files.refused = _NO_HOOKS
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -135,8 +146,9 @@ class SentrySandbox:
         It returns None to allow the call, or an errno.  If it raises, or takes too long, the call fails with EPERM.
 
         :param calls: names of system calls; `open`, `execve`, `unlink` and others stand for all of their kind
-        :raises ConfigError: there is no such call
+        :raises ConfigError: there is no such call, or the platform is kvm
         """
+        self._check_hooks("on")
         numbers = [number for call in calls for number in _numbers(call)]
 
         def add(hook: Function) -> Function:
@@ -153,11 +165,17 @@ class SentrySandbox:
         If too many wait, the newest are lost: :attr:`dropped` counts them.
 
         :param calls: their names, as of :meth:`on`; none: all
+        :raises ConfigError: there is no such call, or the platform is kvm
         """
+        self._check_hooks("events")
         numbers = [number for call in calls for number in _numbers(call)]
         self._traced |= frozenset(numbers or range(events.NUMBERS))
         self._watch()
         return self._take_events()
+
+    def _check_hooks(self, what: str) -> None:
+        if self._platform == "kvm":
+            raise ConfigError(f"{what}: {_NO_HOOKS[0]}", hint=_NO_HOOKS[1])
 
     @property
     def dropped(self) -> int:
@@ -228,9 +246,12 @@ class SentrySandbox:
         :raises ConfigError: it was started before, or a file cannot be served
         :raises VmmError: the sandbox cannot be made
         """
-        if self._process:
+        if self._process or self._guest:
             raise ConfigError("the sandbox was started before", hint="make another one")
-        self.files.fixed = True
+        if self._platform == "kvm":
+            self._start_machine().end_input()
+            return
+        self.files.refused = self.files.refused or ("the sandbox runs", "add files before its start")
         try:
             self._start()
         except BaseException:
@@ -257,6 +278,21 @@ class SentrySandbox:
                 raise ConfigError(f"files[{path!r}]: {os.strerror(error.errno or 0)}") from error
         self._connection.start()
         threading.Thread(target=self._await_end, name="sentry-end", daemon=True).start()
+
+    def _start_machine(self) -> Guest:
+        """On kvm: its standard input is open."""
+        start = Start(
+            self._argv[0],
+            self._argv,
+            self._env,
+            self._memory,
+            self._pids,
+            self._root,
+            scratch=True,
+            network=self._network,
+        )
+        self._guest = Guest.boot(start)
+        return self._guest
 
     def _spawn(self, devices: Devices) -> subprocess.Popen[bytes]:
         binary = str(program.trap() if self._platform == "trap" else program.ptrace())
@@ -287,19 +323,88 @@ class SentrySandbox:
         :raises ConfigError: it was not started
         :raises subprocess.TimeoutExpired: it runs
         """
+        if self._guest:
+            return self._wait_for_machine(self._guest, timeout)
         if not self._process:
             raise ConfigError("the sandbox was not started")
         stdout, stderr = self._process.communicate(timeout=timeout)
         self._end()
         return Result(self._process.returncode, stdout, stderr)
 
-    def run(self, timeout: float | None = None) -> Result:
+    def _wait_for_machine(self, guest: Guest, timeout: float | None) -> Result:
+        if self._template:
+            raise ConfigError("the program was stopped by freeze()", hint="fork the template")
+        try:
+            status = guest.wait(deadline_in(timeout))
+        except ProgramTimeout:
+            raise subprocess.TimeoutExpired(self._argv, timeout or 0) from None
+        return Result(status, bytes(guest.stdout), bytes(guest.stderr))
+
+    @overload
+    def run(self, timeout: float | None = None) -> Result: ...
+
+    @overload
+    def run(self, timeout: float | None = None, *, until: str) -> Self: ...
+
+    def run(self, timeout: float | None = None, *, until: str | None = None) -> Result | Self:
         """Start the program, and wait until it has ended.
 
+        :param until: or until it writes this line to standard output: returns this sandbox, for :meth:`freeze`
         :raises subprocess.TimeoutExpired: it runs
+        :raises ConfigError: *until* needs the platform kvm
+        :raises ProgramError: it has ended without that line
+        :raises ProgramTimeout: it has not written that line in time
         """
-        self.start()
-        return self.wait(timeout)
+        if until is None:
+            self.start()
+            return self.wait(timeout)
+        if self._process or self._guest:
+            raise ConfigError("the sandbox was started before", hint="make another one")
+        if "\n" in until:
+            raise ConfigError(f"until={until!r}: not one line")
+        self._choose_kvm("run(until=...)")
+        try:
+            self._run_until(until, deadline_in(timeout))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _run_until(self, until: str, deadline: float | None) -> None:
+        guest = self._start_machine()
+        try:
+            while guest.line(deadline) != until.encode():
+                pass
+        except ProgramTimeout as error:
+            raise ProgramTimeout(
+                f"the program has not written {until!r}", stderr=error.stderr, hint="does it flush its output?"
+            ) from None
+        except ProgramError as error:
+            text = f"the program has not written {until!r}: {error}"
+            raise ProgramError(text, status=error.status, stderr=error.stderr) from None
+
+    def _choose_kvm(self, what: str) -> None:
+        if self._is_auto and not (self._hooks or self._traced or self.files):
+            found = platforms.kvm()
+            if not found.present:
+                raise ConfigError(f"{what} needs the platform kvm: {found.detail}", hint=found.hint or _NO_FORKS)
+            self._platform = "kvm"
+        if self._platform != "kvm":
+            raise ConfigError(f"{what} needs the platform kvm, not {self._platform}", hint=_NO_FORKS)
+
+    def freeze(self, *, prepared: int = PREPARED) -> Template:
+        """Stop the program where it is, for good; returns what forks it.  The template closes this sandbox.
+
+        :param prepared: empty machines that wait for children, 0 to 64: a fork then takes a fraction of the time
+        :raises ConfigError: the platform is not kvm, or the program does not run
+        :raises VmmError: the machine cannot be forked
+        """
+        if self._platform != "kvm":
+            raise ConfigError(f"freeze() needs the platform kvm, not {self._platform}", hint=_NO_FORKS)
+        if not self._guest or self._template:
+            raise ConfigError("freeze(): the program does not run", hint='run(until="ready") starts it')
+        self._template = Template(self._guest, network=self._network, prepared=prepared)
+        return self._template
 
     def _end(self) -> None:
         with self._changed:
@@ -339,12 +444,17 @@ class SentrySandbox:
         return self._connection.exchanges if self._connection else 0
 
     def _status(self) -> tuple[Header, bytes]:
+        self._check_hooks("processes() and stats()")
         if not self._connection:
             raise HostError("the sandbox was not started")
         return self._connection.status()
 
     def close(self) -> None:
-        """End the sandbox.  A second call does nothing."""
+        """End the sandbox, and a template of it.  A second call does nothing."""
+        if self._template:
+            self._template.close()
+        if self._guest:
+            self._guest.close()
         if self._process:
             if self._process.poll() is None:
                 self._process.kill()
@@ -387,10 +497,12 @@ def _best() -> str:
 
 
 def _choose(name: str) -> str:
+    if name not in ("auto", *platforms.NAMES):
+        raise ConfigError(f"platform {name!r}: not auto, {', '.join(platforms.NAMES[:-1])} or {platforms.NAMES[-1]}")
     if name == "kvm":
-        raise ConfigError("hooks: the platform kvm is not supported yet", hint="use trap")
-    if name not in ("auto", "trap", "ptrace"):
-        raise ConfigError(f"platform {name!r}: not auto, trap or ptrace")
+        found = platforms.kvm()
+        if not found.present:
+            raise HostError(f"the platform kvm does not work here: {found.detail}", hint=found.hint)
     return _best() if name == "auto" else name
 
 

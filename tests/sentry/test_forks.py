@@ -1,0 +1,163 @@
+"""Children of a stopped program: what is refused, and what becomes of programs that do not answer as agreed."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyvmm_sentry import Fork, ProgramError, ProgramTimeout, SentrySandbox, guest, platforms
+from pyvmm_sentry.guest import Guest
+from pyvmm_sentry.platforms import Platform
+from vmm import ConfigError, ConsoleConfig, EndEvent, HostError
+
+PATIENCE = 60.0
+KVM = Platform("kvm", True, "")
+NO_KVM = Platform("kvm", False, "there is none", "buy one")
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    return bytes((1, stream)) + len(data).to_bytes(2, "little") + data
+
+
+class FakeMachine:
+    """Its program is a function: what the console prints for each piece of input."""
+
+    def __init__(self, console: ConsoleConfig, program: Callable[[bytes], bytes], room: int = 1 << 20) -> None:
+        self.console = SimpleNamespace(space_callback=None)
+        self.end: EndEvent | None = None
+        self.input, self.closed = b"", False
+        self._fd, self._program, self._room = console.fd, program, room
+
+    def listen(self, listener: Callable[[object], None]) -> None:
+        self._listener = listener
+
+    def console_input(self, data: bytes) -> int:
+        taken = data[: self._room]
+        self.input += taken
+        os.write(self._fd, self._program(taken))
+        if len(taken) < len(data):
+            self.console.space_callback()
+        return len(taken)
+
+    def stop(self, kind: str) -> None:
+        self.end = EndEvent(kind, "for a test")
+        self._listener(self.end)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fork(program: Callable[[bytes], bytes], **options: Any) -> tuple[Fork, FakeMachine]:
+    machines: list[Any] = []
+
+    def make(console: ConsoleConfig) -> Any:
+        machines.append(FakeMachine(console, program, **options))
+        return machines[0]
+
+    template: Any = SimpleNamespace(forget=lambda _: None)
+    return Fork(template, Guest(make, most=10)), machines[0]
+
+
+def test_a_request_is_a_line_and_so_is_its_answer() -> None:
+    child, machine = fork(lambda data: frame(1, b'{"a": ') + frame(2, b"note\n") + frame(1, b"1}\nmore"))
+    with child:
+        assert child.call({"b": "\x04\n"}, PATIENCE) == {"a": 1}
+    assert machine.input == b'{"b": "\\u0004\\n"}\n'
+    assert machine.closed
+
+
+def test_a_long_request_is_sent_as_there_is_room() -> None:
+    child, machine = fork(lambda data: frame(1, b"1\n") if b"\n" in data else b"", room=7)
+    with child:
+        assert child.call("x" * 100, PATIENCE) == 1
+    assert machine.input == json.dumps("x" * 100).encode() + b"\n"
+
+
+def test_a_program_that_does_not_answer_is_ended() -> None:
+    child, machine = fork(lambda data: frame(2, b"this is too much to keep"))
+    with pytest.raises(TimeoutError, match=r"not answered after 0\.01 s") as caught:
+        child.call(1, 0.01)
+    assert isinstance(caught.value, ProgramTimeout)
+    assert caught.value.stderr == b"ch to keep"
+    assert machine.closed
+    with pytest.raises(ConfigError, match="closed"):
+        child.call(1)
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        (frame(1, b"hello\n"), "answered b'hello'"),
+        (frame(1, b"[" * 30000) + frame(1, b"[" * 30000 + b"\n"), "maximum recursion depth"),
+        (frame(1, b"\xff\n"), "answered"),
+        (frame(3, b"\x07\0"), "exited with 7"),
+        (frame(3, b"\0\x09"), "ended by signal 9"),
+        (frame(1, b"x" * 60000), "a line of more than"),
+        (frame(1, b"x") + b"a fault\n", "the machine has ended without a result: panic"),
+    ],
+)
+def test_what_is_no_answer_is_an_error(printed: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "LINE_MOST", 1 << 15 if "line of more" in message else 1 << 20)
+    child, machine = fork(lambda data: printed)
+    if "panic" in message:
+        machine.stop("panic")
+    with pytest.raises(ProgramError, match=message):
+        child.call(1, PATIENCE)
+    assert machine.closed
+
+
+def test_a_request_that_is_no_json_is_refused() -> None:
+    child, machine = fork(lambda data: b"")
+    with child, pytest.raises(ConfigError, match="the request is no JSON"):
+        child.call({1, 2})
+    assert not machine.input
+
+
+def test_closing_ends_a_call_of_another_thread() -> None:
+    child, machine = fork(lambda data: closing.start() or b"")  # type: ignore[func-returns-value]
+    closing = threading.Thread(target=child.close)
+    fds = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConfigError, match="closed"):
+        child.call(1, PATIENCE)
+    closing.join()
+    assert machine.closed
+    assert len(os.listdir("/proc/self/fd")) == fds - 3
+
+
+def test_forks_need_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SentrySandbox("/", ["true"], platform="trap") as sandbox:
+        with pytest.raises(ConfigError, match=r"freeze\(\) needs the platform kvm, not trap") as caught:
+            sandbox.freeze()
+        assert caught.value.hint == "without KVM, start a sandbox for each request"
+        with pytest.raises(ConfigError, match=r"run\(until=...\) needs the platform kvm, not trap"):
+            sandbox.run(until="ready")
+    monkeypatch.setattr(platforms, "kvm", lambda: NO_KVM)
+    with SentrySandbox("/", ["true"]) as sandbox, pytest.raises(ConfigError, match="needs the platform kvm: there is"):
+        sandbox.run(until="ready")
+    with pytest.raises(HostError, match="the platform kvm does not work here: there is none"):
+        SentrySandbox("/", ["true"], platform="kvm")
+
+
+def test_what_kvm_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platforms, "kvm", lambda: KVM)
+    sandbox = SentrySandbox("/", ["true"], platform="kvm")
+    for attempt in (
+        lambda: sandbox.on("open"),
+        lambda: sandbox.events(),
+        lambda: sandbox.files.__setitem__("/file", bytes),
+        lambda: sandbox.processes(),
+        lambda: sandbox.stats(),
+    ):
+        with pytest.raises(ConfigError, match="the platform kvm does not have that") as caught:
+            attempt()
+        assert caught.value.hint == 'use platform="trap"'
+    with pytest.raises(ConfigError, match="the program does not run"):
+        sandbox.freeze()
+    with pytest.raises(ConfigError, match="not one line"):
+        sandbox.run(until="one\ntwo")
