@@ -145,3 +145,18 @@ def _send(sock: socket.socket, data: bytes) -> bytes:
     sock.sendall(data)
     sock.shutdown(socket.SHUT_WR)
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize("kind", ["image", "folder"])
+def test_a_full_disk_is_an_error_inside(oci: Oci, tmp_path: Path, kind: str) -> None:
+    """The layer of an image is in the machine's memory, and that of a folder on the host."""
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    image = str(oci.rootfs)
+    if kind == "image":
+        image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs), "box").path
+    with Sandbox(image, memory="96M", disk="16M", isolation="vm", timeout=None, **where) as box:
+        done = box.run("head -c 30000000 /dev/zero >/full; echo $?; wc -c </full; rm /full; echo small >/small")
+        assert "No space left" in done.stderr and done.stdout.split()[0] != "0"
+        assert 8 << 20 <= int(done.stdout.split()[1]) <= 16 << 20
+        assert box.files.read("/small") == b"small\n"
+    assert not (oci.rootfs / "small").exists()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata.bundle.default_spec import default_spec
 from pyvmm_kata.bundle.settings import NETWORK, PUBLISH
 from pyvmm_kata.bundle.sizes import parse_size
+from pyvmm_kata.bundle.writable_layer import DISK
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.pod import network
 from vmm import Publish
@@ -27,6 +28,7 @@ class Options(NamedTuple):
     """What a container is made of, see ``pyvmm run --help`` for each.
 
     :ivar pids: how many processes and threads there may be at once; 0: as many as the kernel permits
+    :ivar disk: a limit for what is written to its root; empty: none
     :ivar namespace: with network ``user``: the path of the network namespace in which passt runs, instead of the host's
     """
 
@@ -38,6 +40,7 @@ class Options(NamedTuple):
     env: Sequence[str] = ()
     memory: str = ""
     pids: int = 0
+    disk: str = ""
     cpus: float = 0.0
     network: str = "none"
     namespace: str = ""
@@ -70,6 +73,8 @@ def make_spec(
     spec["linux"]["resources"].update(_limits(options))
     spec["annotations"] = {}
     _set_network(spec, options, folder)
+    if getattr(options, "disk", ""):
+        spec["annotations"][DISK] = str(parse_size(options.disk, "--disk", "run-disk"))
     return spec
 
 

@@ -45,6 +45,7 @@ class Sandbox:
     :param cpus: how many it may use; fractions are possible
     :param memory: a limit, as ``512M``
     :param processes: how many there may be at once, with their threads; 0: as many as its kernel permits
+    :param disk: a limit for what it writes to its root, as ``1G``; empty: the room of the host, or half of the memory
     :param timeout: seconds after which it is killed; None: never
     :param network: ``none``; ``user`` for the host's network by passt; or the rules of what it reaches, see
         :class:`~pyvmm_sandbox.egress.rules.Network`
@@ -76,6 +77,7 @@ class Sandbox:
         cpus: float = 1,
         memory: str = "512M",
         processes: int = 0,
+        disk: str = "",
         timeout: float | None = 300,
         network: str | Network = "none",
         secrets: Mapping[str, Secret] | None = None,
@@ -102,6 +104,7 @@ class Sandbox:
                 cpus=cpus,
                 memory=memory,
                 pids=processes,
+                disk=disk,
                 network=connected.network,
                 namespace=connected.namespace,
                 publish=list(ports),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from pyvmm_kata.bundle import root_disks
+from pyvmm_kata.bundle import root_disks, writable_layer
 from pyvmm_kata.bundle.checks import check_spec
 from pyvmm_kata.bundle.guest_devices import volumes_of
 from pyvmm_kata.errors import ConfigError, bad
@@ -21,6 +21,7 @@ class Bundle:
     :ivar spec: its config.json
     :ivar rootfs: the folder with the container's files, or the disk, absolute
     :ivar disk: the disk with the container's root file system; None: it is a folder
+    :ivar layer: bytes that the container may write to its root; 0: no limit
     :ivar volumes: the block devices of the host that are disks of its machine
     """
 
@@ -37,6 +38,11 @@ class Bundle:
             disk = root_disks.open_disk(self.rootfs)
         if disk is not None and spec["root"].get("readonly") and not disk.read_only:
             disk = root_disks.open_disk(disk.path, read_only=True, options=disk.options)
+        self.layer = writable_layer.size_of(spec.get("annotations") or {})
+        if disk is not None and self.layer:
+            if not disk.read_only:
+                raise bad("root.path", f"{disk.path}: a writable disk has a size of its own, and no other limit")
+            disk = disk._replace(layer=self.layer)
         self.disk = disk
         self.volumes = volumes_of(spec)
 
@@ -57,6 +63,7 @@ class Bundle:
         """A bundle whose root is a folder, which another process has loaded and sent here."""
         bundle = cls.__new__(cls)
         bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, None, ()
+        bundle.layer = writable_layer.size_of(spec.get("annotations") or {})
         bundle.rootfs = os.path.join(path, spec["root"]["path"])
         return bundle
 

@@ -49,12 +49,14 @@ class RootDisk(NamedTuple):
     :ivar fstype: one of :data:`FSTYPES`
     :ivar read_only: it is not written: the container's changes are in the guest's memory, and lost with it
     :ivar options: mount options for the guest
+    :ivar layer: bytes of these changes at most; 0: half of the guest's memory
     """
 
     path: str
     fstype: str
     read_only: bool = False
     options: tuple[str, ...] = ()
+    layer: int = 0
 
     @property
     def is_mappable(self) -> bool:
@@ -129,7 +131,7 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
         lower = Storage("pmem", PMEM, disk.fstype, f"{place}/disk", ("ro", "dax", *disk.options))
     return root, [
         lower,
-        Storage("ephemeral", "tmpfs", "tmpfs", layer),
+        Storage("ephemeral", "tmpfs", "tmpfs", layer, (f"size={disk.layer}",) if disk.layer else ()),
         Storage("overlayfs", "overlay", "overlay", root, overlay, (f"{CREATE}={upper}", f"{CREATE}={work}")),
     ]
 

@@ -59,14 +59,17 @@ def name_of(chosen: Settings, kind: Kind) -> str:
 
 
 def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
-    """Whether a sandbox with this first container can use a machine that was made before it, if a pool has such. A disk
-    or a user namespace needs other devices, and so does a network other than a namespace's; the guests are Linux."""
+    """Whether a sandbox with this first container can use a machine that was made before it, if a pool has such.
+
+    A disk or a user namespace needs other devices, and so does a network other than a namespace's. A limit for the root
+    needs mounts before others. The guests are Linux."""
     spec = bundle.spec
     return (
         chosen.pool > 0
         and chosen.template == "auto"
         and chosen.guest == LINUX
         and bundle.disk is None
+        and not bundle.layer
         and not bundle.volumes
         and namespace(spec, "network") is not None
         and namespace(spec, "user") is None
