@@ -156,6 +156,7 @@ def test_all_of_it_by_the_keyboard_alone(server: Server, visit: Visit) -> None:
     visitor.page.get_by_role("dialog").wait_for(state="detached")
     assert len(Sandbox.list(**server.client("e2b_1")).next_items()) == 2
     press("End")
+    press("ArrowUp")  # the snapshot is the last
     for left in (2, 1):  # the template and its sandbox, then the snapshot alone
         press("Delete")
         visitor.page.get_by_role("dialog", name="Kill by keys").wait_for()

@@ -52,7 +52,7 @@ export class Tree extends EventTarget {
         if (!this.#closed.has(key)) walk(children, level + 1);
       });
     };
-    walk([...roots].sort(), 1);
+    walk([...roots].sort().reverse(), 1); // templates before snapshots
     return found;
   }
 
