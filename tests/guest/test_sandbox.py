@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
-from tests.guest.kata_tools import Oci, eventually
+from tests.guest.kata_tools import PATIENCE, Oci, eventually
+from tools import guest as recipes
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +162,15 @@ def test_a_full_disk_is_an_error_inside(oci: Oci, tmp_path: Path, kind: str) -> 
         assert 8 << 20 <= int(done.stdout.split()[1]) <= 16 << 20
         assert box.files.read("/small") == b"small\n"
     assert not (oci.rootfs / "small").exists()
+
+
+def test_code_in_a_machine(oci: Oci) -> None:
+    """A kernel of IPython keeps its state. The packages are those of the tests."""
+    packages = f"{sysconfig.get_path('purelib')}:/packages:ro"
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    with Sandbox(
+        recipes.container(), volumes=[packages], env={"PYTHONPATH": "/packages"}, memory="256M", timeout=None, **where
+    ) as box:
+        assert box.run_code("x = 6 * 7; x", timeout=PATIENCE).text == "42"
+        done = box.run_code("print(x + 1); 1 / 0", timeout=PATIENCE)
+        assert done.stdout == "43\n" and done.error is not None and done.error.name == "ZeroDivisionError"
