@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Where the machine has its virtio-mmio devices: "virtio_mmio.device=SIZE@ADDRESS:PIN" on the command line, as Linux has
- * it, or devices "LNRO0005" in ACPI's DSDT.
+ * it, or devices "LNRO0005" in ACPI's DSDT.  There is its generation ID too.
  */
 #include "kvm.h"
 
 enum { RSDP_REVISION = 15, RSDP_RSDT = 16, RSDP_XSDT = 24, TABLE_SIZE = 4, TABLE_HEADER = 36, FADT_DSDT = 40, FADT_DSDT_64 = 140, FADT_REVISION_2 = 148 };
-enum { MEMORY_32 = 0x86, INTERRUPT = 0x89, MAX_BYTES = 96, MAX_DEVICES = 32 };
+enum { MEMORY_32 = 0x86, INTERRUPT = 0x89, PACKAGE = 0x12, WORD_32 = 0x0c, MAX_BYTES = 96, MAX_DEVICES = 32 };
 
 static u64 found[MAX_DEVICES];
 static u32 count;
@@ -124,23 +124,45 @@ const u8 *acpi_table(u64 rsdp, const char *name)
 	return NULL;
 }
 
-static void read_acpi(u64 rsdp)
+static const u8 *find_dsdt(u64 rsdp)
 {
 	const u8 *fadt = acpi_table(rsdp, "FACP"), *dsdt;
 
 	if (!fadt)
-		return;
+		return NULL;
 	dsdt = table(acpi_word(fadt + TABLE_SIZE) >= FADT_REVISION_2 ? acpi_word(fadt + FADT_DSDT_64) : 0);
 	dsdt = dsdt ? dsdt : table(acpi_word(fadt + FADT_DSDT));
-	if (dsdt && has_name(dsdt, "DSDT"))
-		read_dsdt(dsdt);
+	return dsdt && has_name(dsdt, "DSDT") ? dsdt : NULL;
+}
+
+/* The first one of a package "ADDR" after a device's name: the second is 0 below 4 GiB. */
+static u64 read_address(const u8 *at, const u8 *end)
+{
+	for (u32 i = 0; i < MAX_BYTES && at + 12 < end; i++, at++)
+		if (has_name(at, "ADDR") && at[4] == PACKAGE && at[6] == 2 && at[7] == WORD_32)
+			return acpi_word(at + 8);
+	return 0;
+}
+
+const volatile u64 *find_generation(u64 rsdp)
+{
+	const u8 *dsdt = find_dsdt(rsdp), *end = dsdt ? dsdt + acpi_word(dsdt + TABLE_SIZE) : NULL;
+	u64 address = 0;
+
+	for (const u8 *at = dsdt ? dsdt + TABLE_HEADER : NULL; at + 9 < end && !address; at++)
+		if (has_name(at, "VMGENCTR"))
+			address = read_address(at, end);
+	return address && address % 8 == 0 ? (const volatile u64 *)(DIRECT + address) : NULL;
 }
 
 const u64 *find_devices(const char *line, u64 rsdp, u32 *devices)
 {
+	const u8 *dsdt;
+
 	read_command_line(line);
-	if (!count)
-		read_acpi(rsdp);
+	dsdt = count ? NULL : find_dsdt(rsdp);
+	if (dsdt)
+		read_dsdt(dsdt);
 	*devices = count;
 	return found;
 }

@@ -179,6 +179,7 @@ u64 bus_ticks_in(u64 nanoseconds);
 /* devices.c */
 /* Physical addresses of virtio-mmio registers; their interrupts are on from now on. */
 const u64 *find_devices(const char *line, u64 rsdp, u32 *devices);
+const volatile u64 *find_generation(u64 rsdp); /* two words, others in each copy of the machine; NULL: there are none */
 const u8 *acpi_table(u64 rsdp, const char *name); /* NULL: there is none */
 u32 acpi_word(const u8 *at);
 

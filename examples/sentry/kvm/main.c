@@ -296,11 +296,26 @@ static bool cpu_random(u64 *word)
 	return good;
 }
 
+static const volatile u64 *generation;
+
+/* Before numbers of virtio-rng are used: another copy of this machine may have those that wait. */
+static void forget_copied_numbers(void)
+{
+	static u64 seen[2];
+
+	if (!generation || (generation[0] == seen[0] && generation[1] == seen[1]))
+		return;
+	seen[0] = generation[0];
+	seen[1] = generation[1];
+	rng_forget();
+}
+
 static void random_bytes(void *data, u64 size)
 {
 	u8 *at = data;
 	u64 word = 0;
 
+	forget_copied_numbers();
 	for (u64 i = 0; i < size; i++, word >>= 8) {
 		if (i % 8 == 0 && !cpu_random(&word) && !rng_fill(&word, sizeof(word)))
 			refuse("the machine has no random numbers: neither RDRAND nor virtio-rng");
@@ -461,6 +476,7 @@ _Noreturn void kernel_main(void)
 	serial_init();
 	crash_if_ordered(line);
 	find_start(info, kernel, &start);
+	generation = find_generation(info->rsdp);
 	devices = find_devices(line, info->rsdp, &count);
 	config = (struct core_config){
 		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
