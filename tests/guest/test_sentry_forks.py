@@ -16,13 +16,16 @@ from typing import Any
 
 import pytest
 
-from pyvmm_sentry import ProgramError, ProgramTimeout, SentrySandbox, Template
+from pyvmm_sentry import ProgramError, ProgramTimeout, SentrySandbox, Template, boot
 from tests.sentry.test_programs import BUSYBOX
 from tools.where import ROOT
-from vmm import ConfigError
+from vmm import ConfigError, CpuConfig
+from vmm.faststart.record import replace
+from vmm.kvm.probe import offered
 
 pytestmark = pytest.mark.guest
 PATIENCE = 60.0
+RDRAND = 1 << 30
 
 SERVER = r"""
 count=0
@@ -78,6 +81,19 @@ def test_children_draw_different_random_numbers(template: Template) -> None:
     assert len(set(numbers)) == 4
 
 
+def test_children_of_a_cpu_without_random_numbers_draw_different_ones(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then they are those of virtio-rng, some of which wait in the core."""
+    cpu, config_of = offered(), boot.config_of
+    leaves = [replace(leaf, ecx=leaf.ecx & ~RDRAND) if leaf.function == 1 else leaf for leaf in cpu.leaves]
+    without = CpuConfig(tuple(leaves), cpu.arch_capabilities)
+    monkeypatch.setattr(boot, "config_of", lambda *arguments: replace(config_of(*arguments), cpu=without))
+    base = SentrySandbox(root, ["/bin/sh", "-c", SERVER], platform="kvm", env={"PATH": "/bin"}, memory=64)
+    with base.run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        assert len({*template.map(["random"] * 3, workers=1, timeout=PATIENCE)}) == 3
+
+
 def test_a_childs_calendar_is_the_hosts(template: Template) -> None:
     with template.fork() as child:
         before = int(time.time())
@@ -118,8 +134,8 @@ def post(url: str, body: bytes) -> tuple[int, Any]:
 
 
 def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
-    command = [sys.executable, ROOT / "examples" / "sentry" / "functions.py", "--port", "0", "--timeout", "5"]
-    with subprocess.Popen([*command, root, "/bin/sh", "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, f"{ROOT}/examples/sentry/functions.py", "--port", "0", "--timeout", "5"]
+    with subprocess.Popen([*command, f"{root}", "/bin/sh", "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
             url = server.stdout.readline().strip()

@@ -20,6 +20,8 @@ from vmm import ConfigError, ConsoleConfig, Machine
 TIMEOUT_S = 30.0
 PREPARED = 2
 """Empty machines that wait for children."""
+CHILDREN = 256
+"""Of a point, the most that :meth:`vmm.Machine.fork_point` permits."""
 
 
 class Fork:
@@ -94,7 +96,11 @@ class Template:
     def __init__(self, guest: Guest, *, network: bool = False, prepared: int = PREPARED) -> None:
         self._guest = guest
         self._changes: dict[str, Any] = {"nets": (boot.NETWORK,)} if network else {}
-        self._lock = threading.Lock()
+        self._prepared = prepared
+        self._lock, self._making = threading.Lock(), threading.Lock()
+        self._point: Any = None
+        self._left = 0
+        """Children that can be made from the point."""
         self._forks: set[Fork] = set()
         self._closed = False
         guest.machine.pause()
@@ -111,11 +117,7 @@ class Template:
         :raises ConfigError: this was closed
         :raises HostError: the host refuses
         """
-
-        def make(console: ConsoleConfig) -> Machine:
-            return self._guest.machine.fork(console=console, **self._changes)[0]
-
-        fork = Fork(self, Guest(make, most=ERRORS_MOST))
+        fork = Fork(self, Guest(self._child, most=ERRORS_MOST))
         with self._lock:
             closed = self._closed
             self._forks.add(fork)
@@ -123,6 +125,24 @@ class Template:
             fork.close()
             raise ConfigError("the template was closed")
         return fork
+
+    def _child(self, console: ConsoleConfig) -> Machine:
+        """Many are made from one point, since the program does not go on: its state is saved once."""
+        machine = self._guest.machine
+        with self._making:
+            if not self._left:
+                self._close_point()
+                self._point, self._left = machine.fork_point(CHILDREN), CHILDREN
+            self._left -= 1
+            child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=True)
+        if self._prepared:
+            machine.prepare_forks(self._prepared)  # replaces the one that was used
+        return child
+
+    def _close_point(self) -> None:
+        point, self._point, self._left = self._point, None, 0
+        if point is not None:
+            point.close()
 
     def map(self, requests: Iterable[object], *, workers: int = 4, timeout: float | None = TIMEOUT_S) -> list[Any]:
         """Send each request to a child of its own; returns the answers in the order of the requests.
@@ -154,6 +174,8 @@ class Template:
             forks = list(self._forks)
         for fork in forks:
             fork.close()
+        with self._making:
+            self._close_point()
         self._guest.close()
 
     def __enter__(self) -> Self:
