@@ -80,8 +80,8 @@ static void read_resources(const u8 *at, const u8 *end)
 {
 	u64 address = 0;
 
-	for (u32 i = 0; i < MAX_BYTES && at + 12 < end; i++, at++) {
-		if (at[0] == MEMORY_32 && at[1] == 9 && !at[2]) {
+	for (u32 i = 0; i < MAX_BYTES && at + 9 <= end; i++, at++) {
+		if (at[0] == MEMORY_32 && at[1] == 9 && !at[2] && at + 12 <= end) {
 			address = acpi_word(at + 4);
 			at += 11;
 		} else if (address && at[0] == INTERRUPT && at[1] == 6 && !at[2] && at[4] == 1) {

@@ -6,6 +6,7 @@
 enum { BYTES = 256 };
 
 static struct {
+	struct virtio_device *device; /* that has not begun: most CPUs have random numbers themselves */
 	struct virtqueue *queue;
 	u8 *buffer;
 	u32 left; /* bytes of the buffer that no caller has received */
@@ -13,9 +14,19 @@ static struct {
 
 void rng_start(struct virtio_device *device)
 {
+	rng.device = device;
+	rng.queue = NULL;
+	rng.buffer = NULL;
+	rng.left = 0;
+}
+
+static void begin(void)
+{
+	struct virtio_device *device = rng.device;
+
+	rng.device = NULL;
 	rng.queue = mmio_begin(device, 0) ? mmio_queue(device, 0) : NULL;
 	rng.buffer = rng.queue ? kmalloc(BYTES) : NULL;
-	rng.left = 0;
 	if (rng.buffer)
 		mmio_ready(device);
 }
@@ -43,6 +54,8 @@ bool rng_fill(void *data, u64 size)
 {
 	u8 *at = data;
 
+	if (rng.device)
+		begin();
 	while (size && rng.buffer) {
 		if (!rng.left)
 			refill();
