@@ -34,6 +34,13 @@ def test_programs_survive_storms(compile_static: Compile, storm: str, cpus: int)
     assert (done.returncode, done.stdout) == (0, f"{storm}\n".encode())
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_tracers_that_end_at_any_time_leave_nothing(compile_static: Compile, cpus: int) -> None:
+    """All processes can be ended and waited for afterwards, and no memory is lost."""
+    done = run(program.trap(), "--cpus", f"{cpus}", "--", compile_static("traces"), "1.5")
+    assert (done.returncode, done.stdout) == (0, b"traces\n"), done.stderr
+
+
 def test_changes_of_an_address_space_overtake_none_before(compile_static: Compile) -> None:
     """Its processes take turns on one CPU, so one that was told to map a page may do so late."""
     words = [f"{min(os.sched_getaffinity(0))}", str(program.trap()), "--cpus", "2", "--", str(compile_static("storms"))]

@@ -44,10 +44,22 @@ void mm_get(struct mm *mm)
 	reference_get(&mm->references);
 }
 
+void mm_watch(struct mm *mm)
+{
+	mm->watchers++;
+}
+
+void mm_forget(struct mm *mm)
+{
+	if (!--mm->watchers && !mm->references)
+		kfree(mm);
+}
+
 void mm_put(struct mm *mm)
 {
 	if (!reference_put(&mm->references))
 		return;
+	mm_watch(mm);
 	list_remove(&mm->all); /* what follows can sleep */
 	if (mm->space)
 		core.ops->space_free(mm->space);
@@ -62,7 +74,7 @@ void mm_put(struct mm *mm)
 		file_put(mm->program);
 	tables_free(mm->root, 3);
 	kfree(mm->vmas);
-	kfree(mm);
+	mm_forget(mm);
 }
 
 /* Share a mapping's pages with a child. Private ones become read-only in both: the first write copies them. */

@@ -32,7 +32,8 @@ enum { VMAS = 16384 };
 
 struct mm {
 	struct list all;
-	u32 references, files; /* files: how many of these are open files (/proc/PID/mem) */
+	u32 references;
+	u32 watchers; /* files of /proc/PID/mem: they keep the structure, not the memory */
 	void *space; /* the platform's */
 	u64 root;    /* page tables in the CPU's format, by offset in RAM */
 	u64 heap, brk;
@@ -53,6 +54,8 @@ struct mm *mm_new(struct mm *like); /* an empty one; like: any other, or NULL fo
 struct mm *mm_fork(struct mm *mm);  /* with the same content; NULL: no memory */
 void mm_get(struct mm *mm);
 void mm_put(struct mm *mm);
+void mm_watch(struct mm *mm);
+void mm_forget(struct mm *mm); /* after mm_watch */
 
 /* Check a mapping's address and size: 0 or -errno; flags are those of mmap. */
 s64 mm_check_place(struct mm *mm, u64 address, u64 size, u32 flags);

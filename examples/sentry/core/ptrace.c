@@ -41,6 +41,8 @@ static s64 attach(struct task *t, struct task *to, bool seize, u64 address, u64 
 		return -EIO;
 	if (to->process == t->process || to->exiting || !to->mm || !may_inspect(t, to, false))
 		return -EPERM;
+	if (to->process->container != t->process->container)
+		return -EPERM; /* though containers see the processes of others */
 	if (to->tracee || (to->gains_rights && !capable(CAP_SYS_PTRACE)))
 		return -EPERM;
 	error = tracee_attach(t, to, seize, seize ? (u32)options : 0);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Filters of system calls: what a call is worth, and what follows. */
+#include "ptrace.h"
 #include "seccomp.h"
 
 void seccomp_get(struct seccomp *seccomp)
@@ -68,6 +69,8 @@ bool seccomp_allows(struct task *t, const u64 *args, s64 *result)
 		signal_force_seccomp(t);
 		return false;
 	case SECCOMP_KILL_THREAD:
+		if (t->tracee)
+			t->tracee->status = SIGSYS;
 		if (t->process->task_count > 1)
 			task_exit(t);
 		process_end(t->process, SIGSYS);

@@ -50,7 +50,7 @@ static void victim(char *seed)
 
 	state = strtoull(seed, NULL, 10) * 0x9e3779b97f4a7c15ull + 1;
 	signal(SIGUSR1, on_signal);
-	for (int i = 0; i < 20; i++) {
+	for (volatile int i = 0; i < 20; i++) {
 		pid_t child;
 
 		snprintf(text, sizeof(text), "%u", next(1u << 30));
@@ -160,8 +160,6 @@ static void round_of(unsigned long seed)
 		if (!next(4))
 			kill(pid, SIGKILL);
 	}
-	for (int i = 0; i < TRACERS; i++)
-		waitpid(pid, NULL, WNOHANG);
 	while (next(8))
 		syscall(SYS_sched_yield);
 	do

@@ -81,15 +81,12 @@ s64 sys_process_vm_writev(struct task *t, const u64 *args)
 
 /* -- /proc/PID/mem -- */
 
-static s64 copy_file(struct file *file, struct io *io, u64 *position, bool write)
+static s64 copy_memory(struct mm *mm, struct io *io, u64 *position, bool write)
 {
-	struct mm *mm = file->data;
-	u8 *page = mm->references == mm->files ? NULL : page_alloc();
+	u8 *page = page_alloc();
 	bool good = true;
 	u64 done = 0;
 
-	if (mm->references == mm->files)
-		return 0; /* no program uses it any more */
 	if (!page)
 		return -ENOMEM;
 	while (io->left && good) {
@@ -108,6 +105,19 @@ static s64 copy_file(struct file *file, struct io *io, u64 *position, bool write
 	}
 	page_free(page);
 	return done || good ? (s64)done : -EIO;
+}
+
+static s64 copy_file(struct file *file, struct io *io, u64 *position, bool write)
+{
+	struct mm *mm = file->data;
+	s64 result;
+
+	if (!mm->references)
+		return 0; /* no program uses it any more */
+	mm_get(mm);
+	result = copy_memory(mm, io, position, write);
+	mm_put(mm);
+	return result;
 }
 
 static s64 read_memory(struct file *file, struct io *to, u64 *position)
@@ -130,12 +140,8 @@ static s64 seek_memory(struct file *file, s64 offset, u32 whence)
 
 static void release_memory(struct file *file)
 {
-	struct mm *mm = file->data;
-
-	if (mm) {
-		mm->files--;
-		mm_put(mm);
-	}
+	if (file->data)
+		mm_forget(file->data);
 }
 
 static const struct file_operations memory_operations = {
@@ -148,11 +154,10 @@ int open_process_memory(struct inode *inode, struct file *file)
 
 	if (!t || !t->mm)
 		return -ESRCH;
-	if (!may_inspect(core.current, t, true))
+	if (!may_inspect(core.current, t, true) || t->process->container != core.current->process->container)
 		return -EACCES;
 	file->operations = &memory_operations;
-	mm_get(t->mm);
-	t->mm->files++;
+	mm_watch(t->mm);
 	file->data = t->mm;
 	return 0;
 }
