@@ -22,6 +22,8 @@ REAL = Path(__file__).parent / "real"
 NEEDS = {
     "build.sh": ("gcc", "make"),
     "database.sh": ("sqlite3",),
+    "gdb.sh": ("gcc", "gdb"),
+    "gdb_threads.sh": ("gcc", "gdb"),
     "history.sh": ("git",),
     "library.sh": ("cmake", "g++", "ninja", "make"),
     "node.sh": ("node",),
@@ -30,6 +32,7 @@ NEEDS = {
     "redis.sh": ("redis-server", "redis-benchmark"),
     "repository.sh": ("git",),
     "rsync.sh": ("rsync",),
+    "strace.sh": ("gcc", "strace"),
     "tcl.sh": ("tclsh",),
     "web.sh": ("nginx", "curl"),
 }

@@ -26,7 +26,6 @@ DIFFERENCES = (
     Difference(r"stress (lsm|statmount)", "there are no calls that list mounts or security modules"),
     Difference(r"stress remap", "there is no `remap_file_pages`, which Linux deprecates"),
     Difference(r"stress pci", "`/sys` has no PCI devices"),
-    Difference(r"stress ptrace", "there is no `ptrace`"),
     Difference(r"stress aiol", "there is no asynchronous I/O of the kernel (`io_setup`)"),
     Difference(r"stress handle", "there are no file handles (`name_to_handle_at`)"),
 )
