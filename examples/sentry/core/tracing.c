@@ -59,10 +59,8 @@ static s32 stop_for(struct task *t, s32 signal, s32 code, s32 why, u64 message)
 
 static void step_done(struct task *t, s32 code)
 {
-	struct siginfo info = { .signal = SIGTRAP, .code = code, .fields = { t->regs.rip } };
-
 	t->tracee->resume = RESUME_FREE;
-	signal_send_task(t, &info);
+	signal_force(t, SIGTRAP, code, t->regs.rip);
 }
 
 static bool is_stepping(const struct tracee *e)
@@ -132,10 +130,10 @@ void tracing_handler(struct task *t)
 static void stop_at_call(struct task *t, u64 message)
 {
 	s32 bit = t->tracee->options & PTRACE_O_TRACESYSGOOD ? CALL_BIT : 0;
-	s32 signal = stop_for(t, SIGTRAP, SIGTRAP | bit, CLD_TRAPPED, message);
+	const struct siginfo info = { .signal = stop_for(t, SIGTRAP, SIGTRAP | bit, CLD_TRAPPED, message), .code = SI_KERNEL };
 
-	if (signal && !task_must_end(t))
-		signal_raise(t, signal);
+	if (info.signal && !task_must_end(t))
+		signal_send_task(t, &info);
 }
 
 bool tracing_call(struct task *t)
@@ -204,6 +202,7 @@ void tracing_event(struct task *t, u32 event, u64 message)
 
 u32 tracing_clone(struct task *t, struct task *child, u64 flags, u64 exit_signal)
 {
+	const struct siginfo stop_first = { .signal = SIGSTOP };
 	struct tracee *e = t->tracee, *own;
 	u32 event = flags & CLONE_VFORK ? PTRACE_EVENT_VFORK : exit_signal == SIGCHLD ? PTRACE_EVENT_FORK : PTRACE_EVENT_CLONE;
 
@@ -217,7 +216,7 @@ u32 tracing_clone(struct task *t, struct task *child, u64 flags, u64 exit_signal
 	own->capable = e->capable;
 	own->trap = e->seized;
 	if (!e->seized)
-		signal_raise(child, SIGSTOP);
+		signal_send_task(child, &stop_first);
 	return event;
 }
 
