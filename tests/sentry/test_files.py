@@ -13,7 +13,19 @@ from pyvmm_sentry import archive
 from tests.sentry.conftest import Compile
 from tests.sentry.test_programs import BUSYBOX, run
 
-SOURCES = ("async", "credentials", "files", "pipes", "queues", "events", "ipc", "sockets", "timers", "tracers", "watches")
+SOURCES = (
+    "async",
+    "credentials",
+    "files",
+    "pipes",
+    "queues",
+    "events",
+    "ipc",
+    "sockets",
+    "timers",
+    "tracers",
+    "watches",
+)
 
 
 @pytest.mark.parametrize("name", SOURCES)
