@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import bodies, store, threads
+from pyvmm_server import bodies, network_rules, store, threads
 from pyvmm_server.calls import created, listed, seconds, time_of
 from pyvmm_server.errors import ClientError, not_there, translate
 
@@ -27,11 +27,6 @@ def _check_new(body: dict[str, Any]) -> None:
     for name in ("mcp", "iam", "volumeMounts"):
         if body.get(name):
             raise not_there(name)
-    network = bodies.take(body, "network", dict, {})
-    if any(value for name, value in network.items() if name != "allowPublicTraffic"):
-        raise not_there("network: a rule for hosts")
-    if not bodies.take(network, "allowPublicTraffic", bool, True):
-        raise not_there("network: allowPublicTraffic = false")
     if bodies.take(body, "autoPause", bool, False) and not bodies.take(body, "autoPauseMemory", bool, True):
         raise not_there("a pause without the memory")
 
@@ -43,11 +38,14 @@ async def create(call: Call) -> Response:
     if len(json.dumps([metadata, envs])) > _MOST_METADATA:
         raise ClientError(400, f"metadata and envVars are larger than {_MOST_METADATA} bytes")
     default = 300 if call.request.url.path.startswith("/v2/") else 15
+    internet, network = bodies.take(body, "allow_internet_access", bool, None), bodies.take(body, "network", dict, {})
+    rules = network_rules.rules_of(network, internet=internet)
     made = await call.sandboxes.create(
         call.owner,
         bodies.take(body, "templateID", str),
         seconds(body, "timeout", default),
-        internet=bodies.take(body, "allow_internet_access", bool, None),
+        internet=internet,
+        rules=rules if network_rules.has_rules(network) else None,
         metadata=metadata,
         envs=envs,
         auto_pause=bodies.take(body, "autoPause", bool, False),
@@ -81,6 +79,13 @@ async def set_timeout(call: Call) -> Response:
     limit = seconds(await bodies.read_json(call.request), "timeout", 300)
     record = _running(call)
     call.sandboxes.set_end(record, time.time() + limit)
+    return Response(status_code=204)
+
+
+async def set_network(call: Call) -> Response:
+    body = await bodies.read_json(call.request)
+    rules = network_rules.rules_of(body, internet=bodies.take(body, "allow_internet_access", bool, None))
+    await call.sandboxes.set_rules(_running(call), rules)
     return Response(status_code=204)
 
 

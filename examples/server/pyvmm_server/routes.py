@@ -10,6 +10,7 @@ ROUTES = {
     ("GET", "/sandboxes/{sandbox}"): control.detail,
     ("DELETE", "/sandboxes/{sandbox}"): control.kill,
     ("POST", "/sandboxes/{sandbox}/timeout"): control.set_timeout,
+    ("PUT", "/sandboxes/{sandbox}/network"): control.set_network,
     ("POST", "/sandboxes/{sandbox}/refreshes"): control.refresh,
     ("POST", "/sandboxes/{sandbox}/connect"): control.connect,
     ("POST", "/sandboxes/{sandbox}/resume"): control.resume,
@@ -37,7 +38,6 @@ UPLOAD = "/templates/{template}/files/{hash}"
 MISSING = (
     "/sandboxes/metrics",
     "/sandboxes/{sandbox}/logs",
-    "/sandboxes/{sandbox}/network",
     "/v2/sandboxes/{sandbox}/logs",
     "/templates",
     "/templates/{rest:path}",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
 from pyvmm_server import metrics, store, threads
-from pyvmm_server.errors import ClientError, describe, gone, translate
+from pyvmm_server.errors import ClientError, describe, gone, not_there, translate
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
 from pyvmm_server.templates import Source, Templates, internet_of
@@ -24,6 +24,7 @@ from vmm import VmmError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from pyvmm_sandbox import Network
     from pyvmm_server.running import Running
     from pyvmm_server.settings import Settings
     from pyvmm_server.users import Users
@@ -124,11 +125,19 @@ class Sandboxes:
     # -- changes -----------------------------------------------------------------------------------------------------
 
     async def create(
-        self, owner: str, template: str, timeout: float, *, internet: bool | None = None, **values: Any
+        self,
+        owner: str,
+        template: str,
+        timeout: float,
+        *,
+        internet: bool | None = None,
+        rules: Network | None = None,
+        **values: Any,
     ) -> Record:
         """A running sandbox.
 
         :param internet: None: as the server's administrator has chosen
+        :param rules: of its network; None: there are none
         :param values: more fields of the record
         :raises ClientError: it cannot be started; nothing of it is left
         """
@@ -141,8 +150,10 @@ class Sandboxes:
         phases = Phases()
         with metrics.phase("find"):
             source = self.templates.find(owner, template)
-        network = internet_of(source, internet, self.settings.network != "none")
-        return await self._start(owner, source, timeout, network, values, phases)
+        if rules is not None and source.template:
+            raise not_there(f"network: rules for {source.name}, which was saved with its memory,")
+        network = internet_of(source, None if rules else internet, self.settings.network != "none")
+        return await self._start(owner, source, timeout, network, values, phases, rules)
 
     def _record(self, owner: str, source: Source, internet: bool, values: dict[str, Any]) -> Record:
         """The record of a sandbox that is being started.
@@ -200,14 +211,21 @@ class Sandboxes:
             await self.kill(made)
 
     async def _start(
-        self, owner: str, source: Source, timeout: float, internet: bool, values: dict[str, Any], phases: Phases
+        self,
+        owner: str,
+        source: Source,
+        timeout: float,
+        internet: bool,
+        values: dict[str, Any],
+        phases: Phases,
+        rules: Network | None = None,
     ) -> Record:
         with metrics.phase("record"):
             made = self._record(owner, source, internet, values)
         phases.end(PREPARE)
         try:
             with metrics.phase("start"):
-                box = await threads.call(source.start, made.name, internet=internet)
+                box = await threads.call(source.start, made.name, internet=internet, rules=rules)
             phases.end(START)
         except (VmmError, OSError) as error:
             self.store.remove(made)
@@ -227,6 +245,13 @@ class Sandboxes:
         """Move the end of its time."""
         self.store.change(record.id, ends=ends)
         self.changed.set()
+
+    async def set_rules(self, record: Record, rules: Network) -> None:
+        """
+        :raises ClientError: it was started without rules, or has ended
+        """
+        live = await self.live(record)
+        await self._call(record, lambda: live.box.network.update(rules))
 
     async def pause(self, record: Record) -> None:
         """

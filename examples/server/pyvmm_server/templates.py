@@ -15,6 +15,7 @@ from vmm import VmmError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyvmm_sandbox import Network
     from pyvmm_server.build_records import Build
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Snapshot, Store
@@ -47,9 +48,10 @@ class Source:
     user: str = ""
     workdir: str = ""
 
-    def start(self, name: str, *, internet: bool) -> Sandbox:
+    def start(self, name: str, *, internet: bool, rules: Network | None = None) -> Sandbox:
         """A detached sandbox.
 
+        :param rules: of its network, if it has one
         :raises VmmError: it cannot be started; nothing of it is left
         """
         config, root = self.settings.config, self.settings.root
@@ -59,7 +61,7 @@ class Source:
             self.image,
             cpus=self.cpus,
             memory=f"{self.memory}M",
-            network=self.settings.network if internet else "none",
+            network=(rules or self.settings.network) if internet else "none",
             name=name,
             detach=True,
             timeout=None,
