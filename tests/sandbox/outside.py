@@ -130,6 +130,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Any method."""
         size = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(size) if size else b""
+        if self.headers["Upgrade"]:
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\nfirst")
+            self.wfile.write(self.rfile.read(5).swapcase())
+            self.requests.append({"path": self.path, "headers": dict(self.headers), "body": ""})
+            self.close_connection = True
+            return
         if self.headers["Transfer-Encoding"] == "chunked":
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size + 2)[:size]

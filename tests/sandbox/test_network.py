@@ -148,6 +148,11 @@ with Sandbox(rootfs, network=Network(deny=["other.test", OTHER]), **{**where, "d
         same = Sandbox.connect("one", root=where["root"])
         same.network.update(Network(allow=["other.test:80"]))
         assert command.wait() in (0, 1)
+    with box.popen(["python3", "-c", open_one.replace("good.test", "other.test").replace("7000", "80")]) as command:
+        assert next(iter(command)).text == "1\\n"
+        same.network.update(Network(allow=["other.test:80"], deny=[OTHER]))  # the address of its name
+        assert command.wait() in (0, 1)
+    same.network.update(Network(allow=["other.test:80"]))
     assert reached(box) == ways[1:2] and box.network.get() == Network(allow=["other.test:80"])
     same.network.update(Network(deny=["*"]))
     assert reached(box) == []
@@ -215,6 +220,16 @@ end.request("POST", "/chunks", iter([b"ab", b"cd"]), {"X-Key": key}, encode_chun
 print(json.dumps(json.loads(end.getresponse().read())["body"]))
 end.request("HEAD", "/head")
 print(json.dumps(end.getresponse().read().decode()))
+import socket
+context = ssl.create_default_context()
+with context.wrap_socket(socket.create_connection(("good.test", 443)), server_hostname="good.test") as end:
+    words = ("GET /up HTTP/1.1", "Host: good.test", f"X-Key: {key}", "Connection: Upgrade", "Upgrade: test", "", "")
+    end.sendall((chr(13) + chr(10)).join(words).encode())
+    stream = end.makefile("rb")
+    while stream.readline().strip():
+        pass
+    end.sendall(b"After")
+    print(json.dumps(stream.read().decode()))
 ''')
     requests = {each["path"].partition("?")[0]: each for each in outside.arrived()["requests"]}
     assert requests["/one"]["path"] == f"/one?k={value}&x=1"
@@ -222,14 +237,14 @@ print(json.dumps(end.getresponse().read().decode()))
     assert requests["/two"]["headers"]["Authorization"].startswith("Basic ") and key in requests["/two"]["body"]
     import base64
     assert base64.b64decode(requests["/two"]["headers"]["Authorization"][6:]).decode() == f"user:{value}"
-    for path in ("/three", "/four", "/again0", "/again2", "/chunks"):
+    for path in ("/three", "/four", "/again0", "/again2", "/chunks", "/up"):
         assert requests[path]["headers"]["X-Key"] == value, path
     for path in ("/five", "/six"):
         assert requests[path]["headers"]["X-Key"] == key, path
     assert not {"/seven", "/eight"} & set(requests)
     assert answers[0][:2] == [200, f"Bearer {key}"]     # headers of answers have the placeholder again
     assert answers[6][0] == 502 and "certificate" in answers[6][2] and answers[7][0] == 421, answers
-    assert answers[8:11] == [[300000]] * 3 and answers[11:] == ["abcd", ""]
+    assert answers[8:11] == [[300000]] * 3 and answers[11:] == ["abcd", "", "firstaFTER"], answers
     found = os.popen("grep -rl --binary-files=text s3cret-value " + place + " 2>/dev/null").read()
     assert not found, found
     for name in ("cmdline", "environ"):

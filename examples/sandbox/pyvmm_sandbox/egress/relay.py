@@ -44,11 +44,13 @@ class Aim(NamedTuple):
 
     :ivar name: of the host; empty: the sandbox has named an address
     :ivar address: that address, or the one that stands for the name
+    :ivar reached: the address that the gateway has connected to; None: none yet
     """
 
     name: str
     address: Address
     port: int
+    reached: Address | None = None
 
     def __str__(self) -> str:
         return f"{self.name or self.address}:{self.port}"
@@ -97,7 +99,7 @@ class Gateway:
         """Replace the rules; connections that they do not allow end."""
         self.rules = rules
         for task, aim in list(self._tasks.items()):
-            if aim is not None and not self._permits(aim):
+            if aim is not None and not (self._permits(aim) and self._permits_reached(aim)):
                 self.refuse(str(aim), "the rules have changed")
                 task.cancel()
 
@@ -105,6 +107,13 @@ class Gateway:
         if aim.name:
             return self.rules.permits_name(aim.name, aim.port)
         return self.rules.permits_address(aim.address, aim.port, is_host=_is_host(aim.address))
+
+    def _permits_reached(self, aim: Aim) -> bool:
+        """Whether a connection may stay with the address that its name had."""
+        address = aim.reached
+        return address is None or self.rules.permits_address(
+            address, aim.port, named=bool(aim.name), is_host=_is_host(address)
+        )
 
     async def addresses(self, aim: Aim) -> list[Address]:
         """Where a connection may be made to.
@@ -131,7 +140,10 @@ class Gateway:
         :raises OSError: it cannot be made
         """
         failure: OSError = ConnectionRefusedError(f"{aim.name} has no address")
+        task = asyncio.current_task()
         for address in await self.addresses(aim):
+            if task in self._tasks:
+                self._tasks[task] = aim._replace(reached=address)
             try:
                 async with asyncio.timeout(CONNECT_S):
                     return Streams(*await asyncio.open_connection(str(address), aim.port, limit=_PIECE, **options))
@@ -304,6 +316,8 @@ async def _copy(
         writer.write(kept)
     if writer.can_write_eof():
         writer.write_eof()
+    else:
+        writer.close()  # TLS: the end of one direction is that of both
 
 
 def _name_of_peer(client: socket.socket) -> bytes:
