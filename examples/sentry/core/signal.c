@@ -134,12 +134,13 @@ bool signal_interrupts(struct task *t, bool killable)
 
 /* -- sending -- */
 
-/* Seized tasks report that to their tracers. */
+/* Seized tasks report that to their tracers. A stop that a tracer still thinks about has no effect. */
 static void continue_tracees(struct process *p)
 {
 	EACH_TASK(t, p) {
 		struct tracee *e = t->tracee;
 
+		t->may_stop_group = false;
 		if (!e)
 			continue;
 		e->group_stop = false;
@@ -392,7 +393,7 @@ static void act(struct task *t, const struct siginfo *info)
 	} else if (handler == SIG_IGN || bit & IGNORED) {
 		return;
 	} else if (bit & STOPS) {
-		if (info->signal == SIGSTOP || !group_is_orphaned(t->process->group, NULL))
+		if (t->may_stop_group && (info->signal == SIGSTOP || !group_is_orphaned(t->process->group, NULL)))
 			stop(t->process, info->signal);
 	} else {
 		process_end(t->process, info->signal);
@@ -415,6 +416,7 @@ void signal_deliver(struct task *t)
 		}
 		if (!signal_take(t, ~t->blocked, &info))
 			break;
+		t->may_stop_group = true;
 		if (!t->tracee || tracing_signal(t, &info))
 			act(t, &info);
 	}

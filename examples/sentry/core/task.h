@@ -120,6 +120,7 @@ struct task {
 	struct list tracees;   /* that it traces */
 	struct wait_queue resumed; /* woken when its tracer continues it */
 	s32 resume_signal;
+	bool may_stop_group; /* no SIGCONT came since it took the signal that it acts on */
 	struct vfork *vfork;
 	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its
 							* last tick, and when it counted for its container's quota */

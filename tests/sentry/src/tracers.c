@@ -557,6 +557,24 @@ static void test_group_stops(void)
 	end();
 }
 
+/* A tracer that passes on a stop, or makes one, after SIGCONT has arrived. */
+static void test_late_stop(void)
+{
+	begin_sleeper();
+	TRACE(PTRACE_SEIZE, child, 0, 0);
+	kill(child, SIGSTOP);
+	WAIT();
+	kill(child, SIGCONT);
+	TRACE(PTRACE_CONT, child, 0, SIGSTOP);
+	WAIT();
+	TRACE(PTRACE_CONT, child, 0, 0);
+	WAIT();
+	TRACE(PTRACE_CONT, child, 0, SIGSTOP);
+	WAIT();
+	show_info(__LINE__);
+	end();
+}
+
 static void test_busy_child(void)
 {
 	fflush(stdout);
@@ -868,6 +886,7 @@ int main(int argc, char **argv)
 	test_events(0, false);
 	test_events(0x7f, true);
 	test_group_stops();
+	test_late_stop();
 	test_busy_child();
 	test_steps();
 	test_waits();
