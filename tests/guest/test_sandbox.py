@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sysconfig
@@ -15,6 +16,7 @@ import pytest
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
 from tests.guest.kata_tools import PATIENCE, Oci, eventually
+from tests.sandbox.journal_schedules import Schedule
 from tools import guest as recipes
 
 
@@ -174,3 +176,18 @@ def test_code_in_a_machine(oci: Oci) -> None:
         assert box.run_code("x = 6 * 7; x", timeout=PATIENCE).text == "42"
         done = box.run_code("print(x + 1); 1 / 0", timeout=PATIENCE)
         assert done.stdout == "43\n" and done.error is not None and done.error.name == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [range(3), *(pytest.param(range(at, at + 10), marks=pytest.mark.long) for at in range(100, 200, 10))],
+    ids=str,
+)
+def test_acknowledged_records_survive(oci: Oci, tmp_path: Path, seeds: range) -> None:
+    """Through pauses, copies, snapshots, and kills of programs and of the machine: of fsync(2) in the guest."""
+    options = {"config": str(oci.settings), "root": str(oci.folder / "state"), "memory": "96M"}
+    rootfs = tmp_path / "rootfs"
+    shutil.copytree(oci.rootfs, rootfs, symlinks=True)
+    for seed in seeds:
+        assert len(Schedule(seed, str(rootfs), tmp_path, options).run(6)) == 6
+    eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")

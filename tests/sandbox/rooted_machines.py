@@ -39,7 +39,8 @@ def rooted_machines() -> None:
         def __init__(self, process: dict[str, Any]) -> None:
             super().__init__(process)
             if root[0]:
-                self.args = ["unshare", "-m", "sh", "-c", ENTER, "sh", root[0], str(len(PLACES)), *PLACES, *self.args]
+                enter = ["unshare", "-m", "sh", "-c", ENTER, "sh", root[0], str(len(PLACES)), *PLACES]
+                self.args = [*enter, *vars(self)["args"]]
 
     def do_create(self: Any, request: Any, call: Any) -> None:
         create(self, request, call)
@@ -52,8 +53,8 @@ def rooted_machines() -> None:
         execute(self, request, call)
 
     fake_agent.FakeProcess = RootedProcess  # type: ignore[misc]
-    fake_agent.FakeAgent.do_CreateContainer = do_create  # type: ignore[method-assign]
-    fake_agent.FakeAgent.do_ExecProcess = do_exec  # type: ignore[method-assign]
+    kind: Any = fake_agent.FakeAgent
+    kind.do_CreateContainer, kind.do_ExecProcess = do_create, do_exec
 
 
 def prepare(place: Path) -> str:
@@ -65,7 +66,7 @@ def prepare(place: Path) -> str:
     path = os.path.dirname(sys.executable) + ":" + os.environ["PATH"]
     defaults = {**fake_machines.options(place), "env": {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}}
     for call in (Sandbox.__init__, Template.start, Sandbox.list):
-        known: Any = call.__kwdefaults__  # type: ignore[attr-defined]
+        known: Any = call.__kwdefaults__
         known.update({name: value for name, value in defaults.items() if name in known})
     return str(place / "rootfs")
 

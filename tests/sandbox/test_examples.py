@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.kata.oci_runtime import PATIENCE, needs_namespaces
 from tests.sandbox.rooted_machines import run
@@ -88,7 +89,8 @@ def test_the_tree_search(tmp_path: Path) -> None:
 
 @needs_namespaces
 def test_the_notebook(tmp_path: Path) -> None:
-    cell = {"cell_type": "code", "execution_count": None, "id": "a", "metadata": {}, "outputs": [], "source": "6 * 7"}
+    cell: dict[str, Any] = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "source": "6 * 7"}
+    cell["execution_count"] = None
     source, result = tmp_path / "in.ipynb", tmp_path / "out.ipynb"
     source.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
     assert example(tmp_path, "notebook.py", source, result) == ""

@@ -45,4 +45,5 @@ def main(image: str, repository: str, base: str, branch: str, checks: list[str])
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:5], sys.argv[5:]))
+    _, image, repository, base, branch, *checks = sys.argv
+    sys.exit(main(image, repository, base, branch, checks))
