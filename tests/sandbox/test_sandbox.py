@@ -609,3 +609,18 @@ def test_a_forked_process_that_frees_an_object_ends_no_sandbox(python: Python) -
     assert box.run("echo here").stdout == "here\\n"
     """
     python(code)
+
+
+@needs_namespaces
+def test_a_program_that_lives_on_has_no_zombies(python: Python) -> None:
+    code = """
+    def zombies():
+        output = os.popen(f"ps -o stat= --ppid {os.getpid()}").read().split()
+        return sum(state.startswith("Z") for state in output)
+    for _ in range(4):
+        Sandbox(rootfs, **where).kill()
+    while zombies() > 1:  # the last of them may be about to end
+        Sandbox(rootfs, **where).kill()
+        assert zombies() < 4
+    """
+    python(code)

@@ -409,6 +409,7 @@ class Container:
             delete(self.folder, force=True)
         if self._child and self._status is None:
             self.wait(REMOVE_S)
+        control.reap()
         self.close()
         if self._own:
             images.remove(self._own)

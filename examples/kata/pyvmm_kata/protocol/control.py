@@ -170,6 +170,7 @@ def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Chann
     :param body: receives the child's end of a connection
     :param agree: receives the other end and the child's pid; if it raises, the child is killed
     """
+    reap()
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = os.fork()
     if pid == 0:
@@ -190,8 +191,23 @@ def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Chann
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+    else:
+        _children.add(pid)
     finally:
         channel.close()
+
+
+_children: set[int] = set()
+
+
+def reap() -> None:
+    """Take the exit statuses of children of :func:`fork` that have ended: a program that lives on would keep them."""
+    for pid in list(_children):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                _children.discard(pid)
+        except ChildProcessError:  # another thread was faster, or this process is a fork of the one with the children
+            _children.discard(pid)
 
 
 def leave_descriptors(kept: set[int]) -> None:
