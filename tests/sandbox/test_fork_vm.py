@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kata.oci_runtime import PATIENCE, needs_namespaces
+from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
 from tests.sandbox.fake_machines import environment, prepare
 
 CONFTEST = """
@@ -71,21 +72,21 @@ def project(tmp_path: Path) -> Path:
     return made
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     place = project.parent
     variables = {**environment(place), "PYVMM_PLACE": str(place)}
     variables["PYTHONPATH"] += f":{project}"
-    words = ["-p", "no:xdist", "-p", "no:hypothesispytest", *arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words],
-        cwd=project,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
+    words = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:hypothesispytest", *arguments]
+    return subprocess.Popen(
+        words, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert not list(place.glob("state/box-*")) and not list(place.glob("pyvmm-*"))
-    return done
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with start(project, *arguments) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert not list(project.parent.glob("state/box-*")) and not list(project.parent.glob("pyvmm-*"))
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def fork(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -167,3 +168,17 @@ def test_errors_before_the_first_test(project: Path) -> None:
     assert done.returncode == 4 and "status 3" in done.stderr
     done = fork(project, "-o", "fork_vm_image=")
     assert done.returncode == 4 and "needs an image" in done.stderr
+
+
+@needs_namespaces
+def test_ctrl_c_leaves_nothing(project: Path) -> None:
+    reached = project / "reached"
+    (project / "test_all.py").write_text(
+        f"import time\ndef test_hangs(): open({str(reached)!r}, 'w').close(); time.sleep(600)\ndef test_other(): pass\n"
+    )
+    with start(project, "-p", "tests.sandbox.fork_vm_machines", "--fork-vm") as process:
+        eventually(reached.exists, "the test does not run")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2 and "KeyboardInterrupt" in out
+    assert not list(project.parent.glob("state/box-*"))
