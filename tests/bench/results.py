@@ -11,7 +11,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import boot, budget, console, fio, fs, kata, memory, net, sentry, sentry_lab, snapshots, startup, vsock
+from tests.bench import (
+    boot,
+    budget,
+    console,
+    fio,
+    fs,
+    kata,
+    memory,
+    net,
+    sandboxes,
+    sentry,
+    sentry_lab,
+    snapshots,
+    startup,
+    vsock,
+)
 from tests.bench.row import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +40,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "memory": memory.rows,
         "startup": startup.rows,
         "sentry": sentry.rows,
+        "sandboxes": sandboxes.rows,
         "sentry-lab": sentry_lab.rows,
         "fio": fio.rows,
         "fio-icount": fio.icount_rows,
