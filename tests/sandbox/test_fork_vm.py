@@ -182,3 +182,31 @@ def test_ctrl_c_leaves_nothing(project: Path) -> None:
         out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2 and "KeyboardInterrupt" in out
     assert not list(project.parent.glob("state/box-*"))
+
+
+@needs_namespaces
+def test_a_test_that_lies_is_one_that_failed(project: Path) -> None:
+    """It reports in the place of another, sends no report, or too much."""
+    lies = {
+        "other": '{"test": {"$report_type": "TestReport", "nodeid": "test_all.py::test_honest", "outcome": "passed"}}',
+        "none": "no report",
+        "kinds": '{"test": 7}',
+        "keys": '{"warning": 1}',
+    }
+    code = "import gc, socket\ndef test_honest(): assert False\n"
+    for name, line in lies.items():
+        code += f"def test_{name}():\n    lie({line!r})\n"
+    code += """
+def lie(line):
+    for each in gc.get_objects():
+        if isinstance(each, socket.socket) and each.fileno() >= 0:
+            try: each.getpeername()
+            except OSError: continue
+            each.sendall(line.encode() + b"\\n")
+"""
+    (project / "test_all.py").write_text(code)
+    done = fork(project)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED test_all.py::test_honest" in done.stdout and "INTERNALERROR" not in done.stdout
+    for name in lies:
+        assert f"FAILED test_all.py::test_{name}" in done.stdout, done.stdout

@@ -72,6 +72,11 @@ def test_a_failed_start_is_an_error_of_take(python: Python) -> None:
     with SandboxPool(rootfs, size=1, **where) as pool:
         pool.take()
         raises(TimeoutError, pool.take, timeout=0)
+        template = pool.take().snapshot(place + "/t")
+    with SandboxPool(template, size=1, **where) as pool:
+        until(lambda: pool.ready == 1)
+        os.rename(place + "/t", place + "/gone")
+        raises(UsageError, pool.take)
     """
     python("from vmm import VmmError" + BEGIN + textwrap.dedent(code))
 

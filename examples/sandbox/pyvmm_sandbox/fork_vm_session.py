@@ -28,7 +28,8 @@ PORT = 48889
 """The port of the sandbox's loopback interface where its pytest listens."""
 PROCESSES = False
 """The copies run their tests in processes that they fork: for machines of tests, which share one pytest."""
-_LINE_MOST = 256 << 20
+_MOST = 256 << 20
+"""Bytes of the answers to one request."""
 _PIECE = 256 << 10
 
 
@@ -270,6 +271,7 @@ class ForkVm:
 
 def _lines(sock: socket.socket, deadline: float | None) -> Iterator[bytes]:
     data = bytearray()
+    left = _MOST
     while True:
         if deadline is not None:
             sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -279,14 +281,15 @@ def _lines(sock: socket.socket, deadline: float | None) -> Iterator[bytes]:
             return
         if not more:
             return
+        left -= len(more)
+        if left < 0:
+            raise SandboxError(f"the sandbox sent more than {_MOST} bytes", hint="print less")
         at = len(data)
         data += more
         while (end := data.find(b"\n", at)) >= 0:
             yield bytes(data[:end])
             del data[: end + 1]
             at = 0
-        if len(data) > _LINE_MOST:
-            raise SandboxError(f"the sandbox sent a line of more than {_LINE_MOST} bytes")
 
 
 def _warning(module: str, name: str, text: str, filename: str, line: int) -> warnings.WarningMessage:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyvmm_sandbox.errors import SandboxError, UsageError
+from pyvmm_sandbox.errors import SandboxError, SandboxGone, UsageError
 from pyvmm_sandbox.image_version import version_of
 from pyvmm_sandbox.sandbox import Sandbox
 from pyvmm_sandbox.template import Template
@@ -80,9 +80,15 @@ class SandboxPool:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             found = self._next(deadline)
-            if found.version == self._source.version() and found.box.is_running:
-                found.box.set_timeout(self._timeout)
-                return found.box
+            try:
+                if found.version == self._source.version() and found.box.is_running:
+                    found.box.set_timeout(self._timeout)
+                    return found.box
+            except SandboxGone:
+                pass  # it has ended just now
+            except BaseException:
+                found.box.kill()  # the template was removed
+                raise
             found.box.kill()
 
     def _next(self, deadline: float | None) -> _Ready:
