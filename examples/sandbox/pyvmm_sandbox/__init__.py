@@ -104,3 +104,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     return getattr(import_module(f"pyvmm_sandbox.{_MODULES.get(name, 'errors')}"), name)
+    if name not in (*__all__, *_EXTENSION):
+    module = "magic" if name in _EXTENSION else _MODULES.get(name, "errors")
+    return getattr(import_module(f"pyvmm_sandbox.{module}"), name)
