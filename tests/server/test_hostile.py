@@ -90,7 +90,8 @@ CONTROL: list[tuple[str, str, Any, int]] = [
     ("DELETE", "/templates/tags", {"name": "x", "tags": ["z"]}, 404),
     ("PATCH", "/templates/x", {}, 501),
     ("GET", "/volumes", None, 501),
-    ("GET", "/sandboxes/x/logs", None, 501),
+    ("GET", "/sandboxes/x/logs", None, 404),
+    ("GET", "/volumes/x", None, 501),
 ]
 
 
@@ -263,7 +264,10 @@ def test_the_same_request_makes_one_sandbox(server: Server) -> None:
     }
     first, second = (server.http("POST", "/v2/sandboxes", **options).json()["sandboxID"] for _ in range(2))
     assert first == second
-    assert server.http("POST", "/v2/sandboxes", "e2b_1", **options).json()["sandboxID"] != first
+    other = server.http("POST", "/v2/sandboxes", "e2b_1", **options).json()["sandboxID"]
+    assert other != first
+    for name, key in ((first, "e2b_0"), (other, "e2b_1")):  # other tests list those of a key
+        assert server.http("DELETE", f"/sandboxes/{name}", key).status_code == 204
 
 
 def test_two_servers_do_not_share_their_records(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
