@@ -1,4 +1,4 @@
-// What the clients of npm do: `node npm_client.mjs FOLDER`, where FOLDER is the sandbox's to use.
+// What the clients of npm do: `node npm_client.mjs FOLDER [code]`, where FOLDER is the sandbox's to use.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
@@ -100,4 +100,4 @@ await files(box);
 await terminal(box);
 await control(box);
 await template();
-await code();
+if (process.argv[3] === "code") await code();

@@ -30,6 +30,7 @@ class About(NamedTuple):
 
 
 _LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": 99_999}
+_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999}
 _PAGE: dict[str, Schema] = {"limit": _LIMIT, "nextToken": TEXT}
 _FILTER: dict[str, Schema] = {"metadata": TEXT, "template": TEXT, "startedAfter": TIME}
 _SANDBOX, _CREATED = named("Sandbox"), {201: named("Sandbox")}
@@ -53,6 +54,22 @@ ABOUT: dict[tuple[str, str], About] = {
     ),
     ("POST", "/sandboxes/{sandbox}/snapshots"): About("Save it", {201: named("Snapshot")}, fields(name=TAG)),
     ("GET", "/sandboxes/{sandbox}/metrics"): About("What it uses now", {200: listed(named("Metrics"))}),
+    ("GET", "/sandboxes/{sandbox}/logs"): About(
+        "Its log, as lines",
+        {200: fields("logs logEntries", logs=listed(fields("timestamp line", timestamp=TIME, line=TEXT)))},
+        query={"start": _COUNT, "limit": _COUNT},
+    ),
+    ("GET", "/v2/sandboxes/{sandbox}/logs"): About(
+        "Its log",
+        {200: fields("logs", logs=listed(named("LogEntry")))},
+        query={
+            "cursor": _COUNT,
+            "limit": _COUNT,
+            "direction": {"enum": ["forward", "backward"]},
+            "level": {"enum": ["debug", "info", "warn", "error"]},
+            "search": TEXT,
+        },
+    ),
     ("POST", "/v2/sandboxes"): _CREATE,
     ("GET", "/v2/sandboxes"): About(
         "Sandboxes, in pages",

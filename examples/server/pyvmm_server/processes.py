@@ -42,6 +42,8 @@ async def start(session: Session, request: Request, message: dict[str, Any]) -> 
     timeout = connect.timeout_of(request)
     with running.subscribed() as subscriber:
         live.processes[running.pid] = running
+        words = [str(config.get("cmd", "")), *map(str, config.get("args", []))]
+        live.events.note("process started", pid=running.pid, command=" ".join(words))
         session.background(_run(live, running, timeout))
         yield {"event": {"start": {"pid": running.pid}}}
         async for event in subscriber.events(connect.Waits(request)):
@@ -86,6 +88,7 @@ async def _run(live: Live, running: Running, timeout: float | None) -> None:
     finally:
         if alarm is not None:
             alarm.cancel()
+        live.events.note("process ended", pid=running.pid, status=running.status)
         if live.processes.get(running.pid) is running:
             del live.processes[running.pid]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_server import build_calls, control, lists, snapshots
+from pyvmm_server import build_calls, control, lists, sandbox_logs, snapshots
 
 ROUTES = {
     ("POST", "/sandboxes"): control.create,
@@ -18,6 +18,8 @@ ROUTES = {
     ("POST", "/sandboxes/{sandbox}/fork"): control.fork,
     ("POST", "/sandboxes/{sandbox}/snapshots"): snapshots.create,
     ("GET", "/sandboxes/{sandbox}/metrics"): control.metrics,
+    ("GET", "/sandboxes/{sandbox}/logs"): sandbox_logs.lines,
+    ("GET", "/v2/sandboxes/{sandbox}/logs"): sandbox_logs.entries,
     ("POST", "/v2/sandboxes"): control.create,
     ("GET", "/v2/sandboxes"): lists.pages,
     ("POST", "/v2/sandboxes/{sandbox}/connect"): control.connect,
@@ -37,8 +39,6 @@ UPLOAD = "/templates/{template}/files/{hash}"
 """Needs no key: the client's URL is signed."""
 MISSING = (
     "/sandboxes/metrics",
-    "/sandboxes/{sandbox}/logs",
-    "/v2/sandboxes/{sandbox}/logs",
     "/templates",
     "/templates/{rest:path}",
     "/v2/templates",

@@ -50,11 +50,13 @@ class Running:
     """A command that runs.
 
     :ivar pid: inside the sandbox
+    :ivar status: in words, when it has ended
     :ivar config: as the client has sent it
     """
 
     def __init__(self, command: Command, config: dict[str, Any], tag: str, *, terminal: bool = False) -> None:
         self.pid = 0
+        self.status = ""
         self.config = config
         self.tag = tag
         self.input_lock = asyncio.Lock()
@@ -101,11 +103,13 @@ class Running:
                     end: dict[str, Any] = {"exited": True, "status": f"exit status {event.exit_code}"}
                     if event.exit_code:
                         end |= {"exitCode": event.exit_code, "error": end["status"]}
+                    self.status = end["status"]
                     await self._publish({"end": end})
                 else:
                     await self._publish(self._data(event.kind, event.data))
         except Exception as error:
             # The sandbox has ended.
+            self.status = "signal: killed"
             await self._publish({"end": {"exitCode": 137, "status": "signal: killed", "error": str(error)}})
         finally:
             await threads.call(self._command.close)

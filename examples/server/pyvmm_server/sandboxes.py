@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
 from pyvmm_server import metrics, store, threads
 from pyvmm_server.errors import ClientError, describe, gone, not_there, translate
+from pyvmm_server.events import Events
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
 from pyvmm_server.templates import Source, Templates, internet_of
@@ -46,6 +47,7 @@ class Live:
     def __init__(self, box: Sandbox) -> None:
         self.box = box
         self.lock = asyncio.Lock()
+        self.events = Events()
         self.processes: dict[int, Running] = {}
         self.watchers: dict[str, Watcher] = {}
         self.tunnels = 0
@@ -234,7 +236,8 @@ class Sandboxes:
             raise translate(error) from error
         finally:
             self.mine.discard(made.id)
-        self._live[made.id] = Live(box)
+        live = self._live[made.id] = Live(box)
+        live.events.note("sandbox started", template=made.template)
         now = time.time()
         made = replace(made, state=store.RUNNING, started=now, ends=now + timeout, phases=phases.found)
         self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
@@ -262,6 +265,7 @@ class Sandboxes:
             self._check(record, store.RUNNING, "is paused already")
             await self._call(record, live.box.pause)
             self.store.change(record.id, state=store.PAUSED, ends=None)
+            live.events.note("sandbox paused")
 
     async def resume(self, record: Record, timeout: float) -> None:
         """
@@ -272,6 +276,7 @@ class Sandboxes:
             self._check(record, store.PAUSED, "is running already")
             await self._call(record, live.box.resume)
             self.store.change(record.id, state=store.RUNNING, ends=time.time() + timeout)
+            live.events.note("sandbox resumed")
         self.changed.set()
 
     def _check(self, record: Record, state: str, words: str) -> None:

@@ -86,6 +86,7 @@ NAMED: dict[str, Schema] = {
         diskUsed=WHOLE,
         diskTotal=WHOLE,
     ),
+    "LogEntry": fields("timestamp level message fields", timestamp=TIME, level=TEXT, message=TEXT, fields=TEXTS),
     "Snapshot": fields("snapshotID names", snapshotID=TEXT, names=listed(TEXT)),
     "NewTemplate": fields(
         "name",
