@@ -16,6 +16,7 @@ PROGRAMS = Path(__file__).with_name("frameworks")
 PACKAGES = {
     "smolagents_agent": ["smolagents[e2b]==1.26.0", "numpy"],
     "langchain_backend": ["langchain-e2b==0.0.6"],
+    "inspect_sandbox": ["inspect-sandboxes[e2b]==0.6.1", "inspect-ai==0.3.285"],
     "openai_agents": ["openai-agents[e2b]==0.24.0"],
 }
 
