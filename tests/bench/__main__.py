@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, budget, kata_phases, results, sandboxes, sentry, sentry_lab, startup
+from tests.bench import artefacts, budget, kata_phases, results, sandboxes, sentry, sentry_lab, server, startup
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import InstallError, StageError, install
@@ -52,7 +52,7 @@ CLONE_MIB, FEW_CLONES = 24, 100
 """Of the lab's memory for each clone, where they are many."""
 FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
-NATIVE = ("startup", "sentry", "sandboxes")
+NATIVE = ("startup", "sentry", "sandboxes", "server")
 """What runs on this machine itself."""
 OWN_LAB = ("sentry-lab",)
 """What runs in a lab of its own, without a stage."""
@@ -130,7 +130,10 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     if "sentry-lab" in parts:
         with step("bench: the Sentry in a machine, in a lab that counts instructions"):
             figures["sentry-lab"] = sentry_lab.measure(OUTPUT)
-    if set(parts) <= {"sentry", "sandboxes", *OWN_LAB}:
+    if "server" in parts:
+        with step("bench: the server of sandboxes, on this machine itself"):
+            figures["server"] = server.measure(20 if quick else 100, 2 if quick else 10)
+    if set(parts) <= {"sentry", "sandboxes", "server", *OWN_LAB}:
         return figures
     stage = OUTPUT / "stage.tar"
     try:

@@ -15,7 +15,7 @@ from pyvmm_server import build_records
 from pyvmm_server.build_records import BuildRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pyvmm_server.phases import Phase
 
@@ -258,17 +258,24 @@ def _row(values: dict[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if name in _JSON else value for name, value in values.items()}
 
 
-def _read(row: sqlite3.Row, names: Iterable[str]) -> dict[str, Any]:
-    values = {name: json.loads(row[name]) if name in _JSON else row[name] for name in names}
-    return {
-        name: bool(value) if name in ("internet", "auto_pause", "auto_resume") else value
-        for name, value in values.items()
-    }
+_FLAGS = ("internet", "auto_pause", "auto_resume")
+_NAMES = {kind: [each.name for each in fields(kind)] for kind in (Record, Snapshot)}
+
+
+def _read(row: sqlite3.Row, kind: type[Record | Snapshot]) -> dict[str, Any]:
+    values = {name: row[name] for name in _NAMES[kind]}
+    for name in _JSON:
+        if name in values:
+            values[name] = json.loads(values[name]) if values[name] != "{}" else {}
+    for name in _FLAGS:
+        if name in values:
+            values[name] = bool(values[name])
+    return values
 
 
 def _record(row: sqlite3.Row) -> Record:
-    return Record(**_read(row, [each.name for each in fields(Record)]))
+    return Record(**_read(row, Record))
 
 
 def _snapshot(row: sqlite3.Row) -> Snapshot:
-    return Snapshot(**_read(row, [each.name for each in fields(Snapshot)]))
+    return Snapshot(**_read(row, Snapshot))
