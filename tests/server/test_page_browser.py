@@ -255,7 +255,11 @@ def test_errors_are_shown(server: Server, visit: Visit, box: Sandbox) -> None:
     box.pause()
     visitor.node("paused").wait_for()
     visitor.page.get_by_role("tab", name="Processes").click()
-    visitor.page.get_by_text(f"Sandbox {box.sandbox_id} is paused; resume it first").wait_for()
+    visitor.page.get_by_text("It is paused: resume it to see this.").wait_for()
+    visitor.page.get_by_role("button", name="Resume").click()
+    visitor.page.get_by_role("region", name="Processes").wait_for()
+    visitor.page.get_by_role("tab", name="Differences").click()
+    visitor.page.get_by_text("It has no siblings").wait_for()
 
 
 def test_it_follows_the_server_over_a_restart(own_server: Server, chromium: Browser) -> None:

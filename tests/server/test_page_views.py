@@ -124,3 +124,10 @@ def test_files_differ_by_what_is_written(tmp_path: Path) -> None:
     found = {each["path"]: each["kind"] for each in differences.compare(*sides)}
     assert found == {"/gone": "here", "/grown": "changed", "/kept/new": "there", "/touched": "changed"}
     assert differences.compare(sides[0], sides[0]) == []
+
+
+@pytest.mark.parametrize("modified", [float("nan"), float("inf"), -1e300, 1e300])
+def test_a_sandbox_can_send_any_time(modified: float) -> None:
+    (found,) = differences.compare([Entry("/a\udcff", "file", 1, 0o644, 0, 0, modified)], [])
+    assert (found["path"], found["kind"]) == ("/a\ufffd", "here")
+    assert found["here"]["modifiedTime"] == "1970-01-01T00:00:00Z"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST = 500
 """Files in an answer."""
 DEPTH = 64
+LAST = 253402300799.0
+"""The end of the year 9999, the last that a time in an answer can have."""
 NOT_FILES = ("/proc", "/sys", "/dev")
 """What is below is the kernel's."""
 _at_once = asyncio.Semaphore(2)
@@ -95,7 +97,10 @@ def _seen(entry: Entry) -> tuple[object, ...]:
 
 
 def _shown(entry: Entry | None) -> dict[str, Any] | None:
-    return entry and {"type": entry.type, "size": entry.size, "modifiedTime": time_of(entry.modified)}
+    if entry is None:
+        return None
+    modified = entry.modified if 0 <= entry.modified <= LAST else 0.0  # the sandbox sends any number
+    return {"type": entry.type, "size": entry.size, "modifiedTime": time_of(modified)}
 
 
 def _utf8(path: str) -> str:

@@ -7,26 +7,28 @@ import { title } from "./state.js";
 export class Actions {
   #api;
   #state;
-  #busy = new Set();
+  #last = new Map();
 
   constructor(api, state) {
     this.#api = api;
     this.#state = state;
   }
 
-  /** Run an action of a sandbox, one at a time, and show its error. */
-  async #run(id, words, action) {
-    if (this.#busy.has(id)) return undefined;
-    this.#busy.add(id);
-    complain("");
-    try {
-      return await action();
-    } catch (error) {
-      complain(`${words}: ${error.message}`);
-      return undefined;
-    } finally {
-      this.#busy.delete(id);
-    }
+  /** Run an action of a sandbox after those before it, and show its error. */
+  #run(id, words, action) {
+    const run = async () => {
+      complain("");
+      try {
+        return await action();
+      } catch (error) {
+        complain(`${words}: ${error.message}`);
+        return undefined;
+      }
+    };
+    const done = (this.#last.get(id) || Promise.resolve()).then(run);
+    this.#last.set(id, done);
+    done.then(() => this.#last.get(id) === done && this.#last.delete(id));
+    return done;
   }
 
   #path(id, rest = "") {
@@ -45,10 +47,11 @@ export class Actions {
   }
 
   async pauseOrResume(id) {
-    const paused = this.#state.sandboxes.get(id)?.state === "paused";
-    const verb = paused ? "resume" : "pause";
-    const body = paused ? { timeout: this.#time(id) } : {};
-    await this.#run(id, `Cannot ${verb} ${this.#name(id)}`, () => this.#api.call("POST", this.#path(id, `/${verb}`), body));
+    await this.#run(id, `Cannot pause or resume ${this.#name(id)}`, () => {
+      const paused = this.#state.sandboxes.get(id)?.state === "paused";
+      const body = paused ? { timeout: this.#time(id) } : {};
+      return this.#api.call("POST", this.#path(id, paused ? "/resume" : "/pause"), body);
+    });
   }
 
   async fork(id) {

@@ -14,8 +14,12 @@ export class Details {
   #parts = {};
   #opened = null;
   #panel = null;
+  #isPaused = false;
 
-  /** @param views [title, function (panel, id, enters) that shows one, and may return a function that ends it] */
+  /**
+   * @param views [title, function (panel, id, enters) that shows one, and may return a function that ends it, whether it
+   * needs a sandbox that runs]
+   */
   constructor(root, state, actions, views) {
     this.#root = root;
     this.#state = state;
@@ -48,8 +52,8 @@ export class Details {
         make("kill", "Kill", "kill", { class: "danger" })),
       this.#parts.facts,
       this.#makeTabs());
-    this.#refresh();
     this.#openTab(false);
+    this.#refresh();
   }
 
   #makeTabs() {
@@ -76,14 +80,17 @@ export class Details {
 
   /** @param enters whether the view may take the focus: not from those who only pass it */
   #openTab(enters) {
-    this.#opened?.();
+    const [, show, needsRunning] = this.#views[this.#tab];
+    this.close();
     [...this.#parts.tabs.children].forEach((tab, at) => {
       tab.setAttribute("aria-selected", String(at === this.#tab));
       tab.setAttribute("tabindex", at === this.#tab ? "0" : "-1");
     });
     this.#panel.setAttribute("aria-labelledby", `tab-${this.#tab}`);
     this.#panel.replaceChildren();
-    this.#opened = this.#views[this.#tab][1](this.#panel, this.#id, enters) || null;
+    this.#isPaused = this.#state.sandboxes.get(this.#id)?.state === "paused";
+    if (this.#isPaused && needsRunning) this.#panel.append(h("p", {}, "It is paused: resume it to see this."));
+    else this.#opened = show(this.#panel, this.#id, enters) || null;
   }
 
   close() {
@@ -99,6 +106,10 @@ export class Details {
       return;
     }
     const paused = item.state === "paused";
+    if (paused !== this.#isPaused && this.#views[this.#tab][2]) {
+      if (this.#panel.contains(document.activeElement)) this.#parts.tabs.children[this.#tab].focus();
+      this.#openTab(false);
+    }
     put(this.#parts.pause, paused ? "Resume" : "Pause");
     for (const name of ["fork", "snapshot", "time"]) this.#parts[name].disabled = paused;
     const used = this.#state.memory[this.#id];

@@ -63,6 +63,7 @@ class Session {
     const dark = matchMedia("(prefers-color-scheme: dark)");
     const theme = () => (dark.matches ? DARK : LIGHT);
     this.terminal = new Terminal({
+      linkHandler: { activate: () => {} }, // what runs inside leads nobody to another site
       screenReaderMode: true,
       minimumContrastRatio: 4.5,
       fontSize: 14,

@@ -11,11 +11,11 @@ export function viewsOf(api, state) {
   const terminals = new Terminals(api, state);
   const list = [
     ["Start", (panel, id) => showStart(panel, id, api)],
-    ["Terminal", (panel, id, enters) => terminals.show(panel, id, enters)],
-    ["Files", (panel, id) => showFiles(panel, id, api)],
-    ["Processes", (panel, id) => showProcesses(panel, id, api)],
+    ["Terminal", (panel, id, enters) => terminals.show(panel, id, enters), true],
+    ["Files", (panel, id) => showFiles(panel, id, api), true],
+    ["Processes", (panel, id) => showProcesses(panel, id, api), true],
     ["Console", (panel, id) => showConsole(panel, id, api)],
-    ["Differences", (panel, id) => showDifferences(panel, id, api, state)],
+    ["Differences", (panel, id) => showDifferences(panel, id, api, state), true],
   ];
   return { list, close: () => terminals.close() };
 }
