@@ -46,6 +46,10 @@ def test_a_machine_runs_pauses_and_ends(start: Callable[..., Program], tmp_path:
     metrics = json.loads((tmp_path / "metrics").read_text())
     assert (metrics["id"], metrics["put_api_requests"]["actions_count"]) == ("first", 1)
     assert metrics["vcpus"]
+    assert metrics["get_api_requests"] == {"instance_info_count": 3}
+    assert metrics["patch_api_requests"] == {"vm_count": 3}
+    assert {*metrics["latencies_us"]} == {"pause_vm", "resume_vm"}
+    assert metrics["api_server"]["process_startup_time_us"] > 0
     assert "not supported after starting" in program.fault(
         "PUT", "/machine-config", {"vcpu_count": 2, "mem_size_mib": 64}
     )
@@ -53,7 +57,12 @@ def test_a_machine_runs_pauses_and_ends(start: Callable[..., Program], tmp_path:
     program.type(b"\x04")
     assert program.process.wait(PATIENCE) == 0
     assert not program.socket.exists()
-    assert "The guest has ended: poweroff" in (tmp_path / "one" / "log").read_text()
+    log = (tmp_path / "one" / "log").read_text()
+    assert "Running Firecracker v1.17.0" in log and "The guest has ended: poweroff" in log
+    last = json.loads((tmp_path / "metrics").read_text().splitlines()[-1])
+    assert last["put_api_requests"]["actions_count"] == 2, "since the line before"
+    assert last["put_api_requests"]["machine_cfg_fails"] == 1
+    assert last["get_api_requests"] == {"instance_info_count": 0}
 
 
 @needs_kvm
@@ -73,6 +82,14 @@ def test_snapshots(start: Callable[..., Program], tmp_path: Path, flags: tuple[s
     assert "not paused" in source.fault("PUT", "/snapshot/create", files)
     source.request("PATCH", "/vm", {"state": "Paused"})
     source.put("/snapshot/create", snapshot_type="Full", **files)
+    source.put("/metrics", metrics_path=str(tmp_path / "metrics"))
+    source.put("/actions", action_type="FlushMetrics")
+    metrics = json.loads((tmp_path / "metrics").read_text())
+    assert metrics["block"] == metrics["block_root"] and metrics["block"]["read_count"] == 0
+    assert metrics["vsock"]["conns_added"] == 0
+    assert metrics["latencies_us"]["full_create_snapshot"] > 0
+    described = start("--describe-snapshot", files["snapshot_path"], name="described", wait=False).process
+    assert described.communicate(timeout=PATIENCE)[0] == b"v1.0.0\n"
     assert (tmp_path / "memory").stat().st_size == 32 << 20
     source.process.send_signal(signal.SIGTERM)
     assert source.process.wait(PATIENCE) == 128 + signal.SIGTERM
@@ -344,6 +361,8 @@ def test_silent_clients_do_not_keep_others_out(api: Program) -> None:
         (("--id", "a/b"), 2, "--id"),
         (("--no-api",), 2, "--config-file"),
         (("--seccomp-filter", "x"), 2, "not supported"),
+        (("--describe-snapshot", "/dev/null"), 1, "neither a file"),
+        (("--metadata", "/missing"), 152, "/missing"),
         (("--config-file", "/missing"), 152, "/missing"),
         (("--api-sock", "/missing/socket"), 153, "/missing/socket"),
     ],

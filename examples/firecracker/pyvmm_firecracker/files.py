@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from pyvmm_firecracker.fault import Fault
 from vmm import ConsoleConfig
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def readable(path: str | None, what: str) -> None:
@@ -35,3 +39,15 @@ def console_file(path: str) -> ConsoleConfig:
     except OSError as error:
         raise Fault(f"Failed to open the serial output {path:.200}: {error.strerror}.") from error
     return ConsoleConfig("fd", fd, True)
+
+
+def append(path: str, what: str) -> Any:
+    """A file to append lines to.  A FIFO without a reader is refused instead of waited for.
+
+    :raises Fault: it cannot be opened
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Fault(f"Failed to open the {what} file {path}: {error.strerror}.") from error
+    return os.fdopen(fd, "w")

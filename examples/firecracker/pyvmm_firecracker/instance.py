@@ -171,13 +171,20 @@ class Instance(Sections):
             self.resume()
         elif self.state == RUNNING:
             self._started().pause()
-        self.metrics.latencies[f"{body['state'].lower()}_vm"] = (time.monotonic_ns() - before) // 1000
+        name = {"Paused": "pause_vm", "Resumed": "resume_vm"}[body["state"]]
+        self.metrics.latencies[name] = (time.monotonic_ns() - before) // 1000
 
     def flush_metrics(self) -> None:
         """Write a line of metrics."""
         if not self.metrics.is_open:
             raise Fault("Failed to write metrics: no metrics file is configured.")
-        self.metrics.flush(self.figures())
+        self.metrics.flush(self.figures(), self._names(), self.mmds.counts)
+
+    def _names(self) -> dict[str, str]:
+        """The names of devices, by those that the machine has for them."""
+        disks = {f"disk {each['path_on_host']}": name for name, each in self.sections["drives"].items()}
+        nets = self.sections["network-interfaces"].items()
+        return {**disks, **{f"net tap {each['host_dev_name']}": name for name, each in nets}}
 
     def figures(self) -> Body:
         """Counters of the machine; none before its start and after its end."""
@@ -262,6 +269,7 @@ class Instance(Sections):
         """``PUT /snapshot/load``."""
         if self.is_made or self.sections.get("boot-source") or any(self.sections[kind] for kind in NAMES):
             raise Fault("Loading a microVM snapshot not allowed after configuring boot-specific resources.")
+        began = time.monotonic_ns()
         load = snapshots.Load(body)
         if load.sections().get("mmds-config"):
             self._set_mmds(load.sections()["mmds-config"])
@@ -275,6 +283,7 @@ class Instance(Sections):
         except BaseException:
             self.sections, self._loaded = before, None
             raise
+        self.metrics.latencies["load_snapshot"] = (time.monotonic_ns() - began) // 1000
 
     def _load(self) -> None:
         assert self._loaded is not None

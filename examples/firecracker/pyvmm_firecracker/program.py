@@ -14,6 +14,7 @@ from pyvmm_firecracker import VERSION
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.instance import Instance
 from pyvmm_firecracker.logs import LEVELS
+from pyvmm_firecracker.metrics import INTERVAL_S
 from pyvmm_firecracker.routes import Api
 from vmm import ConsoleConfig, VmmError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 SUMMARY = "serve Firecracker's API on a unix socket"
 SOCKET = "/run/firecracker.socket"
 BODY = 51200
+SNAPSHOT_VERSION = "1.0.0"
+"""Of the format that ``snapshots.py`` writes."""
 BAD_CONFIGURATION, BAD_ARGUMENT = 152, 153
 """Exit statuses of Firecracker (src/vmm/src/lib.rs: ``FcExitCode``)."""
 _FILES = {"memory-hotplug": "hotplug/memory", "mmds-config": "mmds/config"}
@@ -55,8 +58,9 @@ def parser() -> argparse.ArgumentParser:
         "--mmds-size-limit", type=int, metavar="BYTES", help="of metadata (default: --http-api-max-payload-size)"
     )
     made.add_argument("--version", action="version", version=f"Firecracker v{VERSION}")
-    for flag in ("--seccomp-filter", "--snapshot-version", "--describe-snapshot"):
-        made.add_argument(flag, metavar="VALUE", help=argparse.SUPPRESS, action=_Refused)
+    made.add_argument("--snapshot-version", action="version", version=f"v{SNAPSHOT_VERSION}")
+    made.add_argument("--describe-snapshot", metavar="FILE", help="print the version of the format of a snapshot")
+    made.add_argument("--seccomp-filter", metavar="VALUE", help=argparse.SUPPRESS, action=_Refused)
     for flag in ("--start-time-us", "--start-time-cpu-us", "--parent-cpu-time-us", "--module"):
         made.add_argument(flag, metavar="VALUE", help=argparse.SUPPRESS)
     for flag in ("--boot-timer", "--show-log-origin"):
@@ -77,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         each.isascii() and (each.isalnum() or each == "-") for each in options.id
     ):
         made.error("--id: 1 to 64 letters, digits and - are expected")
+    if options.describe_snapshot:
+        return _describe(options.describe_snapshot)
     if options.no_api and not options.config_file:
         made.error("--no-api needs --config-file")
     instance = Instance(
@@ -92,7 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyvmm-firecracker: {error}", file=sys.stderr)
         return BAD_ARGUMENT if isinstance(error, OSError) else BAD_CONFIGURATION
     finally:
+        api.flush_metrics()
         api.close()
+
+
+def _describe(path: str) -> int:
+    from pyvmm_firecracker.snapshots import read
+
+    try:
+        read(path)
+    except Fault as fault:
+        print(f"pyvmm-firecracker: {fault.message}", file=sys.stderr)
+        return 1
+    print(f"v{SNAPSHOT_VERSION}")
+    return 0
 
 
 def _run(api: Api, options: argparse.Namespace) -> int:
@@ -106,6 +125,7 @@ def _run(api: Api, options: argparse.Namespace) -> int:
     instance.mmds.limit = options.http_api_max_payload_size if limit is None else limit
     if options.metadata:
         instance.mmds.put(_read_json(options.metadata, "Metadata"))
+    instance.log.write("Info", f"Running Firecracker v{VERSION}")
     got: list[int] = []
 
     def end(number: int, _: object) -> None:
@@ -122,7 +142,8 @@ def _run(api: Api, options: argparse.Namespace) -> int:
         if options.config_file:
             _configure(api, options.config_file)
         stack.enter_context(_terminal(instance))
-        instance.ended.wait()
+        while not instance.ended.wait(INTERVAL_S):
+            api.flush_metrics()
     if got:
         return 128 + got[0]
     return 1 if instance.failed else 0

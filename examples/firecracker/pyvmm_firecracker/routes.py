@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class Api:
 
     def _note(self, method: str, section: str, fault: Fault | None) -> None:
         if section in _SECTIONS and method in _METHODS:  # clients can send any number of others
-            self.instance.metrics.count(method, section or "instance_info", failed=fault is not None)
+            self.instance.metrics.count(method, section, failed=fault is not None)
         level, what = ("Error", fault.message) if fault else ("Info", "done")
         self.instance.log.write(level, f"The API server received a {method:.20} request on /{section:.60}: {what}")
 
@@ -82,6 +83,11 @@ class Api:
                 f"The id from the path [{name:.60}] does not match the id from the body [{body[NAMES[section]]:.60}]!"
             )
         return handler(self.instance, section, name, body)
+
+    def flush_metrics(self) -> None:
+        """Write a line of metrics, if there is a file for them."""
+        with self._lock, contextlib.suppress(Fault):
+            self.instance.flush_metrics()
 
     def close(self) -> None:
         """End the machine, after the request that is being served."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pyvmm_firecracker import cpu, records
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import console_file, readable
-from pyvmm_firecracker.logs import Log, Metrics
+from pyvmm_firecracker.logs import Log
+from pyvmm_firecracker.metrics import Metrics
 from pyvmm_firecracker.mmds import store
 
 if TYPE_CHECKING:

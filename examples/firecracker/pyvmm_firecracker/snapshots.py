@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pyvmm_firecracker import records
 from pyvmm_firecracker.fault import Fault
 from pyvmm_firecracker.files import readable
-from pyvmm_firecracker.schema import BODIES, check
+from pyvmm_firecracker.schema import BODIES, check, parse_json
 from vmm import VmmError, restore_machine
 
 if TYPE_CHECKING:
@@ -91,6 +91,26 @@ def _checked(config: Body) -> Body:
     return {**named, **single}
 
 
+def read(path: str) -> Body:
+    """The file of the state.
+
+    :raises Fault: it is none
+    """
+    readable(path, "The snapshot")
+    try:
+        with open(path, "rb") as file:
+            found = parse_json(file.read(MOST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _none(path) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise _none(path)
+    return found
+
+
+def _none(path: str) -> Fault:
+    return Fault(f"{path:.200} is no snapshot of this program.")
+
+
 class Load:
     """A snapshot to restore.
 
@@ -107,17 +127,13 @@ class Load:
         self._body = body
         self._memory: str = backend["backend_path"] if backend else body["mem_file_path"]
         self._state: str = body["snapshot_path"]
-        readable(self._state, "The snapshot")
         readable(self._memory, "The memory file")
+        found = read(self._state)
         try:
-            with open(self._state, "rb") as file:
-                found = json.loads(file.read(MOST))
-            if found["format"] != FORMAT:
-                raise ValueError
             self._config = _checked(found["config"])
             self._folder = os.path.join(os.path.dirname(self._state), os.path.basename(str(found["snapshot"])))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Fault(f"{self._state:.200} is no snapshot of this program.") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _none(self._state) from error
         if not os.path.isdir(self._folder):
             raise Fault(f"The directory {self._folder:.200} of the snapshot is missing: move it with its files.")
         if not os.path.samefile(self._memory, f"{self._folder}/memory"):

@@ -39,10 +39,14 @@ class Endpoint:
 
     def receive(self, message: bytes) -> None:
         """A header and a frame, any bytes."""
+        counts = self._mmds.counts
+        counts["rx_count"] += 1
         found = parse(message[HEADER:], is_checked=bool(message[:1] and message[0] & _NEEDS_CSUM))
         if isinstance(found, Arp) and found.target == self._address:
-            self._send(bytes(HEADER) + arp_reply(found, MAC))
+            counts["rx_accepted"] += 1
+            self._transmit(arp_reply(found, MAC))
         elif isinstance(found, Segment) and found.destination == self._address:
+            counts["rx_accepted"] += 1
             self._receive_segment(found)
 
     def _receive_segment(self, segment: Segment) -> None:
@@ -51,9 +55,10 @@ class Endpoint:
         if connection is not None:
             connection.receive(segment, now)
             if connection.is_over:
-                del self._connections[key]
+                self._forget(key)
         elif segment.port == PORT and segment.flags & (SYN | ACK | RST) == SYN:
             self._make_room()
+            self._mmds.counts["connections_created"] += 1
             serve = Session(self._mmds).serve
             self._connections[key] = Connection(segment, secrets.randbits(32), serve, self._emit, now)
         elif (answer := refusal(segment)) is not None:
@@ -62,10 +67,20 @@ class Endpoint:
     def _make_room(self) -> None:
         if len(self._connections) >= CONNECTIONS:
             oldest = min(self._connections, key=lambda key: self._connections[key].active)
-            self._connections.pop(oldest).reset()
+            self._connections[oldest].reset()
+            self._forget(oldest)
+
+    def _forget(self, key: tuple[bytes, int]) -> None:
+        del self._connections[key]
+        self._mmds.counts["connections_destroyed"] += 1
 
     def _emit(self, segment: Segment) -> None:
-        self._send(bytes(HEADER) + tcp_frame(MAC, segment))
+        self._transmit(tcp_frame(MAC, segment))
+
+    def _transmit(self, frame: bytes) -> None:
+        self._mmds.counts["tx_frames"] += 1
+        self._mmds.counts["tx_bytes"] += len(frame)
+        self._send(bytes(HEADER) + frame)
 
     def tick(self) -> float | None:
         """Repeat what was not acknowledged, and end what is silent; seconds until the next time."""
@@ -73,7 +88,7 @@ class Endpoint:
         for key, connection in [*self._connections.items()]:
             connection.tick(now)
             if connection.is_over:
-                del self._connections[key]
+                self._forget(key)
         if not self._connections:
             return None
         return max(min(each.due for each in self._connections.values()) - now, 0.0)

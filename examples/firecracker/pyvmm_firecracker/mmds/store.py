@@ -60,6 +60,7 @@ class Mmds:
     :param limit: bytes of the document
     :param clock: of seconds
     :ivar version: 1 or 2
+    :ivar counts: of frames and connections, under Firecracker's names
     :ivar is_imds: answers are text, whatever the client accepts
     """
 
@@ -70,6 +71,9 @@ class Mmds:
         self._lock = threading.Lock()
         self._data: Any = None
         self.version = 1
+        self.counts = dict.fromkeys(
+            ("rx_count", "rx_accepted", "tx_frames", "tx_bytes", "connections_created", "connections_destroyed"), 0
+        )
         self.is_imds = False
 
     # -- for the API ---------------------------------------------------------------------------------------------------
