@@ -12,12 +12,19 @@ import pytest
 
 from tests import tiny
 from tests.firecracker.program import Program
+from tests.netns import ip, own_network
 
 pytestmark = [
     pytest.mark.long,  # installs them from the package index
     pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here"),
 ]
-CLIENTS = ("firecracker-python==0.0.5", "bandsox==3.5", "celesto==0.1.10", "celesto-core ~= 2026.10.25")
+CLIENTS = (
+    "firecracker-python==0.0.5",
+    "bandsox==3.5",
+    "celesto==0.1.10",
+    "celesto-core ~= 2026.10.25",
+    "microheart==0.3.0",
+)
 NEEDS = ("requests >= 2.34", "requests-unixsocket >= 0.4")
 # Modules of the clients alone: their packages' own modules import Docker's client and the like
 BEGIN = """
@@ -113,3 +120,33 @@ def test_clients_work_unchanged(start: Callable[..., Program], python: Path, tmp
     subprocess.run([python, "-c", BEGIN + SCRIPTS[name], *map(str, words)], check=True)
     second.type(b"x")
     assert second.read(1) in (b"x", b">")
+
+
+MICROHEART = """
+import json, sys
+from pathlib import Path
+from microheart.vm import MicroVM
+machine = MicroVM()
+if len(sys.argv) > 2:
+    machine.registry.create(machine.name)
+    Path(sys.argv[2]).write_text(json.dumps(machine.config(Path(sys.argv[1]))))
+else:
+    machine.sock = sys.argv[1]
+    config = machine.machine_config()
+    assert (config["vcpu_count"], config["mem_size_mib"]) == (1, 256), config
+"""
+
+
+def test_microheart_boots_its_configuration(start: Callable[..., Program], python: Path, tmp_path: Path) -> None:
+    """Its configuration file, its command line and its request. What it does by ssh needs a whole guest."""
+    os.rename(tiny.make(tmp_path, tiny.say(">"), tiny.ECHO), tmp_path / "vmlinux-tiny")
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    env = {**os.environ, "MICROHEART_HOME": str(tmp_path)}
+    subprocess.run([python, "-c", MICROHEART, tmp_path / "disk", tmp_path / "config"], env=env, check=True)
+    with own_network():
+        ip("tuntap add mh0 mode tap")
+        program = start("--config-file", str(tmp_path / "config"), "--enable-pci")
+        assert program.read(1) == b">"
+        subprocess.run([python, "-c", MICROHEART, program.socket], env=env, check=True)
+        program.type(b"x")
+        assert program.read(1) == b"x"
