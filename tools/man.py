@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from pyvmm_firecracker.jailer.program import parser as jailer_parser
 from pyvmm_sentry.command import parser as runsc_parser
 from tools.command_line import WIDTH, help_of, text_of
 from tools.where import ROOT
@@ -113,6 +114,8 @@ def pages() -> dict[str, dict[str, str]]:
         package = f"examples/{entry_points()[name].partition('.')[0].removeprefix('pyvmm_')}"
         page = of_parser(f"pyvmm-{name}", command.SUMMARY, command.parser())
         found.setdefault(package, {})[f"pyvmm-{name}"] = page
+    jailer = of_parser("pyvmm-jailer", "start pyvmm-firecracker in a jail", jailer_parser())
+    found["examples/firecracker"]["pyvmm-jailer"] = jailer
     kata = found["examples/kata"]
     for name, summary in (
         ("pyvmm-oci", "an OCI runtime whose containers have virtual machines of their own"),

@@ -25,8 +25,11 @@ from pyvmm_firecracker.mmds.packets import ACK, FIN, PSH, RST, SYN, Arp, Segment
 from pyvmm_firecracker.mmds.service import Service
 from pyvmm_firecracker.mmds.store import Mmds, merge
 from tests.firecracker.program import PATIENCE
+from tests.net_driver import NetGuest, Wire
 from tests.netns import ip, own_network
 from vmm.virtio.net import device as net_spec
+from vmm.virtio.net.device import Net
+from vmm.virtio.net.responder import Responder
 from vmm.virtio.net.tap import Tap
 
 ADDRESS = "169.254.169.254"
@@ -113,6 +116,58 @@ def test_linux_reads_the_data() -> None:
         assert ask("/other") == (404, "Resource not found: /other.")
         assert ask("/latest/list/9")[0] == 404
         assert ask("/latest", "DELETE") == (405, "Not allowed HTTP method.")
+
+
+class Card:
+    """Carries frames between a tap device and a network card, whose driver this is."""
+
+    def __init__(self, tap: Tap, path: str) -> None:
+        self._side = Responder(path, ADDRESS)
+        self._guest = NetGuest(card=Net(Wire(features=0), side=self._side))
+        self._tap = tap.fds[0]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        queue = self._guest.rx()
+        while not self._ended.is_set():
+            if select.select([self._tap], [], [], 0.002)[0]:
+                data = os.read(self._tap, 1 << 17)
+                self._guest.send(data[12:], data[:12])
+            while queue.has_used():
+                os.write(self._tap, bytes(12) + self._guest.receive().frame)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._guest.close()
+        self._side.close()
+
+    @property
+    def others(self) -> socket.socket:
+        """Where frames for others go."""
+        return self._guest.far
+
+
+def test_linux_reads_through_a_network_card() -> None:
+    """The worker of the card sends what is for the service to it, and everything else to the network."""
+    mmds = new_mmds(LARGE)
+    with own_network():
+        ip("tuntap add t0 mode tap; link set t0 up; addr add 169.254.0.2/16 dev t0")
+        with Service(mmds, ADDRESS) as service, contextlib.closing(Tap("t0")) as tap:
+            with contextlib.closing(Card(tap, service.path)) as card:
+                for _ in range(3):
+                    status, text = ask("/", **JSON)
+                    assert status == 200
+                    assert json.loads(text) == LARGE
+                card.others.setblocking(False)
+                elsewhere = list[bytes]()
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        elsewhere.append(card.others.recv(1 << 17))
+    found = [parse(each[12:], is_checked=True) for each in elsewhere]
+    assert not any(isinstance(each, Segment | Arp) for each in found), "Linux's own chatter alone"
 
 
 def test_version_2_needs_tokens() -> None:
