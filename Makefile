@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image wheels deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image wheels deb deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -28,7 +28,7 @@ test-long-guest: ## those that boot guests: random operations around volumes, se
 	@$(PYTHON) -m tools.run_tests --long-guest $(ARGS)
 
 test-long: ## the tests that need no KVM and take minutes: 100,000 faults in config.json and the like
-	@python3 tools/deps.py check long kernel kata wheels
+	@python3 tools/deps.py check long kernel kata wheels deb
 	@$(PYTHON) -m tools.run_tests --long $(ARGS)
 
 test-guest: ## only the tests that boot guests
@@ -101,6 +101,10 @@ kata-image: ## build the image of the container runtime's guest; print its path
 wheels: ## build wheels and sdists of all packages into dist/; ARGS="pyvmm pyvmm-guest": of some
 	@python3 tools/deps.py check kernel kata wheels
 	@$(PYTHON) -m tools.wheels $(ARGS)
+
+deb: ## build Debian packages into dist/; ARGS="pyvmm pyvmm-server": some of them
+	@python3 tools/deps.py check kernel kata wheels deb
+	@$(PYTHON) -m tools.deb $(ARGS)
 
 deps: ## install what is missing, build the C extension
 	@python3 tools/deps.py build kernel lab check

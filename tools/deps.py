@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Installs what this checkout needs: distribution packages, .venv, the C extension. Python 3.9 or newer, stdlib only.
 
-usage: tools/deps.py [build|demo|kernel|kata|lab|guest|check|long|docs|fuzz|bench|conformance|suites|prove|wheels]...
+usage: tools/deps.py [GROUP]...
+
+The groups are build, demo, kernel, kata, lab, guest, check, long, docs, fuzz, bench, conformance, suites, prove, wheels
+and deb.
 
 Idempotent: with nothing missing it looks at a few files and ends. What is missing is named, with the reason, in one
 line before apt-get installs it. The lab's packages are only asked for where the machine's own KVM is no use.
@@ -57,7 +60,16 @@ NEEDS = (
     Need("demo kernel", "mke2fs", "e2fsprogs", "makes the root disk"),
     Need("demo kernel lab check", "static busybox", "busybox-static", "user space of guests, the lab and the Sentry"),
     Need("demo lab", "zstd", "zstd", "unpacks the distribution's kernel"),
-    Need("guest", "mmdebstrap", "mmdebstrap", "makes the Debian that guest tests boot"),
+    Need(
+        "guest deb",
+        "mmdebstrap",
+        "mmdebstrap",
+        "makes the Debian of guest tests, and of packages' tests",
+    ),
+    Need("deb", "dh", "debhelper", "makes Debian packages"),
+    Need("deb", "dh_python3", "dh-python", "makes Debian packages with Python in them"),
+    Need("deb", "dpkg-buildpackage", "dpkg-dev", "makes Debian packages"),
+    Need("deb", "lintian", "lintian", "checks Debian packages"),
     Need("lab bench", "qemu-system-x86_64", "qemu-system-x86", "runs the lab, a nested KVM host"),
     Need("lab", "setpriv", "util-linux", "ends the lab with its parent"),
     Need("check", "iasl", "acpica-tools", "checks the ACPI tables"),

@@ -61,8 +61,11 @@ def run(command: Sequence[str | Path]) -> None:
         sys.exit(f"{done.stdout}`{' '.join(map(str, command))}` failed with status {done.returncode}")
 
 
-def build(package: str, output: Path) -> list[Path]:
-    """Build a package; the paths of its files in *output*, which exists."""
+def build(package: str, output: Path, *, repair: bool = True) -> list[Path]:
+    """Build a package; the paths of its files in *output*, which exists.
+
+    :param repair: add the libraries that an extension needs, and name the oldest C library
+    """
     with tempfile.TemporaryDirectory(prefix="pyvmm-wheels-") as name:
         work, made = Path(name, "built"), Path(name, "made")
         made.mkdir()
@@ -70,7 +73,7 @@ def build(package: str, output: Path) -> list[Path]:
         # No isolation: everything that the builds need is in .venv
         run([sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", work, ROOT / PACKAGES[package]])
         for path in work.iterdir():
-            if path.name.endswith("-linux_x86_64.whl"):
+            if repair and path.name.endswith("-linux_x86_64.whl"):
                 run([sys.executable, "-m", "auditwheel", "repair", "--strip", "--wheel-dir", made, path])
             else:
                 path.rename(made / path.name)

@@ -10,6 +10,7 @@ from vmm.errors import HostError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
     from types import ModuleType
     from typing import Any
 
@@ -35,8 +36,11 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
-    """The parser of ``pyvmm`` with all its commands, with file arguments marked for *shtab*."""
+def whole_parser(shtab: ModuleType, external: Iterable[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of ``pyvmm`` with its commands, with file arguments marked for *shtab*.
+
+    :param external: commands of other packages; None: all that are installed
+    """
     import argparse
     from importlib import import_module
 
@@ -48,7 +52,11 @@ def whole_parser(shtab: ModuleType) -> argparse.ArgumentParser:
     commands = result.add_subparsers(metavar="COMMAND")
     marks: dict[str, Any] = {"file": shtab.FILE, "directory": shtab.DIRECTORY}
     parsers = [(name, text, import_module(f"vmm.cli.{name}").parser()) for name, text in COMMANDS.items()]
-    parsers += [(name, command.SUMMARY, command.parser()) for name, command in external_commands().items()]
+    parsers += [
+        (name, command.SUMMARY, command.parser())
+        for name, command in external_commands().items()
+        if external is None or name in external
+    ]
     for name, text, command in parsers:
         for action in command._actions:
             mark = marks.get(action.__dict__.pop("complete", ""))
@@ -75,6 +83,11 @@ def main(argv: list[str]) -> int:
             code="shtab",
             hint="pip install 'pyvmm[completion]', or: pip install shtab",
         ) from error
-    script = shtab.complete(whole_parser(shtab), shell, preamble=complete_list.BEGIN[shell])
-    sys.stdout.write(script + "\n" + complete_list.END.get(shell, ""))
+    sys.stdout.write(script(shtab, shell))
     return 0
+
+
+def script(shtab: ModuleType, shell: str, external: Iterable[str] | None = None) -> str:
+    """The completion script for a shell; the parameters are those of :func:`whole_parser`."""
+    text: str = shtab.complete(whole_parser(shtab, external), shell, preamble=complete_list.BEGIN[shell])
+    return text + "\n" + complete_list.END.get(shell, "")
