@@ -151,6 +151,14 @@ def test_static_pie_and_libc_start(platform: Path, tmp_path: Path) -> None:
         assert same(platform, tmp_path / name, "x", "hello there").returncode == 3
 
 
+def test_the_page_behind_a_program_is_cleared_to_its_end(platform: Path, tmp_path: Path) -> None:
+    """The loader of glibc 2.39, as in Ubuntu 24.04, allocates memory there."""
+    program = tmp_path / "program"
+    source = Path(__file__).parent / "src" / "rest_of_page.c"
+    subprocess.run(["gcc", "-O1", "-g", "-static", "-nostdlib", "-o", program, source], check=True)
+    assert same(platform, program).returncode == 0
+
+
 def test_where_the_host_has_its_stack_does_not_matter(platform: Path) -> None:
     without = run("setarch", "-R", platform, "--", BUSYBOX, "echo", "here", environment={})
     assert (without.returncode, without.stdout) == (0, b"here\n")

@@ -65,12 +65,15 @@ static u32 prot_of(const struct elf_segment *s)
 	       (s->flags & SEGMENT_EXEC ? PROT_EXEC : 0);
 }
 
-/* Behind what the file has, a segment is zeros: the rest of a page, and pages. */
+/*
+ * Behind what the file has, a segment is zeros: the rest of a page, and pages. The page is cleared to its end, also behind
+ * the segment: glibc's loader allocates its first memory there (__minimal_malloc) and expects zeros.
+ */
 static const char *clear_rest(struct mm *mm, u64 from, u64 to, u32 prot)
 {
 	u64 page = page_up(from), end = page_up(to);
 
-	if (from < page && prot & PROT_WRITE && user_zero(mm, from, (to < page ? to : page) - from))
+	if (from < to && prot & PROT_WRITE && user_zero(mm, from, page - from))
 		return "larger than the memory of the sandbox";
 	if (page < end && mm_map(mm, page, end - page, prot, MAP_PRIVATE | MAP_FIXED) < 0)
 		return "a segment cannot be mapped";
