@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -28,14 +29,14 @@ SHELL = ("sh", "readlink", "dirname")
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder for wheels and sdists."""
-    if recipes.cached_kernel() is None:
-        pytest.skip("the guest kernel is not built: make guest-kernel")
     return tmp_path_factory.mktemp("index")
 
 
 def build(index: Path, *packages: str) -> None:
     """Build those that the folder does not have yet."""
     missing = [package for package in packages if not list(index.glob(f"{package.replace('-', '_')}-*.whl"))]
+    if "pyvmm-guest" in missing and recipes.cached_kernel() is None:
+        pytest.skip("the guest kernel is not built: make guest-kernel")
     if missing:
         command = [sys.executable, "-m", "tools.wheels", "--output", str(index), *missing]
         subprocess.run(command, cwd=ROOT, check=True)
@@ -88,6 +89,59 @@ def test_a_wheel_is_for_all_pythons_and_names_the_oldest_c_library(index: Path, 
             with archive.open(name) as file:
                 if file.read(4) == b"\x7fELF":
                     assert needed(ELFFile(file)) <= newest, name
+
+
+def test_the_extension_uses_only_the_stable_interface_of_python(index: Path) -> None:
+    """That of 3.11, and nothing that a later one has added."""
+    build(index, "pyvmm")
+    (wheel,) = index.glob("pyvmm-*.whl")
+    command = [sys.executable, "-m", "abi3audit", "--strict", "--report", str(wheel)]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    ((extension,),) = (each["wheel"] for each in report["specs"].values())
+    found = extension["result"]
+    assert found["is_abi3"] and found["is_abi3_baseline_compatible"] and found["baseline"] == "3.11"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mmdebstrap"), reason="takes root and mmdebstrap")
+@pytest.mark.parametrize("suite, version", [("bookworm", "3.11"), ("noble", "3.12"), ("forky", "3.14")])
+def test_the_same_wheels_run_on_other_pythons(index: Path, tmp_path: Path, suite: str, version: str) -> None:
+    """Those of Debian 12 and 14, and of Ubuntu 24.04."""
+    if suite == "noble" and not os.path.exists("/usr/share/keyrings/ubuntu-archive-keyring.gpg"):
+        pytest.skip("apt-get install ubuntu-archive-keyring")
+    names = ("pyvmm", "pyvmm-kata", "pyvmm-sentry")
+    build(index, *names)
+    root = tmp_path / "root"
+    # A mirror may be older than its signature is valid
+    make = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--aptopt=Acquire::Check-Valid-Until false"]
+    subprocess.run(
+        [
+            *make,
+            "--components=main,universe" if suite == "noble" else "--components=main",
+            "--include=python3-venv",
+            suite,
+            str(root),
+        ],
+        check=True,
+    )
+    wheels = root / "wheels"
+    wheels.mkdir()
+    for each in names:
+        (found,) = index.glob(f"{each.replace('-', '_')}-*.whl")
+        shutil.copy(found, wheels)
+    platforms = [f"--platform={name}_x86_64" for name in ("manylinux2014", "manylinux_2_28", "manylinux_2_34")]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--only-binary=:all:"]
+    needed = ["cbor2", "cffi", "construct", "pyelftools", "zstandard"]
+    subprocess.run([*pip, f"--python-version={version}", *platforms, "--dest", wheels, *needed], check=True)
+    script = """
+    python3 -m venv /venv && cd /venv/bin
+    ./pip install --quiet --no-index --find-links /wheels pyvmm-kata pyvmm-sentry
+    ./python -V && ./pyvmm doctor && ./pyvmm-oci --version && ./pyvmm-runsc do --root / -- python3 -c 'print(6 * 7)'
+    """
+    enter = 'mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec chroot "$0" sh -ec "$1"'
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, str(root), script]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/sbin:/usr/bin", "HOME": "/root"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"Python {version}.") and done.stdout.endswith("\n42\n")
 
 
 def needed(program: ELFFile) -> int:
