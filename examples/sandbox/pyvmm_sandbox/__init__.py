@@ -96,14 +96,9 @@ _EXTENSION = ("load_ipython_extension", "unload_ipython_extension")
 
 def __getattr__(name: str) -> object:
     """Import a name when it is used first: the import of this package is part of each program's start."""
+    if name not in (*__all__, *_EXTENSION):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    if name in _EXTENSION:
-        return getattr(import_module("pyvmm_sandbox.magic"), name)
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    return getattr(import_module(f"pyvmm_sandbox.{_MODULES.get(name, 'errors')}"), name)
-    if name not in (*__all__, *_EXTENSION):
     module = "magic" if name in _EXTENSION else _MODULES.get(name, "errors")
     return getattr(import_module(f"pyvmm_sandbox.{module}"), name)
