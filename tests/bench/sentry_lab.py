@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench import sentry
+from tests.bench import sentry, sentry_forks
 from tests.bench.row import Row, compare, mean
 from tests.lab import Lab, LabError
 from tools import guest
@@ -102,6 +102,7 @@ def measure_here(folder: Path) -> dict[str, Any]:
         "kvm": calls(machine(kernel, costs, "/program", str(TURNS))[0]),
         "linux": calls(machine(linux, initrd, str(TURNS))[0]),
         "start": {"kvm": start(kernel, costs, "/program", "1"), "linux": start(linux, initrd, "1")},
+        "forks": sentry_forks.measure_here(folder),
     }
     for platform in ("systrap", "ptrace"):
         command = [*sentry.RUNSC, f"--platform={platform}", f"--root={folder}", "do", str(costs), str(TURNS)]
@@ -137,6 +138,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     return [
         *found,
         compare(title, begin["kvm"], begin["linux"], "instr", peer_name="Linux guest", must=START, aim=START_AIM),
+        *sentry_forks.rows(figures["forks"]),
     ]
 
 

@@ -66,6 +66,14 @@ class Fork:
             ) from error
 
     @property
+    def machine(self) -> Machine:
+        """That of the child.
+
+        :raises ConfigError: the child was closed
+        """
+        return self._guest.machine
+
+    @property
     def stderr(self) -> bytes:
         """The last of what the program wrote to standard error, as far as calls have read it."""
         return bytes(self._guest.stderr)
