@@ -156,6 +156,22 @@ class Guest:
         del self.stdout[: end + 1]
         return line
 
+    def wait_for_line(self, text: str, deadline: float | None) -> None:
+        """Drop output until the program writes this line.
+
+        :raises ProgramTimeout: it has not in time
+        :raises ProgramError: the program has ended without it
+        """
+        try:
+            while self.line(deadline) != text.encode():
+                pass
+        except ProgramTimeout as error:
+            message = f"the program has not written {text!r}"
+            raise ProgramTimeout(message, stderr=error.stderr, hint="does it flush its output?") from None
+        except ProgramError as error:
+            message = f"the program has not written {text!r}: {error}"
+            raise ProgramError(message, status=error.status, stderr=error.stderr) from None
+
     def _step(self, deadline: float | None) -> bool:
         """Take some output, or wait for it; False: there will be none."""
         rest = None if deadline is None else deadline - time.monotonic()

@@ -28,7 +28,7 @@ from pyvmm_sentry import events, hooks, platforms, program
 from pyvmm_sentry.boot import Start
 from pyvmm_sentry.events import Event, Header
 from pyvmm_sentry.forks import PREPARED, Template
-from pyvmm_sentry.guest import Guest, ProgramError, ProgramTimeout, deadline_in
+from pyvmm_sentry.guest import Guest, ProgramTimeout, deadline_in
 from pyvmm_sentry.share import Devices
 from vmm import ConfigError, HostError, VsockConfig
 
@@ -364,24 +364,11 @@ class SentrySandbox:
             raise ConfigError(f"until={until!r}: not one line")
         self._choose_kvm("run(until=...)")
         try:
-            self._run_until(until, deadline_in(timeout))
+            self._start_machine().wait_for_line(until, deadline_in(timeout))
         except BaseException:
             self.close()
             raise
         return self
-
-    def _run_until(self, until: str, deadline: float | None) -> None:
-        guest = self._start_machine()
-        try:
-            while guest.line(deadline) != until.encode():
-                pass
-        except ProgramTimeout as error:
-            raise ProgramTimeout(
-                f"the program has not written {until!r}", stderr=error.stderr, hint="does it flush its output?"
-            ) from None
-        except ProgramError as error:
-            text = f"the program has not written {until!r}: {error}"
-            raise ProgramError(text, status=error.status, stderr=error.stderr) from None
 
     def _choose_kvm(self, what: str) -> None:
         if self._is_auto and not (self._hooks or self._traced or self.files):
