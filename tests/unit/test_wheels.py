@@ -135,7 +135,9 @@ def test_the_same_wheels_run_on_other_pythons(index: Path, tmp_path: Path, suite
     script = """
     python3 -m venv /venv && cd /venv/bin
     ./pip install --quiet --no-index --find-links /wheels pyvmm-kata pyvmm-sentry
-    ./python -V && ./pyvmm doctor && ./pyvmm-oci --version && ./pyvmm-runsc do --root / -- python3 -c 'print(6 * 7)'
+    ./python -V && ./pyvmm-oci --version
+    ./pyvmm doctor | grep next: # its status is about KVM
+    ./pyvmm-runsc do --root / -- python3 -c 'print(6 * 7)'
     """
     enter = 'mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" && exec chroot "$0" sh -ec "$1"'
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, str(root), script]
