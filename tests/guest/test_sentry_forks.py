@@ -21,7 +21,7 @@ from tests.sentry.test_programs import BUSYBOX
 from tools.where import ROOT
 from vmm import ConfigError, CpuConfig
 from vmm.faststart.record import replace
-from vmm.kvm.probe import offered
+from vmm.kvm.probe import host_cpu
 
 pytestmark = pytest.mark.guest
 PATIENCE = 60.0
@@ -85,7 +85,7 @@ def test_children_of_a_cpu_without_random_numbers_draw_different_ones(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then they are those of virtio-rng, some of which wait in the core."""
-    cpu, config_of = offered(), boot.config_of
+    cpu, config_of = host_cpu(), boot.config_of
     leaves = [replace(leaf, ecx=leaf.ecx & ~RDRAND) if leaf.function == 1 else leaf for leaf in cpu.leaves]
     without = CpuConfig(tuple(leaves), cpu.arch_capabilities)
     monkeypatch.setattr(boot, "config_of", lambda *arguments: replace(config_of(*arguments), cpu=without))
