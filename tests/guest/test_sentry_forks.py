@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pyvmm_sentry import ProgramError, ProgramTimeout, SentrySandbox, Template, boot
+from pyvmm_sentry import ProgramError, ProgramTimeout, SentrySandbox, Template, boot, forks
 from tests.sentry.test_programs import BUSYBOX
 from tools.where import ROOT
 from vmm import ConfigError, CpuConfig
@@ -150,7 +150,8 @@ def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.long)])
-def test_children_leave_nothing(root: Path, count: int) -> None:
+def test_children_leave_nothing(root: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "CHILDREN", 10)
     before = held()
     base = SentrySandbox(root, ["/bin/sh", "-c", SERVER], platform="kvm", env={"PATH": "/bin"}, memory=64)
     with base.run(PATIENCE, until="ready").freeze() as template:
