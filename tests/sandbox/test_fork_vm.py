@@ -123,13 +123,21 @@ def test_the_output_is_the_same(project: Path) -> None:
 
 
 @needs_namespaces
-def test_options_of_pytest(project: Path) -> None:
+def test_tests_are_selected_and_run_at_a_time(project: Path) -> None:
     done = fork(project, "-q", "-k", "passes or many", "--fork-vm-jobs=3", "-s")
     assert "3 passed, 5 deselected" in done.stdout and "out of the test" in done.stdout
+
+
+@needs_namespaces
+def test_the_first_failure_ends_the_run_and_runs_again(project: Path) -> None:
     done = fork(project, "-x", "-q")
     assert "1 failed, 1 passed" in done.stdout and "stopping after 1 failures" in done.stdout
     done = fork(project, "--lf", "-q")
     assert "1 failed" in done.stdout and "passed" not in done.stdout
+
+
+@needs_namespaces
+def test_tests_are_listed(project: Path) -> None:
     done = fork(project, "--collect-only", "-q")
     assert done.returncode == 0 and "test_all.py::test_passes\n" in done.stdout
 
