@@ -64,7 +64,10 @@ def prepare(place: Path) -> str:
     fake_machines.prepare(place)
     (place / "rootfs" / "tmp").mkdir(mode=0o1777)
     path = os.path.dirname(sys.executable) + ":" + os.environ["PATH"]
-    defaults = {**fake_machines.options(place), "env": {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}}
+    defaults = {
+        **fake_machines.options(place),
+        "env": {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYVMM_PLACE": str(place)},
+    }
     for call in (Sandbox.__init__, Template.start, Sandbox.list):
         known: Any = call.__kwdefaults__
         known.update({name: value for name, value in defaults.items() if name in known})
@@ -83,6 +86,7 @@ def run(place: Path, code: str, timeout: float) -> str:
         text=True,
         timeout=timeout,
     )
+    fake_machines.end_programs("PYVMM_PLACE", place)
     assert done.returncode == 0, done.stderr + done.stdout
     assert not [*place.glob("state/*"), *place.glob("pyvmm-*")]
     return done.stdout

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
-from tests.sandbox.fake_machines import environment, prepare
+from tests.sandbox.fake_machines import end_programs, environment, prepare
 
 CONFTEST = """
 import os, pytest
@@ -59,7 +60,7 @@ def double(number):
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path) -> Iterator[Path]:
     """A checkout with tests."""
     prepare(tmp_path)
     made = tmp_path / "project"
@@ -69,7 +70,8 @@ def project(tmp_path: Path) -> Path:
     )
     for name, text in (("conftest", CONFTEST), ("test_all", TESTS), ("double", DOUBLE)):
         (made / f"{name}.py").write_text(text)
-    return made
+    yield made
+    end_programs("PYVMM_PLACE", tmp_path)
 
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kata.oci_runtime import needs_namespaces
+from tests.sandbox.fake_machines import end_programs
 from tests.sandbox.test_code import kernels
 from tests.sandbox.test_sandbox import Python, place, python
 
@@ -28,7 +30,7 @@ def there():
 
 
 @pytest.fixture
-def spec(place: Path, kernels: str) -> str:
+def spec(place: Path) -> Iterator[str]:
     """The begin of a program that has a kernel specification."""
     folder = place / "kernels" / "boxed"
     folder.mkdir(parents=True)
@@ -39,11 +41,12 @@ def spec(place: Path, kernels: str) -> str:
         "argv": ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "in a sandbox",
         "language": "python",
-        "env": {"FROM_SPEC": "7"},
+        "env": {"FROM_SPEC": "7", "PYVMM_PLACE": str(place)},
         "metadata": {"kernel_provisioner": provisioner},
     }
     (folder / "kernel.json").write_text(json.dumps(words))
-    return BEGIN
+    yield BEGIN
+    end_programs("PYVMM_PLACE", place)
 
 
 @needs_namespaces
