@@ -62,7 +62,8 @@ def test_requests_of_schemathesis(tmp_path: Path) -> None:
     place = tmp_path / "server"
     place.mkdir()
     with running(place, "--max-sandboxes", "3") as server:
-        _try(server, tmp_path, "--phases", "fuzzing", "--max-examples", "2", "--seed", "1")
+        few = ["--include-path-regex", "^/(v2|v3|snapshots)", "--max-examples", "2", "--seed", "1"]
+        _try(server, tmp_path, "--phases", "fuzzing", *few)
         found = json.loads(server.http("GET", "/openapi.json", key="").text)
         assert found == openapi.document()
 
