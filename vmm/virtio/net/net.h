@@ -131,8 +131,6 @@ void net_prepare(struct net *n, const struct net_queues *queues);
 
 /* Send frames of the guest; returns how many, or the latched error. */
 int net_tx_run(struct net *n);
-/* Whether a frame of len bytes is a request for the address by ARP, or TCP to it. */
-bool net_is_for(uint32_t address, const struct iovec *iov, uint32_t niov, uint64_t len);
 /* Whether the guest may send a frame of len bytes with this header. Clears fields that have no meaning. */
 bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len);
 

@@ -57,7 +57,8 @@ bool net_hdr_check(uint32_t flags, struct net_hdr *h, uint64_t len)
 /* RFC 826, RFC 791: an Ethernet header, then offsets in the whole frame. */
 enum { ETHERTYPE_AT = 12, ARP_OPER_AT = 20, ARP_TARGET_AT = 38, IP_PROTOCOL_AT = 23, IP_DESTINATION_AT = 30, IS_FOR_SIZE = 42 };
 
-bool net_is_for(uint32_t address, const struct iovec *iov, uint32_t niov, uint64_t len)
+/* Whether a frame of len bytes is a request for the address by ARP, or TCP to it. */
+static bool net_is_for(uint32_t address, const struct iovec *iov, uint32_t niov, uint64_t len)
 {
 	uint8_t head[IS_FOR_SIZE];
 
