@@ -29,7 +29,8 @@ _PRESENT, _WRITABLE, _LARGE = 1, 2, 0x80
 _REPEAT = 5
 _SLOWEST_NATIVE_NS = 100.0
 """Per instruction; the slowest CPU that is one (itself emulated by QEMU) needs 15 with the exit, an emulator 1000."""
-_WATCHDOG_SECONDS = 1.0
+_WATCHDOG_SECONDS = 10.0
+"""The loop takes milliseconds even where it is emulated; a host with much to do may not run it for seconds."""
 
 
 @dataclass(frozen=True)
