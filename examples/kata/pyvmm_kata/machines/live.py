@@ -73,7 +73,7 @@ def show(view: View, options: argparse.Namespace, title: str) -> int:
             if number and not options.json:
                 print()
             _print(view, as_json=options.json)
-            time.sleep(options.interval)  # the interval that the user asked for
+            time.sleep(options.interval)  # the user asked for this interval
     else:
         _Screen(view, options.interval or INTERVAL_S, title).run()
     return 0
