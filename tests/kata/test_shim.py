@@ -163,7 +163,8 @@ def test_a_pod_does_not_wear_out(shim: Shim, tmp_path: Path) -> None:
     before = left()
     for number in range(200):
         live(number)
-    eventually(lambda: left() == before, "what is left of containers grows")
+    # What other tests have left may end meanwhile, so that there is less
+    eventually(lambda: all(now <= before[kind] for kind, now in left().items()), "what is left of containers grows")
 
 
 def test_pause_and_resume(shim: Shim) -> None:
