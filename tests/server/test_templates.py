@@ -19,6 +19,7 @@ import pytest
 from e2b import AsyncTemplate, BuildException, Sandbox, SandboxException, Template, TemplateException, wait_for_port
 
 from pyvmm_kata.image_store.store import ImageStore
+from pyvmm_server import command
 from pyvmm_server.store import Record, Store
 from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.server.conftest import Server, running
@@ -276,3 +277,16 @@ def test_limits(tmp_path: Path) -> None:
         assert httpx.put(url, content=bytes(2 << 20)).status_code == 413
         assert not list((tmp_path / "server" / "uploads").iterdir())
         assert server.http("POST", "/v3/templates", json={"name": "only"}).status_code == 429
+
+
+def test_a_root_file_system_is_a_template_of_the_administrators(tmp_path: Path) -> None:
+    """Like an image: machines start from it, not from saved memory."""
+    with running(tmp_path, "--template", f"plain={tmp_path}/rootfs") as server:
+        with Sandbox.create("plain", **server.client()) as box:
+            assert box.commands.run("echo from the folder").stdout == "from the folder\n"
+
+
+def test_a_template_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--template", f"x={tmp_path}/missing", "--state", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert f"there is no {tmp_path}/missing" in printed and "hint: name an image, or a folder" in printed

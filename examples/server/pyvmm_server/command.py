@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "serve sandboxes to clients of E2B"
 EPILOG = """\
-A template of a client is the name of an image (see `pyvmm image`), or a folder that Template.build() of pyvmm_sandbox
-has made. Clients find the server by three variables:
+A template of a client is the name of an image (see `pyvmm image`), a folder with a root file system, or a folder that
+Template.build() of pyvmm_sandbox has made. Clients find the server by three variables:
 
   pyvmm serve --template base=python:3.13-slim
   export E2B_API_URL=http://127.0.0.1:3900 E2B_SANDBOX_URL=http://127.0.0.1:3900 E2B_API_KEY=e2b_0
@@ -85,7 +85,8 @@ def main(argv: list[str]) -> int:
     try:
         return _serve(settings_of(options), options)
     except (VmmError, OSError, sqlite3.Error) as error:
-        sys.stderr.write(f"pyvmm serve: {error}\n")
+        hint = error.hint if isinstance(error, VmmError) else ""
+        sys.stderr.write(f"pyvmm serve: {error}\n" + (f"  hint: {hint}\n" if hint else ""))
         return 2
 
 
@@ -93,7 +94,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """
     :raises VmmError: they do not fit together
     """
-    from pyvmm_sandbox import Template
+    from pyvmm_sandbox.template import RECORD, Template
     from pyvmm_server.settings import Settings
     from vmm import ConfigError
 
@@ -105,8 +106,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise ConfigError(f"--template {text!r} is not NAME=IMAGE or NAME=DIR")
-        if os.path.isdir(value):
+        if os.path.exists(os.path.join(value, RECORD)):
             value = Template(value).folder
+        elif os.path.exists(value):
+            value = os.path.abspath(value)
+        elif value.startswith((".", "/")):
+            raise ConfigError(f"--template {text!r}: there is no {value}", hint="name an image, or a folder")
         templates[name] = value
     return Settings(
         state=os.path.abspath(options.state or default_state()),

@@ -32,6 +32,7 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "opentelemetry": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        "pyvmm_sandbox": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "pyvmm_server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
 }

@@ -23,7 +23,8 @@ class Settings:
     """The options of ``pyvmm serve``.
 
     :ivar state: the folder with the server's records and snapshots
-    :ivar templates: names for clients, and what each means: an image's name, or a template's absolute folder
+    :ivar templates: names for clients, and what each means: an image's name, or the absolute path of a template or of a
+        root file system
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
     :ivar admins: hashes of the administrator's keys, which read figures of all
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``

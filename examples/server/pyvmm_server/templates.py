@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import Sandbox, Template
+from pyvmm_sandbox.template import RECORD
 from pyvmm_server.errors import ClientError, not_there
 from vmm import VmmError
 
@@ -32,7 +33,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 class Source:
     """Where a sandbox comes from.
 
-    :ivar template: the folder of a saved template; empty: :attr:`image` is the name of an image
+    :ivar template: the folder of a saved template; empty: :attr:`image` is the name of an image, or a root file system
     :ivar internet: whether it has the host's network; None: it can be chosen
     """
 
@@ -132,7 +133,7 @@ class Templates:
         )
 
     def _configured(self, name: str, value: str) -> Source:
-        if os.path.isabs(value):
+        if os.path.isabs(value) and os.path.exists(os.path.join(value, RECORD)):
             return self._source(name, template=value, internet=self._settings.network != "none")
         return self._source(name, image=value)
 
