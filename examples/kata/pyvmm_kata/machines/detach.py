@@ -131,10 +131,11 @@ def _start_keeper(folder: str, pid: int, bundle: str, rootfs: str, ends: _Ends) 
     place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     held = os.open(rootfs, os.O_RDONLY | os.O_CLOEXEC)  # while the keeper has it, the store keeps the image
     try:
-        with contextlib.suppress(
-            BlockingIOError
-        ):  # a disk that the machine writes is locked already, and not the store's
+        # A disk that the machine writes is locked already, and not the store's
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # `pyvmm logs` may come before the keeper has started
+        os.close(os.open(keeper.LOG, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=place))
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
             listener.bind(f"/proc/self/fd/{place}/{keeper.SOCKET}")  # a longer path would be too long for a socket
             listener.listen(16)
