@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 import threading
@@ -33,7 +34,7 @@ def dial(vm: FakeVm) -> socket.socket:
 
 def _serve(client: socket.socket, namespace: str) -> None:
     with client, contextlib.suppress(OSError, VmmError):
-        if namespace:
+        if namespace and os.path.exists(namespace):  # the first machine of a saved one has ended
             enter(namespace)
         _loopback_up()
         request = client.recv(6, socket.MSG_WAITALL)

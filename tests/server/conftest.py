@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("fake_server.py")
 
 
+def free_port() -> int:
+    """A TCP port of the loopback interface on which nothing listens: machines share this host's."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 class Server:
     """``pyvmm serve`` in a process of its own, on a free port.
 
@@ -36,8 +42,7 @@ class Server:
             (place / name).mkdir()
         (place / "image").write_bytes(b"an image")
         (place / "kata.toml").write_text(f'image = "{place}/image"\nmemory = "64M"\n')
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.kernels = tempfile.TemporaryDirectory()
         self.options: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 
 from pyvmm_kata.image_store.store import ImageStore
 from tests.kata.oci_runtime import eventually, needs_namespaces
-from tests.server.conftest import Server
+from tests.server.conftest import Server, free_port
 
 pytestmark = needs_namespaces
 WEB = """
@@ -376,7 +376,7 @@ def test_terminals(box: Sandbox) -> None:
 
 
 def test_servers_inside_are_reached_by_their_host_name(box: Sandbox, server: Server) -> None:
-    port = 8000
+    port = free_port()
     assert box.get_host(port) == f"{port}-{box.sandbox_id}.localhost:{server.port}"
     host = {"Host": box.get_host(port)}
     assert httpx.get(server.url, headers=host).status_code == 502

@@ -17,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from pyvmm_server import tunnels
 from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
-from tests.server.conftest import Server
+from tests.server.conftest import Server, free_port
 from tests.server.web_server import FLOOD
 
 pytestmark = needs_namespaces
@@ -31,7 +31,7 @@ class Web:
     """
 
     def __init__(self, server: Server, box: Sandbox, program: str) -> None:
-        self.port = 8000
+        self.port = free_port()
         self.server = server
         self.box = box
         self.folder = server.place / "files" / f"web-{box.sandbox_id}"
