@@ -16,19 +16,23 @@ from tests.kata.oci_runtime import needs_namespaces
 from tests.sandbox.fake_machines import ROOT, environment
 
 SUITES = Path(__file__).with_name("suites")
-REQUIREMENTS = SUITES / "requirements.txt"
+TOGETHER = SUITES / "requirements.txt"
+PACKAGES = {"openai_agents_suite": ["openai-agents==0.24.0"]}
+"""Of the suites whose packages do not fit with those of the others: each has an environment of its own."""
+RUNNER = ["pytest>=8.3", "pytest-asyncio>=1.3"]
 
 
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """A Python that has the frameworks, and after them what .venv has. Made once for each list of requirements."""
-    name = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
+def python(suite: str) -> Path:
+    """A Python that has a suite's framework, and after it what .venv has. Made once for each list of packages."""
+    words = [*PACKAGES[suite], *RUNNER] if suite in PACKAGES else [f"--requirement={TOGETHER}"]
+    content = " ".join(words).encode() if suite in PACKAGES else TOGETHER.read_bytes()
+    name = hashlib.sha256(content + sys.version.encode()).hexdigest()[:12]
     place = ROOT / "build" / f"agent-suites-{name}"
     made = place / "bin" / "python"
     if not (place / "complete").exists():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS], check=True)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", *words], check=True)
         packages = subprocess.run(
             [made, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
             check=True,
@@ -44,13 +48,18 @@ def python() -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("suite", "passed", "failed"),
-    [("inspect_suite", 41, 3), ("deepagents_suite", 79, 7), ("mini_swe_agent_suite", 3, 0)],
+    [
+        ("inspect_suite", 41, 3),
+        ("deepagents_suite", 79, 7),
+        ("mini_swe_agent_suite", 3, 0),
+        ("openai_agents_suite", 6, 0),
+    ],
 )
-def test_suite(python: Path, tmp_path: Path, suite: str, passed: int, failed: int) -> None:
+def test_suite(suite: str, passed: int, failed: int) -> None:
     """The frameworks are 300 MB of packages."""
     pytest_ = f"-m pytest -c {SUITES}/pytest.ini --confcutdir {SUITES} {SUITES}/{suite}.py".split()
     ran = subprocess.run(
-        ["unshare", "--mount", "sh", SUITES / "apart.sh", python, *pytest_],
+        ["unshare", "--mount", "sh", SUITES / "apart.sh", python(suite), *pytest_],
         capture_output=True,
         text=True,
         env={**environment(Path("/tmp")), "PYTHONDONTWRITEBYTECODE": "1"},

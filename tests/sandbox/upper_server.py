@@ -1,8 +1,10 @@
-"""A TCP server that sends back all that a client has sent, in capitals.  It prints its port."""
+"""A TCP server that sends back all that a client has sent, in capitals.  It prints its port,
+which its argument can choose."""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 
 
@@ -12,7 +14,7 @@ def serve(client: socket.socket) -> None:
         client.sendall(data.upper())
 
 
-listener = socket.create_server(("127.0.0.1", 0))
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 0))
 print(listener.getsockname()[1], flush=True)
 while True:
     threading.Thread(target=serve, args=listener.accept()[:1]).start()

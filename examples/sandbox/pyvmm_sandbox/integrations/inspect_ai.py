@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from pyvmm_sandbox import AsyncSandbox, Sandbox
 from pyvmm_sandbox.errors import SandboxGone, UsageError
+from pyvmm_sandbox.integrations.users import ids_of
 
 NOT_EXECUTABLE = 126
 
@@ -152,10 +153,7 @@ class PyvmmSandboxEnvironment(SandboxEnvironment):  # type: ignore[misc]  # with
 
     async def _ids(self, user: str | None) -> str:
         """The ``UID:GID`` of a user of the sandbox; empty: it has none of this name, or *user* is None."""
-        if user is None or user.isdecimal():
-            return user or ""
-        for line in (await self._twin.files.read("/etc/passwd")).decode(errors="replace").splitlines():
-            name, *fields = line.split(":")
-            if name == user and len(fields) > 2:
-                return f"{fields[1]}:{fields[2]}"
-        return ""
+        try:
+            return await asyncio.to_thread(ids_of, self._sandbox.files, user) if user else ""
+        except UsageError:
+            return ""
