@@ -17,7 +17,10 @@ from tests.sandbox.fake_machines import ROOT, environment
 
 SUITES = Path(__file__).with_name("suites")
 TOGETHER = SUITES / "requirements.txt"
-PACKAGES = {"openai_agents_suite": ["openai-agents==0.24.0"]}
+PACKAGES = {
+    "openai_agents_suite": ["openai-agents==0.24.0"],
+    "google_adk_suite": ["google-adk==2.13.0"],
+}
 """Of the suites whose packages do not fit with those of the others: each has an environment of its own."""
 RUNNER = ["pytest>=8.3", "pytest-asyncio>=1.3"]
 
@@ -53,6 +56,7 @@ def python(suite: str) -> Path:
         ("deepagents_suite", 79, 7),
         ("mini_swe_agent_suite", 3, 0),
         ("openai_agents_suite", 6, 0),
+        ("google_adk_suite", 3, 0),
     ],
 )
 def test_suite(suite: str, passed: int, failed: int) -> None:
