@@ -20,6 +20,7 @@ TOGETHER = SUITES / "requirements.txt"
 PACKAGES = {
     "openai_agents_suite": ["openai-agents==0.24.0"],
     "google_adk_suite": ["google-adk==2.13.0"],
+    "strands_suite": ["strands-agents==1.62.0"],
 }
 """Of the suites whose packages do not fit with those of the others: each has an environment of its own."""
 RUNNER = ["pytest>=8.3", "pytest-asyncio>=1.3"]
@@ -57,6 +58,7 @@ def python(suite: str) -> Path:
         ("mini_swe_agent_suite", 3, 0),
         ("openai_agents_suite", 6, 0),
         ("google_adk_suite", 3, 0),
+        ("strands_suite", 4, 0),
     ],
 )
 def test_suite(suite: str, passed: int, failed: int) -> None:
