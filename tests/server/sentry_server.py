@@ -25,12 +25,27 @@ from tests.sandbox import outside as lab
 rootfs, place = sys.argv[1:]
 image_store.SYSTEM_STORE = f"{place}/images"
 isolations.choose = lambda wanted: "sentry"
+BEHIND_RESTART: Any = {"allow_internet_access": False}
+"""The rules that the next server sets, which finds the sandbox."""
 
 
 def serve(port: int) -> None:
     """Until a signal."""
     places = ["--state", f"{place}/server", "--root", f"{place}/state"]
     sys.exit(command.main([*places, "--template", "base=small-root:1", "--port", str(port)]))
+
+
+def start(port: int) -> int:
+    """The process of a server that listens."""
+    server = os.fork()
+    if not server:
+        serve(port)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return server
+        except OSError:
+            threading.Event().wait(0.05)  # only a try shows whether it listens
 
 
 def main() -> None:
@@ -40,15 +55,7 @@ def main() -> None:
     image_store.ImageStore().add(rootfs, "small-root:1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = os.fork()
-    if not server:
-        serve(port)
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            break
-        except OSError:
-            threading.Event().wait(0.05)  # only a try shows whether it listens
+    server = start(port)
     client: dict[str, Any] = {
         "api_key": "e2b_0",
         "api_url": f"http://127.0.0.1:{port}",
@@ -61,7 +68,11 @@ def main() -> None:
         with Sandbox.create(network=network, timeout=600, **client) as box:
             box.files.write("/tmp/attacker.py", attacker)
             found = []
-            for rules in (None, {"deny_out": [lab.OTHER]}, {"allow_internet_access": False}):
+            for rules in (None, {"deny_out": [lab.OTHER]}, BEHIND_RESTART):
+                if rules == BEHIND_RESTART:
+                    os.kill(server, 9)
+                    os.waitpid(server, 0)
+                    server = start(port)
                 if rules is not None:
                     box.update_network(rules)
                 words = " ".join(f'"{way}"' for way in ways)
@@ -75,7 +86,8 @@ def main() -> None:
                 Sandbox.create(network=bad, **client).kill()
             except SandboxException as error:
                 refused.append(str(error)[:3])
-        print(json.dumps({"reached": found, "packets": sorted(packets), "refused": refused}))
+        left = os.listdir(f"{place}/server/bundles")
+        print(json.dumps({"reached": found, "packets": sorted(packets), "refused": refused, "left": left}))
     finally:
         os.kill(server, 15)
         os.waitpid(server, 0)

@@ -40,5 +40,6 @@ def test_rules_of_a_sandbox_hold_and_are_replaced(rootfs: Path, tmp_path: Path) 
         "reached": [[first, direct], [first, direct], []],
         "packets": [["tcp", SERVER, 80], ["tcp", SERVER, 7000]],
         "refused": ["400", "400", "400"],
+        "left": [],
     }
     assert OTHER not in done.stdout

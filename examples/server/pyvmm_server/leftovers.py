@@ -9,6 +9,7 @@ from pyvmm_kata import state
 from pyvmm_kata.bundle import images
 from pyvmm_kata.oci.context import default_root
 from pyvmm_kata.oci.delete import delete
+from pyvmm_sandbox import connecting
 from vmm import VmmError
 
 if TYPE_CHECKING:
@@ -23,15 +24,18 @@ def remove(root: str, name: str) -> None:
     """
     folder = os.path.join(root or default_root(), name)
     if os.path.isdir(folder):
-        bundle = _bundle(folder)
+        bundle, gateway = _bundle(folder), connecting.gateway_of(folder)
         delete(folder, force=True)
         if bundle:
             images.remove(bundle)
+        if gateway:
+            connecting.remove_gateway(gateway)
 
 
 def bundles(root: str, folder: str, names: Iterable[str]) -> list[str]:
-    """The bundles in *folder* that belong to none of the named sandboxes."""
-    used = {_bundle(os.path.join(root or default_root(), name)) for name in names}
+    """What *folder* has that belongs to none of the named sandboxes: their bundles, and the folders of gateways."""
+    states = [os.path.join(root or default_root(), name) for name in names]
+    used = {*map(_bundle, states), *map(connecting.gateway_of, states)}
     return [path for path in others(folder, set()) if path not in used]
 
 
