@@ -149,7 +149,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    do_POST = do_HEAD = do_GET
+    do_POST = do_HEAD = do_TRACE = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""

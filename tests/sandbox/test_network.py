@@ -230,6 +230,13 @@ with context.wrap_socket(socket.create_connection(("good.test", 443)), server_ho
         pass
     end.sendall(b"After")
     print(json.dumps(stream.read().decode()))
+print(json.dumps(ask("https://good.test/trace", "TRACE", X_Key=key)))
+end = http.client.HTTPSConnection("good.test")
+end.putrequest("POST", "/lengths")                   # servers differ in where it ends
+for name, text in (("X-Key", key), ("Content-Length", "50"), ("Transfer-Encoding", "chunked")):
+    end.putheader(name, text)
+end.endheaders(b"0" + 2 * bytes((13, 10)))
+print(json.dumps(end.getresponse().status))
 ''')
     requests = {each["path"].partition("?")[0]: each for each in outside.arrived()["requests"]}
     assert requests["/one"]["path"] == f"/one?k={value}&x=1"
@@ -241,10 +248,11 @@ with context.wrap_socket(socket.create_connection(("good.test", 443)), server_ho
         assert requests[path]["headers"]["X-Key"] == value, path
     for path in ("/five", "/six"):
         assert requests[path]["headers"]["X-Key"] == key, path
-    assert not {"/seven", "/eight"} & set(requests)
+    assert not {"/seven", "/eight", "/trace", "/lengths"} & set(requests)
     assert answers[0][:2] == [200, f"Bearer {key}"]     # headers of answers have the placeholder again
     assert answers[6][0] == 502 and "certificate" in answers[6][2] and answers[7][0] == 421, answers
-    assert answers[8:11] == [[300000]] * 3 and answers[11:] == ["abcd", "", "firstaFTER"], answers
+    assert answers[8:11] == [[300000]] * 3 and answers[11:14] == ["abcd", "", "firstaFTER"], answers
+    assert (answers[14][0], answers[15]) == (400, 400), answers
     found = os.popen("grep -rl --binary-files=text s3cret-value " + place + " 2>/dev/null").read()
     assert not found, found
     for name in ("cmdline", "environ"):

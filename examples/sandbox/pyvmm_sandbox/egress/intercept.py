@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HEAD_MOST = 256 << 10
 _PIECE = 64 << 10
 _HANDSHAKE_S = 15.0
+_ECHOES = (b"TRACE", b"TRACK")
+"""Methods whose answer has the request in its body (RFC 9110, 9.3.8; the second is Microsoft's)."""
 _MISDIRECTED, _BAD, _FORBIDDEN, _BAD_GATEWAY = 421, 400, 403, 502
 
 
@@ -102,6 +104,9 @@ async def intercept(
 def _changed(request: Any, aim: Aim, replacer: Replacer) -> Any:
     """A request with secrets.
 
+    One with two lengths is refused (RFC 9112, 6.3): a server that uses the other one takes what the sandbox has sent as
+    a body for a request, perhaps to another host of that server, and the next head, with the secret, for its body.
+
     :raises _Answer: it is not for this host, or no request that can be passed on
     """
     hosts = [bare(value.decode("latin-1")) for name, value in request.headers if name == b"host"]
@@ -109,6 +114,10 @@ def _changed(request: Any, aim: Aim, replacer: Replacer) -> Any:
         raise _Answer(_MISDIRECTED, f"the request is for {hosts[0] if hosts else 'no host'!s:.80}")
     if request.method == b"CONNECT" or not request.target.startswith((b"/", b"*")):
         raise _Answer(_BAD, "the request is one for a proxy")
+    if request.method.upper() in _ECHOES:
+        raise _Answer(_BAD, f"the answer to {request.method.decode()} repeats the secret")
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+        raise _Answer(_BAD, "the request has both Content-Length and Transfer-Encoding")
     headers = replacer.headers((name, value) for name, value in request.headers.raw_items())
     return h11.Request(method=request.method, target=replacer.target(request.target), headers=headers)
 
