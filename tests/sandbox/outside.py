@@ -47,6 +47,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 """What the resolver outside answers; the second address from the second answer on."""
 MARK = (SERVER, 9999)
 """A datagram to there is after all packets that :meth:`Outside.arrived` reports."""
+CLOSED = threading.Event()
+"""The outside has closed the connection of a request for ``/last``; one for ``/behind`` waits for that."""
 _MS_BIND = 4096
 
 
@@ -140,6 +142,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size + 2)[:size]
             self.rfile.readline()
+        if self.path == "/last":
+            self.close_connection = True  # and no header tells
+        if self.path == "/behind":
+            CLOSED.wait()
         found = {"path": self.path, "headers": dict(self.headers), "body": body.decode("latin-1")}
         self.requests.append(found)
         text = b"hello" if self.path.startswith("/quiet") else json.dumps(found).encode()
@@ -172,7 +178,10 @@ class Server(http.server.ThreadingHTTPServer):
         with contextlib.suppress(OSError):
             if self.context is not None:
                 request = self.context.wrap_socket(request, server_side=True)
-            Handler(request, client_address, self)
+            handler = Handler(request, client_address, self)
+            request.close()
+            if getattr(handler, "path", "") == "/last":
+                CLOSED.set()
 
 
 def _sniff(sock: socket.socket, seen: set[tuple[str, str, int]], marked: threading.Event) -> None:

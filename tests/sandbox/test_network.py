@@ -230,6 +230,13 @@ with context.wrap_socket(socket.create_connection(("good.test", 443)), server_ho
         pass
     end.sendall(b"After")
     print(json.dumps(stream.read().decode()))
+end = http.client.HTTPSConnection("good.test")       # whose server closes it between two requests
+for path in ("/last", "/behind", "/next"):
+    if path == "/behind":
+        ask("https://good.test/behind")
+    else:
+        end.request("GET", path, None, {"X-Key": key})
+        print(json.dumps(json.loads(end.getresponse().read())["path"]))
 print(json.dumps(ask("https://good.test/trace", "TRACE", X_Key=key)))
 end = http.client.HTTPSConnection("good.test")
 end.putrequest("POST", "/lengths")                   # servers differ in where it ends
@@ -252,7 +259,7 @@ print(json.dumps(end.getresponse().status))
     assert answers[0][:2] == [200, f"Bearer {key}"]     # headers of answers have the placeholder again
     assert answers[6][0] == 502 and "certificate" in answers[6][2] and answers[7][0] == 421, answers
     assert answers[8:11] == [[300000]] * 3 and answers[11:14] == ["abcd", "", "firstaFTER"], answers
-    assert (answers[14][0], answers[15]) == (400, 400), answers
+    assert answers[14:16] == ["/last", "/next"] and (answers[16][0], answers[17]) == (400, 400), answers
     found = os.popen("grep -rl --binary-files=text s3cret-value " + place + " 2>/dev/null").read()
     assert not found, found
     for name in ("cmdline", "environ"):

@@ -87,6 +87,9 @@ async def intercept(
             while isinstance(request := await guest.next(), h11.Request):
                 try:
                     changed = _changed(request, aim, Replacer(credentials))
+                    if server is not None and server.streams.reader.at_eof():  # it has closed an idle connection
+                        server.streams.writer.close()
+                        server = None
                     if server is None:
                         server = _End(await _connect(gateway, aim, is_https), h11.CLIENT, gateway.counts, "sent")
                 except _Answer as error:
