@@ -46,6 +46,21 @@ def half(address: str, port: int, host: str) -> bytes:
         return sock.recv(4096)
 
 
+def cut(address: str, port: int, host: str) -> bytes:
+    """A request that ends without its last line: Python's server takes the end for it."""
+    with socket.create_connection((address, port), LIMIT) as sock:
+        sock.sendall(f"GET /quiet HTTP/1.1\r\nConnection: close\r\nHost: {host}\r\n".encode())
+        sock.shutdown(socket.SHUT_WR)
+        return sock.recv(4096)
+
+
+def odd(address: str, port: int, host: str) -> bytes:
+    """A request with other spaces than those of the standard, which Python's server accepts."""
+    with socket.create_connection((address, port), LIMIT) as sock:
+        sock.sendall(f"GET\t/quiet HTTP/1.1 \r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return sock.recv(4096)
+
+
 def udp(address: str, port: int, text: str, limit: float = 0.3) -> bytes:
     """A datagram."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

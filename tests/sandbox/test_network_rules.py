@@ -141,7 +141,14 @@ def test_the_name_in_a_client_hello_whatever_the_pieces_are() -> None:
         (b"GET / HTTP/1.1\nHost: a.test\n\n", "http", {"a.test"}),
         (b"GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", "http", {"a.test", "b.test"}),
         (b"GET http://x@b.test:80/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "http", {"a.test", "b.test"}),
+        (b"\r\n\r\n GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "http", {"a.test"}),
+        (b"GET\t/ HTTP/1.2 \r\nHost: a.test\r\n\r\n", "http", {"a.test"}),
+        (b"M-SEARCH / HTTP/1.1\r\nHost: a.test\r\n\r\n", "http", {"a.test"}),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http", set()),
         (b"EHLO a.test\r\n", "other", set()),
+        (b"\r\n\r\n" + b"hello\r\n", "other", set()),
+        (b"GET /project\0host=a.test", "other", set()),
+        (b"003egit-upload-pack /a HTTP/1.1\n", "other", set()),
         (b"SSH-2.0-x\r\n", "other", set()),
         (b"\x00\x01", "other", set()),
     ],
@@ -150,10 +157,19 @@ def test_the_beginning_of_other_protocols(data: bytes, kind: str, names: set[str
     assert sniff.names(data) == sniff.Found(kind, frozenset(names))
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"\r\n", b"G", b"GET", b"GET ", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r", b"GET / x\r"]
+)
+def test_more_is_awaited_where_it_can_be_a_request(data: bytes) -> None:
+    assert sniff.names(data) is None
+
+
 def test_an_endless_beginning_is_refused() -> None:
     assert sniff.names(b"GET / HTTP/1.1\r\nA: " + b"x" * 1000) is None
     with pytest.raises(ValueError, match="too long"):
         sniff.names(b"GET / HTTP/1.1\r\nA: " + b"x" * sniff.FIRST_MOST)
+    with pytest.raises(ValueError, match="too long"):
+        sniff.names(b"\r\n" * sniff.FIRST_MOST)
 
 
 def test_placeholders_are_replaced_where_that_was_asked_for() -> None:

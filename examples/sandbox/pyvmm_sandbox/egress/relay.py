@@ -312,7 +312,8 @@ async def _copy(
         counts[count] += len(data)
         writer.write(data)
         await writer.drain()
-    if check is not None and kept:  # it has ended before it could be told what it is
+    if check is not None and kept:  # some servers take the end of the data for that of a request's head
+        check(kept + b"\r\n\r\n")
         writer.write(kept)
     if writer.can_write_eof():
         writer.write_eof()

@@ -11,11 +11,13 @@ FIRST_MOST = 64 << 10
 """Bytes that are read to find it; a connection with a longer beginning is refused."""
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST = 22, 1, 0, 0
 _RECORD, _MESSAGE = 5, 4
-_METHOD = re.compile(rb"[A-Z]{1,32} (?![^\n]*\n(?<! HTTP/1\.[01]\r\n)(?<! HTTP/1\.[01]\n))")
-"""It is none if the first line is complete and has no version."""
-_COULD_BE_METHOD = re.compile(rb"[A-Z]{0,32}")
+_BEFORE = b"\r\n\t "
+"""What servers skip before a request (RFC 9112, 2.2 has line ends; some skip spaces)."""
+_METHOD = re.compile(rb"[A-Z][A-Z_-]{0,31}[ \t](?:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r?\Z|[ \t]HTTP/[0-9.]+[ \t]*\r?\n))")
+"""The beginning of a request, whose first line is incomplete or has a version."""
+_COULD_BE_METHOD = re.compile(rb"(?:[A-Z][A-Z_-]{0,31})?")
 _HOST_LINE = re.compile(rb"(?:^|\n)host[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)", re.IGNORECASE)
-_ABSOLUTE = re.compile(rb"[A-Z]+ [a-z]+://([^/ ?#]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"[A-Z_-]+[ \t]+[a-z]+://([^/ ?#]*)", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -41,13 +43,16 @@ def names(data: bytes) -> Found | None:
     try:
         if data[:1] == bytes([_HANDSHAKE]):
             return Found("tls", _names_of_hello(data))
-        if _METHOD.match(data):
-            return Found("http", _names_of_request(data))
+        request = data.lstrip(_BEFORE)
+        if _METHOD.match(request):
+            return Found("http", _names_of_request(request))
+        if _COULD_BE_METHOD.fullmatch(request):
+            raise _Short
     except _Short:
         if len(data) >= FIRST_MOST:
             raise ValueError("its beginning is too long") from None
         return None
-    return None if _COULD_BE_METHOD.fullmatch(data) else Found("other", frozenset())
+    return Found("other", frozenset())
 
 
 def _names_of_request(data: bytes) -> frozenset[str]:
