@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -11,10 +9,10 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from pyvmm_server import store, traces
+from pyvmm_server import store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from prometheus_client.core import Metric
 
@@ -32,7 +30,7 @@ DURATIONS = Histogram(
 )
 PHASES = Histogram(
     "pyvmm_server_create_seconds",
-    "Phases of a new sandbox: find (its template), record (limits, and the record), start (the machine).",
+    "Phases of a new sandbox: save (the parent of a fork), find (its template), start (its machine).",
     ["phase"],
     registry=REGISTRY,
     buckets=(0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
@@ -49,17 +47,6 @@ _BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 for _during in ("create", "kill", "pause", "check", "ended"):
     FAILURES.labels(_during)
 ProcessCollector(registry=REGISTRY)
-
-
-@contextlib.contextmanager
-def phase(name: str) -> Iterator[None]:
-    """A phase of a new sandbox."""
-    started = time.perf_counter()
-    with traces.span(f"create: {name}"):
-        try:
-            yield
-        finally:
-            PHASES.labels(name).observe(time.perf_counter() - started)
 
 
 class _Sandboxes(Collector):

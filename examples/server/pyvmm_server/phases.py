@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from typing import TYPE_CHECKING
+
+from pyvmm_server import metrics, traces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 Phase = tuple[str, float, float]
 """Its name, its begin and its end, in seconds of CLOCK_MONOTONIC: the clock of the steps of the sandbox library."""
 SAVE, PREPARE, START = "save the parent", "find the template", "start the sandbox"
+_LABELS = {SAVE: "save", PREPARE: "find", START: "start"}
+"""In figures and traces."""
 
 
 class Phases:
-    """Each begins at the end of the one before.
+    """Times the phases: for the sandbox's record, the figures and the trace.
 
+    :param found: that have ended before, as the save of a parent for all of its forks
     :ivar found: those that have ended
     """
 
-    def __init__(self, found: list[Phase] | None = None) -> None:
-        self.found = list(found or ())
-        self._last = self.found[-1][2] if self.found else time.monotonic()
+    def __init__(self, found: Iterable[Phase] = ()) -> None:
+        self.found = [*found]
 
-    def end(self, name: str) -> None:
-        """A phase has ended."""
-        now = time.monotonic()
-        self.found.append((name, self._last, now))
-        self._last = now
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """The phase that the block is."""
+        began = time.monotonic()
+        with traces.span(f"create: {_LABELS[name]}"):
+            try:
+                yield
+            finally:
+                ended = time.monotonic()
+                self.found.append((name, began, ended))
+                metrics.PHASES.labels(_LABELS[name]).observe(ended - began)

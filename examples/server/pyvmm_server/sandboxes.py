@@ -150,12 +150,13 @@ class Sandboxes:
                     raise ClientError(409, "a request with this idempotency key is being served")
                 return found
         phases = Phases()
-        with metrics.phase("find"):
+        with phases.phase(PREPARE):
             source = self.templates.find(owner, template)
-        if rules is not None and source.template:
-            raise not_there(f"network: rules for {source.name}, which was saved with its memory,")
-        network = internet_of(source, None if rules else internet, self.settings.network != "none")
-        return await self._start(owner, source, timeout, network, values, phases, rules)
+            if rules is not None and source.template:
+                raise not_there(f"network: rules for {source.name}, which was saved with its memory,")
+            network = internet_of(source, None if rules else internet, self.settings.network != "none")
+            made = self._record(owner, source, network, values)
+        return await self._start(made, source, timeout, phases, rules)
 
     def _record(self, owner: str, source: Source, internet: bool, values: dict[str, Any]) -> Record:
         """The record of a sandbox that is being started.
@@ -213,22 +214,11 @@ class Sandboxes:
             await self.kill(made)
 
     async def _start(
-        self,
-        owner: str,
-        source: Source,
-        timeout: float,
-        internet: bool,
-        values: dict[str, Any],
-        phases: Phases,
-        rules: Network | None = None,
+        self, made: Record, source: Source, timeout: float, phases: Phases, rules: Network | None = None
     ) -> Record:
-        with metrics.phase("record"):
-            made = self._record(owner, source, internet, values)
-        phases.end(PREPARE)
         try:
-            with metrics.phase("start"):
-                box = await threads.call(source.start, made.name, internet=internet, rules=rules)
-            phases.end(START)
+            with phases.phase(START):
+                box = await threads.call(source.start, made.name, internet=made.internet, rules=rules)
         except (VmmError, OSError) as error:
             self.store.remove(made)
             metrics.FAILURES.labels("create").inc()
@@ -292,8 +282,8 @@ class Sandboxes:
         saved = os.path.join(self.settings.state, "forks", secrets.token_hex(10))
         phases = Phases()
         try:
-            await self._save(record, saved)
-            phases.end(SAVE)
+            with phases.phase(SAVE):
+                await self._save(record, saved)
             source = Source(
                 record.template,
                 self.settings,
@@ -311,11 +301,14 @@ class Sandboxes:
                 "auto_resume": record.auto_resume,
                 "parent": record.id,
             }
-            starts = [
-                self._start(record.owner, source, timeout, record.internet, dict(values), Phases(phases.found))
-                for _ in range(count)
-            ]
-            found = await asyncio.gather(*starts, return_exceptions=True)
+
+            async def start() -> Record:
+                mine = Phases(phases.found)
+                with mine.phase(PREPARE):
+                    made = self._record(record.owner, source, record.internet, dict(values))
+                return await self._start(made, source, timeout, mine)
+
+            found = await asyncio.gather(*(start() for _ in range(count)), return_exceptions=True)
         finally:
             await threads.call(shutil.rmtree, saved, ignore_errors=True)
         return [each if isinstance(each, Record) else describe(each) for each in found]
