@@ -235,6 +235,7 @@ def test_curl_reads_it(tmp_path: Path) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 9000, b"4"),
         (b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"y" * 100000, b"4"),
         (b"GET  HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"400"),
         (b"GET http://169.254.169.254 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
     ],
 )

@@ -124,6 +124,7 @@ class Session:
                 if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                     return sent, True
                 self._http.start_next_cycle()
+                self._request = None
 
     def _respond(self) -> bytes:
         assert self._request is not None
@@ -131,14 +132,15 @@ class Session:
         for name, value in self._request.headers:
             headers.setdefault(name, value)
         method, target = self._request.method.decode("latin-1"), self._request.target.decode("latin-1")
-        return self._send(answer(self._mmds, method, target, headers), is_head=method == "HEAD")
+        return self._send(answer(self._mmds, method, target, headers))
 
     def _refuse(self, status: int, text: str) -> bytes:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return b""
         return self._send(Answer(status, text))
 
-    def _send(self, made: Answer, *, is_head: bool = False) -> bytes:
+    def _send(self, made: Answer) -> bytes:
+        is_head = self._request is not None and self._request.method == b"HEAD"
         data = made.text.encode()
         headers = [
             ("Server", "Firecracker API"),
