@@ -262,6 +262,18 @@ def test_other_ports_refuse_and_idle_clients_make_room() -> None:
             each.close()
 
 
+def test_pipelined_requests_do_not_collect_answers() -> None:
+    """A client that sends many requests and reads nothing takes little memory of the host."""
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n"
+    with link(new_mmds(LARGE)):
+        with socket.create_connection((ADDRESS, 80), PATIENCE) as sock:
+            sock.sendall(request * 100)
+            answers = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+        assert 2 <= answers.count(b"HTTP/1.1 200 ") <= 3
+        assert b"Connection: close" in answers.rpartition(b"HTTP/1.1 200 ")[2]
+        assert ask("/", **JSON)[0] == 200
+
+
 def test_a_guest_that_does_not_read_is_given_up() -> None:
     """The answers to it are bounded, and its connection ends."""
     now, sent = [0.0], list[bytes]()

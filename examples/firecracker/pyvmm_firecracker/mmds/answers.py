@@ -13,6 +13,8 @@ HEADERS = 4096
 """Bytes of a request's head."""
 BODY = 8192
 """Bytes of a request's body, which nobody reads."""
+ANSWERS = 1 << 16
+"""Bytes that wait for a client; a pipelined request behind so many answers ends the connection."""
 _TTL = (b"x-metadata-token-ttl-seconds", b"x-aws-ec2-metadata-token-ttl-seconds")
 _TOKEN = (b"x-metadata-token", b"x-aws-ec2-metadata-token")
 _FORWARDED = b"x-forwarded-for"
@@ -120,26 +122,26 @@ class Session:
                 if self._body > BODY:
                     return sent + self._refuse(413, f"The body is larger than {BODY} bytes."), True
             elif isinstance(event, h11.EndOfMessage):
-                sent += self._respond()
+                sent += self._respond(is_last=len(sent) > ANSWERS)
                 if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                     return sent, True
                 self._http.start_next_cycle()
                 self._request = None
 
-    def _respond(self) -> bytes:
+    def _respond(self, *, is_last: bool) -> bytes:
         assert self._request is not None
         headers: dict[bytes, bytes] = {}
         for name, value in self._request.headers:
             headers.setdefault(name, value)
         method, target = self._request.method.decode("latin-1"), self._request.target.decode("latin-1")
-        return self._send(answer(self._mmds, method, target, headers))
+        return self._send(answer(self._mmds, method, target, headers), is_last=is_last)
 
     def _refuse(self, status: int, text: str) -> bytes:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return b""
         return self._send(Answer(status, text))
 
-    def _send(self, made: Answer) -> bytes:
+    def _send(self, made: Answer, *, is_last: bool = False) -> bytes:
         is_head = self._request is not None and self._request.method == b"HEAD"
         data = made.text.encode()
         headers = [
@@ -149,6 +151,8 @@ class Session:
         ]
         if made.status == 405:
             headers.append(("Allow", "GET, PUT"))
+        if is_last:
+            headers.append(("Connection", "close"))
         events: list[h11.Event] = [h11.Response(status_code=made.status, headers=headers)]
         if not is_head:
             events.append(h11.Data(data=data))
