@@ -237,6 +237,33 @@ def test_free_pages_of_a_run_go_back(acknowledges: bool) -> None:
         assert (stats["host_hint"], stats["guest_hint"], stats["released"]) == (1, 0, 4 << 20)
 
 
+def test_a_run_does_not_end_while_its_hints_are_served() -> None:
+    """Otherwise the guest may use memory again, and lose it when the worker comes to its hint."""
+    with make(free_page_hinting=True) as guest:
+        guest.start()
+        balloon: Balloon = guest.device  # type: ignore[assignment]
+        balloon.start_hinting(acknowledge=False)
+        run, seen = guest.config(8, 4), list[int]()
+        serves, ends = threading.Event(), threading.Event()
+
+        def serve() -> None:
+            serves.set()
+            ends.wait()
+            seen.append(int(balloon.stats()["host_hint"]))
+
+        assert balloon._context is not None
+        server = threading.Thread(target=balloon._context.run, args=(serve,))
+        server.start()
+        serves.wait()
+        stopper = threading.Thread(target=balloon.stop_hinting)
+        stopper.start()
+        stopper.join(0.2)  # it waits for the other thread
+        ends.set()
+        for each in (server, stopper):
+            each.join()
+        assert (seen, guest.config(8, 4)) == ([run], 1)
+
+
 def test_hinting_that_was_not_configured() -> None:
     with make() as guest, pytest.raises(ConfigError, match="no free page hinting"):
         guest.device.start_hinting()  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from vmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from vmm.virtio.balloon import BalloonConfig
@@ -134,7 +135,7 @@ class Balloon(VirtioDevice):
         queue.served(done)
         is_running = self._memory.hint > lib.BALLOON_HINT_DONE
         if is_running and self._acknowledges and self._native.hinted == self._memory.hint:
-            self.stop_hinting()
+            self._command(lib.BALLOON_HINT_DONE)
 
     def _take_stats(self, queue: Queue) -> None:
         """5.5.6.3: the driver provides one buffer with its statistics; returning it requests new ones."""
@@ -200,10 +201,13 @@ class Balloon(VirtioDevice):
         :raises ConfigError: the machine was configured without it
         """
         self._check_hinting()
-        self._run = self._run + 1 if self._run < _MOST_COMMAND else lib.BALLOON_HINT_DONE + 1
-        self._acknowledges = acknowledge
-        self._memory.hint = self._run
-        self.config_changed()
+
+        def start() -> None:
+            self._run = self._run + 1 if self._run < _MOST_COMMAND else lib.BALLOON_HINT_DONE + 1
+            self._acknowledges = acknowledge
+            self._command(self._run)
+
+        self._guarded(start)
 
     def stop_hinting(self) -> None:
         """End the run: the guest uses the memory again that it has named.
@@ -211,8 +215,19 @@ class Balloon(VirtioDevice):
         :raises ConfigError: as for :meth:`start_hinting`
         """
         self._check_hinting()
-        self._memory.hint = lib.BALLOON_HINT_DONE
+        self._guarded(lambda: self._command(lib.BALLOON_HINT_DONE))
+
+    def _command(self, number: int) -> None:
+        self._memory.hint = number
         self.config_changed()
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """While no queue is served: the guest may use memory again that would otherwise still be released."""
+        context = self._context
+        if context is None:
+            call()
+        else:
+            context.run(call)
 
     def _check_hinting(self) -> None:
         if not self.features & BALLOON_F_FREE_PAGE_HINT:
