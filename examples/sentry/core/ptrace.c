@@ -25,11 +25,17 @@ static struct task *parent_task(const struct process *p)
 	return found;
 }
 
+/* Otherwise the tracer would gain the rights of its tracee. */
+static bool may_begin(const struct task *tracer, const struct task *t)
+{
+	return !(t->cred.permitted & ~tracer->cred.permitted) || cred_capable(&tracer->cred, CAP_SYS_PTRACE);
+}
+
 static s64 trace_me(struct task *t)
 {
 	struct task *tracer = parent_task(t->process);
 
-	return t->tracee || !tracer ? -EPERM : tracee_attach(tracer, t, false, 0);
+	return t->tracee || !tracer || !may_begin(tracer, t) ? -EPERM : tracee_attach(tracer, t, false, 0);
 }
 
 static s64 attach(struct task *t, struct task *to, bool seize, u64 address, u64 options)

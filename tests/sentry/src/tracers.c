@@ -783,6 +783,28 @@ static void test_rights(void)
 	end();
 }
 
+/* A task with more rights than its parent is not traced by it. */
+static void test_rights_of_parent(void)
+{
+	int ready[2];
+	char byte;
+
+	IN_CHILD {
+		(void)!pipe(ready);
+		fflush(stdout);
+		child = fork();
+		if (!child) {
+			(void)!read(ready[0], &byte, 1);
+			TRACE(PTRACE_TRACEME, 0, 0, 0);
+			fflush(stdout);
+			_exit(0);
+		}
+		become(NOBODY);
+		(void)!write(ready[1], "", 1);
+		WAIT();
+	}
+}
+
 /* Copy this program; whoever starts the copy becomes its owner. */
 static void copy_with_rights(const char *program)
 {
@@ -894,6 +916,7 @@ int main(int argc, char **argv)
 	test_tracers_end(0);
 	test_tracers_end(PTRACE_O_EXITKILL);
 	test_rights();
+	test_rights_of_parent();
 	copy_with_rights(program);
 	test_rights_of_exec(program);
 	test_exec_of_thread();
