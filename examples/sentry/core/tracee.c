@@ -69,10 +69,11 @@ void tracee_detach(struct tracee *e, s32 signal)
 
 void tracee_forget(struct tracee *e)
 {
-	struct process *p = e->process;
-	bool is_reparented = p && p->parent != e->tracer->process;
+	struct process *p = e->process, *tracer = e->tracer->process;
+	bool is_reparented = p && p->parent != tracer;
 
 	tracee_free(e);
+	wake_all(&tracer->child_changed); /* a task of it may wait for nothing any more */
 	if (p && p->zombie && is_reparented)
 		process_show_end(p);
 }

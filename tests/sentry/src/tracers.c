@@ -885,6 +885,34 @@ static void test_exec_of_thread(void)
 	}
 }
 
+/* A tracer waits for a leader in whose place another thread starts a program: nothing is left to wait for. */
+static void test_exec_instead_of_leader(void)
+{
+	pid_t tracer;
+
+	(void)!pipe(exec_pipe);
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		pthread_t thread;
+
+		pthread_create(&thread, NULL, exec_thread, NULL);
+		for (;;)
+			pause();
+	}
+	tracer = fork();
+	if (!tracer) {
+		TRACE(PTRACE_SEIZE, child, 0, 0);
+		show_wait(__LINE__, -1, 0); /* for any: Linux does not always wake who waits for the number */
+		fflush(stdout);
+		_exit(0);
+	}
+	wait_until_asleep(tracer);
+	(void)!write(exec_pipe[1], "", 1);
+	waitpid(tracer, NULL, 0);
+	WAIT();
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "exec"))
@@ -920,5 +948,6 @@ int main(int argc, char **argv)
 	copy_with_rights(program);
 	test_rights_of_exec(program);
 	test_exec_of_thread();
+	test_exec_instead_of_leader();
 	return 42;
 }
