@@ -177,10 +177,12 @@ void *mm_page_traced(struct mm *mm, u64 address, bool write)
 
 		if (!vma || vma->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC))
 			return mm_page(mm, address, write);
-		if ((write && vma->flags & VMA_SHARED) || page_in(mm, page))
+		if (write && vma->flags & VMA_SHARED)
 			return NULL;
 		entry = entry_at(mm, page);
-		if (!entry)
+		if (!entry && page_in(mm, page))
+			return NULL;
+		if (!entry) /* the task slept: another one may have mapped something else there */
 			continue;
 		if (!write || !page_is_shared(*entry & PTE_OFFSET))
 			return (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE;
