@@ -329,6 +329,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         (b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999999999999\r\n\r\n", b"4"),
         (b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n[[[[", b"400"),
         (b"\x00\x01\x02\r\n\r\n", b"400"),
+        (b"HEAD /version HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"HEAD /vm HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n", b"400"),
         (b"GET " + b"/" * 20000, b"4"),
         (b"PUT /vm HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFF\r\n", b"4"),
         (b"PUT /vm HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n" + b"[" * 40000, b"400"),

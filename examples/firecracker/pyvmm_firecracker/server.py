@@ -115,6 +115,7 @@ class _Connection:
         self._socket = connection
         self._api = api
         self._most = most
+        self._is_head = False
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=16 << 10)
 
     def serve(self) -> None:
@@ -124,6 +125,7 @@ class _Connection:
         """
         try:
             while (request := self._next()) is not None and isinstance(request, h11.Request):
+                self._is_head = request.method == b"HEAD"  # its answer has no body
                 self._answer(request)
                 if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
                     return
@@ -194,7 +196,7 @@ class _Connection:
             headers[1] = ("Connection", "close")  # the rest of the body is not read
         events = [
             h11.Response(status_code=status, headers=headers),
-            *([h11.Data(data=data)] if data else ()),
+            *([h11.Data(data=data)] if data and not self._is_head else ()),
             h11.EndOfMessage(),
         ]
         self._socket.sendall(b"".join(self._protocol.send(event) or b"" for event in events))
