@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from pyvmm_firecracker.jailer.groups import GroupError, Groups, place
+from pyvmm_firecracker.jailer.root import Root
 from tests import tiny
 from tests.firecracker.program import PATIENCE, Connection
 from tests.netns import ip, own_network
@@ -248,6 +250,22 @@ def test_a_hard_link_and_a_linked_jail_are_refused(jail: Jail) -> None:
     shutil.rmtree(jail.root.parent)
     jail.root.parent.symlink_to(jail.folder)
     assert "one of firecracker/one/root is a link" in run(jail)[1]
+
+
+@needs_root
+def test_a_device_that_is_replaced_keeps_its_owner(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that owns the directory is faster than the jailer."""
+    precious = jail.folder / "precious"
+    precious.write_text("x")
+
+    def replace(name: str, _mode: int, _number: int, *, dir_fd: int) -> None:
+        os.link(precious, name, dst_dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mknod", replace)
+    root = Root(str(jail.folder / "base"), "firecracker", "one")
+    with contextlib.closing(root), pytest.raises(OSError, match="null was replaced meanwhile"):
+        root._make_device("dev/null", "/dev/null", USER, GROUP)
+    assert precious.stat().st_uid == 0
 
 
 @pytest.mark.parametrize(

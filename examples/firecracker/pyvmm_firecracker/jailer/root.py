@@ -122,7 +122,18 @@ class Root:
             except FileNotFoundError:
                 pass
             os.mknod(name, 0o600 | stat.S_IFCHR, number, dir_fd=fd)
-            os.chown(name, user, group, dir_fd=fd, follow_symlinks=False)
+            self._give(fd, name, number, user, group)
+        finally:
+            os.close(fd)
+
+    def _give(self, folder: int, name: str, number: int, user: int, group: int) -> None:
+        """Change the owner of a device, unless the owner of its directory has put something else in its place."""
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISCHR(found.st_mode) or found.st_rdev != number:
+                raise OSError(f"{name} was replaced meanwhile: end the processes of user {user} that use {self.path}")
+            os.chown(f"/proc/self/fd/{fd}", user, group)
         finally:
             os.close(fd)
 
