@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_server import routes
-from pyvmm_server.schemas import NAMED, SECONDS, TAG, TEXT, TIME, YES, Schema, fields, listed, named
+from pyvmm_server.schemas import NAMED, RULES, SECONDS, TAG, TEXT, TIME, YES, Schema, fields, listed, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,7 @@ ABOUT: dict[tuple[str, str], About] = {
     ("POST", "/sandboxes/{sandbox}/connect"): _CONNECT,
     ("POST", "/sandboxes/{sandbox}/resume"): About("Resume it", _CREATED, fields(timeout=SECONDS)),
     ("POST", "/sandboxes/{sandbox}/pause"): About("Pause it", _NONE, fields(memory=YES)),
+    ("PUT", "/sandboxes/{sandbox}/network"): About("Replace the rules of its network", _NONE, RULES),
     ("POST", "/sandboxes/{sandbox}/fork"): About(
         "Start copies of it, with its memory and files",
         {201: listed(fields(sandbox=_SANDBOX, error=named("Error")))},

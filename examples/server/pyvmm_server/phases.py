@@ -11,8 +11,8 @@ from pyvmm_server import metrics, traces
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Phase = tuple[str, float, float]
-"""Its name, its begin and its end, in seconds of CLOCK_MONOTONIC: the clock of the steps of the sandbox library."""
+    from pyvmm_server.store import Phase
+
 SAVE, PREPARE, START = "save the parent", "find the template", "start the sandbox"
 _LABELS = {SAVE: "save", PREPARE: "find", START: "start"}
 """In figures and traces."""

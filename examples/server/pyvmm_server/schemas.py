@@ -37,6 +37,8 @@ def _or_null(schema: Schema) -> Schema:
     return {**schema, "type": [schema["type"], "null"]}
 
 
+RULES: Schema = fields(allowOut=listed(TEXT), denyOut=listed(TEXT))
+"""Of a network."""
 NAMED: dict[str, Schema] = {
     "Error": fields("code message", code=WHOLE, message=TEXT),
     "NewSandbox": fields(
@@ -46,6 +48,7 @@ NAMED: dict[str, Schema] = {
         autoPause=YES,
         autoResume=fields(enabled=YES),
         allow_internet_access=YES,
+        network=RULES,
         metadata=TEXTS,
         envVars=TEXTS,
     ),

@@ -17,8 +17,8 @@ from pyvmm_server.build_records import BuildRecords
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pyvmm_server.phases import Phase
-
+Phase = tuple[str, float, float]
+"""Of a start: its name, its begin and its end, in seconds of CLOCK_MONOTONIC, as the steps of the sandbox library."""
 CREATING, RUNNING, PAUSED, ENDING = "creating", "running", "paused", "ending"
 _JSON = ("metadata", "envs", "phases")
 _SCHEMA = """

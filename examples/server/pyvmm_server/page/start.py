@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pyvmm_server.calls import Call
-    from pyvmm_server.phases import Phase
+    from pyvmm_server.store import Phase
 
 READY = "ready for the server"
 
