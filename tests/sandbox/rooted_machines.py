@@ -5,6 +5,7 @@ What the root lacks is the host's: its programs, and this checkout.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -22,10 +23,18 @@ while [ $count -gt 0 ]; do
 done
 exec chroot "$root" "$@"
 """
+EXECUTE = """
+mount --bind "$1" "$1" && mount -o remount,bind,exec "$1"
+"""
+"""A machine's share has no programs of its host. Here its host runs them."""
 
 
-def rooted_machines() -> None:
-    """From now on, sandboxes of this process have such machines."""
+@functools.cache
+def rooted_machines(*, own_programs: bool = False) -> None:
+    """From now on, sandboxes of this process have such machines.
+
+    :param own_programs: they can run the files that they write
+    """
     from pyvmm_kata.host.mounts import GUEST_SHARED
     from tests.kata import fake_agent, fake_relay
 
@@ -34,12 +43,13 @@ def rooted_machines() -> None:
     create, execute = fake_agent.FakeAgent.do_CreateContainer, fake_agent.FakeAgent.do_ExecProcess
     placed: Any = fake_agent.FakeProcess
     root = [""]
+    script = (EXECUTE if own_programs else "") + ENTER
 
     class RootedProcess(placed):  # type: ignore[misc]
         def __init__(self, process: dict[str, Any]) -> None:
             super().__init__(process)
             if root[0]:
-                enter = ["unshare", "-m", "sh", "-c", ENTER, "sh", root[0], str(len(PLACES)), *PLACES]
+                enter = ["unshare", "-m", "sh", "-c", script, "sh", root[0], str(len(PLACES)), *PLACES]
                 self.args = [*enter, *vars(self)["args"]]
 
     def do_create(self: Any, request: Any, call: Any) -> None:

@@ -20,9 +20,11 @@ TOGETHER = SUITES / "requirements.txt"
 PACKAGES = {
     "openai_agents_suite": ["openai-agents==0.24.0"],
     "google_adk_suite": ["google-adk==2.13.0"],
+    "harbor_suite": ["harbor==0.26.0"],
     "strands_suite": ["strands-agents==1.62.0"],
 }
 """Of the suites whose packages do not fit with those of the others: each has an environment of its own."""
+NEEDS_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="Harbor needs Python 3.12")
 RUNNER = ["pytest>=8.3", "pytest-asyncio>=1.3"]
 
 
@@ -58,6 +60,7 @@ def python(suite: str) -> Path:
         ("mini_swe_agent_suite", 3, 0),
         ("openai_agents_suite", 6, 0),
         ("google_adk_suite", 3, 0),
+        pytest.param("harbor_suite", 3, 0, marks=NEEDS_3_12),
         ("strands_suite", 4, 0),
     ],
 )
