@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import h11
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from pyvmm_server import threads
@@ -135,6 +136,27 @@ async def _exchange(upstream: Upstream, request: Request) -> h11.Response:
         if part:
             await upstream.send(h11.Data(data=part))
     await upstream.send(h11.EndOfMessage())
+    # A server inside can be silent for ever: without the client, nobody would end this.
+    head = asyncio.ensure_future(_head(upstream))
+    left = asyncio.ensure_future(_departure(request))
+    try:
+        await asyncio.wait([head, left], return_when=asyncio.FIRST_COMPLETED)
+        if not head.done():
+            raise ClientDisconnect
+        return head.result()
+    finally:
+        for each in (head, left):
+            each.cancel()
+        await asyncio.gather(head, left, return_exceptions=True)
+
+
+async def _departure(request: Request) -> None:
+    """Until the client has left; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _head(upstream: Upstream) -> h11.Response:
     while True:
         event = await upstream.receive()
         if isinstance(event, h11.Response):
