@@ -202,6 +202,9 @@ def test_a_test_that_lies_is_one_that_failed(project: Path) -> None:
         "none": "no report",
         "kinds": '{"test": 7}',
         "keys": '{"warning": 1}',
+        "collection": '{"collect": {"$report_type": "CollectReport", "nodeid": "test_all.py", "outcome": "failed", '
+        '"longrepr": "of another", "result": null, "sections": []}}',
+        "depth": "[" * 100_000,
     }
     code = "import gc, socket\ndef test_honest(): assert False\n"
     for name, line in lies.items():
@@ -217,6 +220,7 @@ def lie(line):
     (project / "test_all.py").write_text(code)
     done = fork(project)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "of another" not in done.stdout
     assert "FAILED test_all.py::test_honest" in done.stdout and "INTERNALERROR" not in done.stdout
     for name in lies:
         assert f"FAILED test_all.py::test_{name}" in done.stdout, done.stdout

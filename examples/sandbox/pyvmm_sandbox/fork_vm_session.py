@@ -196,7 +196,9 @@ class ForkVm:
                 raise found
             for event in found:
                 self._take(event, item)
-        except (VmmError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except pytest.exit.Exception:
+            raise
+        except Exception as error:  # also of plug-ins that get what no pytest sends
             words = f"{item.nodeid}: {error}"
             report = pytest.TestReport(item.nodeid, item.location, {}, "failed", words, "call")
             hook.pytest_runtest_logreport(report=report)
@@ -212,6 +214,8 @@ class ForkVm:
             if self.config.getoption("capture") == "no" and report.when == "teardown":
                 self._write(report.capstdout + report.capstderr)
         elif "collect" in event:
+            if item is not None:
+                raise ValueError("it reports a collection")
             hook.pytest_collectreport(report=self._restored(event["collect"]))
         elif "warning" in event:
             location = tuple(event["location"]) if event["location"] else None
