@@ -201,6 +201,10 @@ def test_groups_of_version_2(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/cgroup.subtree_control").read_text() == "+cpu"
     Groups(2, [], "a", "one", mounts).join(6)
     assert (tmp_path / "a/cgroup.procs").read_text() == "6"
+    (tmp_path / "a/one").mkdir()
+    (tmp_path / "a/one/cpu.weight").symlink_to("/dev/full")
+    with pytest.raises(GroupError, match=r"a/one/cpu.weight: 8 was refused: No space left on device"):
+        Groups(2, [("cpu.weight", "8")], "a", "one", mounts).join(5)
     with pytest.raises(GroupError, match="no controller io"):
         Groups(2, [("io.max", "1")], "a", "one", mounts).join(5)
     with pytest.raises(GroupError, match="no cgroup mount of version 1 has memory"):
@@ -278,6 +282,7 @@ def test_a_device_that_is_replaced_keeps_its_owner(jail: Jail, monkeypatch: pyte
         (("--exec-file", sys.executable), "must contain firecracker"),
         (("--cgroup", "../x=1"), "FILE=VALUE"),
         (("--cgroup", "cpu"), "FILE=VALUE"),
+        (("--cgroup", "pids.max=\u0663"), "FILE=VALUE"),
         (("--cgroup-version", "3"), "--cgroup-version"),
         (("--parent-cgroup", "../x"), "a relative path"),
         (("--resource-limit", "core=1"), "fsize=BYTES or no-file=COUNT"),

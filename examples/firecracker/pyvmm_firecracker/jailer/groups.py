@@ -99,5 +99,8 @@ def _inherit(above: str, path: str) -> None:
 
 
 def _write(path: str, value: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:  # that of a write has no name
+        raise GroupError(f"cgroup {path}: {value} was refused: {error.strerror}") from error

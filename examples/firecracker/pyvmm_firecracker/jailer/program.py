@@ -76,7 +76,7 @@ def _number(text: str) -> int:
 
 def _pair(text: str) -> tuple[str, str]:
     name, equal, value = text.partition("=")
-    if not equal or not value or "." not in name or "/" in name or name.startswith("."):
+    if not equal or not value or not text.isascii() or "." not in name or "/" in name or name.startswith("."):
         raise argparse.ArgumentTypeError(f"{text}: FILE=VALUE is expected, such as cpuset.cpus=0")
     return name, value
 
