@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pyvmm_sentry import Fork, ProgramError, ProgramTimeout, SentrySandbox, guest, platforms
+from pyvmm_sentry import Fork, ProgramError, ProgramTimeout, SentrySandbox, Template, guest, platforms
 from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.platforms import Platform
-from vmm import ConfigError, ConsoleConfig, EndEvent, HostError
+from vmm import ConfigError, ConsoleConfig, EndEvent, HostError, Machine
 
 PATIENCE = 60.0
 KVM = Platform("kvm", True, "")
@@ -128,6 +128,63 @@ def test_closing_ends_a_call_of_another_thread() -> None:
     closing.join()
     assert machine.closed
     assert len(os.listdir("/proc/self/fd")) == fds - 3
+
+
+class FakeTemplate:
+    """A template whose machine and children are fake ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.children: list[FakeMachine] = []
+        self.points: list[threading.Event] = []
+        self.prepare: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], object] = lambda: None
+        machine = SimpleNamespace(
+            pause=lambda: None, fork_point=self._fork_point, prepare_forks=lambda _: self.prepare()
+        )
+        monkeypatch.setattr(Machine, "of_fork", self._of_fork)
+        stopped: Any = SimpleNamespace(machine=machine, close=lambda: self.on_close())
+        self.template = Template(stopped)
+
+    def _fork_point(self, _: int) -> Any:
+        self.points.append(threading.Event())
+        return SimpleNamespace(close=self.points[-1].set)
+
+    def _of_fork(self, _: object, changes: dict[str, Any], *, start: bool) -> FakeMachine:
+        assert start
+        self.children.append(FakeMachine(changes["console"], lambda _: b""))
+        return self.children[-1]
+
+
+def test_a_fork_while_the_template_is_closed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FakeTemplate(monkeypatch)
+    made.template.fork()
+    refused = list[BaseException]()
+
+    def late_fork() -> None:
+        with pytest.raises(ConfigError, match="the template was closed") as caught:
+            made.template.fork()
+        refused.append(caught.value)
+
+    made.on_close = late_fork
+    fds = len(os.listdir("/proc/self/fd"))
+    made.template.close()
+    assert refused
+    assert all(each.closed for each in made.children)
+    assert made.points and all(each.is_set() for each in made.points)
+    assert len(os.listdir("/proc/self/fd")) == fds - 3
+
+
+def test_a_child_ends_when_its_replacement_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FakeTemplate(monkeypatch)
+
+    def refuse() -> None:
+        raise HostError("no memory")
+
+    made.prepare = refuse
+    with pytest.raises(HostError, match="no memory"):
+        made.template.fork()
+    assert [each.closed for each in made.children] == [True]
+    made.template.close()
 
 
 def test_forks_need_kvm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,10 @@ class Fork:
         self.close()
 
 
+def _closed_error() -> ConfigError:
+    return ConfigError("the template was closed", hint="fork before close()")
+
+
 class Template:
     """A stopped program: made by `SentrySandbox.freeze`.  Any thread may call it.
 
@@ -131,20 +135,26 @@ class Template:
             self._forks.add(fork)
         if closed:
             fork.close()
-            raise ConfigError("the template was closed")
+            raise _closed_error()
         return fork
 
     def _child(self, console: ConsoleConfig) -> Machine:
         """Many are made from one point, since the program does not go on: its state is saved once."""
         machine = self._guest.machine
         with self._making:
+            if self._closed:
+                raise _closed_error()
             if not self._left:
                 self._close_point()
                 self._point, self._left = machine.fork_point(CHILDREN), CHILDREN
             self._left -= 1
             child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=True)
-        if self._prepared:
-            machine.prepare_forks(self._prepared)  # replaces the one that was used
+        try:
+            if self._prepared:
+                machine.prepare_forks(self._prepared)  # replaces the one that was used
+        except BaseException:
+            child.close()
+            raise
         return child
 
     def _close_point(self) -> None:
