@@ -257,6 +257,14 @@ def test_a_hard_link_and_a_linked_jail_are_refused(jail: Jail) -> None:
 
 
 @needs_root
+def test_no_program_runs_without_a_pid_file(jail: Jail) -> None:
+    (jail.root / "firecracker.pid").mkdir()
+    code, errors = run(jail, "--new-pid-ns")  # returns when no process has its standard error any more
+    (jail.root / "firecracker.pid").rmdir()
+    assert (code, errors) == (1, "pyvmm-jailer: Is a directory: firecracker.pid\n")
+
+
+@needs_root
 def test_a_device_that_is_replaced_keeps_its_owner(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that owns the directory is faster than the jailer."""
     precious = jail.folder / "precious"

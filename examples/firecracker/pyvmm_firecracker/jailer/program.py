@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -140,7 +141,12 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         calls.unshare(calls.CLONE_NEWPID)
         pid = os.fork()
         if pid:
-            root.write_pid(f"{name}.pid", pid, options.uid, options.gid)
+            try:
+                root.write_pid(f"{name}.pid", pid, options.uid, options.gid)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)  # nobody could find it
+                os.waitpid(pid, 0)
+                raise
             return 0
     else:
         root.write_pid(f"{name}.pid", os.getpid(), options.uid, options.gid)
