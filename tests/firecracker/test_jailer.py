@@ -164,6 +164,8 @@ def test_namespaces_and_a_session_of_its_own(jail: Jail) -> None:
         jail.boot()
     assert jail.process is not None and jail.process.wait(PATIENCE) == 0
     assert status(pid)["NSpid"].split()[1:] == ["1"]
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert any(re.fullmatch(r"--start-time-cpu-us=[0-9]+", word) for word in words)
     assert os.readlink(f"/proc/{pid}/ns/net") == network != os.readlink("/proc/self/ns/net")
     assert os.getsid(pid) not in (0, os.getsid(0))
     assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}

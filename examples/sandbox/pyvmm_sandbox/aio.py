@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm_sandbox.commands import Command, finish
-from pyvmm_sandbox.files import Watch
+from pyvmm_sandbox.files import ENTRIES_MOST, Watch
 from pyvmm_sandbox.pool import SandboxPool
 from pyvmm_sandbox.ports import Forward
 from pyvmm_sandbox.sandbox import Sandbox
@@ -273,9 +273,9 @@ class AsyncFiles:
         """See :meth:`Files.write`."""
         await _thread(self._files.write, path, data, mode=mode)
 
-    async def entries(self, path: str = "/", *, depth: int = 1) -> list[Entry]:
+    async def entries(self, path: str = "/", *, depth: int = 1, max_entries: int = ENTRIES_MOST) -> list[Entry]:
         """See :meth:`Files.entries`."""
-        return await _thread(self._files.entries, path, depth=depth)
+        return await _thread(self._files.entries, path, depth=depth, max_entries=max_entries)
 
     async def info(self, path: str) -> Entry:
         """See :meth:`Files.info`."""

@@ -23,7 +23,7 @@ READ_MOST = 256 << 20
 DOWNLOAD_MOST = 16 << 30
 """The default limit of :meth:`Files.download`, in bytes; each file, directory and link counts 4 KiB more."""
 ENTRIES_MOST = 1_000_000
-"""The limit of a listing."""
+"""The default limit of :meth:`Files.entries`."""
 _CHUNK = 1 << 20
 _LONGEST = 4095
 _FIELDS = 8
@@ -143,15 +143,16 @@ class Files:
             command.close_stdin()
             _check(command, path)
 
-    def entries(self, path: str = "/", *, depth: int = 1) -> list[Entry]:
+    def entries(self, path: str = "/", *, depth: int = 1, max_entries: int = ENTRIES_MOST) -> list[Entry]:
         """The entries of a directory, sorted by path.
 
         :param depth: 2: of its directories, too, and so on
+        :param max_entries: more are an error (EFBIG)
         :raises OSError: it cannot be listed
         """
         if depth < 1:
             raise UsageError(f"depth {depth} is not 1 or more")
-        return self._entries(path, depth)
+        return self._entries(path, depth, max_entries)
 
     def info(self, path: str) -> Entry:
         """What is known of a file; of a link itself.
@@ -236,14 +237,14 @@ class Files:
             receive_tree(command, os.fspath(folder), max_bytes)
             _check(command, path)
 
-    def _entries(self, path: str, depth: int) -> list[Entry]:
+    def _entries(self, path: str, depth: int, most: int = ENTRIES_MOST) -> list[Entry]:
         with self._start(["list", _checked(path), str(depth)]) as command:
             found: list[Entry] = []
             with protocol_errors(path):
                 for name, kind, size, mode, uid, gid, modified, target in Stream(command).records(_FIELDS):
                     numbers = int(size), int(mode, 8), int(uid), int(gid)
-                    if len(found) == ENTRIES_MOST:
-                        raise OSError(errno.EFBIG, f"it has more than {ENTRIES_MOST} entries", path)
+                    if len(found) == most:
+                        raise OSError(errno.EFBIG, f"it has more than {most} entries", path)
                     found.append(Entry(name, _TYPES.get(kind, "other"), *numbers, float(modified), target))
             _check(command, path)
         return sorted(found)

@@ -135,6 +135,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     if network >= 0:
         calls.setns(network, calls.CLONE_NEWNET)
         os.close(network)
+    own = time.process_time_ns() // 1000 - cpu  # a child has used none
     if options.daemonize:
         _leave_terminal(null)
     if options.new_pid_ns:
@@ -152,7 +153,6 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
         root.write_pid(f"{name}.pid", os.getpid(), options.uid, options.gid)
     root.mount_processes()
     root.close()
-    own = time.process_time_ns() // 1000 - cpu
     _become(options.uid, options.gid)
     times = [f"--start-time-us={begun}", f"--start-time-cpu-us={own}"]
     os.execve(f"/{name}", [f"/{name}", f"--id={options.id}", *times, *words], {})

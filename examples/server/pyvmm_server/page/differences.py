@@ -6,6 +6,7 @@ import asyncio
 import posixpath
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from starlette.responses import JSONResponse, Response
 
@@ -28,8 +29,11 @@ LAST = 253402300799.0
 """The end of the year 9999, the last that a time in an answer can have."""
 NOT_FILES = ("/proc", "/sys", "/dev")
 """What is below is the kernel's."""
-_at_once = asyncio.Semaphore(2)
-"""A listing can have a million entries."""
+ENTRIES = 250_000
+"""Of each side, also of a sandbox that lies; their memory is the server's."""
+_AT_ONCE = 2
+_places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+"""Of each key: a sandbox can hold its listing up for ever, which is to cost others nothing."""
 
 
 async def answer(call: Call) -> Response:
@@ -43,7 +47,7 @@ async def answer(call: Call) -> Response:
     if here.id == there.id:
         raise ClientError(400, "with names the same sandbox")
     boxes = [(await call.sandboxes.live(each)).box for each in (here, there)]
-    async with _at_once:
+    async with _places.setdefault(call.owner, asyncio.Semaphore(_AT_ONCE)):
         listings = await asyncio.gather(*(threads.call(entries, box, path) for box in boxes))
         files = await threads.call(compare, *listings)
     running = await asyncio.gather(*(threads.call(processes.listed, box) for box in boxes))
@@ -70,11 +74,11 @@ def entries(box: Sandbox, path: str) -> list[Entry]:
     :raises ClientError: it cannot be listed
     """
     try:
-        top = box.files.entries(path)
+        top = box.files.entries(path, max_entries=ENTRIES)
         found = [*top]
         for each in top:
             if each.type == "directory" and posixpath.normpath(each.path) not in NOT_FILES:
-                found += box.files.entries(each.path, depth=DEPTH)
+                found += box.files.entries(each.path, depth=DEPTH, max_entries=ENTRIES - len(found))
         return found
     except Exception as error:
         raise translate(error) from error
