@@ -194,10 +194,10 @@ class Balloon(VirtioDevice):
         self.config_changed()
 
     def start_hinting(self, acknowledge: bool = True) -> None:
-        """Request that the guest name its free memory once; the host takes it, and it reads as zeros (5.5.6.7).
+        """Request that the guest report its free memory once. The host reclaims it: it reads as zeros (5.5.6.7).
 
-        :param acknowledge: end the run when the guest has named everything; else :meth:`stop_hinting` must be called,
-            and until then the guest cannot use that memory
+        :param acknowledge: end the run when the guest has reported everything; otherwise :meth:`stop_hinting` ends it,
+            and the guest cannot use that memory before
         :raises ConfigError: the machine was configured without it
         """
         self._check_hinting()
@@ -210,7 +210,7 @@ class Balloon(VirtioDevice):
         self._guarded(start)
 
     def stop_hinting(self) -> None:
-        """End the run: the guest uses the memory again that it has named.
+        """End the run: the guest can use the reported memory again.
 
         :raises ConfigError: as for :meth:`start_hinting`
         """
@@ -223,11 +223,18 @@ class Balloon(VirtioDevice):
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """While no queue is served: the guest may use memory again that would otherwise still be released."""
-        context = self._context
-        if context is None:
+        called = False
+
+        def run() -> None:
+            nonlocal called
+            called = True
             call()
-        else:
-            context.run(call)
+
+        context = self._context
+        if context is not None:
+            context.run(run)
+        if not called:  # the device has stopped
+            call()
 
     def _check_hinting(self) -> None:
         if not self.features & BALLOON_F_FREE_PAGE_HINT:
