@@ -343,15 +343,15 @@ class MachineInterface:
 
     @call(OPEN, "ask the guest's balloon for new statistics")
     def request_balloon_stats(self) -> None:
-        """Request new statistics of the guest's balloon; :meth:`figures` has them when they have come."""
+        """Request new statistics of the guest's balloon; :meth:`figures` returns them once the guest has answered."""
 
-    @call(OPEN, "ask the guest's balloon to name its free memory once")
+    @call(OPEN, "ask the guest to report its free memory once, for the host to reclaim")
     def start_hinting(self, acknowledge: bool = True) -> None:
-        """Request that the guest name its free memory once, which the host takes."""
+        """Request that the guest report its free memory once; the host reclaims that memory."""
 
-    @call(OPEN, "end that, so that the guest uses the memory again")
+    @call(OPEN, "end a run of start-hinting: the guest can use the reported memory again")
     def stop_hinting(self) -> None:
-        """End :meth:`start_hinting`: the guest uses the memory again that it has named."""
+        """End a run of :meth:`start_hinting`: the guest can use the reported memory again."""
 
     @call(
         (RUNNING,),

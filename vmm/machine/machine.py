@@ -830,7 +830,7 @@ class Machine(AnyMachine):
         self.balloon.resize(size)
 
     def request_balloon_stats(self) -> None:
-        """Request new statistics of the guest's balloon; :meth:`figures` has them when they have come.
+        """Request new statistics of the guest's balloon; :meth:`figures` returns them once the guest has answered.
 
         :raises ConfigError: the machine has no balloon
         """

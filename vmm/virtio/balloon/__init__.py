@@ -20,7 +20,7 @@ SYNTAX = Syntax(
         Key("on", "", "alone: an empty balloon"),
         Key("size", "SIZE", "memory that the guest gives up from the start", convert=size),
         Key("free-page-reporting", "on|off", "return memory that the guest does not use", convert=switch),
-        Key("free-page-hinting", "on|off", "return it when it is asked for: Balloon.start_hinting()", convert=switch),
+        Key("free-page-hinting", "on|off", "return free memory once per Machine.start_hinting()", convert=switch),
         Key("deflate-on-oom", "on|off", "off: a guest that is short of memory gets none back", convert=switch),
     ),
 )
@@ -32,7 +32,7 @@ class BalloonConfig(DeviceConfig):
 
     :ivar size: bytes that the guest gives up from the start
     :ivar free_page_reporting: the guest reports free memory, and the host takes it back until it is used
-    :ivar free_page_hinting: the same once, when :meth:`vmm.Machine.start_hinting` is called
+    :ivar free_page_hinting: the same, once for each call of :meth:`vmm.Machine.start_hinting`
     :ivar deflate_on_oom: the guest may take memory out of the balloon before it kills a process for lack of memory
     """
 

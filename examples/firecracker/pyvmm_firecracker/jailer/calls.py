@@ -21,22 +21,25 @@ def _checked(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """
-    :raises OSError: it cannot be
+    """Move this process to new namespaces, see unshare(2).
+
+    :raises OSError: the kernel refuses
     """
     _checked(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
-    """
-    :raises OSError: it cannot be
+    """Move this thread to an existing namespace, see setns(2).
+
+    :raises OSError: the kernel refuses
     """
     _checked(_libc.setns(fd, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """
-    :raises OSError: it cannot be
+    """Mount a file system, or change a mount, see mount(2).
+
+    :raises OSError: the kernel refuses
     """
     words = [os.fsencode(word) if word else None for word in (source, target, kind)]
     done = _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data) if data else None)
@@ -44,16 +47,17 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def unmount(target: str) -> None:
-    """Also if it is in use.
+    """Detach a mount, also one that is in use.
 
-    :raises OSError: it cannot be
+    :raises OSError: the kernel refuses
     """
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
 
 def pivot_root(new: str, old: str) -> None:
-    """
-    :raises OSError: it cannot be
+    """Make a mount the root, and attach the old root at a directory below it, see pivot_root(2).
+
+    :raises OSError: the kernel refuses
     """
     number = _PIVOT_ROOT[platform.machine()]
     _checked(_libc.syscall(number, os.fsencode(new), os.fsencode(old)), f"pivot_root {new}")
