@@ -22,6 +22,7 @@ PACKAGES = {
     "google_adk_suite": ["google-adk==2.13.0"],
     "harbor_suite": ["harbor==0.26.0"],
     "strands_suite": ["strands-agents==1.62.0"],
+    "swe_rex_suite": ["swe-rex==1.4.0", "aiohttp"],  # which it imports and does not require
 }
 """Of the suites whose packages do not fit with those of the others: each has an environment of its own."""
 NEEDS_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="Harbor needs Python 3.12")
@@ -62,6 +63,7 @@ def python(suite: str) -> Path:
         ("google_adk_suite", 3, 0),
         pytest.param("harbor_suite", 3, 0, marks=NEEDS_3_12),
         ("strands_suite", 4, 0),
+        ("swe_rex_suite", 3, 0),
     ],
 )
 def test_suite(suite: str, passed: int, failed: int) -> None:
