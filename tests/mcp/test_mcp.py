@@ -160,9 +160,10 @@ def test_clients_learn_which_tools_change_something(server: Server) -> None:
             tools = {each.name: each for each in (await client.list_tools()).tools}
         hints = {name: each.annotations for name, each in tools.items()}
         reading = {name for name, each in hints.items() if each and each.read_only_hint}
-        assert reading == {"read_file", "list_files", "list_sandboxes"}
+        assert reading == {"read_file", "list_files", "list_sandboxes", "read_output", "list_commands"}
         destructive = {name for name, each in hints.items() if each and each.destructive_hint}
-        assert destructive == {"run_command", "run_code", "write_file", "kill_sandbox", "delete_snapshot"}
+        runs, ends = {"run_command", "run_code", "start_command", "write_input"}, {"stop_command", "close_port"}
+        assert destructive == {*runs, *ends, "write_file", "kill_sandbox", "delete_snapshot"}
         assert not any(each.open_world_hint for each in hints.values() if each)
         for each in tools.values():
             assert each.description and each.output_schema
@@ -170,7 +171,7 @@ def test_clients_learn_which_tools_change_something(server: Server) -> None:
                 assert name == "content" or "description" in schema or "enum" in schema, (each.name, name)
         async with server.stdio("--network", "user") as client:
             opened = [each.name for each in (await client.list_tools()).tools if each.annotations.open_world_hint]  # type: ignore[union-attr]
-            assert opened == ["run_command", "run_code"]
+            assert opened == ["run_command", "run_code", "start_command", "write_input"]
 
     run(use)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pyvmm_mcp.background import Commands
 from pyvmm_mcp.snapshots import Snapshots
 from pyvmm_sandbox import AsyncSandbox, Sandbox
 from pyvmm_sandbox.errors import SandboxError, SandboxNotFound, UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from pyvmm_mcp.settings import Settings
+    from pyvmm_sandbox import Forward
 
 _Result = TypeVar("_Result")
 
@@ -29,6 +31,8 @@ class Box:
 
     :ivar source: the image, snapshot or sandbox that it was made from
     :ivar calls: how many use it
+    :ivar commands: that run in the background
+    :ivar forwards: by the port inside; they end with the sandbox
     """
 
     sandbox: Sandbox
@@ -36,6 +40,8 @@ class Box:
     name: str = field(default_factory=lambda: f"sandbox-{secrets.token_hex(3)}")
     created: float = field(default_factory=time.monotonic)
     calls: int = 0
+    commands: Commands = field(default_factory=Commands)
+    forwards: dict[int, Forward] = field(default_factory=dict)
 
     @functools.cached_property
     def twin(self) -> AsyncSandbox:

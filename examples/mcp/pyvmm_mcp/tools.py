@@ -13,6 +13,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
+from pyvmm_mcp.arguments import Directory, Name, Path, Timeout, Variables
+from pyvmm_mcp.services import Services
 from pyvmm_mcp.settings import DEFAULT_TIMEOUT, MAX_ENTRIES
 from pyvmm_sandbox.errors import CommandTimeout, SandboxGone, UsageError
 from vmm import VmmError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 INSTRUCTIONS = """\
 Each sandbox is a virtual machine of its own. Create one, run commands or code in it, and kill it when it is no longer
 needed. fork copies a running sandbox with its memory and processes: try alternatives in copies of one prepared sandbox.
+start_command runs servers and interactive programs, and forward_port makes a server reachable from the host.
 """
 INTERPRETERS = {"python": ["python3", "-"], "sh": ["sh"], "bash": ["bash"], "javascript": ["node", "-"]}
 LATE_TAIL = 2000
@@ -31,15 +34,6 @@ LATE_TAIL = 2000
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
-Name = Annotated[str, Field(description="The sandbox, as create_sandbox or fork names it")]
-Path = Annotated[str, Field(description="An absolute path in the sandbox")]
-Timeout = Annotated[
-    float | None,
-    Field(
-        gt=0,
-        description=f"Seconds after which it is killed with all that it has started; {DEFAULT_TIMEOUT:g} unless given",
-    ),
-]
 
 
 @dataclass
@@ -115,8 +109,8 @@ class Tools:
         sandbox: Name,
         command: Annotated[str, Field(description="A command line for sh")],
         timeout: Timeout = None,
-        cwd: Annotated[str, Field(description="The directory where it starts; empty: the image's")] = "",
-        env: Annotated[dict[str, str] | None, Field(description="More environment variables")] = None,
+        cwd: Directory = "",
+        env: Variables = None,
         stdin: Annotated[str, Field(description="Its standard input")] = "",
     ) -> Output:
         """Run a shell command in a sandbox to its end. A command that fails is no error: see its exit_code."""
@@ -218,7 +212,7 @@ def make_server(sandboxes: Sandboxes, version: str) -> MCPServer[Any]:
     server: MCPServer[Any] = MCPServer(
         "pyvmm", title="pyvmm sandboxes", version=version, instructions=INSTRUCTIONS, log_level="WARNING"
     )
-    tools = Tools(sandboxes)
+    tools, services = Tools(sandboxes), Services(sandboxes)
     opened = sandboxes.settings.network != "none"
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     adds = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
@@ -226,11 +220,12 @@ def make_server(sandboxes: Sandboxes, version: str) -> MCPServer[Any]:
     ends = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
     writes = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
     for hints, methods in (
-        (adds, (tools.create_sandbox, tools.snapshot, tools.fork)),
-        (runs, (tools.run_command, tools.run_code)),
+        (adds, (tools.create_sandbox, tools.snapshot, tools.fork, services.forward_port)),
+        (runs, (tools.run_command, tools.run_code, services.start_command, services.write_input)),
         (writes, (tools.write_file,)),
         (reads, (tools.read_file, tools.list_files, tools.list_sandboxes)),
-        (ends, (tools.kill_sandbox, tools.delete_snapshot)),
+        (reads, (services.read_output, services.list_commands)),
+        (ends, (tools.kill_sandbox, tools.delete_snapshot, services.stop_command, services.close_port)),
     ):
         for method in methods:
             server.add_tool(_with_hints(method), annotations=hints)
