@@ -59,7 +59,7 @@ def python(suite: str) -> Path:
         ("inspect_suite", 41, 3),
         ("deepagents_suite", 79, 7),
         ("mini_swe_agent_suite", 3, 0),
-        ("openai_agents_suite", 6, 0),
+        ("openai_agents_suite", 7, 0),
         ("google_adk_suite", 3, 0),
         pytest.param("harbor_suite", 3, 0, marks=NEEDS_3_12),
         ("strands_suite", 4, 0),

@@ -9,6 +9,7 @@ import json
 import socket
 import tarfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ import pytest
 from agents import Model, ModelResponse, RunConfig, Runner, Usage, set_tracing_disabled
 from agents.sandbox import Manifest, SandboxAgent, SandboxRunConfig
 from agents.sandbox.entries import File
-from agents.sandbox.errors import ExecTimeoutError, ExposedPortUnavailableError, WorkspaceReadNotFoundError
+from agents.sandbox.errors import (
+    ExecTimeoutError,
+    ExposedPortUnavailableError,
+    PtySessionNotFoundError,
+    WorkspaceReadNotFoundError,
+)
 from agents.sandbox.snapshot import LocalSnapshot
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 
@@ -57,6 +63,32 @@ async def test_commands(session: Any, tmp_path: Path) -> None:
     with pytest.raises(ExecTimeoutError):
         await session.exec("sleep 60", timeout=1)
     assert await session.running()
+
+
+async def test_terminals(session: Any) -> None:
+    """Commands that go on, and what an agent types."""
+    begun = await session.pty_exec_start("read line; echo got $line; tty; read line", tty=True, yield_time_s=0.25)
+    assert begun.process_id is not None and begun.exit_code is None
+    told = await session.pty_write_stdin(session_id=begun.process_id, chars="typed\n", yield_time_s=20)
+    while b"/dev/pts/" not in told.output:
+        more = await session.pty_write_stdin(session_id=begun.process_id, chars="", yield_time_s=20)
+        told = replace(more, output=told.output + more.output)
+    assert b"got typed" in told.output
+    ended = await session.pty_write_stdin(session_id=begun.process_id, chars="\x03", yield_time_s=20)
+    assert (ended.process_id, ended.exit_code) == (None, 130)
+    with pytest.raises(PtySessionNotFoundError):
+        await session.pty_write_stdin(session_id=begun.process_id, chars="")
+    once = await session.pty_exec_start("echo out; cat; exit 3", yield_time_s=20)
+    assert (once.process_id, once.exit_code, once.output) == (None, 3, b"out\n")
+    late = await session.pty_exec_start("exec tail -f /dev/null", timeout=1, yield_time_s=20)
+    assert late.exit_code == 137
+    left = await session.pty_exec_start("echo $$ > pid; exec tail -f /dev/null", yield_time_s=0.25)
+    while not (number := (await session.exec("cat pid")).stdout.strip()):
+        assert left.exit_code is None
+    with pytest.raises(RuntimeError, match="no terminal"):
+        await session.pty_write_stdin(session_id=left.process_id, chars="typed")
+    await session.pty_terminate_all()
+    assert not Path("/proc", number.decode()).exists()
 
 
 async def test_files(session: Any, tmp_path: Path) -> None:

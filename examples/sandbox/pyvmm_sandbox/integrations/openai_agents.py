@@ -7,9 +7,8 @@ import contextlib
 import functools
 import io
 import tempfile
-import threading
 import uuid
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from agents.sandbox import Manifest
 from agents.sandbox.errors import (
@@ -25,7 +24,6 @@ from agents.sandbox.errors import (
 from agents.sandbox.session import (
     BaseSandboxClient,
     BaseSandboxClientOptions,
-    BaseSandboxSession,
     Instrumentation,
     SandboxSession,
     SandboxSessionState,
@@ -36,7 +34,9 @@ from agents.sandbox.types import ExecResult, ExposedPortEndpoint
 from pydantic import Field
 
 from pyvmm_sandbox import AsyncSandbox, Sandbox
-from pyvmm_sandbox.errors import CommandTimeout, SandboxError, SandboxGone, SandboxNotFound
+from pyvmm_sandbox.errors import CommandTimeout, SandboxGone, SandboxNotFound
+from pyvmm_sandbox.integrations.archives import head, load, save
+from pyvmm_sandbox.integrations.openai_terminals import TerminalSession
 from pyvmm_sandbox.integrations.users import ids_of
 from vmm import VmmError
 
@@ -47,11 +47,8 @@ if TYPE_CHECKING:
     from agents.sandbox.snapshot import SnapshotBase, SnapshotSpec
     from agents.sandbox.types import User
 
-    from pyvmm_sandbox.commands import Command
     from pyvmm_sandbox.ports import Forward
 
-_ERRORS_MOST = 500
-_PIECE = 1 << 20
 _IN_MEMORY = 8 << 20
 """Bytes of an archive that are not in a file."""
 
@@ -85,7 +82,7 @@ class PyvmmSandboxSessionState(SandboxSessionState):  # type: ignore[misc]  # wi
     sandbox: PyvmmSandboxClientOptions
 
 
-class PyvmmSandboxSession(BaseSandboxSession):  # type: ignore[misc]  # without the framework
+class PyvmmSandboxSession(TerminalSession):
     """The workspace of an agent, in a sandbox."""
 
     state: PyvmmSandboxSessionState
@@ -94,6 +91,7 @@ class PyvmmSandboxSession(BaseSandboxSession):  # type: ignore[misc]  # without 
         self.state = state
         self._sandbox = sandbox
         self._twin = AsyncSandbox(sandbox)
+        self._processes = {}
         self._forwards: dict[int, Forward] = {}
 
     async def kill(self) -> None:
@@ -131,7 +129,7 @@ class PyvmmSandboxSession(BaseSandboxSession):  # type: ignore[misc]  # without 
         command = ["tar", *left_out, "-C", self._root, "-cf", "-", "."]
         try:
             with _reading(self._workspace_root_path()):
-                await asyncio.to_thread(_save, self._sandbox, command, archive)
+                await asyncio.to_thread(save, self._sandbox, command, archive)
         except BaseException:
             archive.close()
             raise
@@ -142,31 +140,31 @@ class PyvmmSandboxSession(BaseSandboxSession):  # type: ignore[misc]  # without 
         """Unpack a tar archive inside the sandbox, where its links can reach nothing of the host."""
         with _writing(self._workspace_root_path()):
             await self._twin.files.mkdir(self._root)
-            await asyncio.to_thread(_load, self._sandbox, ["tar", "-C", self._root, "-xf", "-"], data)
+            await asyncio.to_thread(load, self._sandbox, ["tar", "-C", self._root, "-xf", "-"], data)
 
     @property
     def _root(self) -> str:
         return str(self.state.manifest.root)
 
     async def _exec_internal(self, *command: str | Path, timeout: float | None = None) -> ExecResult:
-        words, user = [str(word) for word in command], ""
-        if words[:2] == ["sudo", "-u"] and words[3:4] == ["--"]:  # how the base class chooses a user
-            user, words = words[2], words[4:]
         try:
-            result = await self._twin.run(
-                words, timeout=timeout, env=await self._env(), cwd=self._root, user=await self._ids(user)
-            )
+            words, options = await self._how(command)
+            result = await self._twin.run(words, timeout=timeout, **options)
         except CommandTimeout as error:
             raise ExecTimeoutError(command=command, timeout_s=timeout, cause=error) from error
         except (VmmError, OSError) as error:
             raise ExecTransportError(command=command, message=str(error), cause=error, retryable=False) from error
         return ExecResult(stdout=result.stdout.encode(), stderr=result.stderr.encode(), exit_code=result.exit_code)
 
+    async def _how(self, command: Sequence[str | Path]) -> tuple[list[str], dict[str, Any]]:
+        words, user = [str(word) for word in command], ""
+        if words[:2] == ["sudo", "-u"] and words[3:4] == ["--"]:  # how the base class chooses a user
+            user, words = words[2], words[4:]
+        ids = await asyncio.to_thread(ids_of, self._sandbox.files, user) if user else ""
+        return words, {"env": await self._env(), "cwd": self._root, "user": ids}
+
     async def _env(self) -> dict[str, str]:
         return {**self.state.sandbox.env, **await self.state.manifest.environment.resolve()}
-
-    async def _ids(self, user: str) -> str:
-        return await asyncio.to_thread(ids_of, self._sandbox.files, user) if user else ""
 
     async def _resolve_exposed_port(self, port: int) -> ExposedPortEndpoint:
         try:
@@ -199,7 +197,7 @@ class PyvmmSandboxSession(BaseSandboxSession):  # type: ignore[misc]  # without 
     async def _read_bounded(self, path: Path, *, max_bytes: int) -> bytes:
         place = await self._validate_path_access(path)
         with _reading(path):
-            return await asyncio.to_thread(_head, self._sandbox, str(place), max_bytes)
+            return await asyncio.to_thread(head, self._sandbox, str(place), max_bytes)
 
 
 class PyvmmSandboxClient(BaseSandboxClient[PyvmmSandboxClientOptions]):  # type: ignore[misc]  # without the framework
@@ -289,64 +287,3 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (VmmError, OSError) as error:
         raise WorkspaceArchiveWriteError(path=path, cause=error) from error
-
-
-def _head(sandbox: Sandbox, path: str, most: int) -> bytes:
-    """At most so many bytes of a file, however large it is."""
-    found = bytearray()
-    with contextlib.closing(sandbox.files.stream(path)) as pieces:  # type: ignore[type-var]  # it is a generator
-        for piece in pieces:
-            found += piece[: most - len(found)]
-            if len(found) == most:
-                break
-    return bytes(found)
-
-
-def _save(sandbox: Sandbox, words: Sequence[str], archive: IO[bytes]) -> None:
-    """Write what a command prints to a file.
-
-    :raises SandboxError: it fails
-    """
-    with sandbox.popen(words, user="0:0") as command:
-        command.close_stdin()
-        _read(command, archive)
-
-
-def _load(sandbox: Sandbox, words: Sequence[str], data: io.IOBase) -> None:
-    """Run a command whose standard input is a file.
-
-    :raises SandboxError: it fails
-    :raises OSError: the file cannot be read
-    """
-    failures: list[OSError] = []
-
-    def feed() -> None:
-        try:
-            while piece := data.read(_PIECE):
-                command.write(piece)
-        except BrokenPipeError:
-            pass  # its status has the reason
-        except OSError as error:
-            failures.append(error)
-        finally:
-            command.close_stdin()
-
-    with sandbox.popen(words, user="0:0") as command:
-        feeding = threading.Thread(target=feed, daemon=True)
-        feeding.start()
-        _read(command, io.BytesIO())
-        feeding.join()
-    if failures:
-        raise failures[0]
-
-
-def _read(command: Command, output: IO[bytes]) -> None:
-    errors = bytearray()
-    for event in command:
-        if event.kind == "stdout":
-            output.write(event.data)
-        errors += event.data if event.kind == "stderr" else b""
-        del errors[:-_ERRORS_MOST]
-        if event.kind == "exit" and event.exit_code:
-            said = errors.decode(errors="replace").strip()
-            raise SandboxError(f"the archive failed with status {event.exit_code}: {said}", hint="the image needs tar")
