@@ -131,6 +131,7 @@ def test_ports_lead_to_servers(server: Server) -> None:
             assert "forward_port" in await error(client, "close_port", sandbox=box, port=port)
             assert "port" in await error(client, "forward_port", sandbox=box, port=70000)
             await call(client, "forward_port", sandbox=box, port=port)
+            await call(client, "stop_command", sandbox=box, command=name)  # such machines leave their programs
         gone(server)
 
     run(use)

@@ -23,7 +23,7 @@ from swerex.runtime.abstract import WriteFileRequest as Write
 
 from pyvmm_sandbox.integrations.swe_rex import PyvmmDeployment
 from tests.kata import fake_relay
-from tests.sandbox.fake_machines import fake_machines, options, prepare
+from tests.sandbox.fake_machines import end_programs, fake_machines, options, prepare
 
 SERVER = [sys.executable, "-m", "swerex.server"]
 SERVE = """
@@ -34,8 +34,8 @@ from tests.kata import fake_relay
 from tests.sandbox.fake_machines import fake_machines
 fake_machines()
 fake_relay.install()
-Sandbox.__init__.__kwdefaults__.update(config=sys.argv[1], root=sys.argv[2])
-main(sys.argv[3:])
+Sandbox.__init__.__kwdefaults__.update(config=sys.argv[1], root=sys.argv[2], env={"PLACE": sys.argv[3]})
+main(sys.argv[4:])
 """
 
 
@@ -53,6 +53,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     fake_relay.install()
     prepare(tmp_path)
     yield tmp_path
+    end_programs("PLACE", tmp_path)  # which such machines leave
     assert not list((tmp_path / "state").iterdir())
 
 
@@ -75,7 +76,9 @@ async def use(runtime: Any, place: Path) -> None:
 
 async def test_a_deployment(place: Path, port: int) -> None:
     """From its start to its end."""
-    deployment = PyvmmDeployment(f"{place}/rootfs", server=SERVER, port=port, **options(place))
+    deployment = PyvmmDeployment(
+        f"{place}/rootfs", server=SERVER, port=port, env={"PLACE": str(place)}, **options(place)
+    )
     with pytest.raises(DeploymentNotStartedError):
         await deployment.is_alive()
     await deployment.start()
@@ -94,7 +97,12 @@ async def test_a_server_that_fails(place: Path, port: int) -> None:
     with pytest.raises(DeploymentStartupError, match="status 5: no server"):
         await deployment.start()
     silent = PyvmmDeployment(
-        f"{place}/rootfs", server=["sh", "-c", "exec tail -f /dev/null"], startup_timeout=1, port=port, **options(place)
+        f"{place}/rootfs",
+        server=["sh", "-c", "exec tail -f /dev/null"],
+        startup_timeout=1,
+        port=port,
+        env={"PLACE": str(place)},
+        **options(place),
     )
     with pytest.raises(DeploymentStartupError, match="does not answer"):
         await silent.start()
@@ -103,7 +111,7 @@ async def test_a_server_that_fails(place: Path, port: int) -> None:
 async def test_a_remote_runtime(place: Path, port: int) -> None:
     """The program prints the configuration of SWE-ReX's own remote deployment."""
     known = options(place)
-    command = [sys.executable, "-c", SERVE, known["config"], known["root"], f"{place}/rootfs"]
+    command = [sys.executable, "-c", SERVE, known["config"], known["root"], str(place), f"{place}/rootfs"]
     command += ["--port", str(port), "--server", f"{sys.executable} -m swerex.server"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as program:
         assert program.stdout is not None
