@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from pyvmm_server.sandboxes import Sandboxes
+from pyvmm_server.settings import Settings
 from pyvmm_server.store import RUNNING, Store
+from pyvmm_server.templates import Source
+from pyvmm_server.upkeep import Upkeep
 
 OLDER = """
 CREATE TABLE sandboxes (
@@ -33,3 +40,26 @@ def test_records_of_an_older_server_are_read(tmp_path: Path) -> None:
             assert (found.id, found.metadata, found.parent, found.phases) == ("a", {"name": "old"}, "", [])
             (snapshot,) = store.snapshots("someone")
             assert (snapshot.id, snapshot.user) == ("s", "")
+
+
+def test_a_start_that_fails_in_an_unexpected_way_counts_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a key has fewer sandboxes after each, until the next server starts."""
+
+    def fail(*_: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Source, "start", fail)
+    settings = Settings(str(tmp_path), templates={"base": "an image"}, most_sandboxes=1, root=str(tmp_path / "state"))
+
+    async def fail_twice(sandboxes: Sandboxes) -> None:
+        upkeep = asyncio.create_task(Upkeep(sandboxes).run())
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="thread"):
+                await sandboxes.create("someone", "base", 60)
+        upkeep.cancel()
+
+    sandboxes = Sandboxes(settings)
+    with closing(sandboxes.store):
+        asyncio.run(fail_twice(sandboxes))

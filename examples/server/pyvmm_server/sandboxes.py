@@ -224,6 +224,11 @@ class Sandboxes:
             metrics.FAILURES.labels("create").inc()
             log.warning("create: %s", error, extra={"sandbox": made.id})
             raise translate(error) from error
+        except Exception:  # as of a program that has no thread left; Upkeep removes what there is
+            self.store.change(made.id, state=store.ENDING)
+            self.changed.set()
+            metrics.FAILURES.labels("create").inc()
+            raise
         finally:
             self.mine.discard(made.id)
         live = self._live[made.id] = Live(box)
