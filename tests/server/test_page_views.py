@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from e2b import Sandbox
 
 from pyvmm_sandbox import Entry
+from pyvmm_server.errors import ClientError
 from pyvmm_server.page import differences, processes
-from tests.kata.oci_runtime import eventually
+from tests.kata.oci_runtime import PATIENCE, eventually
 from tests.server.conftest import Server
 
 
@@ -131,3 +136,54 @@ def test_a_sandbox_can_send_any_time(modified: float) -> None:
     (found,) = differences.compare([Entry("/a\udcff", "file", 1, 0o644, 0, 0, modified)], [])
     assert (found["path"], found["kind"]) == ("/a\ufffd", "here")
     assert found["here"]["modifiedTime"] == "1970-01-01T00:00:00Z"
+
+
+class LyingFiles:
+    """Lists without end."""
+
+    def entries(self, path: str, *, depth: int = 1, max_entries: int = 1_000_000) -> list[Entry]:
+        if max_entries < 60:
+            raise OSError(errno.EFBIG, "it has too many", path)
+        return [Entry(f"{path}/{number}", "directory", 0, 0o755, 0, 0, 0) for number in range(60)]
+
+
+def test_a_sandbox_that_lists_without_end_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "ENTRIES", 1000)
+    box: Any = SimpleNamespace(files=LyingFiles())
+    with pytest.raises(ClientError, match="too many"):
+        differences.entries(box, "/")
+
+
+def test_listings_that_hang_hold_no_other_key_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, began = threading.Event(), threading.Semaphore(0)
+
+    def entries(box: str, path: str) -> list[Entry]:
+        began.release()
+        if box.startswith("mine"):
+            ended.wait()
+        return []
+
+    async def live(record: Any) -> Any:
+        return SimpleNamespace(box=record.id)
+
+    async def compare() -> None:
+        def call(owner: str) -> Any:
+            def get(_: str, name: str) -> Any:
+                return SimpleNamespace(id=f"{owner} {name}", state="running")
+
+            request = SimpleNamespace(query_params={"with": "b"})
+            sandboxes = SimpleNamespace(get=get, live=live)
+            return SimpleNamespace(owner=owner, record=get(owner, "a"), request=request, sandboxes=sandboxes)
+
+        hanging = [asyncio.ensure_future(differences.answer(call("mine"))) for _ in range(3)]
+        for _ in range(4):  # both listings of two of them
+            await asyncio.to_thread(began.acquire)
+        async with asyncio.timeout(PATIENCE):
+            assert (await differences.answer(call("another's"))).status_code == 200
+        ended.set()
+        await asyncio.gather(*hanging)
+
+    monkeypatch.setattr(differences, "entries", entries)
+    monkeypatch.setattr(differences, "_memory", lambda box: 0)
+    monkeypatch.setattr(processes, "listed", lambda box: [])
+    asyncio.run(compare())
