@@ -188,14 +188,21 @@ def test_events_come_as_they_are_sent(server: Server) -> None:
         eventually(lambda: (web.folder / "left").exists(), "the server inside does not see that the client has left")
 
 
-def test_a_request_ends_when_its_client_leaves(server: Server) -> None:
+@pytest.mark.parametrize("upgrade", ["", "Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+def test_a_request_ends_when_its_client_leaves(server: Server, upgrade: str) -> None:
     """Otherwise each client that does not wait costs the server a connection until the sandbox ends."""
     with Sandbox.create(**server.client()) as box:
         folder = server.place / "files" / f"silent-{box.sandbox_id}"
         folder.mkdir()
-        box.commands.run(f"{sys.executable} {HERE / 'silent_server.py'} 8000 {folder}", background=True, timeout=0)
+        command = f"{sys.executable} {HERE / 'silent_server.py'} 8000 {folder}"
+        if upgrade:  # which is refused by an answer without an end
+            command += " 'HTTP/1.1 200 OK' ''"
+        box.commands.run(command, background=True, timeout=0)
         eventually((folder / "listens").exists, "the server does not start")
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(f"GET / HTTP/1.1\r\nHost: 8000-{box.sandbox_id}.x\r\n\r\n".encode())
+            client.sendall(f"GET / HTTP/1.1\r\nHost: 8000-{box.sandbox_id}.x\r\n{upgrade}\r\n".encode())
             eventually((folder / "asked").exists, "the request does not arrive")
+            if upgrade:
+                client.settimeout(PATIENCE)
+                assert client.recv(12) == b"HTTP/1.1 200"
         eventually((folder / "left").exists, "the server inside does not see that the client has left")

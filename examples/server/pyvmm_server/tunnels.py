@@ -16,7 +16,7 @@ from pyvmm_server import envd, interpreter, metrics, proxy
 from pyvmm_server.errors import ClientError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from pyvmm_server.sandboxes import Live
 
@@ -129,9 +129,7 @@ class Tunnel(asyncio.StreamReaderProtocol):
             elif isinstance(answer, h11.Response):
                 # An answer of another kind ends the connection, whose next request could be for another sandbox
                 client.write(_head(answer, [*proxy.end_to_end(answer), (b"connection", b"close")]))
-                async for data in upstream.body():
-                    client.write(data)
-                    await client.drain()
+                await _first(_copy_body(upstream, client), _until_end(self._reader))
             else:
                 raise proxy.no_answer(port, "it is no answer to a request for a WebSocket")
 
@@ -188,6 +186,31 @@ def _keep_alive(transport: asyncio.Transport) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+
+
+async def _copy_body(upstream: proxy.Upstream, client: asyncio.StreamWriter) -> None:
+    async for data in upstream.body():
+        client.write(data)
+        await client.drain()
+
+
+async def _until_end(reader: asyncio.StreamReader) -> None:
+    """Until the client has left; what it sends is dropped."""
+    while await reader.read(_PIECE):
+        pass
+
+
+async def _first(*works: Coroutine[None, None, None]) -> None:
+    """Until one of them is done; the others end."""
+    tasks = [asyncio.ensure_future(each) for each in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _both(reader: asyncio.StreamReader, client: asyncio.StreamWriter, upstream: proxy.Upstream) -> None:
