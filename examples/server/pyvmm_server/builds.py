@@ -171,7 +171,7 @@ class Builds:
                 with contextlib.suppress(VmmError):  # the sandbox has ended
                     await threads.call(worker.stop)
                 raise
-            await threads.to_end(box.snapshot, self._sandboxes.templates.folder(build.id))
+            await threads.to_end(threads.call(box.snapshot, self._sandboxes.templates.folder(build.id)))
             await asyncio.sleep(0)  # where a cancellation comes
         return {
             "cpus": source.cpus,

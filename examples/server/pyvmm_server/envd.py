@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import connect, filesystem, processes, store, threads, transfers, watches
+from pyvmm_server import connect, filesystem, processes, store, transfers, watches
 from pyvmm_server.errors import ClientError, describe, gone, not_there
 from pyvmm_server.session import Session
 from pyvmm_server.settings import MOST_INPUT
@@ -75,7 +75,7 @@ def find_signed(sandboxes: Sandboxes, request: Request) -> str:
 
 
 async def _health(live: Live, record: Record) -> Response:
-    if record.state == store.PAUSED or not await threads.call(lambda: live.box.is_running):
+    if record.state == store.PAUSED or not await live.handle.is_running():
         raise gone(record.id)
     return Response(status_code=204)
 

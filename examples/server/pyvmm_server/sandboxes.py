@@ -13,8 +13,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound, Template
 from pyvmm_server import metrics, store, threads
+from pyvmm_server.engine import Engine, Local
 from pyvmm_server.errors import ClientError, describe, gone, not_there, translate
 from pyvmm_server.events import Events
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
@@ -23,9 +23,10 @@ from pyvmm_server.templates import Source, Templates, internet_of
 from vmm import VmmError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable
 
-    from pyvmm_sandbox import Network
+    from pyvmm_sandbox import Network, Sandbox
+    from pyvmm_server.engine import Handle
     from pyvmm_server.running import Running
     from pyvmm_server.settings import Settings
     from pyvmm_server.users import Users
@@ -44,8 +45,8 @@ class Live:
     :ivar lock: held while its state changes
     """
 
-    def __init__(self, box: Sandbox) -> None:
-        self.box = box
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
         self.lock = asyncio.Lock()
         self.events = Events()
         self.processes: dict[int, Running] = {}
@@ -55,6 +56,14 @@ class Live:
         self.users: Users | None = None
         self.cpu: tuple[float, float] | None = None
         """The time and the CPU seconds of the last metrics."""
+
+    @property
+    def box(self) -> Sandbox:
+        """The sandbox itself, for what is only there on its node.
+
+        :raises ClientError: it is of another node
+        """
+        return self.handle.box
 
     async def stop(self) -> None:
         """End its commands, so that those who read their output see the end."""
@@ -74,8 +83,9 @@ class Sandboxes:
     server has left, at whatever point it was killed.  :class:`pyvmm_server.upkeep.Upkeep` ends them in time.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.settings = settings
+        self.engine = engine or Local(settings)
         self.store = Store(settings.state)
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
@@ -103,12 +113,14 @@ class Sandboxes:
         if found := self._live.get(record.id):
             return found
         try:
-            box = await threads.call(Sandbox.connect, record.name, **self._where())
-        except (SandboxNotFound, SandboxGone):
+            handle = await self.engine.connect(record)
+        except ClientError as error:
+            if error.status != 502:
+                raise
             self.store.change(record.id, state=store.ENDING, ends=None)  # Upkeep removes what is left of it
             self.changed.set()
-            raise gone(record.id) from None
-        return self._live.setdefault(record.id, Live(box))
+            raise
+        return self._live.setdefault(record.id, Live(handle))
 
     async def awake(self, record: Record) -> Live:
         """The same; one that is paused is resumed, if its client has chosen so.
@@ -120,9 +132,6 @@ class Sandboxes:
                 raise gone(record.id)
             await self.resume(record, _RESUMED_S)
         return await self.live(record)
-
-    def _where(self) -> dict[str, Any]:
-        return {"config": self.settings.config, "root": self.settings.root}
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -201,15 +210,15 @@ class Sandboxes:
         """
         made = self._record(owner, source, internet, {})
         try:
-            box = await threads.to_end(source.start, made.name, internet=internet)
-        except (VmmError, OSError) as error:
+            handle = await threads.to_end(self.engine.start(made, source, None))
+        except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             raise translate(error) from error
         finally:
             self.mine.discard(made.id)
-        self._live[made.id] = Live(box)
+        live = self._live[made.id] = Live(handle)
         try:
-            yield box
+            yield live.box
         finally:
             await self.kill(made)
 
@@ -218,8 +227,8 @@ class Sandboxes:
     ) -> Record:
         try:
             with phases.phase(START):
-                box = await threads.call(source.start, made.name, internet=made.internet, rules=rules)
-        except (VmmError, OSError) as error:
+                handle = await self.engine.start(made, source, rules)
+        except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             metrics.FAILURES.labels("create").inc()
             log.warning("create: %s", error, extra={"sandbox": made.id})
@@ -231,7 +240,7 @@ class Sandboxes:
             raise
         finally:
             self.mine.discard(made.id)
-        live = self._live[made.id] = Live(box)
+        live = self._live[made.id] = Live(handle)
         live.events.note("sandbox started", template=made.template)
         now = time.time()
         made = replace(made, state=store.RUNNING, started=now, ends=now + timeout, phases=phases.found)
@@ -249,7 +258,7 @@ class Sandboxes:
         :raises ClientError: it was started without rules, or has ended
         """
         live = await self.live(record)
-        await self._call(record, lambda: live.box.network.update(rules))
+        await self._call(threads.call(lambda: live.box.network.update(rules)))
 
     async def pause(self, record: Record) -> None:
         """
@@ -258,7 +267,7 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused already")
-            await self._call(record, live.box.pause)
+            await self._call(live.handle.pause())
             self.store.change(record.id, state=store.PAUSED, ends=None)
             live.events.note("sandbox paused")
 
@@ -269,7 +278,7 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.PAUSED, "is running already")
-            await self._call(record, live.box.resume)
+            await self._call(live.handle.resume())
             self.store.change(record.id, state=store.RUNNING, ends=time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
@@ -315,7 +324,7 @@ class Sandboxes:
 
             found = await asyncio.gather(*(start() for _ in range(count)), return_exceptions=True)
         finally:
-            await threads.call(shutil.rmtree, saved, ignore_errors=True)
+            await self.engine.discard(record, saved)
         return [each if isinstance(each, Record) else describe(each) for each in found]
 
     async def snapshot(self, record: Record, name: str) -> Snapshot:
@@ -356,16 +365,15 @@ class Sandboxes:
         """Remove the data of a snapshot or of a build."""
         await threads.call(shutil.rmtree, self.templates.folder(snapshot), ignore_errors=True)
 
-    async def _save(self, record: Record, folder: str) -> Template:
+    async def _save(self, record: Record, folder: str) -> None:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused")
             try:
-                made: Template = await self._call(record, live.box.snapshot, folder)
+                await self._call(live.handle.save(folder))
             except ClientError as error:
                 # The library's reason: some machines have no copies.
                 raise ClientError(501, error.message) if error.status == 503 else error from error
-        return made
 
     async def kill(self, record: Record) -> None:
         """End it.  The record goes last; a second caller waits for the first."""
@@ -381,7 +389,7 @@ class Sandboxes:
         try:
             live = await self.live(record)
             await live.stop()
-            await threads.call(live.box.kill)
+            await live.handle.kill()
         except ClientError:
             return  # it has ended by itself, and Upkeep removes what is left
         except (VmmError, OSError) as error:
@@ -393,9 +401,9 @@ class Sandboxes:
             self._live.pop(record.id, None)
         self.store.remove(record)
 
-    async def _call(self, record: Record, function: Callable[..., Any], *args: Any) -> Any:
+    async def _call(self, work: Awaitable[None]) -> None:
         try:
-            return await threads.call(function, *args)
-        except (VmmError, OSError) as error:
+            await work
+        except (ClientError, VmmError, OSError) as error:
             found = translate(error)
             raise ClientError(404, found.message) if found.status == 502 else found from error

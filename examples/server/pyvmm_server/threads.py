@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 Result = TypeVar("Result")
 MOST = 4000
@@ -25,9 +25,9 @@ async def call(function: Callable[..., Result], *args: Any, **options: Any) -> R
     return await asyncio.get_running_loop().run_in_executor(_threads(), functools.partial(function, *args, **options))
 
 
-async def to_end(function: Callable[..., Result], *args: Any, **options: Any) -> Result:
-    """The same for a call whose result must not be lost: a cancellation of the task comes at its next ``await``."""
-    running = asyncio.ensure_future(call(function, *args, **options))
+async def to_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await work whose result must not be lost: a cancellation of the task comes at its next ``await``."""
+    running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -94,8 +94,8 @@ class Upkeep:
 
     async def _end_again(self, record: Record) -> None:
         try:
-            await threads.call(leftovers.remove, self._root, record.name)
-        except (VmmError, OSError) as error:
+            await self._sandboxes.engine.remove(record)
+        except (ClientError, VmmError, OSError) as error:
             metrics.FAILURES.labels("kill").inc()
             log.warning("kill: %s", error, extra={"sandbox": record.id})
             return
@@ -117,7 +117,7 @@ class Upkeep:
                 metrics.FAILURES.labels("check").inc()
                 log.warning("check: %s", error, extra={"sandbox": record.id})
                 continue
-            if not await threads.call(lambda box=live.box: box.is_running) and record.id not in self._sandboxes.mine:
+            if not await live.handle.is_running() and record.id not in self._sandboxes.mine:
                 metrics.FAILURES.labels("ended").inc()
                 log.warning("sandbox has ended", extra={"sandbox": record.id})
                 self._spawn(record, self._sandboxes.kill(record))

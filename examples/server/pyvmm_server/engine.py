@@ -1,0 +1,132 @@
+"""What the server needs of an engine, which runs sandboxes on one node or on many."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
+from pyvmm_server import leftovers, threads
+from pyvmm_server.errors import gone
+
+if TYPE_CHECKING:
+    from pyvmm_sandbox import Network
+    from pyvmm_server.settings import Settings
+    from pyvmm_server.store import Record
+    from pyvmm_server.templates import Source
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive.
+
+    :ivar id: empty: this one
+    :ivar memory: for sandboxes, in MiB
+    """
+
+    id: str
+    memory: int
+
+
+class Handle(Protocol):
+    """A sandbox of an engine.  Its calls raise :class:`~vmm.VmmError`, :class:`OSError` and
+    :class:`~pyvmm_server.errors.ClientError`."""
+
+    @property
+    def box(self) -> Sandbox:
+        """The sandbox, if it is of this node.
+
+        :raises ClientError: it is of another one
+        """
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def kill(self) -> None: ...
+
+    async def save(self, folder: str) -> None:
+        """Save it with its memory in a folder of its node."""
+
+    async def is_running(self) -> bool: ...
+
+
+class Engine(Protocol):
+    """Runs sandboxes.  The server keeps their records."""
+
+    async def nodes(self) -> list[Node]:
+        """Those that are alive."""
+
+    async def start(self, record: Record, source: Source, rules: Network | None) -> Handle:
+        """Start the sandbox of a record.
+
+        :raises VmmError: it cannot be started; nothing of it is left
+        :raises OSError: likewise
+        :raises ClientError: likewise
+        """
+
+    async def connect(self, record: Record) -> Handle:
+        """Find a sandbox that runs or is paused.
+
+        :raises ClientError: its status is 502: the sandbox has ended; 503: its node does not answer now
+        """
+
+    async def remove(self, record: Record) -> None:
+        """End a sandbox in any state, also a half-made one, and remove all that belongs to it.
+
+        :raises VmmError: something cannot be removed
+        :raises OSError: likewise
+        :raises ClientError: its node does not answer now
+        """
+
+    async def discard(self, record: Record, folder: str) -> None:
+        """Remove what :meth:`Handle.save` has saved of a sandbox."""
+
+
+class LocalHandle:
+    """A sandbox of this node."""
+
+    def __init__(self, box: Sandbox) -> None:
+        self.box = box
+
+    async def pause(self) -> None:
+        await threads.call(self.box.pause)
+
+    async def resume(self) -> None:
+        await threads.call(self.box.resume)
+
+    async def kill(self) -> None:
+        await threads.call(self.box.kill)
+
+    async def save(self, folder: str) -> None:
+        await threads.call(self.box.snapshot, folder)
+
+    async def is_running(self) -> bool:
+        return await threads.call(lambda: self.box.is_running)
+
+
+class Local:
+    """Runs sandboxes on this node, by the sandbox library."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._config, self._root = settings.config, settings.root
+
+    async def nodes(self) -> list[Node]:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return [Node("", int(file.readline().split()[1]) >> 10)]
+
+    async def start(self, record: Record, source: Source, rules: Network | None) -> LocalHandle:
+        return LocalHandle(await threads.call(source.start, record.name, internet=record.internet, rules=rules))
+
+    async def connect(self, record: Record) -> LocalHandle:
+        try:
+            return LocalHandle(await threads.call(Sandbox.connect, record.name, config=self._config, root=self._root))
+        except (SandboxNotFound, SandboxGone):
+            raise gone(record.id) from None
+
+    async def remove(self, record: Record) -> None:
+        await threads.call(leftovers.remove, self._root, record.name)
+
+    async def discard(self, record: Record, folder: str) -> None:
+        await threads.call(shutil.rmtree, folder, ignore_errors=True)
