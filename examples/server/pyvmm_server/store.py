@@ -11,22 +11,23 @@ import sqlite3
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import build_records
+from pyvmm_server import build_records, places
 from pyvmm_server.build_records import BuildRecords
+from pyvmm_server.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Phase = tuple[str, float, float]
 """Of a start: its name, its begin and its end, in seconds of CLOCK_MONOTONIC, as the steps of the sandbox library."""
-CREATING, RUNNING, PAUSED, ENDING = "creating", "running", "paused", "ending"
+CREATING, RUNNING, PAUSED, ENDING, LOST = "creating", "running", "paused", "ending", "lost"
 _JSON = ("metadata", "envs", "phases")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
     context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
-    phases TEXT DEFAULT '[]'
+    phases TEXT DEFAULT '[]', node TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
@@ -43,7 +44,7 @@ class Record:
     """A sandbox.
 
     :ivar owner: whose key made it
-    :ivar state: ``creating``, ``running``, ``paused`` or ``ending``; clients see the middle ones only
+    :ivar state: ``creating``, ``running``, ``paused``, ``ending`` or ``lost`` (with its node)
     :ivar token: opens its files and commands
     :ivar ends: when its time is over; None: never, while it is paused
     :ivar memory: in MiB
@@ -53,6 +54,7 @@ class Record:
     :ivar workdir: where commands start; empty: the home directory
     :ivar parent: the id of the sandbox of which it is a fork
     :ivar phases: of its start
+    :ivar node: where it is; empty: on the server's own
     """
 
     id: str
@@ -75,6 +77,7 @@ class Record:
     workdir: str = ""
     parent: str = ""
     phases: list[Phase] = field(default_factory=list)
+    node: str = ""
 
     @property
     def name(self) -> str:
@@ -108,6 +111,7 @@ class Store:
     """The tables.  A change is in the file when its call returns, so that it outlives the server's process.
 
     :ivar builds: those of builds of templates
+    :ivar places: the nodes of the sandboxes
     :param folder: where the file is; made if need be
     :raises OSError: it cannot be made, or another server uses it
     :raises sqlite3.Error: the file is damaged
@@ -127,13 +131,18 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
         self._db.executescript(_SCHEMA + build_records.SCHEMA)
         self._add_columns()
+        self._db.execute(places.INDEX)
         self.builds = BuildRecords(self._db)
+        self.places = Places(self._db, self._tell)
         self._watchers: set[asyncio.Event] = set()
 
     def _add_columns(self) -> None:
         """Those that the tables of older servers lack."""
         newer = {"user": "''", "workdir": "''"}
-        for table, columns in (("sandboxes", {**newer, "parent": "''", "phases": "'[]'"}), ("snapshots", newer)):
+        for table, columns in (
+            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''"}),
+            ("snapshots", newer),
+        ):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
             for name in sorted(set(columns) - known):
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT {columns[name]}")
