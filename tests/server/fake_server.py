@@ -5,21 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from pyvmm_kata.image_store import store as image_store
-from pyvmm_kata.pod import sandbox as machines
-from pyvmm_sandbox import Template, guest, isolations
-from pyvmm_server import command, users
-from tests.kata import fake_relay
-from tests.kata.fake_agent import boot_fake
+from pyvmm_sandbox import Template
+from pyvmm_server import command, node
+from tests.server import fake_machines
+from tests.server.fake_node import FakeNode
 
-machines.boot_vm = boot_fake
-fake_relay.install()
-guest.PATH = guest.program()
-isolations.choose = lambda wanted: "vm"  # these machines need no KVM
 place = sys.argv[1]
-image_store.SYSTEM_STORE = f"{place}/images"
-users.HOME = f"{place}/home"
-users.PASSWD = f"{place}/passwd"
+fake_machines.install(place)
+node.Node = FakeNode  # type: ignore[misc]
 where = {"config": f"{place}/kata.toml", "root": f"{place}/state"}
 # There is a python3 with ipykernel, whose sockets need short paths
 env = {"PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin", "TMPDIR": os.environ["PYVMM_FAKE_KERNELS"]}

@@ -24,6 +24,7 @@ from pyvmm_server import (
     observer,
     openapi,
     proxy,
+    relay,
     routes,
     store,
     traces,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from pyvmm_server.engine import Engine
     from pyvmm_server.sandboxes import Live
     from pyvmm_server.settings import Settings
 
@@ -49,15 +51,22 @@ log = logging.getLogger("pyvmm_server")
 _HOST = re.compile(r"([0-9]{1,5})-([a-z0-9]{1,64})\.")
 
 
-def make(settings: Settings) -> Dispatcher:
-    """The application."""
-    sandboxes = Sandboxes(settings)
+def make(settings: Settings, engine: Engine | None = None) -> Dispatcher:
+    """The application.
+
+    :param engine: None: the local one
+    """
+    sandboxes = Sandboxes(settings, engine)
     builds = Builds(sandboxes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(Upkeep(sandboxes).run())]
+        begun = asyncio.Event()
+        tasks = [asyncio.create_task(sandboxes.engine.run(sandboxes, begun))]
         tasks[0].add_done_callback(_report)
+        await begun.wait()
+        tasks.append(asyncio.create_task(Upkeep(sandboxes).run()))
+        tasks[1].add_done_callback(_report)
         if traces.is_on():
             tasks.append(asyncio.create_task(traces.send()))
         yield
@@ -90,7 +99,7 @@ class Dispatcher:
 
     def __init__(self, app: ASGIApp, sandboxes: Sandboxes, paths: Mapping[object, str]) -> None:
         self._app = app
-        self._sandboxes = sandboxes
+        self.sandboxes = self._sandboxes = sandboxes
         self._observer = Observer(self._answer, paths, logs=sandboxes.settings.log_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,6 +128,8 @@ class Dispatcher:
         if port == envd.PORT:
             return await envd.answer(self._sandboxes, sandbox_id, request)
         live = await self.reach(sandbox_id, port)
+        if address := live.handle.relay:
+            return await relay.forward(address, sandbox_id, port, request)
         if int(port) == interpreter.PORT:
             record = self._sandboxes.store.get(sandbox_id)
             if record is None:

@@ -11,6 +11,7 @@ from vmm import VmmError
 if TYPE_CHECKING:
     import argparse
 
+    from pyvmm_server.engine import Engine
     from pyvmm_server.settings import Settings
 
 SUMMARY = "serve sandboxes to clients of E2B"
@@ -72,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
     add("--max-build", type=float, default=3600, metavar="S", help="of a template's steps; default: %(default)s")
     add("--tls-cert", default="", metavar="FILE", help="serve HTTPS")
     add("--tls-key", default="", metavar="FILE", help="its private key")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on the nodes of a Ray cluster with the resource pyvmm_memory (MiB); default: %(default)s",
+    )
     add("--config", default="", metavar="FILE", help="kata.toml; default: /etc/pyvmm/kata.toml")
     add("--root", default="", metavar="DIR", help="where the states of containers are")
     return made
@@ -170,7 +177,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
     if traces.is_wanted():
         traces.set_up()
-    app = make(settings)
+    app = make(settings, _engine(settings, options.engine))
     # The library's folders for sandboxes are temporary ones, and the next server has to find them.
     os.makedirs(settings.bundles, mode=0o700, exist_ok=True)
     tempfile.tempdir = settings.bundles
@@ -194,6 +201,17 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     # Threads that wait for commands would keep the process. The commands go on without it.
     sys.stderr.flush()
     os._exit(0 if server.started else 1)
+
+
+def _engine(settings: Settings, name: str) -> Engine | None:
+    """
+    :raises VmmError: it cannot be used
+    """
+    if name == "local":
+        return None
+    from pyvmm_server.ray_engine import Ray
+
+    return Ray(settings)
 
 
 def program() -> int:

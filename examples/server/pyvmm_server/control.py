@@ -71,7 +71,8 @@ async def detail(call: Call) -> Response:
 
 
 async def kill(call: Call) -> Response:
-    await call.sandboxes.kill(call.record)
+    if not call.sandboxes.dismiss(call.owner, call.request.path_params["sandbox"]):
+        await call.sandboxes.kill(call.record)
     return Response(status_code=204)
 
 

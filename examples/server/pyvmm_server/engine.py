@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,8 @@ from pyvmm_server.errors import gone
 
 if TYPE_CHECKING:
     from pyvmm_sandbox import Network
+    from pyvmm_server.relay import Address
+    from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
     from pyvmm_server.templates import Source
@@ -40,6 +43,13 @@ class Handle(Protocol):
         :raises ClientError: it is of another one
         """
 
+    @property
+    def relay(self) -> Address | None:
+        """Who answers requests to it; None: this server.
+
+        :raises ClientError: its node does not answer now
+        """
+
     async def pause(self) -> None: ...
 
     async def resume(self) -> None: ...
@@ -53,10 +63,29 @@ class Handle(Protocol):
 
 
 class Engine(Protocol):
-    """Runs sandboxes.  The server keeps their records."""
+    """Runs sandboxes.  The server keeps their records.
+
+    :ivar has_builds: whether templates can be built and sandboxes be saved as templates
+    """
+
+    has_builds: bool
+
+    async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
+        """Follow the nodes until cancelled.
+
+        :param begun: set when sandboxes can be placed
+        """
 
     async def nodes(self) -> list[Node]:
         """Those that are alive."""
+
+    def place(self, memory: int, beside: str) -> str:
+        """Choose the node of a new sandbox.
+
+        :param memory: in MiB
+        :param beside: the only node that can have it; empty: any
+        :raises ClientError: no node has room
+        """
 
     async def start(self, record: Record, source: Source, rules: Network | None) -> Handle:
         """Start the sandbox of a record.
@@ -87,6 +116,8 @@ class Engine(Protocol):
 class LocalHandle:
     """A sandbox of this node."""
 
+    relay = None
+
     def __init__(self, box: Sandbox) -> None:
         self.box = box
 
@@ -109,12 +140,20 @@ class LocalHandle:
 class Local:
     """Runs sandboxes on this node, by the sandbox library."""
 
+    has_builds = True
+
     def __init__(self, settings: Settings) -> None:
         self._config, self._root = settings.config, settings.root
+
+    async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
+        begun.set()
 
     async def nodes(self) -> list[Node]:
         with open("/proc/meminfo", encoding="ascii") as file:
             return [Node("", int(file.readline().split()[1]) >> 10)]
+
+    def place(self, memory: int, beside: str) -> str:
+        return ""
 
     async def start(self, record: Record, source: Source, rules: Network | None) -> LocalHandle:
         return LocalHandle(await threads.call(source.start, record.name, internet=record.internet, rules=rules))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import connect, filesystem, processes, store, transfers, watches
-from pyvmm_server.errors import ClientError, describe, gone, not_there
+from pyvmm_server import connect, filesystem, processes, relay, store, transfers, watches
+from pyvmm_server.errors import ClientError, describe, gone, lost, not_there
 from pyvmm_server.session import Session
 from pyvmm_server.settings import MOST_INPUT
 
@@ -39,6 +39,8 @@ async def answer(sandboxes: Sandboxes, sandbox_id: str, request: Request) -> Res
         if request.url.path == "/health":
             return await _health(await sandboxes.live(record), record)
         live = await sandboxes.awake(record)
+        if address := live.handle.relay:
+            return await relay.forward(address, record.id, PORT, request)
         return await _route(Session(sandboxes.settings, record, live, request), request)
     except Exception as error:
         found = describe(error)
@@ -52,6 +54,8 @@ def _record(sandboxes: Sandboxes, sandbox_id: str, request: Request) -> Record:
     :raises ClientError: there is none, or the request does not have its token
     """
     record = sandboxes.store.get(sandbox_id)
+    if record is not None and record.state == store.LOST:
+        raise lost(sandbox_id, record.node, 502)
     if record is None or record.state not in (store.RUNNING, store.PAUSED):
         raise gone(sandbox_id)
     if request.url.path == "/health":

@@ -52,6 +52,18 @@ def not_there(what: str) -> ClientError:
     return ClientError(501, f"{what} is not available on this server")
 
 
+class Unreachable(ClientError):
+    """The node of a sandbox does not answer, for now."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(503, f"the node of the sandbox does not answer: {why}")
+
+
+def lost(sandbox_id: str, node: str, status: int = 404) -> ClientError:
+    """A sandbox whose node is gone."""
+    return ClientError(status, f"Sandbox {sandbox_id} was not found: it is lost with its node {node[:16]}")
+
+
 def gone(sandbox_id: str) -> ClientError:
     """What E2B's proxy reports for a sandbox that has ended; clients look for these words."""
     return ClientError(502, f"The sandbox {sandbox_id[:80]} was not found", code="unavailable")

@@ -79,8 +79,8 @@ async def pages(call: Call) -> Response:
     """``GET /v2/sandboxes``."""
     query = call.request.query_params
     states = [state for each in query.getlist("state") for state in each.split(",")] or [store.RUNNING, store.PAUSED]
-    if set(states) - {store.RUNNING, store.PAUSED}:
-        raise ClientError(400, "state is not one of running, paused")
+    if set(states) - {store.RUNNING, store.PAUSED, store.LOST}:
+        raise ClientError(400, "state is not one of running, paused, lost")
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise ClientError(400, f"order {order[:80]!r} is not asc or desc")

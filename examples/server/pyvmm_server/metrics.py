@@ -37,14 +37,14 @@ PHASES = Histogram(
 )
 FAILURES = Counter(
     "pyvmm_server_machine_failures",
-    "Machines that failed, by what was done: create, kill, pause, check; ended: without a request.",
+    "Failed machines, by what was done: create, kill, pause, check; ended: without a request; lost: with the node.",
     ["during"],
     registry=REGISTRY,
 )
 WEBSOCKETS = Gauge("pyvmm_server_websockets", "Open WebSockets to servers in sandboxes.", registry=REGISTRY)
-STATES = (store.CREATING, store.RUNNING, store.PAUSED, store.ENDING)
+STATES = (store.CREATING, store.RUNNING, store.PAUSED, store.ENDING, store.LOST)
 _BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-for _during in ("create", "kill", "pause", "check", "ended"):
+for _during in ("create", "kill", "pause", "check", "ended", "lost"):
     FAILURES.labels(_during)
 ProcessCollector(registry=REGISTRY)
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pyvmm_server.places import Places
+
 CHOICES = 3
 """Random nodes of which the one with the most free memory gets the sandbox."""
 LOST_AFTER_S = 8.0
@@ -108,6 +110,13 @@ class Membership:
                 changes.lost.append(node)
         self.ready = {node: each for node, each in ready.items() if not self._seen[node].is_lost}
         return changes
+
+    def settle(self, places: Places) -> dict[str, list[str]]:
+        """Mark the sandboxes of lost nodes as lost: the ids by node.
+
+        Again in each round, since a call that was under way when its node was lost can still change a record.
+        """
+        return {node: places.lose(node) for node in places.nodes() if self.is_lost(node)}
 
     def forget(self, node: str) -> None:
         """A lost node that the engine does not list any more."""

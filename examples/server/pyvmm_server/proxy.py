@@ -110,7 +110,8 @@ async def answer(live: Live, port: int, request: Request) -> Response:
     """
     upstream = await connect(live, port)
     try:
-        head = await _exchange(upstream, request)
+        headers = [each for each in request.headers.raw if each[0].decode("latin-1") not in OURS]
+        head = await exchange(upstream, request, headers)
     except (OSError, h11.ProtocolError) as error:
         upstream.close()
         raise no_answer(port, error) from error
@@ -122,12 +123,17 @@ async def answer(live: Live, port: int, request: Request) -> Response:
     return response
 
 
-async def _exchange(upstream: Upstream, request: Request) -> h11.Response:
+async def exchange(upstream: Upstream, request: Request, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+    """Send a request with these headers; the head of its answer.
+
+    :raises OSError: the connection is broken
+    :raises h11.ProtocolError: the server inside does not speak HTTP
+    """
     target = request.scope.get("raw_path", b"") or request.url.path.encode()
     if query := request.scope["query_string"]:
         target += b"?" + query
     sized = "content-length" in request.headers
-    headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in _HOP | OURS]
+    headers = [(name, value) for name, value in headers if name.decode("latin-1") not in _HOP]
     if not sized and "transfer-encoding" in request.headers:
         headers.append((b"transfer-encoding", b"chunked"))
     headers.append((b"connection", b"close"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import metrics, store, threads
 from pyvmm_server.engine import Engine, Local
-from pyvmm_server.errors import ClientError, describe, gone, not_there, translate
+from pyvmm_server.errors import ClientError, Unreachable, describe, gone, lost, not_there, translate
 from pyvmm_server.events import Events
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 _STOP_S = 2.0
 """How long the commands of a sandbox have for their ends, before its machine is ended under them."""
+_TRIES = 3
+"""Nodes for a new sandbox, if some do not answer."""
 _RESUMED_S = 300
 """The time of a sandbox that a request has resumed."""
 
@@ -102,6 +104,8 @@ class Sandboxes:
         :raises ClientError: this key has none
         """
         record = self.store.get(sandbox_id)
+        if record is not None and record.owner == owner and record.state == store.LOST:
+            raise lost(record.id, record.node)
         if record is None or record.owner != owner or record.state not in (store.RUNNING, store.PAUSED):
             raise ClientError(404, f"Sandbox {sandbox_id[:80]!r} does not exist")
         return record
@@ -191,6 +195,7 @@ class Sandboxes:
             context=source.context,
             user=source.user,
             workdir=source.workdir,
+            node=self.engine.place(source.memory, source.node),
             **values,
         )
         try:
@@ -208,6 +213,8 @@ class Sandboxes:
 
         :raises ClientError: it cannot be started
         """
+        if not self.engine.has_builds:
+            raise not_there("a build of a template on many nodes")
         made = self._record(owner, source, internet, {})
         try:
             handle = await threads.to_end(self.engine.start(made, source, None))
@@ -227,7 +234,7 @@ class Sandboxes:
     ) -> Record:
         try:
             with phases.phase(START):
-                handle = await self.engine.start(made, source, rules)
+                made, handle = await self._started(made, source, rules)
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             metrics.FAILURES.labels("create").inc()
@@ -247,6 +254,49 @@ class Sandboxes:
         self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
         self.changed.set()
         return made
+
+    async def _started(self, made: Record, source: Source, rules: Network | None) -> tuple[Record, Handle]:
+        """Start it, on another node if that which was chosen does not answer."""
+        for _ in range(_TRIES - 1):
+            try:
+                return made, await self.engine.start(made, source, rules)
+            except Unreachable:
+                if source.node:
+                    raise
+                # If the first node has started it, it ends it when it finds that the record is of another one
+                made = replace(made, node=self.engine.place(made.memory, ""))
+                self.store.change(made.id, node=made.node)
+        return made, await self.engine.start(made, source, rules)
+
+    async def adopt(self, made: Record, source: Source, rules: Network | None) -> None:
+        """Start the sandbox of a record that another server has made, without an end of its time.
+
+        :raises ClientError: it cannot be started; nothing of it is left
+        """
+        made = replace(made, state=store.CREATING, ends=None, node="")
+        self.store.add(made)
+        self.mine.add(made.id)
+        try:
+            self._live[made.id] = Live(await self.engine.start(made, source, rules))
+        except (ClientError, VmmError, OSError) as error:
+            self.store.remove(made)
+            raise translate(error) from error
+        finally:
+            self.mine.discard(made.id)
+        self.store.change(made.id, state=store.RUNNING)
+
+    def forget(self, sandbox_id: str) -> None:
+        """A sandbox is lost: those who read its output see the end."""
+        self._live.pop(sandbox_id, None)
+        self.changed.set()
+
+    def dismiss(self, owner: str, sandbox_id: str) -> bool:
+        """Remove the record of a lost sandbox; whether it is one."""
+        record = self.store.get(sandbox_id)
+        if record is None or record.owner != owner or record.state != store.LOST:
+            return False
+        self.store.remove(record)
+        return True
 
     def set_end(self, record: Record, ends: float) -> None:
         """Move the end of its time."""
@@ -297,7 +347,7 @@ class Sandboxes:
         phases = Phases()
         try:
             with phases.phase(SAVE):
-                await self._save(record, saved)
+                await self.save(record, saved)
             source = Source(
                 record.template,
                 self.settings,
@@ -308,6 +358,7 @@ class Sandboxes:
                 context=record.context,
                 user=record.user,
                 workdir=record.workdir,
+                node=record.node,
             )
             values = {
                 "metadata": record.metadata,
@@ -332,6 +383,8 @@ class Sandboxes:
 
         :raises ClientError: it cannot be saved
         """
+        if not self.engine.has_builds:
+            raise not_there("a snapshot of a sandbox on another node")
         if self.store.builds.tags(record.owner, name.partition(":")[0]):
             raise ClientError(409, f"a template of this key is named {name[:80]!r}")
         replaces = bool(name) and self.templates.snapshot(record.owner, name) is not None
@@ -352,7 +405,7 @@ class Sandboxes:
             record.user,
             record.workdir,
         )
-        await self._save(record, self.templates.folder(made.id))
+        await self.save(record, self.templates.folder(made.id))
         for older in self.store.replace(made):
             await self.remove_folder(older)
         return made
@@ -365,7 +418,11 @@ class Sandboxes:
         """Remove the data of a snapshot or of a build."""
         await threads.call(shutil.rmtree, self.templates.folder(snapshot), ignore_errors=True)
 
-    async def _save(self, record: Record, folder: str) -> None:
+    async def save(self, record: Record, folder: str) -> None:
+        """Save it with its memory in a folder; it continues.
+
+        :raises ClientError: it cannot be saved
+        """
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused")

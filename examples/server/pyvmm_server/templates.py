@@ -35,6 +35,7 @@ class Source:
 
     :ivar template: the folder of a saved template; empty: :attr:`image` is the name of an image, or a root file system
     :ivar internet: whether it has the host's network; None: it can be chosen
+    :ivar node: the only one that has it; empty: all have
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     context: str = ""
     user: str = ""
     workdir: str = ""
+    node: str = ""
 
     def start(self, name: str, *, internet: bool, rules: Network | None = None) -> Sandbox:
         """A detached sandbox.

@@ -109,15 +109,14 @@ class Upkeep:
                 continue
             try:
                 live = await self._sandboxes.live(record)
-            except ClientError:
-                metrics.FAILURES.labels("ended").inc()
-                log.warning("sandbox is gone", extra={"sandbox": record.id})
+                is_running = await live.handle.is_running()
+            except (ClientError, VmmError, OSError) as error:
+                is_gone = isinstance(error, ClientError) and error.status == 502
+                metrics.FAILURES.labels("ended" if is_gone else "check").inc()
+                words = "sandbox is gone" if is_gone else f"check: {error}"
+                log.warning("%s", words, extra={"sandbox": record.id})
                 continue
-            except (VmmError, OSError) as error:
-                metrics.FAILURES.labels("check").inc()
-                log.warning("check: %s", error, extra={"sandbox": record.id})
-                continue
-            if not await live.handle.is_running() and record.id not in self._sandboxes.mine:
+            if not is_running and record.id not in self._sandboxes.mine:
                 metrics.FAILURES.labels("ended").inc()
                 log.warning("sandbox has ended", extra={"sandbox": record.id})
                 self._spawn(record, self._sandboxes.kill(record))

@@ -1,0 +1,184 @@
+"""The sandboxes of one node of a cluster: what the actor of that node does, without the cluster's own library.
+
+A node has the server's code for sandboxes with the local engine, and records of its own.  So an actor that is killed
+finds its sandboxes again, as a server does.  :mod:`pyvmm_server.fence` ends them with the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_server import fence, relay, store
+from pyvmm_server.errors import ClientError, describe, gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from pyvmm_sandbox import Network
+    from pyvmm_server.sandboxes import Sandboxes
+    from pyvmm_server.settings import Settings
+    from pyvmm_server.store import Record
+    from pyvmm_server.templates import Source
+
+log = logging.getLogger("pyvmm_server")
+_LOCK_S = 60.0
+"""How long an actor waits for the end of the one before it."""
+Answer = tuple[Any, tuple[int, str, str] | None]
+"""A value, or the status, the sentence and the code of a :class:`ClientError`."""
+
+
+def folder_of(settings: Settings, node: str) -> str:
+    """The records of a node, on that node."""
+    return os.path.join(settings.state, "nodes", node[:16])
+
+
+class Node:
+    """
+    :param settings: those of the server
+    :param node: the id of the node, which a node that is started again does not have
+    :param host: the address of the node
+    :param keeper: the process with which the node ends
+    """
+
+    def __init__(self, settings: Settings, node: str, host: str, keeper: int) -> None:
+        folder = folder_of(settings, node)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        fence.sweep(os.path.dirname(folder), settings.root)
+        fence.start(folder, settings.root, keeper)
+        self._settings = replace(settings, state=folder)
+        os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
+        tempfile.tempdir = self._settings.bundles
+        self._address = relay.Address(host, 0, secrets.token_hex(32))
+        self._sandboxes: Sandboxes
+        self._loop = asyncio.new_event_loop()
+        begun = threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._serve, args=(begun,), daemon=True).start()
+        begun.wait()
+        if self._error is not None:
+            raise RuntimeError(f"the node cannot serve: {self._error}")
+
+    def _serve(self, begun: threading.Event) -> None:
+        try:
+            self._loop.run_until_complete(self._run(begun))
+        except BaseException as error:
+            self._error = error
+            log.error("the relay has ended", exc_info=error)
+        finally:
+            begun.set()
+
+    async def _run(self, begun: threading.Event) -> None:
+        import uvicorn
+
+        from pyvmm_server.app import make
+
+        app = await self._made(make)
+        self._sandboxes = app.sandboxes
+        sock = socket.create_server((self._address.host, 0))
+        self._address = self._address._replace(port=sock.getsockname()[1])
+        guard = relay.Guard(app, self._address.secret)
+        config = uvicorn.Config(guard, http="httptools", ws="none", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        self._loop.call_soon(begun.set)  # requests wait in the socket's queue
+        await server.serve([sock])
+
+    async def _made(self, make: Callable[[Settings], Any]) -> Any:
+        """The application.  An actor that is ending can have the lock of its records for a while."""
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                return make(self._settings)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
+
+    # -- calls of the server: each blocks ------------------------------------------------------------------------------
+
+    def hello(self) -> relay.Address:
+        """Where its relay is."""
+        return self._address
+
+    def start(self, record: Record, source: Source, rules: Network | None) -> Answer:
+        template = self._saved(source.template) if source.node else source.template
+        return self._answer(
+            self._adopt(record, replace(source, settings=self._settings, template=template, node=""), rules)
+        )
+
+    async def _adopt(self, record: Record, source: Source, rules: Network | None) -> None:
+        await self._sandboxes.adopt(record, source, rules)
+
+    def pause(self, sandbox_id: str) -> Answer:
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.pause(each)))
+
+    def resume(self, sandbox_id: str) -> Answer:
+        return self._answer(self._with(sandbox_id, self._resume))
+
+    async def _resume(self, record: Record) -> None:
+        await self._sandboxes.resume(record, 0)
+        self._sandboxes.store.change(record.id, ends=None)  # the server ends it in time
+
+    def save(self, sandbox_id: str, folder: str) -> Answer:
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved(folder))))
+
+    def discard(self, folder: str) -> None:
+        """Remove what has been saved."""
+        shutil.rmtree(self._saved(folder), ignore_errors=True)
+
+    def remove(self, sandbox_id: str) -> Answer:
+        """End a sandbox, if there is one."""
+        return self._answer(self._remove(sandbox_id))
+
+    async def _remove(self, sandbox_id: str) -> None:
+        if record := self._sandboxes.store.get(sandbox_id):
+            if record.state in (store.RUNNING, store.PAUSED):
+                await self._sandboxes.kill(record)
+            if self._sandboxes.store.get(sandbox_id) is not None:  # one that has ended by itself, or is half made
+                await self._sandboxes.engine.remove(record)
+                self._sandboxes.store.remove(record)
+
+    def is_running(self, sandbox_id: str) -> Answer:
+        return self._answer(self._is_running(sandbox_id))
+
+    async def _is_running(self, sandbox_id: str) -> bool:
+        record = self._sandboxes.store.get(sandbox_id)
+        if record is None or record.state not in (store.RUNNING, store.PAUSED):
+            return False
+        try:
+            return await (await self._sandboxes.live(record)).handle.is_running()
+        except ClientError:
+            return False
+
+    def ids(self) -> Answer:
+        """All that it has."""
+        return self._answer(self._ids())
+
+    async def _ids(self) -> list[str]:
+        states = (store.CREATING, store.RUNNING, store.PAUSED, store.ENDING)
+        return [each.id for each in self._sandboxes.store.in_states(*states)]
+
+    def _saved(self, folder: str) -> str:
+        return os.path.join(self._settings.state, "forks", os.path.basename(folder))
+
+    async def _with(self, sandbox_id: str, work: Callable[[Record], Coroutine[Any, Any, Any]]) -> Any:
+        record = self._sandboxes.store.get(sandbox_id)
+        if record is None:
+            raise gone(sandbox_id)
+        return await work(record)
+
+    def _answer(self, work: Coroutine[Any, Any, Any]) -> Answer:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(), None
+        except Exception as error:
+            found = describe(error)
+            return None, (found.status, found.message, found.code)

@@ -1,0 +1,76 @@
+"""Requests to sandboxes of another node: that node's relay answers them with the server's own code."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from pyvmm_server import proxy
+from pyvmm_server.errors import Unreachable
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from pyvmm_server.app import Dispatcher
+
+HEADER = "x-pyvmm-relay"
+_CONNECT_S = 5.0
+
+
+class Address(NamedTuple):
+    """
+    :ivar secret: proves that a request is of the server
+    """
+
+    host: str
+    port: int
+    secret: str
+
+
+class Guard:
+    """The application of a relay: answers requests of the server to sandboxes, and no others."""
+
+    def __init__(self, app: Dispatcher, secret: str) -> None:
+        self._app = app
+        self._secret = secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            if not hmac.compare_digest(headers.get(HEADER.encode(), b""), self._secret):
+                answer = JSONResponse({"code": 403, "message": "this port is for the server of the sandboxes"}, 403)
+                await answer(scope, receive, send)
+                return
+            scope["headers"] = [each for each in scope["headers"] if each[0] != HEADER.encode()]
+        await self._app(scope, receive, send)
+
+
+async def forward(address: Address, sandbox_id: str, port: str, request: Request) -> Response:
+    """Pass a request on, and the answer back.
+
+    :raises Unreachable: the node does not answer
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            upstream = proxy.Upstream(*await asyncio.open_connection(address.host, address.port))
+    except OSError as error:
+        raise Unreachable(error) from error
+    more = {"e2b-sandbox-id": sandbox_id, "e2b-sandbox-port": port, HEADER: address.secret}
+    headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in more]
+    headers += [(name.encode(), value.encode()) for name, value in more.items()]
+    try:
+        head = await proxy.exchange(upstream, request, headers)
+    except (OSError, h11.ProtocolError) as error:
+        upstream.close()
+        raise Unreachable(error) from error
+    except BaseException:
+        upstream.close()
+        raise
+    response = StreamingResponse(upstream.body(), head.status_code)
+    response.raw_headers = proxy.end_to_end(head)
+    return response
