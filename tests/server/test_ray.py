@@ -24,7 +24,8 @@ from e2b import (
 )
 
 from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
-from tests.server.conftest import ROOT, Server, end_programs_of
+from tests.sandbox.test_code import _end_programs_of as end_programs_of
+from tests.server.conftest import ROOT, Server
 
 pytest.importorskip("ray")
 pytestmark = [needs_namespaces, pytest.mark.long]  # a cluster takes 20 s to start
@@ -114,6 +115,7 @@ def test_sandboxes_on_three_nodes(cluster: tuple[Server, Cluster]) -> None:
     assert boxes[1].get_info().state == SandboxState.PAUSED
     assert boxes[1].connect().commands.run("echo on").stdout == "on\n"
     (copy,) = boxes[2].fork()
+    assert isinstance(copy, Sandbox)
     assert copy.commands.run("echo $NUMBER").stdout == "2\n"
     placed = _nodes(server)
     assert placed[copy.sandbox_id] == placed[boxes[2].sandbox_id], "a fork is beside its parent"

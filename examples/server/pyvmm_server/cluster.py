@@ -1,0 +1,226 @@
+"""Sandboxes on many nodes: where they are placed, and what becomes of those of a lost node.
+
+Subclasses know an engine: which nodes it lists, whether one answers, and how a call reaches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from pyvmm_server import metrics
+from pyvmm_server.errors import ClientError, Unreachable, gone, lost, not_there
+from pyvmm_server.placement import Membership, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from pyvmm_sandbox import Network, Sandbox
+    from pyvmm_server.engine import Node
+    from pyvmm_server.relay import Address
+    from pyvmm_server.sandboxes import Sandboxes
+    from pyvmm_server.store import Record
+    from pyvmm_server.templates import Source
+
+log = logging.getLogger("pyvmm_server")
+CALL_S = 30.0
+START_S = 120.0
+_ROUND_S = 1.5
+_BEGIN_S = 60.0
+"""How long the server waits for its nodes before it answers requests."""
+
+
+class RemoteHandle:
+    """A sandbox of another node."""
+
+    def __init__(self, cluster: Cluster, record: Record) -> None:
+        self._cluster = cluster
+        self._node, self._id = record.node, record.id
+
+    @property
+    def box(self) -> Sandbox:
+        raise not_there("this call to a sandbox of another node")
+
+    @property
+    def relay(self) -> Address:
+        if self._cluster.membership.is_lost(self._node):
+            raise lost(self._id, self._node, 502)
+        return self._cluster.address(self._node)
+
+    async def pause(self) -> None:
+        await self._cluster.call(self._node, "pause", self._id)
+
+    async def resume(self) -> None:
+        await self._cluster.call(self._node, "resume", self._id)
+
+    async def kill(self) -> None:
+        await self._cluster.call(self._node, "remove", self._id)
+
+    async def save(self, folder: str) -> None:
+        await self._cluster.call(self._node, "save", self._id, folder, limit=START_S)
+
+    async def is_running(self) -> bool:
+        return bool(await self._cluster.call(self._node, "is_running", self._id))
+
+
+class Cluster:
+    """
+    :ivar membership: the nodes, as the rounds have found them
+    :param clock: a monotonic one
+    """
+
+    has_builds = False
+    _sandboxes: Sandboxes
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
+        self.membership = Membership()
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    # -- of the engine -------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Follow the engine's list of nodes."""
+        raise NotImplementedError
+
+    def members(self) -> Iterable[Node]:
+        """Nodes that can be asked whether they answer."""
+        raise NotImplementedError
+
+    async def probe(self, node: str) -> tuple[bool, bool]:
+        """Whether a node is alive, and whether it can start sandboxes."""
+        raise NotImplementedError
+
+    async def ask(self, node: str, name: str, *args: Any, limit: float = CALL_S) -> Any:
+        """Call a method of :class:`pyvmm_server.node.Node`.
+
+        :raises Unreachable: the node does not answer; what was asked for may have been done
+        """
+        raise NotImplementedError
+
+    def address(self, node: str) -> Address:
+        """
+        :raises Unreachable: the node's relay is not known now
+        """
+        raise NotImplementedError
+
+    # -- sandboxes -----------------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[Node]:
+        return list(self.membership.ready.values())
+
+    def place(self, memory: int, beside: str) -> str:
+        ready = self.membership.ready
+        nodes = [ready[beside]] if beside in ready else [] if beside else list(ready.values())
+        found = choose(nodes, self._sandboxes.store.places.used, memory, self._rng)
+        if found is None:
+            where = "the node of the sandbox" if beside else f"none of {len(nodes)} nodes"
+            raise ClientError(503, f"{where} has {memory} MiB for another sandbox" if nodes else "no node answers")
+        return found.id
+
+    async def start(self, record: Record, source: Source, rules: Network | None) -> RemoteHandle:
+        await self.call(record.node, "start", record, source, rules, limit=START_S)
+        return RemoteHandle(self, record)
+
+    async def connect(self, record: Record) -> RemoteHandle:
+        handle = RemoteHandle(self, record)
+        if not await handle.is_running():
+            raise gone(record.id)
+        return handle
+
+    async def remove(self, record: Record) -> None:
+        if record.node and not self.membership.is_lost(record.node):
+            await self.call(record.node, "remove", record.id)
+
+    async def discard(self, record: Record, folder: str) -> None:
+        with contextlib.suppress(ClientError):
+            await self.ask(record.node, "discard", folder)
+
+    async def call(self, node: str, name: str, *args: Any, limit: float = CALL_S) -> Any:
+        """The result of a call to a node.
+
+        :raises Unreachable: it does not answer; what was asked for may have been done
+        :raises ClientError: it has answered so
+        """
+        if self.membership.is_lost(node):
+            raise Unreachable("it is lost")
+        try:
+            value, error = await self.ask(node, name, *args, limit=limit)
+        except Unreachable:
+            self.membership.suspect(node)
+            raise
+        if error is not None:
+            status, message, code = error
+            raise ClientError(status, message, code=code)
+        return value
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
+        self._sandboxes = sandboxes
+        deadline = self._clock() + _BEGIN_S
+        while True:
+            try:
+                await self.round()
+            except Exception as error:
+                log.error("a round of nodes", exc_info=error)
+            waiting = [each for each in self.members() if not self.membership.is_lost(each.id)]
+            if len(self.membership.ready) == len(waiting) > 0 or self._clock() > deadline:
+                begun.set()
+            await asyncio.sleep(_ROUND_S)
+
+    async def round(self) -> None:
+        """Look at all nodes, report what is lost, and end what no record has."""
+        await self.refresh()
+        places = self._sandboxes.store.places
+        self.membership.expect(places.nodes())
+        members = {each.id: each for each in self.members()}
+        found = await asyncio.gather(*(self.probe(node) for node in members))
+        alive = [node for node, (is_alive, _) in zip(members, found, strict=True) if is_alive]
+        ready = {node: members[node] for node, (_, is_ready) in zip(members, found, strict=True) if is_ready}
+        changes = self.membership.observe(self._clock(), alive, ready)
+        for node in changes.lost:
+            log.warning("node is lost", extra={"node": node})
+        for node, ids in self.membership.settle(places).items():
+            for each in ids:
+                metrics.FAILURES.labels("lost").inc()
+                log.warning("sandbox is lost with its node", extra={"sandbox": each, "node": node})
+                self._sandboxes.forget(each)
+        # Not in the round: a node that hangs must not delay the news of others.
+        for node in changes.fence:
+            self._spawn(node, self._fence)
+        for node in self.membership.ready:
+            self._spawn(node, self._end_others)
+
+    def _spawn(self, node: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        if node not in self._tasks:
+            task = self._tasks[node] = asyncio.create_task(work(node))
+            task.add_done_callback(lambda _: self._tasks.pop(node))
+
+    async def settled(self) -> None:
+        """Wait until nothing is ended any more."""
+        await asyncio.gather(*self._tasks.values())
+
+    async def _fence(self, node: str) -> None:
+        """A lost node that answers again ends its sandboxes, before it takes others."""
+        try:
+            ids, _ = await self.ask(node, "ids")
+            results = [await self.ask(node, "remove", each) for each in ids or ()]
+        except Unreachable as error:
+            log.warning("node cannot be fenced: %s", error, extra={"node": node})
+            return
+        if ids is not None and not any(error for _, error in results):
+            self.membership.readmit(node)
+
+    async def _end_others(self, node: str) -> None:
+        """End sandboxes of a node whose records are of other nodes, or are not there."""
+        with contextlib.suppress(ClientError):
+            for each in set(await self.call(node, "ids")) - self._sandboxes.store.places.on(node):
+                # A sandbox is recorded before the node has it, so that none is new.
+                log.warning("sandbox without a record is ended", extra={"sandbox": each, "node": node})
+                await self.call(node, "remove", each)
