@@ -436,6 +436,14 @@ def install_plotting(python: str) -> None:
         write_command(python)
 
 
+def install_ray(python: str) -> None:
+    """Install Ray, an engine of examples/server. Its tests are skipped where no wheel is made for this Python."""
+    if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "ray")):
+        with step("installing Ray, an engine of examples/server"):
+            command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "ray >= 2.50"]
+            subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
+
+
 def install_builders(python: str) -> None:
     """Install what builds wheels: `build`, which makes them, and auditwheel."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "auditwheel")):
@@ -545,6 +553,8 @@ def main(groups: Sequence[str]) -> None:
         for name in ("firecracker", "mcp", "server"):
             install_example(os.path.join(VENV, "bin", "python"), name)
         fetch_terminal(os.path.join(VENV, "bin", "python"))
+    if "long" in wanted:
+        install_ray(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
     if "wheels" in wanted:
