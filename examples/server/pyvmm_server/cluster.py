@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from pyvmm_sandbox import Network, Sandbox
-    from pyvmm_server.engine import Node
-    from pyvmm_server.relay import Address
+    from pyvmm_server.engine import Address, Node
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.store import Record
     from pyvmm_server.templates import Source

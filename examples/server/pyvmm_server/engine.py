@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
 from pyvmm_server import leftovers, threads
@@ -13,7 +13,6 @@ from pyvmm_server.errors import gone
 
 if TYPE_CHECKING:
     from pyvmm_sandbox import Network
-    from pyvmm_server.relay import Address
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -30,6 +29,17 @@ class Node:
 
     id: str
     memory: int
+
+
+class Address(NamedTuple):
+    """Where a node answers requests to its sandboxes.
+
+    :ivar secret: proves that a request is of the server
+    """
+
+    host: str
+    port: int
+    secret: str
 
 
 class Handle(Protocol):

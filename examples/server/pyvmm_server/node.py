@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import fence, relay, store
+from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Node:
         self._settings = replace(settings, state=folder)
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
-        self._address = relay.Address(host, 0, secrets.token_hex(32))
+        self._address = Address(host, 0, secrets.token_hex(32))
         self._sandboxes: Sandboxes
         self._loop = asyncio.new_event_loop()
         begun = threading.Event()
@@ -105,7 +106,7 @@ class Node:
 
     # -- calls of the server: each blocks ------------------------------------------------------------------------------
 
-    def hello(self) -> relay.Address:
+    def hello(self) -> Address:
         """Where its relay is."""
         return self._address
 

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from pyvmm_server import node as node_module
 from pyvmm_server import threads
 from pyvmm_server.cluster import CALL_S, START_S, Cluster
-from pyvmm_server.engine import Node
+from pyvmm_server.engine import Address, Node
 from pyvmm_server.errors import ClientError, Unreachable
 from vmm import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pyvmm_server.relay import Address
     from pyvmm_server.settings import Settings
 
 log = logging.getLogger("pyvmm_server")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import h11
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -14,28 +14,18 @@ from pyvmm_server.errors import Unreachable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from pyvmm_server.app import Dispatcher
+    from pyvmm_server.engine import Address
 
 HEADER = "x-pyvmm-relay"
 _CONNECT_S = 5.0
 
 
-class Address(NamedTuple):
-    """
-    :ivar secret: proves that a request is of the server
-    """
-
-    host: str
-    port: int
-    secret: str
-
-
 class Guard:
     """The application of a relay: answers requests of the server to sandboxes, and no others."""
 
-    def __init__(self, app: Dispatcher, secret: str) -> None:
+    def __init__(self, app: ASGIApp, secret: str) -> None:
         self._app = app
         self._secret = secret.encode()
 
