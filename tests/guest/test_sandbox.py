@@ -159,7 +159,7 @@ def test_a_full_disk_is_an_error_inside(oci: Oci, tmp_path: Path, kind: str) -> 
     if kind == "image":
         image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs), "box").path
     with Sandbox(image, memory="96M", disk="16M", isolation="vm", timeout=None, **where) as box:
-        done = box.run("head -c 30000000 /dev/zero >/full; echo $?; wc -c </full; rm /full; echo small >/small")
+        done = box.run("dd if=/dev/zero of=/full bs=64k count=480; echo $?; wc -c </full; rm /full; echo small >/small")
         assert "No space left" in done.stderr and done.stdout.split()[0] != "0"
         assert 8 << 20 <= int(done.stdout.split()[1]) <= 16 << 20
         assert box.files.read("/small") == b"small\n"
