@@ -159,13 +159,15 @@ def test_a_full_disk_is_an_error_inside(oci: Oci, tmp_path: Path, kind: str) -> 
     if kind == "image":
         image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs), "box").path
     with Sandbox(image, memory="96M", disk="16M", isolation="vm", timeout=None, **where) as box:
-        done = box.run("dd if=/dev/zero of=/full bs=64k count=480; echo $?; wc -c </full; rm /full; echo small >/small")
+        script = "dd if=/dev/zero of=/full bs=64k count=480; echo $?; wc -c </full; rm /full; echo small >/small"
+        done = box.run(script, timeout=PATIENCE)
         assert "No space left" in done.stderr and done.stdout.split()[0] != "0"
         assert 8 << 20 <= int(done.stdout.split()[1]) <= 16 << 20
         assert box.files.read("/small") == b"small\n"
     assert not (oci.rootfs / "small").exists()
 
 
+@pytest.mark.long  # the lab needs minutes to import IPython
 def test_code_in_a_machine(oci: Oci) -> None:
     """A kernel of IPython keeps its state. The packages are those of the tests."""
     packages = f"{sysconfig.get_path('purelib')}:/packages:ro"

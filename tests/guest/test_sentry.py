@@ -127,7 +127,8 @@ SESSION = [
 def test_a_shell_in_a_machine_has_the_hosts_terminal() -> None:
     """Its modes and its size, Ctrl-C and Ctrl-D, another size; afterwards it is as before."""
     native, ours = (converse(head, (BUSYBOX, "sh", "-i"), SESSION) for head in ((), KVM))
-    rows = [[row.replace("\x1b[6n", "") for row in lines] for lines, _ in (native, ours)]  # with no input waiting
+    # A question for the cursor's place with no input waiting; and Linux drops the echo of Ctrl-C now and then
+    rows = [[row.replace("\x1b[6n", "").replace("^C", "") for row in lines] for lines, _ in (native, ours)]
     assert native[1] == ours[1] == 5
     assert rows[1] == rows[0]
 

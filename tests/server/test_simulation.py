@@ -20,7 +20,7 @@ from pyvmm_server import store
 from pyvmm_server.cluster import Cluster
 from pyvmm_server.engine import Node
 from pyvmm_server.errors import ClientError, Unreachable
-from pyvmm_server.relay import Address
+from pyvmm_server.engine import Address
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 

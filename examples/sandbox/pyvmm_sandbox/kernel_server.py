@@ -22,7 +22,7 @@ from typing import Any
 
 BUSY, MISSING = 98, 3
 """Exit statuses: the port is in use; a package is missing."""
-START_S = 60.0
+START_S = 180.0
 INTERRUPT_S = 5.0
 """Seconds for code to end after an interrupt, until its kernel is restarted."""
 LOOK_S = 0.5

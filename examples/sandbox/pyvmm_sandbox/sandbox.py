@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Infos = list[SandboxInfo]
 _LONGEST_S = 10 * 365 * 86400
-_KERNELS_S = 60.0
+_KERNELS_S = 180.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyvmm_server.settings import Settings
 
 SUMMARY = "serve sandboxes to clients of E2B"
+_PREPARE = "`pyvmm image` stores images; Template.build() of pyvmm_sandbox makes templates"
 EPILOG = """\
 A template of a client is the name of an image (see `pyvmm image`), a folder with a root file system, or a folder that
 Template.build() of pyvmm_sandbox has made. Clients find the server by three variables:
@@ -115,6 +116,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
             raise ConfigError(f"--template {text!r} is not NAME=IMAGE or NAME=DIR")
         if os.path.exists(os.path.join(value, RECORD)):
             value = Template(value).folder
+        elif os.path.isdir(value) and not any(os.path.isdir(os.path.join(value, each)) for each in ("bin", "usr")):
+            raise ConfigError(f"--template {text!r}: {value} is no template, and no root file system", hint=_PREPARE)
         elif os.path.exists(value):
             value = os.path.abspath(value)
         elif value.startswith((".", "/")):
