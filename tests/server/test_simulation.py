@@ -251,4 +251,4 @@ def test_a_small_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.long  # minutes: every sandbox goes through the server's records
 def test_a_thousand_nodes_and_fifty_thousand_sandboxes(tmp_path: Path) -> None:
-    asyncio.run(_simulate(tmp_path / "state", 1000, 50_000, 8))
+    asyncio.run(_simulate(tmp_path / "state", 1000, 50_000, 4))
