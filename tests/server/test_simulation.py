@@ -18,9 +18,8 @@ import pytest
 
 from pyvmm_server import store
 from pyvmm_server.cluster import Cluster
-from pyvmm_server.engine import Node
+from pyvmm_server.engine import Address, Node
 from pyvmm_server.errors import ClientError, Unreachable
-from pyvmm_server.engine import Address
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 
@@ -195,7 +194,7 @@ async def _simulate(folder: Path, nodes: int, count: int, deaths: int) -> None:
     rng = world.rng
     sandboxes, engine = _server(world, folder)
     await _rounds(world, sandboxes, engine, 1)
-    reported = 0
+    reported = 0.0
     for death in range(deaths + 1):
         for _ in range(count // (deaths + 1)):
             await client.create(sandboxes)
