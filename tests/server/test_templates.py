@@ -281,7 +281,10 @@ def test_limits(tmp_path: Path) -> None:
 
 def test_a_root_file_system_is_a_template_of_the_administrators(tmp_path: Path) -> None:
     """Like an image: machines start from it, not from saved memory."""
-    with running(tmp_path, "--template", f"plain={tmp_path}/rootfs") as server:
+    place = tmp_path / "server"
+    (tmp_path / "plain" / "bin").mkdir(parents=True)
+    place.mkdir()
+    with running(place, "--template", f"plain={tmp_path}/plain") as server:
         with Sandbox.create("plain", **server.client()) as box:
             assert box.commands.run("echo from the folder").stdout == "from the folder\n"
 

@@ -222,7 +222,12 @@ def test_python_blocks_run(block: Block, tmp_path: Path) -> None:
 def test_python_blocks_import_what_exists(block: Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and node.module:
-            module = importlib.import_module(node.module)
+            try:
+                module = importlib.import_module(node.module)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith(("pyvmm", "vmm")):
+                    raise
+                continue  # a framework, which only its suite installs
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
