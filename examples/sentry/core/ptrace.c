@@ -82,7 +82,7 @@ static s64 peek(struct task *t, struct tracee *e, u64 address, u64 to, bool regi
 
 /* -- registers -- */
 
-/* The tracee of a task that has stopped; *error tells why there is none. */
+/* Find a stopped tracee of the task; NULL sets *error. */
 static struct tracee *stopped_tracee(const struct task *t, s32 tid, s64 *error)
 {
 	struct task *to = task_find(tid);

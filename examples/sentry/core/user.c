@@ -36,16 +36,15 @@ static s64 string_held(struct mm *mm, char *to, u64 address, u64 size)
 	return from ? -ENAMETOOLONG : -EFAULT;
 }
 
-/* Copy one way or the other; returns how many bytes were copied. */
-static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
+/* Copy as far as `page_of` finds pages; inlined, so that its calls are direct. */
+static inline u64 copy_pages(
+	struct mm *mm, u64 address, void *mine, u64 size, bool write, void *(*page_of)(struct mm *, u64, bool))
 {
 	u64 done = 0;
 
-	if (!user_range(address, size))
-		return write ? 0 : copy_held(mm, address, mine, size);
 	while (done < size) {
 		u64 rest = PAGE - (address + done) % PAGE, part = rest < size - done ? rest : size - done;
-		u8 *page = mm_page(mm, address + done, write), *at = (u8 *)mine + done;
+		u8 *page = page_of(mm, address + done, write), *at = (u8 *)mine + done;
 
 		if (!page)
 			break;
@@ -55,23 +54,18 @@ static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
 	return done;
 }
 
+/* Copy one way or the other; returns how many bytes were copied. */
+static u64 copy(struct mm *mm, u64 address, void *mine, u64 size, bool write)
+{
+	if (!user_range(address, size))
+		return write ? 0 : copy_held(mm, address, mine, size);
+	return copy_pages(mm, address, mine, size, write, mm_page);
+}
+
 /* As a tracer: it reads what the program may not, and writes what is read-only but the program's own. */
 u64 user_copy_traced(struct mm *mm, u64 address, void *mine, u64 size, bool write)
 {
-	u64 done = 0;
-
-	if (!user_range(address, size))
-		return 0;
-	while (done < size) {
-		u64 rest = PAGE - (address + done) % PAGE, part = rest < size - done ? rest : size - done;
-		u8 *page = mm_page_traced(mm, address + done, write), *at = (u8 *)mine + done;
-
-		if (!page)
-			break;
-		bytes_copy(write ? page : at, write ? at : page, part);
-		done += part;
-	}
-	return done;
+	return user_range(address, size) ? copy_pages(mm, address, mine, size, write, mm_page_traced) : 0;
 }
 
 int user_read(struct mm *mm, void *to, u64 from, u64 size)
