@@ -93,7 +93,7 @@ class Sandboxes:
         self._live: dict[str, Live] = {}
         self._ending: dict[str, asyncio.Future[None]] = {}
         self.changed = asyncio.Event()
-        """A sandbox has a new end."""
+        """Wakes the upkeep: the end of a sandbox's time has changed."""
         self.mine: set[str] = set()
         """Ids of those that are being started or ended by a task of this process."""
 

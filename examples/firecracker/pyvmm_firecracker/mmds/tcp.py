@@ -82,7 +82,7 @@ class Connection:
         if segment.length:
             self._take(segment)
         elif segment.seq != self._expected:
-            self._send_ack()  # the client asks whether anybody is here
+            self._send_ack()  # a keep-alive probe (RFC 9293, 3.8.4)
         self._push(now)
         self.is_over = self._peer_ended and self._fin_is_acked
 

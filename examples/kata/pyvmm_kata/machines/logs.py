@@ -113,7 +113,7 @@ class _Files:
                 if not os.path.samestat(os.fstat(old.fileno()), os.fstat(self._file.fileno())):
                     yield from filter(None, map(_parse, old))
         except OSError:
-            pass  # the log has not been rotated yet
+            pass  # there is no rotated log
         yield from self._read()
 
     def more(self) -> Iterator[Entry]:

@@ -81,7 +81,7 @@ def _bundle() -> bytes:
 
 
 def _control(folder: str) -> socket.socket:
-    """Listens for the library.  The path is through a descriptor, since a socket's has to be short."""
+    """Listen on the control socket of the library.  A path below /proc/self/fd fits into ``sun_path``."""
     place = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)

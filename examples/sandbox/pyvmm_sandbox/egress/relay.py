@@ -339,7 +339,7 @@ def _port(client: socket.socket) -> int:
 
 
 def _is_host(address: Address) -> bool:
-    """Whether an address is one of the host's own: the kernel would send from it to itself."""
+    """Whether an address belongs to the host: the kernel selects it as the source of packets to it."""
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:

@@ -200,7 +200,7 @@ class Network:
         return self.default == "allow" or (not self.default and not self.allow)
 
     def permits_name(self, name: str, port: int = 0) -> bool:
-        """Whether a host may be reached by its name; its addresses have to be permitted, too.
+        """Whether the rules permit a host's name.  A connection also needs a permitted address.
 
         :param port: 0: any
         """

@@ -36,7 +36,7 @@ class _Short(Exception):
 
 
 def names(data: bytes) -> Found | None:
-    """What a client's first bytes show; None: there have to be more.
+    """Detect the protocol in a client's first bytes; returns None if more bytes are needed.
 
     :raises ValueError: they are the beginning of TLS or HTTP, and wrong
     """
