@@ -111,7 +111,7 @@ def write(path: Path, rows: list[Row], figures: dict[str, Any]) -> None:
 def draw(rows: list[Row], path: Path) -> str:
     """Draw the rows that have a target into `path`; returns a line that says so, or why not.
 
-    matplotlib is optional: `pip install pyvmm[bench]`.
+    matplotlib is optional: `pip install matplotlib`.
     """
     try:
         import matplotlib

@@ -428,10 +428,12 @@ def _packaged_kernel(messages: Messages) -> str:
     try:
         import pyvmm_guest
     except ImportError:
+        from vmm.cli.plugins import GUEST_PACKAGE
+
         raise ConfigError(
             "there is no --kernel, and the package pyvmm-guest, which has one, is not installed",
             code="kernel-missing",
-            hint="name a kernel with --kernel FILE, or: pip install pyvmm-guest",
+            hint=f"name a kernel with --kernel FILE, or in a checkout: {GUEST_PACKAGE}",
         ) from None
     path = pyvmm_guest.kernel()
     messages.event("kernel", f"no --kernel: booting that of pyvmm-guest, {path}", path=path)

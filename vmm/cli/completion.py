@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         raise HostError(
             "completion scripts are made by the Python package shtab, which is not installed",
             code="shtab",
-            hint="pip install 'pyvmm[completion]', or: pip install shtab",
+            hint="pip install shtab",
         ) from error
     sys.stdout.write(script(shtab, shell))
     return 0

@@ -316,12 +316,14 @@ def next_steps(usable: bool) -> list[str]:
 
     :param usable: KVM is
     """
-    from vmm.cli.plugins import DOCTOR, entry_points
+    from vmm.cli.plugins import DOCTOR, GUEST_PACKAGE, entry_points
 
     if not usable:
         if "sentry" in entry_points(group=DOCTOR):
             return ["run a program without KVM: pyvmm-runsc do PROGRAM"]
-        return ["make KVM usable, as the first lines describe; or run programs without it: pip install pyvmm-sentry"]
+        return [
+            "make KVM usable, as the first lines describe; or run programs without it: pip install ./examples/sentry"
+        ]
     try:
         import pyvmm_guest
 
@@ -330,7 +332,7 @@ def next_steps(usable: bool) -> list[str]:
         there = False
     steps = ["boot a guest: pyvmm boot --rootfs PATH" if there else "boot a guest: pyvmm boot --kernel FILE"]
     if not there:
-        steps.append("or install a kernel: pip install pyvmm-guest")
+        steps.append(f"or install a kernel, in a checkout: {GUEST_PACKAGE}")
     if "run" in entry_points():
         steps.append("run a container in a machine of its own: pyvmm run IMAGE")
     return steps

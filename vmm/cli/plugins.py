@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 GROUP, DOCTOR = "pyvmm.commands", "pyvmm.doctor"
+GUEST_PACKAGE = "make wheels ARGS=pyvmm-guest; pip install --no-index --find-links dist pyvmm-guest"
+"""The commands that install the kernel and the image, in a checkout."""
 _RUNTIME = ("the container runtime", "pip install ./examples/kata")
 PACKAGES = {
     "attach": _RUNTIME,

@@ -1,6 +1,6 @@
 """A guest's Linux kernel for drgn: by its own types, from outside.
 
-Needs drgn (``pip install pyvmm[debug]``) and the kernel's debug information (``vmlinux.debug``, or a vmlinux with
+Needs drgn (``pip install drgn``) and the kernel's debug information (``vmlinux.debug``, or a vmlinux with
 DWARF).
 
 drgn reads from a crash dump's VMCOREINFO where page tables are and which version it is. Here that is built from the
@@ -40,7 +40,7 @@ def open_program(read: Callable[[int, int], bytes], regions: Iterable[tuple[int,
     try:
         import drgn
     except ImportError as error:
-        raise HostError("drgn is not installed", code="drgn", hint="pip install 'pyvmm[debug]'") from error
+        raise HostError("drgn is not installed", code="drgn", hint="pip install drgn") from error
     symbols, build_id = _symbols(vmlinux)
     try:
         banner = read(symbols["linux_banner"] - _KERNEL_MAP, 64)

@@ -58,7 +58,7 @@ def check(network: str | Network, secrets: Mapping[str, Secret] | None, ports: S
         raise UsageError("network rules need root, for a network namespace", hint='network="none" or "user"')
     missing = [name for name in ("cryptography", "h11") if secrets and find_spec(name) is None]
     if missing:
-        raise UsageError(f"secrets need {' and '.join(missing)}", hint="pip install 'pyvmm-sandbox[secrets]'")
+        raise UsageError(f"secrets need {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}")
     return Wanted("user", network, *issue(secrets or {}, network))
 
 

@@ -56,7 +56,7 @@ class Ray(Cluster):
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("Ray is not installed", hint="pip install 'pyvmm-server[ray]'") from error
+            raise ConfigError("Ray is not installed", hint="pip install ray") from error
         self._ray: Any = ray
         try:
             # The address is $RAY_ADDRESS, or that of the cluster of this host.

@@ -51,7 +51,7 @@ def set_up() -> None:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
     except ImportError as error:
-        hint = "pip install 'pyvmm-server[otel]', or unset it"
+        hint = "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http, or unset it"
         raise ConfigError(f"{VARIABLES[0]} needs packages that are missing: {error}", hint=hint) from error
     provider = TracerProvider(resource=Resource.create({"service.name": "pyvmm-server"}), shutdown_on_exit=False)
     _add_processor(provider)

@@ -358,7 +358,7 @@ def test_missing_kernel(files: Path) -> None:
 def test_no_kernel(files: Path) -> None:
     error, hint = told(files)
     assert "no --kernel" in error and "pyvmm-guest" in error
-    assert "pip install pyvmm-guest" in hint
+    assert "dist pyvmm-guest" in hint
 
 
 def test_the_kernel_of_a_package(files: Path) -> None:

@@ -59,7 +59,7 @@ class LinuxGuest:
         """
         for what, path in (("kernel", config.kernel), ("image", config.image)):
             if not os.path.exists(path):
-                hint = f"pip install pyvmm-guest, or name your own in {FILE} (make guest-kernel kata-image)"
+                hint = f"name your own in {FILE} (make guest-kernel kata-image), or install the package pyvmm-guest"
                 raise ConfigError(f"the guest's {what} {path} does not exist", code=f"{what}-file", hint=hint)
 
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:

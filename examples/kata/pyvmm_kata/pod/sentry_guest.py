@@ -126,7 +126,7 @@ def _builder() -> Any:
     try:
         from pyvmm_sentry import program
     except ImportError as error:
-        hint = "pip install pyvmm-sentry"
+        hint = "pip install ./examples/sentry, in a checkout"
         raise ConfigError("the Sentry is not installed", code="guest-kind", hint=hint) from error
     return program
 
