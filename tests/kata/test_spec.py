@@ -274,6 +274,15 @@ def test_settings_are_parsed_once(tmp_path: Path) -> None:
     assert [each.name for each in (cache / "pyvmm").iterdir()] == [kept.name]
 
 
+def test_settings_of_many_files_do_not_fill_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(100):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(f"memory = '{number + 100}M'")
+        assert [settings.load(str(path)).memory for _ in range(2)] == [number + 100 << 20] * 2
+    assert len(list((tmp_path / "cache" / "pyvmm").iterdir())) <= 16
+
+
 def test_a_tree_is_removed_and_what_its_links_name_is_not(tmp_path: Path) -> None:
     tree, other = tmp_path / "tree", tmp_path / "other"
     for folder in (tree / "a" / "b", other):

@@ -335,8 +335,9 @@ def cache_folder() -> str:
 
 
 def _kept(path: str) -> str:
+    """One of 16 files, so that a program that writes a new file for each container does not fill the cache."""
     where = cache_folder()
-    return f"{where}/settings-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}.json" if where else ""
+    return f"{where}/settings-{blake2b(os.fsencode(path), digest_size=1).hexdigest()[0]}.json" if where else ""
 
 
 def _keep(path: str, found: Json) -> None:
