@@ -194,6 +194,7 @@ def test_the_hosts_own_sockets(boot: Boot, transport: str) -> None:
             assert _is_reset(old), "the new driver knows nothing of it and says so"
 
 
+@pytest.mark.skipif("PYVMM_GUEST_INITRD" in os.environ, reason="the example boots without an initrd")
 def test_rpc_example(guest_kernel: str, fresh_disk: Path) -> None:
     arguments = [guest_kernel, str(fresh_disk), "uname -s", "echo out; exit 3"]
     command = [sys.executable, str(ROOT / "examples" / "vsock_rpc.py"), *arguments]
