@@ -18,7 +18,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import artefacts, budget, kata_phases, results, sandboxes, sentry, sentry_lab, server, startup
+from tests.bench import (
+    artefacts,
+    budget,
+    kata_phases,
+    results,
+    sandboxes,
+    sandboxes_lab,
+    sandboxes_memory,
+    sentry,
+    sentry_lab,
+    server,
+    startup,
+)
 from tests.bench.child import ChildError
 from tests.bench.inside import Spec
 from tests.bench.stage import InstallError, StageError, install
@@ -54,7 +66,7 @@ FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
 NATIVE = ("startup", "sentry", "sandboxes", "server")
 """What runs on this machine itself."""
-OWN_LAB = ("sentry-lab",)
+OWN_LAB = ("sentry-lab", "sandboxes-lab", "sandboxes-memory")
 """What runs in a lab of its own, without a stage."""
 PARTS = (*NATIVE, *OWN_LAB, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = ("budget", "kata-pool")
@@ -130,6 +142,12 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     if "sentry-lab" in parts:
         with step("bench: the Sentry in a machine, in a lab that counts instructions"):
             figures["sentry-lab"] = sentry_lab.measure(OUTPUT)
+    if "sandboxes-lab" in parts:
+        with step("bench: sandboxes in machines, in a lab that counts instructions"):
+            figures["sandboxes-lab"] = sandboxes_lab.measure(OUTPUT)
+    if "sandboxes-memory" in parts:
+        with step("bench: the memory of many sandboxes in machines, in a lab of its own"):
+            figures["sandboxes-memory"] = sandboxes_memory.measure(OUTPUT, 10 if quick else sandboxes_memory.COUNT)
     if "server" in parts:
         with step("bench: the server of sandboxes, on this machine itself"):
             figures["server"] = server.measure(20 if quick else 100, 2 if quick else 10)

@@ -1,0 +1,242 @@
+"""Sandboxes in real machines, in the lab where one instruction is one nanosecond: `python -m tests.bench.sandboxes_lab
+FILE` there writes the figures.
+
+A start from a template is compared with `crun run` of the same program and Python's own start, a copy with
+`Machine.fork`, files and commands with `podman cp` and `podman exec` on runc. The library's import is not counted, nor
+the first turn of each: the lab reads programs over 9p.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.row import Row, compare
+from tests.lab import Lab, LabError
+from tools.where import ROOT
+
+TURNS, RUNS = 3, 10
+MIB = 64
+LINES = 20_000
+MEMORY_MIB = 96
+MEMORY = f"{MEMORY_MIB}M"
+RUNC = "/usr/sbin/runc"
+
+Figures = dict[str, list[int]]
+
+
+def first_line(command: Sequence[str]) -> int:
+    """Nanoseconds from the start of a program to its first line."""
+    begun = time.monotonic_ns()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        line, took = process.stdout.readline(), time.monotonic_ns() - begun
+        process.stdout.read()
+    if line != b"hi\n" or process.returncode:
+        raise LabError(f"{command[0]} printed {line!r} and ended with {process.returncode}")
+    return took
+
+
+def seconds_of(work: Callable[[], object]) -> int:
+    """Nanoseconds."""
+    begun = time.monotonic_ns()
+    work()
+    return time.monotonic_ns() - begun
+
+
+def turns(measure: Callable[[], int], count: int = TURNS) -> list[int]:
+    """The figures of each turn but the first."""
+    return [measure() for _ in range(count + 1)][1:]
+
+
+def to_first_line(box: Any) -> int:
+    """CLOCK_MONOTONIC in ns of the first line of a command in a sandbox."""
+    seen: list[int] = []
+    done = box.run("echo hi", on_stdout=lambda text: seen.append(time.monotonic_ns()))
+    if done.stdout != "hi\n":
+        raise LabError(f"the sandbox printed {done.stdout!r}")
+    return seen[0]
+
+
+def starts(folder: Path, rootfs: Path, where: dict[str, Any]) -> Figures:
+    """`start`: a sandbox of a template to its first line; `crun` and `python`: the peer's two parts."""
+    from pyvmm_sandbox import Template
+
+    template = Template.build(folder / "template", str(rootfs), memory=MEMORY, **where)
+
+    def start() -> int:
+        begun = time.monotonic_ns()
+        with template.start(**where) as box:
+            return to_first_line(box) - begun
+
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    subprocess.run(["crun", "spec", f"--bundle={bundle}"], check=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"args": ["sh", "-c", "echo hi"], "terminal": False}
+    spec["root"] = {"path": str(rootfs), "readonly": True}
+    spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "cgroup"]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    crun = ["crun", f"--root={folder}/crun", "--cgroup-manager=disabled", "run", f"--bundle={bundle}", "c1"]
+    return {
+        "start": turns(start),
+        "crun": turns(lambda: first_line(crun)),
+        "python": turns(lambda: first_line([sys.executable, "-c", "print('hi')"])),
+    }
+
+
+def forks(box: Any) -> Figures:
+    """`fork`: a copy of a sandbox to its first line."""
+
+    def fork() -> int:
+        begun = time.monotonic_ns()
+        (copy,) = box.fork()
+        with copy:
+            return to_first_line(copy) - begun
+
+    return {"fork": turns(fork)}
+
+
+def files(box: Any) -> Figures:
+    """`write` and `read` of MIB mebibytes."""
+    data = os.urandom(1 << 20) * MIB
+    found = {"write": turns(lambda: seconds_of(lambda: box.files.write("/tmp/data", data)), 1)}
+    if box.files.read("/tmp/data") != data:
+        raise LabError("the file was read differently")
+    return found | {"read": turns(lambda: seconds_of(lambda: box.files.read("/tmp/data")), 1)}
+
+
+def commands(box: Any) -> Figures:
+    """`run`: of true; `lines`: LINES lines as they come."""
+
+    def lines() -> int:
+        begun = time.monotonic_ns()
+        with box.popen(["seq", str(LINES)]) as command:
+            count = sum(event.text.count("\n") for event in command)
+        if count != LINES:
+            raise LabError(f"{count} lines came, not {LINES}")
+        return time.monotonic_ns() - begun
+
+    return {"run": turns(lambda: seconds_of(lambda: box.run("true", check=True)), RUNS), "lines": turns(lines, 1)}
+
+
+def of_podman(folder: Path) -> Figures:
+    """The same by podman on runc, in one container that sleeps."""
+    from tests.guest.kata_podman import Podman
+
+    folder.mkdir()
+    podman = Podman(folder)
+    source, target = folder / "data", folder / "copied"
+    source.write_bytes(os.urandom(1 << 20) * MIB)
+
+    def call(*words: str) -> int:
+        return seconds_of(lambda: podman.check(*words, runtime=RUNC))
+
+    def lines() -> int:
+        command = podman.command("exec", "c1", "seq", str(LINES), runtime=RUNC)
+        begun = time.monotonic_ns()
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            count = sum(1 for _ in process.stdout)
+        if count != LINES:
+            raise LabError(f"{count} lines came, not {LINES}")
+        return time.monotonic_ns() - begun
+
+    call("run", "--detach", "--name", "c1", "--network", "none", "--init=false", "box", "sleep", "100000")
+    try:
+        return {
+            "podman-run": turns(lambda: call("exec", "c1", "true"), RUNS),
+            "podman-lines": turns(lines, 1),
+            "podman-write": turns(lambda: call("cp", str(source), "c1:/tmp/data"), 1),
+            "podman-read": turns(lambda: call("cp", "c1:/tmp/data", str(target)), 1),
+        }
+    finally:
+        call("rm", "--force", "--time", "0", "c1")
+        podman.close()
+
+
+def of_machines() -> Figures:
+    """`machine-fork`: `Machine.fork()` of a guest with as much memory and a vsock device, to its return."""
+    from tools import guest
+    from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+    from vmm.virtio.blk import DiskConfig
+    from vmm.virtio.vsock import VsockConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = MachineConfig(
+            BootConfig(guest.kernel(), cmdline="root=/dev/vda ro quiet init=/bin/busybox -- sleep 100000"),
+            memory=MemoryConfig(MEMORY_MIB << 20),
+            disks=(DiskConfig(guest.rootfs(), read_only=True),),
+            vsock=VsockConfig(3, f"{folder}/v.sock"),
+        )
+        with Machine(config) as machine:
+            machine.start()
+            time.sleep(5)  # of the lab's clock: the guest has booted and is idle
+
+            def fork(number: int) -> int:
+                begun = time.monotonic_ns()
+                (copy,) = machine.fork(vsock=VsockConfig(3, f"{folder}/{number}.sock"))
+                took = time.monotonic_ns() - begun
+                copy.close()
+                return took
+
+            return {"machine-fork": [fork(number) for number in range(TURNS + 1)][1:]}
+
+
+def measure_here(folder: Path) -> Figures:
+    """In the lab."""
+    sys.path += [str(ROOT / "examples" / name) for name in ("kata", "sandbox")]
+    from pyvmm_sandbox import Sandbox
+    from tests.guest.kata_tools import Oci
+
+    (folder / "oci").mkdir()
+    oci = Oci(folder / "oci")
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.root)}
+    figures = starts(folder, oci.rootfs, where)
+    with Sandbox(str(oci.rootfs), memory=MEMORY, timeout=None, isolation="vm", **where) as box:
+        for part in (forks, files, commands):
+            figures |= part(box)
+    return figures | of_podman(folder / "podman") | of_machines()
+
+
+def measure(folder: Path) -> Figures:
+    """The same, from outside of the lab."""
+    result = folder / "sandboxes-lab.raw.json"
+    result.unlink(missing_ok=True)
+    with Lab(icount=True) as lab:
+        status = lab.run([sys.executable, "-m", "tests.bench.sandboxes_lab", str(result)], cwd=ROOT)
+    if status:
+        raise LabError(f"measuring sandboxes failed with status {status}")
+    figures: Figures = json.loads(result.read_text())
+    return figures
+
+
+def rows(figures: Figures) -> list[Row]:
+    """The lines of the table."""
+    middle = {name: sorted(runs)[len(runs) // 2] / 1e6 for name, runs in figures.items()}
+    peer = middle["crun"] + middle["python"]
+    unit = "M instructions"
+    made = [
+        compare("sandbox: template to first line", middle["start"], peer, unit, peer_name="crun + python", must=0.5),
+        compare("sandbox: copy to first line", middle["fork"], middle["machine-fork"], unit, peer_name="Machine.fork",
+                must=1.5),
+    ]  # fmt: skip
+    speeds = {"write": ("cp", 0.8), "read": ("cp", 0.8), "lines": ("exec", 0.8), "run": ("exec", 1.0)}
+    titles = {"write": f"{MIB} MiB written", "read": f"{MIB} MiB read", "lines": f"{LINES} lines", "run": "run of true"}
+    for name, (command, must) in speeds.items():
+        ours, theirs = middle[name], middle[f"podman-{name}"]
+        title = f"sandbox: {titles[name]}, speed"
+        made.append(Row(title, theirs / ours, unit, ours, theirs, f"podman {command}", must, at_least=True))
+    return made
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        Path(sys.argv[1]).write_text(json.dumps(measure_here(Path(place)), indent=1))
