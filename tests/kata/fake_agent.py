@@ -88,6 +88,16 @@ class FakeProcess:
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 (os.killpg if everything else os.kill)(self.program.pid, number)
 
+    def signal_tree(self, number: int) -> None:
+        """To it and its descendants, those in other sessions, too: a parent that is stopped makes no more of them."""
+        found = [self.program.pid] if self.program is not None and not self.ended.is_set() else []
+        for pid in found:
+            with contextlib.suppress(OSError):  # it ended just now
+                os.kill(pid, number)
+                for task in os.listdir(f"/proc/{pid}/task"):
+                    with open(f"/proc/{pid}/task/{task}/children") as file:
+                        found += [int(child) for child in file.read().split()]
+
     def resize(self, rows: int, columns: int) -> None:
         self.size = (rows, columns)
         if self.terminal and self.stdout >= 0:
@@ -237,11 +247,11 @@ class FakeAgent:
 
     def do_PauseContainer(self, request: Any, _call: ttrpc.Call) -> None:
         for process in self.processes.values():
-            process.kill(signal.SIGSTOP)
+            process.signal_tree(signal.SIGSTOP)
 
     def do_ResumeContainer(self, request: Any, _call: ttrpc.Call) -> None:
         for process in self.processes.values():
-            process.kill(signal.SIGCONT)
+            process.signal_tree(signal.SIGCONT)
 
     def do_StatsContainer(self, request: Any, _call: ttrpc.Call) -> Any:
         answer = protobuf.message("grpc.StatsContainerResponse")()

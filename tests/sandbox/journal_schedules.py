@@ -111,7 +111,9 @@ class Schedule:
 
     def run(self, steps: int) -> list[str]:
         """Its operations, each of which was checked."""
-        names = [self.random.choice(("pause", "fork", "fork_and_go_on", "snapshot", "kill")) for _ in range(steps)]
+        names = [
+            self.random.choice(("pause", "fork", "fork_and_go_on", "snapshot", "suspend", "kill")) for _ in range(steps)
+        ]
         try:
             for name in names:
                 self.journal.await_records(self.random.randint(1, 5))
@@ -154,6 +156,14 @@ class Schedule:
         template = self.box.snapshot(self.place / "template")
         if self.random.random() < 0.5:
             self.go_on(template.start(timeout=None, **self.started), must)
+
+    def do_suspend(self) -> None:
+        """It continues with all that was acknowledged until it stopped."""
+        template = self.box.suspend(self.place / "template")
+        self.journal.join(DONE_S)
+        self.box, self.is_first = template.start(timeout=None, **self.started), False
+        self.check(self.box, self.journal.acknowledged)
+        self.journal = Journal(self.box, self.sent, self.journal.acknowledged)
 
     def do_kill(self) -> None:
         """A program in the sandbox; or the machine itself, whose files are those of the folder."""

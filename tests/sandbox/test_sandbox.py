@@ -501,6 +501,29 @@ def test_copies(python: Python) -> None:
 
 
 @needs_namespaces
+def test_a_suspended_one_continues(python: Python) -> None:
+    code = """
+    with Sandbox(rootfs, **where) as box:
+        name = box.name
+        raises(UsageError, box.suspend, files)  # a folder with other files: it continues
+        assert box.run("echo here").stdout == "here\\n"
+        template = box.suspend(place + "/saved")
+        raises(SandboxGone, box.run, "true")
+    assert os.listdir(where["root"]) == []
+    for _ in range(2):
+        with template.start(name=name, detach=True, **where) as again:
+            assert again.name == name and again.info().state == "running"
+            assert again.run("echo again").stdout == "again\\n"
+    with template.start(**where) as first:
+        first.pause()
+        template = first.suspend(place + "/saved")
+    with template.start(**where) as second:
+        assert second.run("echo second").stdout == "second\\n"
+    """
+    python(code)
+
+
+@needs_namespaces
 def test_a_template_is_built(python: Python) -> None:
     code = """
     build = dict(setup=["touch " + files + "/set-up"], start=f"sleep 0.3; touch {files}/ready; {nap}")

@@ -138,6 +138,10 @@ class AsyncSandbox:
         """See :meth:`Sandbox.fork`."""
         return [AsyncSandbox(each) for each in await _made(_kill_all, self._sandbox.fork, count)]
 
+    async def suspend(self, folder: str | os.PathLike[str]) -> Template:
+        """See :meth:`Sandbox.suspend`."""
+        return await _thread(self._sandbox.suspend, folder)
+
     async def snapshot(self, folder: str | os.PathLike[str]) -> Template:
         """See :meth:`Sandbox.snapshot`."""
         return await _thread(self._sandbox.snapshot, folder)

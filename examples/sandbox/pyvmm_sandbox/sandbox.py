@@ -355,6 +355,29 @@ class Sandbox:
         self._check_saving()
         return save(self, folder, {})
 
+    def suspend(self, folder: str | os.PathLike[str]) -> Template:
+        """Save it and end it, which frees its memory. :meth:`Template.start` continues it, any number of times.
+
+        It does not run between the two, so nothing that it has done is lost.  Its commands and connections end.
+
+        :param folder: replaces the template that is there
+        :raises VmmError: it cannot be saved, and continues
+        """
+        from pyvmm_sandbox.template import save
+
+        self._check_saving()
+        paused = self._call(lambda: self._container.status) == "paused"
+        if not paused:
+            self.pause()
+        try:
+            template = save(self, folder, {"suspended": True})
+        except BaseException:
+            if not paused:
+                self.resume()
+            raise
+        self.kill()
+        return template
+
     def _check_saving(self) -> None:
         isolations.check_saving(self.isolation)
         connecting.check_saving(self._container.folder)

@@ -120,7 +120,10 @@ class Template:
         except BaseException:
             shutil.rmtree(bundle, ignore_errors=True)
             raise
-        return adopt(container, record, timeout, root)
+        box = adopt(container, record, timeout, root)
+        if self.record.get("suspended"):
+            box.resume()
+        return box
 
 
 def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -> Template:
