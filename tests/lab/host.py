@@ -21,7 +21,7 @@ from types import TracebackType
 
 from tools.distribution import Kernel, cache_dir
 
-from . import channel, image
+from . import channel, image, tsc
 from .emulator import find_emulator
 from .image import LabError
 
@@ -349,11 +349,13 @@ class Lab:
         argv = [*find_emulator(), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         model = HOSTILE_CPU if self.hostile else ICOUNT_CPU if self.icount else CPU
         argv += ["-M", "q35", "-cpu", model, "-smp", str(self.cpus), "-m", self.memory]
+        options = KERNEL_OPTIONS
         if self.icount:
             argv += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
         else:
             argv += ["-accel", "tcg,thread=multi"]
-        argv += ["-kernel", str(kernel.file), "-initrd", f"/proc/self/fd/{initrd}", "-append", KERNEL_OPTIONS]
+            options += f" tsc_early_khz={tsc.khz()}"
+        argv += ["-kernel", str(kernel.file), "-initrd", f"/proc/self/fd/{initrd}", "-append", options]
         argv += ["-chardev", f"file,id=console,path=/proc/self/fd/{self._console},append=on"]
         argv += ["-serial", "chardev:console"]
         argv += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={port}"]

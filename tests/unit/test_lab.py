@@ -152,6 +152,19 @@ def test_the_checkout_is_there_and_only_the_share_is_kept(lab: Lab) -> None:
 
 
 @needs_qemu
+def test_its_clock_is_the_hosts(lab: Lab) -> None:
+    """The kernel does not measure it, which fails where the emulator waits for a CPU."""
+    out = Output()
+    before = time.monotonic()
+    lab.run(["cat", "/proc/uptime"], stdout=out)
+    lab.run(["sleep", "2"])
+    lab.run(["cat", "/proc/uptime"], stdout=out)
+    between = time.monotonic() - before
+    first, last = (float(line.split()[0]) for line in out.data.splitlines())
+    assert 2 <= last - first <= between + 0.02
+
+
+@needs_qemu
 def test_kvm_makes_a_machine_in_it(lab: Lab) -> None:
     make_vm = "import fcntl, os; fcntl.ioctl(os.open('/dev/kvm', os.O_RDWR), 0xAE01, 0)"
     assert lab.run([sys.executable, "-c", make_vm]) == 0
