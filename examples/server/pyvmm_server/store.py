@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import sqlite3
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import build_records, places
 from pyvmm_server.build_records import BuildRecords
+from pyvmm_server.index import Index
 from pyvmm_server.places import Places
 
 if TYPE_CHECKING:
@@ -84,6 +86,11 @@ class Record:
         """Of the detached sandbox."""
         return f"e2b-{self.id}"
 
+    @functools.cached_property
+    def kept(self) -> dict[str, bytes]:
+        """What others have made of this record and keep with it: a change makes another record."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -133,8 +140,9 @@ class Store:
         self._add_columns()
         self._db.execute(places.INDEX)
         self.builds = BuildRecords(self._db)
-        self.places = Places(self._db, self._tell)
         self._watchers: set[asyncio.Event] = set()
+        self._index = Index(map(_record, self._db.execute("SELECT * FROM sandboxes")))
+        self.places = Places(self._db, self._index, self._tell)
 
     def _add_columns(self) -> None:
         """Those that the tables of older servers lack."""
@@ -167,6 +175,8 @@ class Store:
         values = _row(asdict(record))
         names, places = ", ".join(values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
+        if isinstance(record, Record):
+            self._index.put(record)
         self._tell()
 
     def replace(self, snapshot: Snapshot) -> list[str]:
@@ -186,45 +196,46 @@ class Store:
 
     def change(self, sandbox_id: str, **values: Any) -> None:
         """Change fields of a sandbox, if there is one."""
+        record = self._index.get(sandbox_id)
+        if record is None:
+            return
         changes = ", ".join(f"{name} = ?" for name in values)
         self._db.execute(f"UPDATE sandboxes SET {changes} WHERE id = ?", [*_row(values).values(), sandbox_id])
+        self._index.put(replace(record, **values))
         self._tell()
 
     def remove(self, record: Record | Snapshot) -> None:
         self._db.execute(f"DELETE FROM {_table(record)} WHERE id = ?", [record.id])
+        if isinstance(record, Record):
+            self._index.drop(record.id)
         self._tell()
 
     def get(self, sandbox_id: str) -> Record | None:
-        return self._one("id = ?", sandbox_id)
+        return self._index.get(sandbox_id)
 
     def of_request(self, owner: str, request: str) -> Record | None:
         """The sandbox that an idempotency key has made."""
-        return self._one("owner = ? AND request = ?", owner, request)
+        return self._index.of_request(owner, request)
 
     def in_states(self, *states: str, owner: str | None = None) -> list[Record]:
         """All in one of these states, in the order of their start."""
-        places = ", ".join("?" * len(states))
-        mine, values = ("", []) if owner is None else ("AND owner = ?", [owner])
-        text = f"SELECT * FROM sandboxes WHERE state IN ({places}) {mine} ORDER BY started, id"
-        return [_record(row) for row in self._db.execute(text, [*states, *values])]
+        return self._index.in_states(states, owner)
+
+    def count(self, owner: str) -> int:
+        """How many of a key are being started, run or are paused."""
+        return self._index.count(owner, (CREATING, RUNNING, PAUSED))
 
     def due(self, now: float) -> list[Record]:
         """Running ones whose time is over."""
-        return [
-            _record(row)
-            for row in self._db.execute("SELECT * FROM sandboxes WHERE state = 'running' AND ends <= ?", [now])
-        ]
+        return self._index.due(now)
 
     def next_end(self) -> float | None:
         """When the first running one's time is over."""
-        found = self._db.execute("SELECT min(ends) FROM sandboxes WHERE state = 'running'").fetchone()[0]
-        return None if found is None else float(found)
+        return self._index.next_end()
 
     def counts(self) -> tuple[dict[str, int], list[int]]:
         """How many there are in each state, and how many each key has that run or are paused."""
-        states = dict(self._db.execute("SELECT state, count(*) FROM sandboxes GROUP BY state").fetchall())
-        of_keys = "SELECT count(*) FROM sandboxes WHERE state IN ('running', 'paused') GROUP BY owner"
-        return states, [row[0] for row in self._db.execute(of_keys)]
+        return self._index.states(), self._index.owners((RUNNING, PAUSED))
 
     def walk(
         self, owner: str, states: Sequence[str], after: tuple[float, str] | None, *, newest_first: bool
@@ -233,12 +244,7 @@ class Store:
 
         :param after: begin behind this start and id
         """
-        places = ", ".join("?" * len(states))
-        order, than = ("DESC", "<") if newest_first else ("ASC", ">")
-        behind = "" if after is None else f"AND (started, id) {than} (?, ?)"
-        text = f"""SELECT * FROM sandboxes WHERE owner = ? AND state IN ({places}) {behind}
-            ORDER BY started {order}, id {order}"""
-        return map(_record, self._db.execute(text, [owner, *states, *(after or ())]))
+        return iter(self._index.walk(owner, states, after, newest_first=newest_first))
 
     def snapshots(self, owner: str, after: tuple[float, str] | None = None) -> Iterator[Snapshot]:
         """The newest first; see :meth:`walk`."""
@@ -253,10 +259,6 @@ class Store:
     def close(self) -> None:
         self._db.close()
         self._lock.close()
-
-    def _one(self, where: str, *values: str) -> Record | None:
-        row = self._db.execute(f"SELECT * FROM sandboxes WHERE {where}", values).fetchone()
-        return None if row is None else _record(row)
 
 
 def _table(record: Record | Snapshot) -> str:
