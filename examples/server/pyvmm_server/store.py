@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import sqlite3
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import build_records, places
@@ -24,6 +24,10 @@ Phase = tuple[str, float, float]
 """Of a start: its name, its begin and its end, in seconds of CLOCK_MONOTONIC, as the steps of the sandbox library."""
 CREATING, RUNNING, PAUSED, ENDING, LOST = "creating", "running", "paused", "ending", "lost"
 _JSON = ("metadata", "envs", "phases")
+_LARGE_LOG = 2 << 20
+"""Bytes after which it is moved into the database."""
+_MOST_LOG = 16384
+"""Pages after which a change does that itself."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
@@ -132,10 +136,12 @@ class Store:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OSError(error.errno, "another server uses it", folder) from error
-        self._db = sqlite3.connect(os.path.join(folder, "server.db"), isolation_level=None)
+        self._path = os.path.join(folder, "server.db")
+        self._db = sqlite3.connect(self._path, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {_MOST_LOG}")  # see checkpoint()
         self._db.executescript(_SCHEMA + build_records.SCHEMA)
         self._add_columns()
         self._db.execute(places.INDEX)
@@ -172,7 +178,7 @@ class Store:
         """
         :raises sqlite3.IntegrityError: one for the same request, or of the same name, is there
         """
-        values = _row(asdict(record))
+        values = _row({name: getattr(record, name) for name in _NAMES[type(record)]})
         names, places = ", ".join(values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
         if isinstance(record, Record):
@@ -255,6 +261,12 @@ class Store:
     def snapshot_ids(self) -> set[str]:
         """Of all keys."""
         return {row[0] for row in self._db.execute("SELECT id FROM snapshots")}
+
+    def checkpoint(self) -> None:
+        """Move what the log has into the database.  It waits for the disk: for a thread, so that no request does."""
+        if os.path.getsize(self._path + "-wal") >= _LARGE_LOG:
+            with contextlib.closing(sqlite3.connect(self._path)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         self._db.close()
