@@ -93,7 +93,7 @@ async def set_network(call: Call) -> Response:
 async def refresh(call: Call) -> Response:
     limit = seconds(await bodies.read_json(call.request), "duration", 300)
     record = _running(call)
-    call.sandboxes.set_end(record, max(record.ends or 0, time.time() + limit))
+    call.sandboxes.extend(record, limit)
     return Response(status_code=204)
 
 
@@ -114,7 +114,7 @@ async def connect(call: Call) -> Response:
         await call.sandboxes.resume(record, limit)
         return JSONResponse(created(call, record), 201)
     await call.sandboxes.live(record)
-    call.sandboxes.set_end(record, max(record.ends or 0, time.time() + limit))
+    call.sandboxes.extend(record, limit)
     return JSONResponse(created(call, record))
 
 

@@ -114,17 +114,42 @@ class Sandboxes:
         """
         :raises ClientError: it has ended
         """
+        live = await self._connected(record)
+        if not self.is_there(record.id):  # killed or lost meanwhile
+            raise gone(record.id)
+        return live
+
+    async def _connected(self, record: Record) -> Live:
         if found := self._live.get(record.id):
             return found
         try:
             handle = await self.engine.connect(record)
         except ClientError as error:
-            if error.status != 502:
-                raise
-            self.store.change(record.id, state=store.ENDING, ends=None)  # Upkeep removes what is left of it
-            self.changed.set()
+            if error.status == 502 and self.note_end(record.id):
+                self.store.change(record.id, state=store.ENDING, ends=None)  # Upkeep removes what is left of it
+                self.changed.set()
             raise
+        if self.store.get(record.id) is None:
+            raise gone(record.id)
         return self._live.setdefault(record.id, Live(handle))
+
+    def is_there(self, sandbox_id: str) -> bool:
+        """Whether it runs, is paused or is being started: neither ended nor lost, as far as this server has seen."""
+        record = self.store.get(sandbox_id)
+        return record is not None and record.state in (store.CREATING, store.RUNNING, store.PAUSED)
+
+    @property
+    def known(self) -> set[str]:
+        """Ids of those of which this process has something."""
+        return set(self._live)
+
+    def note_end(self, sandbox_id: str) -> bool:
+        """Report a sandbox that has ended without a request; whether that is so."""
+        if not self.is_there(sandbox_id):
+            return False
+        metrics.FAILURES.labels("ended").inc()
+        log.warning("sandbox has ended", extra={"sandbox": sandbox_id})
+        return True
 
     async def awake(self, record: Record) -> Live:
         """The same; one that is paused is resumed, if its client has chosen so.
@@ -177,7 +202,7 @@ class Sandboxes:
         :raises ClientError: the key has too many, or one for the same request
         """
         most = self.settings.most_sandboxes
-        if len(self.store.in_states(store.CREATING, store.RUNNING, store.PAUSED, owner=owner)) >= most:
+        if self.store.count(owner) >= most:
             raise ClientError(429, f"this key has {most} sandboxes, its limit")
         envs = {**source.envs, **values.pop("envs", {})}
         made = Record(
@@ -299,9 +324,16 @@ class Sandboxes:
         return True
 
     def set_end(self, record: Record, ends: float) -> None:
-        """Move the end of its time."""
-        self.store.change(record.id, ends=ends)
-        self.changed.set()
+        """Move the end of its time, if it runs: a paused one has none."""
+        now = self.store.get(record.id)
+        if now is not None and now.state == store.RUNNING:
+            self.store.change(record.id, ends=ends)
+            self.changed.set()
+
+    def extend(self, record: Record, seconds: float) -> None:
+        """Give it at least these seconds from now on.  The record may be older than the end that another client set."""
+        now = self.store.get(record.id)
+        self.set_end(record, max((now and now.ends) or 0, time.time() + seconds))
 
     async def set_rules(self, record: Record, rules: Network) -> None:
         """
@@ -318,7 +350,7 @@ class Sandboxes:
         async with live.lock:
             self._check(record, store.RUNNING, "is paused already")
             await self._call(live.handle.pause())
-            self.store.change(record.id, state=store.PAUSED, ends=None)
+            self._move(record, store.PAUSED, None)
             live.events.note("sandbox paused")
 
     async def resume(self, record: Record, timeout: float) -> None:
@@ -329,9 +361,17 @@ class Sandboxes:
         async with live.lock:
             self._check(record, store.PAUSED, "is running already")
             await self._call(live.handle.resume())
-            self.store.change(record.id, state=store.RUNNING, ends=time.time() + timeout)
+            self._move(record, store.RUNNING, time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
+
+    def _move(self, record: Record, state: str, ends: float | None) -> None:
+        """
+        :raises ClientError: it was killed or lost meanwhile
+        """
+        if not self.is_there(record.id):
+            raise ClientError(404, f"Sandbox {record.id} does not exist any more")
+        self.store.change(record.id, state=state, ends=ends)
 
     def _check(self, record: Record, state: str, words: str) -> None:
         now = self.get(record.owner, record.id)
@@ -436,19 +476,20 @@ class Sandboxes:
         """End it.  The record goes last; a second caller waits for the first."""
         ending = self._ending.get(record.id)
         if ending is None:
+            self.store.change(record.id, state=store.ENDING, ends=None)
+            self.mine.add(record.id)
             ending = self._ending[record.id] = asyncio.ensure_future(self._kill(record))
             ending.add_done_callback(lambda _: self._ending.pop(record.id))
         await asyncio.shield(ending)
 
     async def _kill(self, record: Record) -> None:
-        self.store.change(record.id, state=store.ENDING, ends=None)
-        self.mine.add(record.id)
         try:
-            live = await self.live(record)
+            live = await self._connected(record)
             await live.stop()
             await live.handle.kill()
         except ClientError:
-            return  # it has ended by itself, and Upkeep removes what is left
+            self.changed.set()  # it has ended by itself, and Upkeep removes what is left
+            return
         except (VmmError, OSError) as error:
             metrics.FAILURES.labels("kill").inc()
             log.warning("kill: %s", error, extra={"sandbox": record.id})  # Upkeep tries again

@@ -14,10 +14,12 @@ from pyvmm_server.errors import ClientError
 from vmm import VmmError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable
 
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.store import Record
+
+    _Work = Callable[[Record], Awaitable[None]]
 
 log = logging.getLogger("pyvmm_server")
 _CHECK_S = 5.0
@@ -51,38 +53,51 @@ class Upkeep:
     async def run(self) -> None:
         """Until cancelled."""
         await threads.call(leftovers.remove_paths, self._left)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._check_often())
+            both.create_task(self._end_in_time())
+
+    async def _end_in_time(self) -> None:
         while True:
             self._sandboxes.changed.clear()
             for record in self._store.due(time.time()):
-                self._spawn(record, self._end_of_time(record))
+                self._spawn(record, self._end_of_time)
             for record in self._store.in_states(store.ENDING):
-                self._spawn(record, self._end_again(record))
-            await self._check_all()
+                self._spawn(record, self._end_again)
             first = self._store.next_end()
             wait = _CHECK_S if first is None else min(max(first - time.time(), 0.01), _CHECK_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._sandboxes.changed.wait(), wait)
 
-    def _spawn(self, record: Record, work: Coroutine[None, None, None]) -> None:
+    async def _check_often(self) -> None:
+        """Not after each change: that would slow down each start by a look at all others."""
+        while True:
+            await self._check_all()
+            await threads.call(self._store.checkpoint)
+            await asyncio.sleep(_CHECK_S)
+
+    def _spawn(self, record: Record, work: _Work) -> None:
         """Run it beside the others, unless something is done to the sandbox already."""
         mine = self._sandboxes.mine
         if record.id in mine:
-            work.close()
             return
         mine.add(record.id)
         task = asyncio.create_task(self._reported(record, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reported(self, record: Record, work: Coroutine[None, None, None]) -> None:
+    async def _reported(self, record: Record, work: _Work) -> None:
         try:
-            await work
+            await work(record)
         except Exception as error:
             log.error("the end of a sandbox", exc_info=error, extra={"sandbox": record.id})
         finally:
             self._sandboxes.mine.discard(record.id)
 
     async def _end_of_time(self, record: Record) -> None:
+        now = self._store.get(record.id)
+        if now is None or now.state != store.RUNNING or now.ends is None or now.ends > time.time():
+            return  # a client was faster
         if record.auto_pause:
             try:
                 await self._sandboxes.pause(record)
@@ -105,18 +120,19 @@ class Upkeep:
     async def _check_all(self) -> None:
         """End the records of sandboxes that have ended by themselves."""
         for record in self._store.in_states(store.RUNNING, store.PAUSED):
-            if record.id in self._sandboxes.mine:
-                continue
+            if record.id in self._sandboxes.mine or not self._sandboxes.is_there(record.id):
+                continue  # or ended since this round began
             try:
                 live = await self._sandboxes.live(record)
                 is_running = await live.handle.is_running()
             except (ClientError, VmmError, OSError) as error:
-                is_gone = isinstance(error, ClientError) and error.status == 502
-                metrics.FAILURES.labels("ended" if is_gone else "check").inc()
-                words = "sandbox is gone" if is_gone else f"check: {error}"
-                log.warning("%s", words, extra={"sandbox": record.id})
+                if self._sandboxes.is_there(record.id):  # otherwise it has ended meanwhile
+                    metrics.FAILURES.labels("check").inc()
+                    log.warning("check: %s", error, extra={"sandbox": record.id})
                 continue
-            if not is_running and record.id not in self._sandboxes.mine:
-                metrics.FAILURES.labels("ended").inc()
-                log.warning("sandbox has ended", extra={"sandbox": record.id})
-                self._spawn(record, self._sandboxes.kill(record))
+            if not is_running and self._sandboxes.is_there(record.id):
+                self._spawn(record, self._end_by_itself)
+
+    async def _end_by_itself(self, record: Record) -> None:
+        if self._sandboxes.note_end(record.id):
+            await self._sandboxes.kill(record)
