@@ -248,7 +248,7 @@ def test_tokens_of_sandboxes(box: Sandbox, server: Server) -> None:
 
 
 def test_a_client_that_sends_nothing_does_not_stop_others(box: Sandbox, server: Server) -> None:
-    begun = b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: e2b_0\r\nContent-Length: 100\r\n\r\n{"
+    begun = b"POST /v2/sandboxes HTTP/1.1\r\nHost: localhost\r\nX-API-Key: e2b_0\r\nContent-Length: 100\r\n\r\n{"
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
     for each in silent:
         each.sendall(begun)

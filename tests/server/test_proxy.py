@@ -134,7 +134,7 @@ def test_a_sandbox_has_a_number_of_websockets(web: Web) -> None:
     request = "\r\n".join(
         [
             "GET / HTTP/1.1",
-            "Host: x",
+            "Host: localhost",
             "Upgrade: websocket",
             "Connection: Upgrade",
             "Sec-WebSocket-Version: 13",

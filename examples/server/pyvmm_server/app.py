@@ -32,6 +32,7 @@ from pyvmm_server import (
 from pyvmm_server.builds import Builds
 from pyvmm_server.calls import Call
 from pyvmm_server.errors import ClientError, describe, gone
+from pyvmm_server.hosts import Hosts
 from pyvmm_server.observer import Observer
 from pyvmm_server.page import routes as page
 from pyvmm_server.sandboxes import Sandboxes
@@ -100,6 +101,7 @@ class Dispatcher:
     def __init__(self, app: ASGIApp, sandboxes: Sandboxes, paths: Mapping[object, str]) -> None:
         self._app = app
         self.sandboxes = self._sandboxes = sandboxes
+        self._hosts = Hosts(sandboxes.settings)
         self._observer = Observer(self._answer, paths, logs=sandboxes.settings.log_requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,6 +110,12 @@ class Dispatcher:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive)
+            if not _HOST.match(request.headers.get("host", "")):
+                try:
+                    self._hosts.check(request.headers)
+                except ClientError as error:
+                    await _error(error)(scope, receive, send)
+                    return
             sandbox_id, port = self.named(request)
             if sandbox_id:
                 scope.update({observer.SANDBOX: sandbox_id, observer.PORT: port})

@@ -60,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
     add("--log-requests", action="store_true", help="a line in the log for each request")
     add("--state", default="", metavar="DIR", help="default: /var/lib/pyvmm/server, or below ~/.local/share")
     add("--domain", default="", help="sandboxes' own services are PORT-ID.DOMAIN; default: localhost:PORT")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="more names of the server; without --keys, requests under others than loopback and --domain are refused",
+    )
     add("--cpus", type=float, default=1, metavar="N", help="of a sandbox from an image; default: 1")
     add("--memory", type=int, default=512, metavar="MIB", help="likewise; default: %(default)s")
     add("--network", choices=("user", "none"), default="user", help="of sandboxes; default: %(default)s")
@@ -130,6 +137,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         admins=read_keys(options.admin_keys) if options.admin_keys else frozenset(),
         log_requests=options.log_requests,
         domain=options.domain or f"localhost:{options.port}",
+        hosts=tuple(options.allow_host),
         cpus=options.cpus,
         memory=options.memory,
         network=options.network,

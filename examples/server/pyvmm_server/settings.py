@@ -28,6 +28,7 @@ class Settings:
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
     :ivar admins: hashes of the administrator's keys, which read figures of all
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
+    :ivar hosts: more names under which clients address the server itself
     :ivar memory: in MiB
     :ivar most_sandboxes: of a key; it may have as many snapshots, builds and tags of templates
     :ivar most_upload: bytes of a request with files
@@ -41,6 +42,7 @@ class Settings:
     keys: frozenset[str] = frozenset()
     admins: frozenset[str] = frozenset()
     domain: str = "localhost"
+    hosts: tuple[str, ...] = ()
     cpus: float = 1
     memory: int = 512
     network: str = "user"
