@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm_sandbox import Network, Secret, UsageError
 from pyvmm_sandbox.egress import sniff
-from pyvmm_sandbox.egress.credentials import Replacer, issue
+from pyvmm_sandbox.egress.credentials import Credential, Replacer, issue
 from pyvmm_sandbox.egress.rules import Rule
 
 OPEN, PRIVATE = "93.184.0.1", "10.1.2.3"
@@ -196,3 +196,16 @@ def test_a_placeholder_of_the_callers_own() -> None:
         issue({"A": secret, "B": secret}, Network())
     with pytest.raises(UsageError, match="16 to 256"):
         Secret("value", ["a.test"], placeholder="short")
+
+
+def test_a_header_is_set_whatever_the_sandbox_sends() -> None:
+    secret = Secret("Bearer s3cret-value", ["a.test"], header="Authorization")
+    variables, credentials = issue({"A": secret}, Network(allow=["a.test"]))
+    assert variables == {} and "s3cret" not in repr(credentials)
+    replacer = Replacer(Credential.from_json(each.as_json()) for each in credentials)
+    sent = [(b"AUTHORIZATION", b"mine"), (b"X", b"y"), (b"authorization", b"twice")]
+    assert replacer.headers(sent) == [(b"X", b"y"), (b"Authorization", b"Bearer s3cret-value")]
+    assert b"s3cret" not in replacer.answer([(b"X-Echo", b"Bearer s3cret-value")])[0][1]
+    for name in ("Host", "content-length", "a b", "a\r\nb", "x:y"):
+        with pytest.raises(UsageError, match="no header that can be set"):
+            Secret("value", ["a.test"], header=name)

@@ -19,6 +19,9 @@ _VALUE_MOST = 16 << 10
 _SHORTEST_REDACTED = 8
 """Characters of a secret: a shorter one is in other words by chance."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_FRAMING = frozenset(("connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"))
+"""Headers that decide where a request leads, or where it ends."""
 _PLACEHOLDER = re.compile(r"[A-Za-z0-9_.-]{16,256}")
 _PORTS = {"https": 443, "http": 80}
 _HINT = 'Secret(value, hosts=["api.example.com"])'
@@ -64,6 +67,7 @@ class Secret:
     :param value: the secret
     :param hosts: that get it: ``NAME[:PORT]`` for HTTPS; ``http://NAME[:PORT]`` sends it without encryption
     :param in_query: replace it in the query of the address, too, and not only in headers
+    :param header: set this header of each request to the value, whatever the sandbox sends; it gets no placeholder then
     :param placeholder: 16 to 256 letters, digits, ``_``, ``.`` and ``-``; empty: a new one for each sandbox
     :raises UsageError: they cannot be used
     """
@@ -72,6 +76,7 @@ class Secret:
     hosts: Sequence[str]
     in_query: bool = False
     placeholder: str = ""
+    header: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, str) or not 0 < len(self.value) <= _VALUE_MOST:
@@ -81,6 +86,8 @@ class Secret:
         if isinstance(self.hosts, str) or not self.hosts:
             raise UsageError("a secret has no list of hosts", hint=_HINT)
         object.__setattr__(self, "hosts", tuple(self.hosts))
+        if self.header and (not _HEADER.fullmatch(self.header) or self.header.lower() in _FRAMING):
+            raise UsageError(f"{self.header!r:.80} is no header that can be set", hint='header="Authorization"')
         if self.placeholder and not _PLACEHOLDER.fullmatch(self.placeholder):
             raise UsageError("a placeholder is not 16 to 256 letters, digits, '_', '.' and '-'")
         _ = [Target.parse(host) for host in self.hosts]
@@ -93,6 +100,7 @@ class Credential(NamedTuple):
     value: str
     targets: tuple[Target, ...]
     in_query: bool
+    header: str = ""
 
     def __repr__(self) -> str:
         return f"<Credential {self.placeholder}>"
@@ -125,8 +133,10 @@ def issue(wanted: Mapping[str, Secret], network: Network) -> tuple[dict[str, str
                     f"secret {name}: the network does not allow {target.name}:{target.port}",
                     hint=f'Network(allow=["{target.name}:{target.port}"])',
                 )
-        variables[name] = secret.placeholder or f"pyvmm-secret-{secrets.token_hex(16)}"
-        made.append(Credential(variables[name], secret.value, targets, secret.in_query))
+        placeholder = secret.placeholder or f"pyvmm-secret-{secrets.token_hex(16)}"
+        if not secret.header:
+            variables[name] = placeholder
+        made.append(Credential(placeholder, secret.value, targets, secret.in_query, secret.header))
     if any(first != second and one in two for first, one in variables.items() for second, two in variables.items()):
         raise UsageError("a placeholder is a part of another")
     return variables, made
@@ -151,7 +161,9 @@ class Replacer:
     """
 
     def __init__(self, credentials: Iterable[Credential]) -> None:
-        all_ = [(each.placeholder.encode(), each.value.encode(), each.in_query) for each in credentials]
+        found = list(credentials)
+        all_ = [(each.placeholder.encode(), each.value.encode(), each.in_query) for each in found]
+        self._set = {each.header.lower().encode(): (each.header, each.value) for each in found if each.header}
         self._values = _Table((placeholder, value) for placeholder, value, _ in all_)
         self._queries = _Table((placeholder, _quoted(value)) for placeholder, value, in_query in all_ if in_query)
         long = [(placeholder, value) for placeholder, value, _ in all_ if len(value) >= _SHORTEST_REDACTED]
@@ -164,7 +176,8 @@ class Replacer:
 
     def headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Of a request; that of a name and password (RFC 7617) is decoded."""
-        return [(name, self._value(value)) for name, value in headers]
+        kept = [(name, self._value(value)) for name, value in headers if name.lower() not in self._set]
+        return kept + [(name.encode(), value.encode()) for name, value in self._set.values()]
 
     def _value(self, value: bytes) -> bytes:
         scheme, _, rest = value.partition(b" ")
