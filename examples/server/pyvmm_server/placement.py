@@ -59,10 +59,12 @@ class Membership:
     """The nodes of a cluster, as the rounds of a server find them.
 
     :ivar ready: those that take sandboxes
+    :ivar candidates: the same, for a choice among them that does not look at all
     """
 
     def __init__(self) -> None:
         self.ready: dict[str, Node] = {}
+        self.candidates: list[Node] = []
         self._seen: dict[str, _Seen] = {}
 
     def expect(self, nodes: Iterable[str]) -> None:
@@ -80,7 +82,10 @@ class Membership:
 
     def suspect(self, node: str) -> None:
         """A call to the node has failed: place no sandbox there before it answers again."""
-        self.ready.pop(node, None)
+        self._set_ready({name: each for name, each in self.ready.items() if name != node})
+
+    def _set_ready(self, ready: dict[str, Node]) -> None:
+        self.ready, self.candidates = ready, list(ready.values())
 
     def readmit(self, node: str) -> None:
         """A lost node has ended its sandboxes."""
@@ -108,7 +113,7 @@ class Membership:
             if not seen.is_lost and seen.rounds >= _SILENT_ROUNDS and now - seen.silent_since >= LOST_AFTER_S:
                 seen.is_lost = True
                 changes.lost.append(node)
-        self.ready = {node: each for node, each in ready.items() if not self._seen[node].is_lost}
+        self._set_ready({node: each for node, each in ready.items() if not self._seen[node].is_lost})
         return changes
 
     def settle(self, places: Places) -> dict[str, list[str]]:
@@ -121,4 +126,4 @@ class Membership:
     def forget(self, node: str) -> None:
         """A lost node that the engine does not list any more."""
         self._seen.pop(node, None)
-        self.ready.pop(node, None)
+        self.suspect(node)
