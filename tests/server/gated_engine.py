@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from pyvmm_sandbox import Network, Sandbox
+from pyvmm_sandbox import Sandbox
+from pyvmm_server.choices import Choices
 from pyvmm_server.engine import Node
 from pyvmm_server.errors import gone
 from pyvmm_server.sandboxes import Sandboxes
@@ -91,7 +92,7 @@ class GatedEngine:
     def place(self, memory: int, beside: str) -> str:
         return ""
 
-    async def start(self, record: Record, source: Source, rules: Network | None) -> GatedHandle:
+    async def start(self, record: Record, source: Source, choices: Choices) -> GatedHandle:
         self.running.add(record.name)
         return GatedHandle(self, record.name)
 

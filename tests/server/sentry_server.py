@@ -94,4 +94,5 @@ def main() -> None:
         outside.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

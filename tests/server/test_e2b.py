@@ -329,7 +329,7 @@ def test_what_is_missing_is_a_sentence(box: Sandbox, server: Server) -> None:
     asked: tuple[dict[str, Any], ...] = (
         {"mcp": {"time": {}}},
         {"network": {"deny_out": ["0.0.0.0/0"]}},
-        {"volume_mounts": {"/data": "mine"}},
+        {"network": {"rules": {"a.example": [{"transform": {"headers": {"A": "b"}}}]}}},
     )
     for options in asked:
         with pytest.raises(SandboxException, match=r"501: .* is not available on this server"):

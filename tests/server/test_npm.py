@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm_kata.image_store.store import ImageStore
 from tests.kata.oci_runtime import PATIENCE, needs_namespaces
 from tests.server.conftest import Server
 
@@ -48,6 +49,16 @@ def test_the_library(server: Server, tmp_path: Path, version: str) -> None:
     folder = server.place / "files" / f"npm-{version}"
     folder.mkdir()
     command = ["node", str(CLIENT), str(folder), *(["code"] if interpreter else [])]
+    environment = _environment(server, tmp_path)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_secrets_and_volumes(server: Server, tmp_path: Path) -> None:
+    _install(tmp_path, f"e2b@{[*VERSIONS][-1]}")
+    (server.place / "npm-tree").mkdir()
+    ImageStore(str(server.place / "images")).add(str(server.place / "npm-tree"), "npm-tree:1")
+    command = ["node", str(CLIENT.with_name("npm_vault.mjs")), "npm-tree:1"]
     environment = _environment(server, tmp_path)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -70,6 +70,7 @@ def listed(record: Record) -> dict[str, Any]:
         "state": record.state,
         "envdVersion": ENVD_VERSION,
         "metadata": record.metadata,
+        "volumeMounts": [{"name": each["name"], "path": each["path"]} for each in record.volumes],
     }
 
 

@@ -19,7 +19,8 @@ from pyvmm_server.placement import Membership, choose
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
-    from pyvmm_sandbox import Network, Sandbox
+    from pyvmm_sandbox import Sandbox
+    from pyvmm_server.choices import Choices
     from pyvmm_server.engine import Address, Node
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.store import Record
@@ -115,15 +116,15 @@ class Cluster:
 
     def place(self, memory: int, beside: str) -> str:
         ready = self.membership.ready
-        nodes = [ready[beside]] if beside in ready else [] if beside else list(ready.values())
+        nodes = [ready[beside]] if beside in ready else [] if beside else self.membership.candidates
         found = choose(nodes, self._sandboxes.store.places.used, memory, self._rng)
         if found is None:
             where = "the node of the sandbox" if beside else f"none of {len(nodes)} nodes"
             raise ClientError(503, f"{where} has {memory} MiB for another sandbox" if nodes else "no node answers")
         return found.id
 
-    async def start(self, record: Record, source: Source, rules: Network | None) -> RemoteHandle:
-        await self.call(record.node, "start", record, source, rules, limit=START_S)
+    async def start(self, record: Record, source: Source, choices: Choices) -> RemoteHandle:
+        await self.call(record.node, "start", record, source, choices, limit=START_S)
         return RemoteHandle(self, record)
 
     async def connect(self, record: Record) -> RemoteHandle:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import bodies, network_rules, store, threads
+from pyvmm_server import bodies, network_rules, secret_calls, store, threads, volume_calls
 from pyvmm_server.calls import created, listed, seconds, time_of
+from pyvmm_server.choices import Choices
 from pyvmm_server.errors import ClientError, not_there, translate
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def _check_new(body: dict[str, Any]) -> None:
     """
     :raises ClientError: it needs what is not there
     """
-    for name in ("mcp", "iam", "volumeMounts"):
+    for name in ("mcp", "iam"):
         if body.get(name):
             raise not_there(name)
     if bodies.take(body, "autoPause", bool, False) and not bodies.take(body, "autoPauseMemory", bool, True):
@@ -40,12 +41,20 @@ async def create(call: Call) -> Response:
     default = 300 if call.request.url.path.startswith("/v2/") else 15
     internet, network = bodies.take(body, "allow_internet_access", bool, None), bodies.take(body, "network", dict, {})
     rules = network_rules.rules_of(network, internet=internet)
+    vault = call.sandboxes.store.vault
+    mounts = volume_calls.mounts(call, body)
+    choices = Choices(
+        rules if network_rules.has_rules(network) else None,
+        secret_calls.of_rules(network, lambda name: vault.value(call.owner, name)),
+        [f"{vault.folder(each['id'])}:{each['path']}" for each in mounts],
+    )
     made = await call.sandboxes.create(
         call.owner,
         bodies.take(body, "templateID", str),
         seconds(body, "timeout", default),
         internet=internet,
-        rules=rules if network_rules.has_rules(network) else None,
+        choices=choices,
+        volumes=mounts,
         metadata=metadata,
         envs=envs,
         auto_pause=bodies.take(body, "autoPause", bool, False),
@@ -85,6 +94,8 @@ async def set_timeout(call: Call) -> Response:
 
 async def set_network(call: Call) -> Response:
     body = await bodies.read_json(call.request)
+    if body.get("rules"):
+        raise not_there("a change of a running sandbox's network: rules")
     rules = network_rules.rules_of(body, internet=bodies.take(body, "allow_internet_access", bool, None))
     await call.sandboxes.set_rules(_running(call), rules)
     return Response(status_code=204)

@@ -12,7 +12,7 @@ from pyvmm_server import leftovers, threads
 from pyvmm_server.errors import gone
 
 if TYPE_CHECKING:
-    from pyvmm_sandbox import Network
+    from pyvmm_server.choices import Choices
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -97,7 +97,7 @@ class Engine(Protocol):
         :raises ClientError: no node has room
         """
 
-    async def start(self, record: Record, source: Source, rules: Network | None) -> Handle:
+    async def start(self, record: Record, source: Source, choices: Choices) -> Handle:
         """Start the sandbox of a record.
 
         :raises VmmError: it cannot be started; nothing of it is left
@@ -165,8 +165,8 @@ class Local:
     def place(self, memory: int, beside: str) -> str:
         return ""
 
-    async def start(self, record: Record, source: Source, rules: Network | None) -> LocalHandle:
-        return LocalHandle(await threads.call(source.start, record.name, internet=record.internet, rules=rules))
+    async def start(self, record: Record, source: Source, choices: Choices) -> LocalHandle:
+        return LocalHandle(await threads.call(source.start, record.name, internet=record.internet, choices=choices))
 
     async def connect(self, record: Record) -> LocalHandle:
         try:

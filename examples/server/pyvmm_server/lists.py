@@ -16,6 +16,7 @@ from pyvmm_server import store
 from pyvmm_server.calls import listed
 from pyvmm_server.errors import ClientError
 from pyvmm_server.store import Record, Snapshot
+from pyvmm_server.vault import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pyvmm_server.calls import Call
 
 PAGE = 100
-Item = TypeVar("Item", Record, Snapshot)
+Item = TypeVar("Item", Record, Snapshot, Kept)
 
 
 def after(call: Call) -> tuple[float, str] | None:

@@ -9,7 +9,7 @@ from pyvmm_sandbox.egress.rules import Rule
 from pyvmm_server import bodies
 from pyvmm_server.errors import ClientError, not_there
 
-_MISSING = ("dnsServers", "egressProxy", "rules", "maskRequestHost")
+_MISSING = ("dnsServers", "egressProxy", "maskRequestHost")
 _EVERYTHING = "0.0.0.0/0"
 
 
@@ -41,7 +41,7 @@ def rules_of(body: dict[str, Any], *, internet: bool | None = None) -> Network:
 
 def has_rules(body: dict[str, Any]) -> bool:
     """Whether a sandbox is to have rules, and not the whole network of the server."""
-    return any(body.get(name) for name in ("allowOut", "denyOut"))
+    return any(body.get(name) for name in ("allowOut", "denyOut", "rules"))
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:

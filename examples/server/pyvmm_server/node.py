@@ -25,7 +25,7 @@ from pyvmm_server.errors import ClientError, describe, gone
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pyvmm_sandbox import Network
+    from pyvmm_server.choices import Choices
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -110,14 +110,14 @@ class Node:
         """Where its relay is."""
         return self._address
 
-    def start(self, record: Record, source: Source, rules: Network | None) -> Answer:
+    def start(self, record: Record, source: Source, choices: Choices) -> Answer:
         template = self._saved(source.template) if source.node else source.template
         return self._answer(
-            self._adopt(record, replace(source, settings=self._settings, template=template, node=""), rules)
+            self._adopt(record, replace(source, settings=self._settings, template=template, node=""), choices)
         )
 
-    async def _adopt(self, record: Record, source: Source, rules: Network | None) -> None:
-        await self._sandboxes.adopt(record, source, rules)
+    async def _adopt(self, record: Record, source: Source, choices: Choices) -> None:
+        await self._sandboxes.adopt(record, source, choices)
 
     def pause(self, sandbox_id: str) -> Answer:
         return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.pause(each)))

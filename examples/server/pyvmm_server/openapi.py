@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_server import routes
-from pyvmm_server.schemas import NAMED, RULES, SECONDS, TAG, TEXT, TIME, YES, Schema, fields, listed, named
+from pyvmm_server.schemas import NAME, NAMED, RULES, SECONDS, TAG, TEXT, TEXTS, TIME, YES, Schema, fields, listed, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,19 @@ ABOUT: dict[tuple[str, str], About] = {
         query={**_PAGE, **_FILTER, "state": {"enum": ["running", "paused"]}, "order": {"enum": ["asc", "desc"]}},
     ),
     ("POST", "/v2/sandboxes/{sandbox}/connect"): _CONNECT,
+    ("POST", "/secrets"): About(
+        "Keep a secret", {201: named("Secret")}, fields("name value", name=TEXT, value=TEXT, metadata=TEXTS)
+    ),
+    ("GET", "/secrets"): About("Secrets without their values", {200: listed(named("Secret"))}, query=_PAGE),
+    ("GET", "/secrets/{secret}"): About("A secret without its value", {200: named("Secret")}),
+    ("POST", "/secrets/{secret}"): About(
+        "Replace its value", {200: named("Secret")}, fields("value", value=TEXT, metadata=TEXTS)
+    ),
+    ("DELETE", "/secrets/{secret}"): About("Remove it", _NONE),
+    ("POST", "/volumes"): About("Make a volume", {201: named("Volume")}, fields("name", name=NAME)),
+    ("GET", "/volumes"): About("Volumes", {200: listed(fields("volumeID name", volumeID=TEXT, name=TEXT))}),
+    ("GET", "/volumes/{volume}"): About("A volume", {200: named("Volume")}),
+    ("DELETE", "/volumes/{volume}"): About("Remove a volume that no sandbox has, with its files", _NONE),
     ("GET", "/snapshots"): About(
         "Snapshots, in pages", {200: listed(named("Snapshot"))}, query={**_PAGE, "name": TEXT, "sandboxID": TEXT}
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm_server import build_calls, control, lists, sandbox_logs, snapshots
+from pyvmm_server import build_calls, control, lists, sandbox_logs, secret_calls, snapshots, volume_calls
 
 ROUTES = {
     ("POST", "/sandboxes"): control.create,
@@ -34,6 +34,15 @@ ROUTES = {
     ("POST", "/templates/tags"): build_calls.assign,
     ("DELETE", "/templates/tags"): build_calls.untag,
     ("DELETE", "/templates/{template:path}"): build_calls.remove,
+    ("POST", "/secrets"): secret_calls.create,
+    ("GET", "/secrets"): secret_calls.pages,
+    ("GET", "/secrets/{secret:path}"): secret_calls.detail,
+    ("POST", "/secrets/{secret:path}"): secret_calls.update,
+    ("DELETE", "/secrets/{secret:path}"): secret_calls.remove,
+    ("POST", "/volumes"): volume_calls.create,
+    ("GET", "/volumes"): volume_calls.listed,
+    ("GET", "/volumes/{volume}"): volume_calls.detail,
+    ("DELETE", "/volumes/{volume}"): volume_calls.remove,
 }
 UPLOAD = "/templates/{template}/files/{hash}"
 """Needs no key: the client's URL is signed."""
@@ -43,9 +52,6 @@ MISSING = (
     "/templates/{rest:path}",
     "/v2/templates",
     "/v2/templates/{rest:path}",
-    "/volumes",
-    "/volumes/{rest:path}",
-    "/secrets",
-    "/secrets/{rest:path}",
+    "/volumecontent/{rest:path}",
 )
 """Paths of E2B that this server does not have."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import metrics, store, threads
+from pyvmm_server.choices import NOTHING, Choices
 from pyvmm_server.engine import Engine, Local
 from pyvmm_server.errors import ClientError, Unreachable, describe, gone, lost, not_there, translate
 from pyvmm_server.events import Events
@@ -171,13 +172,13 @@ class Sandboxes:
         timeout: float,
         *,
         internet: bool | None = None,
-        rules: Network | None = None,
+        choices: Choices = NOTHING,
         **values: Any,
     ) -> Record:
         """A running sandbox.
 
         :param internet: None: as the server's administrator has chosen
-        :param rules: of its network; None: there are none
+        :param choices: of the client, for its machine
         :param values: more fields of the record
         :raises ClientError: it cannot be started; nothing of it is left
         """
@@ -190,11 +191,13 @@ class Sandboxes:
         phases = Phases()
         with phases.phase(PREPARE):
             source = self.templates.find(owner, template)
-            if rules is not None and source.template:
-                raise not_there(f"network: rules for {source.name}, which was saved with its memory,")
-            network = internet_of(source, None if rules else internet, self.settings.network != "none")
+            if source.template and (what := choices.need_new_machine):
+                raise not_there(f"{what} for {source.name}, which was saved with its memory,")
+            if choices.shares and not self.engine.has_builds:
+                raise not_there("a volume on many nodes")
+            network = internet_of(source, None if choices.rules else internet, self.settings.network != "none")
             made = self._record(owner, source, network, values)
-        return await self._start(made, source, timeout, phases, rules)
+        return await self._start(made, source, timeout, phases, choices)
 
     def _record(self, owner: str, source: Source, internet: bool, values: dict[str, Any]) -> Record:
         """The record of a sandbox that is being started.
@@ -242,7 +245,7 @@ class Sandboxes:
             raise not_there("a build of a template on many nodes")
         made = self._record(owner, source, internet, {})
         try:
-            handle = await threads.to_end(self.engine.start(made, source, None))
+            handle = await threads.to_end(self.engine.start(made, source, NOTHING))
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             raise translate(error) from error
@@ -255,11 +258,11 @@ class Sandboxes:
             await self.kill(made)
 
     async def _start(
-        self, made: Record, source: Source, timeout: float, phases: Phases, rules: Network | None = None
+        self, made: Record, source: Source, timeout: float, phases: Phases, choices: Choices = NOTHING
     ) -> Record:
         try:
             with phases.phase(START):
-                made, handle = await self._started(made, source, rules)
+                made, handle = await self._started(made, source, choices)
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             metrics.FAILURES.labels("create").inc()
@@ -280,20 +283,20 @@ class Sandboxes:
         self.changed.set()
         return made
 
-    async def _started(self, made: Record, source: Source, rules: Network | None) -> tuple[Record, Handle]:
+    async def _started(self, made: Record, source: Source, choices: Choices) -> tuple[Record, Handle]:
         """Start it, on another node if that which was chosen does not answer."""
         for _ in range(_TRIES - 1):
             try:
-                return made, await self.engine.start(made, source, rules)
+                return made, await self.engine.start(made, source, choices)
             except Unreachable:
                 if source.node:
                     raise
                 # If the first node has started it, it ends it when it finds that the record is of another one
                 made = replace(made, node=self.engine.place(made.memory, ""))
                 self.store.change(made.id, node=made.node)
-        return made, await self.engine.start(made, source, rules)
+        return made, await self.engine.start(made, source, choices)
 
-    async def adopt(self, made: Record, source: Source, rules: Network | None) -> None:
+    async def adopt(self, made: Record, source: Source, choices: Choices) -> None:
         """Start the sandbox of a record that another server has made, without an end of its time.
 
         :raises ClientError: it cannot be started; nothing of it is left
@@ -302,7 +305,7 @@ class Sandboxes:
         self.store.add(made)
         self.mine.add(made.id)
         try:
-            self._live[made.id] = Live(await self.engine.start(made, source, rules))
+            self._live[made.id] = Live(await self.engine.start(made, source, choices))
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             raise translate(error) from error
@@ -463,6 +466,8 @@ class Sandboxes:
 
         :raises ClientError: it cannot be saved
         """
+        if record.volumes:
+            raise not_there("a copy of a sandbox with volumes")  # two kernels that keep the same files in their caches
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused")

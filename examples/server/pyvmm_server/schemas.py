@@ -12,6 +12,7 @@ YES: Schema = {"type": "boolean"}
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
 TIME: Schema = {"type": "string", "format": "date-time"}
 SECONDS: Schema = {"type": "integer", "minimum": 0, "maximum": 366 * 24 * 3600}
+NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"}
 TAG: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
 
 
@@ -39,7 +40,21 @@ def _or_null(schema: Schema) -> Schema:
 
 RULES: Schema = fields(allowOut=listed(TEXT), denyOut=listed(TEXT))
 """Of a network."""
+_HEADERS: Schema = {
+    "type": "object",
+    "additionalProperties": listed(fields(transform=fields(headers=TEXTS))),
+}
 NAMED: dict[str, Schema] = {
+    "Secret": fields(
+        "secretID name currentVersion metadata createdAt updatedAt",
+        secretID=TEXT,
+        name=TEXT,
+        currentVersion=WHOLE,
+        metadata=TEXTS,
+        createdAt=TIME,
+        updatedAt=TIME,
+    ),
+    "Volume": fields("volumeID name token", volumeID=TEXT, name=TEXT, token=TEXT),
     "Error": fields("code message", code=WHOLE, message=TEXT),
     "NewSandbox": fields(
         "templateID",
@@ -48,9 +63,10 @@ NAMED: dict[str, Schema] = {
         autoPause=YES,
         autoResume=fields(enabled=YES),
         allow_internet_access=YES,
-        network=RULES,
+        network=fields(allowOut=listed(TEXT), denyOut=listed(TEXT), rules=_HEADERS),
         metadata=TEXTS,
         envVars=TEXTS,
+        volumeMounts=listed(fields("name path", name=NAME, path=TEXT)),
     ),
     "Sandbox": fields(
         "templateID sandboxID clientID envdVersion envdAccessToken domain",

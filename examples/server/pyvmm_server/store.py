@@ -12,7 +12,7 @@ import sqlite3
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import build_records, places
+from pyvmm_server import build_records, places, vault
 from pyvmm_server.build_records import BuildRecords
 from pyvmm_server.index import Index
 from pyvmm_server.places import Places
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Phase = tuple[str, float, float]
 """Of a start: its name, its begin and its end, in seconds of CLOCK_MONOTONIC, as the steps of the sandbox library."""
 CREATING, RUNNING, PAUSED, ENDING, LOST = "creating", "running", "paused", "ending", "lost"
-_JSON = ("metadata", "envs", "phases")
+_JSON = ("metadata", "envs", "phases", "volumes")
 _LARGE_LOG = 2 << 20
 """Bytes after which it is moved into the database."""
 _MOST_LOG = 16384
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
     context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
-    phases TEXT DEFAULT '[]', node TEXT DEFAULT ''
+    phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]'
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
@@ -61,6 +61,7 @@ class Record:
     :ivar parent: the id of the sandbox of which it is a fork
     :ivar phases: of its start
     :ivar node: where it is; empty: on the server's own
+    :ivar volumes: that it has: the id, the name and the path of each
     """
 
     id: str
@@ -84,6 +85,7 @@ class Record:
     parent: str = ""
     phases: list[Phase] = field(default_factory=list)
     node: str = ""
+    volumes: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -122,6 +124,7 @@ class Store:
     """The tables.  A change is in the file when its call returns, so that it outlives the server's process.
 
     :ivar builds: those of builds of templates
+    :ivar vault: secrets and volumes
     :ivar places: the nodes of the sandboxes
     :param folder: where the file is; made if need be
     :raises OSError: it cannot be made, or another server uses it
@@ -138,14 +141,16 @@ class Store:
             raise OSError(error.errno, "another server uses it", folder) from error
         self._path = os.path.join(folder, "server.db")
         self._db = sqlite3.connect(self._path, isolation_level=None)
+        os.chmod(self._path, 0o600)  # it has the values of secrets; the log's file gets the same rights
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
         self._db.execute(f"PRAGMA wal_autocheckpoint = {_MOST_LOG}")  # see checkpoint()
-        self._db.executescript(_SCHEMA + build_records.SCHEMA)
+        self._db.executescript(_SCHEMA + build_records.SCHEMA + vault.SCHEMA)
         self._add_columns()
         self._db.execute(places.INDEX)
         self.builds = BuildRecords(self._db)
+        self.vault = vault.Vault(self._db, os.path.join(folder, "volumes"))
         self._watchers: set[asyncio.Event] = set()
         self._index = Index(map(_record, self._db.execute("SELECT * FROM sandboxes")))
         self.places = Places(self._db, self._index, self._tell)
@@ -154,7 +159,7 @@ class Store:
         """Those that the tables of older servers lack."""
         newer = {"user": "''", "workdir": "''"}
         for table, columns in (
-            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''"}),
+            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''", "volumes": "'[]'"}),
             ("snapshots", newer),
         ):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
@@ -230,6 +235,11 @@ class Store:
     def count(self, owner: str) -> int:
         """How many of a key are being started, run or are paused."""
         return self._index.count(owner, (CREATING, RUNNING, PAUSED))
+
+    def with_volume(self, owner: str, volume_id: str) -> list[Record]:
+        """Sandboxes of a key that have a volume, in any state: a lost one may still run."""
+        found = self._index.in_states((CREATING, RUNNING, PAUSED, ENDING, LOST), owner)
+        return [each for each in found if any(mount["id"] == volume_id for mount in each.volumes)]
 
     def due(self, now: float) -> list[Record]:
         """Running ones whose time is over."""

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import Sandbox, Template
 from pyvmm_sandbox.template import RECORD
+from pyvmm_server.choices import NOTHING
 from pyvmm_server.errors import ClientError, not_there
 from vmm import VmmError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pyvmm_sandbox import Network
     from pyvmm_server.build_records import Build
+    from pyvmm_server.choices import Choices
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Snapshot, Store
 
@@ -51,10 +52,10 @@ class Source:
     workdir: str = ""
     node: str = ""
 
-    def start(self, name: str, *, internet: bool, rules: Network | None = None) -> Sandbox:
+    def start(self, name: str, *, internet: bool, choices: Choices = NOTHING) -> Sandbox:
         """A detached sandbox.
 
-        :param rules: of its network, if it has one
+        :param choices: of a client; the rules are of its network, if it has one
         :raises VmmError: it cannot be started; nothing of it is left
         """
         config, root = self.settings.config, self.settings.root
@@ -64,7 +65,9 @@ class Source:
             self.image,
             cpus=self.cpus,
             memory=f"{self.memory}M",
-            network=(rules or self.settings.network) if internet else "none",
+            network=(choices.rules or self.settings.network) if internet else "none",
+            secrets=choices.secrets if internet else None,
+            volumes=choices.shares,
             name=name,
             detach=True,
             timeout=None,

@@ -45,6 +45,7 @@ class Upkeep:
         records = self._store.in_states(store.RUNNING, store.PAUSED, store.ENDING)
         saved = self._store.snapshot_ids() | {each.id for each in self._store.builds.named()}
         return [
+            *self._store.vault.unfinished(),
             *leftovers.others(os.path.join(folder, "forks"), set()),
             *leftovers.others(os.path.join(folder, "snapshots"), saved),
             *leftovers.bundles(self._root, self._sandboxes.settings.bundles, [each.name for each in records]),
