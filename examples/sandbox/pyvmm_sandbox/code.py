@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_sandbox import kernel_server
 from pyvmm_sandbox.commands import OUTPUT_MOST
 from pyvmm_sandbox.errors import CodeTimeout, SandboxError, UsageError
+from pyvmm_sandbox.lines import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,6 @@ RESULTS_MOST = 64 << 20
 """Bytes of the results that one execution keeps."""
 _LINE_MOST = 2 * kernel_server.RESULT_MOST
 _START_S = 2 * kernel_server.START_S
-_PIECE = 256 << 10
 _NO_PROGRAM = (126, 127)
 
 
@@ -302,24 +302,8 @@ def _events(
     :raises SandboxError: it sends something else
     """
     threading.Thread(target=_send, args=(sock, json.dumps(request).encode() + b"\n"), daemon=True).start()
-    data = bytearray()
-    while True:
-        if deadline is not None:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            more = sock.recv(_PIECE)
-        except ConnectionError:
-            return
-        if not more:
-            return
-        at = len(data)
-        data += more
-        while (end := data.find(b"\n", at)) >= 0:
-            yield _parse(bytes(data[:end])), end
-            del data[: end + 1]
-            at = 0
-        if len(data) > _LINE_MOST:
-            raise SandboxError(f"the kernels' server sent a line of more than {_LINE_MOST} bytes")
+    for line in read_lines(sock, deadline, line_most=_LINE_MOST):
+        yield _parse(line), len(line)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pytest
 
 from pyvmm_sandbox import pytest_server
 from pyvmm_sandbox.errors import SandboxError
+from pyvmm_sandbox.lines import read_lines
 from pyvmm_sandbox.sandbox import Sandbox
 from vmm import VmmError
 
@@ -30,7 +31,6 @@ PROCESSES = False
 """The copies run their tests in processes that they fork: for machines of tests, which share one pytest."""
 _MOST = 256 << 20
 """Bytes of the answers to one request."""
-_PIECE = 256 << 10
 
 
 class Item(NamedTuple):
@@ -164,7 +164,7 @@ class ForkVm:
                 self._open.add(sock)
             try:
                 sock.sendall(json.dumps(request).encode() + b"\n")
-                for line in _lines(sock, deadline):
+                for line in read_lines(sock, deadline, line_most=_MOST, most=_MOST):
                     event = json.loads(line)
                     if "done" in event:
                         return
@@ -271,29 +271,6 @@ class ForkVm:
         if reporter is not None and text:
             reporter.ensure_newline()
             reporter.write_line(text.rstrip("\n"))
-
-
-def _lines(sock: socket.socket, deadline: float | None) -> Iterator[bytes]:
-    data = bytearray()
-    left = _MOST
-    while True:
-        if deadline is not None:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            more = sock.recv(_PIECE)
-        except ConnectionError:
-            return
-        if not more:
-            return
-        left -= len(more)
-        if left < 0:
-            raise SandboxError(f"the sandbox sent more than {_MOST} bytes", hint="print less")
-        at = len(data)
-        data += more
-        while (end := data.find(b"\n", at)) >= 0:
-            yield bytes(data[:end])
-            del data[: end + 1]
-            at = 0
 
 
 def _warning(module: str, name: str, text: str, filename: str, line: int) -> warnings.WarningMessage:
