@@ -49,7 +49,7 @@ ALL = 0xFFFFFFFF
 
 SERVER = "FSD"
 """The kind of pyvmm-fsd, whose list is a file of its own."""
-MAIN = ("HOST", "SHARES", "FORKS", "SERVER", "BROKER", "VMM", "START", "LOOP", "VCPU")
+MAIN = ("HOST", "SHARES", "FORKS", "SERVER", "GATEWAY", "RESOLVER", "BROKER", "VMM", "START", "LOOP", "VCPU")
 """Kinds whose lists hold those of others, too, in the order in which one is told from the next."""
 MORE = {
     "HOST": ("SPAWN",),

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from vmm.processes.factory import create_machine as create_machine
     from vmm.processes.factory import restore_machine as restore_machine
     from vmm.processes.isolated import IsolatedMachine as IsolatedMachine
+    from vmm.processes.jail.outward import enter_resolver as enter_resolver
+    from vmm.processes.jail.outward import jail_gateway as jail_gateway
+    from vmm.processes.jail.outward import jail_resolver as jail_resolver
     from vmm.processes.jail.restrict import restrict_process as restrict_process
     from vmm.processes.jail.restrict import seal_process as seal_process
     from vmm.saving.verify import verify_snapshot as verify_snapshot
@@ -85,8 +88,11 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "enter_resolver": "vmm.processes.jail.outward",
     "host_cpu": "vmm.kvm.probe",
     "create_machine": "vmm.processes.factory",
+    "jail_gateway": "vmm.processes.jail.outward",
+    "jail_resolver": "vmm.processes.jail.outward",
     "kvm_verdict": "vmm.cli.doctor",
     "restore_machine": "vmm.processes.factory",
     "restrict_process": "vmm.processes.jail.restrict",

@@ -562,6 +562,8 @@ enum {
 	SECCOMP_RNG = 33554432, /* a worker, like the first ones */
 	SECCOMP_SHARES = 67108864, /* the process that starts share servers, and these until they have their own list */
 	SECCOMP_FORKS = 134217728, /* the process that makes forks of a jailed machine */
+	SECCOMP_GATEWAY = 268435456, /* the process that connects a sandbox with network rules to the outside */
+	SECCOMP_RESOLVER = 536870912, /* the process that looks up names for it */
 };
 
 /* A line of calls/table.h; whose: bits SECCOMP_*. value: the n values that its argument is compared with. */
@@ -623,12 +625,15 @@ struct jail_config {
 	uint32_t threads;   /* RLIMIT_NPROC; only with a uid */
 	uint32_t grows;     /* 1: file_size is only the soft limit, which jail_raise_file_size() can raise */
 	uint64_t file_size; /* RLIMIT_FSIZE; 0: do not change */
+	uint32_t network;   /* 1: keep the network namespace, and the right to connect to TCP ports, not to listen */
+	uint32_t scratch;   /* 1: the root directory has one file, "scratch", which the process may read */
 };
 
 struct jail_walls {
 	uint32_t standing;                /* the layers in force: bits JAIL_* */
 	uint32_t missing;                 /* the first layer that the host refused, or 0 */
-	int32_t first_errno, pad;         /* its error */
+	int32_t first_errno;              /* its error */
+	int32_t scratch;                  /* a descriptor for writing the file, or -1 */
 };
 
 /*
@@ -651,10 +656,12 @@ int jail_raise_file_size(int pid, uint32_t uid, uint64_t size);
 int jail_open_unprivileged(const char *path);
 /*
  * Restrict the calling thread, and those that it starts, permanently to these n directories (O_PATH descriptors). Below
- * them it may create, read, write and remove files; it has no other access to the host's files. Call this after
- * jail_reduce(). 0; -errno: the kernel does not support it.
+ * them it may read files, and if `writes` create, write and remove them; it has no other access to the host's files.
+ * Call this after jail_reduce(). 0; -errno: the kernel does not support it.
  */
-int jail_keep_folders(const int *folders, uint32_t n);
+int jail_keep_folders(const int *folders, uint32_t n, uint32_t writes);
+/* Become this user and group without other groups. The only thread of the process calls this. 0 or -errno. */
+int jail_become(uint32_t uid);
 /*
  * Call MADV_DONTNEED for *count* pairs of address and size, then wait until fd is readable, a signal is handled or the
  * timeout (milliseconds, -1: never) expires. The kernel maps unmodified pages of files again on access. The wait is in

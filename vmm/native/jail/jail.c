@@ -33,7 +33,7 @@ struct ruleset {
 	uint64_t fs, net, scoped;
 };
 
-enum { LANDLOCK_NET_ALL = 3, LANDLOCK_SCOPE_ALL = 3, LANDLOCK_TRUNCATE = 1 << 14 };
+enum { LANDLOCK_NET_ALL = 3, LANDLOCK_NET_BIND = 1, LANDLOCK_SCOPE_ALL = 3, LANDLOCK_TRUNCATE = 1 << 14 };
 
 static bool thread_is_only(void)
 {
@@ -89,25 +89,37 @@ static int enter_user_namespace(void)
 	return write_file("/proc/self/gid_map", map);
 }
 
-/* Make an empty, read-only file system. */
-static int make_empty_tree(void)
+/* Make an empty file system, read-only unless it will have a file. */
+static int make_empty_tree(bool scratch)
 {
+	const unsigned int attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 	int fs = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), tree;
 
 	if (fs < 0)
 		return -errno;
-	(void)syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "size", "4k", 0);
+	(void)syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "size", scratch ? "64k" : "4k", 0);
 	(void)syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, "mode", "0555", 0);
 	tree = syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -1 :
-	       (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC,
-			    MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+	       (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes | (scratch ? 0 : MOUNT_ATTR_RDONLY));
 	if (tree < 0)
 		tree = -errno;
 	close(fs);
 	return tree;
 }
 
-static int enter_empty_root(void)
+/* Make the only file, which belongs to the user that the process becomes. A descriptor, or -errno. */
+static int make_scratch(int tree, uint32_t uid)
+{
+	int fd = openat(tree, "scratch", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400), err;
+
+	if (fd < 0 || !uid || fchown(fd, uid, uid) == 0)
+		return fd < 0 ? -errno : fd;
+	err = -errno;
+	close(fd);
+	return err;
+}
+
+static int enter_empty_root(const struct jail_config *config, int *scratch)
 {
 	int tree, err = 0;
 
@@ -115,12 +127,16 @@ static int enter_empty_root(void)
 		return -errno;
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
-	tree = make_empty_tree();
+	tree = make_empty_tree(config->scratch);
 	if (tree < 0)
 		return tree;
+	if (config->scratch) {
+		*scratch = make_scratch(tree, config->uid);
+		err = *scratch < 0 ? *scratch : 0;
+	}
 	/* Mount it over the root and make it the root. pivot_root() then stacks the old root on top: unmount that. */
-	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 || fchdir(tree) < 0 ||
-	    syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+	if (!err && (syscall(SYS_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) < 0 || fchdir(tree) < 0 ||
+		     syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0))
 		err = -errno;
 	close(tree);
 	return err;
@@ -135,10 +151,18 @@ static uint64_t landlock_rights(long version)
 	return rights[version > 5 ? 5 : version];
 }
 
-int jail_keep_folders(const int *folders, uint32_t n)
+static int landlock_allow(int ruleset, int folder, uint64_t rights)
 {
-	const uint64_t wanted = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |
-				LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_TRUNCATE;
+	const struct landlock_path_beneath_attr below = { .allowed_access = rights, .parent_fd = folder };
+
+	return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &below, 0) < 0 ? -errno : 0;
+}
+
+int jail_keep_folders(const int *folders, uint32_t n, uint32_t writes)
+{
+	const uint64_t change = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+				LANDLOCK_TRUNCATE;
+	const uint64_t wanted = LANDLOCK_ACCESS_FS_READ_FILE | (writes ? change : 0);
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	struct ruleset attr = { 0 };
 	int ruleset, err = 0;
@@ -149,21 +173,32 @@ int jail_keep_folders(const int *folders, uint32_t n)
 	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(uint64_t), 0);
 	if (ruleset < 0)
 		return -errno;
-	for (uint32_t i = 0; i < n && !err; i++) {
-		const struct landlock_path_beneath_attr below = { .allowed_access = wanted & attr.fs, .parent_fd = folders[i] };
-
-		if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &below, 0) < 0)
-			err = -errno;
-	}
+	for (uint32_t i = 0; i < n && !err; i++)
+		err = landlock_allow(ruleset, folders[i], wanted & attr.fs);
 	if (!err && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		err = -errno;
 	close(ruleset);
 	return err;
 }
 
-/* Enter a domain without rights: opening files, using TCP ports and signalling processes outside all fail. */
-static int enter_landlock(void)
+static int allow_scratch(int ruleset)
 {
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), err;
+
+	if (root < 0)
+		return -errno;
+	err = landlock_allow(ruleset, root, LANDLOCK_ACCESS_FS_READ_FILE);
+	close(root);
+	return err;
+}
+
+/*
+ * Enter a domain without rights: opening files, using TCP ports and signalling processes outside all fail. Exceptions:
+ * the file that the root directory has, and outgoing connections of a process with a network.
+ */
+static int enter_landlock(const struct jail_config *config)
+{
+	const uint64_t ports = config->network ? LANDLOCK_NET_BIND : LANDLOCK_NET_ALL;
 	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 	struct ruleset attr = { 0 };
 	int ruleset, err = 0;
@@ -171,13 +206,15 @@ static int enter_landlock(void)
 	if (version < 1)
 		return version ? -errno : -ENOSYS;
 	attr.fs = landlock_rights(version);
-	attr.net = version >= 4 ? LANDLOCK_NET_ALL : 0;
+	attr.net = version >= 4 ? ports : 0;
 	attr.scoped = version >= 6 ? LANDLOCK_SCOPE_ALL : 0;
 	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr,
 			       version >= 6 ? sizeof(attr) : version >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t), 0);
 	if (ruleset < 0)
 		return -errno;
-	if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+	if (config->scratch)
+		err = allow_scratch(ruleset);
+	if (!err && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		err = -errno;
 	close(ruleset);
 	return err;
@@ -246,7 +283,7 @@ static void keep_bounding_set(uint64_t kept)
 }
 
 /* Use system calls: the C library's functions would signal all threads to follow, but there is only this one. */
-static int user_become(uint32_t id)
+int jail_become(uint32_t id)
 {
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, id, id, id) < 0 ||
 	    syscall(SYS_setresuid, id, id, id) < 0)
@@ -337,7 +374,7 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls)
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { 0 };
 
-	*walls = (struct jail_walls){ 0 };
+	*walls = (struct jail_walls){ .scratch = -1 };
 	if (!thread_wait_only())
 		return -EBUSY;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -346,17 +383,18 @@ int jail_enter(const struct jail_config *config, struct jail_walls *walls)
 	syscall(SYS_capget, &head, data);
 	if (!(data[0].effective & 1u << CAP_SYS_ADMIN))
 		wall_note(walls, JAIL_USER_NS, enter_user_namespace());
-	leave_namespace(walls, JAIL_NET_NS, CLONE_NEWNET);
+	if (!config->network)
+		leave_namespace(walls, JAIL_NET_NS, CLONE_NEWNET);
 	leave_namespace(walls, JAIL_IPC_NS, CLONE_NEWIPC);
 	leave_namespace(walls, JAIL_UTS_NS, CLONE_NEWUTS);
 	leave_namespace(walls, JAIL_CGROUP_NS, CLONE_NEWCGROUP);
-	wall_note(walls, JAIL_FILES, enter_empty_root());
+	wall_note(walls, JAIL_FILES, enter_empty_root(config, &walls->scratch));
 	wall_note(walls, JAIL_LIMITS, limits_set(config));
 	keep_bounding_set(0);
 	if (config->uid)
-		wall_note(walls, JAIL_USER, user_become(config->uid));
+		wall_note(walls, JAIL_USER, jail_become(config->uid));
 	wall_note(walls, JAIL_CAPABILITIES, keep_capabilities(0));
-	wall_note(walls, JAIL_LANDLOCK, enter_landlock());
+	wall_note(walls, JAIL_LANDLOCK, enter_landlock(config));
 	wall_note(walls, JAIL_UNDUMPABLE, prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -errno : 0);
 	return 0;
 }
@@ -365,7 +403,7 @@ int jail_reduce(uint64_t capabilities, struct jail_walls *walls)
 {
 	const struct rlimit none = { 0, 0 };
 
-	*walls = (struct jail_walls){ 0 };
+	*walls = (struct jail_walls){ .scratch = -1 };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
 	walls->standing |= JAIL_NO_NEW_PRIVS;

@@ -139,7 +139,7 @@ def restrict_forks(folders: Iterable[str]) -> None:
             except OSError:
                 pass  # nothing can be made there
         _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
-        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds))
+        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds), 1)
     finally:
         for fd in fds:
             posix.close(fd)

@@ -42,6 +42,8 @@ class Authority:
         )
         self._issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        self._path = f"/proc/self/fd/{self._fd}"
 
     def certificate(self) -> bytes:
         """Its own, in PEM."""
@@ -74,15 +76,20 @@ class Authority:
             None if (wanted or "").lower() == name else ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         )
         private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        fd = os.memfd_create("certificate", os.MFD_CLOEXEC)  # the module reads files only
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(key.private_bytes(serialization.Encoding.PEM, *private))
-                file.write(certificate.public_bytes(serialization.Encoding.PEM))
-            context.load_cert_chain(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
+        pem = key.private_bytes(serialization.Encoding.PEM, *private)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, pem + certificate.public_bytes(serialization.Encoding.PEM), 0)
+        context.load_cert_chain(self._path)  # the module reads files only
+        os.ftruncate(self._fd, 0)
         return context
+
+    def use_file(self, fd: int, path: str) -> None:
+        """Write keys there before they are loaded, and not into an unnamed file of :file:`/proc`.
+
+        :param fd: a descriptor for writing it
+        """
+        os.close(self._fd)
+        self._fd, self._path = fd, path
 
     def _sign(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int, *extensions: _Extension

@@ -1,13 +1,13 @@
 """The process of a gateway.  It gets its rules and secrets by a socket, as lines of JSON, and answers each line.
 
-It begins as the caller's user, to make the namespace, and then drops all rights.
+It begins as the caller's user, to make the namespace and to start its resolver, and then drops all rights.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -19,13 +19,13 @@ from typing import Any
 from pyvmm_sandbox.egress import names, namespace
 from pyvmm_sandbox.egress.credentials import Credential
 from pyvmm_sandbox.egress.relay import CONNECTIONS_MOST, Gateway
+from pyvmm_sandbox.egress.resolver import Resolver, start
 from pyvmm_sandbox.egress.rules import Network
-from vmm import VmmError
+from vmm import VmmError, jail_gateway
 
 CONTROL, CERTIFICATES = "control", "certificates.pem"
 LINE_MOST = 8 << 20
-_NOBODY = 65534
-_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_MEMORY = 1 << 30
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
@@ -38,22 +38,28 @@ def main() -> None:
     connection, folder = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with connection.makefile("rb") as lines:
-        wanted = json.loads(lines.readline(LINE_MOST))
     try:
+        resolver = Resolver(start())  # before there are secrets
+        with connection.makefile("rb") as lines:
+            wanted = json.loads(lines.readline(LINE_MOST))
         sockets = namespace.make()
-        gateway = _gateway(wanted, folder)
+        gateway = _gateway(wanted, folder, resolver)
         control = _control(folder)
-        _drop_rights()
+        runner = asyncio.Runner()
+        runner.get_loop()
+        _drop_rights(gateway)
     except Exception as error:
         answer = {"error": str(error), "hint": error.hint if isinstance(error, VmmError) else ""}
         connection.sendall(json.dumps(answer).encode() + b"\n")
         return
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve(gateway, sockets, control, connection))
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            runner.run(_serve(gateway, sockets, control, connection, resolver))
+    finally:
+        os._exit(0)
 
 
-def _gateway(wanted: dict[str, Any], folder: str) -> Gateway:
+def _gateway(wanted: dict[str, Any], folder: str, resolver: Resolver) -> Gateway:
     credentials = [Credential.from_json(each) for each in wanted["credentials"]]
     secure = [target.name for each in credentials for target in each.targets if target.is_https]
     authority = verifying = None
@@ -66,7 +72,7 @@ def _gateway(wanted: dict[str, Any], folder: str) -> Gateway:
         os.chmod(file.name, 0o644)
     if credentials:
         import pyvmm_sandbox.egress.intercept  # noqa: F401  # likewise
-    return Gateway(Network(**wanted["rules"]), credentials, authority, verifying)
+    return Gateway(Network(**wanted["rules"]), resolver, credentials, authority, verifying)
 
 
 def _bundle() -> bytes:
@@ -95,26 +101,31 @@ def _control(folder: str) -> socket.socket:
     return made
 
 
-def _drop_rights() -> None:
-    """Its memory has secrets, and it reads what the sandbox sends."""
+def _drop_rights(gateway: Gateway) -> None:
+    """Its memory has secrets, and it reads what the sandbox sends.
+
+    :raises HostError: the host refuses
+    """
+    for name in ("idna", "ascii", "latin-1"):
+        codecs.lookup(name)  # Python looks for the module of a codec when it is first used
+    if gateway.authority is not None:
+        gateway.authority.context("pyvmm.invalid")  # what that needs is mapped now
     most = 4 * CONNECTIONS_MOST + 256
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, hard), hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    os.chdir("/")
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    fd = jail_gateway(most)
+    if gateway.authority is not None:
+        gateway.authority.use_file(fd, "/scratch")
 
 
 async def _serve(
-    gateway: Gateway, sockets: namespace.Sockets, control: socket.socket, connection: socket.socket
+    gateway: Gateway,
+    sockets: namespace.Sockets,
+    control: socket.socket,
+    connection: socket.socket,
+    resolver: Resolver,
 ) -> None:
     loop = asyncio.get_running_loop()
+    resolver.attach()
     this = asyncio.current_task()
     assert this is not None
     for listener in sockets.queries:
@@ -133,8 +144,21 @@ async def _serve(
 
 
 async def _accept_callers(control: socket.socket, caller: _Caller) -> None:
-    server = await asyncio.start_server(caller.serve, sock=control, limit=LINE_MOST)
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    while True:  # asyncio's server would call listen()
+        try:
+            client, _ = await loop.sock_accept(control)
+        except OSError:
+            await asyncio.sleep(0.1)  # no descriptor is left: some will be closed
+            continue
+        client.setblocking(False)
+        tasks.add(task := loop.create_task(_serve_caller(client, caller)))
+        task.add_done_callback(tasks.discard)
+
+
+async def _serve_caller(client: socket.socket, caller: _Caller) -> None:
+    await caller.serve(*await asyncio.open_unix_connection(sock=client, limit=LINE_MOST))
 
 
 class _Caller:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from pyvmm_sandbox.egress.rules import Address, Network, host_name, plain
+from pyvmm_sandbox.egress.rules import Address, Network, host_name
+
+LookUp = Callable[[str], Awaitable[list[Address]]]
 
 _BLOCK = ipaddress.IPv4Network("198.18.0.0/15")
 """RFC 2544: for tests between networks, so no server of the Internet is there."""
@@ -36,10 +37,11 @@ class Names:
 
     :param rules: returns those that hold now
     :param refused: gets a name that is refused, and why
+    :param look_up: the addresses of a name on the host
     """
 
-    def __init__(self, rules: Callable[[], Network], refused: Callable[[str, str], None]) -> None:
-        self._rules, self._refused = rules, refused
+    def __init__(self, rules: Callable[[], Network], refused: Callable[[str, str], None], look_up: LookUp) -> None:
+        self._rules, self._refused, self._look_up_outside = rules, refused, look_up
         self._numbers: OrderedDict[str, int] = OrderedDict()
         self._names: dict[int, str] = {}
         self._known: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
@@ -73,12 +75,9 @@ class Names:
         self._waiting += 1
         try:
             async with self._places:
-                rows = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return []
+                addresses = await self._look_up_outside(name)
         finally:
             self._waiting -= 1
-        addresses = list(dict.fromkeys(plain(ipaddress.ip_address(str(row[4][0]).partition("%")[0])) for row in rows))
         self._known[name] = time.monotonic() + _KEPT_S, addresses
         if len(self._known) > 1024:
             self._known.popitem(last=False)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_sandbox.egress import sniff
-from pyvmm_sandbox.egress.names import Names
+from pyvmm_sandbox.egress.names import LookUp, Names
 from pyvmm_sandbox.egress.rules import Address, Network, plain
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Streams(NamedTuple):
 class Gateway:
     """All that a sandbox reaches.
 
+    :param look_up: the addresses of a name on the host
     :ivar rules: that hold now
     :ivar refusals: the last ones: seconds since 1970, what was refused, and why
     :ivar counts: of connections
@@ -77,12 +78,13 @@ class Gateway:
     def __init__(
         self,
         rules: Network,
+        look_up: LookUp,
         credentials: Sequence[Credential] = (),
         authority: Authority | None = None,
         trust: ssl.SSLContext | None = None,
     ) -> None:
         self.rules = rules
-        self.names = Names(lambda: self.rules, self.refuse)
+        self.names = Names(lambda: self.rules, self.refuse, look_up)
         self.refusals: deque[tuple[float, str, str]] = deque(maxlen=REFUSALS_MOST)
         self.counts = {"connections": 0, "refused": 0, "sent": 0, "received": 0}
         self.credentials, self.authority, self.trust = credentials, authority, trust
