@@ -289,3 +289,57 @@ assert not os.path.exists(where["root"])
 raises(VmmError, Sandbox, place + "/none", network=Network(), **where)
 """
     assert python("from vmm import VmmError\n" + code) == ""
+
+
+STEPS = {
+    "the folder exists": "pyvmm_sandbox.egress.client._spawn",
+    "the gateway runs": "pyvmm_sandbox.egress.client._exchange",
+    "there is a network": "pyvmm_kata.Container.create",
+    "there is a container": "pyvmm_sandbox.connecting.Connected.start",
+    "it has a record": "pyvmm_sandbox.connecting._check_place",
+    "the gateway ends with the container": "pyvmm_kata.Container.start",
+    "the container runs": "pyvmm_sandbox.sandbox.Sandbox.run",
+}
+"""What there is when a function is called."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_nothing_is_left_of_a_caller_that_is_killed(python: Python, step: str) -> None:
+    """Neither folders of the gateway and the sandbox, nor a process with their environment."""
+    code = f"""
+import functools, subprocess, time
+killed = '''
+import importlib, os, signal, sys
+from pyvmm_sandbox import *
+module, _, name = {STEPS[step]!r}.rpartition(".")
+try:
+    place = importlib.import_module(module)
+except ModuleNotFoundError:
+    module, _, kind = module.rpartition(".")
+    place = getattr(importlib.import_module(module), kind)
+setattr(place, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+with Sandbox(sys.argv[1], network=Network(), isolation="sentry", root=sys.argv[2]) as box:
+    box.run("true")
+'''
+def processes():
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{{pid}}/environ").read_bytes() if pid != str(os.getpid()) else b""
+        except OSError:
+            continue
+        if os.fsencode("TMPDIR=" + place) + bytes(1) in words:
+            found.add(pid)
+    return found
+before = processes()
+os.makedirs(place + "/state", exist_ok=True)
+done = subprocess.run([sys.executable, "-c", killed, rootfs, place + "/state"])
+assert done.returncode == -signal.SIGKILL, done
+deadline = time.monotonic() + {PATIENCE}
+left = lambda: [name for name in os.listdir(place) if name.startswith("pyvmm-")] + sorted(processes() - before)
+while left() and time.monotonic() < deadline:
+    time.sleep(0.05)
+assert not left(), left()
+assert not [name for name in os.listdir(place + "/state") if name.startswith("box-")]
+"""
+    python("from pathlib import Path\n" + code)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RECORD = "sandbox-gateway"
 """The file in the folder of a container's state that has the gateway's folder."""
+_END_S = 10.0
 _HINT = 'Sandbox(..., network=Network(allow=["pypi.org"]))'
 
 
@@ -66,10 +67,11 @@ class Connected:
     """What the container gets.
 
     :ivar network: ``none`` or ``user``
+    :param owner: names the process whose end removes the network before there is a sandbox
     :ivar namespace: where its user network is; empty: the host's
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, owner: str) -> None:
         self.network, self.namespace = wanted.kind, ""
         self.env = dict(wanted.env)
         self.volumes: list[str] = []
@@ -77,7 +79,7 @@ class Connected:
         if wanted.rules is not None:
             from pyvmm_sandbox.egress import client
 
-            self._gateway = client.Started(wanted.rules, wanted.credentials)
+            self._gateway = client.Started(wanted.rules, wanted.credentials, owner)
             self.namespace = self._gateway.namespace
             if self._gateway.certificates:
                 self.volumes.append(f"{self._gateway.certificates}:{client.GUEST_CERTIFICATES}:ro")
@@ -117,12 +119,13 @@ def _check_place(namespace: str) -> None:
 
 
 @contextlib.contextmanager
-def connected(wanted: Wanted) -> Iterator[Connected]:
+def connected(wanted: Wanted, owner: str) -> Iterator[Connected]:
     """Make the network; if the block fails, nothing of it is left.
 
+    :param owner: names the process whose end removes it
     :raises SandboxError: it cannot be made
     """
-    made = Connected(wanted)
+    made = Connected(wanted, owner)
     try:
         yield made
     except BaseException:
@@ -147,6 +150,13 @@ def gateway_of(state: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def sweep_gateways(owner: str) -> None:
+    """Remove what a process has left of the start of gateways."""
+    from pyvmm_sandbox.egress import folders
+
+    folders.sweep(owner, _END_S)
 
 
 def remove_gateway(folder: str) -> None:

@@ -34,7 +34,12 @@ _watched: set[tuple[int, str]] = set()
 
 def new_name() -> str:
     """A name for a sandbox of this process."""
-    return f"box-{os.getpid()}-{_start_time(os.getpid())}-{secrets.token_hex(6)}"
+    return f"box-{own()}-{secrets.token_hex(6)}"
+
+
+def own() -> str:
+    """This process as an owner: its number and start time."""
+    return f"{os.getpid()}-{_start_time(os.getpid())}"
 
 
 def watch(root: str) -> None:
@@ -45,7 +50,7 @@ def watch(root: str) -> None:
     with _lock:
         if (os.getpid(), root) in _watched:
             return
-        _spawn(["after", str(os.getpid())], "main", root)
+        _spawn(["after", str(os.getpid())], "main", root, own())
         _watched.add((os.getpid(), root))
 
 
@@ -126,7 +131,9 @@ def _start_time(pid: int) -> str:
 
 def main() -> None:
     """Of the process that has waited for an owner's end."""
-    sweep(sys.argv[1])
+    root, owner = sys.argv[1:]
+    sweep(root)
+    connecting.sweep_gateways(owner)
 
 
 def expire() -> None:

@@ -96,7 +96,7 @@ class Sandbox:
         record = records.new(image, metadata, detach)
         wanted = connecting.check(network, secrets, ports)
         owners.watch(root)
-        with connecting.connected(wanted) as connected:
+        with connecting.connected(wanted, owners.own()) as connected:
             container = Container.create(
                 image,
                 [guest.PATH, "init"],

@@ -9,17 +9,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pyvmm_sandbox.egress import folders
 from pyvmm_sandbox.egress.credentials import Credential
 from pyvmm_sandbox.egress.gateway import CERTIFICATES, CONTROL
 from pyvmm_sandbox.egress.rules import Network
 from pyvmm_sandbox.errors import SandboxError
 
-FOLDER = "pyvmm-gateway-"
 GUEST_CERTIFICATES = "/.pyvmm/certificates.pem"
 VARIABLES = (
     "SSL_CERT_FILE",
@@ -37,17 +36,21 @@ _ANSWER_S = 30.0
 class Started:
     """A gateway that was started, and does not belong to a sandbox yet.
 
+    :param owner: begins the name of its folder
     :raises SandboxError: it cannot be started
     :ivar folder: with its files
     :ivar namespace: the path of the network namespace of its sandbox
     """
 
-    def __init__(self, rules: Network, credentials: Sequence[Credential]) -> None:
-        self.folder = tempfile.mkdtemp(prefix=FOLDER)
+    def __init__(self, rules: Network, credentials: Sequence[Credential], owner: str) -> None:
+        folders.sweep()
+        self._folder = folders.Folder(owner)
+        self.folder = self._folder.path
         self._connection, theirs = socket.socketpair()
         try:
             with theirs:
-                _spawn(theirs, self.folder)
+                _spawn(theirs, self._folder)
+            self._folder.give()
             wanted = {"rules": asdict(rules), "credentials": [each.as_json() for each in credentials]}
             answer = _exchange(self._connection, wanted, _START_S)
             self.namespace = f"/proc/{answer['pid']}/fd/{answer['namespace']}"
@@ -68,6 +71,7 @@ class Started:
         """
         _exchange(self._connection, {"follow": pid}, _ANSWER_S)
         self._connection.close()
+        self._folder.release()
 
     def close(self) -> None:
         """End it, if it belongs to no container yet, and wait for that."""
@@ -76,18 +80,18 @@ class Started:
             connection.settimeout(_ANSWER_S)
             while connection.recv(1 << 16):
                 pass
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._folder.remove()
 
 
-def _spawn(connection: socket.socket, folder: str) -> None:
+def _spawn(connection: socket.socket, folder: folders.Folder) -> None:
     code = "from pyvmm_sandbox.egress.gateway import main; main()"
     subprocess.run(  # of its child, which is nobody's here: it can live longer than this process
-        [sys.executable, "-c", code, str(connection.fileno()), folder],
+        [sys.executable, "-c", code, str(connection.fileno()), folder.path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        pass_fds=[connection.fileno()],
+        pass_fds=[connection.fileno(), folder.lock],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
 
