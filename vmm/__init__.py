@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vmm.processes.jail.outward import jail_gateway as jail_gateway
     from vmm.processes.jail.outward import jail_resolver as jail_resolver
     from vmm.processes.jail.restrict import restrict_process as restrict_process
+    from vmm.processes.jail.restrict import restrict_server as restrict_server
     from vmm.processes.jail.restrict import seal_process as seal_process
     from vmm.saving.verify import verify_snapshot as verify_snapshot
     from vmm.virtio.device import VirtioDevice as VirtioDevice
@@ -96,6 +97,7 @@ _HOMES = {
     "kvm_verdict": "vmm.cli.doctor",
     "restore_machine": "vmm.processes.factory",
     "restrict_process": "vmm.processes.jail.restrict",
+    "restrict_server": "vmm.processes.jail.restrict",
     "seal_process": "vmm.processes.jail.restrict",
     "verify_snapshot": "vmm.saving.verify",
     "warm_settle": "vmm.faststart.warm",

@@ -16,7 +16,7 @@ from pyvmm_firecracker.instance import Instance
 from pyvmm_firecracker.logs import LEVELS
 from pyvmm_firecracker.metrics import INTERVAL_S
 from pyvmm_firecracker.routes import Api
-from vmm import ConsoleConfig, VmmError
+from vmm import ConsoleConfig, VmmError, restrict_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     api = Api(instance)
     try:
+        if not options.no_seccomp:
+            restrict_server()
         return _run(api, options)
     except (Fault, VmmError, OSError) as error:
         print(f"pyvmm-firecracker: {error}", file=sys.stderr)

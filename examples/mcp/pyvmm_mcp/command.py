@@ -85,7 +85,9 @@ def main(argv: list[str]) -> int:
     import asyncio
 
     from pyvmm_mcp.serving import serve
+    from vmm import restrict_server
 
+    restrict_server()
     asyncio.run(serve(settings_of(options), listener, token))
     return 0
 

@@ -185,6 +185,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from pyvmm_server.logs import LOGGING
     from pyvmm_server.program import Program
     from pyvmm_server.tunnels import Tunnel
+    from vmm import restrict_server
 
     if traces.is_wanted():
         traces.set_up()
@@ -208,6 +209,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=3,
         )
     )
+    restrict_server()
     server.run()
     # Threads that wait for commands would keep the process. The commands go on without it.
     sys.stderr.flush()

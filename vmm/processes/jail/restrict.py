@@ -123,6 +123,23 @@ def restrict_helper() -> None:
     _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
 
 
+def restrict_server() -> None:
+    """Restrict the calling thread of a program that serves others, and all threads and programs that it starts later,
+    for good.  They gain no privileges, also not by set-user-ID programs, and get EPERM for the system calls of
+    ``vmm/native/calls/forbidden.h``, except those that machines need while they start.
+
+    A process of root also loses the capabilities that neither machines nor containers need, makes no core dump, cannot
+    be traced by processes without capabilities, and gets an IPC and a UTS namespace of its own.  Call this on the first
+    thread, before others exist.
+
+    :raises HostError: the host's kernel has no seccomp filters
+    """
+    if posix.geteuid() == 0:  # another user's program that is not dumpable could make no user namespaces
+        kept = ((1 << len(CAPABILITIES)) - 1) & ~_bits(name for name in _NEVER if name != "bpf")
+        _check(lib.jail_reduce(kept, ffi.new("struct jail_walls *")))
+    _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
+
+
 def restrict_forks(folders: Iterable[str]) -> None:
     """Restrict the calling process, for good, to making files for forks of a machine, and to requests to the machine
     and its children. It keeps two capabilities, and a list of system calls that runs no program. Any other call ends
