@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vmm.aio import AsyncMachine as AsyncMachine
     from vmm.board.device_server import DeviceServer as DeviceServer
+    from vmm.board.device_server import SavedServer as SavedServer
     from vmm.cli.doctor import KvmVerdict as KvmVerdict
     from vmm.cli.doctor import kvm_verdict as kvm_verdict
     from vmm.config import BootConfig as BootConfig
@@ -74,6 +75,7 @@ _HOMES = {
     "CpuConfig": "vmm.options.cpu",
     "DeviceConfig": "vmm.virtio.device_config",
     "DeviceServer": "vmm.board.device_server",
+    "SavedServer": "vmm.board.device_server",
     "EndEvent": "vmm.lifecycle",
     "Event": "vmm.lifecycle",
     "GuestError": "vmm.errors",

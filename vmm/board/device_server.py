@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmm.board.owned import Owned
+from vmm.errors import HostError
 from vmm.events import EventFd, Loop
 from vmm.faststart.thread import Task
 from vmm.native import ffi
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.memory import GuestMemory
+    from vmm.saveable import State
     from vmm.virtio.device_config import DeviceConfig
 
 DRIVER_FEATURES = spec.F_VERSION_1 | spec.F_EVENT_IDX
@@ -35,6 +37,7 @@ class DeviceServer:
         follow, see :func:`areas`
     :param on_failure: called, on any thread, when the driver has broken a ring
     :param start: otherwise, :meth:`start` does so: until then, the device has its processes, but no thread
+    :param saved: what :meth:`save` returned: the driver continues, with *memory* as it was then
     :ivar kicks: descriptors of eventfds, one for each queue: the driver adds 1 after it has made buffers available
     :ivar irq: the descriptor of an eventfd: buffers have been used
     :raises ConfigError: the device cannot be opened
@@ -49,6 +52,7 @@ class DeviceServer:
         on_failure: Callable[[], None] = lambda: None,
         *,
         start: bool = True,
+        saved: SavedServer | None = None,
     ) -> None:
         self._on_failure = on_failure
         self._owned = Owned()
@@ -57,6 +61,8 @@ class DeviceServer:
         try:
             self._open(config, memory)
             self._queues = [QueueConfig(size, True, address, *areas(size, address)) for size, address in queues]
+            if saved is not None:
+                self._restore(saved)
             if start:
                 self.start()
         except BaseException:
@@ -70,6 +76,23 @@ class DeviceServer:
         """
         self._runner.start(DRIVER_FEATURES, self._queues)
         self._thread = Task(self._loop.run, "device-server")
+
+    def save(self) -> SavedServer:
+        """Stop the device for good, with what another one needs to continue.  The driver does nothing meanwhile.
+
+        :raises ConfigError: the device cannot be saved
+        :raises HostError: it has failed
+        """
+        with self._runner.lock:
+            positions = self._runner.pause()
+            if positions is None:
+                raise HostError(f"{self._runner.device.name}: it does not run")
+            return SavedServer(positions, self._runner.device.save())
+
+    def _restore(self, saved: SavedServer) -> None:
+        for index, position in saved.positions.items():
+            self._queues[index].next_index = position
+        self._runner.device.restore(saved.state)
 
     def _open(self, config: DeviceConfig, memory: GuestMemory) -> None:
         page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
@@ -120,6 +143,20 @@ class DeviceServer:
         if self._thread is not None:
             self._thread.close()
         self._owned.close()
+
+
+class SavedServer:
+    """What a stopped server leaves.
+
+    :ivar positions: of each queue
+    :ivar state: of the device
+    """
+
+    __slots__ = ("positions", "state")
+
+    def __init__(self, positions: dict[int, int], state: State) -> None:
+        self.positions = positions
+        self.state = state
 
 
 def areas(size: int, address: int) -> tuple[int, int]:
