@@ -103,7 +103,7 @@ def test_a_program_that_does_not_answer_is_ended() -> None:
     ],
 )
 def test_what_is_no_answer_is_an_error(printed: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest, "LINE_MOST", 1 << 15 if "line of more" in message else 1 << 20)
+    monkeypatch.setattr(streams, "LINE_MOST", 1 << 15 if "line of more" in message else 1 << 20)
     child, machine = fork(lambda data: printed)
     if "panic" in message:
         machine.stop("panic")

@@ -269,6 +269,12 @@ const char *core_start(const struct core_config *config)
 	return NULL;
 }
 
+struct core_exit core_continue(void)
+{
+	sched_continue();
+	return core.exit;
+}
+
 struct core_exit core_run(void)
 {
 	sched_run();

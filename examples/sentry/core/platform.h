@@ -117,6 +117,15 @@ void context_switch(u64 *save_rsp, u64 load_rsp);
 bool sched_listens(void); /* a task waits for a time, a device or the console */
 bool sched_waits(void);	  /* the CPU in the core waits without a task: another one may enter meanwhile */
 
+bool core_rests(void);	  /* the host answers no request of a file at this time */
+/*
+ * Make core_run() return, in the middle of run or wait.  These go on in core_continue(), with all that the core has in
+ * RAM and in its variables: also in another process, which has copies of both.
+ */
+void core_leave(void);
+bool core_has_left(void);
+struct core_exit core_continue(void);
+
 /* Load the program. NULL, or an error message. */
 const char *core_start(const struct core_config *config);
 /* Run it until it ends. */

@@ -45,7 +45,7 @@ static struct {
 	struct task *first, *last; /* that are ready */
 	struct task *dead;	   /* the one that ran before has ended, and its stack is still in use */
 	struct timer *timers;	   /* by their time */
-	u64 boot_rsp;
+	u64 boot_rsp, left_rsp; /* left: where core_leave() was called; 0: it was not */
 } sched;
 
 void sched_init(void)
@@ -394,6 +394,24 @@ void sched_run(void)
 			core.ops->cpu_start(i, t->core_rsp);
 	}
 	context_switch(&sched.boot_rsp, sched.cpus->idle->core_rsp);
+}
+
+void core_leave(void)
+{
+	context_switch(&sched.left_rsp, sched.boot_rsp);
+}
+
+bool core_has_left(void)
+{
+	return sched.left_rsp;
+}
+
+void sched_continue(void)
+{
+	u64 rsp = sched.left_rsp;
+
+	sched.left_rsp = 0;
+	context_switch(&sched.boot_rsp, rsp);
 }
 
 _Noreturn void sched_end(void)

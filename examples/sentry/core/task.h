@@ -173,6 +173,7 @@ u32 cpu_number(void); /* of the CPU that is in the core */
 void task_free(struct task *t);	 /* one that never ran */
 _Noreturn void task_stop(void); /* the current task ends; it is freed by the next */
 void sched_run(void);		/* tasks, until sched_end() */
+void sched_continue(void);	/* after core_leave() */
 _Noreturn void sched_end(void);
 
 /* -- task.c -- */

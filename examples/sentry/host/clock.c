@@ -26,6 +26,7 @@ struct sample {
 
 static struct clock_page *page;
 static struct sample first, middle; /* the rate is measured from the first on, and later from the middle on */
+static u64 stopped_at, paused; /* by the monotonic clock; how long it was stopped altogether */
 static u64 known;		    /* nanoseconds of a tick, times 2^32; 0: not measured yet */
 
 static u64 host_clock(clockid_t clock)
@@ -33,7 +34,7 @@ static u64 host_clock(clockid_t clock)
 	struct timespec now = { 0, 0 };
 
 	clock_gettime(clock, &now);
-	return (u64)now.tv_sec * SECOND + (u64)now.tv_nsec;
+	return (u64)now.tv_sec * SECOND + (u64)now.tv_nsec - (clock == CLOCK_MONOTONIC ? paused : 0);
 }
 
 /* Whether the host's kernel trusts the TSC. */
@@ -180,6 +181,25 @@ u64 clock_nanoseconds(enum clock clock)
 	if (!page || !read_page(&times))
 		return host_clock(clock == CLOCK_IS_MONOTONIC ? CLOCK_MONOTONIC : CLOCK_REALTIME);
 	return clock == CLOCK_IS_MONOTONIC ? times.monotonic : times.realtime;
+}
+
+void clock_stop(void)
+{
+	stopped_at = clock_nanoseconds(CLOCK_IS_MONOTONIC);
+}
+
+void clock_continue(void)
+{
+	paused += host_clock(CLOCK_MONOTONIC) - stopped_at;
+	if (!page)
+		return;
+	first = middle = measure();
+	set_version(page->version + 1);
+	page->ticks = clock_ticks();
+	page->nanoseconds = stopped_at;
+	set_version(page->version + 1);
+	if (page->is_used)
+		update();
 }
 
 void clock_start(struct platform_ops *ops)

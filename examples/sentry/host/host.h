@@ -10,9 +10,17 @@ _Noreturn void fail(const char *what);
 /* Of the sandbox, zeros: its descriptor, and where this process has it. They end this process on failure. */
 int memory_create(const char *name, u64 size);
 void *memory_map(int fd, u64 size);
+void *memory_reserve(u64 size);			 /* addresses */
+void *memory_private(u64 size);			 /* zeros, of this process alone */
+void memory_map_at(void *at, int fd, u64 size); /* at reserved ones */
 
 /* In a new process: end it with its parent, start a session, unblock all signals, and leave restartable sequences. */
 bool child_detach(void);
+
+extern bool may_be_stopped; /* this core, by SIGUSR1 */
+
+/* Of a variable: each process has its own, also if it continues a stopped core (image.h). */
+#define PROCESS_LOCAL __attribute__((section("process_local")))
 
 #define SECOND 1000000000ull
 
@@ -29,6 +37,8 @@ void slice_timer(bool on);
 
 void clock_start(struct platform_ops *ops); /* before this process is limited */
 u64 clock_nanoseconds(enum clock clock);
+void clock_stop(void);
+void clock_continue(void); /* the monotonic clock shows what it did when it was stopped */
 
 /* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {
@@ -43,6 +53,9 @@ void confine(void);
 /* -- of a platform -- */
 
 extern const char platform_program[]; /* its name in messages */
+
+extern const bool platform_stops; /* a core can be stopped, to be continued by other processes */
+void platform_prepare(void); /* before platform_start(): memory that such processes have at the same address */
 
 /*
  * Start the first process for programs, with nothing of this one in its address space. Fill in the operations of the

@@ -21,6 +21,7 @@
 
 #include "device.h"
 #include "host.h"
+#include "image.h"
 #include "terminal.h"
 
 enum { CANNOT_RUN = 126, MIB = 1 << 20, LEAST = 16, MOST = 65536, PIDS = 1024, MOST_PIDS = 32768, MOST_CPUS = 64 };
@@ -31,10 +32,12 @@ struct options {
 	u64 cpus;
 	const char *root; /* an archive */
 	bool strace, scratch, hooks, control;
+	int nursery; /* a socket; -1 */
 };
 
-static const char usage[] = "usage: [--control] [--hooks] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
-static pid_t self;
+static const char usage[] = "usage: [--control] [--hooks] [--nursery SOCKET] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
+static PROCESS_LOCAL pid_t self;
+PROCESS_LOCAL bool may_be_stopped;
 static const char *subject = platform_program;
 static bool controlled; /* the host starts programs, by calls; standard input is a pipe that it holds open */
 
@@ -266,6 +269,8 @@ static int parse(int argc, char **argv, struct options *options)
 			options->hooks = true;
 		} else if (!strcmp(argv[at], "--control")) {
 			options->control = true;
+		} else if (!strcmp(argv[at], "--nursery") && at + 1 < argc && platform_stops) {
+			options->nursery = (int)number(argv[++at], 0, 1 << 20, "--nursery is a descriptor");
 		} else if (!strcmp(argv[at], "--share") && at + 1 < argc) {
 			if (!device_parse(DEVICE_SHARE, argv[++at]))
 				fail("--share is four or six descriptors: RAM, two kicks, an irq, two failures");
@@ -301,22 +306,71 @@ static void find_program(struct core_config *config, const struct options *optio
 		config->root = map_root(options->root, &config->root_size);
 		subject = argv[0];
 	}
-	if (options->root || device_is_there(DEVICE_SHARE))
+	if (options->root || device_is_there(DEVICE_SHARE) || options->nursery >= 0)
 		config->real_path = config->path;
 	else
 		config->program = read_program(argv[0], config->ram_size, &config->program_size);
-	config->terminal = terminal_find(config->terminal_modes);
+	config->terminal = options->nursery >= 0 ? 0 : terminal_find(config->terminal_modes);
 	if (config->terminal)
 		terminal_guard();
 }
 
+/* Save what another process needs to continue. Its programs end with this one. */
+static _Noreturn void stopped(struct image *image)
+{
+	clock_stop();
+	image_save(image);
+	_exit(0);
+}
+
+/* What the core has of the host: devices, RAM, and the first process for programs. */
+static void start(struct core_config *config, const struct born *born)
+{
+	int fd = born ? born->ram : device_ram();
+
+	config->share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
+	config->net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;
+	config->vsock_rings = device_is_there(DEVICE_VSOCK) ? VSOCK_RINGS : 0;
+	config->ram_reserved = device_ram() >= 0 ? DEVICES_END : 0;
+	fd = fd >= 0 ? fd : memory_create("sentry", config->ram_size);
+	if (born)
+		memory_map_at(ram, fd, config->ram_size);
+	else
+		ram = memory_map(fd, config->ram_size);
+	config->ram = ram;
+	self = getpid(); /* the filter does not allow this call */
+	may_be_stopped = born;
+	clock_start(&ops);
+	platform_start(fd, &ops, config);
+	close(fd);
+	if (born)
+		nursery_wait();
+	confine();
+}
+
+static struct core_exit run(const struct core_config *config, const struct image *image)
+{
+	const char *error;
+
+	if (image) {
+		image_load(image);
+		clock_continue();
+		return core_continue();
+	}
+	error = core_start(config);
+	if (error)
+		fail(error);
+	return core_run();
+}
+
 int main(int argc, char **argv, char **envp)
 {
-	struct options options = { .memory = 256, .pids = PIDS, .cpus = cpus_allowed() };
-	int first = parse(argc, argv, &options), fd;
+	static struct core_config config; /* a part of an image */
+	struct options options = { .memory = 256, .pids = PIDS, .cpus = cpus_allowed(), .nursery = -1 };
+	int first = parse(argc, argv, &options);
 	struct rlimit no_core = { 0, 0 };
-	struct core_config config;
-	const char *error;
+	struct born born;
+	struct core_exit end;
 
 	if ((first >= argc) != options.control)
 		fail(usage);
@@ -325,24 +379,19 @@ int main(int argc, char **argv, char **envp)
 		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids, .cpus = (u32)options.cpus,
 		.hooks = options.hooks, .control = options.control,
 	};
-	config.share_rings = device_is_there(DEVICE_SHARE) ? SHARE_RINGS : 0;
-	config.net_rings = device_is_there(DEVICE_NET) ? NET_RINGS : 0;
-	config.vsock_rings = device_is_there(DEVICE_VSOCK) ? VSOCK_RINGS : 0;
-	config.ram_reserved = device_ram() >= 0 ? DEVICES_END : 0;
 	controlled = options.control;
 	if (!controlled)
 		find_program(&config, &options, (const char *const *)argv + first, (const char *const *)envp);
-	fd = device_ram() >= 0 ? device_ram() : memory_create("sentry", config.ram_size);
-	config.ram = ram = memory_map(fd, config.ram_size);
-	self = getpid(); /* the filter does not allow this call */
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
-	clock_start(&ops);
-	platform_start(fd, &ops, &config);
-	close(fd);
-	confine();
-	error = core_start(&config);
-	if (error)
-		fail(error);
-	finish(core_run());
+	platform_prepare();
+	if (options.nursery >= 0) {
+		ram = memory_reserve(config.ram_size);
+		born = nursery_serve(options.nursery);
+	}
+	start(&config, options.nursery >= 0 ? &born : NULL);
+	end = run(&config, options.nursery >= 0 ? born.in : NULL);
+	if (core_has_left())
+		stopped(born.out);
+	finish(end);
 }

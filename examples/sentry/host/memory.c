@@ -19,11 +19,31 @@ int memory_create(const char *name, u64 size)
 	return fd;
 }
 
-void *memory_map(int fd, u64 size)
+static void *map(void *at, u64 size, int prot, int flags, int fd)
 {
-	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	void *memory = mmap(at, size, prot, flags | MAP_NORESERVE, fd, 0);
 
 	if (memory == MAP_FAILED)
 		fail(none);
 	return memory;
+}
+
+void *memory_map(int fd, u64 size)
+{
+	return map(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
+
+void *memory_reserve(u64 size)
+{
+	return map(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+}
+
+void memory_map_at(void *at, int fd, u64 size)
+{
+	map(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd);
+}
+
+void *memory_private(u64 size)
+{
+	return map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 }

@@ -8,7 +8,7 @@ enum { SLICE_US = 5000 };
 
 void slice_timer(bool on)
 {
-	static bool is_on;
+	static PROCESS_LOCAL bool is_on;
 	const struct itimerval timer = { { 0, on ? SLICE_US : 0 }, { 0, on ? SLICE_US : 0 } };
 
 	if (on != is_on && setitimer(ITIMER_REAL, &timer, NULL))

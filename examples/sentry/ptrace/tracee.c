@@ -25,6 +25,11 @@
 #include "tracee.h"
 
 const char platform_program[] = "pyvmm-sentry-ptrace";
+const bool platform_stops;
+
+void platform_prepare(void)
+{
+}
 
 enum { STOPPED_AT_SYSCALL = SIGTRAP | 0x80, FPU_MOST = 16384, FEATURES_AT = 464, SPACES = 4096 };
 #define TASK_SIZE 0x7ffffffff000ull

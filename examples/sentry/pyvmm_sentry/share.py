@@ -9,9 +9,9 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from vmm import ConfigError, DeviceServer, GuestMemory, NetConfig, ShareConfig, VsockConfig
+from vmm import ConfigError, DeviceServer, GuestMemory, NetConfig, SavedServer, ShareConfig, VsockConfig
 
 RINGS, STRIDE = 0x1000, 0x2000
 """Where the queues lie in RAM, as `core/virtio/virtio.h` and `host/device.h` have it."""
@@ -29,6 +29,17 @@ LARGEST = 3 << 30
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+class Saved(NamedTuple):
+    """What stopped devices leave.
+
+    :ivar ram: a descriptor of RAM, which others may copy
+    """
+
+    ram: int
+    share: SavedServer | None
+    net: SavedServer | None
+
+
 class Devices:
     """Serves devices to a core, with RAM for it.
 
@@ -37,6 +48,7 @@ class Devices:
     :param network: connect the core with the user's network, through passt; or with the network of a record
     :param vsock: sockets of the host, on which the core serves the agent's calls; its CID must be 3
     :param start: otherwise, :meth:`start` does so: until then, there is no thread
+    :param saved: of others, by :meth:`save`: the core continues with a copy of their RAM
     :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
     :raises ConfigError: a device cannot be served, or RAM is too large
     :raises HostError: a device cannot be served
@@ -51,11 +63,12 @@ class Devices:
         network: bool | NetConfig = False,
         vsock: VsockConfig | None = None,
         start: bool = True,
+        saved: Saved | None = None,
     ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         if size > LARGEST:
             raise ConfigError(f"memory of {size >> 20} MiB: with a root or a network, {LARGEST >> 20} MiB is the most")
-        self._memory = GuestMemory(size, shared=True)
+        self._memory = GuestMemory(size, shared=True, file=saved.ram if saved else -1)
         self._share: DeviceServer | None = None
         self._net: DeviceServer | None = None
         self._vsock: DeviceServer | None = None
@@ -63,10 +76,10 @@ class Devices:
             if path is not None:
                 if isinstance(path, str):
                     path = ShareConfig(path, tag="root", read_only=read_only, cache="always", queues=1, locks="guest")
-                self._share = self._serve(path, RINGS, SIZES)
+                self._share = self._serve(path, RINGS, SIZES, saved and saved.share)
             if network:
                 net = NetConfig("user", mac=MAC, mtu=MTU) if network is True else network
-                self._net = self._serve(net, NET_RINGS, NET_SIZES)
+                self._net = self._serve(net, NET_RINGS, NET_SIZES, saved and saved.net)
             if vsock is not None:
                 self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES)
             if start:
@@ -87,9 +100,36 @@ class Devices:
         for server in self._servers:
             server.start()
 
-    def _serve(self, config: ShareConfig | NetConfig | VsockConfig, at: int, sizes: Sequence[int]) -> DeviceServer:
+    def _serve(
+        self,
+        config: ShareConfig | NetConfig | VsockConfig,
+        at: int,
+        sizes: Sequence[int],
+        saved: SavedServer | None = None,
+    ) -> DeviceServer:
         queues = [(entries, at + index * STRIDE) for index, entries in enumerate(sizes)]
-        return DeviceServer(config, self._memory, queues, lambda: self.on_failure(), start=False)
+        return DeviceServer(config, self._memory, queues, lambda: self.on_failure(), start=False, saved=saved)
+
+    def save(self) -> Saved:
+        """Stop the devices, with what others need to continue; the core does not run.  Close :attr:`Saved.ram`.
+
+        :raises ConfigError: a device cannot be saved
+        :raises HostError: the same
+        """
+        share, net = (server and server.save() for server in (self._share, self._net))
+        return Saved(os.dup(self._memory.fd), share, net)
+
+    @property
+    def ram(self) -> int:
+        """The descriptor of RAM."""
+        return self._memory.fd
+
+    @property
+    def places(self) -> tuple[int, list[int]]:
+        """As `host/nursery.c` reads them: which devices there are, and the descriptors of their kicks and irqs."""
+        servers = (self._share, self._net, self._vsock)
+        bits = sum(1 << number for number, server in enumerate(servers) if server)
+        return bits, [fd for server in servers if server for fd in (*server.kicks[:2], server.irq)]
 
     def _fds(self, server: DeviceServer) -> tuple[int, ...]:
         return (self._memory.fd, *server.kicks[:2], server.irq)

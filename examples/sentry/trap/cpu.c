@@ -141,6 +141,20 @@ static void wait_for_any(void)
 		stubs_receive();
 }
 
+/*
+ * The host may stop the core here.  What follows happens in another process, in which no program runs yet.  There, pages
+ * appear when programs touch them.
+ */
+static void stop(void)
+{
+	for (struct cpu *cpu = cpus; cpu < cpus + cpu_count; cpu++)
+		if (cpu->state == AWAY)
+			cpu_stop(cpu);
+	spaces_leave();
+	slice_timer(false);
+	core_leave();
+}
+
 /* Leave this CPU until it is ready. */
 static void leave(struct cpu *cpu)
 {
@@ -148,6 +162,8 @@ static void leave(struct cpu *cpu)
 		struct cpu *next = cpu;
 
 		take_all();
+		if (notify_stop() && core_rests())
+			stop();
 		do
 			next = next + 1 < cpus + cpu_count ? next + 1 : cpus;
 		while (next != cpu && next->state != READY);

@@ -19,9 +19,9 @@
 
 enum { ROOM = 128 }; /* for structures that may be longer in a newer kernel */
 
-static int notify_fd;
-static volatile sig_atomic_t ticked, child_ended;
-volatile int notify_interrupted; /* a signal came that notify_signals() has not returned */
+static PROCESS_LOCAL int notify_fd;
+static PROCESS_LOCAL volatile sig_atomic_t ticked, child_ended, asked_to_stop;
+PROCESS_LOCAL volatile int notify_interrupted; /* a signal came that notify_signals() has not returned */
 
 /*
  * Waits in the host's kernel, unless a signal came before.  A handler that interrupts it before it waits moves it to
@@ -50,7 +50,7 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	const greg_t start = (greg_t)notify_wait, end = (greg_t)notify_wait_end;
 
 	(void)info;
-	*(signal == SIGALRM ? &ticked : &child_ended) = 1;
+	*(signal == SIGALRM ? &ticked : signal == SIGUSR1 ? &asked_to_stop : &child_ended) = 1;
 	notify_interrupted = 1;
 	if (*rip >= start && *rip < end - 1) /* the last byte is the way out of a call that has returned */
 		*rip = end;
@@ -67,6 +67,11 @@ struct notify_signals notify_signals(void)
 	if (came.child)
 		child_ended = 0;
 	return came;
+}
+
+bool notify_stop(void)
+{
+	return asked_to_stop;
 }
 
 bool notify_receive(struct seccomp_notif *call)
@@ -147,4 +152,6 @@ void notify_init(int listener)
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 	sigaction(SIGALRM, &action, NULL);
 	sigaction(SIGCHLD, &action, NULL);
+	if (may_be_stopped)
+		sigaction(SIGUSR1, &action, NULL);
 }

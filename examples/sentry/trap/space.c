@@ -19,18 +19,19 @@
 #include "trap.h"
 
 const char platform_program[] = "pyvmm-sentry-trap";
+const bool platform_stops = true;
 
 enum { SOFTWARE_AT = 464, XSTATE_MAGIC = 0x46505853 };
 
 struct space {
-	bool used;
-	struct stub *stubs;
+	struct stub *stubs; /* NULL: a program that runs here begins with an empty address space */
 	u64 slots; /* that they have */
 	u32 count; /* of calls to make before a program continues */
 	struct stub_call calls[CALLS];
 };
 
-static struct space spaces[SPACES + 1]; /* the first has no program */
+static struct space *spaces; /* SPACES, behind one without a program; their content belongs to this process */
+static bool used[SPACES + 1];
 static u64 fpu_features;
 
 /* -- changes of an address space, and the process that makes them -- */
@@ -200,25 +201,33 @@ static bool copy_process(struct space *from, struct stub *stub)
 	return copy_stub(from, parent, stub, &birth);
 }
 
+static bool add_first(struct space *space, struct space *from)
+{
+	struct stub *stub = stub_new();
+
+	if (!stub)
+		return false;
+	if (!copy_process(from->stubs ? from : spaces, stub)) {
+		stub->used = false;
+		return false;
+	}
+	*space = (struct space){ 0 };
+	add_stub(space, stub);
+	return true;
+}
+
 static void *space_new(u64 tables, void *from, bool copy)
 {
-	struct space *space = spaces + 1;
-	struct stub *stub;
+	u32 number = 1;
 
 	(void)tables;
-	while (space->used)
-		if (++space > spaces + SPACES)
+	while (used[number])
+		if (++number > SPACES)
 			return NULL;
-	stub = stub_new();
-	if (!stub)
+	if (!add_first(spaces + number, copy ? from : spaces))
 		return NULL;
-	if (!copy_process(copy ? from : spaces, stub)) {
-		stub->used = false;
-		return NULL;
-	}
-	*space = (struct space){ .used = true };
-	add_stub(space, stub);
-	return space;
+	used[number] = true;
+	return spaces + number;
 }
 
 static void space_free(void *which)
@@ -229,7 +238,8 @@ static void space_free(void *which)
 		next = stub->next;
 		stub_free(stub);
 	}
-	space->used = false;
+	space->stubs = NULL;
+	used[space - spaces] = false;
 }
 
 /* One more process in an address space; NULL: there are too many. */
@@ -271,6 +281,14 @@ static void leave_program(struct stub *stub, void *fpu)
 	stub->owner = NULL;
 }
 
+void spaces_leave(void)
+{
+	for (u32 i = 1; i <= SPACES; i++)
+		for (struct stub *stub = used[i] ? spaces[i].stubs : NULL; stub; stub = stub->next)
+			if (stub->owner)
+				leave_program(stub, stub->fpu);
+}
+
 static void flush(void *which, struct regs *regs, void *fpu)
 {
 	for (struct stub *stub = ((struct space *)which)->stubs; stub; stub = stub->next)
@@ -284,6 +302,8 @@ struct stub *space_stub(void *which, const struct regs *regs)
 	struct stub *found = NULL, *added;
 	u32 count = 0;
 
+	if (!space->stubs && !add_first(space, spaces))
+		return NULL;
 	for (struct stub *stub = space->stubs; stub; stub = stub->next, count++) {
 		if (stub->owner == regs)
 			return stub;
@@ -364,6 +384,13 @@ static void probe_cpu(void)
 		fail("the CPU or the host's kernel is too old: it needs FSGSBASE and XSAVE");
 }
 
+void platform_prepare(void)
+{
+	probe_cpu();
+	stubs_prepare();
+	spaces = memory_private((SPACES + 1) * sizeof(*spaces));
+}
+
 void platform_start(int ram, struct platform_ops *ops, struct core_config *config)
 {
 	const u64 size = sizeof(*blocks) * (STUBS + 1);
@@ -373,7 +400,6 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	struct listener listener;
 	struct stub *first;
 
-	probe_cpu();
 	blocks = memory_map(fd, size);
 	listener = stub_start(ram, fd);
 	close(fd);
@@ -382,7 +408,7 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	if (!first)
 		fail(ended);
 	blocks[0].control.features = fpu_features;
-	spaces[0].used = true;
+	used[0] = true;
 	add_stub(spaces, first);
 	add_call(spaces, &all);
 	settle(spaces);

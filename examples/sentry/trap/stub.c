@@ -16,13 +16,13 @@
 
 #include "trap.h"
 
-static struct stub stubs[STUBS + 1];   /* the first runs no program: others are made of it */
-static struct stub *last = stubs;      /* of those that were ever in use */
-static struct stub *running[SLOTS + 8]; /* those that do not wait */
-static u32 running_count;
-static struct stub *child; /* that begins, and whose number may not be known yet; NULL */
-static u64 child_calls_at; /* where its first call is made */
-struct block *blocks;
+static PROCESS_LOCAL struct stub *stubs;	      /* the first runs no program: others are made of it */
+static PROCESS_LOCAL struct stub *last;		      /* of those that were ever in use */
+static PROCESS_LOCAL struct stub *running[SLOTS + 8]; /* those that do not wait */
+static PROCESS_LOCAL u32 running_count;
+static PROCESS_LOCAL struct stub *child; /* that begins, and whose number may not be known yet; NULL */
+static PROCESS_LOCAL u64 child_calls_at; /* where its first call is made */
+PROCESS_LOCAL struct block *blocks;
 u32 fpu_size;
 
 struct block *block_of(const struct stub *stub)
@@ -329,6 +329,11 @@ bool stub_clone(struct stub *parent, struct stub *new, const struct birth *birth
 	if (!good || memcmp(new->call.data.args, birth->args, sizeof(birth->args)) || !approve(new))
 		return false;
 	return make_calls(new, birth->count) && stub_await_idle(new);
+}
+
+void stubs_prepare(void)
+{
+	stubs = last = memory_private((STUBS + 1) * sizeof(*stubs));
 }
 
 struct stub *stub_first(pid_t pid)

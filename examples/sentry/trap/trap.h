@@ -88,6 +88,7 @@ struct block *block_of(const struct stub *stub);
 u64 block_offset(const struct stub *stub); /* in the memory of all blocks */
 u64 slot_at(const struct stub *stub);	   /* its address */
 bool is_in_stub(u64 rip);
+void stubs_prepare(void);
 struct stub *stub_first(pid_t pid); /* which has started; NULL: it has ended */
 struct stub *stub_new(void);	    /* which stub_clone() starts; NULL: there are too many */
 /* The parent was told to clone itself. false: there is no new one; the parent may be gone, too. */
@@ -113,6 +114,7 @@ bool stubs_signalled(void); /* handle signals that came; false: there was none *
 
 struct stub *space_stub(void *space, const struct regs *regs); /* a process for a program; NULL: there is none */
 bool space_resume(void *space, struct stub *stub, struct regs *regs, void *fpu); /* false: it is gone */
+void spaces_leave(void); /* no program runs: save what it has in registers */
 
 /* -- cpu.c -- */
 
@@ -136,6 +138,7 @@ void notify_interrupt(pid_t pid); /* it reports SIGURG, unless the stub runs the
 struct notify_signals {
 	bool tick, child;
 } notify_signals(void);
+bool notify_stop(void); /* the host wants to stop the core */
 
 /* -- stub.S -- */
 

@@ -74,6 +74,12 @@ bool virtio_waits(void)
 	return false;
 }
 
+bool core_rests(void)
+{
+	return !fuse_root || (fuse_root->requests->free_count == fuse_root->requests->size &&
+			      fuse_root->forgets->free_count == fuse_root->forgets->size);
+}
+
 void virtio_poll(void)
 {
 	for (struct virtio_device *device = devices; device; device = device->next) {

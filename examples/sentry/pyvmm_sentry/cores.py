@@ -1,0 +1,343 @@
+"""Cores as processes of the host that can be stopped and continued: the platform trap.
+
+A nursery makes the processes: it is a program of the platform that runs no program itself.  A core that is stopped
+leaves its RAM and an image of its own variables.  Each process that continues it has copies of both, and new processes
+for programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+from pyvmm_sentry import program
+from pyvmm_sentry.share import Devices, Saved
+from pyvmm_sentry.streams import ProgramError, ProgramTimeout, Streams, closed_error, left
+from vmm import ConfigError, HostError
+
+MIB = 1 << 20
+STOP_S = 30.0
+_PIECE = 64 << 10
+_REQUEST, _ANSWER = struct.Struct("II"), struct.Struct("i")
+"""Of `host/nursery.c`."""
+_COMPLETE = struct.Struct("Q")
+"""The start of an image, see `host/image.c`."""
+
+
+class Setting(NamedTuple):
+    """What all cores of a nursery have in common.
+
+    :ivar memory: MiB
+    """
+
+    root: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    memory: int
+    pids: int
+    network: bool
+
+
+class Nursery:
+    """Makes processes for cores.  Any thread may call it.
+
+    :raises HostError: it cannot be started
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._lock = threading.Lock()
+        self._errors = os.memfd_create("errors")
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        words = ["--scratch", "--memory", str(setting.memory), "--pids", str(setting.pids)]
+        binary = str(program.trap())
+        try:
+            self._process = subprocess.Popen(
+                [binary, *words, "--nursery", str(theirs.fileno()), "--", *setting.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=[theirs.fileno()],
+                env=dict(setting.environment),
+            )
+        except OSError as error:
+            os.close(self._errors)
+            self._sock.close()
+            raise HostError(f"{binary}: {error.strerror}", errno=error.errno or 0) from error
+        finally:
+            theirs.close()
+
+    def make(self, fds: Sequence[int], devices: int, has_image: bool) -> int:
+        """A process, which is a child of this one; returns its number.
+
+        :param fds: as `host/nursery.c` expects them
+        :param devices: the same
+        :raises HostError: there is none
+        """
+        with self._lock:
+            try:
+                socket.send_fds(self._sock, [_REQUEST.pack(devices, has_image)], fds)
+                answer = self._sock.recv(_ANSWER.size)
+            except OSError as error:
+                answer = b""
+                if self._sock.fileno() < 0:
+                    raise closed_error() from error
+        if len(answer) < _ANSWER.size:
+            said = os.pread(self._errors, 512, 0).decode(errors="replace").strip()
+            raise HostError(said or "the process that makes others has ended", code="sentry-nursery")
+        number = int(_ANSWER.unpack(answer)[0])
+        if number < 0:
+            raise HostError(f"a process cannot be made: {os.strerror(-number)}", errno=-number)
+        return number
+
+    def close(self) -> None:
+        """End it; its processes go on.  A second call does nothing."""
+        with self._lock:
+            if self._sock.fileno() < 0:
+                return
+            self._sock.close()
+            self._process.kill()
+            self._process.wait()
+            os.close(self._errors)
+
+
+class Image:
+    """A stopped core, which others continue.
+
+    :ivar variables: a descriptor
+    """
+
+    def __init__(self, saved: Saved, variables: int) -> None:
+        self.saved = saved
+        self.variables = variables
+
+    def close(self) -> None:
+        """Forget it.  Not twice."""
+        os.close(self.saved.ram)
+        os.close(self.variables)
+
+
+class Core(Streams):
+    """A process with a core.  It waits for :meth:`go`.  Any thread may call this.
+
+    :param image: what it continues; None: it starts the program
+    :param most: bytes of standard error to keep; None: all
+    :raises VmmError: it cannot be made
+    """
+
+    def __init__(self, nursery: Nursery, image: Image | None = None, *, most: int | None = None) -> None:
+        super().__init__(most)
+        self._closing = threading.Lock()
+        self._closed = self._full = False
+        self._pid = self._pidfd = self._image = -1
+        self._status: int | None = None
+        self._fds: list[int] = []
+        self._devices: Devices | None = None
+        try:
+            self._make(nursery, image)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, nursery: Nursery, image: Image | None) -> None:
+        setting, saved = nursery.setting, image.saved if image else None
+        self._wake = self._keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self._devices = devices = Devices(
+            setting.memory * MIB, setting.root, read_only=True, network=setting.network, start=False, saved=saved
+        )
+        self._image = os.memfd_create("sentry-image")
+        theirs: list[int] = []
+        try:
+            for name in ("_input", "_output", "_errors", "_alive"):
+                ours, other = self._pipe(name in ("_output", "_errors"))
+                setattr(self, name, ours)
+                theirs.append(other)
+            bits, places = devices.places
+            images = [image.variables] if image else []
+            fds = [*theirs, devices.ram, self._image, *places, *images]
+            self._pid = nursery.make(fds, bits, image is not None)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._pidfd = self._keep(os.pidfd_open(self._pid))
+        devices.on_failure = self._kill
+        devices.start()
+
+    _input: int
+    _output: int
+    _errors: int
+    _alive: int
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _pipe(self, reads: bool) -> tuple[int, int]:
+        """This process's end, which does not block, and the core's."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ours, other = (reader, writer) if reads else (writer, reader)
+        os.set_blocking(ours, False)
+        return self._keep(ours), other
+
+    def go(self) -> Self:
+        """Run the program."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended: reading shows why
+            os.write(self._alive, b"g")
+        return self
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def end_input(self) -> None:
+        """The program reads the end of its standard input."""
+        with self._closing:
+            if self._input in self._fds:
+                self._fds.remove(self._input)
+                os.close(self._input)
+
+    def _send(self, data: bytes) -> int:
+        self._check()
+        self._full = False
+        try:
+            return os.write(self._input, data)
+        except BlockingIOError:
+            self._full = True
+        except BrokenPipeError:
+            pass  # reading shows why
+        return 0
+
+    def _check(self) -> None:
+        if self._closed:
+            raise closed_error()
+
+    def _step(self, deadline: float | None) -> bool:
+        self._check()
+        rest = left(deadline, bytes(self.stderr))
+        poll = select.poll()
+        for fd in (self._output, self._errors):
+            if fd in self._fds:
+                poll.register(fd, select.POLLIN)
+        if self._full:
+            poll.register(self._input, select.POLLOUT)
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._pidfd, select.POLLIN)
+        found = {fd for fd, _ in poll.poll(None if rest is None else rest * 1000)}
+        self._check()
+        read = [fd for fd in (self._output, self._errors) if fd in found and self._read(fd)]
+        if not read and self._pidfd in found:
+            self._reap()
+            return False
+        return True
+
+    def _read(self, fd: int) -> bool:
+        data = os.read(fd, _PIECE)
+        self._put(1 if fd == self._output else 2, data)
+        if not data:
+            self._fds.remove(fd)
+            os.close(fd)
+        return bool(data)
+
+    def _reap(self) -> None:
+        """After its end."""
+        with self._closing:
+            if self._pid > 0:
+                try:
+                    self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+                except ChildProcessError:
+                    self._status = None  # this process ignores the ends of its children
+                self._pid = -1
+
+    def _result(self) -> int | None:
+        return self._status
+
+    def _ended(self) -> ProgramError:
+        status = self._status
+        if status is None:
+            text = "the program has ended"
+        else:
+            text = f"the program was ended by signal {-status}" if status < 0 else f"the program exited with {status}"
+        return ProgramError(text, status=status, stderr=bytes(self.stderr))
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> Image:
+        """Stop the core for good; returns what continues it.
+
+        :raises ProgramError: the program has ended
+        :raises ProgramTimeout: it uses files of the host all the time
+        :raises ConfigError: it was closed
+        :raises VmmError: a device cannot be saved
+        """
+        with self._reading:
+            self._check()
+            with self._closing:
+                if self._pid > 0:
+                    os.kill(self._pid, signal.SIGUSR1)
+            self._await_stop()
+            if not any(os.pread(self._image, _COMPLETE.size, 0)):
+                raise self._ended()
+            assert self._devices
+            saved = self._devices.save()
+            image = Image(saved, self._image)
+            self._image = -1
+        self.close()
+        return image
+
+    def _await_stop(self) -> None:
+        deadline = _deadline(STOP_S)
+        try:
+            while self._step(deadline):
+                pass
+        except ProgramTimeout:
+            raise ProgramTimeout(
+                f"the program could not be stopped in {STOP_S:g} s", hint="it must not use files all the time"
+            ) from None
+
+    def _kill(self) -> None:
+        with self._closing:
+            if self._pid > 0:
+                os.kill(self._pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the process and its devices.  A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._kill()
+        if self._pid > 0:
+            self._reap()
+        if self._fds:
+            os.eventfd_write(self._wake, 1)
+        with self._reading:  # a thread that reads has noticed it
+            for fd in self._fds:
+                os.close(fd)
+            self._fds.clear()
+            if self._image >= 0:
+                os.close(self._image)
+                self._image = -1
+        if self._devices:
+            self._devices.close()
+
+
+def _deadline(seconds: float) -> float:
+    import time
+
+    return time.monotonic() + seconds
+
+
+def check_hooks(present: bool) -> None:
+    """
+    :raises ConfigError: a sandbox with hooks is to be stopped
+    """
+    if present:
+        raise ConfigError(
+            "run(until=...): a sandbox with hooks, events or files of functions cannot be stopped",
+            hint="use another sandbox for these",
+        )
