@@ -1,4 +1,4 @@
-"""A server of functions: a program starts once, and answers each HTTP request in a fork of it, a machine of its own.
+"""A server of functions: a program starts once, and answers each HTTP request in a fork of it, a sandbox of its own.
 
 python examples/sentry/functions.py ROOT PROGRAM [ARGUMENT ...]
 
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     Handler.free, Handler.seconds = BoundedSemaphore(options.workers), options.timeout
-    base = SentrySandbox(options.root, options.program, platform="kvm").run(60, until="ready")
+    base = SentrySandbox(options.root, options.program).run(60, until="ready")
     with base.freeze() as Handler.template, ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)
         server.serve_forever()

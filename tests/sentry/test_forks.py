@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm_sentry import Fork, ProgramError, ProgramTimeout, SentrySandbox, Template, guest, platforms
+from pyvmm_sentry import Fork, ProgramError, ProgramTimeout, SentrySandbox, platforms, streams
+from pyvmm_sentry.forks import MachineTemplate
 from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.platforms import Platform
 from vmm import ConfigError, ConsoleConfig, EndEvent, HostError, Machine
@@ -143,7 +144,7 @@ class FakeTemplate:
         )
         monkeypatch.setattr(Machine, "of_fork", self._of_fork)
         stopped: Any = SimpleNamespace(machine=machine, close=lambda: self.on_close())
-        self.template = Template(stopped)
+        self.template = MachineTemplate(stopped)
 
     def _fork_point(self, _: int) -> Any:
         self.points.append(threading.Event())
@@ -187,16 +188,18 @@ def test_a_child_ends_when_its_replacement_cannot_be_made(monkeypatch: pytest.Mo
     made.template.close()
 
 
-def test_forks_need_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
-    with SentrySandbox("/", ["true"], platform="trap") as sandbox:
-        with pytest.raises(ConfigError, match=r"freeze\(\) needs the platform kvm, not trap") as caught:
+def test_forks_need_kvm_or_trap(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SentrySandbox("/", ["true"], platform="ptrace") as sandbox:
+        with pytest.raises(ConfigError, match=r"freeze\(\) needs the platform kvm or trap, not ptrace") as caught:
             sandbox.freeze()
-        assert caught.value.hint == "without KVM, start a sandbox for each request"
-        with pytest.raises(ConfigError, match=r"run\(until=...\) needs the platform kvm, not trap"):
+        assert caught.value.hint == "use the platform kvm or trap"
+        with pytest.raises(ConfigError, match=r"run\(until=...\) needs the platform kvm or trap, not ptrace"):
             sandbox.run(until="ready")
     monkeypatch.setattr(platforms, "kvm", lambda: NO_KVM)
-    with SentrySandbox("/", ["true"]) as sandbox, pytest.raises(ConfigError, match="needs the platform kvm: there is"):
+    monkeypatch.setattr(platforms, "trap", lambda: Platform("trap", False, "no filter", "ask for one"))
+    with SentrySandbox("/", ["true"]) as sandbox, pytest.raises(ConfigError, match="kvm or trap: no filter") as caught:
         sandbox.run(until="ready")
+    assert caught.value.hint == "ask for one"
     with pytest.raises(HostError, match="the platform kvm does not work here: there is none"):
         SentrySandbox("/", ["true"], platform="kvm")
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyvmm_sentry.events import Event
     from pyvmm_sentry.forks import Fork, Template
-    from pyvmm_sentry.guest import ProgramError, ProgramTimeout
     from pyvmm_sentry.sandbox import Process, Result, SentrySandbox
+    from pyvmm_sentry.streams import ProgramError, ProgramTimeout
 
 _HOMES = {
     "Event": "events",
     "Fork": "forks",
     "Process": "sandbox",
-    "ProgramError": "guest",
-    "ProgramTimeout": "guest",
+    "ProgramError": "streams",
+    "ProgramTimeout": "streams",
     "Result": "sandbox",
     "SentrySandbox": "sandbox",
     "Template": "forks",

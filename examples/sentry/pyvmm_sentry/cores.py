@@ -20,8 +20,8 @@ from typing import NamedTuple, Self
 
 from pyvmm_sentry import program
 from pyvmm_sentry.share import Devices, Saved
-from pyvmm_sentry.streams import ProgramError, ProgramTimeout, Streams, closed_error, left
-from vmm import ConfigError, HostError
+from pyvmm_sentry.streams import ProgramError, ProgramTimeout, Streams, closed_error, deadline_in, left
+from vmm import HostError
 
 MIB = 1 << 20
 STOP_S = 30.0
@@ -291,7 +291,7 @@ class Core(Streams):
         return image
 
     def _await_stop(self) -> None:
-        deadline = _deadline(STOP_S)
+        deadline = deadline_in(STOP_S)
         try:
             while self._step(deadline):
                 pass
@@ -324,20 +324,3 @@ class Core(Streams):
                 self._image = -1
         if self._devices:
             self._devices.close()
-
-
-def _deadline(seconds: float) -> float:
-    import time
-
-    return time.monotonic() + seconds
-
-
-def check_hooks(present: bool) -> None:
-    """
-    :raises ConfigError: a sandbox with hooks is to be stopped
-    """
-    if present:
-        raise ConfigError(
-            "run(until=...): a sandbox with hooks, events or files of functions cannot be stopped",
-            hint="use another sandbox for these",
-        )

@@ -1,5 +1,5 @@
-"""A program that was stopped at a point of its life, and children that continue from there, each in a machine of its
-own.
+"""A program that was stopped at a point of its life, and children that continue from there, each in a sandbox of its
+own: a machine on kvm, a process with a core on trap.
 
 A request is a line of JSON on the child's standard input, and its answer the next line of its standard output.
 """
@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
 from pyvmm_sentry import boot
-from pyvmm_sentry.guest import ERRORS_MOST, Guest, ProgramError, ProgramTimeout, deadline_in
-from vmm import ConfigError, ConsoleConfig, Machine
+from pyvmm_sentry.cores import Core, Image, Nursery
+from pyvmm_sentry.guest import Guest
+from pyvmm_sentry.streams import ERRORS_MOST, ProgramError, ProgramTimeout, Streams, deadline_in
+from vmm import ConfigError, ConsoleConfig, Machine, VmmError
 
 TIMEOUT_S = 30.0
 PREPARED = 2
-"""Empty machines that wait for children."""
+"""Empty machines that wait for children; on trap, children that wait."""
+PREPARED_MOST = 64
 CHILDREN = 256
 """Of a point, the most that :meth:`vmm.Machine.fork_point` permits."""
 
@@ -27,9 +32,10 @@ CHILDREN = 256
 class Fork:
     """A child: made by :meth:`Template.fork`.  One thread at a time may call it; any may close it."""
 
-    def __init__(self, template: Template, guest: Guest) -> None:
+    def __init__(self, template: Template, guest: Streams) -> None:
         self._template = template
         self._guest = guest
+        self._frozen: Template | None = None
 
     def call(self, request: object, timeout: float | None = TIMEOUT_S) -> Any:
         """Send a request; returns the answer.
@@ -40,6 +46,8 @@ class Fork:
         :raises ProgramTimeout: there was no answer in time. The child is closed
         :raises ProgramError: the program has ended, or its answer is no JSON. The child is closed
         """
+        if self._frozen:
+            raise ConfigError("the child was stopped by freeze()", hint="fork its template")
         try:
             line = json.dumps(request).encode() + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
@@ -69,9 +77,28 @@ class Fork:
     def machine(self) -> Machine:
         """That of the child.
 
-        :raises ConfigError: the child was closed
+        :raises ConfigError: the child was closed, or is no machine
         """
+        if not isinstance(self._guest, Guest):
+            raise ConfigError("a child on trap is a process, no machine")
         return self._guest.machine
+
+    def freeze(self, *, prepared: int = PREPARED) -> Template:
+        """Stop the child for good; returns what forks it, which this closes.
+
+        :param prepared: see :meth:`SentrySandbox.freeze`
+        :raises ConfigError: it was closed, or stopped before
+        :raises ProgramError: the program has ended
+        :raises VmmError: it cannot be forked
+        """
+        if self._frozen:
+            raise ConfigError("the child was stopped before", hint="fork its template")
+        try:
+            self._frozen = self._template.of_child(self._guest, prepared)
+        except BaseException:
+            self.close()
+            raise
+        return self._frozen
 
     @property
     def stderr(self) -> bytes:
@@ -80,6 +107,8 @@ class Fork:
 
     def close(self) -> None:
         """End the child.  A second call does nothing."""
+        if self._frozen:
+            self._frozen.close()
         self._guest.close()
         self._template.forget(self)
 
@@ -96,32 +125,30 @@ def _closed_error() -> ConfigError:
     return ConfigError("the template was closed", hint="fork before close()")
 
 
-class Template:
-    """A stopped program: made by `SentrySandbox.freeze`.  Any thread may call it.
+class Template(ABC):
+    """A stopped program: made by `SentrySandbox.freeze` or :meth:`Fork.freeze`.  Any thread may call it."""
 
-    :param guest: whose program stops; closed with this
-    :param network: children have a network
-    :param prepared: empty machines that wait for children
-    :raises VmmError: it cannot be forked
-    """
-
-    def __init__(self, guest: Guest, *, network: bool = False, prepared: int = PREPARED) -> None:
-        self._guest = guest
-        self._changes: dict[str, Any] = {"nets": (boot.NETWORK,)} if network else {}
-        self._prepared = prepared
-        self._lock, self._making = threading.Lock(), threading.Lock()
-        self._point: Any = None
-        self._left = 0
-        """Children that can be made from the point."""
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._forks: set[Fork] = set()
         self._closed = False
-        guest.machine.pause()
-        guest.machine.prepare_forks(prepared)
 
     @property
+    @abstractmethod
     def prepared(self) -> int:
-        """How many empty machines wait for children now."""
-        return self._guest.machine.prepared_forks
+        """How many empty machines wait for children now; on trap, how many children wait."""
+
+    @abstractmethod
+    def _child(self) -> Streams:
+        """A program that continues from the point."""
+
+    @abstractmethod
+    def of_child(self, guest: Streams, prepared: int) -> Template:
+        """Stop a child."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Forget the stopped program."""
 
     def fork(self) -> Fork:
         """A child that continues from where the program was stopped.
@@ -129,7 +156,7 @@ class Template:
         :raises ConfigError: this was closed
         :raises HostError: the host refuses
         """
-        fork = Fork(self, Guest(self._child, most=ERRORS_MOST))
+        fork = Fork(self, self._child())
         with self._lock:
             closed = self._closed
             self._forks.add(fork)
@@ -137,30 +164,6 @@ class Template:
             fork.close()
             raise _closed_error()
         return fork
-
-    def _child(self, console: ConsoleConfig) -> Machine:
-        """Many are made from one point, since the program does not go on: its state is saved once."""
-        machine = self._guest.machine
-        with self._making:
-            if self._closed:
-                raise _closed_error()
-            if not self._left:
-                self._close_point()
-                self._point, self._left = machine.fork_point(CHILDREN), CHILDREN
-            self._left -= 1
-            child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=True)
-        try:
-            if self._prepared:
-                machine.prepare_forks(self._prepared)  # replaces the one that was used
-        except BaseException:
-            child.close()
-            raise
-        return child
-
-    def _close_point(self) -> None:
-        point, self._point, self._left = self._point, None, 0
-        if point is not None:
-            point.close()
 
     def map(self, requests: Iterable[object], *, workers: int = 4, timeout: float | None = TIMEOUT_S) -> list[Any]:
         """Send each request to a child of its own; returns the answers in the order of the requests.
@@ -192,9 +195,7 @@ class Template:
             forks = list(self._forks)
         for fork in forks:
             fork.close()
-        with self._making:
-            self._close_point()
-        self._guest.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -203,3 +204,151 @@ class Template:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class MachineTemplate(Template):
+    """Of a machine.
+
+    :param guest: whose program stops; closed with this
+    :param network: children have a network
+    :param prepared: empty machines that wait for children
+    :raises VmmError: it cannot be forked
+    """
+
+    def __init__(self, guest: Guest, *, network: bool = False, prepared: int = PREPARED) -> None:
+        super().__init__()
+        self._guest = guest
+        self._network = network
+        self._changes: dict[str, Any] = {"nets": (boot.NETWORK,)} if network else {}
+        self._prepared = prepared
+        self._making = threading.Lock()
+        self._point: Any = None
+        self._left = 0
+        """Children that can be made from the point."""
+        guest.machine.pause()
+        guest.machine.prepare_forks(prepared)
+
+    @property
+    def prepared(self) -> int:
+        return self._guest.machine.prepared_forks
+
+    def _child(self) -> Guest:
+        return Guest(self._make, most=ERRORS_MOST)
+
+    def of_child(self, guest: Streams, prepared: int) -> MachineTemplate:
+        assert isinstance(guest, Guest)
+        return MachineTemplate(guest, network=self._network, prepared=prepared)
+
+    def _make(self, console: ConsoleConfig) -> Machine:
+        """Many are made from one point, since the program does not go on: its state is saved once."""
+        machine = self._guest.machine
+        with self._making:
+            if self._closed:
+                raise _closed_error()
+            if not self._left:
+                self._close_point()
+                self._point, self._left = machine.fork_point(CHILDREN), CHILDREN
+            self._left -= 1
+            child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=True)
+        try:
+            if self._prepared:
+                machine.prepare_forks(self._prepared)  # replaces the one that was used
+        except BaseException:
+            child.close()
+            raise
+        return child
+
+    def _close_point(self) -> None:
+        point, self._point, self._left = self._point, None, 0
+        if point is not None:
+            point.close()
+
+    def _end(self) -> None:
+        with self._making:
+            self._close_point()
+        self._guest.close()
+
+
+class CoreTemplate(Template):
+    """Of a core that is a process.
+
+    :param nursery: which made it, and makes children
+    :param image: what they continue; closed with this
+    :param prepared: children that wait
+    :param owner: the nursery is closed with this, too
+    """
+
+    def __init__(self, nursery: Nursery, image: Image, *, prepared: int = PREPARED, owner: bool = False) -> None:
+        super().__init__()
+        self._nursery, self._image, self._owner = nursery, image, owner
+        self._prepared = prepared
+        self._waiting: deque[Core] = deque()
+        self._changed = threading.Condition(self._lock)
+        self._making = 0
+        """Threads that make a child now."""
+        self._failed = self._ended = False
+        self._thread: threading.Thread | None = None
+        if prepared:
+            self._thread = threading.Thread(target=self._prepare, name="sentry-children", daemon=True)
+            self._thread.start()
+
+    @property
+    def prepared(self) -> int:
+        return len(self._waiting)
+
+    def _prepare(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and (self._failed or len(self._waiting) >= self._prepared):
+                    self._changed.wait()
+                if self._closed:
+                    return
+            try:
+                core = self._make()
+            except VmmError:
+                with self._changed:  # fork() reports it, and then there is another attempt
+                    self._failed = True
+                continue
+            with self._changed:
+                self._waiting.append(core)
+
+    def _make(self) -> Core:
+        with self._lock:
+            if self._closed:
+                raise _closed_error()
+            self._making += 1
+        try:
+            return Core(self._nursery, self._image, most=ERRORS_MOST)
+        finally:
+            with self._changed:
+                self._making -= 1
+                self._changed.notify_all()
+
+    def _child(self) -> Core:
+        with self._changed:
+            core = self._waiting.popleft() if self._waiting and not self._closed else None
+            self._failed = False
+            self._changed.notify_all()
+        return (core or self._make()).go()
+
+    def of_child(self, guest: Streams, prepared: int) -> CoreTemplate:
+        assert isinstance(guest, Core)
+        return CoreTemplate(self._nursery, guest.stop(), prepared=prepared)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+        with self._changed:
+            while self._making:
+                self._changed.wait()
+            waiting, ended = list(self._waiting), self._ended
+            self._waiting.clear()
+            self._ended = True
+        for core in waiting:
+            core.close()
+        if not ended:
+            self._image.close()
+        if self._owner:
+            self._nursery.close()

@@ -26,10 +26,12 @@ from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from pyvmm_sentry import events, hooks, platforms, program
 from pyvmm_sentry.boot import Start
+from pyvmm_sentry.cores import Core, Nursery, Setting
 from pyvmm_sentry.events import Event, Header
-from pyvmm_sentry.forks import PREPARED, Template
-from pyvmm_sentry.guest import Guest, ProgramTimeout, deadline_in
+from pyvmm_sentry.forks import PREPARED, PREPARED_MOST, CoreTemplate, MachineTemplate, Template
+from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.share import Devices
+from pyvmm_sentry.streams import ProgramTimeout, Streams, deadline_in
 from vmm import ConfigError, HostError, VsockConfig
 
 MIB = 1 << 20
@@ -40,7 +42,7 @@ EVENTS_MOST = 8 << 20
 FILES_MOST = 64
 _CONNECT_S = 30.0
 _NO_HOOKS = ("the platform kvm does not have that", 'use platform="trap"')
-_NO_FORKS = "without KVM, start a sandbox for each request"
+_NO_FORKS = "use the platform kvm or trap"
 
 Hook = Callable[[Event], int | None]
 Function = TypeVar("Function", bound=Hook)
@@ -93,8 +95,8 @@ class SentrySandbox:
 
     :param root: a directory of the host as the root; changes stay in the sandbox's memory
     :param argv: the program and its arguments
-    :param platform: kvm, which can be forked; or trap or ptrace, which have hooks and files of functions. auto: the
-        first of these two that works here, or kvm for ``run(until=...)``
+    :param platform: kvm, trap or ptrace; kvm has no hooks and no files of functions, ptrace no forks. auto: the
+        first of trap and ptrace that works here, or the first of kvm and trap for ``run(until=...)``
     :param env: the environment
     :param memory: MiB
     :param pids: processes and threads at once
@@ -132,7 +134,8 @@ class SentrySandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: hooks.Connection | None = None
         self._alive: tuple[int, ...] = ()
-        self._guest: Guest | None = None
+        self._guest: Streams | None = None
+        self._nursery: Nursery | None = None
         self._template: Template | None = None
         self.files = _Files()
         if self._platform == "kvm":
@@ -291,8 +294,8 @@ class SentrySandbox:
             scratch=True,
             network=self._network,
         )
-        self._guest = Guest.boot(start)
-        return self._guest
+        self._guest = guest = Guest.boot(start)
+        return guest
 
     def _spawn(self, devices: Devices) -> subprocess.Popen[bytes]:
         binary = str(program.trap() if self._platform == "trap" else program.ptrace())
@@ -324,14 +327,14 @@ class SentrySandbox:
         :raises subprocess.TimeoutExpired: it runs
         """
         if self._guest:
-            return self._wait_for_machine(self._guest, timeout)
+            return self._wait_for_guest(self._guest, timeout)
         if not self._process:
             raise ConfigError("the sandbox was not started")
         stdout, stderr = self._process.communicate(timeout=timeout)
         self._end()
         return Result(self._process.returncode, stdout, stderr)
 
-    def _wait_for_machine(self, guest: Guest, timeout: float | None) -> Result:
+    def _wait_for_guest(self, guest: Streams, timeout: float | None) -> Result:
         if self._template:
             raise ConfigError("the program was stopped by freeze()", hint="fork the template")
         try:
@@ -351,7 +354,7 @@ class SentrySandbox:
 
         :param until: or until it writes this line to standard output: returns this sandbox, for :meth:`freeze`
         :raises subprocess.TimeoutExpired: it runs
-        :raises ConfigError: *until* needs the platform kvm
+        :raises ConfigError: *until* needs the platform kvm or trap, and no hooks
         :raises ProgramError: it has ended without that line
         :raises ProgramTimeout: it has not written that line in time
         """
@@ -362,35 +365,54 @@ class SentrySandbox:
             raise ConfigError("the sandbox was started before", hint="make another one")
         if "\n" in until:
             raise ConfigError(f"until={until!r}: not one line")
-        self._choose_kvm("run(until=...)")
+        self._choose_forks("run(until=...)")
         try:
-            self._start_machine().wait_for_line(until, deadline_in(timeout))
+            guest = self._start_machine() if self._platform == "kvm" else self._start_core()
+            guest.wait_for_line(until, deadline_in(timeout))
         except BaseException:
             self.close()
             raise
         return self
 
-    def _choose_kvm(self, what: str) -> None:
-        if self._is_auto and not (self._hooks or self._traced or self.files):
-            found = platforms.kvm()
-            if not found.present:
-                raise ConfigError(f"{what} needs the platform kvm: {found.detail}", hint=found.hint or _NO_FORKS)
-            self._platform = "kvm"
-        if self._platform != "kvm":
-            raise ConfigError(f"{what} needs the platform kvm, not {self._platform}", hint=_NO_FORKS)
+    def _choose_forks(self, what: str) -> None:
+        hooked = bool(self._hooks or self._traced or self.files)
+        if hooked:
+            raise ConfigError(f"{what}: with hooks, events or files of functions, a sandbox cannot be stopped")
+        if self._is_auto:
+            kvm, trap = platforms.kvm(), platforms.trap()
+            if not kvm.present and not trap.present:
+                raise ConfigError(f"{what} needs the platform kvm or trap: {trap.detail}", hint=trap.hint or _NO_FORKS)
+            self._platform = "kvm" if kvm.present else "trap"
+        if self._platform == "ptrace":
+            raise ConfigError(f"{what} needs the platform kvm or trap, not ptrace", hint=_NO_FORKS)
+
+    def _start_core(self) -> Core:
+        """On trap: one that can be stopped."""
+        setting = Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network)
+        self._nursery = Nursery(setting)
+        self._guest = core = Core(self._nursery)
+        return core.go()
 
     def freeze(self, *, prepared: int = PREPARED) -> Template:
         """Stop the program where it is, for good; returns what forks it.  The template closes this sandbox.
 
-        :param prepared: empty machines that wait for children, 0 to 64: a fork then takes a fraction of the time
-        :raises ConfigError: the platform is not kvm, or the program does not run
-        :raises VmmError: the machine cannot be forked
+        :param prepared: 0 to 64: a fork then takes a fraction of the time. On kvm: empty machines that wait for
+            children; on trap: children that wait
+        :raises ConfigError: the platform is ptrace, or the program does not run
+        :raises ProgramError: the program has ended
+        :raises VmmError: it cannot be forked
         """
-        if self._platform != "kvm":
-            raise ConfigError(f"freeze() needs the platform kvm, not {self._platform}", hint=_NO_FORKS)
+        if self._platform == "ptrace":
+            raise ConfigError("freeze() needs the platform kvm or trap, not ptrace", hint=_NO_FORKS)
         if not self._guest or self._template:
             raise ConfigError("freeze(): the program does not run", hint='run(until="ready") starts it')
-        self._template = Template(self._guest, network=self._network, prepared=prepared)
+        if isinstance(self._guest, Guest):
+            self._template = MachineTemplate(self._guest, network=self._network, prepared=prepared)
+        else:
+            assert self._nursery and isinstance(self._guest, Core)
+            if not 0 <= prepared <= PREPARED_MOST:
+                raise ConfigError(f"prepared={prepared}: 0 to {PREPARED_MOST}")
+            self._template = CoreTemplate(self._nursery, self._guest.stop(), prepared=prepared, owner=True)
         return self._template
 
     def _end(self) -> None:
@@ -442,6 +464,8 @@ class SentrySandbox:
             self._template.close()
         if self._guest:
             self._guest.close()
+        if self._nursery:
+            self._nursery.close()
         if self._process:
             if self._process.poll() is None:
                 self._process.kill()

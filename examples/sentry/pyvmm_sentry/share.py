@@ -116,7 +116,8 @@ class Devices:
         :raises ConfigError: a device cannot be saved
         :raises HostError: the same
         """
-        share, net = (server and server.save() for server in (self._share, self._net))
+        share = self._share.save() if self._share else None
+        net = self._net.save() if self._net else None
         return Saved(os.dup(self._memory.fd), share, net)
 
     @property

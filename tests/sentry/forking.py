@@ -1,0 +1,139 @@
+"""A program that tests fork on every platform that can, and what must be the same on each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_sentry import ProgramError, ProgramTimeout, Template
+from tests.sentry.test_programs import BUSYBOX
+from tools.where import ROOT
+from vmm import ConfigError
+
+PATIENCE = 60.0
+SERVER = r"""
+count=0
+echo ready
+while read -r line; do
+  count=$((count + 1))
+  case $line in
+    '"random"') echo "\"$(head -c 16 /dev/urandom | base64)\"" ;;
+    '"time"') date +%s ;;
+    '"hang"') while :; do :; done ;;
+    '"die"') echo dying >&2; exit 3 ;;
+    '"babble"') echo no JSON ;;
+    *) echo "[$line, $count]" ;;
+  esac
+done
+"""
+COMMAND = ["/bin/sh", "-c", SERVER]
+ENVIRONMENT = {"PATH": "/bin"}
+
+
+def make_root(place: Path) -> Path:
+    """A directory with busybox."""
+    for name in ("bin", "dev", "proc", "tmp"):
+        (place / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, place / "bin" / "busybox")
+    for applet in ("sh", "head", "base64", "date", "cat", "echo", "sleep"):
+        (place / "bin" / applet).symlink_to("busybox")
+    return place
+
+
+def held() -> tuple[int, int, str]:
+    """Open files and threads of this process, and its children."""
+    children = "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), children
+
+
+def check_children(template: Template) -> None:
+    """Each continues from the point, and sees nothing of another."""
+    with template.fork() as first, template.fork() as second:
+        assert first.call({"a": [1, "\x04\x10ü"]}, PATIENCE) == [{"a": [1, "\x04\x10ü"]}, 1]
+        assert first.call(None, PATIENCE) == [None, 2]
+        assert second.call("x" * 3000, PATIENCE) == ["x" * 3000, 1]
+
+
+def check_random_numbers(template: Template) -> None:
+    """Children draw different ones."""
+    numbers = template.map(["random"] * 4, workers=2, timeout=PATIENCE)
+    assert len(set(numbers)) == 4
+
+
+def check_calendar(template: Template) -> None:
+    """It is the host's."""
+    with template.fork() as child:
+        before = int(time.time())
+        assert before <= child.call("time", PATIENCE) <= time.time() + 1
+
+
+def check_timeout(template: Template) -> None:
+    """A child that hangs is ended."""
+    child = template.fork()
+    with pytest.raises(ProgramTimeout, match="not answered after"):
+        child.call("hang", 0.2)
+    with pytest.raises(ConfigError, match="closed"):
+        child.call(1)
+
+
+def check_ends(template: Template) -> None:
+    """A child that ends is an error, as is what is no JSON."""
+    with pytest.raises(ProgramError, match="the program exited with 3") as caught:
+        template.map([1, "die", 2], workers=1, timeout=PATIENCE)
+    assert (caught.value.status, caught.value.stderr) == (3, b"dying\n")
+    with pytest.raises(ProgramError, match="the program answered b'no JSON'"):
+        template.map(["babble"], timeout=PATIENCE)
+
+
+def check_generations(template: Template) -> None:
+    """A child that was stopped is a template."""
+    with template.fork() as child:
+        assert child.call("first", PATIENCE) == ["first", 1]
+        deeper = child.freeze(prepared=0)
+        with pytest.raises(ConfigError, match="stopped by freeze"):
+            child.call(1)
+        assert deeper.map(["a", "b"], workers=1, timeout=PATIENCE) == [["a", 2], ["b", 2]]
+        with deeper.fork() as grandchild:
+            assert grandchild.call("c", PATIENCE) == ["c", 2]
+            assert grandchild.freeze(prepared=0).map(["d"], timeout=PATIENCE) == [["d", 3]]
+    with pytest.raises(ConfigError, match="the template was closed"):
+        deeper.fork()
+
+
+CHECKS = (check_children, check_random_numbers, check_calendar, check_timeout, check_ends, check_generations)
+
+
+def post(url: str, body: bytes) -> tuple[int, Any]:
+    """A request to `functions.py`: status and answer."""
+    try:
+        with urllib.request.urlopen(url, body, timeout=PATIENCE) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def check_server(root: Path) -> None:
+    """`functions.py` answers each request in a child."""
+    command = [sys.executable, f"{ROOT}/examples/sentry/functions.py", "--port", "0", "--timeout", "5"]
+    with subprocess.Popen([*command, f"{root}", *COMMAND], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:
+            url = server.stdout.readline().strip()
+            assert post(url, b'{"a": 1}') == (200, [{"a": 1}, 1])
+            assert post(url, b"2") == (200, [2, 1])
+            assert post(url, b"no JSON")[0] == 400
+            assert post(url, b'"die"') == (502, {"error": "the program exited with 3", "stderr": "dying\n"})
+            assert post(url, b'"hang"')[0] == 504
+        finally:
+            server.terminate()
+        assert server.wait(PATIENCE) == 130

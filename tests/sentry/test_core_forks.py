@@ -1,0 +1,183 @@
+"""A program on the platform trap that is stopped, and children that continue from there, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
+from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_server, held, make_root
+from vmm import ConfigError, HostError
+
+pytestmark = pytest.mark.skipif(not platforms.trap().present, reason="the platform trap does not work here")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_root(tmp_path_factory.mktemp("forks") / "root")
+
+
+def sandbox(root: Path, command: list[str] = COMMAND, **options: object) -> SentrySandbox:
+    return SentrySandbox(root, command, platform="trap", env=ENVIRONMENT, memory=64, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def template(root: Path) -> Iterator[Template]:
+    with sandbox(root).run(PATIENCE, until="ready").freeze() as made:
+        yield made
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_children(template: Template, check: Callable[[Template], None]) -> None:
+    check(template)
+
+
+def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
+    check_server(root)
+
+
+@pytest.mark.parametrize("count", [16, pytest.param(10_000, marks=pytest.mark.long)])
+def test_children_leave_nothing(root: Path, count: int) -> None:
+    before = held()
+    with sandbox(root).run(PATIENCE, until="ready").freeze() as template:
+        answers = template.map(range(count), workers=2, timeout=PATIENCE)
+        assert answers == [[number, 1] for number in range(count)]
+    assert held() == before
+    with pytest.raises(ConfigError, match="closed"):
+        template.fork()
+
+
+PYTHON = """
+import json, mmap, os, sys, tempfile, threading, time
+seen = []
+threading.Thread(target=lambda: [seen.append(1) or time.sleep(0.001) for _ in iter(int, 1)], daemon=True).start()
+spinning = [0]
+def spin():
+    while True:
+        spinning[0] += 1
+threading.Thread(target=spin, daemon=True).start()
+shared = mmap.mmap(-1, 1 << 20)
+reader, writer = os.pipe()
+writer2, reader2 = os.pipe()[::-1]
+if os.fork() == 0:
+    for line in os.fdopen(reader):
+        shared[:8] = (int.from_bytes(shared[:8], "little") + int(line)).to_bytes(8, "little")
+        os.write(writer2, b"x")
+    os._exit(0)
+scratch = tempfile.TemporaryFile(mode="w+")
+scratch.write("before ")
+module = open(os.__file__)
+module.readline()
+big = bytearray(b"y" * (4 << 20))
+print("ready", flush=True)
+for line in sys.stdin:
+    before, number = len(seen), json.loads(line)
+    big[number] = ord("z")
+    scratch.write(str(number))
+    scratch.flush()
+    os.write(writer, b"%d\\n" % number)
+    os.read(reader2, 1)
+    while len(seen) < before + 3 or not spinning[0]:
+        time.sleep(0.001)
+    scratch.seek(0)
+    import colorsys  # a file that was not open before
+    print(json.dumps([scratch.read(), int.from_bytes(shared[:8], "little"), big.count(b"z"), bool(module.read())]),
+          flush=True)
+"""
+
+
+def test_children_have_threads_processes_and_files() -> None:
+    """All that runs or waits when the program is stopped goes on in each child, with memory of its own."""
+    base = SentrySandbox("/", ["/usr/bin/python3", "-c", PYTHON], platform="trap")
+    with base.run(PATIENCE, until="ready").freeze(prepared=0) as template, template.fork() as first:
+        assert first.call(5, PATIENCE) == ["before 5", 5, 1, True]
+        with template.fork() as second:
+            assert second.call(7, PATIENCE) == ["before 7", 7, 1, True]
+        assert first.call(6, PATIENCE) == ["before 56", 11, 2, False]
+
+
+def test_the_monotonic_clock_stands_still_while_the_program_is_stopped(root: Path) -> None:
+    script = 'echo ready; read -r line; read -r up idle </proc/uptime; echo "[$line, $up]"'
+    with sandbox(root, ["/bin/sh", "-c", script]).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        with template.fork() as child:
+            first = child.call(1, PATIENCE)[1]
+        subprocess.run(["sleep", "2"], check=True)
+        with template.fork() as child:
+            assert child.call(1, PATIENCE)[1] < first + 2
+
+
+def test_a_program_that_ends_before_the_point_is_an_error(root: Path) -> None:
+    base = sandbox(root, ["sh", "-c", "echo no >&2; exit 4"])
+    with pytest.raises(ProgramError, match="has not written 'ready': the program exited with 4") as caught:
+        base.run(PATIENCE, until="ready")
+    assert caught.value.stderr == b"no\n"
+
+
+def test_what_cannot_be_stopped_is_refused(root: Path) -> None:
+    hooked = sandbox(root)
+    hooked.on("open")(lambda event: None)
+    with pytest.raises(ConfigError, match="with hooks, events or files of functions"):
+        hooked.run(until="ready")
+    with sandbox(root) as base, pytest.raises(ConfigError, match="the program does not run"):
+        base.freeze()
+    with sandbox(root) as base:
+        base.run(PATIENCE, until="ready")
+        with pytest.raises(ConfigError, match="prepared=65: 0 to 64"):
+            base.freeze(prepared=65)
+
+
+def test_a_program_that_has_ended_cannot_be_stopped(root: Path) -> None:
+    with sandbox(root, ["sh", "-c", "echo ready; exit 5"]) as base:
+        base.run(PATIENCE, until="ready")
+        os.waitid(os.P_PID, base._guest._pid, os.WEXITED | os.WNOWAIT)  # type: ignore[union-attr]
+        with pytest.raises(ProgramError, match="exited with 5"):
+            base.freeze()
+
+
+def test_a_host_without_processes_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        nursery = template._nursery  # type: ignore[attr-defined]
+        os.kill(nursery._process.pid, signal.SIGKILL)
+        nursery._process.wait()
+        with pytest.raises(HostError, match="the process that makes others has ended"):
+            template.fork()
+
+
+KILLED = """
+import os, sys
+from pyvmm_sentry import SentrySandbox
+base = SentrySandbox(sys.argv[1], ["/bin/sh", "-c", sys.argv[2]], platform="trap", env={"PATH": "/bin"}, memory=64)
+template = base.run(60, until="ready").freeze(prepared=1)
+child = template.fork()
+child.call(1)
+print(child._guest._pid, template._nursery._process.pid, flush=True)
+try:
+    child.call("hang", 60)
+except Exception as error:
+    print(error)
+"""
+
+
+def test_children_end_with_this_process(root: Path) -> None:
+    """Even if it is killed while a child computes."""
+    words = [sys.executable, "-c", KILLED, f"{root}", COMMAND[2]]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pidfds = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
+        process.kill()
+    for pidfd in pidfds:
+        assert ended(pidfd)
+        os.close(pidfd)
+
+
+def ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(PATIENCE * 1000))
