@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, boot, forks
-from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_server, held, make_root
+from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
 from vmm import ConfigError, CpuConfig
 from vmm.faststart.record import replace
 from vmm.kvm.probe import host_cpu
@@ -42,6 +42,10 @@ def test_children(template: Template, check: Callable[[Template], None]) -> None
 
 def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
     check_server(root)
+
+
+def test_points(root: Path) -> None:
+    check_points(lambda command: SentrySandbox(root, command, platform="kvm", env=ENVIRONMENT, memory=64))
 
 
 def test_children_of_a_cpu_without_random_numbers_draw_different_ones(

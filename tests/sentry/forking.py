@@ -10,12 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyvmm_sentry import ProgramError, ProgramTimeout, Template
+from pyvmm_sentry import ProgramError, ProgramTimeout, SentrySandbox, Template, Until
 from tests.sentry.test_programs import BUSYBOX
 from tools.where import ROOT
 from vmm import ConfigError
@@ -45,7 +46,7 @@ def make_root(place: Path) -> Path:
     for name in ("bin", "dev", "proc", "tmp"):
         (place / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, place / "bin" / "busybox")
-    for applet in ("sh", "head", "base64", "date", "cat", "echo", "sleep"):
+    for applet in ("sh", "head", "base64", "date", "cat", "echo", "sleep", "nc"):
         (place / "bin" / applet).symlink_to("busybox")
     return place
 
@@ -108,6 +109,27 @@ def check_generations(template: Template) -> None:
             assert grandchild.freeze(prepared=0).map(["d"], timeout=PATIENCE) == [["d", 3]]
     with pytest.raises(ConfigError, match="the template was closed"):
         deeper.fork()
+
+
+POINTS: dict[int | Until, str] = {8080: "nc -l -p 8080 & exec cat", Until.CALL: "echo x >/dev/pyvmm; exec cat"}
+"""Commands of a shell that reach a point, and answer requests with the same."""
+
+
+def check_points(make: Callable[[list[str]], SentrySandbox]) -> None:
+    """A sandbox runs until it listens on a port, or makes a call."""
+    for until, command in POINTS.items():
+        with make(["/bin/sh", "-c", f"echo before; {command}"]) as base:
+            base.run(PATIENCE, until=until)
+            assert base.freeze(prepared=0).map([1, "two"], timeout=PATIENCE) == [1, "two"]
+    with make(["/bin/sh", "-c", "exit 3"]) as base:
+        with pytest.raises(ProgramError, match="has not listened on port 80: the program exited with 3"):
+            base.run(PATIENCE, until=80)
+    with make(["/bin/sh", "-c", "read -r line"]) as base:
+        with pytest.raises(ProgramTimeout, match="has not written to /dev/pyvmm"):
+            base.run(0.1, until=Until.CALL)
+    for wrong in (0, 65536, True):
+        with make(["/bin/sh"]) as base, pytest.raises(ConfigError, match="not a port"):
+            base.run(until=wrong)
 
 
 CHECKS = (check_children, check_random_numbers, check_calendar, check_timeout, check_ends, check_generations)

@@ -1,4 +1,4 @@
-"""A program on the platform trap that is stopped, and children that continue from there, each in a process of its own."""
+"""A program on the platform trap that is stopped, and children that continue from there, each in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
-from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_server, held, make_root
+from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
 from vmm import ConfigError, HostError
 
 pytestmark = pytest.mark.skipif(not platforms.trap().present, reason="the platform trap does not work here")
@@ -41,6 +41,10 @@ def test_children(template: Template, check: Callable[[Template], None]) -> None
 
 def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
     check_server(root)
+
+
+def test_points(root: Path) -> None:
+    check_points(lambda command: sandbox(root, command))
 
 
 @pytest.mark.parametrize("count", [16, pytest.param(10_000, marks=pytest.mark.long)])

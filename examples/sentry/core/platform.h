@@ -26,6 +26,7 @@ struct event {
 
 struct clock_page;
 enum clock { CLOCK_IS_REALTIME, CLOCK_IS_MONOTONIC };
+enum point { POINT_CALL, POINT_LISTENS }; /* a write to /dev/pyvmm; a TCP socket listens: its port */
 
 struct platform_ops {
 	/*
@@ -61,6 +62,8 @@ struct platform_ops {
 	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
+	/* The program has reached a point that the host may wait for: it must not sleep. NULL: nobody does. */
+	void (*point)(enum point point, u32 value);
 	bool (*console_resized)(void); /* the terminal may have another size than before; NULL: never */
 	/* Of a platform with several CPUs; NULL where there is one. */
 	void (*leave_cpu)(void *fpu); /* a task may continue on another CPU; NULL: that does not matter */

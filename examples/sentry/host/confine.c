@@ -44,7 +44,7 @@ void confine(void)
 {
 	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
-		{ SYS_write, 0, (u32)terminal_fd },
+		{ SYS_write, 0, (u32)terminal_fd }, { SYS_write, 0, (u32)points_fd },
 		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },

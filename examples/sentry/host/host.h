@@ -18,6 +18,7 @@ void memory_map_at(void *at, int fd, u64 size); /* at reserved ones */
 bool child_detach(void);
 
 extern bool may_be_stopped; /* this core, by SIGUSR1 */
+extern int points_fd; /* where it reports what its program has reached; -1 */
 
 /* Of a variable: each process has its own, also if it continues a stopped core (image.h). */
 #define PROCESS_LOCAL __attribute__((section("process_local")))

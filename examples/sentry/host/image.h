@@ -16,7 +16,7 @@ void image_load(const struct image *image); /* this process is limited already: 
 /* -- nursery.c -- */
 
 struct born {
-	int ram;
+	int ram, points; /* points: where this core reports what its program has reached; it does not block */
 	struct image *out; /* where this core saves itself if it is stopped */
 	const struct image *in; /* what it continues; NULL: it starts */
 };

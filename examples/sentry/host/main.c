@@ -38,6 +38,7 @@ struct options {
 static const char usage[] = "usage: [--control] [--hooks] [--nursery SOCKET] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
 static PROCESS_LOCAL pid_t self;
 PROCESS_LOCAL bool may_be_stopped;
+PROCESS_LOCAL int points_fd = -1;
 static const char *subject = platform_program;
 static bool controlled; /* the host starts programs, by calls; standard input is a pipe that it holds open */
 
@@ -155,6 +156,14 @@ static void log_line(const char *line, u64 size)
 	bool at_end = terminal_fd >= 0 && size && line[size - 1] == '\n'; /* of a line for a raw terminal */
 
 	if (write(2, line, size - at_end) < 0 || (at_end && write(2, "\r\n", 2) < 0))
+		return; /* nobody reads it */
+}
+
+static void point(enum point which, u32 value)
+{
+	const u32 what[2] = { which, value };
+
+	if (write(points_fd, what, sizeof(what)) < 0)
 		return; /* nobody reads it */
 }
 
@@ -340,6 +349,8 @@ static void start(struct core_config *config, const struct born *born)
 	config->ram = ram;
 	self = getpid(); /* the filter does not allow this call */
 	may_be_stopped = born;
+	points_fd = born ? born->points : -1;
+	ops.point = born ? point : NULL;
 	clock_start(&ops);
 	platform_start(fd, &ops, config);
 	close(fd);

@@ -19,10 +19,10 @@
 #include "device.h"
 #include "image.h"
 
-enum { STREAMS = 3, ALIVE = STREAMS, RAM, OUT, FIRST_DEVICE, PER_DEVICE = DEVICE_QUEUES + 1, HIGH = 64 };
+enum { STREAMS = 3, ALIVE = STREAMS, RAM, OUT, POINTS, FIRST_DEVICE, PER_DEVICE = DEVICE_QUEUES + 1, HIGH = 64 };
 enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 1 };
 
-/* Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; of each device. */
+/* Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; a pipe for points; of each device. */
 struct request {
 	u32 devices; /* bits */
 	u32 has_image; /* one more descriptor: to continue */
@@ -104,7 +104,7 @@ static void *map_image(int fd, int prot)
 
 static struct born begin(const struct request *request, int *fds, int count)
 {
-	struct born born = { .ram = RAM };
+	struct born born = { .ram = RAM, .points = POINTS };
 
 	place(fds, count);
 	set_devices(request->devices);

@@ -5,7 +5,7 @@
  */
 #include "start.h"
 
-enum { MARK = 1, END_OF_INPUT = 4, ESCAPE = 0x10, FLIP = 0x40, HEAD = 4, STREAM_END = 3 };
+enum { MARK = 1, END_OF_INPUT = 4, ESCAPE = 0x10, FLIP = 0x40, HEAD = 4, STREAM_END = 3, STREAM_POINT = 4 };
 
 static bool ended, escaped;
 
@@ -50,6 +50,13 @@ s64 frames_read(void *data, u64 size)
 bool frames_ended(void)
 {
 	return ended;
+}
+
+void frames_point(enum point point, u32 value)
+{
+	const u32 what[2] = { point, value };
+
+	frames_write(STREAM_POINT, what, sizeof(what));
 }
 
 void frames_end(struct core_exit end)

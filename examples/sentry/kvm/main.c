@@ -143,6 +143,12 @@ static void log_line(const char *line, u64 size)
 		serial_write(2, line, size);
 }
 
+static void point(enum point which, u32 value)
+{
+	if (start.frames)
+		frames_point(which, value);
+}
+
 void kernel_trap(const struct trap *trap)
 {
 	if (trap->vector < VECTOR_PINS)
@@ -340,6 +346,7 @@ static const struct platform_ops ops = {
 	.console_read = read_console,
 	.console_write = write_console,
 	.console_size = terminal_size,
+	.point = point,
 	.nanoseconds = nanoseconds,
 	.clock_page = clock_show,
 	.random = random_bytes,

@@ -28,6 +28,7 @@ s64 frames_write(int stream, const void *data, u64 size);
 s64 frames_read(void *data, u64 size);
 bool frames_ended(void);
 void frames_end(struct core_exit end);
+void frames_point(enum point point, u32 value);
 
 /* main.c */
 s64 raw_write(int stream, const void *data, u64 size);

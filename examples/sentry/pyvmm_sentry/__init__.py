@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyvmm_sentry.events import Event
     from pyvmm_sentry.forks import Fork, Template
-    from pyvmm_sentry.sandbox import Process, Result, SentrySandbox
+    from pyvmm_sentry.sandbox import Process, Result, SentrySandbox, Until
     from pyvmm_sentry.streams import ProgramError, ProgramTimeout
 
 _HOMES = {
@@ -19,8 +19,9 @@ _HOMES = {
     "Result": "sandbox",
     "SentrySandbox": "sandbox",
     "Template": "forks",
+    "Until": "sandbox",
 }
-__all__ = ["Event", "Fork", "Process", "ProgramError", "ProgramTimeout", "Result", "SentrySandbox", "Template"]
+__all__ = ["Event", "Fork", "Process", "ProgramError", "ProgramTimeout", "Result", "SentrySandbox", "Template", "Until"]
 
 
 def __getattr__(name: str) -> object:

@@ -39,8 +39,10 @@ CPUS = 32
 """The most that `kvm/cpu.c` starts."""
 KERNEL_MOST = 64 << 10
 """Bytes of the kernel's own text that are kept."""
-_MARK, _HEAD, _END = 1, 4, 3
+_MARK, _HEAD, _END, POINT = 1, 4, 3, 4
 """Of `kvm/frames.c`."""
+POINT_SIZE = 8
+"""Bytes of a point that the program has reached: kind and value, see `enum point` of `core/platform.h`."""
 _ESCAPED = re.compile(rb"[\x04\x10]")
 
 
@@ -130,7 +132,7 @@ class Frames:
     def _sort(self, stream: int, data: memoryview) -> None:
         if stream == _END and len(data) == 2:
             self.status = -data[1] or data[0]
-        elif stream in (0, 1, 2):
+        elif stream in (0, 1, 2) or (stream == POINT and len(data) == POINT_SIZE):
             self._put(stream, data)
         else:
             self.kernel = (self.kernel + data)[-KERNEL_MOST:]

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 
 from pyvmm_sentry import program
 from pyvmm_sentry.share import Devices, Saved
-from pyvmm_sentry.streams import ProgramError, ProgramTimeout, Streams, closed_error, deadline_in, left
+from pyvmm_sentry.streams import POINTS, ProgramError, ProgramTimeout, Streams, closed_error, deadline_in, left
 from vmm import HostError
 
 MIB = 1 << 20
@@ -156,13 +156,14 @@ class Core(Streams):
         self._image = os.memfd_create("sentry-image")
         theirs: list[int] = []
         try:
-            for name in ("_input", "_output", "_errors", "_alive"):
-                ours, other = self._pipe(name in ("_output", "_errors"))
+            for name in ("_input", "_output", "_errors", "_alive", "_reached"):
+                ours, other = self._pipe(name in ("_output", "_errors", "_reached"))
                 setattr(self, name, ours)
                 theirs.append(other)
+            os.set_blocking(theirs[-1], False)
             bits, places = devices.places
             images = [image.variables] if image else []
-            fds = [*theirs, devices.ram, self._image, *places, *images]
+            fds = [*theirs[:-1], devices.ram, self._image, theirs[-1], *places, *images]
             self._pid = nursery.make(fds, bits, image is not None)
         finally:
             for fd in theirs:
@@ -175,6 +176,7 @@ class Core(Streams):
     _output: int
     _errors: int
     _alive: int
+    _reached: int
 
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
@@ -221,7 +223,7 @@ class Core(Streams):
         self._check()
         rest = left(deadline, bytes(self.stderr))
         poll = select.poll()
-        for fd in (self._output, self._errors):
+        for fd in (self._output, self._errors, self._reached):
             if fd in self._fds:
                 poll.register(fd, select.POLLIN)
         if self._full:
@@ -230,7 +232,7 @@ class Core(Streams):
         poll.register(self._pidfd, select.POLLIN)
         found = {fd for fd, _ in poll.poll(None if rest is None else rest * 1000)}
         self._check()
-        read = [fd for fd in (self._output, self._errors) if fd in found and self._read(fd)]
+        read = [fd for fd in (self._output, self._errors, self._reached) if fd in found and self._read(fd)]
         if not read and self._pidfd in found:
             self._reap()
             return False
@@ -238,7 +240,7 @@ class Core(Streams):
 
     def _read(self, fd: int) -> bool:
         data = os.read(fd, _PIECE)
-        self._put(1 if fd == self._output else 2, data)
+        self._put({self._output: 1, self._errors: 2}.get(fd, POINTS), data)
         if not data:
             self._fds.remove(fd)
             os.close(fd)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import functools
 import os
@@ -42,6 +43,8 @@ EVENTS_MOST = 8 << 20
 FILES_MOST = 64
 _CONNECT_S = 30.0
 _NO_HOOKS = ("the platform kvm does not have that", 'use platform="trap"')
+_CALL, _LISTENS = 0, 1
+"""`enum point` of `core/platform.h`."""
 _NO_FORKS = "use the platform kvm or trap"
 
 Hook = Callable[[Event], int | None]
@@ -59,6 +62,12 @@ class Result(NamedTuple):
     status: int
     stdout: bytes
     stderr: bytes
+
+
+class Until(enum.Enum):
+    """A point of a program, for :meth:`SentrySandbox.run`."""
+
+    CALL = "written to /dev/pyvmm"
 
 
 class Process(NamedTuple):
@@ -347,28 +356,28 @@ class SentrySandbox:
     def run(self, timeout: float | None = None) -> Result: ...
 
     @overload
-    def run(self, timeout: float | None = None, *, until: str) -> Self: ...
+    def run(self, timeout: float | None = None, *, until: str | int | Until) -> Self: ...
 
-    def run(self, timeout: float | None = None, *, until: str | None = None) -> Result | Self:
+    def run(self, timeout: float | None = None, *, until: str | int | Until | None = None) -> Result | Self:
         """Start the program, and wait until it has ended.
 
-        :param until: or until it writes this line to standard output: returns this sandbox, for :meth:`freeze`
+        :param until: or until it writes this line to standard output, listens on this TCP port, or writes to
+            `/dev/pyvmm` (:attr:`Until.CALL`): returns this sandbox, for :meth:`freeze`. The program goes on meanwhile
         :raises subprocess.TimeoutExpired: it runs
         :raises ConfigError: *until* needs the platform kvm or trap, and no hooks
-        :raises ProgramError: it has ended without that line
-        :raises ProgramTimeout: it has not written that line in time
+        :raises ProgramError: it has ended without that
+        :raises ProgramTimeout: it has not done that in time
         """
         if until is None:
             self.start()
             return self.wait(timeout)
         if self._process or self._guest:
             raise ConfigError("the sandbox was started before", hint="make another one")
-        if "\n" in until:
-            raise ConfigError(f"until={until!r}: not one line")
+        _check_until(until)
         self._choose_forks("run(until=...)")
         try:
             guest = self._start_machine() if self._platform == "kvm" else self._start_core()
-            guest.wait_for_line(until, deadline_in(timeout))
+            _wait(guest, until, deadline_in(timeout))
         except BaseException:
             self.close()
             raise
@@ -489,6 +498,22 @@ class SentrySandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback_: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_until(until: str | int | Until) -> None:
+    if isinstance(until, str) and "\n" in until:
+        raise ConfigError(f"until={until!r}: not one line")
+    if isinstance(until, int) and (isinstance(until, bool) or not 0 < until < 1 << 16):
+        raise ConfigError(f"until={until!r}: not a port", hint="1 to 65535")
+
+
+def _wait(guest: Streams, until: str | int | Until, deadline: float | None) -> None:
+    if isinstance(until, str):
+        guest.wait_for_line(until, deadline)
+    elif isinstance(until, int):
+        guest.wait_for_point(_LISTENS, until, f"listened on port {until}", deadline)
+    else:
+        guest.wait_for_point(_CALL, 0, until.value, deadline)
 
 
 def _numbers(call: str) -> tuple[int, ...]:

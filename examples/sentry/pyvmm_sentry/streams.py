@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,10 @@ LINE_MOST = 16 << 20
 """Bytes of output that wait for a reader."""
 ERRORS_MOST = 64 << 10
 """Bytes of standard error that are kept of a child."""
+POINTS = 4
+"""Of :meth:`Streams._put`."""
+_POINT, _VALUE_MOST = struct.Struct("<II"), 65535
+"""Kind and value; the sandbox may send any."""
 _PIECE = 64 << 10
 
 
@@ -64,6 +69,7 @@ class Streams(ABC):
     def __init__(self, most: int | None = None) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
         self._most = most
+        self._points: set[tuple[int, int]] = set()
         self._reading = threading.Lock()
 
     @abstractmethod
@@ -91,7 +97,11 @@ class Streams(ABC):
         """End the sandbox.  A second call does nothing."""
 
     def _put(self, stream: int, data: bytes | memoryview) -> None:
-        if stream == 1:
+        if stream == POINTS:
+            self._points.update(
+                (kind, value) for kind, value in _POINT.iter_unpack(data) if kind < 2 and value <= _VALUE_MOST
+            )
+        elif stream == 1:
             self.stdout += data
         elif stream == 2:
             self.stderr += data
@@ -135,6 +145,23 @@ class Streams(ABC):
         line = bytes(self.stdout[:end])
         del self.stdout[: end + 1]
         return line
+
+    def wait_for_point(self, kind: int, value: int, text: str, deadline: float | None) -> None:
+        """Wait until the program reaches a point, see `enum point` of `core/platform.h`.  Its output stays.
+
+        :param text: for errors: what it has not done
+        :raises ProgramTimeout: it has not in time
+        :raises ProgramError: the program has ended without it
+        """
+        with self._reading:
+            while (kind, value) not in self._points:
+                try:
+                    more = self._step(deadline)
+                except ProgramTimeout as error:
+                    raise ProgramTimeout(f"the program has not {text}", stderr=error.stderr) from None
+                if not more:
+                    end = self._ended()
+                    raise ProgramError(f"the program has not {text}: {end}", status=end.status, stderr=end.stderr)
 
     def wait_for_line(self, text: str, deadline: float | None) -> None:
         """Drop output until the program writes this line.

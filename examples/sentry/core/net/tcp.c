@@ -365,6 +365,8 @@ static int listen(struct socket *socket, u32 backlog)
 		return -EADDRINUSE;
 	}
 	inet->listening = socket->listening = true;
+	if (core.ops->point)
+		core.ops->point(POINT_LISTENS, inet->local_port);
 	tcp_arg(inet->tcp, inet);
 	tcp_accept(inet->tcp, is_accepted);
 	tcp_ext_arg_set_callbacks(inet->tcp, 0, &requests);

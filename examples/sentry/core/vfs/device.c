@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Character devices: null, zero, full, random, and terminals. */
+/* Character devices: null, zero, full, random, terminals, and one by which a program tells the host that it is ready. */
 #include "device.h"
 
 #include "../tty/tty.h"
+
+#define POINT_DEVICE MAKE_DEVICE(60, 0) /* a number for local use */
 
 static s64 read_nothing(struct file *file, struct io *to, u64 *position)
 {
@@ -63,6 +65,12 @@ static s64 write_random(struct file *file, struct io *from, u64 *position)
 	return (s64)size;
 }
 
+static s64 write_point(struct file *file, struct io *from, u64 *position)
+{
+	core.ops->point(POINT_CALL, 0);
+	return write_all(file, from, position);
+}
+
 static int may_map(struct file *file, u32 prot, u32 flags)
 {
 	(void)file, (void)prot, (void)flags;
@@ -75,10 +83,16 @@ static const struct file_operations null_operations = {
 static const struct file_operations zero_operations = {
 	.read = read_zeros, .write = write_all, .seek = file_stay, .nowait = true, .mmap = may_map,
 };
+static const struct file_operations point_operations = { .read = read_nothing, .write = write_point, .seek = file_stay };
 static const struct file_operations full_operations = { .read = read_zeros, .write = write_full, .seek = file_stay };
 static const struct file_operations random_operations = {
 	.read = read_random, .write = write_random, .seek = file_stay, .nowait = true,
 };
+
+static bool has_points(void)
+{
+	return core.ops->point && !core.config->control;
+}
 
 int device_open(struct file *file)
 {
@@ -88,6 +102,9 @@ int device_open(struct file *file)
 	case MAKE_DEVICE(1, 7): file->operations = &full_operations; return 0;
 	case MAKE_DEVICE(1, 8):
 	case MAKE_DEVICE(1, 9): file->operations = &random_operations; return 0;
+	case POINT_DEVICE:
+		file->operations = &point_operations;
+		return has_points() ? 0 : -ENXIO;
 	case MAKE_DEVICE(5, 0):
 		if (tty_of_caller())
 			return tty_open(file, tty_of_caller(), false);
@@ -107,7 +124,7 @@ static const struct {
 } nodes[] = {
 	{ "null", 0666, MAKE_DEVICE(1, 3) },	{ "zero", 0666, MAKE_DEVICE(1, 5) },   { "full", 0666, MAKE_DEVICE(1, 7) },
 	{ "random", 0666, MAKE_DEVICE(1, 8) },	{ "urandom", 0666, MAKE_DEVICE(1, 9) }, { "tty", 0666, MAKE_DEVICE(5, 0) },
-	{ "console", 0600, MAKE_DEVICE(5, 1) }, { "ptmx", 0666, MAKE_DEVICE(5, 2) },
+	{ "console", 0600, MAKE_DEVICE(5, 1) }, { "ptmx", 0666, MAKE_DEVICE(5, 2) }, { "pyvmm", 0666, POINT_DEVICE },
 };
 
 static const char *const links[][2] = {
@@ -121,9 +138,12 @@ int devices_make(const char *directory)
 	char name[64];
 
 	for (u32 i = 0; i < ARRAY_SIZE(nodes); i++) {
-		int error = core_mknod(text_join(name, sizeof(name), directory, nodes[i].name), S_IFCHR | nodes[i].mode,
-				       nodes[i].device);
+		int error;
 
+		if (nodes[i].device == POINT_DEVICE && !has_points())
+			continue;
+		error = core_mknod(text_join(name, sizeof(name), directory, nodes[i].name), S_IFCHR | nodes[i].mode,
+				   nodes[i].device);
 		if (error)
 			return error;
 	}
