@@ -14,6 +14,7 @@ import pytest
 
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
 from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
+from tools.where import ROOT
 from vmm import ConfigError, HostError
 
 pytestmark = pytest.mark.skipif(not platforms.trap().present, reason="the platform trap does not work here")
@@ -185,3 +186,43 @@ def ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(PATIENCE * 1000))
+
+
+OUTSIDE = """
+import contextlib, socket, subprocess, sys, threading
+from pyvmm_sentry import SentrySandbox
+for words in ("link set lo up", "link add d0 type veth peer name d1", "addr add 10.9.0.2/24 dev d0",
+              "addr add 10.9.0.3/32 dev lo", "link set d1 up", "link set d0 up", "route add default via 10.9.0.1"):
+    subprocess.run(["ip", *words.split()], check=True)
+server = socket.create_server(("10.9.0.3", 0))
+def answer(connection):
+    with contextlib.suppress(ConnectionResetError), connection, connection.makefile("rw") as stream:
+        for line in stream:
+            print(line.upper(), end="", file=stream, flush=True)
+def serve():
+    while True:
+        threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+threading.Thread(target=serve, daemon=True).start()
+program = '''
+import json, socket, sys
+stream = socket.create_connection((sys.argv[1], int(sys.argv[2]))).makefile("rw")
+print("base", file=stream, flush=True)
+print(stream.readline(), "ready", sep="", flush=True)
+for line in sys.stdin:
+    new = socket.create_connection((sys.argv[1], int(sys.argv[2])), 30).makefile("rw")
+    print(line, end="", file=new, flush=True)
+    print(new.readline(), end="", flush=True)
+'''
+words = ["/usr/bin/python3", "-c", program, *map(str, server.getsockname())]
+with SentrySandbox("/", words, platform="trap", network=True) as base:
+    with base.run(60, until="ready").freeze(prepared=0) as template:
+        print(template.map(["a", "b", "c"], workers=2, timeout=60))
+"""
+
+
+def test_children_have_a_network() -> None:
+    """With connections of their own: those of the stopped program have ended."""
+    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", OUTSIDE]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/examples/sentry"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert (done.stdout, done.stderr) == ("['A', 'B', 'C']\n", "")
