@@ -261,7 +261,7 @@ class SentrySandbox:
         if self._process or self._guest:
             raise ConfigError("the sandbox was started before", hint="make another one")
         if self._platform == "kvm":
-            self._start_machine().end_input()
+            self._start_guest().end_input()
             return
         self.files.refused = self.files.refused or ("the sandbox runs", "add files before its start")
         try:
@@ -291,8 +291,12 @@ class SentrySandbox:
         self._connection.start()
         threading.Thread(target=self._await_end, name="sentry-end", daemon=True).start()
 
-    def _start_machine(self) -> Guest:
-        """On kvm: its standard input is open."""
+    def _start_guest(self) -> Streams:
+        """A program that can be stopped, on kvm or trap: its standard input is open."""
+        if self._platform == "trap":
+            self._nursery = Nursery(Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network))
+            self._guest = core = Core(self._nursery)
+            return core.go()
         start = Start(
             self._argv[0],
             self._argv,
@@ -303,8 +307,8 @@ class SentrySandbox:
             scratch=True,
             network=self._network,
         )
-        self._guest = guest = Guest.boot(start)
-        return guest
+        self._guest = Guest.boot(start)
+        return self._guest
 
     def _spawn(self, devices: Devices) -> subprocess.Popen[bytes]:
         binary = str(program.trap() if self._platform == "trap" else program.ptrace())
@@ -376,8 +380,7 @@ class SentrySandbox:
         _check_until(until)
         self._choose_forks("run(until=...)")
         try:
-            guest = self._start_machine() if self._platform == "kvm" else self._start_core()
-            _wait(guest, until, deadline_in(timeout))
+            _wait(self._start_guest(), until, deadline_in(timeout))
         except BaseException:
             self.close()
             raise
@@ -394,13 +397,6 @@ class SentrySandbox:
             self._platform = "kvm" if kvm.present else "trap"
         if self._platform == "ptrace":
             raise ConfigError(f"{what} needs the platform kvm or trap, not ptrace", hint=_NO_FORKS)
-
-    def _start_core(self) -> Core:
-        """On trap: one that can be stopped."""
-        setting = Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network)
-        self._nursery = Nursery(setting)
-        self._guest = core = Core(self._nursery)
-        return core.go()
 
     def freeze(self, *, prepared: int = PREPARED) -> Template:
         """Stop the program where it is, for good; returns what forks it.  The template closes this sandbox.
