@@ -34,7 +34,7 @@ static s64 find_other(struct task *t, s32 id, bool read, struct cpu_clock *clock
 		clock->process = t->process;
 		return 0;
 	}
-	clock->process = number ? process_find(number) : t->process;
+	clock->process = number ? process_find(t->process->pids, number) : t->process;
 	if (!clock->process && read && number == t->tid)
 		clock->process = t->process;
 	return clock->process ? 0 : -EINVAL;

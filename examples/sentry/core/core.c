@@ -199,7 +199,7 @@ void task_run(void)
 static struct task *first_task(void)
 {
 	struct task *t = task_alloc(core.config->hooks ? hooks_run : task_run);
-	s32 pid = tid_new();
+	s32 pid = tid_new(space_of_sandbox(SPACE_PID));
 
 	if (!t)
 		return NULL;
@@ -236,6 +236,7 @@ const char *core_start(const struct core_config *config)
 	release_init();
 	slab_init();
 	tasks_init();
+	spaces_init();
 	mm_init();
 	futex_init();
 	ipc_init();

@@ -176,7 +176,7 @@ bool may_signal(const struct task *from, const struct process *to, int signal)
 {
 	const struct cred *mine = &from->cred, *other = cred_of(to);
 
-	if (from->process == to || (signal == SIGCONT && from->process->session == to->session))
+	if (from->process == to || (signal == SIGCONT && same_session(from->process, to)))
 		return true;
 	if (mine->user.effective == other->user.saved || mine->user.effective == other->user.real ||
 	    mine->user.real == other->user.saved || mine->user.real == other->user.real)

@@ -5,6 +5,7 @@
 #include "control/container.h"
 #include "hooks/hooks.h"
 #include "ipc/ipc.h"
+#include "space.h"
 #include "vfs/pidfd.h"
 #include "vfs/vfs.h"
 
@@ -96,28 +97,28 @@ static void become_zombie(struct process *p)
 		process_show_end(p);
 }
 
-bool group_is_orphaned(s32 group, const struct process *without)
+bool group_is_orphaned(u32 pids, s32 group, const struct process *without)
 {
 	EACH_PROCESS(p)
-		if (p->group == group && p != without && !p->zombie && p->parent && p->parent->group != group &&
-		    p->parent->session == p->session)
+		if (process_in_group(p, pids, group) && p != without && !p->zombie && p->parent && p->parent->group != group &&
+		    same_session(p->parent, p))
 			return false;
 	return true;
 }
 
-static bool has_stopped(s32 group)
+static bool has_stopped(u32 pids, s32 group)
 {
 	EACH_PROCESS(p)
-		if (p->group == group && p->stopped)
+		if (process_in_group(p, pids, group) && p->stopped)
 			return true;
 	return false;
 }
 
-static void continue_if_orphaned(s32 group, const struct process *without)
+static void continue_if_orphaned(u32 pids, s32 group, const struct process *without)
 {
-	if (group_is_orphaned(group, without) && has_stopped(group)) {
-		signal_group(group, SIGHUP);
-		signal_group(group, SIGCONT);
+	if (group_is_orphaned(pids, group, without) && has_stopped(pids, group)) {
+		signal_group(pids, group, SIGHUP);
+		signal_group(pids, group, SIGCONT);
 	}
 }
 
@@ -132,15 +133,24 @@ static void send_death_signals(struct process *child)
 		}
 }
 
-static void leave_children(struct process *p)
+/* Who adopts the children of a process: a subreaper above it, or process 1 of its namespace. */
+static struct process *adopter_of(const struct process *p)
 {
-	struct process *to = p->parent;
+	struct process *to = p->parent, *init;
 
 	while (to->parent && (!to->subreaper || list_empty(&to->tasks)))
 		to = to->parent;
+	init = to->parent || p->pids == SANDBOX_PIDS ? NULL : process_find(p->pids, 1);
+	return init && init != p && !list_empty(&init->tasks) ? init : to;
+}
+
+static void leave_children(struct process *p)
+{
+	struct process *to = adopter_of(p);
+
 	while (!list_empty(&p->children)) {
 		struct process *child = CONTAINER(p->children.next, struct process, siblings);
-		bool other_group = child->group != p->group && child->session == p->session;
+		bool other_group = child->group != p->group && same_session(child, p);
 		s32 group = child->group;
 
 		process_adopt(to, child);
@@ -149,7 +159,7 @@ static void leave_children(struct process *p)
 		if (child->zombie)
 			become_zombie(child);
 		if (other_group)
-			continue_if_orphaned(group, NULL);
+			continue_if_orphaned(p->pids, group, NULL);
 	}
 }
 
@@ -160,6 +170,8 @@ static void process_exit(struct process *p)
 	posix_timers_free(p);
 	ipc_exit(p);
 	mq_exit(p);
+	if (process_is_init(p))
+		space_end(p);
 	if (p->guest)
 		guest_process_ended(p);
 	if (!p->parent) {
@@ -169,8 +181,8 @@ static void process_exit(struct process *p)
 	}
 	session_exit(p);
 	leave_children(p);
-	if (p->parent->group != p->group && p->parent->session == p->session)
-		continue_if_orphaned(p->group, p);
+	if (p->parent->group != p->group && same_session(p->parent, p))
+		continue_if_orphaned(p->pids, p->group, p);
 	become_zombie(p);
 }
 

@@ -2,6 +2,7 @@
 /* New tasks: fork, vfork, clone and clone3. */
 #include "ptrace.h"
 #include "seccomp.h"
+#include "space.h"
 #include "control/container.h"
 #include "vfs/fds.h"
 #include "vfs/pidfd.h"
@@ -153,11 +154,13 @@ static struct task *copy(struct task *from, const struct clone *c)
 	return t;
 }
 
-/* A new process for a task, unless it is a thread of its parent's; false: no memory. */
+/* A new process for a task, unless it is a thread of its parent's; false: no memory, or its namespace ends. */
 static bool join(struct task *t, struct task *from, const struct clone *c, s32 tid)
 {
 	struct process *parent = c->flags & CLONE_PARENT ? from->process->parent : from->process;
 
+	if (space_of(from->process, SPACE_PID)->pids.ended)
+		return false;
 	if (c->flags & CLONE_THREAD) {
 		t->process = from->process;
 	} else {
@@ -218,7 +221,7 @@ static s64 clone(struct task *from, const struct clone *c)
 	s64 error = check(from, c), fd = -1;
 	struct task *t = error ? NULL : copy(from, c);
 	struct process_ref *ref = NULL;
-	s32 tid = tid_new();
+	s32 tid = tid_new(space_of(from->process, SPACE_PID));
 
 	if (t && c->flags & CLONE_PIDFD)
 		fd = error = pidfd_new(from, tid, &ref);

@@ -14,10 +14,15 @@ s64 sys_gettid(struct task *t, const u64 *args)
 	return t->tid;
 }
 
+s32 parent_pid(const struct process *p)
+{
+	return p->parent && p->parent->pids == p->pids ? p->parent->pid : 0;
+}
+
 s64 sys_getppid(struct task *t, const u64 *args)
 {
 	(void)args;
-	return t->process->parent ? t->process->parent->pid : 0;
+	return parent_pid(t->process);
 }
 
 /* The process of a task's number; 0: the caller's. */
@@ -25,7 +30,7 @@ static struct process *find(struct task *t, u64 number)
 {
 	struct task *other = task_named(t, (s32)number);
 
-	return other ? other->process : process_find((s32)number);
+	return other ? other->process : process_find(t->process->pids, (s32)number);
 }
 
 s64 sys_getpgid(struct task *t, const u64 *args)
@@ -48,10 +53,11 @@ s64 sys_getsid(struct task *t, const u64 *args)
 	return p ? p->session : -ESRCH;
 }
 
-static bool group_in_session(s32 group, s32 session)
+/* Whether a group has a process in the session of another. */
+static bool group_in_session(s32 group, const struct process *like)
 {
 	EACH_PROCESS(p)
-		if (p->group == group && p->session == session)
+		if (p->group == group && same_session(p, like))
 			return true;
 	return false;
 }
@@ -63,14 +69,14 @@ s64 sys_setpgid(struct task *t, const u64 *args)
 
 	if (group < 0)
 		return -EINVAL;
-	p = process_find(pid);
+	p = process_find(t->process->pids, pid);
 	if (!p || (p != t->process && p->parent != t->process))
 		return -ESRCH;
-	if (p != t->process && p->session != t->process->session)
+	if (!same_session(p, t->process))
 		return -EPERM;
 	if (p != t->process && p->has_executed)
 		return -EACCES;
-	if (p->session == p->pid || (group != pid && !group_in_session(group, t->process->session)))
+	if (p->session == p->pid || (group != pid && !group_in_session(group, t->process)))
 		return -EPERM;
 	p->group = group;
 	return 0;
@@ -82,7 +88,7 @@ s64 sys_setsid(struct task *t, const u64 *args)
 
 	(void)args;
 	EACH_PROCESS(p)
-		if (p->group == me->pid)
+		if (process_in_group(p, me->pids, me->pid))
 			return -EPERM;
 	me->group = me->session = me->pid;
 	process_leave_terminal(me);

@@ -71,7 +71,7 @@ static void expire(struct posix_timer *timer)
 	struct siginfo info = {
 		.signal = event->signal, .code = SI_TIMER, .pad = timer->id + 1, .fields = { (u32)timer->id, event->value },
 	};
-	struct task *t = event->notify & SIGEV_THREAD_ID ? task_find(event->tid) : NULL;
+	struct task *t = event->notify & SIGEV_THREAD_ID ? task_find(timer->process->pids, event->tid) : NULL;
 
 	timer->missed += forward(timer);
 	if (timer->deadline)
@@ -157,7 +157,7 @@ static bool event_is_good(struct task *t, const struct sigevent *event)
 
 	switch (event->notify) {
 	case SIGEV_THREAD_ID:
-		to = task_find(event->tid);
+		to = task_find(t->process->pids, event->tid);
 		if (!to || to->process != t->process)
 			return false;
 		return event->signal > 0 && event->signal <= SIGNALS;

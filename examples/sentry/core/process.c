@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for the process itself and for the machine. */
 #include "core.h"
+#include "space.h"
 #include "vfs/fds.h"
 #include "vfs/process_file.h"
 
@@ -68,19 +69,23 @@ s64 sys_getrlimit(struct task *t, const u64 *args)
 	return user_write(t->mm, args[1], &t->process->limits[(u32)args[0]], sizeof(struct rlimit));
 }
 
-static struct utsname names = { "Linux", "sentry", "6.12.0-pyvmm", "#1 pyvmm Sentry", "x86_64", "(none)" };
+static struct utsname *names_of(const struct task *t)
+{
+	return &space_of(t->process, SPACE_UTS)->names;
+}
 
 const struct utsname *system_name(void)
 {
-	return &names;
+	return names_of(core.current);
 }
 
-void system_set_hostname(const char *name)
+void system_set_hostname(struct space *space, const char *name)
 {
+	struct utsname *names = &space->names;
 	u64 size = string_size(name);
 
-	bytes_zero(names.node, sizeof(names.node));
-	bytes_copy(names.node, name, size < sizeof(names.node) ? size : sizeof(names.node) - 1);
+	bytes_zero(names->node, sizeof(names->node));
+	bytes_copy(names->node, name, size < sizeof(names->node) ? size : sizeof(names->node) - 1);
 }
 
 static s64 set_name(struct task *t, char *name, u64 from, s32 size)
@@ -99,17 +104,17 @@ static s64 set_name(struct task *t, char *name, u64 from, s32 size)
 
 s64 sys_sethostname(struct task *t, const u64 *args)
 {
-	return set_name(t, names.node, args[0], (s32)args[1]);
+	return set_name(t, names_of(t)->node, args[0], (s32)args[1]);
 }
 
 s64 sys_setdomainname(struct task *t, const u64 *args)
 {
-	return set_name(t, names.domain, args[0], (s32)args[1]);
+	return set_name(t, names_of(t)->domain, args[0], (s32)args[1]);
 }
 
 s64 sys_uname(struct task *t, const u64 *args)
 {
-	return user_write(t->mm, args[0], &names, sizeof(names));
+	return user_write(t->mm, args[0], names_of(t), sizeof(struct utsname));
 }
 
 s64 sys_getrandom(struct task *t, const u64 *args)

@@ -85,7 +85,7 @@ static s64 peek(struct task *t, struct tracee *e, u64 address, u64 to, bool regi
 /* Find a stopped tracee of the task; NULL sets *error. */
 static struct tracee *stopped_tracee(const struct task *t, s32 tid, s64 *error)
 {
-	struct task *to = task_find(tid);
+	struct task *to = task_find(t->process->pids, tid);
 	struct tracee *e = to ? to->tracee : NULL;
 
 	if (e && e->tracer == t && e->stopped && !e->listening)
@@ -347,9 +347,9 @@ s64 sys_ptrace(struct task *t, const u64 *args)
 
 	if (request == TRACEME)
 		return trace_me(t);
-	to = task_find((s32)args[1]);
+	to = task_find(t->process->pids, (s32)args[1]);
 	if (!to) {
-		const struct process *p = process_find((s32)args[1]);
+		const struct process *p = process_find(t->process->pids, (s32)args[1]);
 
 		return p && (request == ATTACH || request == SEIZE) ? -EPERM : -ESRCH;
 	}

@@ -60,7 +60,7 @@ void tracees_leave(struct task *tracer); /* it ends */
 void tracee_end(struct task *t); /* when it is in no list of tasks any more */
 /* A process has ended, and its tracer must wait for it before its parent does; the tracer was told. */
 bool tracee_holds(struct process *p);
-bool tracees_have(s32 tid);  /* a task that has ended */
+bool tracees_have(u32 pids, s32 tid);  /* a task that has ended */
 u32 tracees_ended(void);     /* how many tasks have ended that their tracers have not waited for */
 void tracees_killed(struct process *p); /* no task waits for its tracer any longer */
 void tracee_notify(const struct tracee *e, s32 code, s32 status); /* SIGCHLD for the tracer; CLD_* */

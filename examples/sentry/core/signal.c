@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Signals: how they are sent, which task gets one, and what it does before it returns to the program. */
 #include "ptrace.h"
+#include "space.h"
 
 #define IGNORED (SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) | SIGNAL_BIT(SIGWINCH))
 #define STOPS (SIGNAL_BIT(SIGSTOP) | SIGNAL_BIT(SIGTSTP) | SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU))
@@ -23,6 +24,21 @@ bool signal_is_ignored(struct task *t, int signal)
 	u64 handler = action_of(t, signal)->handler;
 
 	return handler == SIG_IGN || (handler == SIG_DFL && SIGNAL_BIT(signal) & IGNORED);
+}
+
+/*
+ * Process 1 of a namespace gets no signal for which it has no handler.  SIGKILL and SIGSTOP reach it from outside, and a
+ * fault of its own ends it.
+ */
+static bool is_shielded(struct task *t, int signal)
+{
+	const struct process *p = t->process;
+
+	if (!process_is_init(p) || action_of(t, signal)->handler != SIG_DFL)
+		return false;
+	if (SIGNAL_BIT(signal) & UNBLOCKABLE)
+		return core.current && core.current->process->pids == p->pids;
+	return !p->faulted;
 }
 
 /* -- what is pending -- */
@@ -167,6 +183,8 @@ static bool prepare(struct task *t, int signal)
 {
 	struct process *p = t->process;
 
+	if (SIGNAL_BIT(signal) & UNBLOCKABLE && is_shielded(t, signal))
+		return false;
 	if (SIGNAL_BIT(signal) & STOPS) {
 		signals_flush(&p->pending, SIGNAL_BIT(SIGCONT));
 		EACH_TASK(other, p)
@@ -181,7 +199,7 @@ static bool prepare(struct task *t, int signal)
 		wake_all(&p->continued);
 		tracees_killed(p);
 	}
-	return t->blocked & SIGNAL_BIT(signal) || t->tracee || !signal_is_ignored(t, signal);
+	return t->blocked & SIGNAL_BIT(signal) || t->tracee || !(signal_is_ignored(t, signal) || is_shielded(t, signal));
 }
 
 static bool takes(const struct task *t, int signal)
@@ -240,12 +258,12 @@ void signal_process(struct process *p, int signal)
 	signal_send_process(p, &info);
 }
 
-bool signal_group(s32 group, int signal)
+bool signal_group(u32 pids, s32 group, int signal)
 {
 	bool any = false;
 
 	EACH_PROCESS(p) {
-		if (p->group != group)
+		if (!process_in_group(p, pids, group))
 			continue;
 		any = true;
 		signal_process(p, signal);
@@ -259,6 +277,7 @@ static void force(struct task *t, const struct siginfo *info)
 
 	if (t->blocked & SIGNAL_BIT(info->signal) || action->handler == SIG_IGN)
 		action->handler = SIG_DFL;
+	t->process->faulted |= action->handler == SIG_DFL && !t->tracee;
 	t->blocked &= ~SIGNAL_BIT(info->signal);
 	enqueue(&t->pending, info);
 }
@@ -390,10 +409,10 @@ static void act(struct task *t, const struct siginfo *info)
 
 	if (handler > SIG_IGN) {
 		call_handler(t, info);
-	} else if (handler == SIG_IGN || bit & IGNORED) {
+	} else if (handler == SIG_IGN || bit & IGNORED || (!(bit & UNBLOCKABLE) && is_shielded(t, info->signal))) {
 		return;
 	} else if (bit & STOPS) {
-		if (t->may_stop_group && (info->signal == SIGSTOP || !group_is_orphaned(t->process->group, NULL)))
+		if (t->may_stop_group && (info->signal == SIGSTOP || !group_is_orphaned(t->process->pids, t->process->group, NULL)))
 			stop(t->process, info->signal);
 	} else {
 		process_end(t->process, info->signal);

@@ -173,6 +173,8 @@ s64 signal_some(struct task *t, s32 pid, s32 group, const struct siginfo *info)
 	if (info->signal < 0 || info->signal > SIGNALS)
 		return -EINVAL;
 	EACH_PROCESS(p) {
+		if (p->pids != t->process->pids)
+			continue;
 		if (pid ? p->pid != pid : group ? p->group != group : p->pid == PID || p == t->process)
 			continue;
 		if (!may_signal(t, p, info->signal)) {
@@ -199,7 +201,7 @@ s64 sys_kill(struct task *t, const u64 *args)
 static s64 send_task(s32 process, s32 tid, s32 signal)
 {
 	const struct siginfo info = siginfo_user(signal, SI_TKILL);
-	struct task *to = task_find(tid);
+	struct task *to = task_find(core.current->process->pids, tid);
 
 	if (!to || (process && to->process->pid != process))
 		return -ESRCH;
@@ -235,8 +237,8 @@ static s64 queue_info(struct task *t, s32 pid, s32 tid, s32 signal, u64 from)
 
 	if (user_read(t->mm, &info, from, sizeof(info)))
 		return -EFAULT;
-	to = tid ? task_find(tid) : NULL; /* after the read, which can sleep */
-	p = !tid ? process_find(pid) : to ? to->process : NULL;
+	to = tid ? task_named(t, tid) : NULL; /* after the read, which can sleep */
+	p = !tid ? process_find(t->process->pids, pid) : to ? to->process : NULL;
 	if (!p || p->pid != pid)
 		return -ESRCH;
 	if (signal < 0 || signal > SIGNALS)

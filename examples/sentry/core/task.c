@@ -2,13 +2,13 @@
 /* The tables of tasks and processes, and their numbers. */
 #include "ptrace.h"
 #include "control/container.h"
+#include "space.h"
 #include "vfs/pidfd.h"
 
 enum { BUCKETS = 256, LAST_TID = 4194303, RESERVED = 300 };
 
 static struct {
 	struct list by_tid[BUCKETS], processes;
-	s32 last;
 } tasks;
 
 void tasks_init(void)
@@ -16,7 +16,6 @@ void tasks_init(void)
 	for (u32 i = 0; i < BUCKETS; i++)
 		list_init(&tasks.by_tid[i]);
 	list_init(&tasks.processes);
-	tasks.last = 0;
 }
 
 struct list *all_processes(void)
@@ -24,14 +23,14 @@ struct list *all_processes(void)
 	return &tasks.processes;
 }
 
-struct task *task_find(s32 tid)
+struct task *task_find(u32 pids, s32 tid)
 {
 	struct list *bucket = &tasks.by_tid[(u32)tid % BUCKETS];
 
 	LIST_EACH(at, bucket) {
 		struct task *t = CONTAINER(at, struct task, by_tid);
 
-		if (t->tid == tid)
+		if (t->tid == tid && t->process->pids == pids)
 			return t;
 	}
 	return NULL;
@@ -39,33 +38,45 @@ struct task *task_find(s32 tid)
 
 struct task *task_named(struct task *t, s32 tid)
 {
-	return tid ? task_find(tid) : t;
+	return tid ? task_find(t->process->pids, tid) : t;
 }
 
-struct process *process_find(s32 pid)
+struct process *process_find(u32 pids, s32 pid)
 {
 	EACH_PROCESS(p)
-		if (p->pid == pid)
+		if (p->pid == pid && p->pids == pids)
 			return p;
 	return NULL;
 }
 
-static bool is_used(s32 number)
+bool process_in_group(const struct process *p, u32 pids, s32 group)
 {
-	if (task_find(number) || tracees_have(number))
+	return p->group == group && p->pids == pids;
+}
+
+bool same_session(const struct process *a, const struct process *b)
+{
+	return a->session == b->session && a->pids == b->pids;
+}
+
+static bool is_used(u32 pids, s32 number)
+{
+	if (task_find(pids, number) || tracees_have(pids, number))
 		return true;
 	EACH_PROCESS(p)
-		if (p->pid == number || p->group == number || p->session == number)
+		if (p->pids == pids && (p->pid == number || p->group == number || p->session == number))
 			return true;
 	return false;
 }
 
-s32 tid_new(void)
+s32 tid_new(struct space *pids)
 {
+	s32 *last = &pids->pids.last;
+
 	do
-		tasks.last = tasks.last < LAST_TID ? tasks.last + 1 : RESERVED;
-	while (is_used(tasks.last));
-	return tasks.last;
+		*last = *last < LAST_TID ? *last + 1 : RESERVED;
+	while (is_used(pids->number, *last));
+	return *last;
 }
 
 void task_add(struct task *t, s32 tid)

@@ -18,6 +18,7 @@ struct fs_context;
 struct mm;
 struct process_ref;
 struct rights;
+struct space;
 struct seccomp;
 struct tracee;
 struct tty;
@@ -47,6 +48,7 @@ struct pending {
 
 /* A process: tasks with the same getpid(). It stays as a zombie until its parent has its status. */
 struct process {
+	u32 pids; /* the namespace in which these numbers are, of which one more has the same only in another (space.h) */
 	s32 pid, group, session;
 	struct tty *terminal; /* the controlling one; NULL */
 	s32 old_foreground;   /* of a leader: the group that was in the foreground when it lost its terminal; 0 */
@@ -60,6 +62,7 @@ struct process {
 	s32 exit_signal; /* which the parent gets */
 	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
 	bool has_executed;
+	bool faulted; /* a fault ends it, although it is process 1 of a namespace */
 	bool subreaper; /* adopts the orphans among its descendants */
 	struct cred last_cred; /* of a zombie, without groups */
 	struct pending pending; /* signals for any of its tasks */
@@ -122,6 +125,7 @@ struct task {
 	s32 resume_signal;
 	bool may_stop_group; /* no SIGCONT came since it took the signal that it acts on */
 	struct vfork *vfork;
+	u64 charged; /* of its CPU time: to its container */
 	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its
 							* last tick, and when it counted for its container's quota */
 	struct cred cred;
@@ -155,6 +159,10 @@ struct task {
 #define NO_CALL (~0ull)
 enum { TIMER_SLACK = 50000 }; /* of a first task */
 
+/* -- identity.c -- */
+
+s32 parent_pid(const struct process *p); /* 0: it is in another namespace */
+
 /* -- sched.c -- */
 
 void sched_init(void);
@@ -179,12 +187,14 @@ _Noreturn void sched_end(void);
 /* -- task.c -- */
 
 void tasks_init(void);
-s32 tid_new(void); /* one that no task, process, group or session has */
+s32 tid_new(struct space *pids); /* one that no task, process, group or session has in a namespace */
 void task_add(struct task *t, s32 tid); /* to those that are found, and to its process */
 void task_remove(struct task *t);
-struct task *task_find(s32 tid); /* NULL */
+struct task *task_find(u32 pids, s32 tid); /* NULL */
 struct task *task_named(struct task *t, s32 tid); /* by an argument of t's system call: 0 is t itself; NULL */
-struct process *process_find(s32 pid); /* also a zombie; NULL */
+struct process *process_find(u32 pids, s32 pid); /* also a zombie; NULL */
+bool process_in_group(const struct process *p, u32 pids, s32 group);
+bool same_session(const struct process *a, const struct process *b);
 /* like: inherit its group, session and limits; NULL for the first process. Returns NULL without memory. */
 struct process *process_new(struct process *parent, const struct process *like, s32 pid);
 void process_free(struct process *p);
@@ -218,7 +228,7 @@ void process_show_end(struct process *p); /* a zombie, to its parent */
 void process_reap(struct process *p); /* a zombie, for which its parent has waited */
 void release_mm(struct task *t); /* the task leaves its address space */
 /* Whether no process of a group, except one or NULL, has a parent in another group of the session. */
-bool group_is_orphaned(s32 group, const struct process *without);
+bool group_is_orphaned(u32 pids, s32 group, const struct process *without);
 
 /* -- signal.c -- */
 
@@ -233,7 +243,7 @@ void signal_process(struct process *p, int signal);
 void signal_send_task(struct task *t, const struct siginfo *info);
 void signal_send_process(struct process *p, const struct siginfo *info);
 /* To all processes of a group; whether there is one. */
-bool signal_group(s32 group, int signal);
+bool signal_group(u32 pids, s32 group, int signal);
 void signal_force(struct task *t, int signal, int code, u64 address); /* cannot be blocked or ignored */
 void signal_force_seccomp(struct task *t); /* SIGSYS for the system call that it makes */
 bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */

@@ -182,14 +182,14 @@ void tracees_killed(struct process *p)
 			tracee_resume(t->tracee, RESUME_FREE, 0);
 }
 
-bool tracees_have(s32 tid)
+bool tracees_have(u32 pids, s32 tid)
 {
 	if (!ended_count)
 		return false;
 	EACH_PROCESS(p)
 		EACH_TASK(t, p)
 			LIST_EACH(at, &t->tracees)
-				if (CONTAINER(at, struct tracee, siblings)->tid == tid)
+				if (p->pids == pids && CONTAINER(at, struct tracee, siblings)->tid == tid)
 					return true;
 	return false;
 }

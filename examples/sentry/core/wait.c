@@ -67,7 +67,7 @@ static bool look_at(struct process *child, struct wanted *w)
 /* Whether a child's end is its tracer's first; also of one that has not ended. */
 static const struct tracee *leader_of(const struct process *child)
 {
-	const struct task *leader = child->leader ? NULL : task_find(child->pid);
+	const struct task *leader = child->leader ? NULL : task_find(child->pids, child->pid);
 
 	return leader ? leader->tracee : child->leader;
 }
@@ -211,8 +211,8 @@ static s64 use_pidfd(struct task *t, struct wanted *w, bool *nonblock)
 
 	if (w->id < 0)
 		return -EINVAL;
-	if (!p)
-		return error == -ESRCH ? -ECHILD : error;
+	if (!p || p->pids != t->process->pids)
+		return p || error == -ESRCH ? -ECHILD : error;
 	*nonblock = flags & O_NONBLOCK && !(w->options & WNOHANG);
 	w->options |= *nonblock ? WNOHANG : 0;
 	w->type = P_PID;

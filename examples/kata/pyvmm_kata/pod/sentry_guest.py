@@ -51,8 +51,6 @@ class SentryGuest:
             what
             for what, wanted in (
                 ("disks", config.root is not None or config.volumes),
-                ("checkpoints", config.checkpoint),
-                ("policies of the agent", config.policy is not None),
                 ("second network interface", config.network is not None and len(config.network.nets) > 1),
             )
             if wanted
@@ -81,18 +79,28 @@ class SentryGuest:
         if platform in ("auto", "kvm") and kvm_verdict().usable:
             timeline.note("the Sentry runs on kvm, in a machine")
             return None
+        if config.checkpoint:
+            raise ConfigError(
+                "a checkpoint of a Sentry continues in a virtual machine, which cannot be made here",
+                code="guest-kind",
+                hint="pyvmm doctor reports why",
+            )
         self.check(config)
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
         return SentryProcess(config, folder, _share(shared), platform)
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
-        """See :class:`GuestKind`: as a message. All containers have one pid namespace."""
+        """See :class:`GuestKind`: as a message."""
         sentry_checks.check(spec)
         linux = {**spec["linux"]}
         linux["devices"] = [device for device in linux.get("devices") or () if device != ALL_DEVICES]
         linux["resources"] = sentry_checks.with_unified(linux.get("resources") or {})
-        made = {"hostname": hostname, **spec, "linux": linux}
+        if shared_pids:
+            linux["namespaces"] = [each for each in linux.get("namespaces") or () if each["type"] != "pid"]
+        made = {**spec, "linux": linux}
+        if hostname and any(each["type"] == "uts" and not each.get("path") for each in linux.get("namespaces") or ()):
+            made.setdefault("hostname", hostname)
         return GuestConfig("", "", spec_message(made), len(spec.get("mounts") or ()))
 
     def describe_process(self, process: Json) -> tuple[Any, str]:

@@ -55,7 +55,7 @@ NUMBER(memory_low, limits()->low)
 NUMBER(memory_current, account()->pages * PAGE)
 NUMBER(memory_peak, account()->most * PAGE)
 NUMBER(pids_current, own() ? container_tasks(own()) : 0)
-NUMBER(cpu_weight, limits()->weight ? limits()->weight : 100)
+NUMBER(cpu_weight, limits()->weight ? limits()->weight : USUAL_WEIGHT)
 
 static void write_memory_events(struct text *text, struct synthetic_inode *node)
 {
@@ -120,7 +120,7 @@ static void write_procs(struct text *text, struct synthetic_inode *node)
 	(void)node;
 	EACH_PROCESS(p)
 		if (p->container == own() && !p->zombie)
-			text_line(text, "", (u64)p->pid, "");
+			text_line(text, "", p->pids == core.current->process->pids ? (u64)p->pid : 0, "");
 }
 
 static void write_events(struct text *text, struct synthetic_inode *node)

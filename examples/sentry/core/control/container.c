@@ -48,6 +48,7 @@ void container_put(struct container *container)
 	if (container->account)
 		account_end(container->account);
 	seccomp_put(container->seccomp);
+	namespaces_put(container);
 	kfree(container->id);
 	kfree(container);
 }
@@ -71,6 +72,7 @@ void container_join(struct container *container, struct process *p)
 {
 	p->container = container;
 	p->account = container->account;
+	p->pids = container->spaces[SPACE_PID]->number;
 	container->process_count++;
 	reference_get(&container->references);
 }
@@ -108,6 +110,20 @@ u64 container_cpu_time(const struct container *container)
 		if (p->container == container)
 			time += process_cpu_time(p);
 	return time;
+}
+
+bool containers_compete(void)
+{
+	return containers.count > 1;
+}
+
+void container_charge(struct task *t)
+{
+	struct container *container = t->process->container;
+	const u64 weight = container->limits.weight ? container->limits.weight : USUAL_WEIGHT;
+
+	container->turn += (t->cpu_time - t->charged) * USUAL_WEIGHT / weight;
+	t->charged = t->cpu_time;
 }
 
 void container_hold(struct task *t)
@@ -183,7 +199,7 @@ static void forget(struct container *container)
 	container_put(container);
 }
 
-static s64 add_hostname(struct reader spec)
+static s64 add_hostname(struct container *container, struct reader spec)
 {
 	struct field field;
 
@@ -193,7 +209,7 @@ static s64 add_hostname(struct reader spec)
 
 			if (!name)
 				return -EINVAL;
-			system_set_hostname(name);
+			system_set_hostname(container->spaces[SPACE_UTS], name);
 			kfree(name);
 		}
 	return 0;
@@ -226,6 +242,9 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 
 	if (error)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.resources: invalid limits", NULL, NULL) - EINVAL;
+	error = namespaces_read(call, container, spec);
+	if (error)
+		return error;
 	error = filter_read(reader_part(reader_part(spec, Spec_Linux), Linux_Seccomp), &container->seccomp);
 	if (error)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.seccomp: ", error_text(error), NULL) + error;
@@ -235,7 +254,7 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 	if (!error)
 		error = root_make(call, container, spec);
 	if (!error)
-		error = add_hostname(spec);
+		error = add_hostname(container, spec);
 	if (!error)
 		error = program_read(call, reader_part(spec, Spec_Process), &program);
 	if (error)
@@ -268,6 +287,7 @@ static s64 make(struct call *call, const struct reader *id, struct reader spec)
 	container->references = 1;
 	container->id = reader_text(id);
 	container->account = account_new();
+	namespaces_init(container);
 	list_init(&container->processes);
 	list_add(&containers.all, &container->containers);
 	containers.count++;

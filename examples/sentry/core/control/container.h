@@ -8,10 +8,12 @@
 #define SENTRY_CONTAINER_H
 
 #include "../exec.h"
+#include "../space.h"
 #include "../vfs/vfs.h"
 #include "control.h"
 
 enum { ID_MOST = 255, CONTAINERS_MOST = 64, PROCESSES_MOST = 256 };
+enum { USUAL_WEIGHT = 100 };
 
 /* What a process starts with, from the specification's `process`. */
 struct program {
@@ -50,7 +52,7 @@ struct limits {
 	bool no_swap;		     /* the limit of swap is 0 */
 	u64 most_tasks;
 	u64 quota, period; /* ns of CPU time */
-	u64 weight;	   /* without effect */
+	u64 weight;	   /* of 1 to 10,000; 0: USUAL_WEIGHT */
 	u64 cpus;	   /* a bit for each CPU */
 };
 
@@ -60,6 +62,7 @@ struct container {
 	char *id;
 	struct mount *root; /* in the agent's tree: what is below it goes with the container */
 	struct fs_context *fs; /* at the container's root */
+	struct space *spaces[SPACES]; /* a reference to each */
 	struct seccomp *seccomp; /* of each process; NULL: all system calls are allowed */
 	struct list processes;
 	struct limits limits;
@@ -72,6 +75,7 @@ struct container {
 	u32 guest_count, process_count; /* processes with an id; all processes */
 	bool frozen, removed;
 	bool out_of_memory; /* and not yet reported to the host */
+	u64 turn; /* its CPU time by its weight, at least that of whoever ran last: the least is next */
 	u64 cpu_time;	    /* of processes that have ended */
 	struct wait_queue changed;
 };
@@ -82,6 +86,8 @@ void container_join(struct container *container, struct process *p);
 void container_leave(struct process *p);
 bool container_is_full(const struct container *container); /* it has as many tasks as it may; NULL: false */
 void container_hold(struct task *t); /* sleep while the container is frozen, or has used its CPU time */
+bool containers_compete(void); /* whether there are several */
+void container_charge(struct task *t); /* it has run */
 void container_out_of_memory(struct process *p); /* one of its processes was killed for that */
 void guest_process_ended(struct process *p);
 
@@ -123,6 +129,12 @@ s64 program_find(const struct program *program);
 /* -- filter.c -- */
 
 s64 filter_read(struct reader message, struct seccomp **filter); /* nothing: NULL. 0 or -errno */
+
+/* -- namespaces.c -- */
+
+void namespaces_init(struct container *container); /* the sandbox's own */
+void namespaces_put(struct container *container);
+s64 namespaces_read(struct call *call, struct container *container, struct reader spec);
 
 /* -- network.c -- */
 

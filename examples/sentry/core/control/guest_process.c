@@ -142,11 +142,16 @@ static void run(void)
 static s64 make_process(struct guest_process *guest)
 {
 	struct task *t = tasks_are_full() ? NULL : task_alloc(run);
-	s32 pid = tid_new();
+	struct space *pids = guest->container->spaces[SPACE_PID];
+	s32 pid = tid_new(pids);
 	int error = -ENOMEM;
 
 	if (!t)
 		return -EAGAIN;
+	if (pids->pids.ended) {
+		task_discard(t);
+		return -ESRCH;
+	}
 	t->data = guest;
 	t->number = NO_CALL;
 	t->timer_slack = t->default_slack = TIMER_SLACK;
@@ -160,6 +165,7 @@ static s64 make_process(struct guest_process *guest)
 		t->process = process_new(control_process(), NULL, pid);
 	}
 	if (t->process) {
+		t->process->pids = pids->number;
 		limits_init(t->process);
 		task_add(t, pid);
 		error = streams_make(guest, t);
@@ -176,7 +182,7 @@ static s64 make_process(struct guest_process *guest)
 	guest->process = t->process;
 	t->process->guest = guest;
 	t->process->exit_signal = SIGCHLD;
-	t->process->subreaper = true; /* orphans of the container stay in it */
+	t->process->subreaper = pids->number == SANDBOX_PIDS; /* orphans stay in the container */
 	container_join(guest->container, t->process);
 	guest->references++;
 	task_start(t);

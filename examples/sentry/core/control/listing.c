@@ -6,10 +6,12 @@
 
 enum { FILE_MOST = 16384, LIST_MOST = 1 << 20 };
 
-/* pid 0: no process's. */
-static void put_file(struct text *list, const struct synthetic *entry, s32 pid)
+/* p: NULL: no process's. */
+static void put_file(struct text *list, const struct synthetic *entry, const struct process *p)
 {
-	struct synthetic_inode node = { .table = process_files, .count = process_file_count, .entry = entry, .pid = pid };
+	s32 pid = p ? p->pid : 0;
+	struct synthetic_inode node = { .table = process_files, .count = process_file_count, .entry = entry, .pid = pid,
+					.pids = p ? p->pids : SANDBOX_PIDS };
 	struct text content = { .data = NULL };
 	u64 size;
 
@@ -41,11 +43,11 @@ void listing_put(struct text *list, const struct container *container)
 	if (!first)
 		return;
 	text_line(list, "first ", (u64)first->pid, "");
-	put_file(list, proc_file("uptime"), 0);
-	put_file(list, proc_file("stat"), 0);
+	put_file(list, proc_file("uptime"), NULL);
+	put_file(list, proc_file("stat"), NULL);
 	EACH_PROCESS(p)
 		for (u32 i = 0; p->container == container && !p->zombie && i < ARRAY_SIZE(names); i++)
 			if (list->size + FILE_MOST < LIST_MOST - 64)
-				put_file(list, process_file(names[i]), p->pid);
+				put_file(list, process_file(names[i]), p);
 	text_put(list, "end\n");
 }

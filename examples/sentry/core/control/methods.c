@@ -35,7 +35,7 @@ static s64 create_sandbox(struct call *call)
 
 			error = name ? 0 : -EINVAL;
 			if (name)
-				system_set_hostname(name);
+				system_set_hostname(space_of_sandbox(SPACE_UTS), name);
 			kfree(name);
 		}
 	return error;

@@ -10,6 +10,7 @@
 #include "../fuse/fuse.h"
 #include "../vfs/device.h"
 #include "../vfs/mount.h"
+#include "../vfs/synthetic.h"
 
 #define RUN "/run/sentry"
 enum { OPTIONS_MOST = PAGE };
@@ -179,6 +180,20 @@ static const char *type_of(const struct wish *wish)
 	return wish->type ? wish->type : "none";
 }
 
+/* A file system of that type; /proc shows the processes of the container's namespace. */
+static s64 mount_new_type(const struct container *container, const struct wish *wish, char *options, const struct path *point)
+{
+	struct super *super;
+
+	if (!wish->type || !strings_equal(wish->type, "proc"))
+		return mount_type(type_of(wish), options, wish->flags, point);
+	super = proc_new(container->spaces[SPACE_PID]->number);
+	if (!super)
+		return -ENOMEM;
+	dentry_get(super->root);
+	return mount_add(super, super->root, point, wish->flags, "proc");
+}
+
 static s64 mount_wish(const struct container *container, const struct wish *wish)
 {
 	const bool in_memory = wish->type && strings_equal(wish->type, "tmpfs");
@@ -188,7 +203,7 @@ static s64 mount_wish(const struct container *container, const struct wish *wish
 	s64 error = point_make(wish->destination, true, &point);
 
 	if (!error) {
-		error = mount_type(type_of(wish), in_memory ? wish->data.data : none, wish->flags, &point);
+		error = mount_new_type(container, wish, in_memory ? wish->data.data : none, &point);
 		path_put(&point);
 	}
 	leave(place);

@@ -11,9 +11,24 @@ s64 ipc_seconds(void)
 
 void ipc_init(void)
 {
-	shm_table = msg_table = (struct ipc_table){ .slots = NULL };
 	semaphores_init();
 	queues_init();
+}
+
+struct ipc_tables *ipc_own(void)
+{
+	return &space_of(core.current->process, SPACE_IPC)->ipc;
+}
+
+void ipc_free(struct ipc_tables *tables)
+{
+	shm_forget(&tables->shm);
+	sem_forget(&tables->sem);
+	msg_forget(&tables->msg);
+	mq_forget(tables);
+	kfree(tables->shm.slots);
+	kfree(tables->sem.slots);
+	kfree(tables->msg.slots);
 }
 
 static u32 index_of(s32 id)
@@ -63,6 +78,7 @@ s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mod
 		table->sequence = (table->sequence + 1) % SEQUENCES;
 	table->last = index;
 	table->slots[index] = object;
+	object->table = table;
 	table->count++;
 	object->id = (s32)(table->sequence << INDEX_BITS | index);
 	object->key = key;
@@ -72,10 +88,10 @@ s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mod
 	return object->id;
 }
 
-void ipc_remove(struct ipc_table *table, struct ipc_object *object)
+void ipc_remove(struct ipc_object *object)
 {
-	table->slots[index_of(object->id)] = NULL;
-	table->count--;
+	object->table->slots[index_of(object->id)] = NULL;
+	object->table->count--;
 }
 
 s64 ipc_get(const struct ipc_table *table, u32 key, u32 flags, struct ipc_object **found)

@@ -4,20 +4,16 @@
 #define SENTRY_IPC_H
 
 #include "../core.h"
+#include "../space.h"
 
 enum { IPC_CREAT = 01000, IPC_EXCL = 02000, IPC_NOWAIT = 04000 };
 enum { IPC_RMID, IPC_SET, IPC_STAT, IPC_INFO };
 enum { MAY_READ_ALL = 0444, MAY_WRITE_ALL = 0222, IPC_MOST = 4096 };
 
 struct ipc_object {
+	struct ipc_table *table;
 	s32 id;
 	u32 key, user, group, creator, creator_group, mode;
-};
-
-/* Objects by their index, which is the lower part of their number. */
-struct ipc_table {
-	struct ipc_object **slots; /* NULL until the first object */
-	u32 count, last, sequence;
 };
 
 /* As Linux has it. */
@@ -31,7 +27,7 @@ struct ipc_perm {
 _Static_assert(sizeof(struct ipc_perm) == 48, "as the kernel has it");
 
 s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode); /* its number, or -errno */
-void ipc_remove(struct ipc_table *table, struct ipc_object *object);
+void ipc_remove(struct ipc_object *object);
 struct ipc_object *ipc_find(const struct ipc_table *table, s32 id); /* NULL */
 struct ipc_object *ipc_at(const struct ipc_table *table, u32 index);
 s32 ipc_highest(const struct ipc_table *table); /* index of the last; 0: there is none */
@@ -49,7 +45,12 @@ s64 ipc_seconds(void); /* of the real time */
 /* The object of a STAT command: by number, or by index for commands that list all. id is not negative. */
 struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index);
 
-extern struct ipc_table shm_table, sem_table, msg_table;
+struct ipc_tables *ipc_own(void); /* the caller's */
+/* Remove all objects of a namespace that ends. */
+void shm_forget(struct ipc_table *table);
+void sem_forget(struct ipc_table *table);
+void msg_forget(struct ipc_table *table);
+void mq_forget(const struct ipc_tables *tables);
 
 void ipc_init(void); /* there are no objects yet */
 void semaphores_init(void);

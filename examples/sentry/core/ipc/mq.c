@@ -2,6 +2,7 @@
 /* POSIX message queues: files whose messages have priorities. */
 #include "../clock.h"
 #include "../vfs/calls.h"
+#include "ipc.h"
 
 enum { QUEUES = 256, PRIORITIES = 32768, MOST_MESSAGES = 65536, MOST_SIZE = 16 << 20 };
 enum { USUAL_MESSAGES = 10, USUAL_SIZE = 8192 };
@@ -22,7 +23,7 @@ _Static_assert(sizeof(struct mq_attributes) == 64, "as the kernel has it");
 
 struct queue {
 	struct list list;    /* of all */
-	bool unlinked;	     /* has no name any longer */
+	const struct ipc_tables *owner; /* the namespace of its name; NULL: it has none any longer */
 	u32 references;	     /* by the name and by open files */
 	struct inode *inode; /* with the owner and the mode */
 	char name[NAME_MAX + 1];
@@ -35,12 +36,10 @@ struct queue {
 };
 
 static struct list queues;
-static u32 queue_count;
 
 void queues_init(void)
 {
 	list_init(&queues);
-	queue_count = 0;
 }
 
 static void queue_put(struct queue *queue)
@@ -63,10 +62,23 @@ static struct queue *find(const char *name)
 	LIST_EACH(at, &queues) {
 		struct queue *queue = CONTAINER(at, struct queue, list);
 
-		if (!queue->unlinked && strings_equal(queue->name, name))
+		if (queue->owner == ipc_own() && strings_equal(queue->name, name))
 			return queue;
 	}
 	return NULL;
+}
+
+/* Their names go; files that programs have open keep them. */
+void mq_forget(const struct ipc_tables *tables)
+{
+	LIST_EACH_SAFE(at, next, &queues) {
+		struct queue *queue = CONTAINER(at, struct queue, list);
+
+		if (queue->owner != tables)
+			continue;
+		queue->owner = NULL;
+		queue_put(queue);
+	}
 }
 
 /* A name is valid if a file may have it; the caller frees the page. */
@@ -154,7 +166,7 @@ static s64 create(struct task *t, const char *name, u32 mode, const struct mq_at
 
 	if (error)
 		return error;
-	if (queue_count >= QUEUES && !capable(CAP_SYS_RESOURCE))
+	if (ipc_own()->mq_count >= QUEUES && !capable(CAP_SYS_RESOURCE))
 		return -ENOSPC;
 	if ((u64)a->most * ((u64)a->size + sizeof(struct message)) > t->process->limits[RLIMIT_MSGQUEUE].current)
 		return -EMFILE;
@@ -175,7 +187,8 @@ static s64 create(struct task *t, const char *name, u32 mode, const struct mq_at
 	list_init(&queue->messages);
 	bytes_copy(queue->name, name, string_size(name) + 1);
 	list_add(&queues, &queue->list);
-	queue_count++;
+	queue->owner = ipc_own();
+	ipc_own()->mq_count++;
 	*result = queue;
 	return 0;
 }
@@ -232,8 +245,8 @@ s64 sys_mq_unlink(struct task *t, const u64 *args)
 		return -ENOENT;
 	if (queue->inode->user != caller_user() && !capable(CAP_FOWNER))
 		return -EPERM;
-	queue->unlinked = true;
-	queue_count--;
+	queue->owner = NULL;
+	ipc_own()->mq_count--;
 	queue_put(queue);
 	return 0;
 }

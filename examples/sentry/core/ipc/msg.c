@@ -23,8 +23,6 @@ struct queue {
 	struct wait_queue readable, writable;
 };
 
-struct ipc_table msg_table;
-
 static struct slab queues = SLAB(struct queue);
 
 static struct queue *queue_of(struct ipc_object *object)
@@ -41,7 +39,7 @@ static void queue_put(struct queue *queue)
 static s64 create(u32 key, u32 flags)
 {
 	struct queue *queue = slab_alloc(&queues);
-	s64 id = queue ? ipc_add(&msg_table, &queue->ipc, key, flags) : -ENOMEM;
+	s64 id = queue ? ipc_add(&ipc_own()->msg, &queue->ipc, key, flags) : -ENOMEM;
 
 	if (id < 0) {
 		if (queue)
@@ -59,7 +57,7 @@ s64 sys_msgget(struct task *t, const u64 *args)
 {
 	u32 flags = (u32)args[1];
 	struct ipc_object *found;
-	s64 id = ipc_get(&msg_table, (u32)args[0], flags, &found);
+	s64 id = ipc_get(&ipc_own()->msg, (u32)args[0], flags, &found);
 
 	(void)t;
 	if (id < 0)
@@ -71,7 +69,7 @@ s64 sys_msgget(struct task *t, const u64 *args)
 
 static void destroy(struct queue *queue)
 {
-	ipc_remove(&msg_table, &queue->ipc);
+	ipc_remove(&queue->ipc);
 	queue->gone = true;
 	while (!list_empty(&queue->messages)) {
 		struct message *message = CONTAINER(queue->messages.next, struct message, list);
@@ -82,6 +80,13 @@ static void destroy(struct queue *queue)
 	wake_all(&queue->readable);
 	wake_all(&queue->writable);
 	queue_put(queue);
+}
+
+void msg_forget(struct ipc_table *table)
+{
+	for (u32 i = 0; i < IPC_MOST; i++)
+		if (ipc_at(table, i))
+			destroy(queue_of(ipc_at(table, i)));
 }
 
 /* -- messages -- */
@@ -100,7 +105,7 @@ static s64 wait(struct queue *queue, struct wait_queue *where)
 
 static s64 send(struct task *t, s32 id, struct message *message, u32 flags)
 {
-	struct queue *queue = queue_of(ipc_find(&msg_table, id));
+	struct queue *queue = queue_of(ipc_find(&ipc_own()->msg, id));
 
 	if (!queue)
 		return -EINVAL;
@@ -171,7 +176,7 @@ static struct message *choose(const struct queue *queue, s64 type, bool except)
 
 static s64 receive(struct task *t, const u64 *args, u32 flags, struct message **found)
 {
-	struct queue *queue = queue_of(ipc_find(&msg_table, (s32)args[0]));
+	struct queue *queue = queue_of(ipc_find(&ipc_own()->msg, (s32)args[0]));
 
 	if (!queue)
 		return -EINVAL;
@@ -241,16 +246,16 @@ static s64 put_info(struct task *t, u64 to, bool usage)
 		u64 bytes = 0, count = 0;
 
 		for (u32 i = 0; i < IPC_MOST; i++) {
-			const struct queue *queue = queue_of(ipc_at(&msg_table, i));
+			const struct queue *queue = queue_of(ipc_at(&ipc_own()->msg, i));
 
 			bytes += queue ? queue->bytes : 0;
 			count += queue ? queue->count : 0;
 		}
-		info[0] = (s32)msg_table.count;
+		info[0] = (s32)ipc_own()->msg.count;
 		info[1] = (s32)count;
 		info[6] = (s32)bytes;
 	}
-	return user_write(t->mm, to, info, sizeof(info)) ? -EFAULT : ipc_highest(&msg_table);
+	return user_write(t->mm, to, info, sizeof(info)) ? -EFAULT : ipc_highest(&ipc_own()->msg);
 }
 
 static s64 put_state(struct task *t, const struct queue *queue, u64 to, bool by_index)
@@ -275,7 +280,7 @@ static s64 change(struct task *t, s32 id, u32 command, u64 from)
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
-	queue = queue_of(ipc_find(&msg_table, id)); /* after the read, which can sleep */
+	queue = queue_of(ipc_find(&ipc_own()->msg, id)); /* after the read, which can sleep */
 	if (!queue)
 		return -EINVAL;
 	if (!ipc_owned(&queue->ipc))
@@ -301,7 +306,7 @@ s64 sys_msgctl(struct task *t, const u64 *args)
 	s32 id = (s32)args[0];
 	u32 command = (u32)args[1];
 	bool by_index = command == MSG_STAT || command == MSG_STAT_ANY;
-	struct queue *queue = queue_of(ipc_of_stat(&msg_table, id, by_index));
+	struct queue *queue = queue_of(ipc_of_stat(&ipc_own()->msg, id, by_index));
 
 	if (id < 0)
 		return -EINVAL;

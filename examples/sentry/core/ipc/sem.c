@@ -39,13 +39,10 @@ struct sleeper {
 	bool for_zero;
 };
 
-struct ipc_table sem_table;
-
 static u32 count_of_all;
 
 void semaphores_init(void)
 {
-	sem_table = (struct ipc_table){ .slots = NULL };
 	count_of_all = 0;
 }
 
@@ -77,7 +74,7 @@ static s64 create(u32 key, s32 count, u32 flags)
 	if (!set)
 		return -ENOMEM;
 	set->semaphores = kmalloc((u64)count * sizeof(struct semaphore));
-	id = set->semaphores ? ipc_add(&sem_table, &set->ipc, key, flags) : -ENOMEM;
+	id = set->semaphores ? ipc_add(&ipc_own()->sem, &set->ipc, key, flags) : -ENOMEM;
 	if (id < 0) {
 		kfree(set->semaphores);
 		kfree(set);
@@ -102,7 +99,7 @@ s64 sys_semget(struct task *t, const u64 *args)
 	(void)t;
 	if (count < 0 || count > SETS_LARGEST)
 		return -EINVAL;
-	id = ipc_get(&sem_table, (u32)args[0], flags, &found);
+	id = ipc_get(&ipc_own()->sem, (u32)args[0], flags, &found);
 	if (id < 0)
 		return id;
 	if (!found)
@@ -121,13 +118,20 @@ static void undo_free(struct undo *undo)
 
 static void destroy(struct set *set)
 {
-	ipc_remove(&sem_table, &set->ipc);
+	ipc_remove(&set->ipc);
 	count_of_all -= set->count;
 	set->gone = true;
 	while (!list_empty(&set->undos))
 		undo_free(CONTAINER(set->undos.next, struct undo, of_set));
 	wake_all(&set->queue);
 	set_put(set);
+}
+
+void sem_forget(struct ipc_table *table)
+{
+	for (u32 i = 0; i < IPC_MOST; i++)
+		if (ipc_at(table, i))
+			destroy(set_of(ipc_at(table, i)));
 }
 
 /* -- operations -- */
@@ -216,7 +220,7 @@ static s64 operate(struct task *t, struct set *set, const struct operation *oper
 
 static s64 find_and_operate(struct task *t, s32 id, const struct operation *operations, u32 count, u64 deadline)
 {
-	struct set *set = set_of(ipc_find(&sem_table, id));
+	struct set *set = set_of(ipc_find(&ipc_own()->sem, id));
 	struct undo *undo = NULL;
 	bool changes = false, undoes = false;
 	s64 result;
@@ -319,10 +323,10 @@ static s64 put_info(struct task *t, u64 to, bool usage)
 			 20, MOST_VALUE, MOST_VALUE };
 
 	if (usage) {
-		info[7] = (s32)sem_table.count;
+		info[7] = (s32)ipc_own()->sem.count;
 		info[9] = (s32)count_of_all;
 	}
-	return user_write(t->mm, to, info, sizeof(info)) ? -EFAULT : ipc_highest(&sem_table);
+	return user_write(t->mm, to, info, sizeof(info)) ? -EFAULT : ipc_highest(&ipc_own()->sem);
 }
 
 static s64 put_state(struct task *t, const struct set *set, u64 to, bool by_index)
@@ -345,7 +349,7 @@ static s64 change(struct task *t, s32 id, u32 command, u64 from)
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
-	set = set_of(ipc_find(&sem_table, id)); /* after the read, which can sleep */
+	set = set_of(ipc_find(&ipc_own()->sem, id)); /* after the read, which can sleep */
 	if (!set)
 		return -EINVAL;
 	if (!ipc_owned(&set->ipc))
@@ -445,7 +449,7 @@ s64 sys_semctl(struct task *t, const u64 *args)
 	s32 id = (s32)args[0];
 	u32 command = (u32)args[2], number = (u32)args[1];
 	bool by_index = command == SEM_STAT || command == SEM_STAT_ANY;
-	struct set *set = set_of(ipc_of_stat(&sem_table, id, by_index));
+	struct set *set = set_of(ipc_of_stat(&ipc_own()->sem, id, by_index));
 
 	if (id < 0)
 		return -EINVAL;

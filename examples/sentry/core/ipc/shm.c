@@ -15,8 +15,6 @@ struct segment {
 	s32 creator, last;		 /* processes */
 };
 
-struct ipc_table shm_table;
-
 static struct slab segments = SLAB(struct segment);
 
 static struct segment *segment_of(struct ipc_object *object)
@@ -29,8 +27,8 @@ static u64 pages_of_all(void)
 	u64 pages = 0;
 
 	for (u32 i = 0; i < IPC_MOST; i++)
-		if (ipc_at(&shm_table, i))
-			pages += page_up(segment_of(ipc_at(&shm_table, i))->size) / PAGE;
+		if (ipc_at(&ipc_own()->shm, i))
+			pages += page_up(segment_of(ipc_at(&ipc_own()->shm, i))->size) / PAGE;
 	return pages;
 }
 
@@ -38,10 +36,17 @@ static void destroy(struct segment *segment)
 {
 	struct shared *shared = segment->shared;
 
-	ipc_remove(&shm_table, &segment->ipc);
+	ipc_remove(&segment->ipc);
 	slab_free(&segments, segment);
 	shared_own(shared, NULL, NULL);
 	shared_put(shared);
+}
+
+void shm_forget(struct ipc_table *table)
+{
+	for (u32 i = 0; i < IPC_MOST; i++)
+		if (ipc_at(table, i))
+			destroy(segment_of(ipc_at(table, i)));
 }
 
 /* A mapping of the segment has ended. */
@@ -68,7 +73,7 @@ static s64 create(u32 key, u64 size, u32 flags)
 	if (!segment)
 		return -ENOMEM;
 	segment->shared = shared_new(page_up(size));
-	id = segment->shared ? ipc_add(&shm_table, &segment->ipc, key, flags) : -ENOMEM;
+	id = segment->shared ? ipc_add(&ipc_own()->shm, &segment->ipc, key, flags) : -ENOMEM;
 	if (id < 0) {
 		if (segment->shared)
 			shared_put(segment->shared);
@@ -86,7 +91,7 @@ s64 sys_shmget(struct task *t, const u64 *args)
 {
 	u32 flags = (u32)args[2];
 	struct ipc_object *found;
-	s64 id = ipc_get(&shm_table, (u32)args[0], flags, &found);
+	s64 id = ipc_get(&ipc_own()->shm, (u32)args[0], flags, &found);
 
 	(void)t;
 	if (id < 0)
@@ -123,7 +128,7 @@ s64 sys_shmat(struct task *t, const u64 *args)
 
 	if (check_place(&address, flags))
 		return -EINVAL;
-	segment = segment_of(ipc_find(&shm_table, (s32)args[0]));
+	segment = segment_of(ipc_find(&ipc_own()->shm, (s32)args[0]));
 	if (!segment)
 		return -EINVAL;
 	if (!ipc_allowed(&segment->ipc, wanted))
@@ -182,11 +187,11 @@ _Static_assert(sizeof(struct shmid_ds) == 112, "as the kernel has it");
 static s64 put_info(struct task *t, u64 to, bool usage)
 {
 	const u64 limits[9] = { MOST_BYTES, 1, IPC_MOST, IPC_MOST, MOST_PAGES };
-	const u64 pages = pages_of_all(), used[6] = { shm_table.count, pages, pages };
+	const u64 pages = pages_of_all(), used[6] = { ipc_own()->shm.count, pages, pages };
 
 	if (usage ? user_write(t->mm, to, used, sizeof(used)) : user_write(t->mm, to, limits, sizeof(limits)))
 		return -EFAULT;
-	return ipc_highest(&shm_table);
+	return ipc_highest(&ipc_own()->shm);
 }
 
 static s64 put_state(struct task *t, const struct segment *segment, u64 to, bool by_index)
@@ -222,7 +227,7 @@ static s64 change(struct task *t, s32 id, u32 command, u64 from)
 
 	if (command == IPC_SET && user_read(t->mm, &new, from, sizeof(new)))
 		return -EFAULT;
-	segment = segment_of(ipc_find(&shm_table, id)); /* after the read, which can sleep */
+	segment = segment_of(ipc_find(&ipc_own()->shm, id)); /* after the read, which can sleep */
 	if (!segment)
 		return -EINVAL;
 	if (!ipc_owned(&segment->ipc))
@@ -240,7 +245,7 @@ s64 sys_shmctl(struct task *t, const u64 *args)
 	s32 id = (s32)args[0];
 	u32 command = (u32)args[1];
 	bool by_index = command == SHM_STAT || command == SHM_STAT_ANY;
-	struct segment *segment = segment_of(ipc_of_stat(&shm_table, id, by_index));
+	struct segment *segment = segment_of(ipc_of_stat(&ipc_own()->shm, id, by_index));
 
 	if (id < 0)
 		return -EINVAL;

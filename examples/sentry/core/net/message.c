@@ -92,6 +92,15 @@ static bool is_own(const struct ids *ids, u32 id)
 	return id == ids->real || id == ids->effective || id == ids->saved;
 }
 
+struct credentials_message credentials_shown(const struct credentials *credentials)
+{
+	struct credentials_message shown = credentials->message;
+
+	if (credentials->pids != core.current->process->pids)
+		shown.pid = 0;
+	return shown;
+}
+
 static s64 take_credentials(struct task *t, struct message *message, const u8 *data, u64 size)
 {
 	struct credentials_message sender;
@@ -105,7 +114,7 @@ static s64 take_credentials(struct task *t, struct message *message, const u8 *d
 		return -EPERM;
 	if (!is_own(&t->cred.group, sender.group) && !capable(CAP_SETGID))
 		return -EPERM;
-	message->sender = sender;
+	message->sender = (struct credentials){ sender, t->process->pids };
 	message->sender_given = true;
 	return 0;
 }
@@ -247,10 +256,11 @@ static bool put_rights(struct task *t, struct msghdr *header, struct rights *rig
 static s64 put_message(struct task *t, struct message *message, struct msghdr *header, u64 to, u32 flags)
 {
 	u64 start = header->control;
+	const struct credentials_message sender = credentials_shown(&message->sender);
 	bool whole = true;
 
 	if (message->wants_sender)
-		whole = put_control(t, header, SOL_SOCKET, SCM_CREDENTIALS, &message->sender, sizeof(message->sender));
+		whole = put_control(t, header, SOL_SOCKET, SCM_CREDENTIALS, &sender, sizeof(sender));
 	if (message->rights)
 		whole &= put_rights(t, header, message->rights, flags & MSG_CMSG_CLOEXEC);
 	for (u32 i = 0; i < message->controls->count; i++) {

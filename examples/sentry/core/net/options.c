@@ -122,6 +122,7 @@ static s64 option_value(struct socket *socket, u32 option, s32 *value)
 /* Up to two words. */
 static s64 get_option(struct socket *socket, u32 option, s64 *value, u32 *size)
 {
+	struct credentials_message peer;
 	u64 timeout = option == SO_RCVTIMEO ? socket->receive_timeout : socket->send_timeout;
 
 	*size = 4;
@@ -130,8 +131,9 @@ static s64 get_option(struct socket *socket, u32 option, s64 *value, u32 *size)
 		*size = 0;
 		return 0;
 	case SO_PEERCRED:
-		bytes_copy(value, &socket->peer, sizeof(socket->peer));
-		*size = sizeof(socket->peer);
+		peer = credentials_shown(&socket->peer);
+		bytes_copy(value, &peer, sizeof(peer));
+		*size = sizeof(peer);
 		return 0;
 	case SO_RCVTIMEO:
 	case SO_SNDTIMEO:

@@ -19,7 +19,7 @@ struct socket *socket_new(u16 family, u16 type, const struct socket_operations *
 		return NULL;
 	*socket = (struct socket){
 		.operations = operations, .family = family, .type = type, .send_size = DEFAULT_BUFFER,
-		.receive_size = DEFAULT_BUFFER, .peer = { 0, ~0u, ~0u }, .low_water = 1,
+		.receive_size = DEFAULT_BUFFER, .peer = { { 0, ~0u, ~0u }, 0 }, .low_water = 1,
 	};
 	return socket;
 }

@@ -31,6 +31,14 @@ struct credentials_message {
 	u32 user, group;
 };
 
+/* With the namespace of the number. */
+struct credentials {
+	struct credentials_message message;
+	u32 pids;
+};
+
+struct credentials_message credentials_shown(const struct credentials *credentials); /* to the caller */
+
 /* Open files in a message, each with a reference. */
 struct rights {
 	struct rights *next; /* to be freed */
@@ -54,7 +62,7 @@ struct message {
 	struct address address; /* to or from */
 	u32 address_size;	/* 0: none */
 	struct rights *rights;
-	struct credentials_message sender;
+	struct credentials sender;
 	bool wants_sender; /* the receiver gets the sender's credentials */
 	bool sender_given;
 	struct controls *controls; /* NULL: the call has none */
@@ -95,7 +103,7 @@ struct socket {
 	s32 priority, linger[2];
 	u32 low_water;
 	u64 send_timeout, receive_timeout; /* nanoseconds; 0: none */
-	struct credentials_message peer;   /* of SO_PEERCRED */
+	struct credentials peer; /* of SO_PEERCRED */
 	void *data;
 };
 

@@ -55,11 +55,12 @@ int unix_create(struct socket **socket, u32 type, s32 protocol)
 	return *socket ? 0 : -ENOMEM;
 }
 
-struct credentials_message unix_credentials(void)
+struct credentials unix_credentials(void)
 {
 	const struct cred *cred = &core.current->cred;
+	const struct process *p = core.current->process;
 
-	return (struct credentials_message){ core.current->process->pid, cred->user.effective, cred->group.effective };
+	return (struct credentials){ { p->pid, cred->user.effective, cred->group.effective }, p->pids };
 }
 
 static void join(struct endpoint *a, struct endpoint *b)

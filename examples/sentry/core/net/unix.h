@@ -10,7 +10,7 @@ struct packet {
 	u64 size, start;
 	u8 *data;
 	struct rights *rights;
-	struct credentials_message sender;
+	struct credentials sender;
 	struct endpoint *from; /* a reference, for its name; NULL: it has none */
 };
 
@@ -56,7 +56,7 @@ static inline bool is_datagram(const struct socket *socket)
 
 void endpoint_put(struct endpoint *end);
 struct list *unix_all(void); /* all ends with a socket */
-struct credentials_message unix_credentials(void); /* of the caller */
+struct credentials unix_credentials(void); /* of the caller */
 
 /* -- unix_name.c -- */
 

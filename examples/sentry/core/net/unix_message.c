@@ -23,11 +23,12 @@ bool unix_has_room(const struct endpoint *to, const struct socket *socket)
 }
 
 /* The sender of a message without SCM_CREDENTIALS. */
-static struct credentials_message sender_credentials(void)
+static struct credentials sender_credentials(void)
 {
 	const struct cred *cred = &core.current->cred;
+	const struct process *p = core.current->process;
 
-	return (struct credentials_message){ core.current->process->pid, cred->user.real, cred->group.real };
+	return (struct credentials){ { p->pid, cred->user.real, cred->group.real }, p->pids };
 }
 
 static struct packet *packet_new(struct endpoint *from, struct message *message, struct io *io, u64 size)
@@ -297,10 +298,10 @@ static s64 receive_packet(struct socket *socket, struct message *message, struct
 	return result;
 }
 
-static bool goes_together(const struct message *message, const struct packet *packet, const struct credentials_message *sender)
+static bool goes_together(const struct message *message, const struct packet *packet, const struct credentials *sender)
 {
-	return !message->rights && (!message->wants_sender || (packet->sender.pid == sender->pid &&
-							      packet->sender.user == sender->user));
+	return !message->rights && (!message->wants_sender || (packet->sender.message.pid == sender->message.pid && packet->sender.pids == sender->pids &&
+							      packet->sender.message.user == sender->message.user));
 }
 
 /* Copy bytes of the packets that have arrived. */

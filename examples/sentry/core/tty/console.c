@@ -155,6 +155,7 @@ void console_adopt(struct process *p)
 	if (!console.streams)
 		return;
 	p->terminal = &console.tty;
+	console.tty.pids = p->pids;
 	console.tty.session = p->session;
 	console.tty.group = p->group;
 }

@@ -35,10 +35,10 @@ void process_share_terminal(struct process *p, const struct process *like)
 	set_terminal(p, like->terminal);
 }
 
-static void session_leave(s32 session)
+static void session_leave(u32 pids, s32 session)
 {
 	EACH_PROCESS(p)
-		if (p->session == session)
+		if (p->session == session && p->pids == pids)
 			set_terminal(p, NULL);
 }
 
@@ -51,6 +51,7 @@ static void acquire(struct tty *tty)
 {
 	struct process *p = caller();
 
+	tty->pids = p->pids;
 	tty->session = p->session;
 	tty->group = p->group;
 	p->old_foreground = 0;
@@ -70,7 +71,7 @@ void tty_acquire(struct tty *tty, struct file *file)
 void tty_signal_group(struct tty *tty, int signal)
 {
 	if (tty->group)
-		signal_group(tty->group, signal);
+		signal_group(tty->pids, tty->group, signal);
 }
 
 static bool caller_ignores(int signal)
@@ -88,9 +89,9 @@ s64 tty_check(struct tty *tty, int signal)
 		return 0;
 	if (caller_ignores(signal))
 		return signal == SIGTTIN ? -EIO : 0;
-	if (group_is_orphaned(p->group, NULL))
+	if (group_is_orphaned(p->pids, p->group, NULL))
 		return -EIO;
-	signal_group(p->group, signal);
+	signal_group(p->pids, p->group, signal);
 	return -ERESTARTSYS;
 }
 
@@ -102,7 +103,7 @@ void session_hangup(struct tty *tty)
 
 	tty_get(tty);
 	EACH_PROCESS(p) {
-		if (!session || p->session != session)
+		if (!session || p->session != session || p->pids != tty->pids)
 			continue;
 		if (p->terminal == tty)
 			set_terminal(p, NULL);
@@ -116,12 +117,12 @@ void session_hangup(struct tty *tty)
 	tty_put(tty);
 }
 
-static void send_from_caller(s32 group, int signal)
+static void send_from_caller(u32 pids, s32 group, int signal)
 {
 	const struct siginfo info = siginfo_user(signal, SI_USER);
 
 	EACH_PROCESS(p)
-		if (p->group == group)
+		if (process_in_group(p, pids, group))
 			signal_send_process(p, &info);
 }
 
@@ -132,18 +133,18 @@ static void leave(struct process *p, bool end)
 	s32 group = tty ? tty->group : p->old_foreground;
 
 	if (group && end) {
-		signal_group(group, SIGHUP);
+		signal_group(p->pids, group, SIGHUP);
 		if (!tty)
-			signal_group(group, SIGCONT);
+			signal_group(p->pids, group, SIGCONT);
 	} else if (group) {
-		send_from_caller(group, SIGHUP);
-		send_from_caller(group, SIGCONT);
+		send_from_caller(p->pids, group, SIGHUP);
+		send_from_caller(p->pids, group, SIGCONT);
 	}
 	p->old_foreground = 0;
 	if (!tty)
 		return;
 	tty->session = tty->group = 0;
-	session_leave(p->session);
+	session_leave(p->pids, p->session);
 }
 
 void session_exit(struct process *p)
@@ -159,7 +160,7 @@ static s64 set_controlling(struct tty *tty, bool master, const struct file *file
 {
 	const struct process *p = caller();
 
-	if (is_leader(p) && p->session == tty->session && !master)
+	if (is_leader(p) && p->session == tty->session && p->pids == tty->pids && !master)
 		return 0;
 	if (!is_leader(p) || p->terminal || master)
 		return -EPERM;
@@ -168,7 +169,7 @@ static s64 set_controlling(struct tty *tty, bool master, const struct file *file
 	if (!file->readable && !caller_capable(CAP_SYS_ADMIN))
 		return -EPERM;
 	if (tty->session)
-		session_leave(tty->session);
+		session_leave(tty->pids, tty->session);
 	acquire(tty);
 	return 0;
 }
@@ -186,14 +187,14 @@ static s64 give_up(struct tty *tty, bool master)
 }
 
 /* The session of a group, or of a process; 0: there is no such number; -1: it has neither. */
-static s32 session_of(s32 number)
+static s32 session_of(u32 pids, s32 number)
 {
-	const struct process *single = process_find(number);
+	const struct process *single = process_find(pids, number);
 
 	EACH_PROCESS(p)
-		if (p->group == number)
+		if (process_in_group(p, pids, number))
 			return p->session;
-	return single ? single->session : task_find(number) ? -1 : 0;
+	return single ? single->session : task_find(pids, number) ? -1 : 0;
 }
 
 static s64 set_group(struct tty *tty, u64 from)
@@ -208,9 +209,9 @@ static s64 set_group(struct tty *tty, u64 from)
 		return -EFAULT;
 	if (group < 0)
 		return -EINVAL;
-	if (p->terminal != tty || tty->session != p->session)
+	if (p->terminal != tty || tty->session != p->session || tty->pids != p->pids)
 		return -ENOTTY;
-	session = group ? session_of(group) : 0;
+	session = group ? session_of(p->pids, group) : 0;
 	if (!session)
 		return -ESRCH;
 	if (session != p->session)
@@ -222,6 +223,9 @@ static s64 set_group(struct tty *tty, u64 from)
 static s64 get_number(struct tty *tty, bool master, u64 to, bool session)
 {
 	s32 value = session ? tty->session : tty->group;
+
+	if (tty->pids != caller()->pids)
+		value = 0;
 
 	if (!master && caller()->terminal != tty)
 		return -ENOTTY;

@@ -102,6 +102,7 @@ struct tty {
 	u32 open_count;
 	struct modes modes, locked;
 	struct winsize size;
+	u32 pids;		      /* the namespace of these numbers */
 	s32 session, group;	      /* whose terminal it is, and the foreground; 0: none */
 	bool stopped, stopped_by_call; /* output, by a character or a call; by a call */
 	bool exclusive;		      /* TIOCEXCL */

@@ -51,14 +51,14 @@ static void notify(struct waiter *waiter)
 	if (async->file->signal)
 		info = (struct siginfo){ .signal = async->file->signal, .code = (s32)reason, .fields = { band_of(reason), async->fd } };
 	if (owner->type == OWNER_TASK) {
-		struct task *t = task_find(owner->pid);
+		struct task *t = task_find(owner->pids, owner->pid);
 
 		if (t && may_send(owner, &t->cred))
 			signal_send_task(t, &info);
 		return;
 	}
 	EACH_PROCESS(p)
-		if ((owner->type == OWNER_PROCESS ? p->pid : p->group) == owner->pid && may_send(owner, cred_of(p)))
+		if (p->pids == owner->pids && (owner->type == OWNER_PROCESS ? p->pid : p->group) == owner->pid && may_send(owner, cred_of(p)))
 			signal_send_process(p, &info);
 }
 
@@ -107,12 +107,15 @@ s64 async_set(struct file *file, u32 fd, bool on)
 
 /* -- owners -- */
 
-static bool is_there(u32 type, s32 pid)
+/* Also whether the caller sees it. */
+static bool is_there(u32 pids, u32 type, s32 pid)
 {
+	if (pids != core.current->process->pids)
+		return false;
 	if (type == OWNER_TASK)
-		return task_find(pid);
+		return task_find(pids, pid);
 	EACH_PROCESS(p)
-		if ((type == OWNER_PROCESS ? p->pid : p->group) == pid)
+		if (p->pids == pids && (type == OWNER_PROCESS ? p->pid : p->group) == pid)
 			return true;
 	return false;
 }
@@ -120,10 +123,11 @@ static bool is_there(u32 type, s32 pid)
 static s64 set(struct file *file, u32 type, s32 pid)
 {
 	const struct ids *user = &core.current->cred.user;
+	u32 pids = core.current->process->pids;
 
-	if (pid && !is_there(type, pid))
+	if (pid && !is_there(pids, type, pid))
 		return -ESRCH;
-	file->owner = (struct file_owner){ pid, type, user->real, user->effective };
+	file->owner = (struct file_owner){ pid, pids, type, user->real, user->effective };
 	return 0;
 }
 
@@ -139,7 +143,7 @@ s32 owner_get(const struct file *file)
 {
 	const struct file_owner *owner = &file->owner;
 
-	if (!owner->pid || !is_there(owner->type, owner->pid))
+	if (!owner->pid || !is_there(owner->pids, owner->type, owner->pid))
 		return 0;
 	return owner->type == OWNER_GROUP ? -owner->pid : owner->pid;
 }

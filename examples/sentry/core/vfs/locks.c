@@ -10,6 +10,7 @@ struct lock {
 	const void *owner; /* a table of descriptors, or an open file */
 	u64 start, last;
 	s32 pid; /* -1 of an open file */
+	u32 pids;
 	u8 type;
 	bool flock;
 };
@@ -221,7 +222,8 @@ static s64 get_lock(struct file *file, u64 from, bool of_file, struct flock *flo
 
 	if (user_read(t->mm, flock, from, sizeof(*flock)))
 		return -EFAULT;
-	*lock = (struct lock){ .owner = of_file ? (void *)file : (void *)t->files, .pid = of_file ? -1 : t->process->pid };
+	*lock = (struct lock){ .owner = of_file ? (void *)file : (void *)t->files, .pid = of_file ? -1 : t->process->pid,
+			       .pids = t->process->pids };
 	error = get_range(file, flock, lock);
 	if (error)
 		return error;
@@ -249,7 +251,7 @@ s64 lock_test(struct file *file, u64 argument, bool of_file)
 		flock.whence = SEEK_SET;
 		flock.start = (s64)other->start;
 		flock.length = other->last == MOST_OFFSET ? 0 : (s64)(other->last - other->start + 1);
-		flock.pid = other->pid;
+		flock.pid = other->pid < 0 || other->pids == core.current->process->pids ? other->pid : 0;
 	}
 	return user_write(core.current->mm, argument, &flock, sizeof(flock));
 }

@@ -2,6 +2,7 @@
 /* File systems that programs can mount, by their types and options. */
 #include "mount.h"
 
+#include "../space.h"
 #include "../tty/tty.h"
 #include "overlay.h"
 #include "synthetic.h"
@@ -205,7 +206,7 @@ int super_by_type(const char *type, char *options, struct super **super)
 	if (strings_equal(type, "overlay"))
 		return new_overlay(options, super);
 	if (strings_equal(type, "proc"))
-		*super = proc_new();
+		*super = proc_new(core.current ? core.current->process->pids : SANDBOX_PIDS);
 	else if (strings_equal(type, "sysfs"))
 		*super = sys_new();
 	else if (strings_equal(type, "cgroup2"))

@@ -120,9 +120,9 @@ s64 sys_pidfd_open(struct task *t, const u64 *args)
 
 	if (flags & ~(u32)(O_NONBLOCK | O_EXCL) || pid <= 0)
 		return -EINVAL;
-	p = process_find(pid);
+	p = process_find(t->process->pids, pid);
 	if (!p)
-		return task_find(pid) ? -EINVAL : -ESRCH;
+		return task_named(t, pid) ? -EINVAL : -ESRCH;
 	ref = p->ref;
 	if (!ref) {
 		ref = ref_new(pid);
@@ -134,25 +134,32 @@ s64 sys_pidfd_open(struct task *t, const u64 *args)
 	return install(t, ref, flags);
 }
 
-/* The number of a directory /proc/PID; 0: it is another file. */
-static s32 process_of_directory(const struct inode *inode)
+/* What a directory /proc/PID is about; NULL: it is another file. */
+static const struct synthetic_inode *process_of_directory(const struct inode *inode)
 {
 	const struct synthetic_inode *node = inode->super->magic == PROC_MAGIC ? synthetic_of(inode) : NULL;
 
-	return node && S_ISDIR(inode->mode) && node->count == process_file_count && !node->prefix_size ? node->pid : 0;
+	return node && S_ISDIR(inode->mode) && node->count == process_file_count && !node->prefix_size && node->pid ? node : NULL;
 }
 
 /* The process of a pidfd, or of the directory that /proc has of one. */
 static struct process *process_to_signal(struct task *t, u64 fd, s64 *error)
 {
 	struct file *file = fd_real(t, fd);
-	s32 pid = file ? process_of_directory(file->inode) : 0;
+	const struct synthetic_inode *node = file ? process_of_directory(file->inode) : NULL;
+	struct process *p;
 	u32 flags;
 
-	if (!pid)
-		return pidfd_process(t, fd, &flags, error);
-	*error = -ESRCH;
-	return process_find(pid);
+	if (!node) {
+		p = pidfd_process(t, fd, &flags, error);
+	} else {
+		p = process_find(node->pids, node->pid);
+		*error = -ESRCH;
+	}
+	if (!p || p->pids == t->process->pids)
+		return p;
+	*error = -EINVAL; /* of another namespace, as Linux has it */
+	return NULL;
 }
 
 s64 sys_pidfd_send_signal(struct task *t, const u64 *args)

@@ -319,16 +319,20 @@ static const struct synthetic sys_files[] = {
 
 static bool is_there(struct inode *inode)
 {
-	return process_task(synthetic_of(inode)->pid) != NULL;
+	return process_task(synthetic_of(inode)) != NULL;
 }
 
-static struct inode *process_directory(struct super *super, s32 pid)
+/* NULL, with *error: there is no such process, or no memory. */
+static struct inode *process_directory(struct super *super, s32 pid, int *error)
 {
-	struct synthetic_inode node = {
+	const struct synthetic_inode node = {
 		.table = process_files, .count = process_file_count, .prefix = "", .pid = pid, .valid = is_there,
+		.pids = synthetic_of(super->root->inode)->pids,
 	};
+	struct inode *inode = process_task(&node) ? synthetic_inode(super, &node, NULL, S_IFDIR | 0555) : NULL;
 
-	return synthetic_inode(super, &node, NULL, S_IFDIR | 0555);
+	*error = inode || !process_task(&node) ? 0 : -ENOMEM;
+	return inode;
 }
 
 /* A number without a sign or zeros before it; -1. */
@@ -351,6 +355,8 @@ static s64 read_self(struct inode *inode, char *target, u64 size)
 	struct text text = { .data = NULL };
 	s64 used;
 
+	if (core.current->process->pids != synthetic_of(inode->super->root->inode)->pids)
+		return -ENOENT;
 	text_number(&text, (u64)core.current->process->pid);
 	if (inode->data) {
 		text_put(&text, "/task/");
@@ -368,6 +374,7 @@ static int look_up_process(struct inode *directory, struct dentry *dentry)
 {
 	bool self = strings_equal(dentry->name, "self"), thread = strings_equal(dentry->name, "thread-self");
 	s32 pid = number_of(dentry->name);
+	int error = 0;
 
 	if (self || thread) {
 		dentry->inode = synthetic_inode(directory->super, NULL, NULL, S_IFLNK | 0777);
@@ -380,19 +387,17 @@ static int look_up_process(struct inode *directory, struct dentry *dentry)
 		}
 		return 0;
 	}
-	if (pid <= 0 || !process_task(pid))
-		return 0;
-	dentry->inode = process_directory(directory->super, pid);
-	return dentry->inode ? 0 : -ENOMEM;
+	if (pid > 0)
+		dentry->inode = process_directory(directory->super, pid, &error);
+	return error;
 }
 
 static s32 process_after(const struct synthetic_inode *node, s32 pid)
 {
 	s32 next = 0;
 
-	(void)node;
 	EACH_PROCESS(p)
-		if (p->pid > pid && (!next || p->pid < next) && !list_empty(&p->tasks))
+		if (p->pids == node->pids && p->pid > pid && (!next || p->pid < next) && !list_empty(&p->tasks))
 			next = p->pid;
 	return next;
 }
@@ -423,7 +428,7 @@ const struct synthetic *proc_file(const char *name)
 	return entry;
 }
 
-struct super *proc_new(void)
+struct super *proc_new(u32 pids)
 {
 	struct super *super = synthetic_new("proc", PROC_MAGIC, proc_files, ARRAY_SIZE(proc_files));
 	struct synthetic_inode *root;
@@ -437,6 +442,7 @@ struct super *proc_new(void)
 	root = synthetic_of(super->root->inode);
 	root->lookup = look_up_process;
 	root->list = list_processes;
+	root->pids = pids;
 	return super;
 }
 

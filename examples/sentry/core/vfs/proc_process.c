@@ -8,26 +8,21 @@
 #include "process_file.h"
 #include "../ptrace.h"
 
-struct task *process_task(s32 pid)
+struct task *process_task(const struct synthetic_inode *node)
 {
-	struct task *t = task_find(pid);
-	struct process *p = t ? NULL : process_find(pid);
+	struct task *t = task_find(node->pids, node->pid);
+	struct process *p = t ? NULL : process_find(node->pids, node->pid);
 
 	return p && !list_empty(&p->tasks) ? CONTAINER(p->tasks.next, struct task, siblings) : t;
 }
 
-void process_owner(s32 pid, struct inode *inode)
+void process_owner(struct inode *inode)
 {
-	const struct task *t = process_task(pid);
+	const struct task *t = process_task(synthetic_of(inode));
 	bool shown = t && ((inode->mode & (S_IFMT | 0777)) == (S_IFDIR | 0555) || !t->mm || !t->mm->secret);
 
 	inode->user = shown ? t->cred.user.effective : 0;
 	inode->group = shown ? t->cred.group.effective : 0;
-}
-
-static s32 parent_of(const struct task *t)
-{
-	return t->process->parent ? t->process->parent->pid : 0;
 }
 
 static const char *state_of(const struct task *t)
@@ -41,7 +36,7 @@ static const char *state_of(const struct task *t)
 
 static struct task *task_of(const struct synthetic_inode *node)
 {
-	return process_task(node->pid);
+	return process_task(node);
 }
 
 /* -- memory -- */
@@ -210,7 +205,7 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	text_put(text, "\n");
 	text_line(text, "Tgid:\t", (u64)t->process->pid, "\nNgid:\t0");
 	text_line(text, "Pid:\t", (u64)t->tid, "");
-	text_line(text, "PPid:\t", (u64)parent_of(t), "");
+	text_line(text, "PPid:\t", (u64)parent_pid(t->process), "");
 	text_line(text, "TracerPid:\t", t->tracee ? (u64)t->tracee->tracer->process->pid : 0, "");
 	put_users(text, &t->cred);
 	text_line(text, "NStgid:\t", (u64)t->process->pid, "");
@@ -261,7 +256,7 @@ static void write_stat(struct text *text, struct synthetic_inode *node)
 	struct task *t = task_of(node);
 	struct memory memory = memory_of(t);
 	const struct tty *tty = t->process->terminal;
-	const s64 first[] = { parent_of(t), t->process->group, t->process->session, tty ? (s64)pts_device(tty->index) : 0,
+	const s64 first[] = { parent_pid(t->process), t->process->group, t->process->session, tty ? (s64)pts_device(tty->index) : 0,
 			      tty ? tty->group : -1, 0x400000, 0, 0, 0, 0,
 			      ticks(is_thread(node) ? task_cpu_time(t) : process_cpu_time(t->process)), 0,
 			      ticks(t->process->child_cpu_time), 0, 20 + t->nice, t->nice, t->process->task_count, 0,
@@ -635,16 +630,17 @@ bool list_numbers(struct file *file, struct entries *entries, u64 first,
 
 static bool thread_is_there(struct inode *inode)
 {
-	return task_find(synthetic_of(inode)->pid) != NULL;
+	return task_find(synthetic_of(inode)->pids, synthetic_of(inode)->pid) != NULL;
 }
 
 static int look_up_thread(struct inode *directory, struct dentry *dentry)
 {
 	struct task *leader = task_of(synthetic_of(directory));
 	s32 number = number_of(dentry->name);
-	struct task *t = number > 0 ? task_find(number) : NULL;
+	struct task *t = number > 0 && leader ? task_find(leader->process->pids, number) : NULL;
 	struct synthetic_inode node = {
 		.table = process_files, .count = process_file_count - 1, .prefix = "", .pid = number, .valid = thread_is_there,
+		.pids = synthetic_of(directory)->pids,
 	};
 
 	if (!t || !leader || t->process != leader->process)

@@ -27,7 +27,7 @@ static s64 copy(struct io *from, struct io *to)
 
 static s64 copy_with(struct task *t, s32 pid, struct io *local, struct io *remote, bool write)
 {
-	struct task *of = task_find(pid);
+	struct task *of = task_find(t->process->pids, pid);
 	struct mm *mm = of ? of->mm : NULL;
 	s64 result;
 
@@ -150,7 +150,7 @@ static const struct file_operations memory_operations = {
 
 int open_process_memory(struct inode *inode, struct file *file)
 {
-	struct task *t = process_task(synthetic_of(inode)->pid);
+	struct task *t = process_task(synthetic_of(inode));
 
 	if (!t || !t->mm)
 		return -ESRCH;
@@ -175,7 +175,7 @@ static s64 order(const void *a, const void *b)
 s64 sys_kcmp(struct task *t, const u64 *args)
 {
 	enum { KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_IO, KCMP_SYSVSEM };
-	struct task *a = task_find((s32)args[0]), *b = task_find((s32)args[1]);
+	struct task *a = task_find(t->process->pids, (s32)args[0]), *b = task_find(t->process->pids, (s32)args[1]);
 	struct file *first, *second;
 
 	if (!a || !b || !a->files || !b->files)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The first file system, and the archive that it is filled from (cpio in the "newc" format). */
 #include "../fuse/fuse.h"
+#include "../space.h"
 #include "../tty/tty.h"
 #include "caller.h"
 #include "device.h"
@@ -274,7 +275,7 @@ int core_mount(struct super *super, const char *name, u32 flags, const char *sou
 static struct super *new_super(const char *type, u32 mode)
 {
 	if (strings_equal(type, "proc"))
-		return proc_new();
+		return proc_new(SANDBOX_PIDS);
 	if (strings_equal(type, "devpts"))
 		return devpts_super();
 	return strings_equal(type, "sysfs") ? sys_new() : tmpfs_new(type, mode);
@@ -350,7 +351,7 @@ static const char *dress_root(void)
 {
 	bool has_dev = !core_mount(tmpfs_new("devtmpfs", 0755), "/dev", 0, "devtmpfs");
 
-	core_mount(proc_new(), "/proc", 0, "proc");
+	core_mount(proc_new(SANDBOX_PIDS), "/proc", 0, "proc");
 	core_mount(sys_new(), "/sys", 0, "sysfs");
 	if (has_dev && (devices_make("/dev") || core_mkdir("/dev/pts", 0755) ||
 			core_mount(devpts_super(), "/dev/pts", 0, "devpts") || core_mkdir("/dev/shm", 01777) ||

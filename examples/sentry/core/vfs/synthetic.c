@@ -72,10 +72,8 @@ struct super *synthetic_new(const char *type, u64 magic, const struct synthetic 
 
 static int getattr(struct inode *inode)
 {
-	s32 pid = synthetic_of(inode)->pid;
-
-	if (pid)
-		process_owner(pid, inode);
+	if (synthetic_of(inode)->pid)
+		process_owner(inode);
 	return 0;
 }
 

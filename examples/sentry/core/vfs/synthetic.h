@@ -26,6 +26,7 @@ struct synthetic_inode {
 	const struct synthetic *entry; /* of a file or link */
 	const char *prefix; /* of a directory: the names of its entries start so */
 	u64 prefix_size;
+	u32 pids; /* the namespace of processes that a /proc shows */
 	s32 pid; /* of a file below a process; 0: of none */
 	u32 number; /* of a descriptor */
 	/* More entries of a directory. */
@@ -38,7 +39,7 @@ struct super *synthetic_new(const char *type, u64 magic, const struct synthetic 
 struct synthetic_inode *synthetic_of(const struct inode *inode);
 /* A directory, file or link; `like` gives the process. */
 struct inode *synthetic_inode(struct super *super, const struct synthetic_inode *like, const struct synthetic *entry, u32 mode);
-struct super *proc_new(void);
+struct super *proc_new(u32 pids); /* with the processes of a namespace */
 struct super *sys_new(void);
 void sys_forget(void); /* later mounts show other interfaces */
 struct super *cgroup_new(void); /* control/cgroup.c */

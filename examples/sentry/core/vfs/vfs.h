@@ -226,7 +226,7 @@ enum { OWNER_TASK, OWNER_PROCESS, OWNER_GROUP };
 /* Who gets the signals of O_ASYNC, and the users who decided so. */
 struct file_owner {
 	s32 pid; /* 0: nobody */
-	u32 type, user, effective;
+	u32 pids, type, user, effective;
 };
 
 /* An open file: what several descriptors may share. */
