@@ -107,3 +107,32 @@ def test_a_quota_bounds_the_cpu_time(sandbox: Sandbox) -> None:
     periods = found.throttling_data.periods + 2
     assert found.cpu_usage.total_usage < periods * 100_000_000 / 4
     sandbox.agent.remove_container("c1", 5)
+
+
+def used(sandbox: Sandbox, name: str) -> int:
+    """CPU time of a container, in nanoseconds."""
+    return int(sandbox.agent.stats_container(name).cgroup_stats.cpu_stats.cpu_usage.total_usage)
+
+
+def test_containers_share_a_cpu_by_their_weights(sandbox: Sandbox) -> None:
+    """Four times the shares are four times the CPU time, however many tasks compute, and also after an update. One that
+    has slept gets no more than its part."""
+    loop = "while :; do :; done"
+    loops = {"c1": f"echo up; {loop}", "c2": f"echo up; {loop} & {loop} & {loop}", "c3": "echo up; sleep 1000"}
+    for (name, script), shares in zip(loops.items(), (26216, 6556, 262144), strict=True):
+        sandbox.root(name)
+        sandbox.create(name, "sh", "-c", script, spec=spec(cpu={"cpus": "0", "shares": shares}))
+        sandbox.agent.start_container(name)
+        assert sandbox.agent.read_stdout(name, name, 100) == b"up\n"
+
+    def ratio() -> float:
+        """Of what both use until the second one has used some 60 slices."""
+        before = [used(sandbox, name) for name in ("c1", "c2")]
+        while used(sandbox, "c2") < before[1] + 300_000_000:
+            sandbox.agent.check()
+        first, second = (used(sandbox, name) - old for name, old in zip(("c1", "c2"), before, strict=True))
+        return first / second
+
+    assert 3 < ratio() < 5
+    sandbox.agent.update_container("c1", resources_message({"cpu": {"shares": 6556}}), "")
+    assert 0.75 < ratio() < 1.33

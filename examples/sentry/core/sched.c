@@ -5,6 +5,7 @@
  * A CPU without a task runs its idle loop.  One CPU at a time is in the core; before it leaves, it wakes others for the
  * tasks that are ready.
  */
+#include "control/container.h"
 #include "core.h"
 #include "virtio/virtio.h"
 
@@ -45,6 +46,7 @@ static struct {
 	struct task *first, *last; /* that are ready */
 	struct task *dead;	   /* the one that ran before has ended, and its stack is still in use */
 	struct timer *timers;	   /* by their time */
+	u64 turn;		   /* of the container that has run last (struct container) */
 	u64 boot_rsp, left_rsp; /* left: where core_leave() was called; 0: it was not */
 } sched;
 
@@ -166,6 +168,8 @@ void task_enter(struct task *t, bool may_stop, struct event *event)
 	sched.unlimited &= ~bit_of(cpu);
 	t->cpu_time = task_cpu_time(t);
 	t->entered = 0;
+	if (t->process->container)
+		container_charge(t);
 }
 
 u64 task_cpu_time(const struct task *t)
@@ -230,6 +234,8 @@ void task_ready(struct task *t)
 		task_interrupt(t, false);
 	if (t->state != TASK_SLEEPING)
 		return;
+	if (t->process && t->process->container && t->process->container->turn < sched.turn)
+		t->process->container->turn = sched.turn; /* what it did not use while it slept is lost */
 	t->state = TASK_READY;
 	t->next_ready = NULL;
 	*(sched.first ? &sched.last->next_ready : &sched.first) = t;
@@ -318,15 +324,28 @@ static void look_around(u64 deadline)
 	expire_timers();
 }
 
-/* The next task for this CPU; NULL: none is ready. */
+/* Those of the core's own come first. */
+static u64 turn_of(const struct task *t)
+{
+	return t->process->container ? t->process->container->turn : 0;
+}
+
+/* The next task for this CPU; NULL: none is ready.  Of several containers, that which has had least for its weight. */
 static struct task *take_ready(void)
 {
-	struct task *before = NULL, *t = sched.first;
+	const bool several = containers_compete();
+	struct task *before = NULL, *t = NULL, *last = NULL;
 
-	for (; t && !(t->affinity & bit_of(sched.cpu)); t = t->next_ready)
-		before = t;
+	for (struct task *at = sched.first; at && (several || !t); last = at, at = at->next_ready) {
+		if (!(at->affinity & bit_of(sched.cpu)) || (t && turn_of(at) >= turn_of(t)))
+			continue;
+		t = at;
+		before = last;
+	}
 	if (!t)
 		return NULL;
+	if (turn_of(t) > sched.turn)
+		sched.turn = turn_of(t);
 	*(before ? &before->next_ready : &sched.first) = t->next_ready;
 	if (sched.last == t)
 		sched.last = before;

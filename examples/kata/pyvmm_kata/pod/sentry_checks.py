@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -51,9 +52,18 @@ UNIFIED = {
     "memory.high": ("memory", "high"),
     "memory.low": ("memory", "reservation"),
     "pids.max": ("pids", "limit"),
+    "cpu.weight": ("cpu", "shares"),
 }
 """Files of a cgroup, by the limits of ``linux.resources`` that are the same."""
-WITHOUT_EFFECT = ("memory.oom.group", "memory.min", "memory.swap.max", "cpu.weight", "cpu.idle", "io.weight", "io.max")
+WITHOUT_EFFECT = ("memory.oom.group", "memory.min", "memory.swap.max", "cpu.idle", "io.weight", "io.max")
+
+
+_CPU_MAX = re.compile(r"(max|\d{1,18})(?: (\d{1,18}))?")
+
+
+def _shares(weight: int) -> int:
+    """The least shares that a guest takes for this weight: 1 to 10,000 for 2 to 262,144."""
+    return 2 + -(-(min(max(weight, 1), 10_000) - 1) * 262_142 // 9_999)
 
 
 def with_unified(resources: Json) -> Json:
@@ -65,12 +75,16 @@ def with_unified(resources: Json) -> Json:
     for name, text in (made.pop("unified", None) or {}).items():
         if name in UNIFIED and (text == "max" or text.isdecimal()):
             group, field = UNIFIED[name]
-            made[group] = {**(made.get(group) or {}), field: -1 if text == "max" else int(text)}
+            value = -1 if text == "max" else int(text)
+            made[group] = {**(made.get(group) or {}), field: _shares(value) if field == "shares" else value}
+        elif name == "cpu.max" and (found := _CPU_MAX.fullmatch(text)):
+            quota = -1 if found[1] == "max" else int(found[1])
+            made["cpu"] = {**(made.get("cpu") or {}), "quota": quota, "period": int(found[2] or 100_000)}
         elif name not in WITHOUT_EFFECT:
             raise ConfigError(
                 f"linux.resources.unified: {name} = {text!r:.60}: a Sentry has no such limit",
                 code="guest-kind",
-                hint=f"there are {', '.join(UNIFIED)}; or use --isolation vm",
+                hint=f"there are {', '.join(UNIFIED)}, cpu.max; or use --isolation vm",
             )
     return made
 
