@@ -337,10 +337,46 @@ def test_nonsense_and_too_many_connections_do_no_harm(sandbox: Sandbox) -> None:
     for sock in opened:
         sock.close()
     sandbox.agent.check()
-    with pytest.raises(AgentError, match=r"no method /grpc\.AgentService/SetPolicy") as caught:
-        sandbox.agent.set_policy(Policy("p", "default X := true"))
+    with pytest.raises(AgentError, match=r"no method /grpc\.AgentService/OnlineCPUMem") as caught:
+        sandbox.agent.online_cpus(1)
     assert caught.value.status == "UNIMPLEMENTED"
     sandbox.client().close()
+
+
+def test_a_policy(platform: Path, tmp_path: Path) -> None:
+    """It comes before the sandbox. What it does not allow is refused, and it never changes."""
+    sandbox = Sandbox(platform, tmp_path)
+    try:
+        for text, wrong in (
+            ("default X := true\nX := false", "policy p: line 2: no rule like: default ExecProcessRequest := false"),
+            ("default X := true\n\n default X = false # again\n", "line 3: a second rule for the same request"),
+            ("\n" * 1000 + "default X := true", "line 1001: too many lines"),
+        ):
+            with pytest.raises(AgentError, match=wrong):
+                sandbox.agent.set_policy(Policy("p", text))
+        allowed = ("CreateSandbox", "CreateContainer", "StartContainer", "WaitProcess", "ReadStream")
+        rules = [f"default {name}Request := true # {name}" for name in allowed]
+        text = "\n".join(["package agent_policy", *rules, "default ExecProcessRequest := false", ""])
+        sandbox.agent.set_policy(Policy("mine", text))
+        sandbox.begin()
+        sandbox.root("c1")
+        assert sandbox.run("c1", "echo", "works") == (0, "works\n")
+        with pytest.raises(AgentError, match="ExecProcessRequest is blocked by the policy mine") as caught:
+            sandbox.exec("c1", "e1", "true")
+        assert caught.value.status == "PERMISSION_DENIED"
+        for refused in (lambda: sandbox.agent.stats_container("c1"), lambda: sandbox.agent.write_stdin("c1", "c1", b"")):
+            with pytest.raises(AgentError, match="Request is blocked by the policy mine"):
+                refused()
+        with pytest.raises(AgentError, match="SetPolicyRequest is blocked by the policy mine"):
+            sandbox.agent.set_policy(Policy("other", text))
+        sandbox.agent.check()
+    finally:
+        sandbox.close()
+
+
+def test_a_policy_after_the_sandbox_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(AgentError, match="a policy comes before the sandbox"):
+        sandbox.agent.set_policy(Policy("late", "default X := true"))
 
 
 def test_the_sandbox_ends_when_it_is_destroyed(sandbox: Sandbox) -> None:

@@ -299,12 +299,16 @@ static s64 make(struct call *call, const struct reader *id, struct reader spec)
 
 s64 create_container(struct call *call)
 {
+	struct field field;
 	const struct reader id = reader_part(call->request, CreateContainerRequest_container_id);
 	const struct reader config = reader_part(call->request, CreateContainerRequest_config);
 	s64 error;
 
 	if (reader_size(&config))
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "the Sentry reads no config.json: send a message", NULL, NULL);
+	for (struct reader r = call->request; field_next(&r, &field);)
+		if (field.number == CreateContainerRequest_storages && policy_refuses(call, "StorageRequest", true))
+			return 0;
 	mutex_lock(&containers.making);
 	error = make(call, &id, reader_part(call->request, CreateContainerRequest_OCI));
 	mutex_unlock(&containers.making);

@@ -16,7 +16,7 @@ enum { CONTROL_PORT = 1024 };
 
 /* google.rpc.Code */
 enum status {
-	STATUS_OK = 0, STATUS_INVALID_ARGUMENT = 3, STATUS_NOT_FOUND = 5, STATUS_ALREADY_EXISTS = 6,
+	STATUS_OK = 0, STATUS_INVALID_ARGUMENT = 3, STATUS_NOT_FOUND = 5, STATUS_ALREADY_EXISTS = 6, STATUS_PERMISSION_DENIED = 7,
 	STATUS_RESOURCE_EXHAUSTED = 8, STATUS_FAILED_PRECONDITION = 9, STATUS_OUT_OF_RANGE = 11, STATUS_UNIMPLEMENTED = 12,
 	STATUS_INTERNAL = 13,
 };
@@ -56,6 +56,13 @@ void control_task_leave(struct task *t);
 
 /* -- methods.c -- */
 
+bool control_has_sandbox(void);
 void call_dispatch(struct call *call, const struct reader *service, const struct reader *method);
+
+/* -- policy.c -- */
+
+s64 set_policy(struct call *call);
+/* Whether the policy refuses a request, which then fails; otherwise: what it does without a rule. */
+bool policy_refuses(struct call *call, const char *request, bool otherwise);
 
 #endif

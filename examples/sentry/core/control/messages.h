@@ -78,6 +78,7 @@ enum { LinuxSeccomp_DefaultAction = 1, LinuxSeccomp_Architectures = 2, LinuxSecc
 enum { LinuxSeccompArg_Index = 1, LinuxSeccompArg_Value = 2, LinuxSeccompArg_ValueTwo = 3, LinuxSeccompArg_Op = 4, };
 enum { LinuxSyscall_Names = 1, LinuxSyscall_Action = 2, LinuxSyscall_errnoret = 3, LinuxSyscall_Args = 4, };
 enum { LinuxNamespace_Type = 1, LinuxNamespace_Path = 2, };
+enum { SetPolicyRequest_policy = 1, SetPolicyRequest_name = 100, };
 enum { UpdateInterfaceRequest_interface = 1, };
 enum { UpdateRoutesRequest_routes = 1, };
 enum { Routes_Routes = 1, };

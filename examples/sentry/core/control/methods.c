@@ -21,6 +21,13 @@ static s64 version(struct call *call)
 	return 0;
 }
 
+static bool has_sandbox;
+
+bool control_has_sandbox(void)
+{
+	return has_sandbox;
+}
+
 static s64 create_sandbox(struct call *call)
 {
 	struct reader r = call->request;
@@ -38,6 +45,7 @@ static s64 create_sandbox(struct call *call)
 				system_set_hostname(space_of_sandbox(SPACE_UTS), name);
 			kfree(name);
 		}
+	has_sandbox = true;
 	return error;
 }
 
@@ -76,39 +84,42 @@ static s64 details(struct call *call)
 	return 0;
 }
 
-#define AGENT "grpc.AgentService"
+#define HEALTH(name, answer) { "grpc.Health", name, NULL, answer }
+#define AGENT(name, request, answer) { "grpc.AgentService", name, request "Request", answer }
 
 static const struct method {
 	const char *service, *name;
+	const char *request; /* its name in a policy; NULL: it is always served */
 	s64 (*answer)(struct call *call); /* 0 or -errno */
 } methods[] = {
-	{ "grpc.Health", "Check", check },
-	{ "grpc.Health", "Version", version },
-	{ AGENT, "CreateSandbox", create_sandbox },
-	{ AGENT, "DestroySandbox", destroy_sandbox },
-	{ AGENT, "CreateContainer", create_container },
-	{ AGENT, "StartContainer", start_container },
-	{ AGENT, "RemoveContainer", remove_container },
-	{ AGENT, "ExecProcess", exec_process },
-	{ AGENT, "SignalProcess", signal_process_call },
-	{ AGENT, "WaitProcess", wait_process },
-	{ AGENT, "ListProcesses", list_processes },
-	{ AGENT, "UpdateContainer", update_container },
-	{ AGENT, "StatsContainer", stats_container },
-	{ AGENT, "PauseContainer", freeze_container },
-	{ AGENT, "ResumeContainer", thaw_container },
-	{ AGENT, "WriteStdin", write_stdin },
-	{ AGENT, "ReadStdout", read_stdout },
-	{ AGENT, "ReadStderr", read_stderr },
-	{ AGENT, "CloseStdin", close_stdin },
-	{ AGENT, "TtyWinResize", resize_terminal },
-	{ AGENT, "GetOOMEvent", get_oom_event },
-	{ AGENT, "UpdateInterface", update_interface },
-	{ AGENT, "UpdateRoutes", update_routes },
-	{ AGENT, "AddARPNeighbors", add_neighbors },
-	{ AGENT, "ReseedRandomDev", reseed },
-	{ AGENT, "SetGuestDateTime", set_time },
-	{ AGENT, "GetGuestDetails", details },
+	HEALTH("Check", check),
+	HEALTH("Version", version),
+	AGENT("CreateSandbox", "CreateSandbox", create_sandbox),
+	AGENT("DestroySandbox", "DestroySandbox", destroy_sandbox),
+	AGENT("SetPolicy", "SetPolicy", set_policy),
+	AGENT("CreateContainer", "CreateContainer", create_container),
+	AGENT("StartContainer", "StartContainer", start_container),
+	AGENT("RemoveContainer", "RemoveContainer", remove_container),
+	AGENT("ExecProcess", "ExecProcess", exec_process),
+	AGENT("SignalProcess", "SignalProcess", signal_process_call),
+	AGENT("WaitProcess", "WaitProcess", wait_process),
+	AGENT("ListProcesses", "ListProcesses", list_processes),
+	AGENT("UpdateContainer", "UpdateContainer", update_container),
+	AGENT("StatsContainer", "StatsContainer", stats_container),
+	AGENT("PauseContainer", "PauseContainer", freeze_container),
+	AGENT("ResumeContainer", "ResumeContainer", thaw_container),
+	AGENT("WriteStdin", "WriteStream", write_stdin),
+	AGENT("ReadStdout", "ReadStream", read_stdout),
+	AGENT("ReadStderr", "ReadStream", read_stderr),
+	AGENT("CloseStdin", "CloseStdin", close_stdin),
+	AGENT("TtyWinResize", "TtyWinResize", resize_terminal),
+	AGENT("GetOOMEvent", "GetOOMEvent", get_oom_event),
+	AGENT("UpdateInterface", "UpdateInterface", update_interface),
+	AGENT("UpdateRoutes", "UpdateRoutes", update_routes),
+	AGENT("AddARPNeighbors", "AddARPNeighbors", add_neighbors),
+	AGENT("ReseedRandomDev", "ReseedRandomDev", reseed),
+	AGENT("SetGuestDateTime", "SetGuestDateTime", set_time),
+	AGENT("GetGuestDetails", "GuestDetails", details),
 };
 
 const char *error_text(s64 error)
@@ -149,6 +160,8 @@ void call_dispatch(struct call *call, const struct reader *service, const struct
 
 		if (!reader_is(name, methods[i].name) || !reader_is(service, methods[i].service))
 			continue;
+		if (methods[i].request && policy_refuses(call, methods[i].request, false))
+			return;
 		error = methods[i].answer(call);
 		if (error < 0 && call->status == STATUS_OK)
 			call_fail(call, status_of(error), methods[i].name, ": ", error_text(error));
