@@ -112,6 +112,48 @@ def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.call("list", "--quiet").stdout == ""
 
 
+def test_containers_of_a_pod(bundle: Bundle) -> None:
+    """One that joins the network of another runs in its sandbox, with processes and a name of its own, unless it joins
+    these, too. Both share a CPU by their weights, which an update changes."""
+    (bundle.root / "bin" / "ps").symlink_to("busybox")
+    for applet in ("hostname", "sleep", "true"):
+        (bundle.root / "bin" / applet).symlink_to("busybox")
+    names = ("c1", "c2", "c3")
+
+    def start(name: str, namespaces: list[dict[str, str]], **more: Any) -> None:
+        bundle.write(
+            "sh", "-c", f"echo {name}; sleep 100000; true", linux={"namespaces": namespaces, **more}, hostname=name
+        )
+        assert bundle.call("create", name, stdout=None, stderr=None).returncode == 0
+        assert bundle.call("start", name).returncode == 0
+
+    def show(name: str, *words: str) -> str:
+        done = bundle.call("exec", name, *words)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    try:
+        start("c1", SPACES, resources={"unified": {"cpu.weight": "200", "cpu.max": "90000 100000"}})
+        path = f"/proc/{json.loads(bundle.call('state', 'c1').stdout)['pid']}/ns"
+        network = {"type": "network", "path": f"{path}/net"}
+        start("c2", [each for each in SPACES if each["type"] != "network"] + [network])
+        shared = [{"type": "pid", "path": f"{path}/pid"}, {"type": "ipc", "path": f"{path}/ipc"}, {"type": "uts"}]
+        start("c3", [{"type": "mount"}, network, *shared])
+        listed = {name: show(name, "sh", "-c", "ps; hostname; cat /sys/fs/cgroup/cpu.weight") for name in names}
+        assert [name for name in names if "echo c1" in listed[name]] == ["c1", "c3"]
+        assert [name for name in names if "echo c2" in listed[name]] == ["c2"]
+        assert [text.split()[-2:] for text in listed.values()] == [["c1", "200"], ["c2", "100"], ["c3", "100"]]
+        assert show("c1", "cat", "/sys/fs/cgroup/cpu.max") == "90000 100000\n"
+        assert bundle.call("update", "--cpu-share", "26216", "c2").returncode == 0
+        assert show("c2", "cat", "/sys/fs/cgroup/cpu.weight") == "1000\n"
+        pids = {name: json.loads(bundle.call("ps", "--format", "json", name).stdout) for name in ("c1", "c2")}
+        assert pids["c1"][0] == pids["c2"][0] == 1
+    finally:
+        for name in reversed(names):
+            bundle.call("delete", "--force", name)
+    assert bundle.call("list", "--quiet").stdout == ""
+
+
 def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None:
     bundle.write("true")
     done = bundle.call("run", "c1", isolation="none")
@@ -209,5 +251,5 @@ def test_a_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     assert bundle.call("run", "--detach", "c1", stdout=None, stderr=None).returncode == 0
     done = bundle.call("checkpoint", "--image-path", str(tmp_path / "saved"), "c1")
     assert done.returncode != 0
-    assert "a guest of the kind sentry cannot be saved" in done.stderr
+    assert "a Sentry without a virtual machine cannot be saved" in done.stderr
     assert bundle.status() == "running"

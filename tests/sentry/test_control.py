@@ -364,7 +364,10 @@ def test_a_policy(platform: Path, tmp_path: Path) -> None:
         with pytest.raises(AgentError, match="ExecProcessRequest is blocked by the policy mine") as caught:
             sandbox.exec("c1", "e1", "true")
         assert caught.value.status == "PERMISSION_DENIED"
-        for refused in (lambda: sandbox.agent.stats_container("c1"), lambda: sandbox.agent.write_stdin("c1", "c1", b"")):
+        for refused in (
+            lambda: sandbox.agent.stats_container("c1"),
+            lambda: sandbox.agent.write_stdin("c1", "c1", b""),
+        ):
             with pytest.raises(AgentError, match="Request is blocked by the policy mine"):
                 refused()
         with pytest.raises(AgentError, match="SetPolicyRequest is blocked by the policy mine"):

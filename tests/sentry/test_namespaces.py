@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.sentry.conftest import Compile
 
 OWN = ("pid", "ipc", "uts")
+COUNT = itertools.count()
 
 
 def spaces(*, of: str = "", kinds: tuple[str, ...] = OWN, **more: Any) -> dict[str, Any]:
@@ -34,11 +35,11 @@ def started(sandbox: Sandbox, name: str, script: str, spec: dict[str, Any]) -> N
     assert sandbox.agent.read_stdout(name, name, 100) == b"up\n"
 
 
-def executed(sandbox: Sandbox, name: str, script: str, number: list[int] = [0]) -> str:  # noqa: B006 - counts
+def executed(sandbox: Sandbox, name: str, script: str) -> str:
     """Output of a shell that is added to a container."""
-    number[0] += 1
-    sandbox.exec(name, f"e{number[0]}", "sh", "-c", script)
-    return sandbox.output(name, f"e{number[0]}")
+    exec_id = f"e{next(COUNT)}"
+    sandbox.exec(name, exec_id, "sh", "-c", script)
+    return sandbox.output(name, exec_id)
 
 
 def test_containers_do_not_see_each_others_processes(sandbox: Sandbox) -> None:
@@ -50,12 +51,14 @@ def test_containers_do_not_see_each_others_processes(sandbox: Sandbox) -> None:
     assert "sleep 1002" in listed and "sleep 1001" not in listed
     found = executed(sandbox, "c1", "cat /proc/2/cmdline; readlink /proc/self; kill -9 77 || echo none")
     assert found.split("\0") == ["sleep", "1001", "5\nnone\n"]
-    left = executed(sandbox, "c2", "kill -9 -1; cd /proc; echo [0-9]*").split()
-    assert left[0] == "1" and "2" not in left and sandbox.agent.list_pids("c1") == [1, 2]
+    left = executed(sandbox, "c2", "kill -9 -1; ps")
+    assert "read line" in left and "1002" not in left.replace("sleep 1002 & echo", "")
+    assert sandbox.agent.list_pids("c1") == [1, 2]
     listing = read_listing(sandbox.agent.list_files("c1"))
     assert sorted(files["cmdline"].split(b"\0")[0] for files in listing.processes.values()) == [b"sh", b"sleep"]
-    links = {name: executed(sandbox, name, "readlink /proc/self/ns/pid /proc/1/ns/ipc /proc/1/ns/uts") for name in ("c1", "c2")}
-    assert not set(links["c1"].split()) & set(links["c2"].split())
+    links = "readlink /proc/self/ns/pid; readlink /proc/1/ns/ipc; readlink /proc/1/ns/uts; readlink /proc/1/ns/net"
+    first, second = (executed(sandbox, name, links).split() for name in ("c1", "c2"))
+    assert [one == other for one, other in zip(first, second, strict=True)] == [False, False, False, True]
 
 
 def test_a_shared_namespace_of_processes(sandbox: Sandbox) -> None:
@@ -65,13 +68,15 @@ def test_a_shared_namespace_of_processes(sandbox: Sandbox) -> None:
     started(sandbox, "c1", "echo $$ >/pid; sleep 1001 & echo up; read line", spaces(of="pause", kinds=("pid",)))
     listed = executed(sandbox, "pause", "ps")
     assert "sleep 1001" in listed and (sandbox.shared / "c1" / "rootfs" / "pid").read_text() == "2\n"
-    orphan = executed(sandbox, "c1", "(sh -c 'sleep 1003 >/dev/null 2>&1 & echo $!') | xargs -I N grep PPid /proc/N/status")
+    orphan = executed(
+        sandbox, "c1", "(sh -c 'sleep 1003 >/dev/null 2>&1 & echo $!') | xargs -I N grep PPid /proc/N/status"
+    )
     assert orphan == "PPid:\t1\n"
     executed(sandbox, "pause", "kill 1")
     assert sandbox.agent.wait_process("pause", "pause") == 5
     assert sandbox.agent.wait_process("c1", "c1") == 128 + 9
+    sandbox.root("late")
     with pytest.raises(AgentError, match="process 1 of the pid namespace has ended"):
-        sandbox.root("late")
         sandbox.create("late", "true", spec=spaces(of="pause"))
     sandbox.agent.remove_container("c1", 5)
     sandbox.agent.remove_container("pause", 5)
@@ -80,7 +85,8 @@ def test_a_shared_namespace_of_processes(sandbox: Sandbox) -> None:
 def test_signals_to_process_1(sandbox: Sandbox) -> None:
     """Those for which it has no handler reach it from outside only, and then SIGKILL alone; a fault ends it."""
     started(sandbox, "c1", "echo up; exec sleep 1000", spaces())
-    kept = "while ! grep -q sleep /proc/1/comm; do :; done; kill -9 1; kill -15 1; kill -2 1; kill -STOP 1; cat /proc/1/comm"
+    wait = "while ! grep -q sleep /proc/1/comm; do :; done"
+    kept = f"{wait}; kill -9 1; kill -15 1; kill -2 1; kill -STOP 1; cat /proc/1/comm"
     assert executed(sandbox, "c1", kept) == "sleep\n"
     sandbox.agent.signal_process("c1", "", 15)
     assert executed(sandbox, "c1", "cat /proc/1/comm") == "sleep\n"

@@ -136,6 +136,8 @@ def _checked(
     chosen = settings.load(context.config).allow(context.annotations).with_annotations(bundle.annotations)
     if context.isolation:
         chosen = chosen._replace(guest=settings.guest_named(context.isolation, "--isolation"))
+    elif kept is not None:
+        chosen = chosen._replace(guest=kept.guest)
     if context.network:
         chosen = settings.with_network(chosen, context.network)
     if chosen.guest == "sentry":

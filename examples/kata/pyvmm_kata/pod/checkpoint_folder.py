@@ -19,6 +19,7 @@ import vmm
 from pyvmm_kata import state
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.errors import ConfigError, HostError, bad
+from pyvmm_kata.pod.guest_kinds import KINDS
 from pyvmm_kata.pod.network import KeptNet
 from pyvmm_kata.pod.templates import identity
 
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
 FORMAT = 1
+LINUX_GUEST = "linux"
+"""The kind of guests whose image stays in use; of records that name no kind, too."""
 RECORD, MACHINE = "container.json", "machine-"
 INVENTORY = "inventory.img"
 """podman takes a folder without such a file for none with a checkpoint."""
 TOLD = (
     *("id", "status", "execs", "serial", "memory", "more_memory", "added", "vcpus", "more_cpus", "nets", "layout"),
-    *("policy", "root"),
+    *("policy", "root", "guest"),
 )
 """What :func:`describe` tells as it is written."""
 MAX_RECORD = 4 << 20
@@ -57,13 +60,14 @@ class Kept(NamedTuple):
     :ivar more_memory: bytes that the machine may get while it runs
     :ivar added: how many of these it has
     :ivar more_cpus: CPUs that the machine may get; its snapshot has the number in use
-    :ivar image: the SHA-256 of the guest's image
+    :ivar image: the SHA-256 of the guest's image; empty: it has none
     :ivar image_file: its :func:`~pyvmm_kata.pod.templates.identity` then, if whoever wrote this has told it
     :ivar policy: of the guest's agent, see :func:`digest_of`
     :ivar order: the destinations of the mounts in its config.json, in their order
     :ivar layout: see :func:`pyvmm_kata.bundle.guest_spec.layout_of`
     :ivar made_of: what else of config.json its processes were made from, see :func:`_made_of`
     :ivar root: the stored image that is its root, see :func:`_root_identity`; None: a folder is
+    :ivar guest: the kind of its guest, see :mod:`pyvmm_kata.pod.guest_kind`
     """
 
     machine: str
@@ -84,6 +88,7 @@ class Kept(NamedTuple):
     added: int = 0
     more_cpus: int = 0
     root: Any = None
+    guest: str = LINUX_GUEST
 
     def sort(self, bundle: Bundle) -> None:
         """Sort the mounts of a bundle into the order of the checkpoint, which the names in the share depend on: podman
@@ -108,7 +113,14 @@ class Kept(NamedTuple):
             raise ConfigError(
                 f"the container {self.id} was checkpointed with another policy of the agent", code="checkpoint-policy"
             )
-        if self.image_file != _identity(chosen.image) and _sha256(chosen.image) != self.image:
+        if self.guest != chosen.guest:
+            raise ConfigError(
+                f"the container {self.id} was checkpointed with a guest of the kind {self.guest}, not {chosen.guest}",
+                code="checkpoint-guest",
+                hint="leave --isolation out, or change the annotation io.pyvmm.isolation",
+            )
+        image = image_of(chosen.guest, chosen.image)
+        if self.image_file != _identity(image) and _sha256(image) != self.image:
             raise ConfigError(
                 f"the container {self.id} was checkpointed with another image of the guest than {chosen.image}",
                 code="checkpoint-image",
@@ -126,6 +138,15 @@ class Kept(NamedTuple):
         for name, value in _made_of(bundle.spec).items():
             if value != self.made_of.get(name):
                 raise bad(name, "is not what it was when the checkpoint was made")
+
+
+def image_of(guest: str, image: str) -> str:
+    """The image that a guest goes on reading; empty: all of it is in its memory.
+
+    :param guest: its kind
+    :param image: that of the settings
+    """
+    return image if guest == LINUX_GUEST else ""
 
 
 def digest_of(policy: Policy | None) -> str:
@@ -233,7 +254,8 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
         "more_cpus": config.more_cpus,
         "nets": config.network.kept() if config.network is not None else (),
         "layout": sandbox.layout(container_id),
-        "image": config.image,
+        "image": image_of(config.guest, config.image),
+        "guest": config.guest,
         "policy": digest_of(config.policy),
         "root": _root_identity(config.root),
     }
@@ -294,6 +316,8 @@ def sweep(place: str) -> None:
 def _sha256(path: str) -> str:
     from hashlib import file_digest
 
+    if not path:
+        return ""
     try:
         with open(path, "rb") as file:
             return file_digest(file, "sha256").hexdigest()
@@ -302,6 +326,8 @@ def _sha256(path: str) -> str:
 
 
 def _identity(path: str) -> list[int]:
+    if not path:
+        return []
     try:
         return identity(os.stat(path))
     except OSError as error:
@@ -436,6 +462,9 @@ def _checked(record: Json, place: str, path: str) -> Kept:
     root = record.get("root")
     if root is not None and not (isinstance(root, list) and [type(one) for one in root] == [int, int]):
         raise wrong("root")
+    guest = record.get("guest", LINUX_GUEST)
+    if type(guest) is not str or guest not in KINDS:
+        raise wrong("guest")
     return Kept(
         os.path.join(place, machine),
         ids[0],
@@ -455,6 +484,7 @@ def _checked(record: Json, place: str, path: str) -> Kept:
         number("added", 0, more, 0),
         number("more_cpus", 0, MAX_VCPUS, 0),
         root,
+        guest,
     )
 
 

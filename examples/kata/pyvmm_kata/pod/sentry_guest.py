@@ -37,10 +37,10 @@ class SentryGuest:
         cpus=False,
         disks=False,
         templates=False,
-        checkpoints=False,
+        checkpoints=True,
         network=True,
         forwarding=False,
-        policy=False,
+        policy=True,
     )
 
     def check(self, config: SandboxConfig) -> None:

@@ -102,7 +102,11 @@ class SentryProcess:
 
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
-        raise _cannot("be saved")
+        raise ConfigError(
+            "a Sentry without a virtual machine cannot be saved",
+            code="guest-kind",
+            hint="checkpoints need KVM: pyvmm doctor reports whether it works",
+        )
 
     def resize_memory(self, size: int) -> None:
         """See :class:`Vm`."""
