@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { KEY = 4711 };
+enum { KEY = 4711, SIZE = 16 << 20 };
 
 static struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "\0spaces" };
 static const socklen_t address_size = offsetof(struct sockaddr_un, sun_path) + 7;
@@ -22,12 +22,14 @@ static const socklen_t address_size = offsetof(struct sockaddr_un, sun_path) + 7
 /* Objects of each kind: make them, or look for them. */
 static int objects(int flags)
 {
-	int shm = shmget(KEY, 4096, flags | 0600), sem = semget(KEY, 1, flags | 0600), msg = msgget(KEY, flags | 0600);
+	int shm = shmget(KEY, SIZE, flags | 0600), sem = semget(KEY, 1, flags | 0600), msg = msgget(KEY, flags | 0600);
 	mqd_t mq = mq_open("/spaces", O_RDWR | (flags & IPC_CREAT ? O_CREAT : 0), 0600, NULL);
 	int *memory = shm < 0 ? NULL : shmat(shm, NULL, 0);
 
-	if (memory && flags & IPC_CREAT)
+	if (memory && flags & IPC_CREAT) {
+		memset(memory, 1, SIZE);
 		*memory = 42;
+	}
 	printf("%d %d %d %d\n", memory ? *memory : -1, sem >= 0, msg >= 0, mq >= 0);
 	return 0;
 }

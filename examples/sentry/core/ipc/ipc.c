@@ -127,6 +127,31 @@ bool ipc_owned(const struct ipc_object *object)
 	return user == object->creator || user == object->user || capable(CAP_SYS_ADMIN);
 }
 
+static void put_value(struct text *text, s64 value)
+{
+	text_put(text, " ");
+	text_signed(text, value);
+}
+
+void ipc_show(struct text *text, const struct ipc_object *object, const s64 *values, u32 count)
+{
+	const u32 owners[] = { object->user, object->group, object->creator, object->creator_group };
+
+	text_signed(text, (s32)object->key);
+	put_value(text, object->id);
+	text_put(text, " ");
+	text_octal(text, object->mode & 07777, 1);
+	for (u32 i = 0; i < count; i++) {
+		if (values[i] != OWNERS) {
+			put_value(text, values[i]);
+			continue;
+		}
+		for (u32 j = 0; j < ARRAY_SIZE(owners); j++)
+			put_value(text, owners[j]);
+	}
+	text_put(text, "\n");
+}
+
 s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new)
 {
 	if (new->user == NO_ID || new->group == NO_ID)

@@ -5,6 +5,7 @@
 
 #include "../core.h"
 #include "../space.h"
+#include "../vfs/text.h"
 
 enum { IPC_CREAT = 01000, IPC_EXCL = 02000, IPC_NOWAIT = 04000 };
 enum { IPC_RMID, IPC_SET, IPC_STAT, IPC_INFO };
@@ -41,6 +42,13 @@ bool ipc_owned(const struct ipc_object *object);		/* by the caller, or it has CA
 s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new);
 struct ipc_perm ipc_perm_of(const struct ipc_object *object);
 s64 ipc_seconds(void); /* of the real time */
+
+/* A line of /proc/sysvipc: key, number, mode, then values of which one is -1 at the place of the four owners. */
+enum { OWNERS = -1 };
+void ipc_show(struct text *text, const struct ipc_object *object, const s64 *values, u32 count);
+void shm_show(struct text *text);
+void sem_show(struct text *text);
+void msg_show(struct text *text);
 
 /* The object of a STAT command: by number, or by index for commands that list all. id is not negative. */
 struct ipc_object *ipc_of_stat(const struct ipc_table *table, s32 id, bool by_index);

@@ -89,6 +89,20 @@ void msg_forget(struct ipc_table *table)
 			destroy(queue_of(ipc_at(table, i)));
 }
 
+void msg_show(struct text *text)
+{
+	text_put(text, "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime"
+		       "      rtime      ctime\n");
+	for (u32 i = 0; i < IPC_MOST; i++) {
+		const struct queue *q = queue_of(ipc_at(&ipc_own()->msg, i));
+		const s64 values[] = { q ? (s64)q->bytes : 0, q ? (s64)q->count : 0, q ? q->sender : 0, q ? q->receiver : 0,
+				       OWNERS, q ? q->sent : 0, q ? q->received : 0, q ? q->changed : 0 };
+
+		if (q)
+			ipc_show(text, &q->ipc, values, ARRAY_SIZE(values));
+	}
+}
+
 /* -- messages -- */
 
 static s64 wait(struct queue *queue, struct wait_queue *where)

@@ -134,6 +134,18 @@ void sem_forget(struct ipc_table *table)
 			destroy(set_of(ipc_at(table, i)));
 }
 
+void sem_show(struct text *text)
+{
+	text_put(text, "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
+	for (u32 i = 0; i < IPC_MOST; i++) {
+		const struct set *set = set_of(ipc_at(&ipc_own()->sem, i));
+		const s64 values[] = { set ? set->count : 0, OWNERS, set ? set->operated : 0, set ? set->changed : 0 };
+
+		if (set)
+			ipc_show(text, &set->ipc, values, ARRAY_SIZE(values));
+	}
+}
+
 /* -- operations -- */
 
 static struct undo *undo_of(struct process *p, struct set *set)

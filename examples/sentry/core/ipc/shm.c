@@ -49,6 +49,21 @@ void shm_forget(struct ipc_table *table)
 			destroy(segment_of(ipc_at(table, i)));
 }
 
+void shm_show(struct text *text)
+{
+	text_put(text, "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime"
+		       "      dtime      ctime                   rss                  swap\n");
+	for (u32 i = 0; i < IPC_MOST; i++) {
+		const struct segment *s = segment_of(ipc_at(&ipc_own()->shm, i));
+		const s64 values[] = { s ? (s64)s->size : 0, s ? s->creator : 0, s ? s->last : 0,
+				       s ? (s64)shared_users(s->shared) - 1 : 0, OWNERS, s ? s->attached : 0,
+				       s ? s->detached : 0, s ? s->changed : 0, s ? (s64)page_up(s->size) : 0, 0 };
+
+		if (s)
+			ipc_show(text, &s->ipc, values, ARRAY_SIZE(values));
+	}
+}
+
 /* A mapping of the segment has ended. */
 static void left(void *owner)
 {

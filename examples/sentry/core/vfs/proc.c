@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* /proc but for processes, and /sys. */
+#include "../ipc/ipc.h"
 #include "caller.h"
 #include "process_file.h"
 #include "../net/proc_net.h"
@@ -233,6 +234,17 @@ static void write_most_tasks(struct text *text, struct synthetic_inode *node)
 	text_line(text, "", core.config->most_tasks ? core.config->most_tasks : 32768, "");
 }
 
+#define IPC(kind) \
+	static void write_##kind(struct text *text, struct synthetic_inode *node) \
+	{ \
+		(void)node; \
+		kind##_show(text); \
+	}
+
+IPC(shm)
+IPC(sem)
+IPC(msg)
+
 static void write_whole_version(struct text *text, struct synthetic_inode *node)
 {
 	(void)node;
@@ -296,6 +308,9 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sys/vm/max_map_count", .fixed = "32768\n" },
 	{ .name = "sys/vm/mmap_min_addr", .fixed = "65536\n" },
 	{ .name = "sys/vm/overcommit_memory", .fixed = "1\n" },
+	{ .name = "sysvipc/msg", .write = write_msg },
+	{ .name = "sysvipc/sem", .write = write_sem },
+	{ .name = "sysvipc/shm", .write = write_shm },
 	{ .name = "uptime", .write = write_uptime },
 	{ .name = "version", .write = write_whole_version },
 	{ .name = "vmstat", .write = write_vmstat },
