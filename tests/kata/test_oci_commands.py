@@ -535,6 +535,23 @@ def test_a_changed_bundle_is_named(keeping: Runtime, tmp_path: Path) -> None:
     assert os.listdir(keeping.root) == []
 
 
+def test_the_guest_of_a_checkpoint(keeping: Runtime, tmp_path: Path) -> None:
+    """The record names it, and restore chooses it. Another one is refused, and so is a Sentry's without a machine."""
+    keeping.started("c1", "sleep 600")
+    bundle, image = keeping.state("c1")["bundle"], tmp_path / "i"
+    keeping.check("checkpoint", "--image-path", str(image), "c1")
+    words = ("restore", "--image-path", str(image), "--bundle", bundle, "c2")
+    assert "of the kind linux, not sentry" in refused(keeping, "--isolation", "sentry", *words)
+    record = image / "container.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({**known, "guest": "sentry", "image": "", "image_file": []}))
+    assert "of the kind sentry, not linux" in refused(keeping, "--isolation", "vm", *words)
+    record.write_text(json.dumps({key: value for key, value in known.items() if key != "guest"}))
+    assert restored(keeping, "c3", bundle, "--image-path", str(image)) == 0, "it is of an earlier version"
+    keeping.check("delete", "--force", "c3")
+    assert os.listdir(keeping.root) == []
+
+
 def test_a_hostile_image_is_refused(keeping: Runtime, tmp_path: Path) -> None:
     """Whatever is in it: an error of one line, and nothing is made."""
     from pyvmm_kata.pod import checkpoint_folder
