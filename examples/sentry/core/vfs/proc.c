@@ -203,7 +203,11 @@ static void write_uuid(struct text *text, struct synthetic_inode *node)
 
 static void write_boot_id(struct text *text, struct synthetic_inode *node)
 {
+	const u8 none[sizeof(vfs.boot_id)] = { 0 };
+
 	(void)node;
+	if (bytes_equal(vfs.boot_id, none, sizeof(none))) /* at the first read: clones of a sandbox have their own */
+		core.ops->random(vfs.boot_id, sizeof(vfs.boot_id));
 	put_uuid(text, vfs.boot_id);
 }
 
@@ -450,10 +454,8 @@ struct super *proc_new(u32 pids)
 
 	if (!super)
 		return NULL;
-	if (!vfs.started) {
+	if (!vfs.started)
 		vfs.started = monotonic_now();
-		core.ops->random(vfs.boot_id, sizeof(vfs.boot_id));
-	}
 	root = synthetic_of(super->root->inode);
 	root->lookup = look_up_process;
 	root->list = list_processes;
