@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* unshare and setns: there is one namespace of each kind. */
+/* unshare and setns: programs make and enter no namespaces. */
 #include "core.h"
 #include "vfs/vfs.h"
 
