@@ -1,4 +1,4 @@
-"""Python decides system calls, sees them, and serves files, in a sandbox on trap."""
+"""Python decides system calls, sees them, and serves files, in a sandbox on trap; tests/guest does the same on kvm."""
 
 from __future__ import annotations
 
@@ -38,21 +38,26 @@ def root(tmp_path: Path) -> Path:
     return place
 
 
-def shell(root: Path, script: str, platform: str = "trap", timeout: float = 10.0) -> SentrySandbox:
-    return SentrySandbox(root, ["sh", "-c", script], platform=platform, timeout=timeout, env={"PATH": "/bin"})
+@pytest.fixture
+def host() -> str:
+    """The platform of the sandboxes."""
+    return "trap"
+
+
+def shell(root: Path, script: str, host: str, timeout: float = 10.0) -> SentrySandbox:
+    return SentrySandbox(root, ["sh", "-c", script], platform=host, timeout=timeout, env={"PATH": "/bin"})
 
 
 def refuse_bad(event: Event) -> int | None:
     return errno.EACCES if event.path.startswith("/bad") else None
 
 
-@pytest.mark.parametrize("platform", ["trap", "ptrace"])
-def test_a_program_is_refused(root: Path, platform: str) -> None:
+def test_a_program_is_refused(root: Path, host: str) -> None:
     """By its own name, whatever link leads to it; a hook sees the arguments."""
     (root / "bin" / "tool").symlink_to("/bad/tool")
     shutil.copy(BUSYBOX, root / "bad" / "tool")
     seen = []
-    with shell(root, "/bin/tool true; echo $?; cat /good/file", platform) as sandbox:
+    with shell(root, "/bin/tool true; echo $?; cat /good/file", host) as sandbox:
 
         @sandbox.on("execve")
         def decide(event: Event) -> int | None:
@@ -66,20 +71,24 @@ def test_a_program_is_refused(root: Path, platform: str) -> None:
     assert [(real, argv) for _, _, real, argv, _, _ in seen[1:]] == [("/bin/busybox", ["cat", "/good/file"])]
 
 
-def test_only_what_is_subscribed_costs_an_exchange(root: Path) -> None:
+def test_a_program_is_refused_on_ptrace(root: Path) -> None:
+    test_a_program_is_refused(root, "ptrace")
+
+
+def test_only_what_is_subscribed_costs_an_exchange(root: Path, host: str) -> None:
     script = "cat /good/file /bad/file; echo x >/good/new; rm /good/new; rm /good/none; cd /good; ls >/dev/null"
-    with shell(root, script) as sandbox:
+    with shell(root, script, host) as sandbox:
         sandbox.on("unlink")(lambda event: None)
         sandbox.run(60)
         assert sandbox.exchanges == 1  # rm asks about what is not there first
-    with shell(root, script) as sandbox:
+    with shell(root, script, host) as sandbox:
         sandbox.run(60)
         assert sandbox.exchanges == 0
 
 
-def test_a_path_is_seen_from_its_directory_and_can_be_another_one(root: Path) -> None:
+def test_a_path_is_seen_from_its_directory(root: Path, host: str) -> None:
     seen: list[tuple[str, str]] = []
-    with shell(root, "cd /good; cat file ../bad/file ./new; mkdir new; cat <none") as sandbox:
+    with shell(root, "cd /good; cat file ../bad/file ./new; mkdir new; cat <none", host) as sandbox:
 
         @sandbox.on("open", "mkdir")
         def decide(event: Event) -> None:
@@ -94,13 +103,13 @@ def test_a_path_is_seen_from_its_directory_and_can_be_another_one(root: Path) ->
     ]
 
 
-def test_what_was_decided_is_what_is_done(root: Path, compile_static: Compile) -> None:
+def test_what_was_decided_is_what_is_done(root: Path, host: str, compile_static: Compile) -> None:
     """Although other threads and processes change the name, the directory and the descriptor meanwhile."""
     for place in ("good", "bad"):
         shutil.copy(compile_static("racing_names"), root / place / "run")
     shutil.copy(compile_static("racing_names"), root / "bin" / "racing")
     asked = []
-    with SentrySandbox(root, ["/bin/racing"], platform="trap") as sandbox:
+    with SentrySandbox(root, ["/bin/racing"], platform=host) as sandbox:
 
         @sandbox.on("open", "execve")
         def decide(event: Event) -> int | None:
@@ -113,10 +122,10 @@ def test_what_was_decided_is_what_is_done(root: Path, compile_static: Compile) -
     assert {"/good/file", "/bad/file", "/bad/run"} <= set(asked)
 
 
-def test_a_hook_that_fails_or_hangs_refuses(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hook_that_fails_or_hangs_refuses(root: Path, host: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Others decide meanwhile."""
     hangs = threading.Event()
-    with shell(root, "cat /good/file; cat /bad/file; true; cat /bin/none", timeout=0.3) as sandbox:
+    with shell(root, "cat /good/file; cat /bad/file; true; cat /bin/none", host, timeout=0.3) as sandbox:
 
         @sandbox.on("open")
         def decide(event: Event) -> None:
@@ -134,10 +143,10 @@ def test_a_hook_that_fails_or_hangs_refuses(root: Path, capfd: pytest.CaptureFix
     assert "KeyError" in capfd.readouterr().err
 
 
-def test_addresses_of_sockets(root: Path) -> None:
+def test_addresses_of_sockets(root: Path, host: str) -> None:
     seen = []
     script = "nc 127.0.0.1 4242; nc ::1 80; nc local:/good/socket; nc -l -p 99 -w 1 </dev/null; echo done"
-    with shell(root, script) as sandbox:
+    with shell(root, script, host) as sandbox:
 
         @sandbox.on("connect", "bind")
         def decide(event: Event) -> int:
@@ -151,8 +160,8 @@ def test_addresses_of_sockets(root: Path) -> None:
     assert b"Host is down" in result.stderr
 
 
-def test_events_are_seen_with_their_results(root: Path) -> None:
-    with shell(root, "cat /good/file /bad/file; exit 4") as sandbox:
+def test_events_are_seen_with_their_results(root: Path, host: str) -> None:
+    with shell(root, "cat /good/file /bad/file; exit 4", host) as sandbox:
         sandbox.on("open")(refuse_bad)
         found = sandbox.events("open", "execve", "exit_group")
         sandbox.start()
@@ -170,10 +179,10 @@ def test_events_are_seen_with_their_results(root: Path) -> None:
 FLOOD = "i=0; while [ $i -lt 8000 ]; do i=$((i + 1)); [ -e / ]; done"
 
 
-def test_a_flood_of_events_is_bounded_and_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_events_is_bounded_and_counted(root: Path, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody takes them until the end."""
     monkeypatch.setattr("pyvmm_sentry.sandbox.EVENTS_MOST", 1 << 19)
-    with shell(root, FLOOD) as sandbox:
+    with shell(root, FLOOD, host) as sandbox:
         found = sandbox.events("stat", "newfstatat", "lstat", "access", "faccessat", "faccessat2")
         sandbox.run(60)
         records = sum(1 for _ in found)
@@ -181,7 +190,7 @@ def test_a_flood_of_events_is_bounded_and_counted(root: Path, monkeypatch: pytes
     assert records + sandbox.dropped >= 8000
 
 
-def test_a_file_that_python_serves(root: Path) -> None:
+def test_a_file_that_python_serves(root: Path, host: str) -> None:
     """Its content is made at each open; nobody can change it."""
     numbers = iter(range(9))
 
@@ -189,7 +198,7 @@ def test_a_file_that_python_serves(root: Path) -> None:
         raise OSError(errno.ENXIO, "no token today")
 
     script = "cat /run/token /run/token /run/large/file; echo x >/run/token; cat /run/broken; ls /run"
-    with shell(root, script) as sandbox:
+    with shell(root, script, host) as sandbox:
         sandbox.files["/run/token"] = lambda: b"token %d\n" % next(numbers)
         sandbox.files["/run/large/file"] = lambda: b"x" * 300_000 + b"\n"
         sandbox.files["/run/broken"] = broken
@@ -200,8 +209,8 @@ def test_a_file_that_python_serves(root: Path) -> None:
     assert not (root / "run").exists()
 
 
-def test_processes_and_stats(root: Path) -> None:
-    with shell(root, "sleep 1000 & cat /good/file; wait") as sandbox:
+def test_processes_and_stats(root: Path, host: str) -> None:
+    with shell(root, "sleep 1000 & cat /good/file; wait", host) as sandbox:
         reached = threading.Event()
 
         @sandbox.on("open")
@@ -284,14 +293,14 @@ def test_pointers_of_a_core_that_lies() -> None:
             assert not isinstance(event.address, int)
 
 
-def test_what_cannot_be_is_refused(root: Path) -> None:
+def test_what_cannot_be_is_refused(root: Path, host: str) -> None:
     with pytest.raises(ConfigError, match="not found in"):
         SentrySandbox(root, ["nothing"])
     with pytest.raises(ConfigError, match="not a directory"):
         SentrySandbox(root / "none", ["sh"])
     with pytest.raises(ConfigError, match="platform 'x'"):
         SentrySandbox(root, ["sh"], platform="x")
-    with shell(root, "true") as sandbox:
+    with shell(root, "true", host) as sandbox:
         with pytest.raises(ConfigError, match="no such system call"):
             sandbox.on("opne")
         with pytest.raises(ConfigError, match="not an absolute path"):

@@ -23,6 +23,7 @@ from vmm import (
     MemoryConfig,
     NetConfig,
     ShareConfig,
+    VsockConfig,
 )
 
 MIB = 1 << 20
@@ -59,6 +60,8 @@ class Start(NamedTuple):
     :ivar strace: print system calls to standard error
     :ivar cpus: of the machine
     :ivar terminal: that of the program, or None
+    :ivar hooks: the path of the unix sockets by which the host connects to decide system calls: the program starts then
+        (:mod:`pyvmm_sentry.hooks`); None: nobody does
     """
 
     path: str
@@ -73,6 +76,7 @@ class Start(NamedTuple):
     network: bool = False
     cpus: int = 1
     terminal: Terminal | None = None
+    hooks: str | None = None
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
@@ -221,17 +225,19 @@ def config_of(kernel: Path, start: Start, record: int, console: ConsoleConfig) -
     shares: tuple[ShareConfig, ...] = ()
     if start.root is not None:
         shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
-    scratch = start.root is not None and start.scratch
+    wanted = {"sentry.scratch": start.root is not None and start.scratch, "sentry.hooks": start.hooks is not None}
+    cmdline = " ".join(["quiet", *(word for word, is_wanted in wanted.items() if is_wanted)])
     with open(record, "wb", closefd=False) as file:
         file.write(start.record())
     return MachineConfig(
-        BootConfig(str(kernel), f"/proc/self/fd/{record}", "quiet sentry.scratch" if scratch else "quiet"),
+        BootConfig(str(kernel), f"/proc/self/fd/{record}", cmdline),
         MemoryConfig(start.memory * MIB),
         cpus=start.cpus,
         console=console,
         shares=shares,
         balloon=BalloonConfig(free_page_reporting=True),
         nets=(NETWORK,) if start.network else (),
+        vsock=None if start.hooks is None else VsockConfig(3, start.hooks, connections=4),
     )
 
 

@@ -127,6 +127,7 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
     terminal = Terminal.find()
     if terminal:
         terminal.guard()
+    layer = layer_of(options)
     start = boot.Start(
         path,
         [path, *options.arguments],
@@ -134,11 +135,12 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         options.memory,
         options.pids,
         options.root,
+        read_only=layer["read_only"],
+        scratch=layer["scratch"],
         strace=options.strace,
         network=options.network == "user",
         cpus=min(options.cpus or 1, boot.CPUS),
         terminal=terminal,
-        **layer_of(options),
     )
     return end_as(boot.run(kernel, start))
 

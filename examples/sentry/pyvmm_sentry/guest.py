@@ -5,18 +5,21 @@ The console is the transport: it needs nothing of the root, and each child of a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import socket
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from pyvmm_sentry import boot, program
 from pyvmm_sentry.streams import ProgramError, Streams, closed_error, left
-from vmm import ConsoleConfig, Machine
+from vmm import ConsoleConfig, Machine, VmmError
 
 _END_OF_INPUT = b"\x04"
 _PIECE = 64 << 10
+_END_S = 5.0
 
 
 class Guest(Streams):
@@ -121,6 +124,30 @@ class Guest(Streams):
         return ProgramError(text, status=status, stderr=bytes(self.stderr) + self._frames.kernel)
 
     # -- its life ----------------------------------------------------------------------------------------------------
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """A connection to a port of the core, which must listen there.
+
+        :raises ProgramError: the machine has ended, or does not answer
+        """
+        try:
+            made: socket.socket = self.machine.vsock.connect(port, timeout=timeout)
+        except OSError as error:
+            if self.machine.wait(_END_S) is None:
+                raise ProgramError(f"the core does not answer on port {port}: {error}") from error
+            with self._reading:
+                self._read()
+            raise self._ended() from error
+        return made
+
+    def await_end(self) -> None:
+        """Wait until the machine has ended, however that is."""
+        with contextlib.suppress(VmmError):
+            self.machine.wait()
+
+    def share_stats(self) -> dict[str, Any]:
+        """The counters of the root's server."""
+        return next((device.stats() for device in self.machine.devices if device.counts_elsewhere), {})
 
     def close(self) -> None:
         """End the machine.  A second call does nothing."""

@@ -15,6 +15,7 @@ import enum
 import errno
 import functools
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,6 @@ EVENTS_MOST = 8 << 20
 """Bytes of trace points that wait for :meth:`SentrySandbox.events`."""
 FILES_MOST = 64
 _CONNECT_S = 30.0
-_NO_HOOKS = ("the platform kvm does not have that", 'use platform="trap"')
 _CALL, _LISTENS = 0, 1
 """`enum point` of `core/platform.h`."""
 _NO_FORKS = "use the platform kvm or trap"
@@ -104,8 +104,8 @@ class SentrySandbox:
 
     :param root: a directory of the host as the root; changes stay in the sandbox's memory
     :param argv: the program and its arguments
-    :param platform: kvm, trap or ptrace; kvm has no hooks and no files of functions, ptrace no forks. auto: the
-        first of trap and ptrace that works here, or the first of kvm and trap for ``run(until=...)``
+    :param platform: kvm, trap or ptrace; ptrace has no forks. auto: the first of trap and ptrace that works here, or
+        the first of kvm and trap for ``run(until=...)``
     :param env: the environment
     :param memory: MiB
     :param pids: processes and threads at once
@@ -147,8 +147,6 @@ class SentrySandbox:
         self._nursery: Nursery | None = None
         self._template: Template | None = None
         self.files = _Files()
-        if self._platform == "kvm":
-            self.files.refused = _NO_HOOKS
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -158,9 +156,8 @@ class SentrySandbox:
         It returns None to allow the call, or an errno.  If it raises, or takes too long, the call fails with EPERM.
 
         :param calls: names of system calls; `open`, `execve`, `unlink` and others stand for all of their kind
-        :raises ConfigError: there is no such call, or the platform is kvm
+        :raises ConfigError: there is no such call
         """
-        self._check_hooks("on")
         numbers = [number for call in calls for number in _numbers(call)]
 
         def add(hook: Function) -> Function:
@@ -177,17 +174,12 @@ class SentrySandbox:
         If too many wait, the newest are lost: :attr:`dropped` counts them.
 
         :param calls: their names, as of :meth:`on`; none: all
-        :raises ConfigError: there is no such call, or the platform is kvm
+        :raises ConfigError: there is no such call
         """
-        self._check_hooks("events")
         numbers = [number for call in calls for number in _numbers(call)]
         self._traced |= frozenset(numbers or range(events.NUMBERS))
         self._watch()
         return self._take_events()
-
-    def _check_hooks(self, what: str) -> None:
-        if self._platform == "kvm":
-            raise ConfigError(f"{what}: {_NO_HOOKS[0]}", hint=_NO_HOOKS[1])
 
     @property
     def dropped(self) -> int:
@@ -260,12 +252,12 @@ class SentrySandbox:
         """
         if self._process or self._guest:
             raise ConfigError("the sandbox was started before", hint="make another one")
-        if self._platform == "kvm":
-            self._start_guest().end_input()
-            return
         self.files.refused = self.files.refused or ("the sandbox runs", "add files before its start")
         try:
-            self._start()
+            if self._platform == "kvm":
+                self._start_machine(with_hooks=True).end_input()
+            else:
+                self._start()
         except BaseException:
             self.close()
             raise
@@ -280,16 +272,25 @@ class SentrySandbox:
             devices.on_failure = process.kill
             devices.start()
             sock = devices.connect(hooks.PORT, _CONNECT_S)
+        self._begin(sock, self._await_end)
+
+    def _begin(self, sock: socket.socket, await_end: Callable[[], None]) -> None:
+        """The core has connected: the program starts with its hooks and files."""
         sock.settimeout(None)
-        self._connection = hooks.Connection(sock, self._decide, self._content, self._trace, self._end)
+        self._connection = connection = hooks.Connection(sock, self._decide, self._content, self._trace, self._end)
         self._watch()
         for number, path in enumerate(self.files):
             try:
-                self._connection.serve(number, os.fsencode(path))
+                connection.serve(number, os.fsencode(path))
             except OSError as error:
                 raise ConfigError(f"files[{path!r}]: {os.strerror(error.errno or 0)}") from error
-        self._connection.start()
-        threading.Thread(target=self._await_end, name="sentry-end", daemon=True).start()
+        connection.start()
+
+        def finish() -> None:
+            await_end()
+            connection.finish()
+
+        threading.Thread(target=finish, name="sentry-end", daemon=True).start()
 
     def _start_guest(self) -> Streams:
         """A program that can be stopped, on kvm or trap: its standard input is open."""
@@ -297,6 +298,10 @@ class SentrySandbox:
             self._nursery = Nursery(Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network))
             self._guest = core = Core(self._nursery)
             return core.go()
+        return self._start_machine(with_hooks=self._has_hooks)
+
+    def _start_machine(self, *, with_hooks: bool) -> Guest:
+        """On kvm: its standard input is open."""
         start = Start(
             self._argv[0],
             self._argv,
@@ -307,8 +312,14 @@ class SentrySandbox:
             scratch=True,
             network=self._network,
         )
-        self._guest = Guest.boot(start)
-        return self._guest
+        if not with_hooks:
+            self._guest = Guest.boot(start)
+            return self._guest
+        with tempfile.TemporaryDirectory(prefix="pyvmm-sentry-") as folder:
+            self._guest = guest = Guest.boot(start._replace(hooks=os.path.join(folder, "vsock")))
+            sock = guest.connect(hooks.PORT, _CONNECT_S)
+        self._begin(sock, guest.await_end)
+        return guest
 
     def _spawn(self, devices: Devices) -> subprocess.Popen[bytes]:
         binary = str(program.trap() if self._platform == "trap" else program.ptrace())
@@ -329,9 +340,8 @@ class SentrySandbox:
             raise HostError(f"{binary}: {error.strerror}", errno=error.errno or 0) from error
 
     def _await_end(self) -> None:
-        assert self._process and self._connection
+        assert self._process
         self._process.wait()
-        self._connection.finish()
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait until the program has ended.
@@ -379,6 +389,7 @@ class SentrySandbox:
             raise ConfigError("the sandbox was started before", hint="make another one")
         _check_until(until)
         self._choose_forks("run(until=...)")
+        self.files.refused = self.files.refused or ("the sandbox runs", "add files before its start")
         try:
             _wait(self._start_guest(), until, deadline_in(timeout))
         except BaseException:
@@ -387,9 +398,6 @@ class SentrySandbox:
         return self
 
     def _choose_forks(self, what: str) -> None:
-        hooked = bool(self._hooks or self._traced or self.files)
-        if hooked:
-            raise ConfigError(f"{what}: with hooks, events or files of functions, a sandbox cannot be stopped")
         if self._is_auto:
             kvm, trap = platforms.kvm(), platforms.trap()
             if not kvm.present and not trap.present:
@@ -397,13 +405,19 @@ class SentrySandbox:
             self._platform = "kvm" if kvm.present else "trap"
         if self._platform == "ptrace":
             raise ConfigError(f"{what} needs the platform kvm or trap, not ptrace", hint=_NO_FORKS)
+        if self._platform == "trap" and self._has_hooks:
+            raise ConfigError(f"{what}: with hooks, events or files of functions, a sandbox cannot be stopped on trap")
+
+    @property
+    def _has_hooks(self) -> bool:
+        return bool(self._hooks or self._traced or self.files)
 
     def freeze(self, *, prepared: int = PREPARED) -> Template:
         """Stop the program where it is, for good; returns what forks it.  The template closes this sandbox.
 
         :param prepared: 0 to 64: a fork then takes a fraction of the time. On kvm: empty machines that wait for
             children; on trap: children that wait
-        :raises ConfigError: the platform is ptrace, or the program does not run
+        :raises ConfigError: the platform is ptrace, the program does not run, or it has hooks: Python answers one core
         :raises ProgramError: the program has ended
         :raises VmmError: it cannot be forked
         """
@@ -411,6 +425,8 @@ class SentrySandbox:
             raise ConfigError("freeze() needs the platform kvm or trap, not ptrace", hint=_NO_FORKS)
         if not self._guest or self._template:
             raise ConfigError("freeze(): the program does not run", hint='run(until="ready") starts it')
+        if self._connection:
+            raise ConfigError("freeze(): the program has hooks, events or files of functions", hint="use none of them")
         if isinstance(self._guest, Guest):
             self._template = MachineTemplate(self._guest, network=self._network, prepared=prepared)
         else:
@@ -443,13 +459,14 @@ class SentrySandbox:
         """
         head, _ = self._status()
         names = ("memory_used", "memory_limit", "processes", "threads")
-        assert self._connection and self._devices
+        assert self._connection
+        share = self._guest.share_stats() if isinstance(self._guest, Guest) else {}
         return {
             **dict(zip(names, head.args, strict=False)),
             "cpu_seconds": head.args[4] / 1e9,
             "dropped": self.dropped,
             "exchanges": self._connection.exchanges,
-            "share": self._devices.stats(),
+            "share": self._devices.stats() if self._devices else share,
         }
 
     @property
@@ -458,9 +475,8 @@ class SentrySandbox:
         return self._connection.exchanges if self._connection else 0
 
     def _status(self) -> tuple[Header, bytes]:
-        self._check_hooks("processes() and stats()")
         if not self._connection:
-            raise HostError("the sandbox was not started")
+            raise HostError("the sandbox was not started", hint="run(until=...) without a hook has no such connection")
         return self._connection.status()
 
     def close(self) -> None:
