@@ -100,6 +100,7 @@ def test_arguments_environment_and_streams_pass_through_a_start_record(
 
 
 PROGRAMS = (
+    "breakpoints",
     "errors",
     "events",
     "files",
@@ -109,6 +110,7 @@ PROGRAMS = (
     "processes",
     "sockets",
     "threads",
+    "tracers",
     "vdso",
     "watches",
 )

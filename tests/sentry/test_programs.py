@@ -138,6 +138,16 @@ def test_instructions_that_need_no_kernel_give_no_more(platform: Path, compile_s
     assert run(platform, "--", hostile, "thirty_two").stdout == b"result -38\n"
 
 
+def test_breakpoints_of_the_cpu_are_refused_without_a_machine(platform: Path, compile_static: Compile) -> None:
+    """All registers read as on Linux, and only what sets no breakpoint succeeds."""
+    done = run(platform, "--", compile_static("breakpoints"))
+    assert done.returncode == 42
+    lines = [line for line in done.stdout.decode().splitlines() if "REGISTER(0), &values[0])" in line]
+    assert len(lines) == 3
+    assert all(line.endswith(": EIO") for line in lines)
+    assert "register 6: ok ffff0ff0" in done.stdout.decode()
+
+
 def test_the_page_of_ptrace_gives_no_more(compile_static: Compile) -> None:
     done = run(program.ptrace(), "--", compile_static("hostile"), "call_stub")
     assert done.returncode == -signal.SIGTRAP  # its page is still there

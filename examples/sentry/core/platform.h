@@ -22,6 +22,14 @@ struct event {
 	bool present; /* of a fault: the page is there, but may not be used so */
 	int signal;   /* what Linux sends for the exception; SIGKILL: the program is gone */
 	int code;     /* of siginfo: why */
+	u64 hits;     /* of SIGTRAP, if there are breakpoints: the bits of DR6 */
+};
+
+enum { BREAKPOINTS = 4 };
+
+/* Breakpoints of the CPU, as DR0 to DR3 and DR7 have them. */
+struct breakpoints {
+	u64 address[BREAKPOINTS], control;
 };
 
 struct clock_page;
@@ -73,6 +81,8 @@ struct platform_ops {
 	void (*interrupt)(u32 cpu, bool stop);
 	/* Return pages to the host, which are zeros when they are used again; NULL: a balloon does that, or nobody. */
 	bool (*release)(u64 ram_offset, u64 size);
+	/* Set breakpoints for the program that this CPU runs next; NULL: none.  NULL: the platform has no breakpoints. */
+	void (*set_breakpoints)(const struct breakpoints *wanted);
 	/* Keep a page of RAM up to date, which is at this offset, and read clocks by it. NULL: programs have no such page. */
 	void (*clock_page)(struct clock_page *page, u64 offset);
 };

@@ -46,6 +46,8 @@ struct tracee {
 	struct siginfo *info;	/* in the stack of the tracee; NULL: there is none */
 	u64 message;
 	s32 status; /* of its end */
+	struct breakpoints breakpoints; /* as the tracer has set them: they end with the tracing */
+	u64 hits;			/* the bits of DR6 */
 };
 
 /* -- tracee.c: the life of tracees -- */
@@ -80,6 +82,14 @@ void tracing_exit(struct task *t);	    /* it is about to end */
 void tracing_event(struct task *t, u32 event, u64 message); /* if the tracer wants it */
 /* The event for a new task of the current one, or 0; the child has been attached to the tracer, too. */
 u32 tracing_clone(struct task *t, struct task *child, u64 flags, u64 exit_signal);
+
+/* -- breakpoints.c: breakpoints of the CPU -- */
+
+enum { HIT_STEP = 0x4000 }; /* of DR6: one instruction was executed */
+
+s64 breakpoints_get(const struct tracee *e, u32 index, u64 *value); /* a debug register: 0 or -errno */
+s64 breakpoints_set(struct tracee *e, u32 index, u64 value);
+void breakpoints_enter(struct task *t, bool may_stop, struct event *event); /* as task_enter */
 
 /* -- registers.c: the state of a task that has stopped; 0 or -errno -- */
 

@@ -52,11 +52,17 @@ static s64 set(struct task *t, u32 index, u64 value)
 	return 0;
 }
 
-/* Debug registers are zero: there are no breakpoints of the CPU. */
+static bool is_debug(u64 at)
+{
+	return at >= DEBUG_AT && at < DEBUG_END;
+}
+
 s64 registers_get(struct task *t, u64 at, u64 *value)
 {
 	if (at % sizeof(u64) || at >= USER_SIZE)
 		return -EIO;
+	if (is_debug(at))
+		return breakpoints_get(t->tracee, (u32)((at - DEBUG_AT) / sizeof(u64)), value);
 	*value = at < REGISTERS * sizeof(u64) ? get(t, (u32)(at / sizeof(u64))) : 0;
 	return 0;
 }
@@ -67,7 +73,7 @@ s64 registers_set(struct task *t, u64 at, u64 value)
 		return -EIO;
 	if (at < REGISTERS * sizeof(u64))
 		return set(t, (u32)(at / sizeof(u64)), value);
-	return at >= DEBUG_AT && at < DEBUG_END && !value ? 0 : -EIO;
+	return is_debug(at) ? breakpoints_set(t->tracee, (u32)((at - DEBUG_AT) / sizeof(u64)), value) : -EIO;
 }
 
 static s64 set_all(struct task *t, const u64 *values, u64 size)

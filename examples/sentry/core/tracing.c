@@ -177,7 +177,7 @@ void tracing_enter(struct task *t, bool may_stop, struct event *event)
 		task_flush(t);
 		t->regs.flags |= SINGLE_STEP;
 	}
-	task_enter(t, may_stop, event);
+	breakpoints_enter(t, may_stop, event);
 	if (!steps)
 		return;
 	task_flush(t);
@@ -225,6 +225,8 @@ void tracing_exec(struct task *t, s32 tid)
 	struct tracee *e = t->tracee;
 
 	e->tid = t->tid;
+	e->breakpoints = (struct breakpoints){ .control = 0 }; /* at addresses of the former program */
+	e->hits = 0;
 	if (e->options & PTRACE_O_TRACEEXEC)
 		tracing_event(t, PTRACE_EVENT_EXEC, (u64)tid);
 	else if (!e->seized)

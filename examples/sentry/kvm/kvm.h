@@ -5,7 +5,7 @@
 
 #include "platform.h"
 
-enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, TSS = 0x40, SYSCALL = 256, PAGE_FAULT = 14, VECTORS = 256 };
+enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, TSS = 0x40, SYSCALL = 256, PAGE_FAULT = 14, DEBUG_EXCEPTION = 1, VECTORS = 256 };
 /* Interrupts: pins of the IO-APIC from one vector on, and those of the local APIC. */
 enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_WAKE, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
 #define DIRECT 0xffff800000000000ull /* all physical memory; also offsets in RAM are from here */
@@ -88,6 +88,7 @@ struct cpu {
 	u32 number, apic_id;
 	volatile bool is_on;
 	volatile bool in_program;
+	bool has_breakpoints;
 	bool stale;	   /* its TLB may have old entries of the program's tables */
 	u64 tables;	   /* that it uses, by their physical address */
 	void *fpu;	   /* whose state it has */
@@ -182,6 +183,11 @@ const u64 *find_devices(const char *line, u64 rsdp, u32 *devices);
 const volatile u64 *find_generation(u64 rsdp); /* two words, others in each copy of the machine; NULL: there are none */
 const u8 *acpi_table(u64 rsdp, const char *name); /* NULL: there is none */
 u32 acpi_word(const u8 *at);
+
+/* breakpoints.c */
+void breakpoints_load(const struct breakpoints *wanted); /* as set_breakpoints of platform_ops */
+void breakpoints_report(const struct regs *regs, struct event *event); /* why the program got a debug exception */
+bool breakpoints_late(void); /* whether a program's breakpoint is why the core got one; any stack and GS will do */
 
 /* map.c */
 void protect_kernel(void);

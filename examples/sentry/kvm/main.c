@@ -151,6 +151,8 @@ static void point(enum point which, u32 value)
 
 void kernel_trap(const struct trap *trap)
 {
+	if (trap->vector == DEBUG_EXCEPTION && breakpoints_late())
+		return;
 	if (trap->vector < VECTOR_PINS)
 		panic_at(trap);
 	interrupt_arrived((u32)trap->vector);
@@ -245,7 +247,6 @@ static void load_fpu(struct cpu *cpu, void *fpu)
 static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	enum { ARITHMETIC = 0xcd5, TRAP = 0x100, RESUME = 0x10000, ALIGNMENT = 0x40000, ID = 0x200000 };
-	enum { DEBUG = 1, TRAP_TRACE = 2 };
 	enum { ALWAYS = 0x202 }; /* a bit that is always set, and IF */
 	/* What Linux sends for each exception. */
 	static const u8 signals[32] = { [0] = 8, [1] = 5, [3] = 5, [4] = 11, [6] = 4, [16] = 8, [17] = 7, [19] = 8 };
@@ -281,8 +282,8 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 		event->kind = EVENT_PREEMPTED;
 	} else if (cpu->stopped_for < 32 && signals[cpu->stopped_for]) {
 		event->signal = signals[cpu->stopped_for];
-		if (cpu->stopped_for == DEBUG)
-			event->code = TRAP_TRACE, event->address = regs->rip;
+		if (cpu->stopped_for == DEBUG_EXCEPTION)
+			breakpoints_report(regs, event);
 	}
 }
 
@@ -348,6 +349,7 @@ static const struct platform_ops ops = {
 	.console_size = terminal_size,
 	.point = point,
 	.nanoseconds = nanoseconds,
+	.set_breakpoints = breakpoints_load,
 	.clock_page = clock_show,
 	.random = random_bytes,
 	.log = log_line,
