@@ -6,7 +6,7 @@ enum {
 	TRACEME, PEEKTEXT, PEEKDATA, PEEKUSER, POKETEXT, POKEDATA, POKEUSER, CONT, KILL, SINGLESTEP, GETREGS = 12, SETREGS,
 	GETFPREGS, SETFPREGS, ATTACH, DETACH, OLDSETOPTIONS = 21, SYSCALL = 24, ARCH_PRCTL = 30, SYSEMU, SYSEMU_SINGLESTEP,
 	SETOPTIONS = 0x4200, GETEVENTMSG, GETSIGINFO, SETSIGINFO, GETREGSET, SETREGSET, SEIZE, INTERRUPT, LISTEN,
-	GETSIGMASK = 0x420a, SETSIGMASK, GET_SYSCALL_INFO = 0x420e,
+	PEEKSIGINFO = 0x4209, GETSIGMASK, SETSIGMASK, GET_SYSCALL_INFO = 0x420e,
 };
 enum { SIGINFO_SIZE = 128 };
 
@@ -175,6 +175,48 @@ static s64 set_info(struct task *t, s32 tid, u64 from)
 	return 0;
 }
 
+/* What waits for the task or its process, in the order in which it came; all but what arrives without its siginfo. */
+static const struct queued_signal *queued_at(const struct task *t, bool of_process, u64 index)
+{
+	const struct queued_signal *entry = of_process ? t->process->pending.first : t->pending.first;
+
+	while (entry && index--)
+		entry = entry->next;
+	return entry;
+}
+
+/* How many were copied. A copy can sleep: the tracee is looked up again for each. */
+static s64 peek_signals(struct task *t, s32 tid, u64 from, u64 to)
+{
+	enum { OF_PROCESS = 1 };
+	struct {
+		u64 first;
+		u32 flags;
+		s32 count;
+	} wanted;
+	s64 error = user_read(t->mm, &wanted, from, sizeof(wanted));
+	s32 done = 0;
+
+	if (error)
+		return error;
+	if (wanted.flags & ~(u32)OF_PROCESS || wanted.count < 0)
+		return -EINVAL;
+	for (; done < wanted.count; done++) {
+		u64 whole[SIGINFO_SIZE / sizeof(u64)] = { 0 };
+		struct tracee *e = stopped_tracee(t, tid, &error);
+		const struct queued_signal *entry = e ? queued_at(e->task, wanted.flags, wanted.first + (u64)done) : NULL;
+
+		if (!entry)
+			break;
+		bytes_copy(whole, &entry->info, sizeof(entry->info));
+		((struct siginfo *)whole)->pad = 0;
+		error = user_write(t->mm, to + (u64)done * SIGINFO_SIZE, whole, sizeof(whole));
+		if (error)
+			break;
+	}
+	return done ? done : error;
+}
+
 static s64 get_mask(struct task *t, const struct tracee *e, u64 size, u64 to)
 {
 	u64 mask = e->task->restore_blocked ? e->task->saved_blocked : e->task->blocked;
@@ -305,6 +347,7 @@ static s64 request_signal(struct task *t, struct tracee *e, u64 request, u64 add
 	case GETEVENTMSG: return get_message(t, e, data);
 	case GETSIGINFO: return get_info(t, e, data);
 	case SETSIGINFO: return set_info(t, e->tid, data);
+	case PEEKSIGINFO: return peek_signals(t, e->tid, address, data);
 	case GETSIGMASK: return get_mask(t, e, address, data);
 	case SETSIGMASK: return set_mask(t, e->tid, address, data);
 	case GET_SYSCALL_INFO: return call_info(t, e, address, data);

@@ -434,6 +434,57 @@ static void test_signals(void)
 	WAIT();
 }
 
+/* What waits in the queues of the thread and of the process. */
+static void show_queue(int line, unsigned flags, unsigned long first, int count)
+{
+	struct ptrace_peeksiginfo_args wanted = { first, flags, count };
+	siginfo_t infos[4];
+	long got;
+
+	memset(infos, 0x55, sizeof(infos));
+	got = syscall(SYS_ptrace, PTRACE_PEEKSIGINFO, child, &wanted, infos);
+	printf("%d queue: %ld %s", line, got, got < 0 ? strerrorname_np(errno) : "");
+	for (long i = 0; i < got; i++)
+		printf(", %d %d value %d from %s", infos[i].si_signo, infos[i].si_code, infos[i].si_int,
+		       infos[i].si_pid == child ? "the child" : infos[i].si_pid == getpid() ? "me" : "another");
+	printf("\n");
+}
+
+static void test_queues(void)
+{
+	struct ptrace_peeksiginfo_args wanted = { 0, 0, 2 };
+	sigset_t all;
+
+	if (TRACED_CHILD()) {
+		sigfillset(&all);
+		sigprocmask(SIG_SETMASK, &all, NULL);
+		raise(SIGUSR2);
+		raise(SIGUSR1);
+		raise(SIGUSR1);
+		for (int i = 0; i < 3; i++)
+			sigqueue(getpid(), SIGRTMIN + 1, (union sigval){ .sival_int = i });
+		kill(getpid(), SIGHUP);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	show_queue(__LINE__, 0, 0, 4);
+	TRACE(PTRACE_CONT, child, 0, 0);
+	WAIT();
+	show_queue(__LINE__, 0, 0, 4);
+	show_queue(__LINE__, 0, 1, 1);
+	show_queue(__LINE__, 0, 2, 4);
+	show_queue(__LINE__, 1, 0, 4);
+	show_queue(__LINE__, 1, 1, 2);
+	show_queue(__LINE__, 1, 0, 0);
+	show_queue(__LINE__, 2, 0, 1);
+	show_queue(__LINE__, 0, 0, -1);
+	TRACE(PTRACE_PEEKSIGINFO, child, BAD, &all);
+	TRACE(PTRACE_PEEKSIGINFO, child, &wanted, BAD);
+	kill(child, SIGKILL);
+	WAIT();
+	TRACE(PTRACE_PEEKSIGINFO, child, &wanted, BAD);
+}
+
 static void *other_thread(void *unused)
 {
 	return unused;
@@ -932,6 +983,7 @@ int main(int argc, char **argv)
 	test_registers();
 	test_calls();
 	test_signals();
+	test_queues();
 	test_events(0x7f, false);
 	test_events(0, false);
 	test_events(0x7f, true);
