@@ -21,6 +21,7 @@ SOURCES = (
     "queues",
     "events",
     "ipc",
+    "seccomp",
     "sockets",
     "timers",
     "tracers",

@@ -108,6 +108,7 @@ PROGRAMS = (
     "memory",
     "pipes",
     "processes",
+    "seccomp",
     "sockets",
     "threads",
     "tracers",

@@ -5,6 +5,9 @@
 
 #include "types.h"
 
+/* The machine, as filters and tracers see it. */
+#define AUDIT_X86_64 0xc000003eu
+
 enum {
 	PAGE = 4096,
 	PATH_MAX = 4096,

@@ -6,6 +6,7 @@
 #include "seccomp.h"
 #include "strace.h"
 #include "control/container.h"
+#include "filters.h"
 #include "hooks/hooks.h"
 #include "vfs/device.h"
 #include "vfs/fds.h"
@@ -93,11 +94,11 @@ static void make_call(struct task *t)
 static void answer(struct task *t, const struct event *event)
 {
 	t->number = event->foreign ? SYSCALLS - 1 : t->regs.rax & 0xffffffff; /* of which Linux takes 32 bits */
-	if (!t->tracee) {
+	if (!t->tracee && !t->filters) {
 		make_call(t);
 		return;
 	}
-	if (tracing_call(t))
+	if ((!t->tracee || tracing_call(t)) && (!t->filters || filters_allow(t)))
 		make_call(t);
 	tracing_call_done(t);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The end of tasks and processes. */
 #include "ptrace.h"
+#include "filters.h"
 #include "seccomp.h"
 #include "control/container.h"
 #include "hooks/hooks.h"
@@ -244,6 +245,8 @@ _Noreturn void task_exit(struct task *t)
 	cred_free(&t->cred);
 	seccomp_put(t->seccomp);
 	t->seccomp = NULL;
+	filters_put(t->filters);
+	t->filters = NULL;
 	sighand_put(t->sighand);
 	task_stop();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* New tasks: fork, vfork, clone and clone3. */
 #include "ptrace.h"
+#include "filters.h"
 #include "seccomp.h"
 #include "space.h"
 #include "control/container.h"
@@ -111,6 +112,7 @@ void task_discard(struct task *t)
 		sighand_put(t->sighand);
 	cred_free(&t->cred);
 	seccomp_put(t->seccomp);
+	filters_put(t->filters);
 	kfree(t->fpu);
 	task_free(t);
 }
@@ -149,6 +151,8 @@ static struct task *copy(struct task *from, const struct clone *c)
 	t->personality = from->personality;
 	t->seccomp = from->seccomp;
 	seccomp_get(t->seccomp);
+	t->filters = from->filters;
+	filters_get(t->filters);
 	priority_inherit(t, from);
 	t->timer_slack = t->default_slack = from->timer_slack;
 	return t;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* prctl: a function for each option. */
 #include "prctl.h"
+#include "filters.h"
 
 static s64 put_number(struct task *t, u64 to, u32 number)
 {
@@ -42,10 +43,15 @@ static s64 zero(struct task *t, const u64 *args)
 
 static s64 seccomp_mode(struct task *t, const u64 *args)
 {
-	enum { FILTER = 2 };
-
 	(void)args;
-	return t->seccomp ? FILTER : 0;
+	return filters_mode(t); /* in strict mode, it does not come here */
+}
+
+static s64 seccomp_set(struct task *t, const u64 *args)
+{
+	if (args[0] == MODE_STRICT)
+		return filters_set_strict(t);
+	return args[0] == MODE_FILTER ? filters_set(t, 0, args[1]) : -EINVAL;
 }
 
 static s64 timing_set(struct task *t, const u64 *args)
@@ -169,6 +175,7 @@ static s64 (*const options[])(struct task *t, const u64 *args) = {
 	[15] = name_set,
 	[16] = name_get,
 	[21] = seccomp_mode,
+	[22] = seccomp_set,
 	[23] = prctl_bounding_read,
 	[24] = prctl_bounding_drop,
 	[25] = tsc_get,

@@ -256,7 +256,7 @@ struct call_info {
 		u64 args[6];
 		u8 is_error;
 	};
-	u64 unused;
+	u32 data, unused; /* of a filter */
 };
 
 _Static_assert(sizeof(struct call_info) == 88, "as the kernel has it");
@@ -264,19 +264,21 @@ _Static_assert(sizeof(struct call_info) == 88, "as the kernel has it");
 static s64 call_info(struct task *t, const struct tracee *e, u64 room, u64 to)
 {
 	const struct regs *r = &e->task->regs;
-	struct call_info info = { .machine = 0xc000003e, .rip = r->rip, .rsp = r->rsp };
+	struct call_info info = { .machine = AUDIT_X86_64, .rip = r->rip, .rsp = r->rsp };
+	const bool is_filter = e->info && e->info->code == (SIGTRAP | PTRACE_EVENT_SECCOMP << 8);
 	u64 size = __builtin_offsetof(struct call_info, first);
 
-	if (e->info && e->info->code == (SIGTRAP | 0x80) && e->message == AT_ENTRY) {
+	if (is_filter || (e->info && e->info->code == (SIGTRAP | 0x80) && e->message == AT_ENTRY)) {
 		info.first = e->task->number;
 		bytes_copy(info.args, (const u64[6]){ r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 }, sizeof(info.args));
-		size = __builtin_offsetof(struct call_info, unused);
+		info.data = is_filter ? (u32)e->message : 0;
+		size = is_filter ? __builtin_offsetof(struct call_info, unused) : __builtin_offsetof(struct call_info, data);
 	} else if (e->info && e->info->code == (SIGTRAP | 0x80) && e->message == AT_EXIT) {
 		info.first = r->rax;
 		info.is_error = r->rax >= (u64)-4095;
 		size = __builtin_offsetof(struct call_info, is_error) + 1;
 	}
-	info.kind = size == __builtin_offsetof(struct call_info, first) ? 0 : (u8)e->message;
+	info.kind = is_filter ? AT_FILTER : size == __builtin_offsetof(struct call_info, first) ? 0 : (u8)e->message;
 	return user_write(t->mm, to, &info, size < room ? size : room) ? -EFAULT : (s64)size;
 }
 

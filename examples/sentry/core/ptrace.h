@@ -13,10 +13,10 @@ enum {
 };
 enum {
 	PTRACE_EVENT_FORK = 1, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_VFORK_DONE,
-	PTRACE_EVENT_EXIT, PTRACE_EVENT_STOP = 128,
+	PTRACE_EVENT_EXIT, PTRACE_EVENT_SECCOMP, PTRACE_EVENT_STOP = 128,
 };
 /* What GETEVENTMSG returns at a system call. */
-enum { AT_ENTRY = 1, AT_EXIT = 2 };
+enum { AT_ENTRY = 1, AT_EXIT = 2, AT_FILTER = 3 }; /* the last: only of GET_SYSCALL_INFO */
 
 /* How a tracee continues: up to its next system call, which it makes or not, or by one instruction. */
 enum resume { RESUME_FREE, RESUME_CALL, RESUME_EMULATE, RESUME_STEP, RESUME_STEP_EMULATE };

@@ -56,26 +56,36 @@ static struct verdict judge(const struct seccomp *seccomp, u64 number, const u64
 	return seccomp->otherwise;
 }
 
+bool seccomp_log(void)
+{
+	log_text("seccomp: a system call is logged\n");
+	return true;
+}
+
+bool seccomp_kill(struct task *t, s32 signal, bool process)
+{
+	if (!process && t->tracee)
+		t->tracee->status = signal;
+	if (!process && t->process->task_count > 1)
+		task_exit(t);
+	process_end(t->process, signal);
+	return false;
+}
+
 bool seccomp_allows(struct task *t, const u64 *args, s64 *result)
 {
 	struct verdict verdict = judge(t->seccomp, t->number, args);
 
 	*result = -ENOSYS;
 	switch (verdict.action) {
-	case SECCOMP_LOG: log_text("seccomp: a system call is logged\n"); return true;
+	case SECCOMP_LOG: return seccomp_log();
 	case SECCOMP_ERRNO: *result = -(s64)verdict.error; return false;
 	case SECCOMP_TRAP:
 		*result = (s64)t->number;
-		signal_force_seccomp(t);
+		signal_force_seccomp(t, 0);
 		return false;
 	case SECCOMP_KILL_THREAD:
-		if (t->tracee)
-			t->tracee->status = SIGSYS;
-		if (t->process->task_count > 1)
-			task_exit(t);
-		process_end(t->process, SIGSYS);
-		return false;
-	case SECCOMP_KILL_PROCESS: process_end(t->process, SIGSYS); return false;
+	case SECCOMP_KILL_PROCESS: return seccomp_kill(t, SIGSYS, verdict.action == SECCOMP_KILL_PROCESS);
 	}
 	return true;
 }

@@ -2,7 +2,8 @@
 /*
  * A filter of system calls, from a container's specification: an action for each call, and rules that look at arguments.
  *
- * Tasks and programs inherit it.  Programs themselves can install none.
+ * Tasks and programs inherit it.  Those that programs install are in
+ * filters.c.
  */
 #ifndef SENTRY_SECCOMP_H
 #define SENTRY_SECCOMP_H
@@ -46,5 +47,7 @@ void seccomp_get(struct seccomp *seccomp); /* NULL: there is none */
 void seccomp_put(struct seccomp *seccomp);
 /* Whether a task may make its system call; otherwise *result is what it returns, or its end is under way. */
 bool seccomp_allows(struct task *t, const u64 *args, s64 *result);
+bool seccomp_log(void); /* that a call is allowed: true */
+bool seccomp_kill(struct task *t, s32 signal, bool process); /* for its call, which it does not make: false */
 
 #endif

@@ -292,12 +292,11 @@ void signal_force(struct task *t, int signal, int code, u64 address)
 		force(t, &info);
 }
 
-void signal_force_seccomp(struct task *t)
+void signal_force_seccomp(struct task *t, u16 data)
 {
 	enum { SYS_SECCOMP = 1 };
-	const u64 x86_64 = 0xc000003eull;
-	const struct siginfo info = { .signal = SIGSYS, .code = SYS_SECCOMP,
-				      .fields = { t->regs.rip, (u32)t->number | x86_64 << 32 } };
+	const struct siginfo info = { .signal = SIGSYS, .error = data, .code = SYS_SECCOMP,
+				      .fields = { t->regs.rip, (u32)t->number | (u64)AUDIT_X86_64 << 32 } };
 
 	force(t, &info);
 }

@@ -12,6 +12,7 @@
 
 struct container;
 struct files;
+struct filter;
 struct guest_process;
 struct held;
 struct fs_context;
@@ -132,6 +133,7 @@ struct task {
 	bool no_new_privs;
 	bool gains_rights; /* by an exec that has begun: who may not inspect the result must not trace the task */
 	struct seccomp *seccomp; /* a reference; NULL: all system calls are allowed */
+	struct filter *filters; /* its own (filters.h), and a reference; NULL: it has installed none */
 	s32 death_signal; /* which it gets when its parent ends; 0: none */
 	struct rights **closing; /* those that this task frees (net/socket.c); NULL: it frees none */
 	u32 personality;
@@ -245,7 +247,7 @@ void signal_send_process(struct process *p, const struct siginfo *info);
 /* To all processes of a group; whether there is one. */
 bool signal_group(u32 pids, s32 group, int signal);
 void signal_force(struct task *t, int signal, int code, u64 address); /* cannot be blocked or ignored */
-void signal_force_seccomp(struct task *t); /* SIGSYS for the system call that it makes */
+void signal_force_seccomp(struct task *t, u16 data); /* SIGSYS for the system call that it makes */
 bool signal_interrupts(struct task *t, bool killable); /* a sleep, of which only SIGKILL ends one that is killable */
 bool signal_is_ignored(struct task *t, int signal);
 struct siginfo siginfo_user(int signal, int code); /* sent by the current task */

@@ -464,7 +464,7 @@ SYSCALLS = (
     Syscall(314, "sched_setattr", 2, "pid:int attributes:addr flags:hex", "no SCHED_DEADLINE"),
     Syscall(315, "sched_getattr", 2, "pid:int attributes:addr size:uint flags:hex"),
     Syscall(316, "renameat2", 2, "from_directory:dirfd from:path to_directory:dirfd to:path flags:flags(rename)"),
-    Syscall(317, "seccomp", 3, "operation:one(seccomp) flags:hex argument:addr"),
+    Syscall(317, "seccomp", 3, "operation:one(seccomp) flags:hex argument:addr", "no listeners"),
     Syscall(318, "getrandom", 1, "buf:out(count) count:size flags:flags(getrandom)"),
     Syscall(319, "memfd_create", 2, "name:path flags:flags(memfd)"),
     Syscall(322, "execveat", 2, "directory:dirfd path:path arguments:strings environment:environment flags:flags(at)"),

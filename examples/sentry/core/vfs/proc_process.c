@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Files of /proc about one process. */
+#include "../filters.h"
 #include "../tty/tty.h"
 #include "../vdso.h"
 #include "caller.h"
@@ -223,7 +224,8 @@ static void write_status(struct text *text, struct synthetic_inode *node)
 	put_signals(text, t);
 	put_capabilities(text, &t->cred);
 	text_line(text, "NoNewPrivs:\t", t->no_new_privs, "");
-	text_put(text, t->seccomp ? "Seccomp:\t2\nSeccomp_filters:\t1\n" : "Seccomp:\t0\nSeccomp_filters:\t0\n");
+	text_line(text, "Seccomp:\t", filters_mode(t), "");
+	text_line(text, "Seccomp_filters:\t", !!t->seccomp + filters_count(t->filters), "");
 	text_put(text, "Cpus_allowed:\t");
 	text_cpus(text, t->affinity);
 	text_put(text, "\nCpus_allowed_list:\t");
