@@ -18,8 +18,10 @@ _SKIPPED = ("__pycache__", "test", "idlelib", "tkinter", "lib2to3", "ensurepip",
 
 
 def copy(root: Path, path: str) -> None:
-    """Copy a file. A link to a file of the same folder is copied with its target."""
+    """Copy a file that is not there yet. A link to a file of the same folder is copied with its target."""
     target = root / path.lstrip("/")
+    if os.path.lexists(target):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     aim = os.readlink(path) if os.path.islink(path) else "/"
     if "/" in aim:
