@@ -53,6 +53,9 @@ if TYPE_CHECKING:
             """Start what continues from before, such as workers of devices. After :meth:`finish`, when the process has
             given up what a running machine does not need; opens nothing. The guest runs already."""
 
+        def release(self, core: Core) -> None:
+            """The vCPUs, which were held since the start, are about to run."""
+
         def close(self) -> None:
             """Wait for the background work. A second call does nothing."""
 
@@ -107,6 +110,9 @@ class Bootstrap:
 
     def go_on(self, slots: Slots) -> None:
         """There is nothing yet."""
+
+    def release(self, core: Core) -> None:
+        """Its clocks began when it was made."""
 
     def close(self) -> None:
         """Wait for the copying, whatever its result. A second call does nothing."""

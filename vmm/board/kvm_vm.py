@@ -256,6 +256,15 @@ class Core:
         saved.restore_vm(self.vm, vm, clocks)
         return elapsed
 
+    def continue_clocks(self, vcpus: tuple[VcpuState, ...], vm: VmState) -> None:
+        """After :meth:`restore` of the same, before the first instruction: the clocks continue from the saved time now.
+
+        :raises HostError: this host's KVM does not accept it
+        """
+        from vmm.kvm import saved
+
+        saved.continue_clocks(self.vm, self.vcpus, vcpus, vm)
+
     def _close_vm(self) -> None:
         while self._tasks:
             self._tasks.pop().close()

@@ -236,6 +236,11 @@ class VcpuThreads(Saveable):
             everyone = range(len(self._vcpus)) if indexes is None else indexes
             self._hold.drop(reason, everyone, self._let_go)
 
+    def release_first(self, reason: str) -> None:
+        """As :meth:`release`, of vCPUs that were held before they ran: no time counts as stolen from them."""
+        if self._hold is not None:
+            self._hold.drop(reason, range(len(self._vcpus)), lambda index: self._vcpus[index].resume())
+
     def _let_go(self, index: int) -> None:
         self._count_held(index)
         self._vcpus[index].resume()

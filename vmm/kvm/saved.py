@@ -20,7 +20,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from vmm.faststart.ctype import Structure
@@ -490,6 +490,26 @@ def restore_vm(vm: Vm, state: VmState, clocks: Clocks) -> None:
         raise ConfigError(f"saved interrupt controllers: {len(state.chips)}", code="snapshot-state")
     chips = [_sized(st.kvm_irqchip, raw, "interrupt controller") for raw in state.chips]
     k.ioctls([(vm.fd, k.KVM_SET_IRQCHIP, chip, "KVM_SET_IRQCHIP") for chip in chips])
+    clocks.set(vm)
+
+
+def continue_clocks(vm: Vm, vcpus: Sequence[Vcpu], states: Sequence[VcpuState], state: VmState) -> None:
+    """Set the clocks of a restored machine, none of whose vCPUs has run yet, to the saved time once more: it continues
+    from there now, however long ago it was restored. Where KVM does not report TSC offsets, its clocks have run since.
+    """
+    clocks = Clocks(state, vcpus[0], states[0].tsc_khz)
+    if clocks.tsc_delta is None:
+        return
+    for vcpu, saved in zip(vcpus, states, strict=True):
+        assert saved.tsc_offset is not None
+        offset = u64((saved.tsc_offset + clocks.tsc_delta) % (1 << 64))
+        calls = [_offset_call(vcpu, k.KVM_SET_DEVICE_ATTR, offset)]
+        msrs: Any = saved.msrs
+        deadline = msrs.deadline if isinstance(msrs, OwnMsrs) else msrs.get(IA32_TSC_DEADLINE)
+        if deadline is not None:
+            # Its timer counts the host's time from when it is set
+            calls.append((vcpu.fd, k.KVM_SET_MSRS, _msrs({IA32_TSC_DEADLINE: deadline}), "KVM_SET_MSRS"))
+        k.ioctls(calls)
     clocks.set(vm)
 
 

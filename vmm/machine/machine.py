@@ -47,9 +47,12 @@ from vmm.machine.interface import AnyMachine
 from vmm.virtio.device_config import DeviceConfig
 from vmm.virtio.spec import ID_BLOCK
 
+_START = "start"
+"""Why vCPUs are held before their first instruction."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from vmm.board.bootstrap import Origin
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from vmm.lifecycle import Event
     from vmm.machine.confined import Confinement
     from vmm.memory import GuestMemory
+    from vmm.memory.on_demand import FirstTouched
     from vmm.saving.fork import ForkPoint, Shells
     from vmm.saving.snapshot import Files, Saved
     from vmm.virtio.balloon.device import Balloon
@@ -104,6 +108,7 @@ class Machine(AnyMachine):
         self._life_lock = RLock()
         self._pages_lock = allocate_lock()
         self._core: Core | None = None
+        self._held = False
         self._shells: Shells | None = None
         self._counts: dict[type, int] = {}
         self._ran: tuple[float, float | None] = 0.0, None
@@ -327,7 +332,14 @@ class Machine(AnyMachine):
         """Its threads have their lists of system calls, see :meth:`start`."""
         return self._confinement is not None
 
-    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = False, terminal: bool = False) -> None:
+    def start(
+        self,
+        ready: Callable[[], None] | None = None,
+        *,
+        confined: bool = False,
+        terminal: bool = False,
+        held: bool = False,
+    ) -> None:
         """Load the kernel and run the guest.
 
         :param ready: called before the first instruction, when everything that the machine needs is open and none of
@@ -336,6 +348,7 @@ class Machine(AnyMachine):
             the devices of this package need. Any other call ends the process. So nothing that opens files may run
             there: the caller's own devices, listeners to events
         :param terminal: with *confined*: its console is a terminal
+        :param held: the guest's first instruction waits for :meth:`release`; everything else is started
         :raises HostError: *confined*, and the host has no filters of system calls
         """
         with self._life_lock:
@@ -352,7 +365,10 @@ class Machine(AnyMachine):
                 if confined:
                     self._confine(terminal=terminal)
                 self._life.publish(self._origin.event)
-                self._ran = 0.0, time.monotonic()
+                self._ran = 0.0, None if held else time.monotonic()
+                self._held = held
+                if held:
+                    self._threads.hold(_START, wait=False)
                 self._threads.start()
                 self._origin.go_on(self._slots)
                 self._loop_thread = Thread(self._loop_main, "loop")
@@ -361,6 +377,48 @@ class Machine(AnyMachine):
                 self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
                 raise
             self.phases.append(("started", time.monotonic()))
+
+    def release(self) -> None:
+        """Run a guest that :meth:`start` holds: its clocks continue from where they were when it was forked. Without
+        effect on others.
+
+        :raises HostError: the host's KVM does not accept that
+        """
+        self._check_thread("release")
+        with self._life_lock:
+            self._life.check("release")
+            if not self._held:
+                return
+            assert self._core is not None
+            self._origin.release(self._core)
+            self._held = False
+            if self._life.stage == RUNNING:
+                self._ran = 0.0, time.monotonic()
+            self._threads.release_first(_START)
+
+    @property
+    def first_touched(self) -> FirstTouched:
+        """Of a child: the pages of RAM that were missing when something touched them first. It remains valid after
+        :meth:`close`. Empty for RAM that is not filled on demand."""
+        return self._memory.fill.first
+
+    def prefault(self, pages: Collection[int]) -> None:
+        """Fill these pages of RAM, if it is filled on demand, and map them for the guest, which :meth:`start` holds: it
+        takes no fault for any.
+
+        :param pages: their numbers
+        :raises ConfigError: the guest is not held
+        :raises HostError: the host has not enough memory
+        """
+        from vmm.board.shell import bits_of
+
+        with self._life_lock:
+            self._life.check("prefault")
+            if not self._held:
+                raise ConfigError("prefault: the guest runs", code="machine-state", hint="start(held=True) holds it")
+            bits = bits_of(pages, self._memory.size)
+            if self._memory.prefault_pages(bits):
+                self.vcpus[0].map_pages(self._memory, bits)  # where this KVM cannot, the guest takes its exits
 
     def _finish_bootstrap(self) -> None:
         assert self._core is not None
@@ -423,7 +481,7 @@ class Machine(AnyMachine):
             for vcpu in self.vcpus:
                 vcpu.was_paused()
             self._life.stage = RUNNING
-            self._ran = self._ran[0], time.monotonic()
+            self._ran = self._ran[0], None if self._held else time.monotonic()
             self._life.publish("resumed")
             self._threads.release("pause")
 
@@ -712,6 +770,7 @@ class Machine(AnyMachine):
         self.serial.reset()
         self._origin.close()
         self._memory.clear()
+        self._held = False
         self._life.stage = RUNNING
         self._life.begin_again()
         self._threads.begin_again()

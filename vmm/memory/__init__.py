@@ -228,6 +228,21 @@ class GuestMemory:
         """
         self.fill.complete()
 
+    def prefault_pages(self, bits: bytes) -> bool:
+        """Fill the pages whose bits are set, while others may touch them, and map them; False: it is not filled on
+        demand, and nothing was done.
+
+        :raises HostError: the host has not enough memory
+        """
+        if not self.fill.active:
+            return False
+        try:
+            self.fill.fill_pages(bits)
+        except OSError as error:
+            message = f"guest memory: {error.strerror}"
+            raise HostError(message, code="memory-unavailable", errno=error.errno or 0) from error
+        return True
+
     def admit(self, uffd: int) -> int:
         """Another process will map :attr:`fd`; *uffd* is a userfaultfd of its own, which the caller closes after
         :meth:`dismiss`, or when this is closed.

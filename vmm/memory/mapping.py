@@ -21,7 +21,7 @@ _MADV_REMOVE = 9
 """The same header: pages of a memfd are freed, not only unmapped."""
 _MADV_POPULATE_WRITE = 23
 """The same header."""
-_EIO = 5
+_EIO, _EINVAL = 5, 22
 
 
 def check(result: int) -> int:
@@ -187,6 +187,14 @@ class Mapping:
             pass  # before Linux 5.14
         for offset in range(0, size, PAGE):
             self.view[offset] = 0
+
+    def populate(self, start: int, end: int) -> None:
+        """Map the pages between two offsets for writing, where the host's kernel can (Linux 5.14)."""
+        try:
+            self.map.madvise(_MADV_POPULATE_WRITE, self.start + start, end - start)
+        except OSError as error:
+            if error.errno != _EINVAL:
+                raise
 
     def keep_from_children(self) -> None:
         """Leave RAM out of processes that are forked: they would find holes in it."""

@@ -38,12 +38,14 @@ def _say_why(result: int) -> None:
 class FirstTouched:
     """The pages that were missing when they were touched, the first ``FILL_FIRST`` of them."""
 
-    def __init__(self, native: Any) -> None:
-        self._native = native
+    def __init__(self) -> None:
+        self.native: Any = None
+        """cdata ``struct fill_first *``, which lives as long as what writes to it."""
 
     def pages(self) -> list[int]:
         """Their numbers, in the order in which they were touched.  Any thread, at any time."""
-        return [int(page) for page in self._native.page[0 : self._native.count]]
+        native = self.native
+        return [] if native is None else [int(page) for page in native.page[0 : native.count]]
 
 
 class OnDemand:
@@ -53,6 +55,7 @@ class OnDemand:
 
     :ivar layers: what RAM is filled from
     :ivar active: pages are filled when they are touched
+    :ivar first: see :meth:`record_first`
     """
 
     def __init__(self, mapping: Mapping) -> None:
@@ -63,7 +66,7 @@ class OnDemand:
         """Some ranges lie over the template's file."""
         self._fill: Any = None
         self._prepared: Any = None
-        self._first: Any = None
+        self.first = FirstTouched()
         self._early_bits: list[bytes] = []
         """Those of the layers whose pages :meth:`fill_early` has filled."""
 
@@ -202,12 +205,12 @@ class OnDemand:
         return len(early) if len(same) == len(early) and all(same) else 0
 
     def record_first(self) -> FirstTouched:
-        """After :meth:`prepare`: which pages are missing when they are touched, from now on."""
-        first = ffi.new("struct fill_first *")
-        if self._prepared is not None:
-            self._first = first  # it lives as long as what writes to it
-            lib.fill_record(self._prepared, first)
-        return FirstTouched(first)
+        """After :meth:`prepare` or :meth:`start`: which pages are missing when they are touched, from now on."""
+        fill = self._prepared or self._fill
+        if fill is not None:
+            self.first.native = ffi.new("struct fill_first *")
+            lib.fill_record(fill, self.first.native)
+        return self.first
 
     # -- while it is active ------------------------------------------------------------------------------------------
 
@@ -230,6 +233,16 @@ class OnDemand:
         :raises OSError: the template cannot be read
         """
         return check(int(lib.fill_range(self._fill, start, end)))
+
+    def fill_pages(self, bits: bytes) -> None:
+        """Fill the pages whose bits are set, and map them for writing.
+
+        :raises OSError: the template cannot be read, or the host lacks memory
+        """
+        start, end, native = ffi.new("uint64_t *"), ffi.new("uint64_t *"), ffi.from_buffer(bits)
+        while lib.mem_run(native, self._mapping.size, start, end):
+            self.fill_range(start[0], end[0])
+            self._mapping.populate(start[0], end[0])
 
     def fill_places(self, mem: Any, places: Sequence[int]) -> None:
         """Fill the pages with these guest physical addresses now; pages that are not RAM, or cannot be filled, are left

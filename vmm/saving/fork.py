@@ -205,6 +205,8 @@ class Child:
             if shell is not None:
                 shell.close()
             raise
+        if shell is None:
+            memory.fill.record_first()
         self._shell = shell
         return memory
 
@@ -243,6 +245,10 @@ class Child:
         """Its devices."""
         state.go_on(slots)
         self._threads.close()
+
+    def release(self, core: Core) -> None:
+        """Its clocks continue from the moment of the fork."""
+        core.continue_clocks(self._saved.vcpus, self._saved.vm)
 
     def close(self) -> None:
         """Remove what was made for the child.  A second call does nothing."""

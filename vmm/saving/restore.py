@@ -213,6 +213,9 @@ class Restored:
         if self._prefetch is not None:
             self._prefetch.start()
 
+    def release(self, core: Core) -> None:
+        """Its clocks have run since the restore."""
+
     def close(self) -> None:
         """Remove what was made for the clone.  A second call does nothing."""
         self._copies.remove()
