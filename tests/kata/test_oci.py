@@ -392,6 +392,13 @@ def test_hooks_see_the_state(runtime: Runtime, tmp_path: Path) -> None:
     assert states[0]["pid"] == states[2]["pid"] > 1
 
 
+def test_a_hook_has_its_first_argument(tmp_path: Path) -> None:
+    """dockerd names itself as the hook, and decides by ``argv[0]`` that it is one."""
+    entry = {"path": "/bin/sh", "args": ["libnetwork-setkey", "-c", f"echo $0 >{tmp_path}/name"]}
+    hooks.run({"prestart": [entry]}, "prestart", {"bundle": str(tmp_path)})
+    assert (tmp_path / "name").read_text() == "libnetwork-setkey\n"
+
+
 def test_a_hook_that_fails_ends_it(runtime: Runtime) -> None:
     hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 9"]}]}
     done = runtime.run("create", "-b", runtime.bundle("true", hooks=hooks), "c1")

@@ -63,12 +63,13 @@ def _run(hook: Json, kind: str, state: Json) -> None:
     import subprocess
 
     path = hook["path"]
-    command = [path, *(hook.get("args") or [path])[1:]]
+    command = hook.get("args") or [path]  # dockerd's hook is dockerd, which decides by its first argument
     environment = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
     timeout = min(hook.get("timeout", TIMEOUT_S), MAX_TIMEOUT_S)
     try:
         process = subprocess.Popen(
             command,
+            executable=path,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
