@@ -11,6 +11,9 @@ from vmm import VmmError
 if TYPE_CHECKING:
     import argparse
 
+    from starlette.types import ASGIApp
+
+    from pyvmm_server.app import Dispatcher
     from pyvmm_server.engine import Engine
     from pyvmm_server.settings import Settings
 
@@ -83,10 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--tls-key", default="", metavar="FILE", help="its private key")
     add(
         "--engine",
-        choices=("local", "ray"),
+        choices=("local", "ray", "kubernetes"),
         default="local",
-        help="ray: on the nodes of a Ray cluster with the resource pyvmm_memory (MiB); default: %(default)s",
+        help="ray: on the nodes of a Ray cluster with the resource pyvmm_memory (MiB); kubernetes: on this node, for "
+        "claims of agent-sandbox; default: %(default)s",
     )
+    add("--namespace", default="", metavar="NAME", help="of the claims of --engine kubernetes; default: all")
     add("--config", default="", metavar="FILE", help="kata.toml; default: /etc/pyvmm/kata.toml")
     add("--root", default="", metavar="DIR", help="where the states of containers are")
     return made
@@ -189,13 +194,14 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
     if traces.is_wanted():
         traces.set_up()
-    app = make(settings, _engine(settings, options.engine))
+    engine = _engine(settings, options)
+    app = make(settings, engine)
     # The library's folders for sandboxes are temporary ones, and the next server has to find them.
     os.makedirs(settings.bundles, mode=0o700, exist_ok=True)
     tempfile.tempdir = settings.bundles
     server = Program(
         uvicorn.Config(
-            app,
+            _routed(app, engine, options.port),
             host=options.host,
             port=options.port,
             http="httptools",
@@ -216,15 +222,29 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     os._exit(0 if server.started else 1)
 
 
-def _engine(settings: Settings, name: str) -> Engine | None:
+def _engine(settings: Settings, options: argparse.Namespace) -> Engine | None:
     """
     :raises VmmError: it cannot be used
     """
-    if name == "local":
+    if options.engine == "local":
         return None
+    if options.engine == "kubernetes":
+        from pyvmm_server.kubernetes.engine import Kubernetes
+
+        return Kubernetes(settings, options.namespace, options.host)
     from pyvmm_server.ray_engine import Ray
 
     return Ray(settings)
+
+
+def _routed(app: Dispatcher, engine: Engine | None, port: int) -> ASGIApp:
+    """The application, with the requests of the engine's own clients."""
+    if "pyvmm_server.kubernetes" not in sys.modules:
+        return app
+    from pyvmm_server.kubernetes.engine import Kubernetes
+    from pyvmm_server.kubernetes.router import Router
+
+    return Router(app, app.sandboxes, engine, port) if isinstance(engine, Kubernetes) else app
 
 
 def program() -> int:

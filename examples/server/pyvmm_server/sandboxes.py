@@ -173,12 +173,14 @@ class Sandboxes:
         *,
         internet: bool | None = None,
         choices: Choices = NOTHING,
+        shape: tuple[float, int, str] = (0, 0, ""),
         **values: Any,
     ) -> Record:
         """A running sandbox.
 
         :param internet: None: as the server's administrator has chosen
         :param choices: of the client, for its machine
+        :param shape: CPUs and MiB of a sandbox from an image, and where its commands start; 0 or empty: the default
         :param values: more fields of the record
         :raises ClientError: it cannot be started; nothing of it is left
         """
@@ -190,7 +192,7 @@ class Sandboxes:
                 return found
         phases = Phases()
         with phases.phase(PREPARE):
-            source = self.templates.find(owner, template)
+            source = self.templates.find(owner, template).shaped(*shape)
             if source.template and (what := choices.need_new_machine):
                 raise not_there(f"{what} for {source.name}, which was saved with its memory,")
             if choices.shares and not self.engine.has_builds:

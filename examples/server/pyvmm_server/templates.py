@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.image_store.store import ImageStore
@@ -51,6 +51,17 @@ class Source:
     user: str = ""
     workdir: str = ""
     node: str = ""
+
+    def shaped(self, cpus: float, memory: int, workdir: str) -> Source:
+        """The same with another size, unless it was saved with one, and another working directory.
+
+        :param cpus: 0: as it is
+        :param memory: in MiB; 0: as it is
+        :param workdir: empty: as it is
+        """
+        if self.template:
+            cpus, memory = 0, 0
+        return replace(self, cpus=cpus or self.cpus, memory=memory or self.memory, workdir=workdir or self.workdir)
 
     def start(self, name: str, *, internet: bool, choices: Choices = NOTHING) -> Sandbox:
         """A detached sandbox.

@@ -53,7 +53,14 @@ async def download(session: Session, request: Request) -> Response:
     """The content of a file."""
     user = await session.user(request.query_params.get("username", ""))
     path = user.path(request.query_params.get("path", ""))
-    parts = session.users.files(user).stream(path)
+    return await content(session.users.files(user), path)
+
+
+async def content(files: Files, path: str) -> Response:
+    """
+    :raises OSError: it cannot be read
+    """
+    parts = files.stream(path)
     first = await threads.call(next, parts, b"")
     return StreamingResponse(_parts(first, parts), media_type="application/octet-stream")
 
