@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="more names of the server; without --keys, requests under others than loopback and --domain are refused",
     )
+    add(
+        "--suspend-paused",
+        action="store_true",
+        help="save paused sandboxes to disk: they use no memory, and survive a restart of the host",
+    )
     add("--cpus", type=float, default=1, metavar="N", help="of a sandbox from an image; default: 1")
     add("--memory", type=int, default=512, metavar="MIB", help="likewise; default: %(default)s")
     add("--network", choices=("user", "none"), default="user", help="of sandboxes; default: %(default)s")
@@ -143,6 +148,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         log_requests=options.log_requests,
         domain=options.domain or f"localhost:{options.port}",
         hosts=tuple(options.allow_host),
+        suspend_paused=options.suspend_paused,
         cpus=options.cpus,
         memory=options.memory,
         network=options.network,

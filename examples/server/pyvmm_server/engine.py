@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
 from pyvmm_server import leftovers, threads
-from pyvmm_server.errors import gone
+from pyvmm_server.errors import ClientError, gone
+from pyvmm_server.suspended import Suspended
 
 if TYPE_CHECKING:
     from pyvmm_server.choices import Choices
@@ -124,27 +125,46 @@ class Engine(Protocol):
 
 
 class LocalHandle:
-    """A sandbox of this node."""
+    """A sandbox of this node.
+
+    :param box: None: it is on disk
+    """
 
     relay = None
 
-    def __init__(self, box: Sandbox) -> None:
-        self.box = box
+    def __init__(self, record: Record, suspended: Suspended, box: Sandbox | None) -> None:
+        self._record, self._suspended, self._box = record, suspended, box
+
+    @property
+    def box(self) -> Sandbox:
+        """
+        :raises ClientError: it is on disk
+        """
+        if self._box is None:
+            raise ClientError(409, f"Sandbox {self._record.id} is paused")
+        return self._box
 
     async def pause(self) -> None:
-        await threads.call(self.box.pause)
+        if await threads.call(self._suspended.pause, self._record, self.box):
+            self._box = None
 
     async def resume(self) -> None:
-        await threads.call(self.box.resume)
+        if self._box is None:
+            self._box = await threads.call(self._suspended.start, self._record)
+        else:
+            await threads.call(self._box.resume)
 
     async def kill(self) -> None:
-        await threads.call(self.box.kill)
+        if self._box is not None:
+            await threads.call(self._box.kill)
+        await threads.call(self._suspended.discard, self._record)
 
     async def save(self, folder: str) -> None:
         await threads.call(self.box.snapshot, folder)
 
     async def is_running(self) -> bool:
-        return await threads.call(lambda: self.box.is_running)
+        box = self._box
+        return box is None or await threads.call(lambda: box.is_running)
 
 
 class Local:
@@ -154,6 +174,8 @@ class Local:
 
     def __init__(self, settings: Settings) -> None:
         self._config, self._root = settings.config, settings.root
+        self._suspended = Suspended(settings)
+        self._settling = asyncio.Lock()
 
     async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
         begun.set()
@@ -166,16 +188,34 @@ class Local:
         return ""
 
     async def start(self, record: Record, source: Source, choices: Choices) -> LocalHandle:
-        return LocalHandle(await threads.call(source.start, record.name, internet=record.internet, choices=choices))
+        box = await threads.call(source.start, record.name, internet=record.internet, choices=choices)
+        return LocalHandle(record, self._suspended, box)
 
     async def connect(self, record: Record) -> LocalHandle:
+        async with self._settling:
+            try:
+                return LocalHandle(record, self._suspended, await threads.call(self._find, record))
+            except (SandboxNotFound, SandboxGone):
+                raise gone(record.id) from None
+
+    def _find(self, record: Record) -> Sandbox | None:
+        """The sandbox; None: it is on disk.
+
+        :raises SandboxNotFound: there is none
+        :raises SandboxGone: it has ended
+        """
         try:
-            return LocalHandle(await threads.call(Sandbox.connect, record.name, config=self._config, root=self._root))
+            box = Sandbox.connect(record.name, config=self._config, root=self._root)
         except (SandboxNotFound, SandboxGone):
-            raise gone(record.id) from None
+            if not self._suspended.has(record):
+                raise
+            leftovers.remove(self._root, record.name)
+            return None if record.state == "paused" else self._suspended.start(record)
+        return None if self._suspended.settle(record, box) else box
 
     async def remove(self, record: Record) -> None:
         await threads.call(leftovers.remove, self._root, record.name)
+        await threads.call(self._suspended.discard, record)
 
     async def discard(self, record: Record, folder: str) -> None:
         await threads.call(shutil.rmtree, folder, ignore_errors=True)

@@ -29,6 +29,7 @@ class Settings:
     :ivar admins: hashes of the administrator's keys, which read figures of all
     :ivar domain: of the sandboxes' own services: ``PORT-ID.DOMAIN``
     :ivar hosts: more names under which clients address the server itself
+    :ivar suspend_paused: paused sandboxes are on disk, and not in memory
     :ivar memory: in MiB
     :ivar most_sandboxes: of a key; it may have as many snapshots, builds and tags of templates
     :ivar most_upload: bytes of a request with files
@@ -43,6 +44,7 @@ class Settings:
     admins: frozenset[str] = frozenset()
     domain: str = "localhost"
     hosts: tuple[str, ...] = ()
+    suspend_paused: bool = False
     cpus: float = 1
     memory: int = 512
     network: str = "user"

@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from pyvmm_server import leftovers, metrics, store, threads
+from pyvmm_server import leftovers, metrics, store, suspended, threads
 from pyvmm_server.errors import ClientError
 from vmm import VmmError
 
@@ -48,6 +48,7 @@ class Upkeep:
             *self._store.vault.unfinished(),
             *leftovers.others(os.path.join(folder, "forks"), set()),
             *leftovers.others(os.path.join(folder, "snapshots"), saved),
+            *leftovers.others(os.path.join(folder, suspended.FOLDER), {each.id for each in records}),
             *leftovers.bundles(self._root, self._sandboxes.settings.bundles, [each.name for each in records]),
         ]
 
