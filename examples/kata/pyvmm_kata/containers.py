@@ -15,7 +15,9 @@ where no pool gives the machine: a program with many threads is better off with 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 PIPE = -1
 """A stream of :meth:`Container.exec` that is an attribute of the process: a new pipe."""
 _READS = (True, False, False)
+_PIPE_ROOM = 256 << 10
+"""Bytes: as much as one message to the guest."""
 
 
 class Process:
@@ -289,6 +293,8 @@ class Container:
             for stream, reads in zip((stdin, stdout, stderr), _READS, strict=True):
                 if stream == PIPE:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
+                    with contextlib.suppress(OSError):  # the user has too many
+                        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_ROOM)
                     theirs.append(reader if reads else writer)
                     pipes.append(os.fdopen(writer if reads else reader, "wb" if reads else "rb", buffering=0))
                 else:

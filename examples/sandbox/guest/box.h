@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-enum { CHUNK = 1 << 16 };
+enum { CHUNK = 1 << 16, PIPE_ROOM = 1 << 18 };
 #define UNFINISHED ".pyvmm-" /* begins the name of a file that is being written, which no watch reports */
 
 /* Each returns 0 or an errno. */

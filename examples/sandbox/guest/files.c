@@ -27,7 +27,7 @@ static int write_all(int fd, const char *from, size_t size)
 
 int copy_bytes(int from, int to, uint64_t most)
 {
-	static char buffer[CHUNK];
+	static char buffer[PIPE_ROOM];
 
 	while (most) {
 		ssize_t got = read(from, buffer, most < sizeof(buffer) ? most : sizeof(buffer));

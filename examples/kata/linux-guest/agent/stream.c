@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* The capacity of a pipe. */
-#define READ_MAX 65536
+#define READ_MAX (256 << 10)
 
 static void reader_ready(struct watch *watch, uint32_t events);
 static void writer_ready(struct watch *watch, uint32_t events);
@@ -75,6 +75,8 @@ static int pipe_open(int *ours, int *theirs, bool ours_writes)
 
 	if (pipe2(ends, O_CLOEXEC))
 		return -errno;
+	/* One message fills it. It takes memory for what it contains only. */
+	(void)fcntl(ends[0], F_SETPIPE_SZ, READ_MAX);
 	*ours = ends[ours_writes];
 	*theirs = ends[!ours_writes];
 	return fcntl(*ours, F_SETFL, O_NONBLOCK) ? -errno : 0;

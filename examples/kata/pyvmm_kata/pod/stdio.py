@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from pyvmm_kata.pod.agent_client import AgentClient
 
-PIECE = 32 << 10
+PIECE = 256 << 10
+"""Bytes of one message: the room of a pipe, here and in the guest, and of a vsock connection."""
 DRAIN_S, DRAIN_FIRST_S = 2.0, 10.0
 """Seconds without progress, after the end of a process, until its output is abandoned: other processes may hold the
 pipe open for ever.  When a container's first process ends all others do, so then only a slow guest or reader is waited
