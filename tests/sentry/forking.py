@@ -109,6 +109,8 @@ def check_generations(template: Template) -> None:
             assert grandchild.freeze(prepared=0).map(["d"], timeout=PATIENCE) == [["d", 3]]
     with pytest.raises(ConfigError, match="the template was closed"):
         deeper.fork()
+    with template.fork() as child:  # at once
+        assert child.freeze(prepared=0).map(["e"], timeout=PATIENCE) == [["e", 1]]
 
 
 POINTS: dict[int | Until, str] = {8080: "nc -l -p 8080 & exec cat", Until.CALL: "echo x >/dev/pyvmm; exec cat"}

@@ -71,6 +71,16 @@ static void place(int *fds, int count)
 	close_range((unsigned)count, ~0u, 0);
 }
 
+/* The signal that stops a core waits until that can. */
+static void hold_signal(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(how, &set, NULL);
+}
+
 void nursery_wait(void)
 {
 	u8 byte;
@@ -80,6 +90,7 @@ void nursery_wait(void)
 	/* From now on, a signal ends the core with its host, whatever it is doing. */
 	if (fcntl(ALIVE, F_SETOWN, getpid()) || fcntl(ALIVE, F_SETFL, O_ASYNC))
 		fail("the end of the host cannot be watched");
+	hold_signal(SIG_UNBLOCK);
 }
 
 static void set_devices(u32 devices)
@@ -121,6 +132,7 @@ struct born nursery_serve(int sock)
 	int fds[MOST], count;
 	s32 pid;
 
+	hold_signal(SIG_BLOCK);
 	for (;;) {
 		count = receive(sock, &request, fds);
 		if (count < 0)

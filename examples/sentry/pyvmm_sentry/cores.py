@@ -67,6 +67,7 @@ class Nursery:
                 stderr=self._errors,
                 pass_fds=[theirs.fileno()],
                 env=dict(setting.environment),
+                process_group=0,  # Ctrl-C is for this process, whose end ends the others
             )
         except OSError as error:
             os.close(self._errors)
