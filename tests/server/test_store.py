@@ -11,7 +11,7 @@ import pytest
 
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
-from pyvmm_server.store import RUNNING, Store
+from pyvmm_server.store import PAUSED, RUNNING, Record, Store
 from pyvmm_server.templates import Source
 from pyvmm_server.upkeep import Upkeep
 
@@ -63,3 +63,19 @@ def test_a_start_that_fails_in_an_unexpected_way_counts_no_longer(
     sandboxes = Sandboxes(settings)
     with closing(sandboxes.store):
         asyncio.run(fail_twice(sandboxes))
+
+
+def test_a_record_is_in_lists_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path))) as kept:
+
+        def add(number: int) -> None:
+            kept.add(Record(f"s{number}", "someone", "base", RUNNING, "", 100.0 - number, None))
+
+        def listed() -> list[str]:
+            return [each.id for each in kept.walk("someone", [RUNNING], None, newest_first=False)]
+
+        for number in range(3):
+            add(number)
+            assert listed() == [f"s{each}" for each in range(number, -1, -1)]
+        kept.change("s1", state=PAUSED)
+        assert listed() == ["s2", "s0"]

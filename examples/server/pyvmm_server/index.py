@@ -47,6 +47,7 @@ class Index:
     def put(self, record: Record) -> None:
         """Add a record, or replace the one with its id."""
         self.drop(record.id)
+        self._sorted.pop(record.owner, None)
         self._all[record.id] = record
         self._in_state[record.state][record.id] = record
         self._of_owner[record.owner][record.id] = record
