@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.driver import TIMEOUT
-from vmm import DeviceServer, GuestMemory
+from vmm import DeviceServer, GuestMemory, HostError
 from vmm.board import device_server
 from vmm.events import EventFd
 from vmm.virtio.rng import RngConfig
@@ -40,6 +40,44 @@ def test_requests_are_answered_in_shared_memory(memory: GuestMemory) -> None:
     assert server.running
     server.close()
     server.close()
+
+
+def request(memory: GuestMemory, server: DeviceServer, number: int) -> None:
+    """Make the buffer available as the request of that number, and wait for the answer."""
+    driver, device = device_server.areas(SIZE, QUEUE)
+    memory.write(QUEUE, BUFFER.to_bytes(8, "little") + (64).to_bytes(4, "little") + WRITE.to_bytes(4, "little"))
+    memory.write_int(driver + 4 + 2 * SIZE, 2, number - 1)  # interrupt when that one has been used
+    memory.write_int(driver + 2, 2, number)
+    os.eventfd_write(server.kicks[0], 1)
+    wait(server.irq)
+    assert memory.read_int(device + 2, 2) == number
+
+
+def test_another_server_continues_with_a_copy_of_the_memory(memory: GuestMemory) -> None:
+    server = DeviceServer(RngConfig(), memory, [(SIZE, QUEUE)])
+    request(memory, server, 1)
+    saved = server.save()
+    server.close()
+    for _ in range(2):
+        copy = GuestMemory(MIB, shared=True, file=memory.fd)
+        copy.write(BUFFER, bytes(64))
+        server = DeviceServer(RngConfig(), copy, [(SIZE, QUEUE)], saved=saved)
+        request(copy, server, 2)
+        assert any(copy.read(BUFFER, 64))
+        server.close()
+        copy.close()
+
+
+def test_a_device_that_has_failed_cannot_be_saved(memory: GuestMemory) -> None:
+    failed = EventFd()
+    server = DeviceServer(RngConfig(), memory, [(SIZE, QUEUE)], failed.signal)
+    memory.write_int(device_server.areas(SIZE, QUEUE)[0] + 2, 2, SIZE + 1)
+    os.eventfd_write(server.kicks[0], 1)
+    wait(failed.fd)
+    with pytest.raises(HostError, match="it does not run"):
+        server.save()
+    server.close()
+    failed.close()
 
 
 def test_a_driver_that_breaks_a_ring_stops_the_device(memory: GuestMemory) -> None:

@@ -22,7 +22,10 @@
 enum { STREAMS = 3, ALIVE = STREAMS, RAM, OUT, POINTS, FIRST_DEVICE, PER_DEVICE = DEVICE_QUEUES + 1, HIGH = 64 };
 enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 1 };
 
-/* Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; a pipe for points; of each device. */
+/*
+ * Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; a pipe for
+ * points; of each device.
+ */
 struct request {
 	u32 devices; /* bits */
 	u32 has_image; /* one more descriptor: to continue */
@@ -129,7 +132,7 @@ static struct born begin(const struct request *request, int *fds, int count)
 struct born nursery_serve(int sock)
 {
 	struct request request;
-	int fds[MOST], count;
+	int fds[MOST + 1], count; /* control data is padded */
 	s32 pid;
 
 	hold_signal(SIG_BLOCK);
