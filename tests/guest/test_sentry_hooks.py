@@ -43,7 +43,7 @@ def host() -> str:
 
 
 def exits(root: Path, count: int, *, hook: str = "", traced: str = "") -> tuple[int, int]:
-    """How often a machine left the guest while a program made so many calls of stat; and questions to the host."""
+    """How often a machine left the guest while a program called newfstatat so often; and questions to the host."""
     script = f"i=0; while [ $i -lt {count} ]; do i=$((i + 1)); [ -e /good/file ]; done"
     with shell(root, script, "kvm") as sandbox:
         if hook:

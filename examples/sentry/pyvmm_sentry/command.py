@@ -135,12 +135,12 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         options.memory,
         options.pids,
         options.root,
-        read_only=layer["read_only"],
-        scratch=layer["scratch"],
         strace=options.strace,
         network=options.network == "user",
         cpus=min(options.cpus or 1, boot.CPUS),
         terminal=terminal,
+        read_only=layer["read_only"],
+        scratch=layer["scratch"],
     )
     return end_as(boot.run(kernel, start))
 

@@ -272,9 +272,9 @@ class SentrySandbox:
             devices.on_failure = process.kill
             devices.start()
             sock = devices.connect(hooks.PORT, _CONNECT_S)
-        self._begin(sock, self._await_end)
+        self._begin(sock, process.wait)
 
-    def _begin(self, sock: socket.socket, await_end: Callable[[], None]) -> None:
+    def _begin(self, sock: socket.socket, await_end: Callable[[], object]) -> None:
         """The core has connected: the program starts with its hooks and files."""
         sock.settimeout(None)
         self._connection = connection = hooks.Connection(sock, self._decide, self._content, self._trace, self._end)
@@ -338,10 +338,6 @@ class SentrySandbox:
             )
         except OSError as error:
             raise HostError(f"{binary}: {error.strerror}", errno=error.errno or 0) from error
-
-    def _await_end(self) -> None:
-        assert self._process
-        self._process.wait()
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait until the program has ended.
