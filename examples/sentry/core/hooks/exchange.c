@@ -107,13 +107,22 @@ static void write_all(const void *data, u64 size)
 	}
 }
 
+/* In one piece, since each packet leaves the guest. */
 static void send(struct held *held)
 {
 	const u32 size = (u32)held->text.size;
+	u8 *message = kmalloc(sizeof(size) + size);
 
 	list_remove(&held->outgoing);
-	write_all(&size, sizeof(size));
-	write_all(held->text.data, size);
+	if (message) {
+		bytes_copy(message, &size, sizeof(size));
+		bytes_copy(message + sizeof(size), held->text.data, size);
+		write_all(message, sizeof(size) + size);
+		kfree(message);
+	} else {
+		write_all(&size, sizeof(size));
+		write_all(held->text.data, size);
+	}
 	held_put(held);
 }
 
