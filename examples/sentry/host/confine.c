@@ -44,21 +44,25 @@ void confine(void)
 {
 	const struct rule rules[] = {
 		{ SYS_read, 0, 0 }, { SYS_write, 0, 1 }, { SYS_write, 0, 2 }, { SYS_ioctl, 1, TIOCGWINSZ },
-		{ SYS_write, 0, (u32)terminal_fd }, { SYS_write, 0, (u32)points_fd },
 		{ SYS_clock_gettime, -1, 0 }, { SYS_setitimer, -1, 0 }, { SYS_rt_sigreturn, -1, 0 },
 		{ SYS_getrandom, -1, 0 }, { SYS_rt_sigaction, -1, 0 }, { SYS_kill, 0, (u32)getpid() },
 		{ SYS_exit_group, -1, 0 }, { SYS_rt_sigprocmask, -1, 0 }, { SYS_ppoll, -1, 0 },
 		{ SYS_madvise, 2, MADV_REMOVE },
 	};
 	struct sock_filter code[MOST] = { LOAD(arch), EQUAL(AUDIT_ARCH_X86_64, 1, 0), KILL, LOAD(nr) };
+	const struct rule terminal = { SYS_write, 0, (u32)terminal_fd }, points = { SYS_write, 0, (u32)points_fd };
 	const struct rule *more;
 	u32 more_count = platform_rules(&more);
 	unsigned short count = START;
 
-	if (START + (ARRAY_SIZE(rules) + DEVICES * PER_DEVICE + more_count) * STEPS >= MOST)
+	if (START + (ARRAY_SIZE(rules) + 2 + DEVICES * PER_DEVICE + more_count) * STEPS >= MOST)
 		fail("the filter of system calls is too long");
 	for (u32 i = 0; i < ARRAY_SIZE(rules); i++)
 		count += add_rule(code + count, &rules[i]);
+	if (terminal_fd >= 0)
+		count += add_rule(code + count, &terminal);
+	if (points_fd >= 0)
+		count += add_rule(code + count, &points);
 	for (u32 i = 0; i < DEVICES; i++)
 		if (device_is_there(i))
 			count += add_device(code + count, &served[i]);
