@@ -85,7 +85,7 @@ fuzz: ## the fuzzers; ARGS="--hours 8": for so long; ARGS=--coverage: which line
 	@python3 tools/deps.py fuzz
 	@$(PYTHON) -m tests.native.fuzz $(ARGS)
 
-fuzz-sentry: ## random programs of system calls, on Linux and on the Sentry; ARGS="--seconds 600": for so long
+fuzz-sentry: ## random programs of system calls, on Linux and on the Sentry; ARGS="--seconds 600": for so long; ARGS="--calls 3600": attack it
 	@python3 tools/deps.py check
 	@PYTHONPATH=examples/sentry $(PYTHON) -m tests.sentry.fuzz $(ARGS)
 

@@ -614,7 +614,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--show", type=Path)
     parser.add_argument("--layers", action="store_true", help="with files in a lower layer")
+    parser.add_argument("--calls", type=int, metavar="SECONDS", help="attack with calls of every number instead")
     options = parser.parse_args(argv)
+    if options.calls:
+        from tests.sentry import test_attackers
+
+        test_attackers.main(options.calls, options.seed)
+        return 0
     runner = Runner(layers=options.layers)
     count = 0
     try:
