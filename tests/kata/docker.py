@@ -7,11 +7,21 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 PATIENCE = 240.0
+_CONTAINERD = """\
+version = 2
+root = "{folder}/containerd"
+state = "{folder}/containerd-run"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper"]
+[grpc]
+address = "{folder}/containerd.sock"
+"""
+"""Its own one: dockerd gives up after 15 s, in which an emulated host does not start it."""
 NAME = "kata-pyvmm"
 """Harbor's check wants "kata" in the name of a runtime."""
 IMAGE = "box:1"
@@ -42,6 +52,7 @@ class Dockerd:
             "exec-root": f"{folder}/exec",
             "pidfile": f"{folder}/pid",
             "hosts": [self.host],
+            "containerd": f"{folder}/containerd.sock",
             "storage-driver": "vfs",
             # The host's rules and bridges are not the test's
             "bridge": "none",
@@ -50,22 +61,25 @@ class Dockerd:
             "runtimes": {NAME: {"path": str(runtime)}},
         }
         (folder / "daemon.json").write_text(json.dumps(settings))
+        (folder / "containerd.toml").write_text(_CONTAINERD.format(folder=folder))
         self._log = folder / "log"
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                ["dockerd", "--config-file", str(folder / "daemon.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-            )
-        self._await()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._start("containerd", "--config", str(folder / "containerd.toml"))
+        self._await((folder / "containerd.sock").exists)
+        self._start("dockerd", "--config-file", str(folder / "daemon.json"))
+        self._await(lambda: not self.run("version").returncode)
         self._import(folder / "rootfs")
 
-    def _await(self) -> None:
+    def _start(self, *command: str) -> None:
+        with open(self._log, "ab") as log:
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
+            )
+
+    def _await(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while self.run("version").returncode:
-            assert self._process.poll() is None and time.monotonic() < deadline, self.log
+        while not is_so():
+            assert self._processes[-1].poll() is None and time.monotonic() < deadline, self.log[-5000:]
             time.sleep(0.1)  # only a try shows whether it listens
 
     def _import(self, rootfs: Path) -> None:
@@ -95,10 +109,11 @@ class Dockerd:
         """End it, with all containers."""
         if left := self.run("ps", "--all", "--quiet").stdout.split():
             self.run("rm", "--force", *left)
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
+        for each in reversed(self._processes):
+            each.terminate()
+            try:
+                each.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                each.kill()
+                each.wait()
+                raise
