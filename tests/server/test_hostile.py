@@ -89,9 +89,10 @@ CONTROL: list[tuple[str, str, Any, int]] = [
     ("POST", "/templates/tags", {"target": "x:y", "tags": ["z"]}, 404),
     ("DELETE", "/templates/tags", {"name": "x", "tags": ["z"]}, 404),
     ("PATCH", "/templates/x", {}, 501),
-    ("GET", "/volumes", None, 501),
+    ("GET", "/volumecontent/x/path", None, 501),
+    ("GET", "/volumes", None, 200),
     ("GET", "/sandboxes/x/logs", None, 404),
-    ("GET", "/volumes/x", None, 501),
+    ("GET", "/volumes/x", None, 404),
 ]
 
 
