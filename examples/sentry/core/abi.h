@@ -98,6 +98,7 @@ struct rlimit {
 struct sigaction {
 	u64 handler, flags, restorer, mask;
 };
+#define SA_KNOWN 0xdc000807u /* UAPI_SA_FLAGS in Linux's include/linux/signal_types.h */
 
 enum { SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID = 4 };
 

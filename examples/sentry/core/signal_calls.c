@@ -16,6 +16,7 @@ s64 sys_rt_sigaction(struct task *t, const u64 *args)
 	old = t->sighand->actions[signal - 1];
 	if (args[1]) {
 		new.mask &= ~UNBLOCKABLE;
+		new.flags &= SA_KNOWN; /* so that programs can detect what there is */
 		t->sighand->actions[signal - 1] = new;
 		if (signal_is_ignored(t, signal)) {
 			signals_flush(&t->process->pending, SIGNAL_BIT(signal));

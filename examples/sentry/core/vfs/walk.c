@@ -38,13 +38,19 @@ static int lookup_new(struct dentry *directory, const char *name, u64 size, stru
 	return 0;
 }
 
+/* Linux looks whether the directory is there before the file system checks the name. */
+static int too_long(struct dentry *directory)
+{
+	return directory->inode->dead ? -ENOENT : -ENAMETOOLONG;
+}
+
 int dentry_lookup(struct dentry *directory, const char *name, u64 size, struct dentry **result)
 {
 	const struct super_operations *super = directory->super->operations;
 	struct dentry *dentry;
 
 	if (size > NAME_MAX)
-		return -ENAMETOOLONG;
+		return too_long(directory);
 	dentry = dentry_find(directory, name, size);
 	if (dentry && super->revalidate) {
 		int valid = super->revalidate(dentry);
@@ -75,7 +81,7 @@ static int lookup(struct dentry *directory, const char *name, u64 size, struct d
 	if (!directory->super->operations->revalidate)
 		dentry = dentry_find(directory, name, size);
 	if (!dentry && directory->super->pinned)
-		return size > NAME_MAX ? -ENAMETOOLONG : -ENOENT;
+		return size > NAME_MAX ? too_long(directory) : -ENOENT;
 	if (!dentry) {
 		inode_lock(directory->inode);
 		error = dentry_lookup(directory, name, size, &dentry);
