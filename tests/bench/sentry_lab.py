@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ def pack(program: Path, folder: Path) -> Path:
     return folder / "linux.cpio"
 
 
-def machine(kernel: str, initrd: Path, *words: str) -> tuple[str, int, dict[str, Any]]:
+def machine(
+    kernel: str, initrd: Path | None, *words: str, cmdline: str = "", options: Sequence[str] = ()
+) -> tuple[str, int, dict[str, Any]]:
     """Run a program in a machine: what it prints, when it began to (ns of the monotonic clock), and the statistics."""
-    command = [PYVMM, "boot", "--kernel", kernel, "--initrd", str(initrd), "--cmdline", "quiet panic=-1", "--json"]
+    command = [PYVMM, "boot", "--kernel", kernel, "--cmdline", f"quiet panic=-1 {cmdline}", "--json", *options]
+    command += [] if initrd is None else ["--initrd", str(initrd)]
     with subprocess.Popen(
         [*command, "--stats", "--", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -143,5 +147,5 @@ def rows(figures: dict[str, Any]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+    with tempfile.TemporaryDirectory(dir="/run") as place:
         Path(sys.argv[1]).write_text(json.dumps(measure_here(Path(place)), indent=1))
