@@ -27,7 +27,9 @@ from tests.bench import (
     sandboxes_lab,
     sandboxes_memory,
     sentry,
+    sentry_host,
     sentry_lab,
+    sentry_programs,
     server,
     startup,
 )
@@ -64,13 +66,13 @@ CLONE_MIB, FEW_CLONES = 24, 100
 """Of the lab's memory for each clone, where they are many."""
 FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
-NATIVE = ("startup", "sentry", "sandboxes", "server")
+NATIVE = ("startup", "sentry", "sentry-host", "sandboxes", "server")
 """What runs on this machine itself."""
-OWN_LAB = ("sentry-lab", "sandboxes-lab", "sandboxes-memory")
+OWN_LAB = ("sentry-lab", "sentry-programs", "sandboxes-lab", "sandboxes-memory")
 """What runs in a lab of its own, without a stage."""
 PARTS = (*NATIVE, *OWN_LAB, *LAB_PARTS[True], *LAB_PARTS[False])
-ON_REQUEST = ("budget", "kata-pool")
-"""Parts that run only when they are asked for: they explain the figures of others, or are a part of these."""
+ON_REQUEST = ("budget", "kata-pool", "sentry-host", "sentry-programs")
+"""Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -136,6 +138,9 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     if "sentry" in parts:
         with step("bench: system calls of the Sentry without KVM, on this machine itself"):
             figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30)
+    if "sentry-host" in parts:
+        with step("bench: memory and CPUs of a sandbox without KVM, on this machine itself"):
+            figures["sentry-host"] = sentry_host.measure(OUTPUT, 1 if quick else 3)
     if "sandboxes" in parts:
         with step("bench: many sandboxes at a time, with machines that need no KVM"):
             figures["sandboxes"] = sandboxes.measure(50 if quick else sandboxes.COUNT)
@@ -148,10 +153,13 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
     if "sandboxes-memory" in parts:
         with step("bench: the memory of many sandboxes in machines, in a lab of its own"):
             figures["sandboxes-memory"] = sandboxes_memory.measure(OUTPUT, 10 if quick else sandboxes_memory.COUNT)
+    if "sentry-programs" in parts:
+        with step("bench: programs on the Sentry in a machine, in a lab that counts instructions"):
+            figures["sentry-programs"] = sentry_programs.measure(OUTPUT)
     if "server" in parts:
         with step("bench: the server of sandboxes, on this machine itself"):
             figures["server"] = server.measure(20 if quick else 100, 2 if quick else 10)
-    if set(parts) <= {"sentry", "sandboxes", "server", *OWN_LAB}:
+    if set(parts) <= {*NATIVE, *OWN_LAB} - {"startup"}:
         return figures
     stage = OUTPUT / "stage.tar"
     try:

@@ -1,0 +1,203 @@
+"""Ordinary programs on the Sentry in a machine, beside gVisor and beside Linux in a machine, in the lab where one
+instruction is one nanosecond: `python -m tests.bench.sentry_programs ARCHIVE FILE` there writes the figures.
+
+All of them run in one root: Python, find, git and gcc of the host, packed there and unpacked into a tmpfs. On the
+Sentry and on Linux it is a shared directory that the guest may cache; gVisor has it as `runsc do --root`. The program
+`programs` runs each of them several times in one sandbox, and prints the first time and the least of the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.bench import sentry
+from tests.bench.child import ChildError
+from tests.bench.row import Row, compare
+from tests.bench.sentry_lab import machine
+from tests.lab import Lab, LabError
+from tests.sentry import small_root
+from tools import guest
+from tools.where import ROOT
+
+SOURCE = ROOT / "tests" / "sentry" / "src" / "programs.c"
+LINUX_MUST, MEMORY = 1.1, "512M"
+TURNS, FILES = 4, 40
+NAMES = {
+    "stat": ("stat of a file of the root", 0.1),
+    "open-close": ("open and close of a file of the root", 0.2),
+    "python": ("python3 -c pass", 0.5),
+    "find": ("find /usr", 0.5),
+    "git": ("git status", 0.5),
+    "gcc": ("gcc hello.c", 0.5),
+}
+"""Titles, and the most in proportion to runsc."""
+HELLO = '#include <stdio.h>\nint main(void) { return !puts("hello"); }\n'
+
+
+def _printed(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _add_compiler(root: Path) -> None:
+    """gcc, what it runs, and what it links a program with."""
+    for name in ("gcc", "as", "ld"):
+        path = Path("/usr/bin", name).resolve()
+        small_root.copy(root, str(path))
+        if path.name != name:
+            (root / "usr/bin" / name).symlink_to(path.name)
+    for name in ("cc1", "collect2", "lto-wrapper"):
+        small_root.copy(root, os.path.normpath(_printed("/usr/bin/gcc", f"-print-prog-name={name}")))
+    names = (
+        "liblto_plugin.so",
+        "crt1.o",
+        "Scrt1.o",
+        "crti.o",
+        "crtn.o",
+        "libc.so",
+        "libc.so.6",
+        "libc_nonshared.a",
+        "libm.so.6",
+    )
+    for name in (
+        *names,
+        "crtbegin.o",
+        "crtbeginS.o",
+        "crtend.o",
+        "crtendS.o",
+        "libgcc.a",
+        "libgcc_s.so",
+        "libgcc_s.so.1",
+    ):
+        path = os.path.normpath(_printed("/usr/bin/gcc", f"-print-file-name={name}"))
+        if os.path.isabs(path):
+            small_root.copy(root, path)
+    headers = set()
+    made = _printed("/usr/bin/gcc", "-M", "-include", "stdio.h", "-x", "c", "/dev/null")
+    for word in made.split():
+        if word.startswith("/usr"):
+            headers.add(os.path.normpath(word))
+    for header in sorted(headers):
+        small_root.copy(root, header)
+
+
+def make_root(root: Path) -> None:
+    """Fill a folder with the programs, a repository, and the program that measures."""
+    small_root.make(root)
+    for path in ("/usr/bin/find", "/usr/bin/git"):
+        small_root.copy(root, path)
+    _add_compiler(root)
+    small_root.add_libraries(
+        root, [path for path in (root / "usr").rglob("*") if os.access(path, os.X_OK) and path.is_file()]
+    )
+    (root / "hello.c").write_text(HELLO)
+    repository = root / "repository"
+    for number in range(FILES):
+        path = repository / f"folder{number % 4}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{number}\n" * 100)
+    git = ("/usr/bin/git", "-C", str(repository), "-c", "user.name=bench", "-c", "user.email=bench@localhost")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "files")):
+        _printed(*git, *words)
+    subprocess.run(["/usr/bin/gcc", "-O1", "-static", "-o", str(root / "programs"), str(SOURCE)], check=True)
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """The root from its archive, and devices in it."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="tar")
+    for name, number in (("null", 3), ("zero", 5)):
+        os.mknod(root / "dev" / name, 0o20666, os.makedev(1, number))
+    os.mknod(root / "dev" / "console", 0o20600, os.makedev(5, 1))
+
+
+def figures_of(text: str) -> dict[str, float]:
+    """Nanoseconds by name."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[1].isdigit():
+            found[words[0]] = float(words[1])
+    if set(found) != {name + end for name in NAMES for end in ("", "-first")}:
+        raise LabError(f"not what programs.c prints: {text!r}")
+    return found
+
+
+def boot(kernel: str, root: Path, cmdline: str, *words: str) -> dict[str, Any]:
+    """Run it as the first program of a machine whose root is a shared directory."""
+    share = f"{root},cache=always,locks=guest,tag=root"
+    options = ("--share", share, "--memory", MEMORY)
+    text, _, stats = machine(kernel, None, *words, cmdline=cmdline, options=options)
+    return {**figures_of(text), "stats": stats}
+
+
+def measure_here(archive: Path, folder: Path) -> dict[str, Any]:
+    """In the lab."""
+    sys.path.append(str(ROOT / "examples" / "sentry"))
+    from pyvmm_sentry import program
+
+    root = folder / "root"
+    unpack(archive, root)
+    linux = "root=root rootfstype=virtiofs rw init=/programs"
+    figures: dict[str, Any] = {
+        "kvm": boot(str(program.kernel()), root, "", "/programs", str(TURNS)),
+        "linux": boot(guest.kernel(), root, linux, str(TURNS)),
+    }
+    for platform in ("systrap", "ptrace"):
+        head = [*sentry.RUNSC, f"--platform={platform}", f"--root={folder}", "do", f"--root={root}", "--cwd=/"]
+        done = subprocess.run(
+            [*head, "/programs", str(TURNS)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise ChildError(f"runsc ended with status {done.returncode}\n{done.stdout}{done.stderr}")
+        figures[f"runsc-{platform}"] = figures_of(done.stdout)
+    return figures
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """The same, from outside of the lab."""
+    result = folder / "sentry-programs.raw.json"
+    result.unlink(missing_ok=True)
+    archive = folder / "sentry-programs.tar"
+    with tempfile.TemporaryDirectory(dir=folder) as place, tarfile.open(archive, "w") as tar:
+        make_root(Path(place, "root"))
+        tar.add(Path(place, "root"), ".")
+    try:
+        with Lab(icount=True) as lab:
+            status = lab.run([sys.executable, "-m", "tests.bench.sentry_programs", str(archive), str(result)], cwd=ROOT)
+    finally:
+        archive.unlink()
+    if status:
+        raise LabError(f"measuring programs on the Sentry failed with status {status}")
+    figures: dict[str, Any] = json.loads(result.read_text())
+    return figures
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    """The lines of the table."""
+    ours, peers = figures["kvm"], [figures[name] for name in figures if name.startswith("runsc-")]
+    found, linux = [], []
+    for end, when in (("", ""), ("-first", ", first run")):
+        for name, (title, must) in NAMES.items():
+            label, value, best = (
+                f"Sentry on kvm: {title}{when}",
+                ours[name + end],
+                min(peer[name + end] for peer in peers),
+            )
+            found.append(compare(label, value, best, "instr", peer_name="runsc", must=None if end else must))
+            label, peer = f"{label}, beside Linux", figures["linux"][name + end]
+            linux.append(
+                compare(label, value, peer, "instr", peer_name="Linux guest", must=None if end else LINUX_MUST)
+            )
+    return [*found, *linux]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir="/run") as place:
+        Path(sys.argv[2]).write_text(json.dumps(measure_here(Path(sys.argv[1]), Path(place)), indent=1))
