@@ -137,7 +137,7 @@ def test_what_cannot_be_stopped_is_refused(root: Path) -> None:
         base.freeze()
     with sandbox(root) as base:
         base.run(PATIENCE, until="ready")
-        with pytest.raises(ConfigError, match="prepared=65: 0 to 64"):
+        with pytest.raises(ConfigError, match="prepared=65: not 0 to 64"):
             base.freeze(prepared=65)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -33,10 +34,23 @@ class FakeMachine:
         self.console = SimpleNamespace(space_callback=None)
         self.end: EndEvent | None = None
         self.input, self.closed = b"", False
+        self.held = self.released = False
+        self.filled: frozenset[int] = frozenset()
+        self.first_touched = SimpleNamespace(pages=lambda: [7, 9])
         self._fd, self._program, self._room = console.fd, program, room
 
     def listen(self, listener: Callable[[object], None]) -> None:
         self._listener = listener
+
+    def start(self, *, held: bool) -> None:
+        self.held = held
+
+    def release(self) -> None:
+        self.held, self.released = False, True
+
+    def prefault(self, pages: frozenset[int]) -> None:
+        assert self.held
+        self.filled = pages
 
     def console_input(self, data: bytes) -> int:
         taken = data[: self._room]
@@ -134,26 +148,32 @@ def test_closing_ends_a_call_of_another_thread() -> None:
 class FakeTemplate:
     """A template whose machine and children are fake ones."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, prepared: int = 0) -> None:
         self.children: list[FakeMachine] = []
         self.points: list[threading.Event] = []
-        self.prepare: Callable[[], None] = lambda: None
+        self.refusal: HostError | None = None
         self.on_close: Callable[[], object] = lambda: None
-        machine = SimpleNamespace(
-            pause=lambda: None, fork_point=self._fork_point, prepare_forks=lambda _: self.prepare()
-        )
+        machine = SimpleNamespace(pause=lambda: None, fork_point=self._fork_point)
         monkeypatch.setattr(Machine, "of_fork", self._of_fork)
         stopped: Any = SimpleNamespace(machine=machine, close=lambda: self.on_close())
-        self.template = MachineTemplate(stopped)
+        self.template = MachineTemplate(stopped, prepared=prepared)
 
     def _fork_point(self, _: int) -> Any:
         self.points.append(threading.Event())
         return SimpleNamespace(close=self.points[-1].set)
 
     def _of_fork(self, _: object, changes: dict[str, Any], *, start: bool) -> FakeMachine:
-        assert start
+        assert not start
+        if self.refusal:
+            raise self.refusal
         self.children.append(FakeMachine(changes["console"], lambda _: b""))
         return self.children[-1]
+
+    def wait_for_children(self, count: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.template.prepared < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
 def test_a_fork_while_the_template_is_closed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,17 +195,39 @@ def test_a_fork_while_the_template_is_closed_leaves_nothing(monkeypatch: pytest.
     assert len(os.listdir("/proc/self/fd")) == fds - 3
 
 
-def test_a_child_ends_when_its_replacement_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = FakeTemplate(monkeypatch)
+def test_children_wait_before_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FakeTemplate(monkeypatch, prepared=2)
+    made.wait_for_children(2)
+    first = made.children[0]
+    assert first.held and not first.filled
+    with made.template.fork() as child:
+        assert child.machine is first  # type: ignore[comparison-overlap]
+        assert first.released
+        made.wait_for_children(2)
+    assert first.closed
+    assert [each.filled for each in made.children[1:]] == [{7, 9}] * 2, "what the first one touched"
+    made.template.close()
+    assert all(each.closed and each.released == (each is first) for each in made.children)
 
-    def refuse() -> None:
-        raise HostError("no memory")
 
-    made.prepare = refuse
+def test_a_fork_reports_why_there_are_no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = FakeTemplate(monkeypatch, prepared=1)
+    made.wait_for_children(1)
+    made.refusal = HostError("no memory")
+    made.template.fork()
     with pytest.raises(HostError, match="no memory"):
         made.template.fork()
-    assert [each.closed for each in made.children] == [True]
+    made.refusal = None
+    made.template.fork()
+    made.wait_for_children(1)
     made.template.close()
+    assert all(each.closed for each in made.children)
+
+
+@pytest.mark.parametrize("prepared", [-1, 65])
+def test_the_number_of_waiting_children_is_limited(monkeypatch: pytest.MonkeyPatch, prepared: int) -> None:
+    with pytest.raises(ConfigError, match=f"prepared={prepared}: not 0 to 64"):
+        FakeTemplate(monkeypatch, prepared)
 
 
 def test_forks_need_kvm_or_trap(monkeypatch: pytest.MonkeyPatch) -> None:

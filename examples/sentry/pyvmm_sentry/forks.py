@@ -18,13 +18,13 @@ from typing import Any, Self
 from pyvmm_sentry import boot
 from pyvmm_sentry.cores import Core, Image, Nursery
 from pyvmm_sentry.guest import Guest
+from pyvmm_sentry.ready import Ready
 from pyvmm_sentry.streams import ERRORS_MOST, ProgramError, ProgramTimeout, Streams, deadline_in
 from vmm import ConfigError, ConsoleConfig, Machine, VmmError
 
 TIMEOUT_S = 30.0
-PREPARED = 2
-"""Empty machines that wait for children; on trap, children that wait."""
-PREPARED_MOST = 64
+PREPARED, PREPARED_MOST = 2, 64
+"""Children that wait to continue."""
 CHILDREN = 256
 """Of a point, the most that :meth:`vmm.Machine.fork_point` permits."""
 
@@ -125,6 +125,11 @@ def _closed_error() -> ConfigError:
     return ConfigError("the template was closed", hint="fork before close()")
 
 
+def _check_prepared(count: int) -> None:
+    if not 0 <= count <= PREPARED_MOST:
+        raise ConfigError(f"prepared={count}: not 0 to {PREPARED_MOST}")
+
+
 class Template(ABC):
     """A stopped program: made by `SentrySandbox.freeze` or :meth:`Fork.freeze`.  Any thread may call it."""
 
@@ -136,7 +141,7 @@ class Template(ABC):
     @property
     @abstractmethod
     def prepared(self) -> int:
-        """How many empty machines wait for children now; on trap, how many children wait."""
+        """How many children wait to continue."""
 
     @abstractmethod
     def _child(self) -> Streams:
@@ -211,29 +216,36 @@ class MachineTemplate(Template):
 
     :param guest: whose program stops; closed with this
     :param network: children have a network
-    :param prepared: empty machines that wait for children
+    :param prepared: children that wait to continue
+    :raises ConfigError: *prepared* is not 0 to 64
     :raises VmmError: it cannot be forked
     """
 
     def __init__(self, guest: Guest, *, network: bool = False, prepared: int = PREPARED) -> None:
         super().__init__()
+        _check_prepared(prepared)
         self._guest = guest
         self._network = network
         self._changes: dict[str, Any] = {"nets": (boot.NETWORK,)} if network else {}
-        self._prepared = prepared
         self._making = threading.Lock()
         self._point: Any = None
         self._left = 0
         """Children that can be made from the point."""
         guest.machine.pause()
-        guest.machine.prepare_forks(prepared)
+        self._ready = Ready(lambda: Guest(self._make, most=ERRORS_MOST), prepared)
 
     @property
     def prepared(self) -> int:
-        return self._guest.machine.prepared_forks
+        return len(self._ready)
 
     def _child(self) -> Guest:
-        return Guest(self._make, most=ERRORS_MOST)
+        guest = self._ready.take()
+        try:
+            guest.machine.release()
+        except BaseException:
+            guest.close()
+            raise
+        return guest
 
     def of_child(self, guest: Streams, prepared: int) -> MachineTemplate:
         assert isinstance(guest, Guest)
@@ -241,18 +253,16 @@ class MachineTemplate(Template):
 
     def _make(self, console: ConsoleConfig) -> Machine:
         """Many are made from one point, since the program does not go on: its state is saved once."""
-        machine = self._guest.machine
         with self._making:
             if self._closed:
                 raise _closed_error()
             if not self._left:
                 self._close_point()
-                self._point, self._left = machine.fork_point(CHILDREN), CHILDREN
+                self._point, self._left = self._guest.machine.fork_point(CHILDREN), CHILDREN
             self._left -= 1
-            child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=True)
+            child = Machine.of_fork(self._point, {"console": console, **self._changes}, start=False)
         try:
-            if self._prepared:
-                machine.prepare_forks(self._prepared)  # replaces the one that was used
+            child.start(held=True)
         except BaseException:
             child.close()
             raise
@@ -264,6 +274,7 @@ class MachineTemplate(Template):
             point.close()
 
     def _end(self) -> None:
+        self._ready.close()
         with self._making:
             self._close_point()
         self._guest.close()
@@ -276,10 +287,12 @@ class CoreTemplate(Template):
     :param image: what they continue; closed with this
     :param prepared: children that wait
     :param owner: the nursery is closed with this, too
+    :raises ConfigError: *prepared* is not 0 to 64
     """
 
     def __init__(self, nursery: Nursery, image: Image, *, prepared: int = PREPARED, owner: bool = False) -> None:
         super().__init__()
+        _check_prepared(prepared)
         self._nursery, self._image, self._owner = nursery, image, owner
         self._prepared = prepared
         self._waiting: deque[Core] = deque()

@@ -30,7 +30,7 @@ from pyvmm_sentry import events, hooks, platforms, program
 from pyvmm_sentry.boot import Start
 from pyvmm_sentry.cores import Core, Nursery, Setting
 from pyvmm_sentry.events import Event, Header
-from pyvmm_sentry.forks import PREPARED, PREPARED_MOST, CoreTemplate, MachineTemplate, Template
+from pyvmm_sentry.forks import PREPARED, CoreTemplate, MachineTemplate, Template
 from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.share import Devices
 from pyvmm_sentry.streams import ProgramTimeout, Streams, deadline_in
@@ -411,8 +411,8 @@ class SentrySandbox:
     def freeze(self, *, prepared: int = PREPARED) -> Template:
         """Stop the program where it is, for good; returns what forks it.  The template closes this sandbox.
 
-        :param prepared: 0 to 64: a fork then takes a fraction of the time. On kvm: empty machines that wait for
-            children; on trap: children that wait
+        :param prepared: children that are made in advance, on a thread, and wait, 0 to 64: a fork then takes a fraction
+            of the time
         :raises ConfigError: the platform is ptrace, the program does not run, or it has hooks: Python answers one core
         :raises ProgramError: the program has ended
         :raises VmmError: it cannot be forked
@@ -427,8 +427,6 @@ class SentrySandbox:
             self._template = MachineTemplate(self._guest, network=self._network, prepared=prepared)
         else:
             assert self._nursery and isinstance(self._guest, Core)
-            if not 0 <= prepared <= PREPARED_MOST:
-                raise ConfigError(f"prepared={prepared}: 0 to {PREPARED_MOST}")
             self._template = CoreTemplate(self._nursery, self._guest.stop(), prepared=prepared, owner=True)
         return self._template
 
