@@ -464,11 +464,14 @@ class Clocks:
         if saved.host_tsc is not None and self._begun is not None:
             self.tsc_delta = saved.host_tsc - self._begun + elapsed * khz // 1_000_000
 
-    def set(self, vm: Vm) -> None:
-        """Set kvm-clock of *vm* to the saved value plus the time since the TSC resumed."""
+    def set(self, vm: Vm, offset: int | None = None) -> None:
+        """Set kvm-clock of *vm* to the saved value plus the time since the TSC resumed.
 
+        :param offset: of the first vCPU's TSC, if it is known
+        """
         first, begun, khz = self._first, self._begun, self._khz
-        offset = _tsc_offset(first)
+        if offset is None:
+            offset = _tsc_offset(first)
         if begun is None or offset is None:
             clock = bytes(st.kvm_clock_data(clock=self._clock))
             k.ioctls([(vm.fd, k.KVM_SET_CLOCK, clock, "KVM_SET_CLOCK")])
@@ -498,7 +501,7 @@ def continue_clocks(vm: Vm, vcpus: Sequence[Vcpu], states: Sequence[VcpuState], 
     from there now, however long ago it was restored. Where KVM does not report TSC offsets, its clocks have run since.
     """
     clocks = Clocks(state, vcpus[0], states[0].tsc_khz)
-    if clocks.tsc_delta is None:
+    if clocks.tsc_delta is None or states[0].tsc_offset is None:
         return
     for vcpu, saved in zip(vcpus, states, strict=True):
         assert saved.tsc_offset is not None
@@ -510,7 +513,7 @@ def continue_clocks(vm: Vm, vcpus: Sequence[Vcpu], states: Sequence[VcpuState], 
             # Its timer counts the host's time from when it is set
             calls.append((vcpu.fd, k.KVM_SET_MSRS, _msrs({IA32_TSC_DEADLINE: deadline}), "KVM_SET_MSRS"))
         k.ioctls(calls)
-    clocks.set(vm)
+    clocks.set(vm, (states[0].tsc_offset + clocks.tsc_delta) % (1 << 64))
 
 
 def xsave_size(vm: Vm) -> int:
