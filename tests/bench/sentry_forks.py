@@ -14,6 +14,7 @@ from tests.bench.snapshot_runner import ram_kib
 from tests.sentry import small_root
 
 ROUNDS = 7
+IN_A_ROW = 20
 SETTLE = 0.3
 """Seconds after which the host has done what a fork leaves to do."""
 SHELL = "echo ready; while read -r line; do echo $line; done"
@@ -28,7 +29,8 @@ FORK, PAGE, PYTHON_CALL, AIM = 1.5e6, 12e3, 5e6, 0.4e6
 
 
 def measure_one(root: Path, words: Sequence[str]) -> dict[str, float]:
-    """Medians: ns until `fork()` returns, and until the first answer; pages of memory that the child has then."""
+    """Medians: ns until `fork()` returns, and until the first answer; pages of memory that the child has then. And ns
+    of each of several forks in a row: they include the making of children, and their end."""
     from pyvmm_sentry import SentrySandbox
 
     base = SentrySandbox(root, words, platform="kvm", memory=128).run(until="ready")
@@ -44,8 +46,12 @@ def measure_one(root: Path, words: Sequence[str]) -> dict[str, float]:
                 child.call(1, None)
                 answered = time.monotonic_ns()
                 found.append((returned - began, answered - began, ram_kib(child.machine) // 4))
+        began = time.monotonic_ns()
+        template.map(range(IN_A_ROW), workers=1, timeout=None)
+        in_a_row = (time.monotonic_ns() - began) / IN_A_ROW
     names = ("returned", "answered", "pages")
-    return {name: statistics.median(values) for name, values in zip(names, zip(*found[1:], strict=True), strict=True)}
+    medians = map(statistics.median, zip(*found[1:], strict=True))
+    return {**dict(zip(names, medians, strict=True)), "in_a_row": in_a_row}
 
 
 def measure_here(folder: Path) -> dict[str, dict[str, float]]:
@@ -68,4 +74,6 @@ def rows(figures: dict[str, dict[str, float]]) -> list[Row]:
         absolute("  pages of memory of the child", shell["pages"], ""),
         absolute("  to the first answer of Python", python["answered"], "instr", PYTHON_CALL),
         absolute("  pages of memory of that", python["pages"], ""),
+        absolute("  each of several in a row, with its making and its end: shell", shell["in_a_row"], "instr"),
+        absolute("  the same of Python", python["in_a_row"], "instr"),
     ]
