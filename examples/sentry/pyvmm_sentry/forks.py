@@ -93,6 +93,7 @@ class Fork:
         """
         if self._frozen:
             raise ConfigError("the child was stopped before", hint="fork its template")
+        check_prepared(prepared)
         try:
             self._frozen = self._template.of_child(self._guest, prepared)
         except BaseException:
@@ -125,7 +126,10 @@ def _closed_error() -> ConfigError:
     return ConfigError("the template was closed", hint="fork before close()")
 
 
-def _check_prepared(count: int) -> None:
+def check_prepared(count: int) -> None:
+    """
+    :raises ConfigError: so many children cannot wait
+    """
     if not 0 <= count <= PREPARED_MOST:
         raise ConfigError(f"prepared={count}: not 0 to {PREPARED_MOST}")
 
@@ -223,7 +227,7 @@ class MachineTemplate(Template):
 
     def __init__(self, guest: Guest, *, network: bool = False, prepared: int = PREPARED) -> None:
         super().__init__()
-        _check_prepared(prepared)
+        check_prepared(prepared)
         self._guest = guest
         self._network = network
         self._changes: dict[str, Any] = {"nets": (boot.NETWORK,)} if network else {}
@@ -292,7 +296,7 @@ class CoreTemplate(Template):
 
     def __init__(self, nursery: Nursery, image: Image, *, prepared: int = PREPARED, owner: bool = False) -> None:
         super().__init__()
-        _check_prepared(prepared)
+        check_prepared(prepared)
         self._nursery, self._image, self._owner = nursery, image, owner
         self._prepared = prepared
         self._waiting: deque[Core] = deque()

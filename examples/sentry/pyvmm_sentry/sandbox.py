@@ -30,7 +30,7 @@ from pyvmm_sentry import events, hooks, platforms, program
 from pyvmm_sentry.boot import Start
 from pyvmm_sentry.cores import Core, Nursery, Setting
 from pyvmm_sentry.events import Event, Header
-from pyvmm_sentry.forks import PREPARED, CoreTemplate, MachineTemplate, Template
+from pyvmm_sentry.forks import PREPARED, CoreTemplate, MachineTemplate, Template, check_prepared
 from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.share import Devices
 from pyvmm_sentry.streams import ProgramTimeout, Streams, deadline_in
@@ -423,6 +423,7 @@ class SentrySandbox:
             raise ConfigError("freeze(): the program does not run", hint='run(until="ready") starts it')
         if self._connection:
             raise ConfigError("freeze(): the program has hooks, events or files of functions", hint="use none of them")
+        check_prepared(prepared)
         if isinstance(self._guest, Guest):
             self._template = MachineTemplate(self._guest, network=self._network, prepared=prepared)
         else:
