@@ -63,6 +63,13 @@ def test_a_call_that_nobody_subscribes_to_does_not_leave_the_guest(root: Path) -
     assert few[1] == many[1] == 0
 
 
+def test_a_question_leaves_the_guest_a_few_times(root: Path) -> None:
+    """Six times: the device is notified, the CPU waits, the answer comes, and buffers are given back."""
+    few, many = (exits(root, count, hook="newfstatat") for count in (20, 220))
+    assert many[1] - few[1] == 200
+    assert many[0] - few[0] < 200 * 8
+
+
 def test_a_program_with_hooks_is_not_frozen(root: Path) -> None:
     with shell(root, "echo ready; cat", "kvm") as sandbox:
         sandbox.on("mkdir")(lambda event: None)
