@@ -25,7 +25,7 @@ from tools.where import ROOT
 TURNS, RUNS = 3, 10
 MIB = 64
 LINES = 20_000
-MEMORY_MIB = 96
+MEMORY_MIB = 256
 MEMORY = f"{MEMORY_MIB}M"
 RUNC = "/usr/sbin/runc"
 

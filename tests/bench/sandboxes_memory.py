@@ -78,9 +78,11 @@ def measure_here(folder: Path, count: int) -> Figures:
     template = Template.build(folder / "template", str(oci.rootfs), memory=MEMORY, **where)
     figures: Figures = {"count": count}
     figures["one"] = of_many(lambda _: [Sandbox(str(oci.rootfs), **options)], 1)
-    figures["idle"] = of_many(lambda wanted: [template.start(**where) for _ in range(wanted)], count)
-    figures["worked"] = after_work(lambda wanted: [template.start(**where) for _ in range(wanted)], count // 4)
-    with template.start(**where) as source:
+    figures["idle"] = of_many(lambda wanted: [template.start(timeout=None, **where) for _ in range(wanted)], count)
+    figures["worked"] = after_work(
+        lambda wanted: [template.start(timeout=None, **where) for _ in range(wanted)], count // 4
+    )
+    with template.start(timeout=None, **where) as source:
         figures["forks"] = of_many(source.fork, count)
     return figures
 

@@ -75,9 +75,9 @@ def _add_compiler(root: Path) -> None:
         "libgcc_s.so",
         "libgcc_s.so.1",
     ):
-        path = os.path.normpath(_printed("/usr/bin/gcc", f"-print-file-name={name}"))
-        if os.path.isabs(path):
-            small_root.copy(root, path)
+        found = os.path.normpath(_printed("/usr/bin/gcc", f"-print-file-name={name}"))
+        if os.path.isabs(found):
+            small_root.copy(root, found)
     headers = set()
     made = _printed("/usr/bin/gcc", "-M", "-include", "stdio.h", "-x", "c", "/dev/null")
     for word in made.split():
@@ -90,8 +90,8 @@ def _add_compiler(root: Path) -> None:
 def make_root(root: Path) -> None:
     """Fill a folder with the programs, a repository, and the program that measures."""
     small_root.make(root)
-    for path in ("/usr/bin/find", "/usr/bin/git"):
-        small_root.copy(root, path)
+    for program in ("/usr/bin/find", "/usr/bin/git"):
+        small_root.copy(root, program)
     _add_compiler(root)
     small_root.add_libraries(
         root, [path for path in (root / "usr").rglob("*") if os.access(path, os.X_OK) and path.is_file()]
