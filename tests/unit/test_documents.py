@@ -240,7 +240,7 @@ def options_of(*words: str) -> set[str]:
 def test_commands_have_the_options_that_are_shown() -> None:
     looked_at = 0
     for block in SHELL:
-        for command in re.findall(r"\bpyvmm ([a-z]+)((?: [^|;&\n]*)?)", block.text):
+        for command in re.findall(r"(?<![\w-])pyvmm ([a-z]+)((?: [^|;&\n]*)?)", block.text):
             name, arguments = command
             if name not in COMMANDS and name not in PACKAGES:
                 assert name in ("pyvmm", "rest"), f"{block}: pyvmm {name}"
