@@ -148,7 +148,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
         with step("bench: the Sentry in a machine, in a lab that counts instructions"):
             figures["sentry-lab"] = sentry_lab.measure(OUTPUT)
     if "sandboxes-lab" in parts:
-        with step("bench: sandboxes in machines, in a lab that counts instructions"):
+        with step("bench: sandboxes in machines, in a lab with 2 CPUs"):
             figures["sandboxes-lab"] = sandboxes_lab.measure(OUTPUT)
     if "sandboxes-memory" in parts:
         with step("bench: the memory of many sandboxes in machines, in a lab of its own"):
