@@ -266,13 +266,22 @@ class IsolatedMachine(AnyMachine):
         self._life.check("devices")
         return self._jailed.devices
 
-    def start(self, ready: Callable[[], None] | None = None, *, confined: bool = True, terminal: bool = False) -> None:
-        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* is not supported.
+    def start(
+        self,
+        ready: Callable[[], None] | None = None,
+        *,
+        confined: bool = True,
+        terminal: bool = False,
+        held: bool = False,
+    ) -> None:
+        """As :meth:`Machine.start`, with *ready* called in this process; *terminal* and *held* are not supported.
 
         :raises HostError: its process has ended, or cannot be confined
         """
         if terminal:
             raise _cannot("a terminal's keys")
+        if held:
+            raise _cannot("start(held=True)")
         with self._life_lock:
             self._life.check("start")
             if ready is not None:
@@ -554,8 +563,8 @@ def _figures(row: object) -> dict[str, Any]:
 
 FIGURES_S, FIGURES_MAX = 2.0, 256
 ELSEWHERE = (
-    "attach", "attached", "balloon", "disks", "execution", "hotplug_memory", "loop",
-    "memory", "mmio", "open_for_saving", "pio", "prepared_forks", "save",
+    "attach", "attached", "balloon", "disks", "execution", "first_touched", "hotplug_memory", "loop",
+    "memory", "mmio", "open_for_saving", "pio", "prefault", "prepared_forks", "release", "save",
     "serial", "vcpus",
 )  # fmt: skip
 """What a Machine has in its own process only."""
