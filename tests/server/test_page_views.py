@@ -82,6 +82,8 @@ def test_the_difference_of_siblings_is_what_one_has_done(server: Server, tmp_pat
     assert isinstance(fork, Sandbox)
     (tmp_path / "same").write_text("same")
     started = fork.commands.run("exec sleep 98764", background=True)
+    cmdline = Path("/proc", str(started.pid), "cmdline")
+    eventually(lambda: cmdline.read_bytes().startswith(b"sleep"), "the shell has not become sleep")
     query = {"with": fork.sandbox_id, "path": str(tmp_path)}
     found = get(server, box, "differences", params=query)
     # These machines share the file system and the processes of the host
