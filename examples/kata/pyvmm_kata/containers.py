@@ -293,8 +293,9 @@ class Container:
             for stream, reads in zip((stdin, stdout, stderr), _READS, strict=True):
                 if stream == PIPE:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
-                    with contextlib.suppress(OSError):  # the user has too many
-                        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_ROOM)
+                    if not os.geteuid():  # others' pipes shrink to a page after some hundred large ones (pipe(7))
+                        with contextlib.suppress(OSError):
+                            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_ROOM)
                     theirs.append(reader if reads else writer)
                     pipes.append(os.fdopen(writer if reads else reader, "wb" if reads else "rb", buffering=0))
                 else:
