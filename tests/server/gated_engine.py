@@ -66,6 +66,7 @@ class GatedEngine:
     """
     :ivar running: names of the sandboxes that run
     :ivar gates: by the name of the call that waits there
+    :ivar found: how often sandboxes were looked for
     """
 
     has_builds = True
@@ -73,6 +74,7 @@ class GatedEngine:
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.gates: dict[str, Gate] = {}
+        self.found = 0
 
     def gate(self, call: str) -> Gate:
         """The next calls of this name wait there."""
@@ -98,6 +100,7 @@ class GatedEngine:
 
     async def connect(self, record: Record) -> GatedHandle:
         known = record.name in self.running
+        self.found += 1
         await self.pass_gate("connect")
         if not known:
             raise gone(record.id)

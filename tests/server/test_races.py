@@ -77,12 +77,31 @@ def test_a_sandbox_that_is_killed_while_a_request_finds_it_is_not_found(folder: 
         gate = engine.gate("connect")
         request = asyncio.create_task(sandboxes.live(record))
         await gate.reached.wait()
-        del engine.gates["connect"]
-        await sandboxes.kill(record)
+        kill = asyncio.create_task(sandboxes.kill(record))
         gate.open()
         with pytest.raises(ClientError, match="was not found"):
             await request
+        await kill
         assert sandboxes.known == set()
+        sandboxes.store.close()
+
+    asyncio.run(run())
+
+
+def test_requests_that_come_at_once_after_a_restart_find_a_sandbox_once(folder: str) -> None:
+    """A second search would meet what the first request has begun to start, and end it."""
+
+    async def run() -> None:
+        engine = GatedEngine()
+        sandboxes, record = await _made(folder, engine)
+        sandboxes.forget(record.id)  # as a new server
+        gate = engine.gate("connect")
+        requests = [asyncio.create_task(sandboxes.live(record)) for _ in range(3)]
+        await gate.reached.wait()
+        requests[0].cancel()  # its client has left
+        gate.open()
+        first, second = await asyncio.gather(*requests[1:])
+        assert first is second and engine.found == 1
         sandboxes.store.close()
 
     asyncio.run(run())

@@ -175,7 +175,6 @@ class Local:
     def __init__(self, settings: Settings) -> None:
         self._config, self._root = settings.config, settings.root
         self._suspended = Suspended(settings)
-        self._settling = asyncio.Lock()
 
     async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
         begun.set()
@@ -192,11 +191,10 @@ class Local:
         return LocalHandle(record, self._suspended, box)
 
     async def connect(self, record: Record) -> LocalHandle:
-        async with self._settling:
-            try:
-                return LocalHandle(record, self._suspended, await threads.call(self._find, record))
-            except (SandboxNotFound, SandboxGone):
-                raise gone(record.id) from None
+        try:
+            return LocalHandle(record, self._suspended, await threads.call(self._find, record))
+        except (SandboxNotFound, SandboxGone):
+            raise gone(record.id) from None
 
     def _find(self, record: Record) -> Sandbox | None:
         """The sandbox; None: it is on disk.

@@ -93,6 +93,7 @@ class Sandboxes:
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
         self._ending: dict[str, asyncio.Future[None]] = {}
+        self._finding: dict[str, asyncio.Future[Live]] = {}
         self.changed = asyncio.Event()
         """Wakes the upkeep: the end of a sandbox's time has changed."""
         self.mine: set[str] = set()
@@ -123,6 +124,14 @@ class Sandboxes:
     async def _connected(self, record: Record) -> Live:
         if found := self._live.get(record.id):
             return found
+        # One search at a time: a second one would take what the first caller has begun to start for a leftover
+        finding = self._finding.get(record.id)
+        if finding is None:
+            finding = self._finding[record.id] = asyncio.ensure_future(self._find(record))
+            finding.add_done_callback(lambda _: self._finding.pop(record.id))
+        return await asyncio.shield(finding)
+
+    async def _find(self, record: Record) -> Live:
         try:
             handle = await self.engine.connect(record)
         except ClientError as error:
