@@ -107,6 +107,23 @@ def test_requests_that_come_at_once_after_a_restart_find_a_sandbox_once(folder: 
     asyncio.run(run())
 
 
+def test_requests_that_come_at_once_resume_a_paused_sandbox_once(folder: str) -> None:
+    async def run() -> None:
+        engine = GatedEngine()
+        sandboxes = _server(folder, engine)
+        record = await sandboxes.create("someone", "base", 60, auto_resume=True)
+        await sandboxes.pause(record)
+        paused = sandboxes.get("someone", record.id)
+        gate = engine.gate("resume")
+        requests = [asyncio.create_task(sandboxes.awake(paused)) for _ in range(3)]
+        await gate.reached.wait()
+        gate.open()
+        assert len({id(each) for each in await asyncio.gather(*requests)}) == 1
+        sandboxes.store.close()
+
+    asyncio.run(run())
+
+
 def test_a_lost_sandbox_stays_reported_lost_when_a_request_finds_it_gone(folder: str) -> None:
     async def run() -> None:
         engine = GatedEngine()

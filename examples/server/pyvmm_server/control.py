@@ -122,8 +122,12 @@ async def connect(call: Call) -> Response:
     if record.state == store.PAUSED:
         if not bodies.take(body, "memory", bool, True):
             raise not_there("resuming without the memory")
-        await call.sandboxes.resume(record, limit)
-        return JSONResponse(created(call, record), 201)
+        try:
+            await call.sandboxes.resume(record, limit)
+            return JSONResponse(created(call, record), 201)
+        except ClientError:
+            if call.record.state != store.RUNNING:  # otherwise another request was faster
+                raise
     await call.sandboxes.live(record)
     call.sandboxes.extend(record, limit)
     return JSONResponse(created(call, record))

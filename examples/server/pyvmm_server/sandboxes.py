@@ -169,7 +169,11 @@ class Sandboxes:
         if record.state == store.PAUSED:
             if not record.auto_resume:
                 raise gone(record.id)
-            await self.resume(record, _RESUMED_S)
+            try:
+                await self.resume(record, _RESUMED_S)
+            except ClientError:
+                if self.get(record.owner, record.id).state != store.RUNNING:  # otherwise another request was faster
+                    raise
         return await self.live(record)
 
     # -- changes -----------------------------------------------------------------------------------------------------
