@@ -97,6 +97,18 @@ def test_a_server_that_is_killed_while_it_is_in_both_places(server: Server, stat
     check(server, box)
 
 
+def test_a_server_that_is_killed_just_after_it_was_started(server: Server) -> None:
+    """Nobody was told that it runs: it is paused, and can be resumed."""
+    box = Sandbox.create(**server.client())
+    box.pause()
+    box.connect()
+    server.stop(signal.SIGKILL)
+    set_state(server, box, "paused")
+    server.start()
+    box.connect()
+    check(server, box)
+
+
 def test_a_sandbox_that_cannot_be_saved_is_paused_in_memory(server: Server) -> None:
     box = Sandbox.create(**server.client())
     (server.place / "server" / "suspended").write_text("no folder")

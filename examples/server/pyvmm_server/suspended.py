@@ -86,6 +86,8 @@ class Suspended:
             if self.has(record):
                 box.kill()  # it was being resumed, which nobody was told
                 return True
+            if box.info().state == "running":
+                box.pause()  # likewise, and was not on disk any more
         else:
             if box.info().state == "paused":
                 box.resume()  # it was being paused, likewise
