@@ -517,6 +517,11 @@ def test_a_suspended_one_continues(python: Python) -> None:
     with template.start(**where) as first:
         first.pause()
         template = first.suspend(place + "/saved")
+    resume = Sandbox.resume
+    Sandbox.resume = lambda self: resume(self) or 1 / 0
+    raises(ZeroDivisionError, template.start, name=name, detach=True, **where)  # nothing of it is left
+    Sandbox.resume = resume
+    assert os.listdir(where["root"]) == []
     with template.start(**where) as second:
         assert second.run("echo second").stdout == "second\\n"
     """

@@ -8,14 +8,47 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from e2b import Sandbox, SandboxState
 
+from pyvmm_sandbox.template import RECORD
+from pyvmm_server.settings import Settings
+from pyvmm_server.store import Record
+from pyvmm_server.suspended import Suspended
 from tests.kata.oci_runtime import needs_namespaces
 from tests.server.conftest import Server, running
 
 pytestmark = needs_namespaces
+
+
+class Box:
+    """A sandbox that is saved, with an error after that."""
+
+    def __init__(self, *, ends: bool) -> None:
+        self._ends = ends
+        self.is_running = True
+        self.is_paused = False
+
+    def suspend(self, folder: str) -> None:
+        os.mkdir(folder)
+        (Path(folder) / RECORD).write_text("{}")
+        self.is_running = not self._ends
+        raise OSError("afterwards")
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_error_after_it_was_saved(tmp_path: Path, ends: bool) -> None:
+    """It is on disk if it has ended; and otherwise not, since it goes on."""
+    suspended = Suspended(Settings(str(tmp_path), root=str(tmp_path / "root"), suspend_paused=True))
+    record = Record("a", "someone", "base", "running", "token", 1, None)
+    box = Box(ends=ends)
+    assert suspended.pause(record, cast("Any", box)) is ends
+    assert suspended.has(record) is ends and box.is_paused is not ends
 
 
 @pytest.fixture

@@ -122,7 +122,11 @@ class Template:
             raise
         box = adopt(container, record, timeout, root)
         if self.record.get("suspended"):
-            box.resume()
+            try:
+                box.resume()
+            except BaseException:
+                box.kill()
+                raise
         return box
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_sandbox import Sandbox, SandboxGone, Template
 from pyvmm_sandbox.template import RECORD
+from pyvmm_server import leftovers
 from vmm import VmmError
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Suspended:
             except SandboxGone:
                 raise
             except (VmmError, OSError) as error:
+                if self.has(record) and not box.is_running:  # it was saved, and its end left something
+                    leftovers.remove(self._root, record.name)
+                    return True
+                self.discard(record)  # it goes on: what was saved of it is older from now on
                 log.warning("paused in memory: %s", error, extra={"sandbox": record.id})
         box.pause()
         return False
@@ -73,7 +78,7 @@ class Suspended:
 
     def discard(self, record: Record) -> None:
         """Remove it from the disk, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(os.path.join(self._path(record), RECORD))
         shutil.rmtree(self._path(record), ignore_errors=True)
 
