@@ -42,7 +42,7 @@ class Hosts:
         if host not in self._names and not _is_address(host):
             raise ClientError(421, f"{host[:80]!r} is no name of this server: {_HINT}")
         if (origin := headers.get("origin")) is not None:
-            page = bare(urlsplit(origin).netloc) if origin.count("/") == 2 else ""
+            page = _page(origin)
             if page != host and page not in self._names and not _is_loopback(page):
                 raise ClientError(403, f"a page of {origin[:80]!r} may not use this server: {_HINT}")
 
@@ -54,6 +54,14 @@ def bare(host: str) -> str:
         return host[1:].partition("]")[0]
     name = host.partition(":")[0] if host.count(":") == 1 else host
     return name.removesuffix(".")
+
+
+def _page(origin: str) -> str:
+    """The name or address of an origin; empty: it is none that a browser sends for a page of a server."""
+    try:
+        return bare(urlsplit(origin).netloc) if origin.count("/") == 2 else ""
+    except ValueError:
+        return ""
 
 
 def _is_address(host: str) -> bool:
