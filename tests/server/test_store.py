@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from pyvmm_server.index import Index
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 from pyvmm_server.store import PAUSED, RUNNING, Record, Store
@@ -79,3 +81,14 @@ def test_a_record_is_in_lists_as_soon_as_it_is_there(tmp_path: Path) -> None:
             assert listed() == [f"s{each}" for each in range(number, -1, -1)]
         kept.change("s1", state=PAUSED)
         assert listed() == ["s2", "s0"]
+
+
+def test_an_end_that_moves_often_takes_no_memory() -> None:
+    index = Index([])
+    for moment in range(10_000):
+        index.put(Record("a", "someone", "base", RUNNING, "token", 1.0, 20_000.0 - moment))
+        index.put(Record("b", "someone", "base", RUNNING, "token", 1.0, 20_000.0 + moment))
+    assert len(pickle.dumps(index)) < 20_000
+    assert index.next_end() == 10_001.0
+    index.drop("a")
+    assert index.next_end() == 29_999.0

@@ -19,6 +19,8 @@ Key = tuple[float, str]
 """The start and the id, by which lists are ordered."""
 HOLD = frozenset(("creating", "running", "paused", "ending"))
 """States of sandboxes that have memory of their node."""
+_FEW_ENDS = 64
+"""Ends that have been moved, which may stay in the heap of ends with those that hold."""
 
 
 def _key(record: Record) -> Key:
@@ -40,7 +42,7 @@ class Index:
         self._sorted: dict[str, list[Record]] = {}
         """The records of an owner in their order; none since they have changed."""
         self._ends: list[tuple[float, str]] = []
-        """A heap, which also has ends that have been moved."""
+        """A heap, which also has some ends that have been moved."""
         for each in records:
             self.put(each)
 
@@ -57,7 +59,15 @@ class Index:
             self._on_node[record.node][record.id] = record
             self._memory[record.node] += record.memory
         if record.ends is not None and record.state == "running":
-            heapq.heappush(self._ends, (record.ends, record.id))
+            self._note_end(record.ends, record.id)
+
+    def _note_end(self, ends: float, sandbox_id: str) -> None:
+        # A client can move an end as often as it likes
+        if len(self._ends) > 2 * len(self._in_state["running"]) + _FEW_ENDS:
+            running = self._in_state["running"].values()
+            self._ends = [(each.ends, each.id) for each in running if each.ends is not None]
+            heapq.heapify(self._ends)
+        heapq.heappush(self._ends, (ends, sandbox_id))
 
     def drop(self, sandbox_id: str) -> None:
         """Remove a record, if it is there."""
