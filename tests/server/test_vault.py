@@ -122,6 +122,19 @@ def test_headers_of_hosts_have_the_values_of_secrets() -> None:
             found(headers, host)
 
 
+def test_a_header_that_names_a_secret_often_is_not_filled() -> None:
+    filled = []
+
+    def value(name: str) -> str:
+        filled.append(name)
+        return "x" * 10_000
+
+    headers = {"A": "${e2b.secrets.key}" * 50_000}
+    with pytest.raises(ClientError, match="more than"):
+        of_rules({"rules": {"a.example": [{"transform": {"headers": headers}}]}}, value)
+    assert filled == []
+
+
 def test_volumes_are_made_found_and_removed(server: Server) -> None:
     key = _key(server)
     made = Volume.create("data-1", **key)

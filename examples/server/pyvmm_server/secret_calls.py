@@ -26,6 +26,7 @@ _OTHER_REFERENCE = "${e2b."
 _MOST_METADATA = 32, 128, 1024, 8192
 """Entries; bytes of a name, of a value, and of all."""
 _MOST_RULES = 256
+_LONGEST_HEADER = 16 << 10
 
 
 def _shown(found: Kept) -> dict[str, Any]:
@@ -129,6 +130,8 @@ def _filled(text: str, value_of: Callable[[str], str | None]) -> str:
             raise ClientError(400, f"secret {match[1][:80]!r} does not exist")
         return found
 
+    if len(text) > _LONGEST_HEADER:  # each name in it becomes a value that can be much longer
+        raise ClientError(400, f"a header has more than {_LONGEST_HEADER} characters")
     if _OTHER_REFERENCE in _REFERENCE.sub("", text):
         raise not_there("a header with something else of E2B's than a secret")
     return _REFERENCE.sub(value, text)
