@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 from pathlib import Path
@@ -19,7 +20,7 @@ from e2b.exceptions import SandboxException, SecretException, SecretNotFoundExce
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_server.errors import ClientError
 from pyvmm_server.secret_calls import of_rules
-from pyvmm_server.vault import SCHEMA, Vault
+from pyvmm_server.vault import SCHEMA, Vault, remove_files
 from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.server.conftest import Server
 
@@ -133,6 +134,24 @@ def test_a_header_that_names_a_secret_often_is_not_filled() -> None:
     with pytest.raises(ClientError, match="more than"):
         of_rules({"rules": {"a.example": [{"transform": {"headers": headers}}]}}, value)
     assert filled == []
+
+
+def test_files_of_a_volume_are_removed_however_deep_they_are(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    place = os.open(tmp_path / "volume", os.O_RDONLY)
+    for _ in range(1200):  # more than Python can go down, or has descriptors here
+        os.mkdir("d", dir_fd=place)
+        below = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    try:
+        remove_files(str(tmp_path / "volume"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not (tmp_path / "volume").exists()
 
 
 def test_volumes_are_made_found_and_removed(server: Server) -> None:

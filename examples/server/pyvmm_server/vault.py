@@ -6,11 +6,13 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sqlite3
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pyvmm_kata.bundle import images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -183,4 +185,6 @@ class Vault:
 
 def remove_files(folder: str) -> None:
     """Remove what :meth:`Vault.remove_volume` has left.  Blocks."""
-    shutil.rmtree(folder, ignore_errors=True)
+    # A program of its own: folders in folders can be more than this process has descriptors
+    subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL)
+    images.remove(folder)
