@@ -22,6 +22,7 @@ from k8s_agent_sandbox.exceptions import (  # noqa: E402
 )
 from k8s_agent_sandbox.models import SandboxDirectConnectionConfig  # noqa: E402
 
+from pyvmm_server.kubernetes import blueprint, objects  # noqa: E402
 from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces  # noqa: E402
 from tests.server.conftest import Server  # noqa: E402
 from tests.server.kubernetes_cluster import Cluster  # noqa: E402
@@ -112,6 +113,37 @@ def test_the_reason_of_a_failure_reaches_the_client(cluster: Cluster, node: Serv
     with pytest.raises(SandboxClaimFailedError, match="EnvVarsInjectionRejected"):
         sandboxes.create_sandbox("closed", env={"A": "b"}, sandbox_ready_timeout=PATIENCE)
     eventually(lambda: cluster.all("sandboxclaims") == [], "the client's claims are left")
+
+
+def test_malformed_objects_stop_no_others(cluster: Cluster, node: Server) -> None:
+    """The schema says nothing about pods."""
+    cluster.create("sandboxes", "bad", {"podTemplate": {"spec": {"containers": ["no object"]}}})
+    cluster.patch("sandboxes", "bad", {"metadata": {"annotations": {objects.NODE: "node-a"}}})
+    cluster.create_pool("volumes", 1000, pod={"volumes": [{"name": "data", "emptyDir": {}}]})
+    cluster.create_pool("python", 0)
+    box = client(cluster, node).create_sandbox("python", sandbox_ready_timeout=PATIENCE)
+    assert box.commands.run("echo here").stdout == "here\n"
+    eventually(lambda: cluster.ready("sandboxes", "bad") == ("False", "InvalidConfiguration"), "it has no reason")
+    names = {each["metadata"]["name"] for each in cluster.all("sandboxes")}
+    assert len(names - {"bad", box.sandbox_id}) == 1  # of those that cannot be started, one has the reason
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        "text",
+        {"image": 1},
+        {"image": "a", "resources": {"limits": {"memory": "-64Gi"}}},
+        {"image": "a", "resources": {"limits": {"memory": "1e18Ei"}}},
+        {"image": "a", "resources": {"limits": {"cpu": "many"}}},
+        {"image": "a", "resources": ["limits"]},
+        {"image": "a", "env": [{"value": "1"}]},
+        {"image": "a", "env": "A=1"},
+    ],
+)
+def test_a_pod_that_no_sandbox_can_be_is_invalid(container: object) -> None:
+    with pytest.raises(blueprint.Invalid):
+        blueprint.read({"podTemplate": {"spec": {"containers": [container]}}})
 
 
 def test_variables_of_a_claim(cluster: Cluster, node: Server) -> None:

@@ -10,6 +10,8 @@ from pyvmm_server.kubernetes.objects import TEMPLATE, Object
 _NOT_THERE = ("volumes", "initContainers", "hostNetwork", "hostPID", "hostIPC")
 """Fields of a pod that sandboxes do not have. Others, such as ports and probes, do not change what runs here."""
 
+_MOST = 1 << 60
+
 
 class Invalid(Exception):
     """A pod template that this server cannot follow."""
@@ -37,6 +39,22 @@ def read(spec: Object) -> Blueprint:
     :param spec: of a Sandbox or a SandboxTemplate
     :raises Invalid: sandboxes cannot be so
     """
+    try:
+        return _read(spec)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # the schema says nothing about pods
+        raise Invalid(f"the pod template is malformed: {error}") from error
+
+
+def is_possible(spec: Object) -> bool:
+    """Whether sandboxes can be so."""
+    try:
+        read(spec)
+    except Invalid:
+        return False
+    return True
+
+
+def _read(spec: Object) -> Blueprint:
     pod = spec.get("podTemplate") or {}
     inner = pod.get("spec") or {}
     refused = [name for name in _NOT_THERE if inner.get(name)]
@@ -49,7 +67,7 @@ def read(spec: Object) -> Blueprint:
         raise Invalid(f"the pod has {len(containers)} containers: a sandbox has one")
     container = containers[0]
     template = ((pod.get("metadata") or {}).get("annotations") or {}).get(TEMPLATE) or container.get("image", "")
-    if not template:
+    if not isinstance(template, str) or not template:
         raise Invalid(f"the container has no image, and the pod no annotation {TEMPLATE}")
     limits = (container.get("resources") or {}).get("limits") or {}
     return Blueprint(
@@ -57,7 +75,7 @@ def read(spec: Object) -> Blueprint:
         cpus=_quantity(limits, "cpu"),
         memory=-(-int(_quantity(limits, "memory")) // (1 << 20)),
         envs=_variables(container),
-        workdir=container.get("workingDir", ""),
+        workdir=str(container.get("workingDir") or ""),
     )
 
 
@@ -88,9 +106,12 @@ def _quantity(limits: Object, name: str) -> float:
 
     text = limits.get(name)
     try:
-        return float(parse_quantity(str(text)) or 0) if text is not None else 0
+        found = float(parse_quantity(str(text)) or 0) if text is not None else 0
     except ValueError as error:
         raise Invalid(f"the limit {name}: {str(text)[:80]!r} is no quantity") from error
+    if not 0 <= found < _MOST:  # a negative one would make room for others
+        raise Invalid(f"the limit {name}: {str(text)[:80]!r} is not possible")
+    return found
 
 
 def _variables(container: Object) -> dict[str, str]:
@@ -99,5 +120,5 @@ def _variables(container: Object) -> dict[str, str]:
     for each in container.get("env") or []:
         if each.get("valueFrom"):
             raise Invalid(f"the variable {each['name']}: valueFrom is not available on this server")
-        found[each["name"]] = each.get("value", "")
+        found[str(each["name"])] = str(each.get("value") or "")
     return found

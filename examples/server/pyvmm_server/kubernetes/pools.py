@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from pyvmm_server.kubernetes import objects
+from pyvmm_server.kubernetes import blueprint, objects
 from pyvmm_server.kubernetes.api import POOL, SANDBOX, TEMPLATE
 from pyvmm_server.kubernetes.objects import READY, Object
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _GONE = ("NodeLost", "PodFailed")
 """Reasons of warm sandboxes that are replaced. One that cannot be started stays, since another could not either."""
+
+_AT_ONCE = 16
+"""Sandboxes that one round makes for a pool: other objects wait for the round's end."""
 
 
 class Pools:
@@ -47,7 +50,8 @@ class Pools:
         for each in members[: max(len(members) - wanted, 0)]:
             await self._writer.end(SANDBOX, each)
         if template is not None:
-            for _ in range(wanted - len(members)):
+            most = wanted if blueprint.is_possible(objects.spec(template)) else min(wanted, 1)
+            for _ in range(min(most - len(members), _AT_ONCE)):
                 members.append(await self._make(pool, template, mark))
         await self._report(pool, members[-wanted:] if wanted else [])
 
