@@ -146,6 +146,12 @@ def test_a_pod_that_no_sandbox_can_be_is_invalid(container: object) -> None:
         blueprint.read({"podTemplate": {"spec": {"containers": [container]}}})
 
 
+def test_pages_of_others_reach_no_sandbox(cluster: Cluster, node: Server) -> None:
+    """Where any key is accepted, a page whose name leads here by DNS could run commands."""
+    headers = {"Host": "evil.example", "X-Sandbox-ID": "python"}
+    assert node.http("POST", "/execute", headers=headers, json={"command": "true"}).status_code == 421
+
+
 def test_variables_of_a_claim(cluster: Cluster, node: Server) -> None:
     env = [{"name": "COLOUR", "value": "red"}]
     cluster.create_pool("python", 1, container={"env": env}, envVarsInjectionPolicy="Overrides")

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from pyvmm_server import proxy, store
 from pyvmm_server.errors import ClientError, Unreachable, describe
+from pyvmm_server.hosts import Hosts
 from pyvmm_server.kubernetes import objects, runtime
 from pyvmm_server.kubernetes.api import SANDBOX
 from pyvmm_server.kubernetes.objects import Object
@@ -41,6 +42,7 @@ class Router:
         self._sandboxes = sandboxes
         self._engine = engine
         self._port = port
+        self._hosts = Hosts(sandboxes.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -57,6 +59,7 @@ class Router:
 
     async def _answer(self, name: str, request: Request) -> Response:
         settings = self._sandboxes.settings
+        self._hosts.check(request.headers)
         if settings.keys and settings.owner_of(request.headers.get("x-api-key", "")) is None:
             raise ClientError(401, "the API key is wrong or missing")
         at = (request.headers.get("x-sandbox-namespace", "default"), name)
