@@ -212,6 +212,8 @@ class Cache:
                         self.note(kind, found)
             except Refused as error:
                 log.warning("the watch of %s has ended: %s", kind.plural, error)
+            except Exception as error:  # as of an answer that is damaged
+                log.error("the watch of %s", kind.plural, exc_info=error)
             await asyncio.sleep(_AGAIN_S)
 
 

@@ -76,7 +76,10 @@ class Controller:
 
     async def _keep_leases(self) -> None:
         while True:
-            await self.membership.round()
+            try:
+                await self.membership.round()
+            except Exception as error:
+                log.error("a round of Leases", exc_info=error)
             await asyncio.sleep(RENEW_S)
 
     async def _round(self) -> None:
