@@ -33,7 +33,11 @@ class Claims:
 
         :raises Refused: the API server has refused a change
         """
-        bound = [each for each in self._cache.all(SANDBOX) if objects.owner_uid(each) == objects.meta(claim)["uid"]]
+        bound = [
+            each
+            for each in self._cache.all(SANDBOX)
+            if objects.owner_uid(each) == objects.meta(claim)["uid"] and objects.key(each)[0] == objects.key(claim)[0]
+        ]
         if objects.is_ending(claim):
             await self._end(claim, bound)
             return
