@@ -184,6 +184,9 @@ def test_a_command_has_an_end(cluster: Cluster, node: Server) -> None:
     box = client(cluster, node).create_sandbox("python", sandbox_ready_timeout=PATIENCE)
     result = box.commands.run("echo before; sleep 1000", command_timeout=1, timeout=PATIENCE)
     assert (result.stdout, result.exit_code, result.timed_out) == ("before\n", 124, True)
+    body = b'{"command": "echo on", "timeout_seconds": 1%s}' % (b"0" * 400)  # more than a float can be
+    found = node.http("POST", "/execute", headers={"X-Sandbox-ID": box.sandbox_id}, content=body)
+    assert (found.status_code, found.json()["stdout"]) == (200, "on\n")
 
 
 def test_a_claim_expires(cluster: Cluster, node: Server) -> None:

@@ -32,7 +32,7 @@ _POST = ("execute", "upload")
 
 def is_call(request: Request) -> bool:
     """Whether this interface answers it; others are for a server inside."""
-    name = request.url.path.lstrip("/").partition("/")[0]
+    name = request.url.path.removeprefix("/").partition("/")[0]
     return name in (_GET if request.method == "GET" else _POST if request.method == "POST" else ())
 
 
@@ -84,7 +84,7 @@ def _limit(body: dict[str, object], request: Request) -> float:
     text = request.headers.get("x-sandbox-timeout", "")
     try:
         found = float(wanted if isinstance(wanted, int | float) else text or LONGEST_S)
-    except ValueError:
+    except (ValueError, OverflowError):
         found = LONGEST_S
     if not (math.isfinite(found) and found > 0):
         raise ClientError(400, f"timeout_seconds {found} is not a time")
