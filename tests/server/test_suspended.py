@@ -79,12 +79,15 @@ def check(server: Server, box: Sandbox) -> None:
 
 def test_a_paused_sandbox_has_no_machine(server: Server) -> None:
     box = Sandbox.create(metadata={"a": "b"}, envs={"FROM": "before"}, **server.client())
-    for _ in range(2):
+    file = str(server.place / "files" / "kept")
+    for number in range(2):
+        box.files.write(file, str(number))
         assert box.pause() is True and box.pause() is False
         assert server.machines == set() and saved(server) == [box.sandbox_id]
         assert box.get_info().state == SandboxState.PAUSED and not box.is_running()
         box.connect()
         check(server, box)
+        assert box.files.read(file) == str(number)
     assert box.commands.run("echo $FROM").stdout == "before\n" and box.get_info().metadata == {"a": "b"}
     box.pause()
     assert box.kill() is True and saved(server) == []
