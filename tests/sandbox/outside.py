@@ -29,7 +29,10 @@ SERVER, OTHER, DENIED, BY_ADDRESS, PRIVATE, RESOLVER = (
 )
 SERVER_6, BY_ADDRESS_6 = "2606:2800::10", "2606:2800::20"
 PORTS = (80, 81, 443, 7000, 7001, 5353)
+LARGE = "large.test"
+"""A name whose answer is too large for a datagram."""
 NAMES: dict[str, tuple[str, ...]] = {
+    LARGE: (SERVER,) * 40,
     "good.test": (SERVER,),
     "other.test": (OTHER,),
     "evil.test": (OTHER,),
@@ -210,23 +213,37 @@ def _resolve(sock: socket.socket, asked: list[str]) -> None:
     counts: dict[str, int] = {}
     while True:
         query, client = sock.recvfrom(4096)
-        labels, at = [], 12
-        while query[at]:
-            labels.append(query[at + 1 : at + 1 + query[at]].decode("latin-1"))
-            at += 1 + query[at]
-        name, kind = ".".join(labels).lower(), query[at + 2]
-        asked.append(name)
-        addresses = NAMES.get(name)
-        answer = b""
-        if addresses:
-            family = socket.AF_INET6 if ":" in addresses[0] else socket.AF_INET
-            if kind == (28 if family == socket.AF_INET6 else 1):
-                number = counts[name] = counts.get(name, -1) + 1
-                packed = socket.inet_pton(family, addresses[min(number, len(addresses) - 1)])
-                answer = struct.pack(">HHHIH", 0xC00C, kind, 1, 0, len(packed)) + packed
-        flags = 0x8180 if addresses else 0x8183
-        head = query[:2] + struct.pack(">HHHHH", flags, 1, bool(answer), 0, 0)
-        sock.sendto(head + query[12 : at + 5] + answer, client)
+        sock.sendto(_answer(query, asked, counts, whole=False), client)
+
+
+def _resolve_by_tcp(server: socket.socket, asked: list[str]) -> None:
+    while True:
+        with server.accept()[0] as sock, sock.makefile("rb") as queries:
+            while size := queries.read(2):
+                answer = _answer(queries.read(int.from_bytes(size, "big")), asked, {}, whole=True)
+                sock.sendall(len(answer).to_bytes(2, "big") + answer)
+
+
+def _answer(query: bytes, asked: list[str], counts: dict[str, int], *, whole: bool) -> bytes:
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode("latin-1"))
+        at += 1 + query[at]
+    name, kind = ".".join(labels).lower(), query[at + 2]
+    asked.append(name)
+    addresses = NAMES.get(name, ())
+    found: list[str] = []
+    if addresses and kind == (28 if ":" in addresses[0] else 1):
+        number = counts[name] = counts.get(name, -1) + 1
+        found = [*addresses] if name == LARGE else [addresses[min(number, len(addresses) - 1)]]
+    flags = 0x8180 if addresses else 0x8183
+    if name == LARGE and not whole:
+        flags, found = flags | 0x0200, []
+    answer = b""
+    for each in found:
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in each else socket.AF_INET, each)
+        answer += struct.pack(">HHHIH", 0xC00C, kind, 1, 0, len(packed)) + packed
+    return query[:2] + struct.pack(">HHHHH", flags, 1, len(found), 0, 0) + query[12 : at + 5] + answer
 
 
 def main() -> None:
@@ -255,6 +272,8 @@ def main() -> None:
             resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             resolver.bind((RESOLVER, 53))
             threading.Thread(target=_resolve, args=(resolver, asked), daemon=True).start()
+            by_tcp = socket.create_server((RESOLVER, 53))
+            threading.Thread(target=_resolve_by_tcp, args=(by_tcp, asked), daemon=True).start()
         if line == "arrived\n":
             marked.wait()
             marked.clear()

@@ -76,7 +76,7 @@ place = sys.argv[1]
 outside = Outside(place)
 outside._bind("/etc/hosts", f"{{SERVER}} two.test\\n{{SERVER_6}} two.test\\n")
 os.environ["SSL_CERT_FILE"] = place + "/authority.pem"
-rules = Network(allow=["good.test", "*.wild.test", "six.test", "two.test", BY_ADDRESS, "to-host.test"])
+rules = Network(allow=["good.test", "*.wild.test", "six.test", "two.test", LARGE, BY_ADDRESS, "to-host.test"])
 env, credentials = issue({{"KEY": Secret("s3cret-value", hosts=["good.test", "*.wild.test"])}}, rules)
 gateway = client.Started(rules, credentials, "test")
 def connect(host, port):
@@ -105,7 +105,7 @@ def query(name):
         sock.sendall(len(body).to_bytes(2, "big") + body)
         return sock.recv(4096)[-4:]
 def inside():
-    assert query("good.test")[:2] == query("two.test")[:2] == bytes((198, 18))
+    assert query("good.test")[:2] == query("two.test")[:2] == query(LARGE)[:2] == bytes((198, 18))
     assert connect("six.test", 80) == connect(BY_ADDRESS, 80) == b"HTTP/1.1 200 OK\\r\\n"
     assert secret("good.test") == secret("sub.wild.test") == b"HTTP/1.1 200 OK\\r\\n"
     assert connect(OTHER, 80) == connect("to-host.test", 80) == b""
