@@ -168,6 +168,8 @@ def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None
     for more, missing in (
         ({"namespaces": [*SPACES, {"type": "time"}]}, "time namespace"),
         ({"namespaces": SPACES, "resources": {"unified": {"memory.none": "1"}}}, "such limit"),
+        ({"namespaces": SPACES, "resources": {"unified": {"pids.max": "9" * 5000}}}, "such limit"),
+        ({"namespaces": SPACES, "resources": {"unified": {"cpu.max": "max 0"}}}, "such limit"),
     ):
         bundle.write("true", linux=more)
         bundle.expect_refusal(missing)

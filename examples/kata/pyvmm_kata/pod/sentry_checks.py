@@ -58,7 +58,8 @@ UNIFIED = {
 WITHOUT_EFFECT = ("memory.oom.group", "memory.min", "memory.swap.max", "cpu.idle", "io.weight", "io.max")
 
 
-_CPU_MAX = re.compile(r"(max|\d{1,18})(?: (\d{1,18}))?")
+_NUMBER = re.compile(r"max|[0-9]{1,18}")
+_CPU_MAX = re.compile(r"(max|[0-9]{1,18})(?: ([1-9][0-9]{0,17}))?")
 
 
 def _shares(weight: int) -> int:
@@ -73,7 +74,7 @@ def with_unified(resources: Json) -> Json:
     """
     made = dict(resources)
     for name, text in (made.pop("unified", None) or {}).items():
-        if name in UNIFIED and (text == "max" or text.isdecimal()):
+        if name in UNIFIED and _NUMBER.fullmatch(text):
             group, field = UNIFIED[name]
             value = -1 if text == "max" else int(text)
             made[group] = {**(made.get(group) or {}), field: _shares(value) if field == "shares" else value}
