@@ -49,6 +49,7 @@ class GatedHandle:
 
     async def resume(self) -> None:
         await self._engine.pass_gate("resume")
+        self._engine.running.add(self._name)
 
     async def kill(self) -> None:
         await self._engine.pass_gate("kill")

@@ -167,6 +167,26 @@ def test_a_sandbox_that_is_killed_while_it_is_paused_or_resumed_is_not_there_aga
     asyncio.run(run())
 
 
+def test_a_sandbox_that_is_killed_before_its_resume_has_an_end_does_not_run(folder: str) -> None:
+    """The kill has looked for it where it was: on disk."""
+
+    async def run() -> None:
+        engine = GatedEngine()
+        sandboxes, record = await _made(folder, engine)
+        await sandboxes.pause(record)
+        gate = engine.gate("resume")
+        work = asyncio.create_task(sandboxes.resume(record, 60))
+        await gate.reached.wait()
+        await sandboxes.kill(record)
+        gate.open()
+        with pytest.raises(ClientError, match="does not exist any more"):
+            await work
+        assert engine.running == set() and sandboxes.store.get(record.id) is None
+        sandboxes.store.close()
+
+    asyncio.run(run())
+
+
 def test_an_end_that_was_moved_is_not_moved_back_by_an_older_record(folder: str) -> None:
     async def run() -> None:
         sandboxes, record = await _made(folder, GatedEngine())

@@ -368,7 +368,7 @@ class Sandboxes:
         async with live.lock:
             self._check(record, store.RUNNING, "is paused already")
             await self._call(live.handle.pause())
-            self._move(record, store.PAUSED, None)
+            await self._move(record, store.PAUSED, None)
             live.events.note("sandbox paused")
 
     async def resume(self, record: Record, timeout: float) -> None:
@@ -379,15 +379,19 @@ class Sandboxes:
         async with live.lock:
             self._check(record, store.PAUSED, "is running already")
             await self._call(live.handle.resume())
-            self._move(record, store.RUNNING, time.time() + timeout)
+            await self._move(record, store.RUNNING, time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
 
-    def _move(self, record: Record, state: str, ends: float | None) -> None:
+    async def _move(self, record: Record, state: str, ends: float | None) -> None:
         """
         :raises ClientError: it was killed or lost meanwhile
         """
         if not self.is_there(record.id):
+            now = self.store.get(record.id)
+            if now is None or now.state != store.LOST:  # it was moved to where the kill had looked already
+                with contextlib.suppress(ClientError, VmmError, OSError):
+                    await self.engine.remove(record)
             raise ClientError(404, f"Sandbox {record.id} does not exist any more")
         self.store.change(record.id, state=state, ends=ends)
 
