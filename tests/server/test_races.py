@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from pyvmm_server import metrics, store
+from pyvmm_server import leftovers, metrics, store
 from pyvmm_server.errors import ClientError
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 from pyvmm_server.store import Record
 from pyvmm_server.upkeep import Upkeep
+from tests.kata.oci_runtime import PATIENCE
 from tests.server.gated_engine import GatedEngine
 
 
@@ -185,6 +187,29 @@ def test_a_sandbox_that_is_killed_before_its_resume_has_an_end_does_not_run(fold
         sandboxes.store.close()
 
     asyncio.run(run())
+
+
+def test_a_sandbox_ends_in_time_while_much_is_removed(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What earlier servers have left, as a volume with very many files."""
+    removed = threading.Event()
+    monkeypatch.setattr(leftovers, "remove_paths", lambda _: removed.wait())
+
+    async def run() -> None:
+        sandboxes = _server(folder, GatedEngine())
+        record = await sandboxes.create("someone", "base", 0)
+        changed = asyncio.Event()
+        with sandboxes.store.watched(changed):
+            async with _upkeep(sandboxes), asyncio.timeout(PATIENCE):
+                while sandboxes.store.get(record.id) is not None:
+                    await changed.wait()
+                    changed.clear()
+                removed.set()
+        sandboxes.store.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        removed.set()
 
 
 def test_an_end_that_was_moved_is_not_moved_back_by_an_older_record(folder: str) -> None:

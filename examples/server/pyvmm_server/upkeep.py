@@ -54,10 +54,17 @@ class Upkeep:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await threads.call(leftovers.remove_paths, self._left)
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._check_often())
-            both.create_task(self._end_in_time())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._check_often())
+            group.create_task(self._end_in_time())
+            group.create_task(self._remove_left())
+
+    async def _remove_left(self) -> None:
+        """Beside the others: a client's files can be so many that this takes hours."""
+        try:
+            await threads.call(leftovers.remove_paths, self._left)
+        except OSError as error:
+            log.error("what an earlier server has left", exc_info=error)
 
     async def _end_in_time(self) -> None:
         while True:
