@@ -44,7 +44,9 @@ def test_the_domain_and_names_of_the_administrator_are_the_servers(named: Server
         assert named.http("GET", LIST, headers={"Host": host}).status_code == 421
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "file://", "http://[", "http://8000-abc.localhost:3900"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "", "file://", "http://[", "http://8000-abc.localhost:3900"]
+)
 def test_pages_of_others_may_not_use_it(server: Server, origin: str) -> None:
     """A server in a sandbox has pages, too, under names of its own."""
     assert server.http("GET", LIST, headers={"Origin": origin}).status_code == 403
