@@ -23,6 +23,7 @@ static char name[8192];
 static void try_io(void)
 {
 	struct iovec negative = { page, -1 }, two[2] = { { page, 1 }, { BAD, 1 } }, kernel = { KERNEL, 1 };
+	struct iovec kernel_negative[] = { kernel, negative };
 	struct iovec some[3] = { { page, 2 }, { BAD, 0 }, { page + 2, 3 } }, hole[2] = { { read_only, 1 }, { page, 1 } };
 	struct iovec more[2] = { { page, 2 }, { page + 100, 3000 } };
 	int null = open("/dev/null", O_RDWR), zero = open("/dev/zero", O_RDONLY);
@@ -62,6 +63,8 @@ static void try_io(void)
 	TRY(readv, 0, two, -1);
 	TRY(writev, 1, &negative, 1);
 	TRY(writev, 1, &kernel, 1);
+	TRY(writev, 1, kernel_negative, 2);
+	TRY(readv, 0, BAD, 1l << 32 | 1);
 	TRY(writev, 1, two, 0);
 	TRY(writev, null, two, 2);
 	TRY(lseek, 0, 0, SEEK_SET);

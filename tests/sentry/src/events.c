@@ -6,8 +6,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #include "report.h"
@@ -237,11 +240,40 @@ static void try_edges_of_sockets(void)
 	close(pair[0]), close(set);
 }
 
+/* Each vector is a write of its own; nothing is spliced to such a file. */
+static void try_vectors_of_eventfd(void)
+{
+	uint64_t values[] = { 1, 2 }, most = -2ull;
+	struct iovec both[] = { { &values[0], 8 }, { &values[1], 8 } }, half[] = { { &values[0], 8 }, { &values[1], 4 } };
+	struct iovec none[] = { { values, 0 }, { values, 8 } }, bad[] = { { values, 8 }, { BAD, 8 } };
+	int fd = eventfd(0, EFD_NONBLOCK), timer = timerfd_create(CLOCK_MONOTONIC, 0), data = memfd_create("data", 0);
+
+	TRY(writev, fd, both, 2);
+	TRY(read, fd, values, 8);
+	printf("    %ld\n", (long)values[0]);
+	TRY(writev, fd, half, 2);
+	TRY(writev, fd, none, 2);
+	TRY(writev, fd, none, 1);
+	TRY(writev, fd, bad, 2);
+	TRY(pwritev2, fd, both, 2, -1l, 0, 0);
+	TRY(write, fd, &most, 8);
+	TRY(sendfile, timer, data, NULL, 100);
+	(void)!write(data, "12345678", 8);
+	TRY(sendfile, timer, data, NULL, 100);
+	lseek(data, 0, SEEK_SET);
+	TRY(sendfile, timer, data, NULL, 100);
+	TRY(sendfile, fd, data, NULL, 8);
+	printf("    at %ld\n", (long)lseek(data, 0, SEEK_CUR));
+	TRY(sendfile, timer, data, NULL, 0);
+	close(fd), close(timer), close(data);
+}
+
 int main(int argc, char **argv)
 {
 	if (enter_folder(argc, argv))
 		return 1;
 	try_eventfd();
+	try_vectors_of_eventfd();
 	try_timerfd();
 	try_epoll();
 	try_nested_sets();

@@ -158,16 +158,23 @@ s64 sys_pwrite64(struct task *t, const u64 *args)
 
 /* -- vectors -- */
 
-static s64 vectors_check(struct vectors *vectors, u64 count)
+static struct iovec *vector_at(struct vectors *vectors, u64 count, u64 i)
 {
 	const u64 per_page = VECTORS_PER_PAGE;
+
+	return count > VECTORS_FEW ? &vectors->pages[i / per_page][i % per_page] : &vectors->few[i];
+}
+
+static s64 vectors_check(struct vectors *vectors, u64 count)
+{
 	u64 total = 0;
 
+	for (u64 i = 0; i < count; i++)
+		if ((s64)vector_at(vectors, count, i)->size < 0)
+			return -EINVAL; /* of any, before addresses are looked at */
 	for (u64 i = 0; i < count; i++) {
-		struct iovec *v = count > VECTORS_FEW ? &vectors->pages[i / per_page][i % per_page] : &vectors->few[i];
+		struct iovec *v = vector_at(vectors, count, i);
 
-		if ((s64)v->size < 0)
-			return -EINVAL;
 		if (!user_range(v->base, v->size))
 			return -EFAULT;
 		if (v->size > MAX_RW_COUNT - total)
@@ -249,6 +256,30 @@ static s64 transfer_with(struct file *file, struct io *io, const u64 *at, bool w
 	return transfer(file, io, at, write);
 }
 
+/* One write for each vector, until all bytes of the io are written, or fewer than a vector has. */
+static s64 write_each(struct file *file, const struct io *all, u32 flags)
+{
+	const struct iovec *vector = all->vectors;
+	u64 total = 0;
+
+	while (total < all->left) {
+		struct io io = { .mm = all->mm, .vectors = vector, .left = vector->size };
+		s64 done;
+
+		if (vector->size == IO_LINK) {
+			vector = (const struct iovec *)vector->base;
+			continue;
+		}
+		done = transfer_with(file, &io, NULL, true, flags);
+		if (done < 0)
+			return total ? (s64)total : done;
+		total += (u64)done;
+		if ((u64)done < vector++->size)
+			break;
+	}
+	return (s64)total;
+}
+
 static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool write, u32 flags)
 {
 	struct file *file = fd_file(t, args[0]);
@@ -258,13 +289,18 @@ static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool wri
 
 	if (done)
 		return done;
-	done = vectors_get(t, &vectors, args[1], args[2]);
+	done = vectors_get(t, &vectors, args[1], (u32)args[2]); /* of which Linux takes 32 bits */
 	if (done > 0) {
 		s64 error = at && *at + (u64)done > MOST_OFFSET ? -EINVAL : check_flags(file, flags, write);
 
 		io.vectors = vectors.first;
 		io.left = (u64)done;
-		done = error ? error : transfer_with(file, &io, at, write, flags);
+		if (error)
+			done = error;
+		else if (write && file->operations->write_simple)
+			done = write_each(file, &io, flags);
+		else
+			done = transfer_with(file, &io, at, write, flags);
 	}
 	vectors_free(&vectors);
 	return done;

@@ -27,6 +27,12 @@ static s64 side_end(struct task *t, struct side *side)
 	return 0;
 }
 
+/* Whether bytes of another file can be moved to it: Linux finds out when it has some. */
+static bool takes_pages(const struct file *file)
+{
+	return file->operations->write && !file->operations->write_simple;
+}
+
 /* Move bytes of a file through a page; how many, or the first error. */
 static s64 copy(struct side *from, struct side *to, u64 size)
 {
@@ -46,7 +52,7 @@ static s64 copy(struct side *from, struct side *to, u64 size)
 		if (got <= 0)
 			break;
 		io = io_core(&vector, page, (u64)got);
-		result = file_transfer(to->file, &io, &to->position, true);
+		result = takes_pages(to->file) ? file_transfer(to->file, &io, &to->position, true) : -EINVAL;
 		if (result < got)
 			from->position = before + (result > 0 ? (u64)result : 0);
 		if (result <= 0)
@@ -61,7 +67,7 @@ static s64 copy(struct side *from, struct side *to, u64 size)
 
 static bool can(struct file *file, bool write)
 {
-	return write ? file->operations->write && file->writable : file->operations->read && file->readable;
+	return write ? takes_pages(file) && file->writable : file->operations->read && file->readable;
 }
 
 s64 sys_sendfile(struct task *t, const u64 *args)
@@ -81,7 +87,7 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!to.file || !to.file->writable)
 		return -EBADF;
-	if ((size && !can(from.file, false)) || !can(to.file, true) || to.file->flags & O_APPEND ||
+	if ((size && !can(from.file, false)) || to.file->flags & O_APPEND ||
 	    S_ISFIFO(from.file->inode->mode))
 		return -EINVAL;
 	if (from.file->stream && !file_pipe(to.file))

@@ -73,7 +73,7 @@ static void counter_release(struct file *file)
 
 static const struct file_operations counter_operations = {
 	.read = counter_read,
-	.write = counter_write,
+	.write = counter_write, .write_simple = true,
 	.seek = file_stay,
 	.poll = counter_poll, .nowait = true,
 	.release = counter_release,

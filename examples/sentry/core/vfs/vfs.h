@@ -122,6 +122,7 @@ struct file_operations {
 	/* POLLIN and so on that hold now. poll_wait() with the queues that are woken when they change. NULL: always ready. */
 	u32 (*poll)(struct file *file, struct poll *poll);
 	bool nowait; /* RWF_NOWAIT is possible */
+	bool write_simple; /* each vector is a write of its own, and nothing is spliced to it */
 	s64 (*ioctl)(struct file *file, u32 command, u64 argument);
 	int (*fsync)(struct file *file, bool data_only);
 	s64 (*fallocate)(struct file *file, u32 mode, u64 offset, u64 size);
