@@ -28,6 +28,7 @@ def spaces(*, of: str = "", kinds: tuple[str, ...] = OWN, **more: Any) -> dict[s
 def started(sandbox: Sandbox, name: str, script: str, spec: dict[str, Any]) -> None:
     """A container whose shell has printed a line."""
     root = sandbox.root(name)
+    (root / "etc").mkdir()
     for applet in ("ps", "kill", "readlink", "xargs"):
         (root / "bin" / applet).symlink_to("busybox")
     sandbox.create(name, "sh", "-c", script, spec=spec)
@@ -59,6 +60,15 @@ def test_containers_do_not_see_each_others_processes(sandbox: Sandbox) -> None:
     links = "readlink /proc/self/ns/pid; readlink /proc/1/ns/ipc; readlink /proc/1/ns/uts; readlink /proc/1/ns/net"
     first, second = (executed(sandbox, name, links).split() for name in ("c1", "c2"))
     assert [one == other for one, other in zip(first, second, strict=True)] == [False, False, False, True]
+
+
+def test_priorities_of_a_user_are_those_of_the_namespace(sandbox: Sandbox) -> None:
+    """Root of one container is the same user as root of another one, whose processes keep their priority."""
+    for name in ("c1", "c2"):
+        started(sandbox, name, "echo root:x:0:0::/:/bin/sh >/etc/passwd; echo up; read line", spaces())
+    show = "busybox cut -d' ' -f19 /proc/1/stat"
+    assert executed(sandbox, "c1", f"busybox renice -n 7 -u root; {show}").split() == ["7"]
+    assert executed(sandbox, "c2", show).split() == ["0"]
 
 
 def test_a_shared_namespace_of_processes(sandbox: Sandbox) -> None:

@@ -46,8 +46,8 @@ enum which { OF_PROCESS, OF_GROUP, OF_USER };
 
 static bool belongs(const struct task *t, const struct task *other, enum which which, s32 who)
 {
-	if (which != OF_USER && other->process->pids != t->process->pids)
-		return false;
+	if (other->process->pids != t->process->pids)
+		return false; /* also of the same user: containers have the same ones */
 	if (which == OF_PROCESS)
 		return other->tid == (who ? who : t->tid);
 	if (which == OF_GROUP)
