@@ -47,8 +47,8 @@ static s64 check(struct task *t, const struct clone *c)
 		return -EINVAL;
 	if (flags & CLONE_SIGHAND && (!(flags & CLONE_VM) || flags & CLONE_CLEAR_SIGHAND))
 		return -EINVAL;
-	if (flags & CLONE_PARENT && !t->process->parent)
-		return -EINVAL;
+	if (flags & CLONE_PARENT && (!t->process->parent || process_is_init(t->process)))
+		return -EINVAL; /* the child would have a parent outside of the namespace */
 	if (flags & CLONE_NEWNS && flags & CLONE_FS)
 		return -EINVAL;
 	if (flags & CLONE_NAMESPACES)
@@ -147,15 +147,20 @@ static struct task *copy(struct task *from, const struct clone *c)
 		t->altstack = from->altstack;
 	bytes_copy(t->name, from->name, sizeof(t->name));
 	cred_copy(&t->cred, &from->cred);
-	t->no_new_privs = from->no_new_privs;
 	t->personality = from->personality;
 	t->seccomp = from->seccomp;
 	seccomp_get(t->seccomp);
-	t->filters = from->filters;
-	filters_get(t->filters);
 	priority_inherit(t, from);
 	t->timer_slack = t->default_slack = from->timer_slack;
 	return t;
+}
+
+/* Not before: another thread may install filters for all threads while an address space is copied. */
+static void share_filters(struct task *t, const struct task *from)
+{
+	t->no_new_privs = from->no_new_privs;
+	t->filters = from->filters;
+	filters_get(t->filters);
 }
 
 /* A new process for a task, unless it is a thread of its parent's; false: no memory, or its namespace ends. */
@@ -174,6 +179,7 @@ static bool join(struct task *t, struct task *from, const struct clone *c, s32 t
 		t->process->forked_by = c->flags & CLONE_PARENT ? from->process->forked_by : from->tid;
 		t->process->exit_signal = c->flags & CLONE_PARENT ? from->process->exit_signal : (s32)c->exit_signal;
 	}
+	share_filters(t, from);
 	task_add(t, tid);
 	return true;
 }
