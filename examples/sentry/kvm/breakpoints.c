@@ -44,7 +44,7 @@ void breakpoints_report(const struct regs *regs, struct event *event)
  */
 bool breakpoints_late(void)
 {
-	bool is_hit = status() & HITS;
+	bool is_hit = status() & (HITS | STEP);
 
 	SET("6", STATUS_IDLE);
 	return is_hit;

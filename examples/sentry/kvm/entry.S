@@ -33,6 +33,7 @@
 #define USER_DATA 0x2b
 #define USER_CODE 0x33
 #define SYSCALL 256 /* beside the numbers of exceptions and interrupts */
+#define LOST 257    /* see below */
 #define TRAMPOLINE 0x8000
 
 	.section .note.pvh, "a", @note
@@ -200,8 +201,21 @@ leave_program:
 	pop %rbx
 	cld
 	ret
+/*
+ * A program got a debug exception by INT1, and at the first instruction of the handler the one that a load of SS had
+ * delayed: on the same stack, where the frame of the program was.  Its registers are here, but nobody knows where it was.
+ */
+2:	swapgs
+	push %rdi
+	mov PROGRAM_REGS, %rdi
+	save
+	pop RDI(%rdi)
+	movl $LOST, STOPPED_FOR
+	jmp leave_program
 /* Of the core itself: an interrupt while it waits for one, or a fault. */
-1:	push %rdi
+1:	cmpq $debug_stub, 16(%rsp)
+	je 2b
+	push %rdi
 	push %rsi
 	push %rdx
 	push %rcx
@@ -254,6 +268,7 @@ leave_program:
 	.align 16
 	.global vector_stubs
 vector_stubs:
+	.set debug_stub, vector_stubs + 16
 	.set number, 0
 	.rept 256
 	stub %number

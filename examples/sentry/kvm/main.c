@@ -270,6 +270,8 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	core_lock();
 	if (cpu->stopped_for == SYSCALL) {
 		event->kind = EVENT_SYSCALL;
+	} else if (cpu->stopped_for == LOST) {
+		event->signal = 9; /* it cannot go on */
 	} else if (cpu->stopped_for == PAGE_FAULT) {
 		event->kind = EVENT_FAULT;
 		event->access = cpu->exception_error & 16 ? ACCESS_EXEC : cpu->exception_error & 2 ? ACCESS_WRITE : ACCESS_READ;
