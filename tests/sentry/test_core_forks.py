@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
+from pyvmm_sentry.cores import Core
+from pyvmm_sentry.forks import CoreTemplate
 from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
 from tools.where import ROOT
 from vmm import ConfigError, HostError
@@ -183,6 +185,21 @@ def test_children_end_with_this_process(root: Path) -> None:
     for pidfd in pidfds:
         assert ended(pidfd)
         os.close(pidfd)
+
+
+def test_a_child_ends_with_a_host_that_is_killed_when_it_lets_it_run(root: Path) -> None:
+    """The child reads that it may run only after the end of the host."""
+    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        assert isinstance(template, CoreTemplate)
+        core = Core(template._nursery, template._image)
+        os.kill(core._pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, core._pid, os.WSTOPPED)
+        core.go()
+        core._fds.remove(core._alive)
+        os.close(core._alive)
+        os.kill(core._pid, signal.SIGCONT)
+        assert ended(core._pidfd)
+        core.close()
 
 
 def ended(pidfd: int) -> bool:

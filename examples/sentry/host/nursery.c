@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -86,13 +87,20 @@ static void hold_signal(int how)
 
 void nursery_wait(void)
 {
+	struct pollfd alive = { .fd = ALIVE };
+	ssize_t got;
 	u8 byte;
 
-	if (read(ALIVE, &byte, 1) != 1)
+	do
+		got = read(ALIVE, &byte, 1);
+	while (got < 0 && errno == EINTR);
+	if (got != 1)
 		_exit(0);
 	/* From now on, a signal ends the core with its host, whatever it is doing. */
 	if (fcntl(ALIVE, F_SETOWN, getpid()) || fcntl(ALIVE, F_SETFL, O_ASYNC))
 		fail("the end of the host cannot be watched");
+	if (poll(&alive, 1, 0) > 0)
+		_exit(0); /* it has ended before that */
 	hold_signal(SIG_UNBLOCK);
 }
 
