@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from pyvmm_sentry.cores import Core
 from pyvmm_sentry.forks import CoreTemplate
 from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
 from tools.where import ROOT
-from vmm import ConfigError, HostError
+from vmm import ConfigError, HostError, VmmError
 
 pytestmark = pytest.mark.skipif(not platforms.trap().present, reason="the platform trap does not work here")
 
@@ -158,6 +160,46 @@ def test_a_host_without_processes_is_an_error(root: Path, monkeypatch: pytest.Mo
         nursery._process.wait()
         with pytest.raises(HostError, match="the process that makes others has ended"):
             template.fork()
+
+
+def test_a_host_without_descriptors_is_an_error(root: Path) -> None:
+    """Nothing is left of what failed, and the next child works."""
+    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        refused, before, limits = 0, held(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        fds = {int(number) for number in os.listdir("/proc/self/fd")}
+        first = min(set(range(len(fds) + 1)) - fds)
+        for free in range(48):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first + free, limits[1]))
+            try:
+                template.fork().close()
+            except VmmError:
+                refused += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert held() == before and refused
+        assert template.map([1], timeout=PATIENCE) == [[1, 1]]
+
+
+def test_a_fork_that_is_interrupted_does_not_mix_up_later_ones(root: Path) -> None:
+    """The answer to its request may still come."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        assert isinstance(template, CoreTemplate)
+        maker = template._nursery._process.pid
+        old = signal.signal(signal.SIGALRM, interrupt)
+        os.kill(maker, signal.SIGSTOP)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1)
+            with pytest.raises(KeyboardInterrupt):
+                template.fork()
+        finally:
+            os.kill(maker, signal.SIGCONT)
+            signal.signal(signal.SIGALRM, old)
+        with contextlib.suppress(HostError):
+            assert template.map([1], timeout=PATIENCE) == [[1, 1]]
 
 
 KILLED = """

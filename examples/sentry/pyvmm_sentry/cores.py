@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 from pyvmm_sentry import program
 from pyvmm_sentry.share import Devices, Saved
 from pyvmm_sentry.streams import POINTS, ProgramError, ProgramTimeout, Streams, closed_error, deadline_in, left
-from vmm import HostError
+from vmm import HostError, VmmError
 
 MIB = 1 << 20
 STOP_S = 30.0
@@ -91,6 +91,10 @@ class Nursery:
                 answer = b""
                 if self._sock.fileno() < 0:
                     raise closed_error() from error
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)  # the next request would take the answer to this one
+                raise
         if len(answer) < _ANSWER.size:
             said = os.pread(self._errors, 512, 0).decode(errors="replace").strip()
             raise HostError(said or "the process that makes others has ended", code="sentry-nursery")
@@ -144,8 +148,10 @@ class Core(Streams):
         self._devices: Devices | None = None
         try:
             self._make(nursery, image)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and not isinstance(error, VmmError):
+                raise HostError(f"a process cannot be made: {error.strerror}", errno=error.errno or 0) from error
             raise
 
     def _make(self, nursery: Nursery, image: Image | None) -> None:

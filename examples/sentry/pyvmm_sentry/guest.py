@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pyvmm_sentry import boot, program
 from pyvmm_sentry.streams import ProgramError, Streams, closed_error, left
-from vmm import ConsoleConfig, Machine, VmmError
+from vmm import ConsoleConfig, HostError, Machine, VmmError
 
 _END_OF_INPUT = b"\x04"
 _PIECE = 64 << 10
@@ -35,9 +35,16 @@ class Guest(Streams):
         self._frames = boot.Frames(self._put)
         self._closing = threading.Lock()
         self._machine: Machine | None = None
-        self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(self._wake)
+                raise
+        except OSError as error:
+            raise HostError(f"a machine cannot be made: {error.strerror}", errno=error.errno or 0) from error
         os.set_blocking(self._reader, False)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             machine = self._machine = make(ConsoleConfig("fd", self._writer, device="virtio"))
             machine.console.space_callback = self._notify
