@@ -74,10 +74,14 @@ class Loop:
     """
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._wake = EventFd()
+        try:
+            self._epoll = select.epoll()
+        except OSError:
+            self._wake.close()
+            raise
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
-        self._wake = EventFd()
         self._epoll.register(self._wake.fd, select.EPOLLIN)
         self._stopped = False
 

@@ -98,11 +98,16 @@ class DeviceServer:
         page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
         irq = self._owned.add(EventFd())
         device = config.open(Opening(1, memory.size, self._loop, self._owned))
-        kicks = [self._owned.add(EventFd()) for _ in device.queue_sizes]
-        native = ffi.new("struct irq *", {"fd": irq.fd, "status": page.status})
-        self._runner = self._owned.add(
-            Runner(device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, self._on_failure)
-        )
+        try:
+            kicks = [self._owned.add(EventFd()) for _ in device.queue_sizes]
+            native = ffi.new("struct irq *", {"fd": irq.fd, "status": page.status})
+            runner = Runner(
+                device, memory, self._loop, kicks, [native] * len(kicks), page.status_place, self._on_failure
+            )
+        except BaseException:
+            device.close()  # its process, and what is open for it
+            raise
+        self._runner = self._owned.add(runner)
         device.negotiate(DRIVER_FEATURES)
         self.kicks = tuple(kick.fd for kick in kicks)
         self.irq = irq.fd
