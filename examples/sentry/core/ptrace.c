@@ -185,7 +185,25 @@ static const struct queued_signal *queued_at(const struct task *t, bool of_proce
 	return entry;
 }
 
-/* How many were copied. A copy can sleep: the tracee is looked up again for each. */
+enum { SIGNALS_PER_PAGE = PAGE / SIGINFO_SIZE };
+
+/* Put signals of a queue into a page, from one on: how many. */
+static s32 peek_some(u64 (*page)[SIGINFO_SIZE / sizeof(u64)], const struct queued_signal *entry, s32 most)
+{
+	s32 count = 0;
+
+	bytes_zero(page, PAGE);
+	for (; entry && count < most && count < SIGNALS_PER_PAGE; entry = entry->next) {
+		bytes_copy(page[count], &entry->info, sizeof(entry->info));
+		((struct siginfo *)page[count++])->pad = 0;
+	}
+	return count;
+}
+
+/*
+ * How many were copied.  A copy can sleep: the tracee is looked up again for each page.  Queues may be long, and each look
+ * begins at their start: others run in between.
+ */
 static s64 peek_signals(struct task *t, s32 tid, u64 from, u64 to)
 {
 	enum { OF_PROCESS = 1 };
@@ -195,25 +213,28 @@ static s64 peek_signals(struct task *t, s32 tid, u64 from, u64 to)
 		s32 count;
 	} wanted;
 	s64 error = user_read(t->mm, &wanted, from, sizeof(wanted));
-	s32 done = 0;
+	u64 (*page)[SIGINFO_SIZE / sizeof(u64)];
+	s32 done = 0, some = 1;
 
 	if (error)
 		return error;
 	if (wanted.flags & ~(u32)OF_PROCESS || wanted.count < 0)
 		return -EINVAL;
-	for (; done < wanted.count; done++) {
-		u64 whole[SIGINFO_SIZE / sizeof(u64)] = { 0 };
+	page = page_alloc();
+	if (!page)
+		return -ENOMEM;
+	while (done < wanted.count && some && !error && !task_must_end(t)) {
 		struct tracee *e = stopped_tracee(t, tid, &error);
-		const struct queued_signal *entry = e ? queued_at(e->task, wanted.flags, wanted.first + (u64)done) : NULL;
 
-		if (!entry)
-			break;
-		bytes_copy(whole, &entry->info, sizeof(entry->info));
-		((struct siginfo *)whole)->pad = 0;
-		error = user_write(t->mm, to + (u64)done * SIGINFO_SIZE, whole, sizeof(whole));
-		if (error)
-			break;
+		some = e ? peek_some(page, queued_at(e->task, wanted.flags, wanted.first + (u64)done), wanted.count - done) : 0;
+		if (some)
+			error = user_write(t->mm, to + (u64)done * SIGINFO_SIZE, page, (u64)some * SIGINFO_SIZE);
+		if (!error)
+			done += some;
+		if (some == SIGNALS_PER_PAGE)
+			task_yield();
 	}
+	page_free(page);
 	return done ? done : error;
 }
 

@@ -485,6 +485,32 @@ static void test_queues(void)
 	TRACE(PTRACE_PEEKSIGINFO, child, &wanted, BAD);
 }
 
+/* More than one page of them. */
+static void test_long_queue(void)
+{
+	static siginfo_t infos[100];
+	struct ptrace_peeksiginfo_args wanted = { 5, PTRACE_PEEKSIGINFO_SHARED, 100 };
+	long got, wrong = 0;
+	sigset_t all;
+
+	if (TRACED_CHILD()) {
+		sigfillset(&all);
+		sigprocmask(SIG_SETMASK, &all, NULL);
+		for (int i = 0; i < 100; i++)
+			sigqueue(getpid(), SIGRTMIN + 1, (union sigval){ .sival_int = i });
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	TRACE(PTRACE_CONT, child, 0, 0);
+	WAIT();
+	got = syscall(SYS_ptrace, PTRACE_PEEKSIGINFO, child, &wanted, infos);
+	for (long i = 0; i < got; i++)
+		wrong += infos[i].si_int != i + 5;
+	printf("%d queue: %ld, %ld wrong\n", __LINE__, got, wrong);
+	kill(child, SIGKILL);
+	WAIT();
+}
+
 static void *other_thread(void *unused)
 {
 	return unused;
@@ -984,6 +1010,7 @@ int main(int argc, char **argv)
 	test_calls();
 	test_signals();
 	test_queues();
+	test_long_queue();
 	test_events(0x7f, false);
 	test_events(0, false);
 	test_events(0x7f, true);
