@@ -104,6 +104,12 @@ def test_signals_to_process_1(sandbox: Sandbox) -> None:
     assert sandbox.agent.wait_process("c1", "c1") == 128 + 9
 
 
+def test_a_tracer_stops_process_1(sandbox: Sandbox, compile_static: Compile) -> None:
+    started(sandbox, "c1", "echo up; exec sleep 1000", spaces())
+    shutil.copy(compile_static("spaces"), sandbox.shared / "c1" / "rootfs" / "bin" / "spaces")
+    assert executed(sandbox, "c1", "spaces trace; cat /proc/1/comm") == "stopped 19\nsleep\n"
+
+
 def test_host_names(sandbox: Sandbox) -> None:
     started(sandbox, "c1", "echo up; read line", spaces(hostname="one"))
     started(sandbox, "c2", "echo up; read line", spaces(hostname="two"))

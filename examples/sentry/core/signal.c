@@ -27,8 +27,8 @@ bool signal_is_ignored(struct task *t, int signal)
 }
 
 /*
- * Process 1 of a namespace gets no signal for which it has no handler.  SIGKILL and SIGSTOP reach it from outside, and a
- * fault of its own ends it.
+ * Process 1 of a namespace gets no signal for which it has no handler.  SIGKILL and SIGSTOP reach it from outside and from
+ * the core, such as for a tracer, and a fault of its own ends it.
  */
 static bool is_shielded(struct task *t, int signal)
 {
@@ -179,11 +179,12 @@ static void continue_process(struct process *p)
 }
 
 /* What a signal does when it is sent, whether or not it is blocked; false: it goes no further. */
-static bool prepare(struct task *t, int signal)
+static bool prepare(struct task *t, const struct siginfo *info)
 {
 	struct process *p = t->process;
+	const int signal = info->signal;
 
-	if (SIGNAL_BIT(signal) & UNBLOCKABLE && is_shielded(t, signal))
+	if (SIGNAL_BIT(signal) & UNBLOCKABLE && info->code != SI_KERNEL && is_shielded(t, signal))
 		return false;
 	if (SIGNAL_BIT(signal) & STOPS) {
 		signals_flush(&p->pending, SIGNAL_BIT(SIGCONT));
@@ -209,7 +210,7 @@ static bool takes(const struct task *t, int signal)
 
 void signal_send_task(struct task *t, const struct siginfo *info)
 {
-	if (t->exiting || !prepare(t, info->signal))
+	if (t->exiting || !prepare(t, info))
 		return;
 	enqueue(&t->pending, info);
 	wake_all(&signal_arrived);
@@ -229,7 +230,7 @@ void signal_send_process(struct process *p, const struct siginfo *info)
 			break;
 		}
 	}
-	if (!prepare(first ? first : CONTAINER(p->tasks.next, struct task, siblings), info->signal))
+	if (!prepare(first ? first : CONTAINER(p->tasks.next, struct task, siblings), info))
 		return;
 	enqueue(&p->pending, info);
 	wake_all(&signal_arrived);

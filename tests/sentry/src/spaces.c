@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/msg.h>
+#include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { KEY = 4711, SIZE = 16 << 20 };
@@ -67,6 +69,17 @@ static int use(void)
 	return read(s, &byte, 1); /* until the other end has looked */
 }
 
+/* Attach to process 1, which has no handler of SIGSTOP. */
+static int trace(void)
+{
+	int status = 0;
+
+	if (ptrace(PTRACE_ATTACH, 1, 0, 0) || waitpid(1, &status, 0) != 1)
+		return 1;
+	printf("stopped %d\n", WIFSTOPPED(status) ? WSTOPSIG(status) : 0);
+	return (int)ptrace(PTRACE_DETACH, 1, 0, 0);
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -75,5 +88,7 @@ int main(int argc, char **argv)
 		return objects(IPC_CREAT);
 	if (!strcmp(what, "look"))
 		return objects(0);
+	if (!strcmp(what, "trace"))
+		return trace();
 	return !strcmp(what, "serve") ? serve() : use();
 }
