@@ -18,6 +18,7 @@ import pytest
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
 from pyvmm_sentry.cores import Core
 from pyvmm_sentry.forks import CoreTemplate
+from pyvmm_sentry.streams import POINTS
 from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
 from tools.where import ROOT
 from vmm import ConfigError, HostError, VmmError
@@ -51,6 +52,12 @@ def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
 
 def test_points(root: Path) -> None:
     check_points(lambda command: sandbox(root, command))
+
+
+def test_points_of_a_core_that_writes_anything(template: Template) -> None:
+    with template.fork() as child:
+        child._guest._put(POINTS, b"\1\0\0\0\xff\xff\xff\xff\0\0\0")
+        assert child.call(1, PATIENCE) == [1, 1]
 
 
 @pytest.mark.parametrize("count", [16, pytest.param(10_000, marks=pytest.mark.long)])
