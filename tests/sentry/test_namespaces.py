@@ -110,6 +110,19 @@ def test_a_tracer_stops_process_1(sandbox: Sandbox, compile_static: Compile) -> 
     assert executed(sandbox, "c1", "spaces trace; cat /proc/1/comm") == "stopped 19\nsleep\n"
 
 
+def test_terminals_of_other_containers(sandbox: Sandbox) -> None:
+    """Each has its own: nobody reads what is typed into the shell of another container."""
+    started(sandbox, "c1", "echo up; read line", spaces())
+    started(sandbox, "c2", "echo up; read line", spaces())
+    sandbox.exec("c1", "shell", "sh", "-c", "echo ready; read line; echo got $line; ls -1 /dev/pts", terminal=True)
+    assert sandbox.agent.read_stdout("c1", "shell", 100) == b"ready\r\n"
+    others = "ls /dev/pts; (for n in 0 1 2 3; do echo x >/dev/pts/$n; done) 2>/dev/null; echo done"
+    assert executed(sandbox, "c2", others) == "ptmx\ndone\n"
+    sandbox.agent.write_stdin("c1", "shell", b"line\n")
+    lines = sandbox.output("c1", "shell").split("\r\n")
+    assert lines[1] == "got line" and lines[3:] == ["ptmx", ""]
+
+
 def test_host_names(sandbox: Sandbox) -> None:
     started(sandbox, "c1", "echo up; read line", spaces(hostname="one"))
     started(sandbox, "c2", "echo up; read line", spaces(hostname="two"))

@@ -46,6 +46,7 @@ static int add_master(struct guest_process *guest)
 		return error;
 	file_get(guest->input);
 	guest->output = guest->input;
+	pty_give(guest->input, guest->container);
 	tty_resize(pty_unlock(guest->input), &guest->program.size);
 	return 0;
 }

@@ -138,7 +138,7 @@ static int readdir(struct file *file, struct entries *entries)
 		file->position = 3;
 	}
 	for (u64 index = file->position - 3; index < PTYS_MOST; index++) {
-		if (!find((s32)index))
+		if (!find((s32)index) || (pty_inode((u32)index) && !pty_is_own((u32)index)))
 			continue;
 		if (!entries_put(entries, name, number_text((u32)index, name), FIRST_INODE + index, DT_CHR, index + 4))
 			return 0;
@@ -152,7 +152,9 @@ static int open_terminal(struct inode *inode, struct file *file)
 	u32 index = (u32)inode->number - FIRST_INODE;
 	struct tty *tty = inode == console_inode() ? console_tty() : inode == pty_inode(index) ? pty_find(index) : NULL;
 
-	return tty ? tty_open(file, tty, false) : -EIO;
+	if (!tty || (inode != console_inode() && !pty_is_own(index)))
+		return -EIO; /* that of another container is not in the caller's instance, as Linux has it */
+	return tty_open(file, tty, false);
 }
 
 static int open_ptmx(struct inode *inode, struct file *file)

@@ -17,6 +17,7 @@ struct pty {
 	struct wait_queue readable, writable;
 	struct turn reading, writing;
 	struct inode *inode;
+	const void *owner; /* the container whose programs can open the terminal; NULL: those of none. Only compared */
 	bool closed;	   /* the terminal has no open file any longer */
 	bool locked;	   /* it cannot be opened yet */
 	bool packets;	   /* reads begin with a byte that reports what has happened */
@@ -126,6 +127,18 @@ struct inode *pty_inode(u32 index)
 	return index < PTYS_MOST && ptys[index] ? ptys[index]->inode : NULL;
 }
 
+bool pty_is_own(u32 index)
+{
+	return ptys[index]->owner == core.current->process->container;
+}
+
+void pty_give(struct file *master, const void *container)
+{
+	struct pty *pty = master->data;
+
+	pty->owner = container;
+}
+
 static struct pty *pty_new(u32 index)
 {
 	struct pty *pty = kmalloc(sizeof(*pty));
@@ -159,6 +172,7 @@ int ptmx_open(struct file *file)
 	ptys[index] = pty_new(index);
 	if (!ptys[index])
 		return -ENOMEM;
+	ptys[index]->owner = core.current->process->container;
 	file->operations = &operations;
 	file->data = ptys[index];
 	file->stream = true;

@@ -227,6 +227,8 @@ struct inode *devpts_add(u32 index); /* NULL: no memory */
 void devpts_remove(struct inode *inode);
 int devpts_path(u32 index, struct path *path);
 struct inode *pty_inode(u32 index); /* borrowed; NULL */
+bool pty_is_own(u32 index); /* the caller's container has opened the master; it is there */
+void pty_give(struct file *master, const void *container);
 
 /* -- console.c -- */
 
