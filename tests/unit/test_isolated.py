@@ -236,7 +236,7 @@ def test_what_it_does_not_have_says_so(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="a terminal's keys"):
             machine.start(terminal=True)
         with pytest.raises(ConfigError, match=r"start\(held=True\) is not available"):
-            machine.start(held=True)
+            machine.start(held=True)  # type: ignore[call-arg]
         with create_machine(replace(machine.config, isolation="thread")) as usual:
             names = {name for name in (*vars(usual), *dir(type(usual))) if not name.startswith("_")}
     has = {name for name in (*vars(machine), *dir(type(machine))) if not name.startswith("_")}
