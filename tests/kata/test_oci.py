@@ -246,8 +246,8 @@ def test_requests_that_are_none(runtime: Runtime) -> None:
             b"\xff\n",
         ):
             with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)  # without a timeout, which makes a full queue an error (unix(7))
                 sock.settimeout(PATIENCE)
-                sock.connect(path)
                 sock.sendall(text)
                 answer = sock.recv(4096)
                 assert b"error" in answer and b"Traceback" not in answer, answer
