@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,39 @@ CLONE_MIB, FEW_CLONES = 24, 100
 """Of the lab's memory for each clone, where they are many."""
 FREE_DISK, FREE_MIB = OUTPUT / "free-disk.img", 1024
 """For caches: the start of each of ten containers has an image of 12 there, and there is a template."""
-NATIVE = ("startup", "sentry", "sentry-host", "sandboxes", "server")
-"""What runs on this machine itself."""
-OWN_LAB = ("sentry-lab", "sentry-programs", "sandboxes-lab", "sandboxes-memory")
-"""What runs in a lab of its own, without a stage."""
-PARTS = (*NATIVE, *OWN_LAB, *LAB_PARTS[True], *LAB_PARTS[False])
+OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
+    "sentry": (
+        "system calls of the Sentry without KVM, on this machine itself",
+        lambda quick: sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30),
+    ),
+    "sentry-host": (
+        "memory and CPUs of a sandbox without KVM, on this machine itself",
+        lambda quick: sentry_host.measure(OUTPUT, 1 if quick else 3),
+    ),
+    "sandboxes": (
+        "many sandboxes at a time, with machines that need no KVM",
+        lambda quick: sandboxes.measure(50 if quick else sandboxes.COUNT),
+    ),
+    "sentry-lab": (
+        "the Sentry in a machine, in a lab that counts instructions",
+        lambda _: sentry_lab.measure(OUTPUT),
+    ),
+    "sandboxes-lab": ("sandboxes in machines, in a lab with 2 CPUs", lambda _: sandboxes_lab.measure(OUTPUT)),
+    "sandboxes-memory": (
+        "the memory of many sandboxes in machines, in a lab of its own",
+        lambda quick: sandboxes_memory.measure(OUTPUT, 10 if quick else sandboxes_memory.COUNT),
+    ),
+    "sentry-programs": (
+        "programs on the Sentry in a machine, in a lab that counts instructions",
+        lambda _: sentry_programs.measure(OUTPUT),
+    ),
+    "server": (
+        "the server of sandboxes, on this machine itself",
+        lambda quick: server.measure(20 if quick else 100, 2 if quick else 10),
+    ),
+}
+"""What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
+PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = ("budget", "kata-pool", "sentry-host", "sentry-programs")
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 
@@ -135,38 +163,18 @@ def make_spec(parts: Sequence[str], stage: Path, pyvmm: Path, *, icount: bool, q
 def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) -> dict[str, Any]:
     """Everything: the raw figures by part."""
     figures: dict[str, Any] = {}
-    if "sentry" in parts:
-        with step("bench: system calls of the Sentry without KVM, on this machine itself"):
-            figures["sentry"] = sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30)
-    if "sentry-host" in parts:
-        with step("bench: memory and CPUs of a sandbox without KVM, on this machine itself"):
-            figures["sentry-host"] = sentry_host.measure(OUTPUT, 1 if quick else 3)
-    if "sandboxes" in parts:
-        with step("bench: many sandboxes at a time, with machines that need no KVM"):
-            figures["sandboxes"] = sandboxes.measure(50 if quick else sandboxes.COUNT)
-    if "sentry-lab" in parts:
-        with step("bench: the Sentry in a machine, in a lab that counts instructions"):
-            figures["sentry-lab"] = sentry_lab.measure(OUTPUT)
-    if "sandboxes-lab" in parts:
-        with step("bench: sandboxes in machines, in a lab with 2 CPUs"):
-            figures["sandboxes-lab"] = sandboxes_lab.measure(OUTPUT)
-    if "sandboxes-memory" in parts:
-        with step("bench: the memory of many sandboxes in machines, in a lab of its own"):
-            figures["sandboxes-memory"] = sandboxes_memory.measure(OUTPUT, 10 if quick else sandboxes_memory.COUNT)
-    if "sentry-programs" in parts:
-        with step("bench: programs on the Sentry in a machine, in a lab that counts instructions"):
-            figures["sentry-programs"] = sentry_programs.measure(OUTPUT)
-    if "server" in parts:
-        with step("bench: the server of sandboxes, on this machine itself"):
-            figures["server"] = server.measure(20 if quick else 100, 2 if quick else 10)
-    if set(parts) <= {*NATIVE, *OWN_LAB} - {"startup"}:
+    for part, (title, run_part) in OWN.items():
+        if part in parts:
+            with step(f"bench: {title}"):
+                figures[part] = run_part(quick)
+    if set(parts) <= set(OWN):
         return figures
     stage = OUTPUT / "stage.tar"
     try:
         with step("bench: kernel, disks, an installation of pyvmm, and the root to run from"):
             made = artefacts.make(kernel)
             pyvmm = install(OUTPUT / "env")
-            if set(parts) - set(NATIVE) - set(OWN_LAB):
+            if set(parts) - {"startup", *OWN}:
                 artefacts.make_stage(stage, pyvmm, made, native="budget" in parts)
             if "kata" in parts:
                 make_image("ext4", FREE_DISK, FREE_MIB)

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench import own_lab
 from tests.bench.row import Row, compare
-from tests.lab import Lab, LabError
+from tests.lab import LabError
 from tools.where import ROOT
 
 TURNS, RUNS = 5, 10
@@ -208,13 +209,7 @@ def measure_here(folder: Path) -> Figures:
 
 def measure(folder: Path) -> Figures:
     """The same, from outside of the lab."""
-    result = folder / "sandboxes-lab.raw.json"
-    result.unlink(missing_ok=True)
-    with Lab() as lab:
-        status = lab.run([sys.executable, "-m", "tests.bench.sandboxes_lab", str(result)], cwd=ROOT)
-    if status:
-        raise LabError(f"measuring sandboxes failed with status {status}")
-    figures: Figures = json.loads(result.read_text())
+    figures: Figures = own_lab.measure("tests.bench.sandboxes_lab", folder)
     return figures
 
 
@@ -238,5 +233,4 @@ def rows(figures: Figures) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        Path(sys.argv[1]).write_text(json.dumps(measure_here(Path(place)), indent=1))
+    own_lab.write(measure_here, "/tmp")

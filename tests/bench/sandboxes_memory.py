@@ -8,17 +8,15 @@ memory is measured when the program has ended: how many of these a host of 16 Gi
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.bench import own_lab
 from tests.bench.memory import available_kib
 from tests.bench.row import Row, absolute
-from tests.lab import Lab, LabError
 from tools.where import ROOT
 
 COUNT = 100
@@ -64,8 +62,12 @@ def after_work(make: Callable[[int], list[Any]], count: int) -> float:
         return fall(before, count)
 
 
-def measure_here(folder: Path, count: int) -> Figures:
-    """In the lab."""
+def measure_here(folder: Path, sandboxes: str) -> Figures:
+    """In the lab.
+
+    :param sandboxes: how many
+    """
+    count = int(sandboxes)
     sys.path += [str(ROOT / "examples" / name) for name in ("kata", "sandbox")]
     from pyvmm_sandbox import Sandbox, Template
     from tests.guest.kata_tools import Oci
@@ -89,14 +91,7 @@ def measure_here(folder: Path, count: int) -> Figures:
 
 def measure(folder: Path, count: int = COUNT) -> Figures:
     """The same, from outside of the lab."""
-    result = folder / "sandboxes-memory.raw.json"
-    result.unlink(missing_ok=True)
-    with Lab(memory=LAB_MEMORY) as lab:
-        command = [sys.executable, "-m", "tests.bench.sandboxes_memory", str(result), str(count)]
-        status = lab.run(command, cwd=ROOT)
-    if status:
-        raise LabError(f"measuring the memory of sandboxes failed with status {status}")
-    figures: Figures = json.loads(result.read_text())
+    figures: Figures = own_lab.measure("tests.bench.sandboxes_memory", folder, str(count), memory=LAB_MEMORY)
     return figures
 
 
@@ -117,5 +112,4 @@ def rows(figures: Figures) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir="/tmp") as place:
-        Path(sys.argv[1]).write_text(json.dumps(measure_here(Path(place), int(sys.argv[2])), indent=1))
+    own_lab.write(measure_here, "/tmp")

@@ -13,15 +13,14 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import sentry, sentry_forks
+from tests.bench import own_lab, sentry, sentry_forks
 from tests.bench.row import Row, compare, mean
-from tests.lab import Lab, LabError
+from tests.lab import LabError
 from tools import guest
 from tools.where import PYVMM, ROOT
 
@@ -116,13 +115,7 @@ def measure_here(folder: Path) -> dict[str, Any]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """The same, from outside of the lab."""
-    result = folder / "sentry-lab.raw.json"
-    result.unlink(missing_ok=True)
-    with Lab(icount=True) as lab:
-        status = lab.run([sys.executable, "-m", "tests.bench.sentry_lab", str(result)], cwd=ROOT)
-    if status:
-        raise LabError(f"measuring the Sentry failed with status {status}")
-    figures: dict[str, Any] = json.loads(result.read_text())
+    figures: dict[str, Any] = own_lab.measure("tests.bench.sentry_lab", folder, icount=True)
     return figures
 
 
@@ -147,5 +140,4 @@ def rows(figures: dict[str, Any]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir="/run") as place:
-        Path(sys.argv[1]).write_text(json.dumps(measure_here(Path(place)), indent=1))
+    own_lab.write(measure_here, "/run")

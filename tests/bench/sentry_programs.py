@@ -8,7 +8,6 @@ Sentry and on Linux it is a shared directory that the guest may cache; gVisor ha
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,11 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.bench import sentry
+from tests.bench import own_lab, sentry
 from tests.bench.child import ChildError
 from tests.bench.row import Row, compare
 from tests.bench.sentry_lab import machine
-from tests.lab import Lab, LabError
+from tests.lab import LabError
 from tests.sentry import small_root
 from tools import guest
 from tools.where import ROOT
@@ -137,13 +136,16 @@ def boot(kernel: str, root: Path, cmdline: str, *words: str) -> dict[str, Any]:
     return {**figures_of(text), "stats": stats}
 
 
-def measure_here(archive: Path, folder: Path) -> dict[str, Any]:
-    """In the lab."""
+def measure_here(folder: Path, archive: str) -> dict[str, Any]:
+    """In the lab.
+
+    :param archive: of :func:`make_root`
+    """
     sys.path.append(str(ROOT / "examples" / "sentry"))
     from pyvmm_sentry import program
 
     root = folder / "root"
-    unpack(archive, root)
+    unpack(Path(archive), root)
     linux = "root=root rootfstype=virtiofs rw init=/programs"
     figures: dict[str, Any] = {
         "kvm": boot(str(program.kernel()), root, "", "/programs", str(TURNS)),
@@ -162,20 +164,14 @@ def measure_here(archive: Path, folder: Path) -> dict[str, Any]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """The same, from outside of the lab."""
-    result = folder / "sentry-programs.raw.json"
-    result.unlink(missing_ok=True)
     archive = folder / "sentry-programs.tar"
     with tempfile.TemporaryDirectory(dir=folder) as place, tarfile.open(archive, "w") as tar:
         make_root(Path(place, "root"))
         tar.add(Path(place, "root"), ".")
     try:
-        with Lab(icount=True) as lab:
-            status = lab.run([sys.executable, "-m", "tests.bench.sentry_programs", str(archive), str(result)], cwd=ROOT)
+        figures: dict[str, Any] = own_lab.measure("tests.bench.sentry_programs", folder, str(archive), icount=True)
     finally:
         archive.unlink()
-    if status:
-        raise LabError(f"measuring programs on the Sentry failed with status {status}")
-    figures: dict[str, Any] = json.loads(result.read_text())
     return figures
 
 
@@ -199,5 +195,4 @@ def rows(figures: dict[str, Any]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir="/run") as place:
-        Path(sys.argv[2]).write_text(json.dumps(measure_here(Path(sys.argv[1]), Path(place)), indent=1))
+    own_lab.write(measure_here, "/run")
