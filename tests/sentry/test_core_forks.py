@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,27 @@ from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
 from pyvmm_sentry.cores import Core
 from pyvmm_sentry.forks import CoreTemplate
 from pyvmm_sentry.streams import POINTS
-from tests.sentry.forking import CHECKS, COMMAND, ENVIRONMENT, PATIENCE, check_points, check_server, held, make_root
+from tests.sentry.forking import COMMAND, PATIENCE, Make, check_nothing_left, held
+from tests.sentry.forking import root as root
+from tests.sentry.forking import sandbox as sandbox
+from tests.sentry.forking import template as template
+from tests.sentry.forking import test_a_child_that_ends_is_an_error as test_a_child_that_ends_is_an_error
+from tests.sentry.forking import test_a_child_that_hangs_is_ended as test_a_child_that_hangs_is_ended
+from tests.sentry.forking import (
+    test_a_child_that_was_stopped_is_a_template as test_a_child_that_was_stopped_is_a_template,
+)
+from tests.sentry.forking import (
+    test_a_program_that_ends_before_the_point_is_an_error as test_a_program_that_ends_before_the_point_is_an_error,
+)
+from tests.sentry.forking import (
+    test_a_server_answers_each_request_in_a_child as test_a_server_answers_each_request_in_a_child,
+)
+from tests.sentry.forking import (
+    test_children_draw_different_random_numbers as test_children_draw_different_random_numbers,
+)
+from tests.sentry.forking import test_each_child_continues_from_the_point as test_each_child_continues_from_the_point
+from tests.sentry.forking import test_points as test_points
+from tests.sentry.forking import test_the_calendar_is_the_hosts as test_the_calendar_is_the_hosts
 from tools.where import ROOT
 from vmm import ConfigError, HostError, VmmError
 
@@ -27,31 +46,8 @@ pytestmark = pytest.mark.skipif(not platforms.trap().present, reason="the platfo
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_root(tmp_path_factory.mktemp("forks") / "root")
-
-
-def sandbox(root: Path, command: list[str] = COMMAND, **options: object) -> SentrySandbox:
-    return SentrySandbox(root, command, platform="trap", env=ENVIRONMENT, memory=64, **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def template(root: Path) -> Iterator[Template]:
-    with sandbox(root).run(PATIENCE, until="ready").freeze() as made:
-        yield made
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_children(template: Template, check: Callable[[Template], None]) -> None:
-    check(template)
-
-
-def test_a_server_answers_each_request_in_a_child(root: Path) -> None:
-    check_server(root)
-
-
-def test_points(root: Path) -> None:
-    check_points(lambda command: sandbox(root, command))
+def host() -> str:
+    return "trap"
 
 
 def test_points_of_a_core_that_writes_anything(template: Template) -> None:
@@ -61,14 +57,8 @@ def test_points_of_a_core_that_writes_anything(template: Template) -> None:
 
 
 @pytest.mark.parametrize("count", [16, pytest.param(10_000, marks=pytest.mark.long)])
-def test_children_leave_nothing(root: Path, count: int) -> None:
-    before = held()
-    with sandbox(root).run(PATIENCE, until="ready").freeze() as template:
-        answers = template.map(range(count), workers=2, timeout=PATIENCE)
-        assert answers == [[number, 1] for number in range(count)]
-    assert held() == before
-    with pytest.raises(ConfigError, match="closed"):
-        template.fork()
+def test_children_leave_nothing(template: Template, sandbox: Make, count: int) -> None:
+    check_nothing_left(template, sandbox, count)
 
 
 PYTHON = """
@@ -120,9 +110,9 @@ def test_children_have_threads_processes_and_files() -> None:
         assert first.call(6, PATIENCE) == ["before 56", 11, 2, False]
 
 
-def test_the_monotonic_clock_stands_still_while_the_program_is_stopped(root: Path) -> None:
+def test_the_monotonic_clock_stands_still_while_the_program_is_stopped(sandbox: Make) -> None:
     script = 'echo ready; read -r line; read -r up idle </proc/uptime; echo "[$line, $up]"'
-    with sandbox(root, ["/bin/sh", "-c", script]).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+    with sandbox(["/bin/sh", "-c", script]).run(PATIENCE, until="ready").freeze(prepared=0) as template:
         with template.fork() as child:
             first = child.call(1, PATIENCE)[1]
         subprocess.run(["sleep", "1"], check=True)
@@ -132,36 +122,29 @@ def test_the_monotonic_clock_stands_still_while_the_program_is_stopped(root: Pat
         assert second <= first + (time.monotonic() - before) + 0.02  # no more than it has run
 
 
-def test_a_program_that_ends_before_the_point_is_an_error(root: Path) -> None:
-    base = sandbox(root, ["sh", "-c", "echo no >&2; exit 4"])
-    with pytest.raises(ProgramError, match="has not written 'ready': the program exited with 4") as caught:
-        base.run(PATIENCE, until="ready")
-    assert caught.value.stderr == b"no\n"
-
-
-def test_what_cannot_be_stopped_is_refused(root: Path) -> None:
-    hooked = sandbox(root)
+def test_what_cannot_be_stopped_is_refused(sandbox: Make) -> None:
+    hooked = sandbox()
     hooked.on("open")(lambda event: None)
     with pytest.raises(ConfigError, match="with hooks, events or files of functions"):
         hooked.run(until="ready")
-    with sandbox(root) as base, pytest.raises(ConfigError, match="the program does not run"):
+    with sandbox() as base, pytest.raises(ConfigError, match="the program does not run"):
         base.freeze()
-    with sandbox(root) as base:
+    with sandbox() as base:
         base.run(PATIENCE, until="ready")
         with pytest.raises(ConfigError, match="prepared=65: not 0 to 64"):
             base.freeze(prepared=65)
 
 
-def test_a_program_that_has_ended_cannot_be_stopped(root: Path) -> None:
-    with sandbox(root, ["sh", "-c", "echo ready; exit 5"]) as base:
+def test_a_program_that_has_ended_cannot_be_stopped(sandbox: Make) -> None:
+    with sandbox(["sh", "-c", "echo ready; exit 5"]) as base:
         base.run(PATIENCE, until="ready")
         os.waitid(os.P_PID, base._guest._pid, os.WEXITED | os.WNOWAIT)  # type: ignore[union-attr]
         with pytest.raises(ProgramError, match="exited with 5"):
             base.freeze()
 
 
-def test_a_host_without_processes_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+def test_a_host_without_processes_is_an_error(sandbox: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template:
         nursery = template._nursery  # type: ignore[attr-defined]
         os.kill(nursery._process.pid, signal.SIGKILL)
         nursery._process.wait()
@@ -169,9 +152,9 @@ def test_a_host_without_processes_is_an_error(root: Path, monkeypatch: pytest.Mo
             template.fork()
 
 
-def test_a_host_without_descriptors_is_an_error(root: Path) -> None:
+def test_a_host_without_descriptors_is_an_error(sandbox: Make) -> None:
     """Nothing is left of what failed, and the next child works."""
-    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template:
         refused, before, limits = 0, held(), resource.getrlimit(resource.RLIMIT_NOFILE)
         fds = {int(number) for number in os.listdir("/proc/self/fd")}
         first = min(set(range(len(fds) + 1)) - fds)
@@ -187,13 +170,13 @@ def test_a_host_without_descriptors_is_an_error(root: Path) -> None:
         assert template.map([1], timeout=PATIENCE) == [[1, 1]]
 
 
-def test_a_fork_that_is_interrupted_does_not_mix_up_later_ones(root: Path) -> None:
+def test_a_fork_that_is_interrupted_does_not_mix_up_later_ones(sandbox: Make) -> None:
     """The answer to its request may still come."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template:
         assert isinstance(template, CoreTemplate)
         maker = template._nursery._process.pid
         old = signal.signal(signal.SIGALRM, interrupt)
@@ -236,9 +219,9 @@ def test_children_end_with_this_process(root: Path) -> None:
         os.close(pidfd)
 
 
-def test_a_child_ends_with_a_host_that_is_killed_when_it_lets_it_run(root: Path) -> None:
+def test_a_child_ends_with_a_host_that_is_killed_when_it_lets_it_run(sandbox: Make) -> None:
     """The child reads that it may run only after the end of the host."""
-    with sandbox(root).run(PATIENCE, until="ready").freeze(prepared=0) as template:
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template:
         assert isinstance(template, CoreTemplate)
         core = Core(template._nursery, template._image)
         os.kill(core._pid, signal.SIGSTOP)
