@@ -567,7 +567,6 @@ NEVER = {
     "vmm.machine.stats": "only with --stats, and then imported before",
     "termios": "only with a terminal, and then imported before",
     "vmm.debug": "opened before",
-    "vmm.board.shell": "nobody holds the machine of pyvmm boot, and prefault() needs one that is held",
     **dict.fromkeys(
         ("vmm.saving.restore", "vmm.saving.fork", "vmm.processes.isolated"), "nobody makes another machine in a jail"
     ),

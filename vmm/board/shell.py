@@ -8,7 +8,6 @@ from vmm.board.owned import Native, Owned
 from vmm.events import Loop
 from vmm.faststart.thread import ThreadAhead
 from vmm.memory import GuestMemory
-from vmm.memory.layout import PAGE
 from vmm.native import lib
 from vmm.virtio.register_page import PagesAhead
 
@@ -83,7 +82,7 @@ class Shell:
         :param pages: numbers of pages
         :raises OSError: the host has not enough memory; this must be closed
         """
-        bits = bits_of(pages, self.memory.size)
+        bits = self.memory.bits_of(pages)
         self.filled = self.memory.fill.fill_early(layers, bits)
         if self.filled:
             self.core.vcpus[0].map_pages(self.memory, bits)  # where this KVM cannot, the guest takes its exits
@@ -99,14 +98,6 @@ class Shell:
 
 def _kind(config: MachineConfig, shared: bool) -> tuple[object, ...]:
     return config.cpus, config.all_cpus(), config.cpu, config.memory, config.hotplug_memory, shared
-
-
-def bits_of(pages: Collection[int], size: int) -> bytes:
-    """A bit for each page of *size* bytes of RAM, set for those of *pages*."""
-    bits = bytearray(-(-size // PAGE // 8))
-    for page in pages:
-        bits[page // 8] |= 1 << page % 8
-    return bytes(bits)
 
 
 def _page_place(attached: Attached) -> tuple[int, bool]:

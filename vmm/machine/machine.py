@@ -410,13 +410,11 @@ class Machine(AnyMachine):
         :raises ConfigError: the guest is not held
         :raises HostError: the host has not enough memory
         """
-        from vmm.board.shell import bits_of
-
         with self._life_lock:
             self._life.check("prefault")
             if not self._held:
                 raise ConfigError("prefault: the guest runs", code="machine-state", hint="start(held=True) holds it")
-            bits = bits_of(pages, self._memory.size)
+            bits = self._memory.bits_of(pages)
             if self._memory.prefault_pages(bits):
                 self.vcpus[0].map_pages(self._memory, bits)  # where this KVM cannot, the guest takes its exits
 

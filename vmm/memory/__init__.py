@@ -11,7 +11,7 @@ from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
 HUGE_PAGES = ("auto", "none", "thp", "hugetlb")
@@ -227,6 +227,13 @@ class GuestMemory:
         :raises OSError: the template cannot be read
         """
         self.fill.complete()
+
+    def bits_of(self, pages: Collection[int]) -> bytes:
+        """A bit for each page, set for those of *pages*, which are numbers of pages."""
+        bits = bytearray(-(-self.size // PAGE // 8))
+        for page in pages:
+            bits[page // 8] |= 1 << page % 8
+        return bytes(bits)
 
     def prefault_pages(self, bits: bytes) -> bool:
         """Fill the pages whose bits are set, while others may touch them, and map them; False: it is not filled on
