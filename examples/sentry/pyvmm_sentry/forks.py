@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -18,9 +17,9 @@ from typing import Any, Self
 from pyvmm_sentry import boot
 from pyvmm_sentry.cores import Core, Image, Nursery
 from pyvmm_sentry.guest import Guest
-from pyvmm_sentry.ready import Ready
+from pyvmm_sentry.ready import Ready, ReadyGuests, closed_error
 from pyvmm_sentry.streams import ERRORS_MOST, ProgramError, ProgramTimeout, Streams, deadline_in
-from vmm import ConfigError, ConsoleConfig, Machine, VmmError
+from vmm import ConfigError, ConsoleConfig, Machine
 
 TIMEOUT_S = 30.0
 PREPARED, PREPARED_MOST = 2, 64
@@ -122,10 +121,6 @@ class Fork:
         self.close()
 
 
-def _closed_error() -> ConfigError:
-    return ConfigError("the template was closed", hint="fork before close()")
-
-
 def check_prepared(count: int) -> None:
     """
     :raises ConfigError: so many children cannot wait
@@ -171,7 +166,7 @@ class Template(ABC):
             self._forks.add(fork)
         if closed:
             fork.close()
-            raise _closed_error()
+            raise closed_error()
         return fork
 
     def map(self, requests: Iterable[object], *, workers: int = 4, timeout: float | None = TIMEOUT_S) -> list[Any]:
@@ -236,7 +231,7 @@ class MachineTemplate(Template):
         self._left = 0
         """Children that can be made from the point."""
         guest.machine.pause()
-        self._ready = Ready(lambda: Guest(self._make, most=ERRORS_MOST), prepared)
+        self._ready = ReadyGuests(lambda: Guest(self._make, most=ERRORS_MOST), prepared)
 
     @property
     def prepared(self) -> int:
@@ -258,8 +253,6 @@ class MachineTemplate(Template):
     def _make(self, console: ConsoleConfig) -> Machine:
         """Many are made from one point, since the program does not go on: its state is saved once."""
         with self._making:
-            if self._closed:
-                raise _closed_error()
             if not self._left:
                 self._close_point()
                 self._point, self._left = self._guest.machine.fork_point(CHILDREN), CHILDREN
@@ -298,73 +291,24 @@ class CoreTemplate(Template):
         super().__init__()
         check_prepared(prepared)
         self._nursery, self._image, self._owner = nursery, image, owner
-        self._prepared = prepared
-        self._waiting: deque[Core] = deque()
-        self._changed = threading.Condition(self._lock)
-        self._making = 0
-        """Threads that make a child now."""
-        self._failed = self._ended = False
-        self._thread: threading.Thread | None = None
-        if prepared:
-            self._thread = threading.Thread(target=self._prepare, name="sentry-children", daemon=True)
-            self._thread.start()
+        self._ended = False
+        self._ready = Ready(lambda: Core(nursery, image, most=ERRORS_MOST), prepared)
 
     @property
     def prepared(self) -> int:
-        return len(self._waiting)
-
-    def _prepare(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and (self._failed or len(self._waiting) >= self._prepared):
-                    self._changed.wait()
-                if self._closed:
-                    return
-            try:
-                core = self._make()
-            except VmmError:
-                with self._changed:  # fork() reports it, and then there is another attempt
-                    self._failed = True
-                continue
-            with self._changed:
-                self._waiting.append(core)
-
-    def _make(self) -> Core:
-        with self._lock:
-            if self._closed:
-                raise _closed_error()
-            self._making += 1
-        try:
-            return Core(self._nursery, self._image, most=ERRORS_MOST)
-        finally:
-            with self._changed:
-                self._making -= 1
-                self._changed.notify_all()
+        return len(self._ready)
 
     def _child(self) -> Core:
-        with self._changed:
-            core = self._waiting.popleft() if self._waiting and not self._closed else None
-            self._failed = False
-            self._changed.notify_all()
-        return (core or self._make()).go()
+        return self._ready.take().go()
 
     def of_child(self, guest: Streams, prepared: int) -> CoreTemplate:
         assert isinstance(guest, Core)
         return CoreTemplate(self._nursery, guest.stop(), prepared=prepared)
 
     def _end(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-        if self._thread:
-            self._thread.join()
-        with self._changed:
-            while self._making:
-                self._changed.wait()
-            waiting, ended = list(self._waiting), self._ended
-            self._waiting.clear()
-            self._ended = True
-        for core in waiting:
-            core.close()
+        self._ready.close()
+        with self._lock:
+            ended, self._ended = self._ended, True
         if not ended:
             self._image.close()
         if self._owner:
