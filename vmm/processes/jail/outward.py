@@ -6,6 +6,7 @@ import posix
 
 from vmm.errors import HostError
 from vmm.native import ffi, lib
+from vmm.processes.jail.calls import Folders, check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def jail_gateway(files: int) -> int:
     config.uid, config.files, config.threads = _user(), files, 1
     config.file_size, config.network, config.scratch = _SCRATCH_SIZE, 1, 1
     walls = ffi.new("struct jail_walls *")
-    _check(lib.jail_enter(config, walls))
+    check(lib.jail_enter(config, walls))
     _check_walls(walls, _NEEDED | lib.JAIL_USER)
-    _check(lib.seccomp_enter_process(lib.SECCOMP_GATEWAY))
+    check(lib.seccomp_enter_process(lib.SECCOMP_GATEWAY))
     return int(walls.scratch)
 
 
@@ -51,22 +52,16 @@ def jail_resolver(folders: Iterable[str]) -> None:
     :param folders: where it reads files, if the host's kernel has Landlock
     :raises HostError: the host refuses, or the process has other threads
     """
-    fds: list[int] = []
+    reachable = Folders(folders)
     try:
-        for folder in folders:
-            try:
-                fds.append(posix.open(folder, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC))
-            except OSError:
-                pass  # nothing can be read there
         user, walls = _user(), ffi.new("struct jail_walls *")
-        _check(lib.jail_reduce(_SET_USER, walls))
-        _check(lib.jail_become(user))
-        _check(lib.jail_reduce(0, walls))  # a process that becomes another user is dumpable again
+        check(lib.jail_reduce(_SET_USER, walls))
+        check(lib.jail_become(user))
+        check(lib.jail_reduce(0, walls))  # a process that becomes another user is dumpable again
         _check_walls(walls, _KEEPS_FILES)
-        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds), 0)
+        reachable.keep(writable=False)
     finally:
-        for fd in fds:
-            posix.close(fd)
+        reachable.close()
 
 
 def enter_resolver() -> None:
@@ -75,7 +70,7 @@ def enter_resolver() -> None:
 
     :raises HostError: the host's kernel has no seccomp filters
     """
-    _check(lib.seccomp_enter_process(lib.SECCOMP_RESOLVER))
+    check(lib.seccomp_enter_process(lib.SECCOMP_RESOLVER))
 
 
 def _user() -> int:
@@ -92,8 +87,3 @@ def _check_walls(walls: object, needed: int) -> None:
     standing, number = int(walls.standing), int(walls.first_errno)  # type: ignore[attr-defined]
     if needed & ~standing:
         raise HostError(f"jail: {posix.strerror(number)}", code="jail", errno=number)
-
-
-def _check(result: int) -> None:
-    if result:
-        raise HostError(f"jail: {posix.strerror(-result)}", code="jail", errno=-result)

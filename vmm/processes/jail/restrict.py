@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posix
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError
 from vmm.native import ffi, lib
+from vmm.processes.jail.calls import Folders, check
 from vmm.processes.jail.enter import Walls
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ def restrict_process(capabilities: Iterable[str] = ()) -> Walls:
     """
     kept = _bits(capabilities)
     walls = ffi.new("struct jail_walls *")
-    _check(lib.jail_reduce(kept, walls))
+    check(lib.jail_reduce(kept, walls))
     standing, missing = int(walls.standing), ""
     if walls.missing:
         missing = posix.strerror(walls.first_errno)
@@ -80,9 +81,9 @@ def seal_process(capabilities: Iterable[str] | None = None, *, programs: bool = 
         one
     """
     if capabilities is None:
-        _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_SEALED))
+        check(lib.seccomp_forbid(lib.SECCOMP_FORBID_SEALED))
     else:
-        _check(lib.seccomp_keep(_bits(capabilities), programs))
+        check(lib.seccomp_keep(_bits(capabilities), programs))
 
 
 def keep_calls() -> None:
@@ -91,7 +92,7 @@ def keep_calls() -> None:
 
     :raises HostError: the host's kernel has no seccomp filters
     """
-    _check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
+    check(lib.seccomp_enter_process(lib.SECCOMP_SERVER))
 
 
 def restrict_starter() -> None:
@@ -103,12 +104,12 @@ def restrict_starter() -> None:
     """
     import resource
 
-    _check(lib.jail_reduce(_bits(_STARTER), ffi.new("struct jail_walls *")))
+    check(lib.jail_reduce(_bits(_STARTER), ffi.new("struct jail_walls *")))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # A server raises its own limit again, as far as its guest may have files open
     few = _STARTER_FILES if most == resource.RLIM_INFINITY else min(_STARTER_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
-    _check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
+    check(lib.seccomp_enter_process(lib.SECCOMP_SHARES))
 
 
 def restrict_helper() -> None:
@@ -119,8 +120,8 @@ def restrict_helper() -> None:
 
     :raises HostError: the host's kernel has no seccomp filters
     """
-    _check(lib.jail_reduce(((1 << len(CAPABILITIES)) - 1) & ~_bits(_NEVER), ffi.new("struct jail_walls *")))
-    _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
+    check(lib.jail_reduce(((1 << len(CAPABILITIES)) - 1) & ~_bits(_NEVER), ffi.new("struct jail_walls *")))
+    check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
 
 
 def restrict_server() -> None:
@@ -136,8 +137,8 @@ def restrict_server() -> None:
     """
     if posix.geteuid() == 0:  # another user's program that is not dumpable could make no user namespaces
         kept = ((1 << len(CAPABILITIES)) - 1) & ~_bits(name for name in _NEVER if name != "bpf")
-        _check(lib.jail_reduce(kept, ffi.new("struct jail_walls *")))
-    _check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
+        check(lib.jail_reduce(kept, ffi.new("struct jail_walls *")))
+    check(lib.seccomp_forbid(lib.SECCOMP_FORBID_HELPER))
 
 
 def restrict_forks(folders: Iterable[str]) -> None:
@@ -148,19 +149,13 @@ def restrict_forks(folders: Iterable[str]) -> None:
     :param folders: where it makes and removes files, if the host's kernel has Landlock
     :raises HostError: the host's kernel has no seccomp filters
     """
-    fds: list[int] = []
+    reachable = Folders({*folders})
     try:
-        for folder in {*folders}:
-            try:
-                fds.append(posix.open(folder, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC))
-            except OSError:
-                pass  # nothing can be made there
-        _check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
-        lib.jail_keep_folders(ffi.new("int[]", fds), len(fds), 1)
+        check(lib.jail_reduce(_bits(_FORKS), ffi.new("struct jail_walls *")))
+        reachable.keep(writable=True)
     finally:
-        for fd in fds:
-            posix.close(fd)
-    _check(lib.seccomp_enter_process(lib.SECCOMP_FORKS))
+        reachable.close()
+    check(lib.seccomp_enter_process(lib.SECCOMP_FORKS))
 
 
 def _bits(capabilities: Iterable[str]) -> int:
@@ -174,8 +169,3 @@ def _bits(capabilities: Iterable[str]) -> int:
             raise ConfigError(f"{name!r} is no capability", code="jail-capability", hint="capabilities(7) lists them")
         kept |= 1 << CAPABILITIES.index(name)
     return kept
-
-
-def _check(result: int) -> None:
-    if result:
-        raise HostError(f"jail: {posix.strerror(-result)}", code="jail", errno=-result)
