@@ -28,6 +28,11 @@ from tools import guest as recipes
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / ".venv" / "bin"
 PATIENCE = RUN_TIMEOUT
+COUNTER = """
+n=0; exec 3>>/log; echo kept >/dev/shm/kept 2>/dev/null; echo pid $$
+trap 'echo asked $n; exit 7' TERM
+while :; do n=$((n + 1)); echo $n; echo $n >&3; sleep 0.1; done"""
+"""Counts on its output and in a file."""
 
 
 def make_rootfs(path: Path) -> Path:
@@ -95,6 +100,15 @@ class Oci:
         assert done.returncode == 0, (self.folder / f"{container_id}.out").read_text() + self.console()
         self.check("start", container_id)
 
+    def restore(self, container_id: str, image: Path, bundle: str) -> Path:
+        """Restore a container from a checkpoint; the file of its output."""
+        out = self.folder / f"{container_id}.restored"
+        with open(out, "wb") as file:
+            command = self.command("restore", "--detach", "--image-path", str(image), "--bundle", bundle, container_id)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
+        assert done.returncode == 0, out.read_text() + self.console()
+        return out
+
     def state(self, container_id: str) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(self.check("state", container_id))
         return state
@@ -111,6 +125,10 @@ class Oci:
         """Remove what a test has left."""
         for name in os.listdir(self.root) if self.root.exists() else ():
             self.run("delete", "--force", name)
+
+
+def numbers(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().splitlines() if line.isdigit()]
 
 
 def eventually(what: Callable[[], object], words: str) -> None:

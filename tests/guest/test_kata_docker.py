@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.guest.kata_tools import BIN, leftovers, write_settings
-from tests.kata import docker_checks as checks
 from tests.kata.docker import Dockerd
+from tests.kata.docker_checks import test_compose as test_compose
+from tests.kata.docker_checks import test_testcontainers as test_testcontainers
+from tests.kata.docker_checks import test_the_command_line as test_the_command_line
+from tests.kata.docker_checks import test_the_python_library as test_the_python_library
 from tests.kata.oci_runtime import eventually
 
 pytestmark = [pytest.mark.guest, pytest.mark.long]
@@ -28,19 +30,3 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
     finally:
         dockerd.close()
     eventually(lambda: leftovers(folder) == [], "something is left")
-
-
-def test_the_command_line(docker: Dockerd, tmp_path: Path) -> None:
-    checks.check_command_line(docker, tmp_path)
-
-
-def test_the_python_library(docker: Dockerd) -> None:
-    checks.check_library(docker)
-
-
-def test_compose(docker: Dockerd, tmp_path: Path) -> None:
-    checks.check_compose(docker, tmp_path)
-
-
-def test_testcontainers(docker: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.check_testcontainers(docker, monkeypatch)

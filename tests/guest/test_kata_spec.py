@@ -14,15 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
+from tests.guest.kata_tools import COUNTER, PATIENCE, Oci, eventually, leftovers, numbers
 from tools import guest as recipes
 
 MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
-COUNTER = """
-n=0; exec 3>>/log; echo kept >/dev/shm/kept 2>/dev/null; echo pid $$
-trap 'echo asked $n; exit 7' TERM
-while :; do n=$((n + 1)); echo $n; echo $n >&3; sleep 0.1; done"""
 
 
 @pytest.fixture(scope="module")
@@ -174,19 +170,6 @@ def test_a_user_namespace(oci: Oci) -> None:
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def numbers(path: Path) -> list[int]:
-    return [int(line) for line in path.read_text().splitlines() if line.isdigit()]
-
-
-def restore(oci: Oci, container_id: str, image: Path, bundle: str) -> Path:
-    out = oci.folder / f"{container_id}.restored"
-    with open(out, "wb") as file:
-        command = oci.command("restore", "--detach", "--image-path", str(image), "--bundle", bundle, container_id)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
-    assert done.returncode == 0, out.read_text() + oci.console()
-    return out
-
-
 def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path) -> None:
     oci.start("c1", COUNTER)
     bundle, image = oci.state("c1")["bundle"], tmp_path / "image"
@@ -202,7 +185,7 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path)
     assert told == list(range(1, len(told) + 1))
     assert sorted(os.listdir(image))[0] == "container.json" and len(os.listdir(image)) == 3
 
-    after = restore(oci, "c2", image, bundle)
+    after = oci.restore("c2", image, bundle)
     eventually(lambda: len(numbers(after)) > 3, "it does not go on")
     assert numbers(after)[0] == told[-1] + 1, "each number once"
     assert json.loads(oci.check("ps", "--format", "json", "c2"))[0] == json.loads(pids)[0]

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.guest.kata_tools import PATIENCE, Oci, eventually, leftovers
+from tests.guest.kata_tools import COUNTER, Oci, eventually, leftovers, numbers
 
 pytestmark = pytest.mark.guest
-
-COUNTER = """
-n=0; exec 3>>/log; echo kept >/dev/shm/kept
-trap 'echo asked $n; exit 7' TERM
-while :; do n=$((n + 1)); echo $n; echo $n >&3; sleep 0.1; done"""
 
 
 class SentryOci(Oci):
@@ -35,19 +29,6 @@ def oci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentryOci]:
     made.close()
 
 
-def restore(oci: Oci, container_id: str, image: Path, bundle: str) -> Path:
-    out = oci.folder / f"{container_id}.restored"
-    with open(out, "wb") as file:
-        command = oci.command("restore", "--detach", "--image-path", str(image), "--bundle", bundle, container_id)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
-    assert done.returncode == 0, out.read_text() + oci.console()
-    return out
-
-
-def numbers(path: Path) -> list[int]:
-    return [int(line) for line in path.read_text().splitlines() if line.isdigit()]
-
-
 def test_a_container_goes_on_where_it_was_checkpointed(oci: SentryOci, tmp_path: Path) -> None:
     """Its processes, its files and its names are as they were; the restore finds the kind of guest by itself."""
     oci.start("c1", COUNTER, hostname="kept")
@@ -56,7 +37,7 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: SentryOci, tmp_path:
     oci.check("checkpoint", "--image-path", str(image), "c1")
     assert oci.run("state", "c1").returncode == 1, "it has ended and is removed"
     told = numbers(before)
-    after = restore(oci, "c2", image, bundle)
+    after = oci.restore("c2", image, bundle)
     eventually(lambda: len(numbers(after)) > 3, "it does not go on")
     assert numbers(after)[0] == told[-1] + 1, "each number once"
     show = "cat /proc/1/comm /dev/shm/kept; hostname; echo /proc/[0-9]*"

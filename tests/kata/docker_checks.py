@@ -22,12 +22,12 @@ services:
 """
 
 
-def check_command_line(docker: Dockerd, folder: Path) -> None:
+def test_the_command_line(docker: Dockerd, tmp_path: Path) -> None:
     own = ("--network", "none", "--runtime", NAME)
     kernel = docker.check("run", "--rm", *own, IMAGE, "/bin/uname", "-r").strip()
     assert kernel and kernel != os.uname().release, "it has the host's kernel"
-    (folder / "shared").write_text("from the host")
-    mount = f"{folder}/shared:/shared:ro"
+    (tmp_path / "shared").write_text("from the host")
+    mount = f"{tmp_path}/shared:/shared:ro"
     assert docker.check("run", "--rm", *own, "--volume", mount, IMAGE, "/bin/cat", "/shared") == "from the host"
     assert docker.run("run", "--rm", *own, IMAGE, "/bin/sh", "-c", "exit 7").returncode == 7
     docker.check("run", "--detach", "--name", "one", *own, IMAGE, "/bin/sh", "-c", "echo begun; exec sleep 1000")
@@ -37,7 +37,7 @@ def check_command_line(docker: Dockerd, folder: Path) -> None:
     assert docker.check("ps", "--all", "--quiet") == ""
 
 
-def check_library(docker: Dockerd) -> None:
+def test_the_python_library(docker: Dockerd) -> None:
     module: Any = pytest.importorskip("docker")
     client = module.DockerClient(base_url=docker.host, timeout=PATIENCE)
     try:
@@ -64,10 +64,10 @@ def _archive(name: str, content: bytes) -> bytes:
     return made.getvalue()
 
 
-def check_compose(docker: Dockerd, folder: Path) -> None:
+def test_compose(docker: Dockerd, tmp_path: Path) -> None:
     if docker.run("compose", "version").returncode:
         pytest.skip("no docker compose")
-    file = folder / "compose.yaml"
+    file = tmp_path / "compose.yaml"
     file.write_text(_COMPOSE)
     compose = ("compose", "--project-name", "test", "--file", str(file))
     docker.check(*compose, "up", "--detach", "--pull", "never")
@@ -76,7 +76,7 @@ def check_compose(docker: Dockerd, folder: Path) -> None:
     assert docker.check("ps", "--all", "--quiet") == ""
 
 
-def check_testcontainers(docker: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_testcontainers(docker: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("testcontainers")
     monkeypatch.setenv("DOCKER_HOST", docker.host)
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")  # Its image is not here

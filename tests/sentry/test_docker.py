@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.kata import docker_checks as checks
 from tests.kata.docker import Dockerd
+from tests.kata.docker_checks import left_over
+from tests.kata.docker_checks import test_compose as test_compose
+from tests.kata.docker_checks import test_testcontainers as test_testcontainers
+from tests.kata.docker_checks import test_the_command_line as test_the_command_line
+from tests.kata.docker_checks import test_the_python_library as test_the_python_library
 from tests.kata.oci_runtime import eventually, needs_namespaces
 
 pytestmark = [needs_namespaces, pytest.mark.long]  # dockerd takes 10 s to begin
@@ -29,20 +33,4 @@ def docker() -> Iterator[Dockerd]:
             yield dockerd
         finally:
             dockerd.close()
-        eventually(lambda: checks.left_over(Path(folder)) == [], "a process is left")
-
-
-def test_the_command_line(docker: Dockerd, tmp_path: Path) -> None:
-    checks.check_command_line(docker, tmp_path)
-
-
-def test_the_python_library(docker: Dockerd) -> None:
-    checks.check_library(docker)
-
-
-def test_compose(docker: Dockerd, tmp_path: Path) -> None:
-    checks.check_compose(docker, tmp_path)
-
-
-def test_testcontainers(docker: Dockerd, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks.check_testcontainers(docker, monkeypatch)
+        eventually(lambda: left_over(Path(folder)) == [], "a process is left")
