@@ -41,6 +41,7 @@ from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.exec_process import OPTIONS as PROCESS_OPTIONS
 from pyvmm_kata.oci.exec_process import process_from
 from pyvmm_kata.pod import checkpoint_folder
+from pyvmm_kata.pod.stdio import PIECE
 from pyvmm_kata.protocol import control
 from pyvmm_kata.run_spec import Options, make_spec
 
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
 PIPE = -1
 """A stream of :meth:`Container.exec` that is an attribute of the process: a new pipe."""
 _READS = (True, False, False)
-_PIPE_ROOM = 256 << 10
-"""Bytes: as much as one message to the guest."""
 
 
 class Process:
@@ -295,7 +294,7 @@ class Container:
                     reader, writer = os.pipe2(os.O_CLOEXEC)
                     if not os.geteuid():  # others' pipes shrink to a page after some hundred large ones (pipe(7))
                         with contextlib.suppress(OSError):
-                            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_ROOM)
+                            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIECE)
                     theirs.append(reader if reads else writer)
                     pipes.append(os.fdopen(writer if reads else reader, "wb" if reads else "rb", buffering=0))
                 else:
