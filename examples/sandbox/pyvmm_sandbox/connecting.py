@@ -66,8 +66,8 @@ def check(network: str | Network, secrets: Mapping[str, Secret] | None, ports: S
 class Connected:
     """What the container gets.
 
-    :ivar network: ``none`` or ``user``
     :param owner: names the process whose end removes the network before there is a sandbox
+    :ivar network: ``none`` or ``user``
     :ivar namespace: where its user network is; empty: the host's
     """
 
@@ -153,7 +153,7 @@ def gateway_of(state: str) -> str:
 
 
 def sweep_gateways(owner: str) -> None:
-    """Remove what a process has left of the start of gateways."""
+    """Remove the gateways that a process started for sandboxes which it did not finish."""
     from pyvmm_sandbox.egress import folders
 
     folders.sweep(owner, _END_S)

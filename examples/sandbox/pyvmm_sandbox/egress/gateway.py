@@ -18,7 +18,7 @@ from typing import Any
 
 from pyvmm_sandbox.egress import names, namespace
 from pyvmm_sandbox.egress.credentials import Credential
-from pyvmm_sandbox.egress.relay import CONNECTIONS_MOST, Gateway
+from pyvmm_sandbox.egress.relay import CONNECTIONS_MOST, Gateway, clients
 from pyvmm_sandbox.egress.resolver import Resolver, start
 from pyvmm_sandbox.egress.rules import Network
 from vmm import VmmError, jail_gateway
@@ -146,13 +146,7 @@ async def _serve(
 async def _accept_callers(control: socket.socket, caller: _Caller) -> None:
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
-    while True:  # asyncio's server would call listen()
-        try:
-            client, _ = await loop.sock_accept(control)
-        except OSError:
-            await asyncio.sleep(0.1)  # no descriptor is left: some will be closed
-            continue
-        client.setblocking(False)
+    async for client in clients(control):
         tasks.add(task := loop.create_task(_serve_caller(client, caller)))
         task.add_done_callback(tasks.discard)
 

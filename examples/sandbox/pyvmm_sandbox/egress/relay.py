@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_sandbox.egress import sniff
@@ -171,14 +171,7 @@ class Gateway:
 
     async def accept(self, listener: socket.socket, serve: Service) -> None:
         """Serve the connections of a listener, for ever."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(listener)
-            except OSError:
-                await asyncio.sleep(0.1)  # no descriptor is left: some will be closed
-                continue
-            client.setblocking(False)
+        async for client in clients(listener):
             self.spawn(_closing(client, serve))
 
     # -- connections -------------------------------------------------------------------------------------------------
@@ -259,6 +252,19 @@ async def _closing(client: socket.socket, serve: Service) -> None:
 
 def _is_for(credential: Credential, aim: Aim, *, is_https: bool) -> bool:
     return bool(aim.name) and any(each.matches(aim.name, aim.port, is_https) for each in credential.targets)
+
+
+async def clients(listener: socket.socket) -> AsyncIterator[socket.socket]:
+    """The connections of a listener, for ever.  Unlike asyncio's servers, this does not call listen()."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            client, _ = await loop.sock_accept(listener)
+        except OSError:
+            await asyncio.sleep(0.1)  # no descriptor is left: some will be closed
+            continue
+        client.setblocking(False)
+        yield client
 
 
 async def accepted(client: socket.socket, **options: Any) -> Streams:
