@@ -84,7 +84,7 @@ def test_a_sandbox_that_is_killed_while_a_request_finds_it_is_not_found(folder: 
         with pytest.raises(ClientError, match="was not found"):
             await request
         await kill
-        assert sandboxes.known == set()
+        assert sandboxes._live == {}
         sandboxes.store.close()
 
     asyncio.run(run())

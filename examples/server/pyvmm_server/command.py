@@ -207,7 +207,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     tempfile.tempdir = settings.bundles
     server = Program(
         uvicorn.Config(
-            _routed(app, engine, options.port),
+            _routed(app, engine, options),
             host=options.host,
             port=options.port,
             http="httptools",
@@ -243,14 +243,15 @@ def _engine(settings: Settings, options: argparse.Namespace) -> Engine | None:
     return Ray(settings)
 
 
-def _routed(app: Dispatcher, engine: Engine | None, port: int) -> ASGIApp:
+def _routed(app: Dispatcher, engine: Engine | None, options: argparse.Namespace) -> ASGIApp:
     """The application, with the requests of the engine's own clients."""
-    if "pyvmm_server.kubernetes" not in sys.modules:
+    if options.engine != "kubernetes":
         return app
     from pyvmm_server.kubernetes.engine import Kubernetes
     from pyvmm_server.kubernetes.router import Router
 
-    return Router(app, app.sandboxes, engine, port) if isinstance(engine, Kubernetes) else app
+    assert isinstance(engine, Kubernetes)
+    return Router(app, app.sandboxes, engine, options.port)
 
 
 def program() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
-from pyvmm_server import leftovers, threads
+from pyvmm_server import leftovers, store, threads
 from pyvmm_server.errors import ClientError, gone
 from pyvmm_server.suspended import Suspended
 
@@ -208,7 +208,7 @@ class Local:
             if not self._suspended.has(record):
                 raise
             leftovers.remove(self._root, record.name)
-            return None if record.state == "paused" else self._suspended.start(record)
+            return None if record.state == store.PAUSED else self._suspended.start(record)
         return None if self._suspended.settle(record, box) else box
 
     async def remove(self, record: Record) -> None:

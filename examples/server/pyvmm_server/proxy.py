@@ -10,14 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from pyvmm_server import threads
-from pyvmm_server.errors import ClientError
+from pyvmm_server.errors import ClientError, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
 
     from pyvmm_server.sandboxes import Live
+
+    Headers = list[tuple[bytes, bytes]]
 
 _HOP = {
     "connection",
@@ -34,6 +36,7 @@ _HOP = {
 OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port"}
 """Headers that the sandbox's programs do not see."""
 _PIECE = 64 << 10
+_CONNECT_S = 5.0
 
 
 class Upstream:
@@ -108,13 +111,31 @@ async def answer(live: Live, port: int, request: Request) -> Response:
 
     :raises ClientError: nothing listens there, or something that does not speak HTTP
     """
-    upstream = await connect(live, port)
+    headers = [each for each in request.headers.raw if each[0].decode("latin-1") not in OURS]
+    return await _pass_on(await connect(live, port), request, headers, lambda error: no_answer(port, error))
+
+
+async def answer_of_node(host: str, port: int, request: Request, headers: Headers) -> Response:
+    """Pass a request with these headers on to the server of another node, and the answer back.
+
+    :raises Unreachable: it does not answer
+    """
     try:
-        headers = [each for each in request.headers.raw if each[0].decode("latin-1") not in OURS]
+        async with asyncio.timeout(_CONNECT_S):
+            upstream = Upstream(*await asyncio.open_connection(host, port))
+    except OSError as error:
+        raise Unreachable(error) from error
+    return await _pass_on(upstream, request, headers, Unreachable)
+
+
+async def _pass_on(
+    upstream: Upstream, request: Request, headers: Headers, failure: Callable[[Exception], ClientError]
+) -> Response:
+    try:
         head = await exchange(upstream, request, headers)
     except (OSError, h11.ProtocolError) as error:
         upstream.close()
-        raise no_answer(port, error) from error
+        raise failure(error) from error
     except BaseException:
         upstream.close()
         raise
@@ -123,7 +144,7 @@ async def answer(live: Live, port: int, request: Request) -> Response:
     return response
 
 
-async def exchange(upstream: Upstream, request: Request, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+async def exchange(upstream: Upstream, request: Request, headers: Headers) -> h11.Response:
     """Send a request with these headers; the head of its answer.
 
     :raises OSError: the connection is broken

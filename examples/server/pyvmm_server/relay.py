@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from typing import TYPE_CHECKING
 
-import h11
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from pyvmm_server import proxy
-from pyvmm_server.errors import Unreachable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from pyvmm_server.engine import Address
 
 HEADER = "x-pyvmm-relay"
-_CONNECT_S = 5.0
 
 
 class Guard:
@@ -45,22 +41,7 @@ async def forward(address: Address, sandbox_id: str, port: str, request: Request
 
     :raises Unreachable: the node does not answer
     """
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            upstream = proxy.Upstream(*await asyncio.open_connection(address.host, address.port))
-    except OSError as error:
-        raise Unreachable(error) from error
     more = {"e2b-sandbox-id": sandbox_id, "e2b-sandbox-port": port, HEADER: address.secret}
     headers = [(name, value) for name, value in request.headers.raw if name.decode("latin-1") not in more]
     headers += [(name.encode(), value.encode()) for name, value in more.items()]
-    try:
-        head = await proxy.exchange(upstream, request, headers)
-    except (OSError, h11.ProtocolError) as error:
-        upstream.close()
-        raise Unreachable(error) from error
-    except BaseException:
-        upstream.close()
-        raise
-    response = StreamingResponse(upstream.body(), head.status_code)
-    response.raw_headers = proxy.end_to_end(head)
-    return response
+    return await proxy.answer_of_node(address.host, address.port, request, headers)

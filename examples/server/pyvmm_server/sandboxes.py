@@ -148,11 +148,6 @@ class Sandboxes:
         record = self.store.get(sandbox_id)
         return record is not None and record.state in (store.CREATING, store.RUNNING, store.PAUSED)
 
-    @property
-    def known(self) -> set[str]:
-        """Ids of those of which this process has something."""
-        return set(self._live)
-
     def note_end(self, sandbox_id: str) -> bool:
         """Report a sandbox that has ended without a request; whether that is so."""
         if not self.is_there(sandbox_id):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_sandbox import Sandbox, SandboxGone, Template
 from pyvmm_sandbox.template import RECORD
-from pyvmm_server import leftovers
+from pyvmm_server import leftovers, store
 from vmm import VmmError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Suspended:
 
         :raises VmmError: it has ended
         """
-        if record.state == "paused":
+        if record.state == store.PAUSED:
             if self.has(record):
                 box.kill()  # it was being resumed, which nobody was told
                 return True

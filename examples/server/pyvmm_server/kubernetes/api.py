@@ -65,7 +65,7 @@ class Api:
             import lightkube
             from lightkube import generic_resource
         except ImportError as error:
-            raise ConfigError("lightkube is not installed", hint="pip install 'pyvmm-server[kubernetes]'") from error
+            raise ConfigError("lightkube is not installed", hint="pip install lightkube") from error
         self._make = generic_resource.create_namespaced_resource
         self._failures = (httpx2.HTTPError, lightkube.ApiError)
         self._classes: dict[Kind, Any] = {}

@@ -5,12 +5,10 @@ Any node answers them: one that does not have the sandbox passes them on to the 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-import h11
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from pyvmm_server import proxy, store
 from pyvmm_server.errors import ClientError, Unreachable, describe
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 _PASSED = "x-pyvmm-passed"
 """A header of requests that another node has passed on, so that none goes in a circle."""
-_CONNECT_S = 5.0
 
 
 class Router:
@@ -92,19 +89,5 @@ class Router:
         addresses = (sandbox.get("status") or {}).get("podIPs") or []
         if not addresses or _PASSED in request.headers:
             raise Unreachable("it has not reported the sandbox")
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                upstream = proxy.Upstream(*await asyncio.open_connection(addresses[0], self._port))
-        except OSError as error:
-            raise Unreachable(error) from error
-        try:
-            head = await proxy.exchange(upstream, request, [*request.headers.raw, (_PASSED.encode(), b"1")])
-        except (OSError, h11.ProtocolError) as error:
-            upstream.close()
-            raise Unreachable(error) from error
-        except BaseException:
-            upstream.close()
-            raise
-        response = StreamingResponse(upstream.body(), head.status_code)
-        response.raw_headers = proxy.end_to_end(head)
-        return response
+        headers = [*request.headers.raw, (_PASSED.encode(), b"1")]
+        return await proxy.answer_of_node(addresses[0], self._port, request, headers)
