@@ -1,4 +1,4 @@
-"""An engine without machines, whose calls wait until a test lets them go on."""
+"""An engine without machines.  Its calls wait until a test opens their gates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Gate:
 
 
 class GatedHandle:
-    """A sandbox that runs while its engine says so."""
+    """A sandbox that runs until its engine ends it."""
 
     relay = None
 

@@ -104,7 +104,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         deadline = time.monotonic() + PATIENCE
         while not is_so():
             assert time.monotonic() < deadline, (self._folder / "output").read_text()[-3000:]
-            time.sleep(0.2)  # Slurm has to be asked
+            time.sleep(0.2)  # Slurm does not report when a job starts
 
     def close(self) -> None:
         self.run("scancel", "--full", "--user=root")

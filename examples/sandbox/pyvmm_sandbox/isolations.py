@@ -54,7 +54,7 @@ def check_saving(isolation: str) -> None:
     """
     :raises UsageError: the sandbox cannot be saved or forked
     """
-    # With KVM, containers on it have checkpoints; copies of these have not been tested
+    # With KVM, pyvmm-oci can checkpoint a container on the Sentry. Forks of sandboxes are untested
     if isolation == "sentry":
         raise UsageError("a sandbox on the Sentry cannot be forked or saved", hint=_HINT)
 

@@ -17,7 +17,7 @@ _PIECE = 1 << 16
 def read_lines(
     sock: socket.socket, deadline: float | None, *, line_most: int, most: int | None = None
 ) -> Iterator[bytes]:
-    """The lines without their ends, until the connection ends.  A line that has no end is dropped.
+    """Yield each line without its newline until the connection ends.  An unfinished last line is dropped.
 
     :param deadline: on the clock of :func:`time.monotonic`; None: wait forever
     :param line_most: most bytes of a line

@@ -153,7 +153,7 @@ class Guest(Streams):
             self.machine.wait()
 
     def share_stats(self) -> dict[str, Any]:
-        """The counters of the root's server."""
+        """Counters of the virtio-fs server that serves the root directory."""
         return next((device.stats() for device in self.machine.devices if device.counts_elsewhere), {})
 
     def close(self) -> None:

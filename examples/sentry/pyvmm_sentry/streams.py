@@ -90,7 +90,7 @@ class Streams(ABC):
 
     @abstractmethod
     def _result(self) -> int | None:
-        """The status, once there is no more output; None: it has ended without one."""
+        """The exit status, after the output has ended; None if it is unknown."""
 
     @abstractmethod
     def close(self) -> None:

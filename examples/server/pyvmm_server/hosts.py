@@ -57,7 +57,7 @@ def bare(host: str) -> str:
 
 
 def _page(origin: str) -> str:
-    """The name or address of an origin; empty: it is none that a browser sends for a page of a server."""
+    """The host of an ``Origin`` header.  Empty: the header does not name a server."""
     try:
         return bare(urlsplit(origin).netloc) if origin.count("/") == 2 else ""
     except ValueError:

@@ -109,7 +109,7 @@ def test_time_does_not_pass_in_a_child_that_is_held(tmp_path: Path, consoles: li
             with child:
                 child.start(held=True)
                 child.pause()
-                time.sleep(waits)  # of the host's time
+                time.sleep(waits)  # the guest's clock must not count this
                 here, before = tsc(source), tsc(child)
                 if before >= here:
                     pytest.skip("this KVM ignores TSC offsets")

@@ -13,7 +13,7 @@ ANSWER_S = 40.0
 
 
 def connect_to_port(dial: Callable[[], socket.socket], address: str, port: int) -> socket.socket | None:
-    """Connect to a TCP port of the guest's loopback interface, or return None if the guest refuses the connection.
+    """Open a TCP connection to a port on the guest's loopback interface.  None: the guest refuses it.
 
     :param dial: connects to the agent's relay port
     :param address: a loopback address; the agent also tries that of the other family

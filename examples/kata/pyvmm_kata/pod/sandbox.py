@@ -254,7 +254,7 @@ class Sandbox:
         return made
 
     def connect_to_port(self, port: int) -> socket.socket | None:
-        """Connect to a TCP port of the guest's loopback interface, or return None if the guest refuses the connection.
+        """Open a TCP connection to a port on the guest's loopback interface.  None: the guest refuses it.
 
         :raises HostError: the guest does not answer
         """

@@ -51,7 +51,7 @@ class Folder:
             self._fd = -1
 
     def remove(self) -> None:
-        """Remove it, whoever has it."""
+        """Delete the folder, even if the gateway still uses it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 

@@ -35,13 +35,13 @@ class Writer:
         return changed
 
     async def hold(self, kind: Kind, found: Object) -> Object:
-        """Have it wait for us at its end."""
+        """Add our finalizer: the object stays until :meth:`release`."""
         if objects.is_held(found):
             return found
         return await self.change(kind, found, {"finalizers": objects.finalizers(found, held=True)})
 
     async def release(self, kind: Kind, found: Object) -> None:
-        """The opposite: it ends, if its end has begun."""
+        """Remove the finalizer: an object that is being deleted disappears."""
         if objects.is_held(found):
             await self.change(kind, found, {"finalizers": objects.finalizers(found, held=False)})
 
