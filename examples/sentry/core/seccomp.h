@@ -2,8 +2,7 @@
 /*
  * A filter of system calls, from a container's specification: an action for each call, and rules that look at arguments.
  *
- * Tasks and programs inherit it.  Those that programs install are in
- * filters.c.
+ * Tasks and programs inherit it.  Those that programs install are in filters.c.
  */
 #ifndef SENTRY_SECCOMP_H
 #define SENTRY_SECCOMP_H

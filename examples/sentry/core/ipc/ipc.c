@@ -36,9 +36,18 @@ static u32 index_of(s32 id)
 	return (u32)id & ((1u << INDEX_BITS) - 1);
 }
 
-struct ipc_object *ipc_at(const struct ipc_table *table, u32 index)
+static struct ipc_object *ipc_at(const struct ipc_table *table, u32 index)
 {
 	return table->slots && index < IPC_MOST ? table->slots[index] : NULL;
+}
+
+struct ipc_object *ipc_next(const struct ipc_table *table, u32 *index)
+{
+	struct ipc_object *object = NULL;
+
+	while (!object && *index < IPC_MOST)
+		object = ipc_at(table, (*index)++);
+	return object;
 }
 
 struct ipc_object *ipc_find(const struct ipc_table *table, s32 id)

@@ -30,7 +30,7 @@ _Static_assert(sizeof(struct ipc_perm) == 48, "as the kernel has it");
 s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode); /* its number, or -errno */
 void ipc_remove(struct ipc_object *object);
 struct ipc_object *ipc_find(const struct ipc_table *table, s32 id); /* NULL */
-struct ipc_object *ipc_at(const struct ipc_table *table, u32 index);
+struct ipc_object *ipc_next(const struct ipc_table *table, u32 *index); /* from an index on, which it increases; NULL */
 s32 ipc_highest(const struct ipc_table *table); /* index of the last; 0: there is none */
 /*
  * Find the object of a get call by its key: its number; 0 with *found NULL if the call must make one; or -errno.  The
@@ -46,6 +46,7 @@ s64 ipc_seconds(void); /* of the real time */
 /* A line of /proc/sysvipc: key, number, mode, then values of which one is -1 at the place of the four owners. */
 enum { OWNERS = -1 };
 void ipc_show(struct text *text, const struct ipc_object *object, const s64 *values, u32 count);
+/* All lines, of the caller's namespace. */
 void shm_show(struct text *text);
 void sem_show(struct text *text);
 void msg_show(struct text *text);

@@ -84,22 +84,25 @@ static void destroy(struct queue *queue)
 
 void msg_forget(struct ipc_table *table)
 {
-	for (u32 i = 0; i < IPC_MOST; i++)
-		if (ipc_at(table, i))
-			destroy(queue_of(ipc_at(table, i)));
+	struct queue *queue;
+	u32 i = 0;
+
+	while ((queue = queue_of(ipc_next(table, &i))))
+		destroy(queue);
 }
 
 void msg_show(struct text *text)
 {
+	const struct queue *q;
+	u32 i = 0;
+
 	text_put(text, "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime"
 		       "      rtime      ctime\n");
-	for (u32 i = 0; i < IPC_MOST; i++) {
-		const struct queue *q = queue_of(ipc_at(&ipc_own()->msg, i));
-		const s64 values[] = { q ? (s64)q->bytes : 0, q ? (s64)q->count : 0, q ? q->sender : 0, q ? q->receiver : 0,
-				       OWNERS, q ? q->sent : 0, q ? q->received : 0, q ? q->changed : 0 };
+	while ((q = queue_of(ipc_next(&ipc_own()->msg, &i)))) {
+		const s64 values[] = { (s64)q->bytes, (s64)q->count, q->sender, q->receiver, OWNERS, q->sent, q->received,
+				       q->changed };
 
-		if (q)
-			ipc_show(text, &q->ipc, values, ARRAY_SIZE(values));
+		ipc_show(text, &q->ipc, values, ARRAY_SIZE(values));
 	}
 }
 
@@ -257,13 +260,13 @@ static s64 put_info(struct task *t, u64 to, bool usage)
 	s32 info[8] = { IPC_MOST * QUEUE_BYTES / 1024, QUEUE_BYTES, LARGEST, QUEUE_BYTES, IPC_MOST, 16, QUEUE_BYTES, 0xffff };
 
 	if (usage) {
+		const struct queue *queue;
 		u64 bytes = 0, count = 0;
+		u32 i = 0;
 
-		for (u32 i = 0; i < IPC_MOST; i++) {
-			const struct queue *queue = queue_of(ipc_at(&ipc_own()->msg, i));
-
-			bytes += queue ? queue->bytes : 0;
-			count += queue ? queue->count : 0;
+		while ((queue = queue_of(ipc_next(&ipc_own()->msg, &i)))) {
+			bytes += queue->bytes;
+			count += queue->count;
 		}
 		info[0] = (s32)ipc_own()->msg.count;
 		info[1] = (s32)count;

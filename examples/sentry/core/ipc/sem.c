@@ -129,20 +129,23 @@ static void destroy(struct set *set)
 
 void sem_forget(struct ipc_table *table)
 {
-	for (u32 i = 0; i < IPC_MOST; i++)
-		if (ipc_at(table, i))
-			destroy(set_of(ipc_at(table, i)));
+	struct set *set;
+	u32 i = 0;
+
+	while ((set = set_of(ipc_next(table, &i))))
+		destroy(set);
 }
 
 void sem_show(struct text *text)
 {
-	text_put(text, "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
-	for (u32 i = 0; i < IPC_MOST; i++) {
-		const struct set *set = set_of(ipc_at(&ipc_own()->sem, i));
-		const s64 values[] = { set ? set->count : 0, OWNERS, set ? set->operated : 0, set ? set->changed : 0 };
+	const struct set *set;
+	u32 i = 0;
 
-		if (set)
-			ipc_show(text, &set->ipc, values, ARRAY_SIZE(values));
+	text_put(text, "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
+	while ((set = set_of(ipc_next(&ipc_own()->sem, &i)))) {
+		const s64 values[] = { set->count, OWNERS, set->operated, set->changed };
+
+		ipc_show(text, &set->ipc, values, ARRAY_SIZE(values));
 	}
 }
 

@@ -24,11 +24,12 @@ static struct segment *segment_of(struct ipc_object *object)
 
 static u64 pages_of_all(void)
 {
+	const struct segment *segment;
 	u64 pages = 0;
+	u32 i = 0;
 
-	for (u32 i = 0; i < IPC_MOST; i++)
-		if (ipc_at(&ipc_own()->shm, i))
-			pages += page_up(segment_of(ipc_at(&ipc_own()->shm, i))->size) / PAGE;
+	while ((segment = segment_of(ipc_next(&ipc_own()->shm, &i))))
+		pages += page_up(segment->size) / PAGE;
 	return pages;
 }
 
@@ -44,23 +45,25 @@ static void destroy(struct segment *segment)
 
 void shm_forget(struct ipc_table *table)
 {
-	for (u32 i = 0; i < IPC_MOST; i++)
-		if (ipc_at(table, i))
-			destroy(segment_of(ipc_at(table, i)));
+	struct segment *segment;
+	u32 i = 0;
+
+	while ((segment = segment_of(ipc_next(table, &i))))
+		destroy(segment);
 }
 
 void shm_show(struct text *text)
 {
+	const struct segment *s;
+	u32 i = 0;
+
 	text_put(text, "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime"
 		       "      dtime      ctime                   rss                  swap\n");
-	for (u32 i = 0; i < IPC_MOST; i++) {
-		const struct segment *s = segment_of(ipc_at(&ipc_own()->shm, i));
-		const s64 values[] = { s ? (s64)s->size : 0, s ? s->creator : 0, s ? s->last : 0,
-				       s ? (s64)shared_users(s->shared) - 1 : 0, OWNERS, s ? s->attached : 0,
-				       s ? s->detached : 0, s ? s->changed : 0, s ? (s64)page_up(s->size) : 0, 0 };
+	while ((s = segment_of(ipc_next(&ipc_own()->shm, &i)))) {
+		const s64 values[] = { (s64)s->size, s->creator, s->last, (s64)shared_users(s->shared) - 1, OWNERS, s->attached,
+				       s->detached, s->changed, (s64)page_up(s->size), 0 };
 
-		if (s)
-			ipc_show(text, &s->ipc, values, ARRAY_SIZE(values));
+		ipc_show(text, &s->ipc, values, ARRAY_SIZE(values));
 	}
 }
 
