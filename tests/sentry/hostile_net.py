@@ -12,6 +12,7 @@ from pyvmm_sentry.share import NET_RINGS, STRIDE
 
 SIZE = 256
 HEADER = bytes(12)
+INDEX = struct.Struct("H")  # native: "<H" is written byte by byte, and the core could read one of the two
 MAC, OURS = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 ADDRESS, SERVER = bytes((10, 1, 2, 3)), bytes((10, 1, 2, 1))
 
@@ -112,10 +113,10 @@ class HostileNet:
     def _take(self, queue: int) -> tuple[int, int, int] | None:
         """Head, address and size of the next buffer that the core has made available."""
         base = NET_RINGS + queue * STRIDE
-        (there,) = struct.unpack_from("<H", self._ram, base + 16 * SIZE + 2)
+        (there,) = INDEX.unpack_from(self._ram, base + 16 * SIZE + 2)
         if there == self._taken[queue]:
             return None
-        (head,) = struct.unpack_from("<H", self._ram, base + 16 * SIZE + 4 + 2 * (self._taken[queue] % SIZE))
+        (head,) = INDEX.unpack_from(self._ram, base + 16 * SIZE + 4 + 2 * (self._taken[queue] % SIZE))
         address, size = struct.unpack_from("<QI", self._ram, base + 16 * head)
         return head, address, size
 
@@ -123,7 +124,7 @@ class HostileNet:
         used = -(-(NET_RINGS + queue * STRIDE + 16 * SIZE + 6 + 2 * SIZE) // 64) * 64
         struct.pack_into("<II", self._ram, used + 4 + 8 * (self._taken[queue] % SIZE), head, size)
         self._taken[queue] += 1
-        struct.pack_into("<H", self._ram, used + 2, self._taken[queue] & 0xFFFF)
+        INDEX.pack_into(self._ram, used + 2, self._taken[queue] & 0xFFFF)
         os.eventfd_write(self.fds[3], 1)
 
     def sent(self) -> bytes | None:
