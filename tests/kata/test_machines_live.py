@@ -22,7 +22,7 @@ from tests.kata.test_machines_commands import Machines
 from tests.kata.test_machines_commands import machines as machines
 
 pytestmark = needs_namespaces
-ENTER, LEAVE, HOME = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[H"
+ENTER, LEAVE, HOME, END = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[H", b"\x1b[J"
 LONGEST = "3600"
 
 
@@ -55,7 +55,8 @@ class Terminal:
 
     @property
     def frames(self) -> list[str]:
-        return [re.sub(rb"\x1b\[[?0-9;]*[a-zA-Z]", b"", each).decode() for each in self._data.split(HOME)[1:]]
+        whole = [each.partition(END)[0] for each in self._data.split(HOME)[1:] if END in each]
+        return [re.sub(rb"\x1b\[[?0-9;]*[a-zA-Z]", b"", each).decode() for each in whole]
 
     def wait_for(self, words: str, count: int = 1) -> str:
         """The last frame, once so many have these words."""
