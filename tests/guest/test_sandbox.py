@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
-from tests.guest.kata_tools import PATIENCE, Oci, eventually
+from tests.guest.kata_tools import PATIENCE, Oci, eventually, members
 from tests.sandbox.journal_schedules import Schedule
 from tools import guest as recipes
 
@@ -98,6 +99,30 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
             eventually(lambda: int(copy.files.read("/count")) > before, "the copy's program does not continue")
         assert second.files.read("/file") == b"two\n"
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["booted", "copied"])
+def test_memory_that_a_program_has_freed_returns_to_the_host(oci: Oci, tmp_path: Path, copied: bool) -> None:
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(tmp_path / "state")}
+    with contextlib.ExitStack() as stack:
+        box = stack.enter_context(Sandbox(str(oci.rootfs), memory="256M", timeout=None, **where))
+        if copied:
+            (copy,) = box.fork()
+            stack.enter_context(copy)
+            box.kill()
+            box = copy
+        eventually(lambda: len(members(tmp_path / "state")["machine"]) == 1, "the machine of the original stays")
+        before = _resident(tmp_path)
+        assert box.run("dd if=/dev/zero of=/dev/null bs=128M count=1").ok
+        eventually(lambda: _resident(tmp_path) - before < 40 << 20, "the host does not get the memory")
+        assert box.run("cat /proc/version").ok
+
+
+def _resident(folder: Path) -> int:
+    """Bytes of memory that the machine's process has."""
+    (pid,) = members(folder / "state")["machine"]
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
 def test_terminals_signals_and_ports_of_a_machine(oci: Oci) -> None:

@@ -33,7 +33,7 @@ MACHINE = (
     "vmm.board.vcpu_gate",
     "vmm.saving.memory_base",
     "vmm.virtio.fs.device",
-    "vmm.virtio.balloon",
+    "vmm.virtio.balloon.device",
     "vmm.virtio.mem",
     "vmm.virtio.fs.process",
     "vmm.virtio.net.device",

@@ -19,6 +19,7 @@ from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import templates
 from pyvmm_kata.pod.guest_kind import Capabilities
 from vmm import (
+    BalloonConfig,
     BootConfig,
     DiskConfig,
     HotplugMemoryConfig,
@@ -139,6 +140,8 @@ def _machine(
         nets=tuple(wiring.nets),
         pmems=(PmemConfig(kind.image, read_only=True), *pmems),
         disks=tuple(disks),
+        # Memory that programs have freed returns to the host
+        balloon=BalloonConfig(free_page_reporting=True),
         console=wiring.console,
         transport=kind.transport,
         isolation=wiring.isolation,

@@ -120,7 +120,7 @@ class MachineSource:
             vsock=own.vsock,
             nets=own.nets,
             pmems=own.pmems,
-            balloon=None,
+            balloon=own.balloon,
             more_devices=(),
             rng=RngConfig(),
             cpu="guest",

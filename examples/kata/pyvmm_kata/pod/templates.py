@@ -27,7 +27,7 @@ from pyvmm_kata.state import descendants, remove_tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FORMAT = 1
+FORMAT = 2
 SEAL = "template.json"
 FILES = ("manifest.json", "state", "memory", "working-set")
 _LOCK, _NEW, _FAILED = "lock", "new-", ".failed"
