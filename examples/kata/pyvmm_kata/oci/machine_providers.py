@@ -7,6 +7,7 @@ is a clone of a template or boots, which :mod:`pyvmm_kata.pod.machine_source` de
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -17,6 +18,7 @@ from pyvmm_kata.bundle.mount_plan import Placed
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci.pool_machine import Elsewhere, take
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.pool_client import see
 from pyvmm_kata.pod.stdio import Stdio
 from pyvmm_kata.protocol import control
@@ -192,6 +194,7 @@ class Own:
         """See :class:`Provider`: fork the monitor, and wait until the container is made."""
 
         wanted = self._wanted
+        _prepare(wanted.chosen)
 
         def agree(channel: control.Channel, _pid: int) -> None:
             missing = channel.answer(control.creation_s(wanted.bundle.spec)).get("wanted")
@@ -260,3 +263,12 @@ class Own:
         gc.freeze()
         gc.enable()
         return monitor.wait()
+
+
+def _prepare(chosen: Settings) -> None:
+    """Load what a monitor needs, before it is forked: a process that makes many containers loads it once."""
+    import pyvmm_kata.oci.monitor
+
+    assert pyvmm_kata.oci.monitor
+    with contextlib.suppress(ImportError, VmmError):  # the monitor reports it
+        kind_named(chosen.guest).prepare(chosen.kernel_params)

@@ -75,6 +75,13 @@ class GuestKind(Protocol):
     name: str
     can: Capabilities
 
+    def prepare(self, cmdline: str) -> None:
+        """Load what a process needs that makes a machine: those that are forked later have it.
+
+        :param cmdline: the settings' part of the kernel's command line
+        :raises VmmError: something is missing, which :meth:`check` reports
+        """
+
     def check(self, config: SandboxConfig) -> None:
         """
         :raises ConfigError: what it boots from is not there; or it cannot have what *config* asks for

@@ -7,6 +7,7 @@ all machines of a host share the pages.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
@@ -14,6 +15,7 @@ from pyvmm_kata.bundle.guest_config import guest_config, process_text, resources
 from pyvmm_kata.bundle.guest_devices import serial_of
 from pyvmm_kata.bundle.root_disks import SERIAL
 from pyvmm_kata.bundle.settings import FILE, most_cpus
+from pyvmm_kata.entry import MACHINE
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import templates
@@ -53,6 +55,11 @@ class LinuxGuest:
     can = Capabilities(
         memory=True, cpus=True, disks=True, templates=True, checkpoints=True, network=True, forwarding=True, policy=True
     )
+
+    def prepare(self, cmdline: str) -> None:
+        """See :class:`GuestKind`."""
+        for module in MACHINE:
+            import_module(module)
 
     def check(self, config: SandboxConfig) -> None:
         """

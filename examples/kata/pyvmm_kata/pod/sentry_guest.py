@@ -6,6 +6,7 @@ place of the machine (:mod:`pyvmm_kata.pod.sentry_process`).
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 CMDLINE = "quiet sentry.control"
 
 
+_MODULES = (
+    "pyvmm_kata.pod.virtual_machine",
+    "pyvmm_sentry.controlled",
+    "vmm.board.device_server",
+    "vmm.virtio.fs.process",
+    "vmm.virtio.vsock.client",
+    "vmm.virtio.vsock.device",
+)
+
+
 class SentryGuest:
     """See :class:`pyvmm_kata.pod.guest_kind.GuestKind`."""
 
@@ -42,6 +53,15 @@ class SentryGuest:
         forwarding=False,
         policy=True,
     )
+
+    def prepare(self, cmdline: str) -> None:
+        """See :class:`GuestKind`."""
+        for module in _MODULES:
+            import_module(module)
+        if not self._takes_machine(cmdline):
+            from pyvmm_kata.pod.sentry_process import program_for
+
+            program_for(sentry_checks.platform_of(cmdline))
 
     def check(self, config: SandboxConfig) -> None:
         """
@@ -75,8 +95,7 @@ class SentryGuest:
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
         """See :class:`GuestKind`: where KVM cannot be used."""
-        platform = sentry_checks.platform_of(config.cmdline)
-        if platform in ("auto", "kvm") and kvm_verdict().usable:
+        if self._takes_machine(config.cmdline):
             timeline.note("the Sentry runs on kvm, in a machine")
             return None
         if config.checkpoint:
@@ -88,7 +107,11 @@ class SentryGuest:
         self.check(config)
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
-        return SentryProcess(config, folder, _share(shared), platform)
+        return SentryProcess(config, folder, _share(shared), sentry_checks.platform_of(config.cmdline))
+
+    @staticmethod
+    def _takes_machine(cmdline: str) -> bool:
+        return sentry_checks.platform_of(cmdline) in ("auto", "kvm") and kvm_verdict().usable
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
         """See :class:`GuestKind`: as a message."""

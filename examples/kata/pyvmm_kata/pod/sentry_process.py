@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class SentryProcess:
         try:
             vsock = VsockConfig(CID, f"/proc/self/fd/{self._folder}/{VSOCK}", connections=16)
             self._console = ConsoleLog(self._folder)
-            self.platform, program = _program(platform)
+            self.platform, program = program_for(platform)
             timeline.note(f"the Sentry runs on {self.platform}, without a machine")
             seal = config.seal or (lambda wanted: None)
             self._core = Controlled(
@@ -147,10 +148,11 @@ def _cannot(what: str) -> ConfigError:
     return ConfigError(f"a Sentry cannot {what}", code="guest-kind", hint="use --isolation vm")
 
 
-def _program(wanted: str) -> tuple[str, str]:
-    """The name and the program of a platform, or of the best one that works here.
+@functools.cache
+def program_for(wanted: str) -> tuple[str, str]:
+    """The name and the program of a platform, or of the best one that works here; found once.
 
-    :raises HostError: it does not work here, or none does
+    :raises HostError: it does not work here, or none does; or it cannot be built
     """
     from pyvmm_sentry import platforms, program
 
@@ -160,7 +162,10 @@ def _program(wanted: str) -> tuple[str, str]:
     for name in programs if wanted == "auto" else (wanted,):
         found = attempts[name]()
         if found.present:
-            return name, str(programs[name]())
+            try:
+                return name, str(programs[name]())
+            except program.BuildError as error:
+                raise HostError(f"the Sentry's program for {name} cannot be built: {error}", hint=error.hint) from error
         first = first or found
     assert first
     what = "can run neither on KVM nor without it" if wanted == "auto" else f"cannot run on {wanted}"
