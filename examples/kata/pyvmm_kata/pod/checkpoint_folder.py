@@ -44,6 +44,8 @@ TOLD = (
     *("policy", "root", "guest"),
 )
 """What :func:`describe` tells as it is written."""
+_BALLOON = "virtio-balloon"
+"""The kind of its state in a snapshot's manifest."""
 MAX_RECORD = 4 << 20
 MAX_MEMORY, MAX_VCPUS = 1 << 44, 1024
 
@@ -68,6 +70,7 @@ class Kept(NamedTuple):
     :ivar made_of: what else of config.json its processes were made from, see :func:`_made_of`
     :ivar root: the stored image that is its root, see :func:`_root_identity`; None: a folder is
     :ivar guest: the kind of its guest, see :mod:`pyvmm_kata.pod.guest_kind`
+    :ivar balloon: its machine has one
     """
 
     machine: str
@@ -89,6 +92,7 @@ class Kept(NamedTuple):
     more_cpus: int = 0
     root: Any = None
     guest: str = LINUX_GUEST
+    balloon: bool = False
 
     def sort(self, bundle: Bundle) -> None:
         """Sort the mounts of a bundle into the order of the checkpoint, which the names in the share depend on: podman
@@ -369,7 +373,14 @@ def read(place: str, *, verified: bool = False) -> Kept:
     # Who has copied it, as to another host, has it read; 64 MiB take a billion instructions
     if not verified and record.get("files") != _identities(kept.machine):
         vmm.verify_snapshot(kept.machine)
-    return kept
+    return kept._replace(balloon=_has_balloon(told))
+
+
+def _has_balloon(manifest: Json) -> bool:
+    """Machines of older checkpoints have none."""
+    devices = manifest.get("devices")
+    rows = devices if isinstance(devices, list) else []
+    return any(isinstance(each, dict) and each.get("kind") == _BALLOON for each in rows)
 
 
 def _record(place: str) -> Json:

@@ -120,7 +120,7 @@ class MachineSource:
             vsock=own.vsock,
             nets=own.nets,
             pmems=own.pmems,
-            balloon=own.balloon,
+            balloon=own.balloon if self._config.balloon else None,
             more_devices=(),
             rng=RngConfig(),
             cpu="guest",

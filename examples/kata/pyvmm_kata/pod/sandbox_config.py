@@ -43,6 +43,7 @@ class SandboxConfig(NamedTuple):
     :ivar policy: the requests that the agent serves; None: all
     :ivar checkpoint: the folder of a snapshot that the machine goes on from, see
         :meth:`pyvmm_kata.pod.sandbox.Sandbox.restore`; empty: none
+    :ivar balloon: the machine of that snapshot has one
     :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
     """
 
@@ -65,6 +66,7 @@ class SandboxConfig(NamedTuple):
     policy: Policy | None = None
     isolation: str = "process"
     checkpoint: str = ""
+    balloon: bool = True
     more_memory: int = 0
     more_cpus: int = 0
     guest: str = "linux"

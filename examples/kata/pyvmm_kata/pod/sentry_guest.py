@@ -17,7 +17,7 @@ from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import sentry_checks
 from pyvmm_kata.pod.guest_kind import Capabilities
-from vmm import BootConfig, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
+from vmm import BalloonConfig, BootConfig, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
 
 if TYPE_CHECKING:
     from pyvmm_kata.pod import templates
@@ -88,6 +88,7 @@ class SentryGuest:
             memory=MemoryConfig(config.memory),
             shares=(_share(wiring.share),),
             nets=tuple(wiring.nets),
+            balloon=BalloonConfig(free_page_reporting=True),
             vsock=wiring.vsock,
             console=wiring.console,
             isolation=wiring.isolation,

@@ -183,6 +183,7 @@ def _as_kept(config: SandboxConfig, bundle: Bundle, wanted: settings.Settings, k
         more_cpus=kept.more_cpus,
         template=False,
         checkpoint=kept.machine,
+        balloon=kept.balloon,
     )
 
 
