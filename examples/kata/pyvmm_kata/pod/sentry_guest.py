@@ -6,6 +6,7 @@ place of the machine (:mod:`pyvmm_kata.pod.sentry_process`).
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ class SentryGuest:
 
     @staticmethod
     def _takes_machine(cmdline: str) -> bool:
-        return sentry_checks.platform_of(cmdline) in ("auto", "kvm") and kvm_verdict().usable
+        return sentry_checks.platform_of(cmdline) in ("auto", "kvm") and _is_kvm_usable()
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
         """See :class:`GuestKind`: as a message."""
@@ -148,6 +149,12 @@ class SentryGuest:
 
 
 SENTRY = SentryGuest()
+
+
+@functools.cache
+def _is_kvm_usable() -> bool:
+    """Tried once: it makes a machine, which takes 6 ms."""
+    return kvm_verdict().usable
 
 
 def _builder() -> Any:
