@@ -10,12 +10,13 @@ import hashlib
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyvmm_sentry import lwip
-from pyvmm_sentry.source import SourceError
+from pyvmm_sentry.source import FRESH_SECONDS, SourceError
 
 HERE = Path(__file__).resolve().parents[1]
 CORE, HOST, PTRACE, TRAP, KVM, VDSO = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm", "vdso"))
@@ -188,9 +189,40 @@ def with_host(platform: Path) -> list[Path]:
     return [*sorted(HOST.glob("*.c")), *sorted(platform.glob("*.[cS]"))]
 
 
-def _installed(name: str) -> Path | None:
-    path = INSTALLED / name
-    return path if path.exists() else None
+def _status() -> str:
+    """A digest of the status of all files that a program is made from, but those of lwIP; and of the compiler's name.
+    To read the files takes 70 ms."""
+    digest = hashlib.sha256(os.environ.get("CC", "gcc").encode())
+    folders = [CORE, HOST, PTRACE, TRAP, KVM, VDSO, Path(__file__).parent]
+    while folders:
+        for entry in sorted(os.scandir(folders.pop()), key=lambda each: each.path):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry))
+            elif entry.name.endswith((".c", ".h", ".S", ".lds", ".py")):
+                status = entry.stat()
+                digest.update(repr((entry.path, status.st_ino, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _program(name: str, build: Callable[[], Path]) -> Path:
+    """The program of an installation; or what *build* makes of the sources, which it reads when one has changed, and
+    once a day, since there may be a newer lwIP.
+
+    :raises BuildError: it cannot be compiled
+    """
+    installed, known = INSTALLED / name, BUILD / f"{name}.known"
+    if installed.exists():
+        return installed
+    status = _status()
+    with contextlib.suppress(OSError, ValueError):
+        before, made = known.read_text().split()
+        if before == status and (BUILD / made).exists() and time.time() - known.stat().st_mtime < FRESH_SECONDS:
+            return BUILD / made
+    path = build()
+    new = known.with_name(f"{known.name}.{os.getpid()}")
+    new.write_text(f"{status} {path.name}\n")
+    os.replace(new, known)
+    return path
 
 
 def ptrace() -> Path:
@@ -198,7 +230,7 @@ def ptrace() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    return _installed("pyvmm-sentry-ptrace") or hosted("pyvmm-sentry-ptrace", with_host(PTRACE))
+    return _program("pyvmm-sentry-ptrace", lambda: hosted("pyvmm-sentry-ptrace", with_host(PTRACE)))
 
 
 def trap() -> Path:
@@ -206,7 +238,7 @@ def trap() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    return _installed("pyvmm-sentry-trap") or hosted("pyvmm-sentry-trap", with_host(TRAP))
+    return _program("pyvmm-sentry-trap", lambda: hosted("pyvmm-sentry-trap", with_host(TRAP)))
 
 
 def kernel() -> Path:
@@ -214,8 +246,10 @@ def kernel() -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    if found := _installed("sentry.elf"):
-        return found
+    return _program("sentry.elf", _build_kernel)
+
+
+def _build_kernel() -> Path:
     options = [*FLAGS, *CORE_FLAGS, *KERNEL_FLAGS]
     script = KVM / "kernel.lds"
     objects = [*_objects([KVM / "entry.S", *sorted(KVM.glob("*.c"))], options), *_core_objects(options)]
