@@ -131,6 +131,7 @@ bool sched_listens(void); /* a task waits for a time, a device or the console */
 bool sched_waits(void);	  /* the CPU in the core waits without a task: another one may enter meanwhile */
 
 bool core_rests(void);	  /* the host answers no request of a file at this time */
+bool core_is_answered(void); /* it has answered one, which the core has not seen yet */
 /*
  * Make core_run() return, in the middle of run or wait.  These go on in core_continue(), with all that the core has in
  * RAM and in its variables: also in another process, which has copies of both.

@@ -29,6 +29,7 @@ extern int points_fd; /* where it reports what its program has reached; -1 */
 enum { SOURCES = 6 }; /* of the console, of each device, and what reports failures of their server */
 struct pollfd;
 void sources_get(struct pollfd *sources, bool at_once);
+bool answer_comes(void); /* at the device with files, within moments */
 bool sources_take(const struct pollfd *sources, bool at_once); /* after poll(): whether there may be input */
 
 /* Whether SIGALRM comes regularly, to interrupt a program that others wait for. */

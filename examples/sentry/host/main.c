@@ -56,6 +56,7 @@ _Noreturn void fail(const char *what)
 
 /* -- what the core needs of the host -- */
 
+static bool is_served_beside; /* there is a CPU for the server of files while this process runs */
 static bool reported; /* input that no task has read yet: it ends no further wait */
 
 _Static_assert(SOURCES == 1 + DEVICES + FAILURES, "a source without a place");
@@ -83,6 +84,29 @@ bool sources_take(const struct pollfd *sources, bool at_once)
 	return sources[0].revents;
 }
 
+/*
+ * Watch the queue of requests of files for a moment: to sleep and be woken up takes longer than most answers.  A server
+ * that was too slow has a disk to read, or no CPU: after that, some waits sleep at once.
+ */
+bool answer_comes(void)
+{
+	enum { PATIENCE_NS = 50000, TURNS = 32, PAUSE = 16 };
+	static u32 pause;
+	const u64 end = clock_nanoseconds(CLOCK_IS_MONOTONIC) + PATIENCE_NS;
+
+	if (core_rests() || !is_served_beside || (pause && pause--))
+		return false;
+	do {
+		for (u32 i = 0; i < TURNS; i++) {
+			if (core_is_answered())
+				return true;
+			__builtin_ia32_pause();
+		}
+	} while (clock_nanoseconds(CLOCK_IS_MONOTONIC) < end);
+	pause = PAUSE;
+	return false;
+}
+
 static bool wait_until(u64 deadline)
 {
 	const u64 now = clock_nanoseconds(CLOCK_IS_MONOTONIC), rest = deadline > now ? deadline - now : 0;
@@ -90,6 +114,8 @@ static bool wait_until(u64 deadline)
 	struct pollfd sources[SOURCES];
 	sigset_t signals;
 
+	if (deadline && answer_comes())
+		return false;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
 	sources_get(sources, !deadline);
@@ -391,6 +417,7 @@ int main(int argc, char **argv, char **envp)
 		.hooks = options.hooks, .control = options.control,
 	};
 	controlled = options.control;
+	is_served_beside = cpus_allowed() > 1;
 	if (!controlled)
 		find_program(&config, &options, (const char *const *)argv + first, (const char *const *)envp);
 	signal(SIGPIPE, SIG_IGN);

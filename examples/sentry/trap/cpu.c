@@ -129,6 +129,10 @@ static void wait_for_any(void)
 		stubs_receive();
 		return;
 	}
+	if (!away && answer_comes()) {
+		waiting->state = READY;
+		return;
+	}
 	sources_get(sources, false);
 	count = notify_poll(sources, SOURCES + 1, deadline);
 	if (count < 0 && stubs_signalled())

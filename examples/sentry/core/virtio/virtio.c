@@ -80,6 +80,11 @@ bool core_rests(void)
 			      fuse_root->forgets->free_count == fuse_root->forgets->size);
 }
 
+bool core_is_answered(void)
+{
+	return fuse_root && queue_has_used(fuse_root->requests);
+}
+
 void virtio_poll(void)
 {
 	for (struct virtio_device *device = devices; device; device = device->next) {
