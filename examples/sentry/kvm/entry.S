@@ -32,6 +32,7 @@
 
 #define USER_DATA 0x2b
 #define USER_CODE 0x33
+#define TF_RF 0x10100
 #define SYSCALL 256 /* beside the numbers of exceptions and interrupts */
 #define LOST 257    /* see below */
 #define TRAMPOLINE 0x8000
@@ -104,6 +105,21 @@ high:
 	ud2
 
 	.text
+	.macro load
+	mov R15(%rdi), %r15
+	mov R14(%rdi), %r14
+	mov R13(%rdi), %r13
+	mov R12(%rdi), %r12
+	mov RBP(%rdi), %rbp
+	mov RBX(%rdi), %rbx
+	mov R10(%rdi), %r10
+	mov R9(%rdi), %r9
+	mov R8(%rdi), %r8
+	mov RAX(%rdi), %rax
+	mov RDX(%rdi), %rdx
+	mov RSI(%rdi), %rsi
+	.endm
+
 /* void enter_program(struct regs *regs): returns when the program stops. */
 	.global enter_program
 enter_program:
@@ -115,25 +131,31 @@ enter_program:
 	push %r15
 	mov %rsp, CORE_RSP
 	mov %rdi, PROGRAM_REGS
-	pushq $USER_DATA
+	mov RIP(%rdi), %rcx
+	mov FLAGS(%rdi), %r11
+	/*
+	 * As SYSCALL left them: SYSRET takes a fraction of IRET.  The caller has checked that RIP is canonical.  SYSRET
+	 * cannot load RF, and CPUs differ in when TF takes effect.
+	 */
+	cmp RCX(%rdi), %rcx
+	jne 1f
+	cmp R11(%rdi), %r11
+	jne 1f
+	test $TF_RF, %r11d
+	jnz 1f
+	load
+	mov RSP(%rdi), %rsp
+	mov RDI(%rdi), %rdi
+	swapgs
+	sysretq
+1:	pushq $USER_DATA
 	pushq RSP(%rdi)
-	pushq FLAGS(%rdi)
+	pushq %r11
 	pushq $USER_CODE
-	pushq RIP(%rdi)
-	mov R15(%rdi), %r15
-	mov R14(%rdi), %r14
-	mov R13(%rdi), %r13
-	mov R12(%rdi), %r12
-	mov RBP(%rdi), %rbp
-	mov RBX(%rdi), %rbx
+	pushq %rcx
+	load
 	mov R11(%rdi), %r11
-	mov R10(%rdi), %r10
-	mov R9(%rdi), %r9
-	mov R8(%rdi), %r8
-	mov RAX(%rdi), %rax
 	mov RCX(%rdi), %rcx
-	mov RDX(%rdi), %rdx
-	mov RSI(%rdi), %rsi
 	mov RDI(%rdi), %rdi
 	swapgs
 	iretq

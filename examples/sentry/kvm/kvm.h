@@ -5,7 +5,7 @@
 
 #include "platform.h"
 
-enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, TSS = 0x40, SYSCALL = 256, LOST, PAGE_FAULT = 14, DEBUG_EXCEPTION = 1, VECTORS = 256 };
+enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, SYSRET_BASE = 0x23, TSS = 0x40, SYSCALL = 256, LOST, PAGE_FAULT = 14, DEBUG_EXCEPTION = 1, VECTORS = 256 };
 /* Interrupts: pins of the IO-APIC from one vector on, and those of the local APIC. */
 enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_WAKE, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
 #define DIRECT 0xffff800000000000ull /* all physical memory; also offsets in RAM are from here */

@@ -253,9 +253,10 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 
 	struct cpu *cpu = this_cpu();
 
-	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = 11 };
-	if (regs->rip >= TASK_SIZE)
-		return; /* IRET would fault in ring 0 */
+	if (regs->rip >= TASK_SIZE) { /* IRET would fault in ring 0 */
+		*event = (struct event){ .kind = EVENT_SIGNAL, .signal = 11 };
+		return;
+	}
 	regs->flags = (regs->flags & (ARITHMETIC | TRAP | RESUME | ALIGNMENT | ID)) | ALWAYS;
 	set_bases(cpu, regs);
 	if ((u64)space != cpu->tables || cpu->stale)
@@ -270,7 +271,11 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	core_lock();
 	if (cpu->stopped_for == SYSCALL) {
 		event->kind = EVENT_SYSCALL;
-	} else if (cpu->stopped_for == LOST) {
+		event->foreign = false;
+		return;
+	}
+	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = 11 };
+	if (cpu->stopped_for == LOST) {
 		event->signal = 9; /* it cannot go on */
 	} else if (cpu->stopped_for == PAGE_FAULT) {
 		event->kind = EVENT_FAULT;
@@ -412,7 +417,7 @@ void cpu_begin(struct cpu *cpu)
 	write_msr(GS_BASE, (u64)cpu);
 	load_segments(cpu);
 	asm volatile("lidt %0" : : "m"(idt));
-	write_msr(STAR, (u64)KERNEL_CODE << 32);
+	write_msr(STAR, (u64)KERNEL_CODE << 32 | (u64)SYSRET_BASE << 48);
 	write_msr(LSTAR, (u64)syscall_entry);
 	write_msr(FMASK, TF | IF | DF | NT | AC);
 	asm volatile("mov %0, %%cr4" : : "r"(other_cr4));
