@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls that move bytes. */
+#include "../clock.h"
 #include "calls.h"
 
 s64 inode_may_write(struct inode *inode, struct io *from, u64 position)
@@ -52,18 +53,30 @@ s64 file_seek(struct file *file, s64 offset, u32 whence)
 	return offset < 0 ? -EINVAL : offset;
 }
 
+/* The calendar's time, at most a second too early: to read the clock takes a twentieth of a short read. */
+static s64 recent_seconds(void)
+{
+	static u64 read_at;
+	static s64 seconds;
+	const u64 now = call_began();
+
+	if (now - read_at > SECOND || !seconds) {
+		read_at = now;
+		seconds = time_real().seconds;
+	}
+	return seconds;
+}
+
 /* As relatime: update the access time if it is older than a change, or than a day. */
 void file_accessed(struct file *file)
 {
 	struct inode *inode = file->inode;
-	struct timespec now;
 
 	if (file->flags & O_NOATIME || file->path.mount->flags & MS_NOATIME || mount_writable(file->path.mount))
 		return;
-	now = time_real();
 	if (time_before(&inode->accessed, &inode->modified) || time_before(&inode->accessed, &inode->changed) ||
-	    now.seconds - inode->accessed.seconds >= 24 * 3600)
-		inode->accessed = now;
+	    recent_seconds() - inode->accessed.seconds >= 24 * 3600)
+		inode->accessed = time_real();
 }
 
 /* -- files and vectors -- */
