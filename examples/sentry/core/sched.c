@@ -36,6 +36,8 @@ struct cpu {
 	struct task *idle, *current; /* current: NULL if it is idle */
 	u64 deadline;		     /* of its wait */
 	u64 idle_since, idle_time;   /* since: 0: it does not wait */
+	const struct task *left;     /* whose program it has left at left_at, and which has not slept since then; or NULL */
+	u64 left_at;
 };
 
 static struct {
@@ -152,31 +154,64 @@ static bool must_look(void)
 	return sched.first;
 }
 
-void task_enter(struct task *t, bool may_stop, struct event *event)
+static u64 cpu_time_until(const struct task *t, u64 now)
+{
+	return t->cpu_time + (t->entered && now > t->entered ? now - t->entered : 0);
+}
+
+static void run_program(struct task *t, bool limited, struct event *event)
 {
 	struct cpu *cpu = sched.cpu;
-	bool limited;
 
-	share_out();
-	limited = must_look() || may_stop;
 	sched.unlimited |= limited ? 0 : bit_of(cpu);
 	t->cpu = (u32)(cpu - sched.cpus);
-	t->entered = monotonic_now();
 	core.ops->run(t->mm->space, &t->regs, t->fpu, limited, event);
 	sched.cpu = cpu;
 	core.current = t;
 	sched.unlimited &= ~bit_of(cpu);
-	t->cpu_time = task_cpu_time(t);
+}
+
+void task_enter(struct task *t, bool may_stop, struct event *event)
+{
+	struct cpu *cpu = sched.cpu;
+
+	share_out();
+	/* The time in the core is the task's, too, as on Linux, unless it has slept. */
+	t->entered = cpu->left == t ? cpu->left_at : monotonic_now();
+	run_program(t, must_look() || may_stop, event);
+	cpu->left = t;
+	cpu->left_at = monotonic_now();
+	t->cpu_time = cpu_time_until(t, cpu->left_at);
 	t->entered = 0;
 	if (t->process->container)
 		container_charge(t);
 }
 
+bool task_has_slept(const struct task *t)
+{
+	return sched.cpu->left != t;
+}
+
+void task_return(struct task *t, struct event *event)
+{
+	struct cpu *cpu = sched.cpu;
+
+	share_out();
+	t->entered = cpu->left_at;
+	run_program(t, must_look(), event);
+	if (!t->entered) /* task_interrupt() has counted the time */
+		cpu->left_at = monotonic_now();
+	t->entered = 0;
+}
+
 u64 task_cpu_time(const struct task *t)
 {
-	u64 now = t->entered ? monotonic_now() : 0;
+	return t->entered ? cpu_time_until(t, monotonic_now()) : t->cpu_time;
+}
 
-	return t->cpu_time + (now > t->entered ? now - t->entered : 0);
+u64 call_began(void)
+{
+	return sched.cpu->left_at;
 }
 
 u32 cpu_number(void)
@@ -368,6 +403,7 @@ static bool schedule(void)
 	if (cpu->current && core.cpus > 1 && core.ops->leave_cpu)
 		core.ops->leave_cpu(before->fpu);
 	cpu->current = core.current = next;
+	cpu->left = NULL;
 	context_switch(&before->core_rsp, next ? next->core_rsp : cpu->idle->core_rsp);
 	switched();
 	return true;

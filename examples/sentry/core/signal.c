@@ -356,6 +356,13 @@ static void stay_stopped(struct task *t)
 		sleep_on_killable(&t->process->continued, FOREVER);
 }
 
+static bool has_restart(const struct task *t)
+{
+	const s64 result = (s64)t->regs.rax;
+
+	return t->number != NO_CALL && result >= -ERESTART_RESTARTBLOCK && result <= -ERESTARTSYS;
+}
+
 /* What happens to the system call that was interrupted, if one was. */
 static void settle_call(struct task *t, const struct sigaction *handler)
 {
@@ -364,7 +371,7 @@ static void settle_call(struct task *t, const struct sigaction *handler)
 	s64 result = (s64)r->rax;
 	bool again;
 
-	if (t->number == NO_CALL || result < -ERESTART_RESTARTBLOCK || result > -ERESTARTSYS)
+	if (!has_restart(t))
 		return;
 	again = result == -ERESTARTNOINTR || (result == -ERESTARTSYS && (!handler || handler->flags & SA_RESTART)) ||
 		(result == -ERESTARTNOHAND && !handler);
@@ -419,7 +426,8 @@ static void act(struct task *t, const struct siginfo *info)
 	}
 }
 
-void signal_deliver(struct task *t)
+/* Apart, so that a call without a signal prepares no siginfo. */
+static __attribute__((noinline)) void deliver(struct task *t)
 {
 	struct siginfo info;
 
@@ -441,6 +449,23 @@ void signal_deliver(struct task *t)
 	}
 	if (task_must_end(t))
 		task_exit(t);
+}
+
+/* Whether deliver() may have something to do. */
+static bool is_concerned(const struct task *t)
+{
+	return deliverable(t) || t->process->stopped || t->tracee || task_must_end(t);
+}
+
+bool signal_concerns(const struct task *t)
+{
+	return is_concerned(t) || t->restore_blocked || has_restart(t);
+}
+
+void signal_deliver(struct task *t)
+{
+	if (is_concerned(t))
+		deliver(t);
 	settle_call(t, NULL);
 	if (t->restore_blocked) {
 		t->blocked = t->saved_blocked;

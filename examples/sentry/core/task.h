@@ -176,9 +176,13 @@ void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
 /* Run the program of the current task up to the next event; may_stop: at the latest after a slice. */
 void task_enter(struct task *t, bool may_stop, struct event *event);
+/* The same after a system call in which the task has not slept. Its CPU time is counted at the next task_enter(). */
+void task_return(struct task *t, struct event *event);
+bool task_has_slept(const struct task *t); /* since it left its program */
 void task_interrupt(struct task *t, bool stop); /* its program, if that runs on another CPU; see platform.h */
 u64 task_cpu_time(const struct task *t);
 u64 cpu_idle_time(u32 cpu);
+u64 call_began(void); /* the monotonic clock when this CPU left the program that it has run last */
 u32 cpu_number(void); /* of the CPU that is in the core */
 void task_free(struct task *t);	 /* one that never ran */
 _Noreturn void task_stop(void); /* the current task ends; it is freed by the next */
@@ -254,6 +258,7 @@ struct siginfo siginfo_user(int signal, int code); /* sent by the current task *
 bool task_must_end(const struct task *t); /* its process ends, or another of its tasks starts a program */
 /* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
 void signal_deliver(struct task *t);
+bool signal_concerns(const struct task *t); /* that has something to do */
 void signals_flush(struct pending *pending, u64 set); /* forget those */
 struct sighand *sighand_copy(const struct sighand *from); /* NULL: no memory */
 void sighand_put(struct sighand *sighand);

@@ -38,7 +38,7 @@ static void read_wall_clock(void)
  * All CPUs read the page of the first one: where their TSCs differ, KVM does not report a stable clock, and programs make
  * system calls.  Real time goes on while the machine is paused or saved, but the monotonic clock does not.
  */
-static struct clock_times times(void)
+static inline __attribute__((always_inline)) struct clock_times times(void)
 {
 	struct clock_times now;
 
