@@ -90,7 +90,8 @@ def test_limits_change_while_the_container_runs(sandbox: Sandbox) -> None:
 
 
 def test_a_quota_bounds_the_cpu_time(sandbox: Sandbox) -> None:
-    """A busy loop gets at most its share of each period, and a slice more. The statistics report waits."""
+    """Busy loops get at most their share of each period, and a slice more, which a busy host makes longer. Without a
+    quota they would get all of it. The statistics report waits."""
     sandbox.root("c1")
     loop = "while :; do :; done"
     sandbox.create("c1", "sh", "-c", f"echo up; {loop} & {loop}", spec=spec(cpu={"quota": 5000, "period": 100000}))
@@ -105,7 +106,7 @@ def test_a_quota_bounds_the_cpu_time(sandbox: Sandbox) -> None:
     found = stats()
     assert found.throttling_data.throttled_time > 0
     periods = found.throttling_data.periods + 2
-    assert found.cpu_usage.total_usage < periods * 100_000_000 / 4
+    assert found.cpu_usage.total_usage < periods * 100_000_000 * 3 / 4
     sandbox.agent.remove_container("c1", 5)
 
 
