@@ -405,7 +405,7 @@ def wired_bundle(oci: Oci) -> str:
 
 
 def check_wired(output: str) -> None:
-    """The guest has that interface, and nothing is left of the machine's soon after the container's end."""
+    """The guest has that interface, and the machine's tap device goes soon after the container's end."""
     for words in ("02:00:00:00:77:02", "mtu 1400", "10.77.0.2/24", "default via 10.77.0.1", "answered"):
         assert words in output
     links = ["ip", "-n", "kata-test", "-o", "link"]
