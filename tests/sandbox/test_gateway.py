@@ -80,14 +80,12 @@ rules = Network(allow=["good.test", "*.wild.test", "six.test", "two.test", LARGE
 env, credentials = issue({{"KEY": Secret("s3cret-value", hosts=["good.test", "*.wild.test"])}}, rules)
 gateway = client.Started(rules, credentials, "test")
 def connect(host, port):
-    sock = socket.create_connection((host, port), timeout={PATIENCE})
     try:
-        sock.sendall(f"GET / HTTP/1.1\\r\\nHost: {{host}}\\r\\nConnection: close\\r\\n\\r\\n".encode())
-        return sock.makefile("rb").readline()
-    except OSError:
+        with socket.create_connection((host, port), timeout={PATIENCE}) as sock:
+            sock.sendall(f"GET / HTTP/1.1\\r\\nHost: {{host}}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+            return sock.makefile("rb").readline()
+    except ConnectionError:  # a refusal can come before connect() returns
         return b""
-    finally:
-        sock.close()
 def secret(host):
     context = ssl.create_default_context(cafile=gateway.certificates)
     with context.wrap_socket(socket.create_connection((host, 443), timeout={PATIENCE}), server_hostname=host) as sock:
