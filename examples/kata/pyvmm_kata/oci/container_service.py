@@ -94,7 +94,7 @@ class ContainerService:
         self.busy = 0
         """Requests under way."""
         self._state = state.read(plan.folder)
-        self._lock = threading.Lock()
+        self._lock, self._losing = threading.Lock(), threading.Lock()
         self._on_join = on_join
         self._on_start = on_start
         self._on_lost = on_lost
@@ -196,17 +196,17 @@ class ContainerService:
         """The machine has ended before its status was known: write the reason into its output (``podman logs``), once,
         although both its first process and the machine report it."""
         self.has_ended = True
-        with self._lock:
+        with self._losing:  # whoever comes second ends the output
             if self._is_lost:
                 return
             self._is_lost = True
-        self.save(reason=reason)
-        words = f"pyvmm-oci: container {self.plan.container_id} was lost: {reason}\n"
-        if self._voice >= 0 and select.select((), (self._voice,), (), LAST_WORDS_S)[1]:
-            try:
-                os.write(self._voice, words.encode()[: select.PIPE_BUF])
-            except OSError:
-                pass  # its reader has ended
+            self.save(reason=reason)
+            words = f"pyvmm-oci: container {self.plan.container_id} was lost: {reason}\n"
+            if self._voice >= 0 and select.select((), (self._voice,), (), LAST_WORDS_S)[1]:
+                try:
+                    os.write(self._voice, words.encode()[: select.PIPE_BUF])
+                except OSError:
+                    pass  # its reader has ended
 
     def tell_oom(self) -> None:
         """The guest's kernel has killed one of its processes because memory ran out."""
