@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MACHINE = (
     "cbor2",
     "json",
@@ -67,6 +71,15 @@ def begin(program: str) -> int:
     status = int(sys.modules[program].main())
     _leave(status)
     return status
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import modules: processes that are forked later have them.
+
+    :raises ImportError: one is not installed
+    """
+    for module in modules:
+        __import__(module)
 
 
 def _leave(status: int) -> None:

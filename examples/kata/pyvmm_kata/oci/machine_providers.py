@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.mount_plan import Placed
+from pyvmm_kata.entry import load
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci.pool_machine import Elsewhere, take
@@ -267,8 +268,6 @@ class Own:
 
 def _prepare(chosen: Settings) -> None:
     """Load what a monitor needs, before it is forked: a process that makes many containers loads it once."""
-    import pyvmm_kata.oci.monitor
-
-    assert pyvmm_kata.oci.monitor
     with contextlib.suppress(ImportError, VmmError):  # the monitor reports it
+        load(["pyvmm_kata.oci.monitor"])
         kind_named(chosen.guest).prepare(chosen.kernel_params)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata import state
 from pyvmm_kata.bundle import settings
-from pyvmm_kata.entry import MONITOR, SHIM
+from pyvmm_kata.entry import MONITOR, SHIM, load
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.oci import launcher_server, pool_machine
@@ -511,8 +511,7 @@ def _run(root: str, config: str, number: str, *, pods: bool) -> None:
         raise ConfigError('kata.toml: a pool needs template = "auto"', code="kata-config")
     if is_of_a_user():
         raise ConfigError("a pool is root's: containers of ordinary users have machines of their own", code="pool")
-    for module in {*MONITOR, *(SHIM if pods else ())}:
-        __import__(module)  # once for all spares
+    load({*MONITOR, *(SHIM if pods else ())})  # once for all spares
     Pool(root, chosen, chosen.pool, pods=pods).run()
 
 

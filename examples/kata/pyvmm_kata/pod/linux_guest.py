@@ -7,7 +7,6 @@ all machines of a host share the pages.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
@@ -15,7 +14,7 @@ from pyvmm_kata.bundle.guest_config import guest_config, process_text, resources
 from pyvmm_kata.bundle.guest_devices import serial_of
 from pyvmm_kata.bundle.root_disks import SERIAL
 from pyvmm_kata.bundle.settings import FILE, most_cpus
-from pyvmm_kata.entry import MACHINE
+from pyvmm_kata.entry import MACHINE, load
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import templates
@@ -58,8 +57,7 @@ class LinuxGuest:
 
     def prepare(self, cmdline: str) -> None:
         """See :class:`GuestKind`."""
-        for module in MACHINE:
-            import_module(module)
+        load(MACHINE)
 
     def check(self, config: SandboxConfig) -> None:
         """

@@ -7,13 +7,13 @@ place of the machine (:mod:`pyvmm_kata.pod.sentry_process`).
 from __future__ import annotations
 
 import functools
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.guest_config import GuestConfig
 from pyvmm_kata.bundle.guest_devices import ALL_DEVICES
 from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
+from pyvmm_kata.entry import load
 from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import sentry_checks
@@ -57,8 +57,7 @@ class SentryGuest:
 
     def prepare(self, cmdline: str) -> None:
         """See :class:`GuestKind`."""
-        for module in _MODULES:
-            import_module(module)
+        load(_MODULES)
         if not self._takes_machine(cmdline):
             from pyvmm_kata.pod.sentry_process import program_for
 
