@@ -194,11 +194,9 @@ static bool answer_calls(struct task *t, struct event *event)
 	const u32 most = 16; /* the clock is read once for so many */
 
 	for (u32 i = 0; i < most && event->kind == EVENT_SYSCALL; i++) {
-		t->number = NO_CALL;
 		answer(t, event);
 		if (!is_undisturbed(t))
 			return true;
-		t->number = NO_CALL;
 		task_return(t, event);
 	}
 	return false;

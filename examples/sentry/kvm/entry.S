@@ -105,7 +105,17 @@ high:
 	ud2
 
 	.text
-	.macro load
+/* void enter_program(struct regs *regs): returns when the program stops. */
+	.global enter_program
+enter_program:
+	push %rbx
+	push %rbp
+	push %r12
+	push %r13
+	push %r14
+	push %r15
+	mov %rsp, CORE_RSP
+	mov %rdi, PROGRAM_REGS
 	mov R15(%rdi), %r15
 	mov R14(%rdi), %r14
 	mov R13(%rdi), %r13
@@ -118,19 +128,6 @@ high:
 	mov RAX(%rdi), %rax
 	mov RDX(%rdi), %rdx
 	mov RSI(%rdi), %rsi
-	.endm
-
-/* void enter_program(struct regs *regs): returns when the program stops. */
-	.global enter_program
-enter_program:
-	push %rbx
-	push %rbp
-	push %r12
-	push %r13
-	push %r14
-	push %r15
-	mov %rsp, CORE_RSP
-	mov %rdi, PROGRAM_REGS
 	mov RIP(%rdi), %rcx
 	mov FLAGS(%rdi), %r11
 	/*
@@ -143,7 +140,6 @@ enter_program:
 	jne 1f
 	test $TF_RF, %r11d
 	jnz 1f
-	load
 	mov RSP(%rdi), %rsp
 	mov RDI(%rdi), %rdi
 	swapgs
@@ -153,7 +149,6 @@ enter_program:
 	pushq %r11
 	pushq $USER_CODE
 	pushq %rcx
-	load
 	mov R11(%rdi), %r11
 	mov RCX(%rdi), %rcx
 	mov RDI(%rdi), %rdi
