@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from pyvmm_sentry import program
+from tests.kata.oci_runtime import eventually
 from tests.sentry.conftest import Compile
 from tests.sentry.test_programs import BUSYBOX, run
 
@@ -89,10 +89,7 @@ def test_a_program_with_several_processes_of_the_host_ends_with_them(compile_sta
         assert len(children) == 3  # one without a program, and two for that with two threads
         os.kill(int(children[-1]), signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
-        deadline = time.monotonic() + 60
-        while left := [child for child in children if is_alive(int(child))]:
-            assert time.monotonic() < deadline, left
-            time.sleep(0.01)  # nobody is told of the end of another's child
+        eventually(lambda: not any(is_alive(int(child)) for child in children), "a process is left")
 
 
 def is_alive(pid: int) -> bool:
