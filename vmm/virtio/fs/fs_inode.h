@@ -107,6 +107,18 @@ void node_changed(struct fs_nodes *t, uint32_t index);
 /* A file of this domain was told of which nobody remembers. */
 void told_lost(struct fs *fs, uint32_t domain);
 
+/* What the guest was told of a file, and relies on at the time of a snapshot; this is its form in one. */
+struct told {
+	uint64_t own, sum, ctime; /* as in struct record */
+	uint32_t index, pad;
+};
+enum { TOLD_MAX = 4096 }; /* so many records are there */
+
+/* Into list: what was told lately. Their number, or -1: not all of it has a record. The guest is paused. */
+int fs_told_list(struct fs *fs, struct told *list);
+/* The guest of a restored share was told that, of a node that it has. Before there are requests. */
+void told_again(struct fs *fs, const struct told *one);
+
 /* fs_ino.c */
 
 /* Make room for so many nodes that keep their numbers, in place of those that were; before there are requests. */

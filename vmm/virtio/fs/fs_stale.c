@@ -42,8 +42,31 @@ void fs_node_changed(struct fs *fs, uint64_t id)
 
 /* What has to be compared: a copy of a record. */
 struct told_of {
-	uint64_t id, at, own, sum;
+	uint64_t id, at;
+	struct told told;
 };
+
+/* Into list, the newest first: what was told within so many ns. When a file was told of last that has no record, or 0. */
+static uint64_t list_told(struct fs *fs, uint64_t within, struct told_of *list, uint32_t *count)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct fs_told *told = t->told;
+	uint64_t now = clock_ns(), last;
+
+	*count = 0;
+	pthread_mutex_lock(&t->lock);
+	last = told->lost && told->lost + within > now ? told->lost : 0;
+	for (uint32_t i = told->record[0].older; i; i = told->record[i].older) {
+		const struct record *r = &told->record[i];
+
+		if (r->at + within <= now || r->at <= last)
+			break;
+		if (r->node)
+			list[(*count)++] = (struct told_of){ node_id(t, r->node), r->at, { r->own, r->sum, r->ctime, r->node, 0 } };
+	}
+	pthread_mutex_unlock(&t->lock);
+	return last;
+}
 
 /* Whether the name of a node still is that file, which has these attributes. */
 static bool name_is_same(struct fs *fs, const struct fs_ref *ref, const struct statx *st)
@@ -69,18 +92,18 @@ static bool name_is_same(struct fs *fs, const struct fs_ref *ref, const struct s
 	return same;
 }
 
-static bool is_as_told(struct fs *fs, const struct told_of *one)
+/* Whether it is as the guest was told, or has changed itself; st gets what it is now. */
+static bool is_as_told(struct fs *fs, const struct told_of *one, struct statx *st)
 {
 	struct fs_ref ref;
-	struct statx st;
 	bool same = false;
 
 	if (fs_node_use(fs, one->id, &ref))
 		return true; /* the guest has forgotten it */
-	if ((ref.fd >= 0 || !node_hold(fs, &ref, NODE_DEPTH)) && !fs_statx(ref.fd, "", &st)) {
-		same = told_sum(&st) == one->sum ||
-		       (uint64_t)st.stx_ctime.tv_sec * 1000000000u + st.stx_ctime.tv_nsec <= one->own;
-		same = same && name_is_same(fs, &ref, &st);
+	if ((ref.fd >= 0 || !node_hold(fs, &ref, NODE_DEPTH)) && !fs_statx(ref.fd, "", st)) {
+		same = told_ctime(st) <= one->told.own ||
+		       (told_sum(st) == one->told.sum && (!one->told.ctime || told_ctime(st) == one->told.ctime));
+		same = same && name_is_same(fs, &ref, st);
 	}
 	fs_node_put(fs, &ref);
 	return same;
@@ -88,28 +111,17 @@ static bool is_as_told(struct fs *fs, const struct told_of *one)
 
 int64_t fs_stale(struct fs *fs)
 {
-	struct fs_nodes *t = fs->nodes;
-	struct fs_told *told = t->told;
 	struct told_of *list = malloc(RECORDS * sizeof(*list));
-	uint64_t now = clock_ns(), last;
-	uint32_t count = 0;
+	uint64_t last, now;
+	struct statx st;
+	uint32_t count;
 
 	if (!list)
 		return -ENOMEM;
-	pthread_mutex_lock(&t->lock);
-	last = told->lost;
-	for (uint32_t i = told->record[0].older; i; i = told->record[i].older) {
-		const struct record *r = &told->record[i];
-
-		if (r->at + RELIES_NS <= now || r->at <= last)
-			break;
-		if (r->node)
-			list[count++] = (struct told_of){ node_id(t, r->node), r->at, r->own, r->sum };
-	}
-	pthread_mutex_unlock(&t->lock);
+	last = list_told(fs, RELIES_NS, list, &count);
 	/* The newest come first: after one that is different, no other one lasts longer. */
 	for (uint32_t i = 0; i < count; i++) {
-		if (!is_as_told(fs, &list[i])) {
+		if (!is_as_told(fs, &list[i], &st)) {
 			last = list[i].at;
 			break;
 		}
@@ -117,4 +129,27 @@ int64_t fs_stale(struct fs *fs)
 	free(list);
 	now = clock_ns();
 	return last && last + RELIES_NS > now ? (int64_t)(last + RELIES_NS - now) : 0;
+}
+
+int fs_told_list(struct fs *fs, struct told *list)
+{
+	struct told_of *found = malloc(RECORDS * sizeof(*found));
+	uint32_t count = 0;
+	struct statx st;
+	bool lost;
+
+	if (!found)
+		return -1;
+	lost = list_told(fs, RELIES_NS + PAUSED_S * (uint64_t)1000000000, found, &count);
+	for (uint32_t i = 0; i < count && !lost; i++) {
+		list[i] = found[i].told;
+		st.stx_mask = 0;
+		/* Its own changes are known to the guest; a copy of the file has another time of them. */
+		if (found[i].told.own && is_as_told(fs, &found[i], &st) && st.stx_mask) {
+			list[i].sum = told_sum(&st);
+			list[i].ctime = told_ctime(&st);
+		}
+	}
+	free(found);
+	return lost ? -1 : (int)count;
 }

@@ -17,13 +17,17 @@
 #include <unistd.h>
 
 enum { MARK_MAX = sizeof(((struct fs_file_handle *)0)->bytes) };
-enum { STATE_VERSION = 2, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
+enum { STATE_OLDER = 2, STATE_VERSION = 3, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
 
+enum { TOLD_UNKNOWN = UINT32_MAX };
+
+/* Nodes, open files and, of version 3, what the guest was told (struct told) follow. */
 struct state_head {
 	uint32_t version, nnodes, nfiles;
 	uint32_t node_top, node_gen; /* all node ids so far have an index and a generation below these */
 	uint32_t file_top, file_gen; /* the same for handles of open files */
-	uint32_t root_major, root_minor, pad;
+	uint32_t root_major, root_minor;
+	uint32_t ntold;              /* TOLD_UNKNOWN: nobody knows what the guest was told lately */
 	uint64_t root_ino;
 	uint64_t features;           /* negotiated by FUSE_INIT; 0: the share is not mounted */
 };
@@ -190,6 +194,21 @@ static void put_files(struct fs *fs, struct out *o, struct state_head *head)
 	}
 }
 
+static int put_told(struct fs *fs, struct out *o, struct state_head *head)
+{
+	struct told *list = malloc(TOLD_MAX * sizeof(*list));
+	int count;
+
+	if (!list)
+		return -ENOMEM;
+	count = fs_told_list(fs, list);
+	head->ntold = count < 0 ? TOLD_UNKNOWN : (uint32_t)count;
+	for (int i = 0; i < count; i++)
+		out_put(o, &list[i], sizeof(list[i]));
+	free(list);
+	return 0;
+}
+
 int fs_save(struct fs *fs, int fd, char *text)
 {
 	struct state_head head = { .version = STATE_VERSION, .features = fs->features, .node_gen = 1 };
@@ -209,12 +228,13 @@ int fs_save(struct fs *fs, int fd, char *text)
 	put_nodes(t, &o, &head);
 	fs_files_limits(fs, &head.file_top, &head.file_gen);
 	put_files(fs, &o, &head);
+	err = put_told(fs, &o, &head);
 	out_flush(&o);
 	o.at = 0;
 	out_put(&o, &head, sizeof(head));
 	out_flush(&o);
 	free(o.buf);
-	return o.err;
+	return err ? err : o.err;
 }
 
 /* -- restoring ----------------------------------------------------------------------------------------------- */
@@ -333,7 +353,6 @@ static int node_find(struct fs *fs, uint32_t index, const struct fs_ref *dir, bo
 		node_renumber(t, index, held, st.stx_ino);
 		ino_settle(t, index, st.stx_ino);
 		node_set_fd(t, index, fd);
-		told_lost(fs, held);
 	}
 	node_domain_put(t, held);
 	pthread_mutex_unlock(&t->lock);
@@ -397,6 +416,33 @@ static int get_file(struct fs *fs, struct in *in, const struct state_head *head)
 	return fs_file_restore(fs, r.index, r.gen, (enum fs_kind)r.kind, fd, r.node);
 }
 
+/* What the guest was told. same: of the same directory. */
+static int get_told(struct fs *fs, struct in *in, const struct state_head *head, bool same)
+{
+	const struct fs_nodes *t = fs->nodes;
+	struct told one;
+
+	if (head->version == STATE_OLDER || head->ntold == TOLD_UNKNOWN) {
+		for (uint32_t i = ROOT + 1; i < t->top; i++)
+			if (t->node[i].used && t->node[i].hashed)
+				told_lost(fs, t->node[i].domain);
+		return 0;
+	}
+	if (head->ntold > TOLD_MAX)
+		return -EINVAL;
+	for (uint32_t i = head->ntold; i; i--) { /* the newest was written first, and is the last one that is told */
+		if (in->left < i * sizeof(one))
+			return -EINVAL;
+		memcpy(&one, in->at + (i - 1) * sizeof(one), sizeof(one));
+		if (!same)
+			one.ctime = one.own = 0;
+		told_again(fs, &one);
+	}
+	in->at += head->ntold * sizeof(one);
+	in->left -= head->ntold * sizeof(one);
+	return 0;
+}
+
 static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 {
 	struct fs_nodes *t = fs->nodes;
@@ -406,7 +452,8 @@ static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 	bool same;
 	int err = 0;
 
-	if (!in_get(&in, &head, sizeof(head)) || head.version != STATE_VERSION || !head.node_gen || head.node_top < ROOT + 1)
+	if (!in_get(&in, &head, sizeof(head)) || head.version < STATE_OLDER || head.version > STATE_VERSION || !head.node_gen ||
+	    head.node_top < ROOT + 1)
 		return -EINVAL;
 	if (!fs_features_are_offered(fs, head.features))
 		return -EPROTO;
@@ -434,6 +481,8 @@ static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 		err = get_file(fs, &in, &head);
 		*gone += err > 0;
 	}
+	if (err >= 0)
+		err = get_told(fs, &in, &head, same);
 	if (err >= 0)
 		err = in.left ? -EINVAL : fs_files_settle(fs, head.file_top, head.file_gen);
 	if (!err)

@@ -44,9 +44,13 @@ uint64_t told_sum(const struct statx *st)
 {
 	uint64_t sum = mix(st->stx_size, (uint64_t)st->stx_mtime.tv_sec << 32 | st->stx_mtime.tv_nsec);
 
-	sum = mix(sum, (uint64_t)st->stx_ctime.tv_sec << 32 | st->stx_ctime.tv_nsec);
 	sum = mix(sum, (uint64_t)st->stx_uid << 32 | st->stx_gid);
 	return mix(sum, (uint64_t)st->stx_nlink << 16 | st->stx_mode);
+}
+
+uint64_t told_ctime(const struct statx *st)
+{
+	return (uint64_t)st->stx_ctime.tv_sec * 1000000000u + st->stx_ctime.tv_nsec;
 }
 
 /* Whether the host may change the files of a node: not a container's root, nor where only mount points are. */
@@ -120,6 +124,7 @@ uint64_t node_tell(struct fs *fs, uint32_t index, const struct statx *st)
 		r->at = clock_ns();
 		r->own = 0;
 		r->sum = told_sum(st);
+		r->ctime = told_ctime(st);
 		r->node = index;
 	}
 	return fs_timeout(fs);
@@ -137,4 +142,19 @@ void node_changed(struct fs_nodes *t, uint32_t index)
 
 	if (i)
 		t->told->record[i].own = real_ns();
+}
+
+void told_again(struct fs *fs, const struct told *one)
+{
+	struct fs_nodes *t = fs->nodes;
+	struct record *r;
+
+	if (one->index < ROOT || one->index >= t->top || !t->node[one->index].used)
+		return; /* its file is gone: the guest gets ESTALE */
+	r = record_take(t, one->index);
+	r->at = clock_ns();
+	r->own = one->own;
+	r->sum = one->sum;
+	r->ctime = one->ctime;
+	r->node = one->index;
 }

@@ -337,7 +337,7 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
     for mount in own["mounts"]:
         source = mount.get("source", "")
         if is_bind(mount) and os.path.dirname(source) == known["bundle"] and os.path.isfile(source):
-            shutil.copy(source, path)  # it is removed with the original's bundle
+            shutil.copy2(source, path)  # it is removed with the original's bundle
             mount["source"] = os.path.basename(source)
     with open(os.path.join(path, "config.json"), "w") as file:
         json.dump(own, file)
