@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vmm.options.cpu import CpuConfig as CpuConfig
     from vmm.options.limit import LimitConfig as LimitConfig
     from vmm.processes.factory import create_machine as create_machine
+    from vmm.processes.factory import import_fork as import_fork
     from vmm.processes.factory import restore_machine as restore_machine
     from vmm.processes.isolated import IsolatedMachine as IsolatedMachine
     from vmm.processes.jail.outward import enter_resolver as enter_resolver
@@ -97,6 +98,7 @@ _HOMES = {
     "jail_gateway": "vmm.processes.jail.outward",
     "jail_resolver": "vmm.processes.jail.outward",
     "kvm_verdict": "vmm.cli.doctor",
+    "import_fork": "vmm.processes.factory",
     "restore_machine": "vmm.processes.factory",
     "restrict_process": "vmm.processes.jail.restrict",
     "restrict_server": "vmm.processes.jail.restrict",

@@ -33,6 +33,7 @@ from vmm import (
     ShareConfig,
     VsockConfig,
     create_machine,
+    import_fork,
     restore_machine,
 )
 from vmm.faststart.record import replace
@@ -389,6 +390,55 @@ def test_it_is_forked(tmp_path: Path, isolation: str, paused: bool) -> None:
             assert count(clone, consoles[0]) == 5
     for console in consoles:
         console.close()
+    assert opened() <= before
+
+
+@pytest.mark.parametrize("isolation", ["process", "fork"])
+def test_another_process_makes_its_children(tmp_path: Path, isolation: str) -> None:
+    """What it exports is values and descriptors; the source may have ended by then."""
+    before, consoles = opened(), [tiny.Console() for _ in range(4)]
+    kernel = tiny.make(tmp_path, tiny.say(">"), COUNT)
+    with create_machine(config(kernel, consoles[0], isolation=isolation)) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        assert source.console_input(b"x") == 1 and consoles[0].read(1) == b"\1"
+        about, fds = source.export_fork(2)
+        assert source.console_input(b"x") == 1 and consoles[0].read(1) == b"\2"
+    told = json.loads(json.dumps(about))
+    child = import_fork(told, [os.dup(fd) for fd in fds], console=consoles[1].config, isolation="process")
+    with child, import_fork(told, fds, console=consoles[2].config, isolation="fork") as other:
+        for each, console in ((child, consoles[1]), (other, consoles[2])):
+            assert each.console_input(b"x") == 1 and console.read(1) == b"\2"
+        with import_fork(*child.export_fork(), console=consoles[3].config) as deeper:
+            assert deeper.console_input(b"x") == 1 and consoles[3].read(1) == b"\3"
+    for console in consoles:
+        console.close()
+    assert opened() <= before
+
+
+def test_what_is_no_export_of_a_fork_is_refused(tmp_path: Path) -> None:
+    before, kernel = opened(), tiny.make(tmp_path, tiny.SPIN)
+    with (
+        create_machine(config(kernel, isolation="thread")) as machine,
+        pytest.raises(ConfigError, match="a process of"),
+    ):
+        machine.export_fork()
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with create_machine(config(kernel, disks=(DiskConfig(str(image)),))) as machine:
+        machine.start()
+        with pytest.raises(ConfigError, match="disks that it writes"):
+            machine.export_fork()
+        assert machine.state == "running"
+    with create_machine(config(kernel)) as machine:
+        machine.start()
+        about, fds = machine.export_fork()
+        with pytest.raises(ConfigError, match="no 2 files"):
+            import_fork(about, [os.dup(fd) for fd in fds[:2]])
+        with pytest.raises(ConfigError):
+            import_fork({**about, "config": {"cpus": "many"}}, [os.dup(fd) for fd in fds])
+        with pytest.raises(ConfigError):
+            import_fork(about, fds, cpus=3)
     assert opened() <= before
 
 

@@ -421,8 +421,20 @@ class AnyMachine(MachineInterface):
         """Seconds for which the guest may still use cached attributes and names of changed files."""
         raise NotImplementedError
 
+    def write_touched(self, fd: int) -> None:
+        """Write to the file *fd* which pages it has touched since it was restored: a ``working-set``, for clones."""
+        raise NotImplementedError
+
     def fork_point(self, n: int) -> Point:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
+        raise NotImplementedError
+
+    def export_fork(self, n: int = 1) -> tuple[dict[str, Any], list[int]]:
+        """Its state at one moment, for :func:`vmm.import_fork` in other processes, which make *n* children.
+
+        :returns: values that JSON can have, and descriptors, the caller's
+        :raises ConfigError: it is not a machine with a process of its own, or the guest writes disks of it
+        """
         raise NotImplementedError
 
     @classmethod

@@ -3,6 +3,7 @@ lifecycle."""
 
 from __future__ import annotations
 
+import posix
 import time
 
 from vmm.board.attach_mmio import MmioSlots
@@ -604,6 +605,14 @@ class Machine(AnyMachine):
 
         return make_children(point, n, make)
 
+    def export_fork(self, n: int = 1) -> tuple[dict[str, Any], list[int]]:
+        """As :meth:`AnyMachine.export_fork`: its RAM is this process's."""
+        raise ConfigError(
+            "only a machine with a process of its own can have children in other processes",
+            code="fork-isolation",
+            hint="isolation=process or fork",
+        )
+
     def fork_point(self, n: int) -> ForkPoint:
         """The first half of :meth:`fork`, for callers that make *n* children themselves."""
         from vmm.saving.fork import ForkPoint
@@ -795,6 +804,20 @@ class Machine(AnyMachine):
         """
         if seconds := self.stale_shares():
             time.sleep(seconds)  # the guest's cache expires by its own clock, which no event reports
+
+    def write_touched(self, fd: int) -> None:
+        """Write to the file *fd* which pages of RAM it has touched since it was restored: a bit for each.
+
+        As ``working-set`` in the directory of its snapshot, later clones with ``prefetch`` have them from the start.
+
+        :raises ConfigError: its RAM is not filled on demand, so nothing has recorded that
+        """
+        self._life.check("refresh_shares")
+        if not self._memory.on_demand:
+            raise ConfigError(
+                "only a restored machine whose RAM other processes share knows what it has touched", code="touched"
+            )
+        posix.pwrite(fd, self._memory.fill.filled(), 0)
 
     def uptime(self) -> int:
         """For how many ms the guest has run since its start, restore or reset, without the time that it was paused."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmm.config import FORK, THREAD
+import posix
+
+from vmm.config import FORK, PROCESS, THREAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +40,28 @@ def _kind_of(isolation: str) -> type[IsolatedMachine]:
 
         return ForkedMachine
     return IsolatedMachine
+
+
+def import_fork(about: dict[str, Any], fds: list[int], *, start: bool = True, **changes: Any) -> AnyMachine:
+    """A child of a machine of another process, see :meth:`vmm.AnyMachine.export_fork`.
+
+    :param fds: of the same; they are closed
+    :param changes: as of :meth:`vmm.Machine.fork`
+    :raises ConfigError: it cannot be made from these, or cannot have that
+    :raises HostError: the host refuses
+    """
+    from vmm.processes.jailed import OpenPoint
+
+    try:
+        point = OpenPoint.imported(about, fds)
+    except BaseException:
+        for fd in fds:
+            posix.close(fd)
+        raise
+    try:
+        return _kind_of(PROCESS).of_fork(point, changes, start=start)
+    finally:
+        point.close()
 
 
 def restore_machine(

@@ -407,6 +407,15 @@ class IsolatedMachine(AnyMachine):
             self._life.publish("forked", str(n))
             return point
 
+    def export_fork(self, n: int = 1) -> tuple[dict[str, Any], list[int]]:
+        """As :meth:`AnyMachine.export_fork`."""
+        point = self.fork_point(n)
+        try:
+            return point.export()
+        finally:
+            point.close()
+            self._jailed.close_base()  # memory that only children need
+
     def reset(self) -> None:
         """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and
         plugged-in devices are added again when the guest runs."""
@@ -440,6 +449,11 @@ class IsolatedMachine(AnyMachine):
         """As :meth:`Machine.stale_shares`."""
         self._life.check("refresh_shares")
         return min(number(self._jailed.ask("stale-shares").get("ms")), _STALE_MS) / 1000
+
+    def write_touched(self, fd: int) -> None:
+        """As :meth:`Machine.write_touched`."""
+        self._life.check("refresh_shares")
+        self._jailed.ask("touched", (fd,))
 
     def refresh_shares(self) -> None:
         """As :meth:`Machine.refresh_shares`."""

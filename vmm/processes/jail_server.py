@@ -225,6 +225,8 @@ def _do(machine: Machine, request: dict[str, Any], fds: list[int], tell: Callabl
         machine.nets[request["net"]].set_mac(bytes.fromhex(request["mac"]))
     elif command == "stale-shares":
         return {"ms": int(machine.stale_shares() * 1000 + 0.999)}
+    elif command == "touched":
+        machine.write_touched(fds[0])
     elif command == "phases":
         return {"phases": [(name, int(at * 1e9)) for name, at in machine.phases_within()]}
     elif command == "figures":

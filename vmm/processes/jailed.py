@@ -416,6 +416,37 @@ class OpenPoint:
             raise _no_room(error) from error
         return Handed(config, kept, self._areas, fds)
 
+    def export(self) -> tuple[dict[str, Any], list[int]]:
+        """What :meth:`imported` takes, in this process or another one.
+
+        :raises ConfigError: its guest writes disks, of which each child would need a copy
+        """
+        from vmm.saving.records import plain
+
+        if self._disks:
+            raise ConfigError("a machine with disks that it writes has no children elsewhere", code="fork-disk")
+        return {"config": plain(self._config), "areas": self._areas}, [os.dup(fd) for fd in self._fds]
+
+    @classmethod
+    def imported(cls, about: dict[str, Any], fds: list[int]) -> OpenPoint:
+        """Of :meth:`export`, for one child.
+
+        :param fds: are the caller's until this returns
+        :raises ConfigError: they are not of that
+        """
+        from vmm.config import MachineConfig, config_kinds
+        from vmm.saving.records import made
+
+        areas = about.get("areas")
+        if len(fds) != 3 + (areas is not None):
+            raise ConfigError(f"a fork has no {len(fds)} files", code="fork-files")
+        self = cls.__new__(cls)
+        self._config = made(about.get("config"), "MachineConfig", config_kinds(), "the fork")
+        self._left, self._disks, self._fds = 1, {}, list(fds)
+        self._areas = None if areas is None else tuple((int(start), int(end)) for start, end in areas)
+        self.is_base = areas is None
+        return self
+
     def hold_base(self) -> int:
         """A descriptor of RAM, the caller's."""
         return os.dup(self._fds[0])

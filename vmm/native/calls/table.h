@@ -66,7 +66,7 @@ CALL(read, PMEM | RNG | DAX | FILL | VMM | LOOP | SERVER | HOST, ANY, "read even
 CALL(fadvise64, PREFETCH, ANY, "read the memory ahead that a clone will need")
 CALL(ftruncate, CONTROL | SERVER | FORKS | HOST, ANY, "give a snapshot's files the size of the RAM or disk")
 CALL(copy_file_range, CONTROL | FORKS, ANY, "copy a disk")
-CALL(memfd_create, CONTROL | FORKS, ANY, "a file in which a share's server saves its state")
+CALL(memfd_create, CONTROL | FORKS | HOST, ANY, "a file in which a share's server saves its state; RAM and state of copies")
 CALL(lseek, PMEM | VMM | RUN | SERVER | FORKS | HOST, ANY, "the size of the image; of an image as memory after a fault in its window")
 CALL(fstat, DAX | VMM | LOOP | SERVER | FORKS | HOST, ANY, "the size of a file")
 CALL(newfstatat, DAX | VMM | LOOP | BROKER | SERVER | FORKS | HOST, ANY, "the same by an older C library; does a path still name this socket")
@@ -139,7 +139,7 @@ CALL(fcntl, VMM, IN(1, F_GETFL, F_GETFD), "read the flags of a descriptor; those
 CALL(fcntl, CONTROL, IN(1, F_DUPFD_CLOEXEC, F_ADD_SEALS), "Python, when it maps the base of a diff; registers of a share that is plugged in")
 CALL(fcntl, HOST, IN(1, F_GETFD, F_SETFL, F_DUPFD, F_SETPIPE_SZ, F_GETPIPE_SZ, F_SETLK, F_SETLKW),
 	"streams of containers; locks of files")
-CALL(fcntl, FORKS, IN(1, F_DUPFD_CLOEXEC, F_GET_SEALS, F_ADD_SEALS), "files of children; nobody can change their RAM and state any more")
+CALL(fcntl, FORKS | HOST, IN(1, F_DUPFD_CLOEXEC, F_GET_SEALS, F_ADD_SEALS), "files of children; nobody can change their RAM and state any more")
 CALL(fcntl, SERVER | HOST, IN(1, F_GETFL, F_SETFD, F_DUPFD_CLOEXEC), "Python: the files of a snapshot, the end of a connection")
 CALL(rt_sigaction, VMM | SERVER | FORKS | HOST, ANY, "Python, when it ends; job control")
 CALL(rt_sigreturn, VMM | RUN | FORKS | HOST, ANY, "return from a signal handler")
