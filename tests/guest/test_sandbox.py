@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -88,6 +89,8 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
     with made.start(**where) as first, made.start(**where) as second:
         for box, word in ((first, "one"), (second, "two")):
             assert box.run("cat /file").stdout == "set up\n"
+            (recorded,) = tmp_path.glob("template/saved-*/checkpoint/machine-*/working-set")
+            assert any(recorded.read_bytes())
             box.run(f"echo {word} >/file; sync")
         before = int(first.files.read("/count"))
         eventually(lambda: int(first.files.read("/count")) > before, "its program does not continue")
@@ -98,7 +101,49 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
             before = int(copy.files.read("/count"))
             eventually(lambda: int(copy.files.read("/count")) > before, "the copy's program does not continue")
         assert second.files.read("/file") == b"two\n"
+    with made.start(**where) as third:  # it has what the first one has touched from its start
+        assert third.run("cat /file; cat /count").stdout.startswith("set up\n")
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
+
+
+def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path) -> None:
+    """The machines are copied in memory: a copy needs nothing of its source."""
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    files = set(os.listdir("/var/tmp"))
+    with contextlib.ExitStack() as boxes:
+        source = Sandbox(str(oci.rootfs), memory="96M", timeout=None, **where)
+        boxes.enter_context(source)
+        source.run("echo 0 >/tmp/generation; sleep 600 >/dev/null 2>&1 &", check=True)
+        seen = []
+        for generation in range(1, 4):
+            copies = source.fork(2)
+            for number, each in enumerate(copies):
+                boxes.enter_context(each)
+                next_one = f"cat /tmp/generation; echo {generation} >/tmp/generation"
+                done = each.run(f"{next_one}; pidof sleep | wc -w", check=True)
+                assert done.stdout == f"{generation - 1}\n1\n"
+                seen.append(each.run("cat /proc/sys/kernel/random/uuid").stdout)
+                assert each.run(f"echo {number}").stdout == f"{number}\n"
+            assert source.files.read("/tmp/generation") == f"{generation - 1}\n".encode()
+            source.kill()
+            source = copies[0]
+        assert len(set(seen)) == 6
+        assert set(os.listdir("/var/tmp")) <= files, "no memory is written to a disk"
+    eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
+
+
+def test_a_sandbox_without_room_for_a_copy_in_memory_is_copied_by_a_file(oci: Oci) -> None:
+    """Its limit on the host would end its machine."""
+    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
+    with Sandbox(str(oci.rootfs), memory="96M", timeout=None, **where) as box:
+        box.run("echo here >/tmp/file", check=True)
+        group = Path(json.loads((oci.folder / "state" / box.name / "state.json").read_text())["cgroup"])
+        used = int((group / "memory.current").read_text())
+        (group / "memory.max").write_text(str(used + (8 << 20)))
+        with box.fork()[0] as copy:
+            assert copy.run("cat /tmp/file").stdout == "here\n"
+        assert box.run("cat /tmp/file").stdout == "here\n"
+        assert "oom_kill 0" in (group / "memory.events").read_text()
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["booted", "copied"])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyvmm_kata.bundle.root_disks import RootDisk
+from pyvmm_kata.errors import ConfigError
 from pyvmm_kata.host.mounts import GUEST_SHARED
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.protocol import protobuf, ttrpc
@@ -322,6 +323,14 @@ class FakeVm:
         specs = {container_id: self.agent.specs[container_id]["process"] for container_id in self.agent.specs}
         write_snapshot(folder, self.memory, specs)
         Path(folder, "network").write_text(self.network or f"/proc/{os.getpid()}/ns/net")
+
+    base_size = 0
+
+    def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
+        raise ConfigError("it has no process of its own", code="fork-isolation")
+
+    def write_touched(self, fd: int) -> None:
+        os.pwrite(fd, b"touched", 0)
 
     def resize_memory(self, size: int) -> None:
         self.sizes.append(size)

@@ -182,6 +182,14 @@ class FakeGuest:
     def save(self, folder: str) -> None:
         raise AssertionError("nobody saves it")
 
+    base_size = 0
+
+    def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
+        raise AssertionError("nobody copies it")
+
+    def write_touched(self, fd: int) -> None:
+        raise AssertionError("nobody has restored it")
+
     def resize_memory(self, size: int) -> None:
         raise AssertionError("it has no more memory")
 

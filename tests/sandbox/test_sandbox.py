@@ -16,7 +16,7 @@ from tests.kata.oci_runtime import PATIENCE, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
 BEGIN = """
-import asyncio, errno, os, signal, sys, time
+import asyncio, errno, glob, os, signal, sys, time
 from pyvmm_kata.pod import sandbox as machines
 from pyvmm_sandbox import guest, isolations
 from tests.kata import fake_agent, fake_relay
@@ -538,6 +538,11 @@ def test_a_template_is_built(python: Python) -> None:
     raises(CommandFailed, Template.build, place + "/t", rootfs, setup=["false"], **where)
     raises(SandboxError, Template.build, place + "/t", rootfs, ready="false", ready_timeout=0.5, **where)
     assert Template(place + "/t").record == made.record
+    touched = lambda: [open(path).read() for path in glob.glob(place + "/t/saved-*/checkpoint/machine-*/working-set")]
+    for known in (False, True):
+        with made.start(**where) as copy:
+            assert bool(touched()) == known
+            assert copy.run("true").ok and touched() == ["touched"], "which memory the first copy has touched"
     """
     python(code)
 

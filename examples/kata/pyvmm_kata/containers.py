@@ -139,6 +139,7 @@ class Container:
         self._context = context
         self.folder = context.folder(container_id)
         self._own = folder
+        self._unrecorded = ""
         self._status: int | None = None
         self._child = pid
         self.id = container_id
@@ -211,7 +212,10 @@ class Container:
         """
         container_id = check_id(name or f"run-{secrets.token_hex(6)}")
         kept = checkpoint_folder.read(os.path.abspath(checkpoint))
-        return cls._create(_context(root, config), container_id, bundle, (stdin, stdout, stderr), kept=kept)
+        made = cls._create(_context(root, config), container_id, bundle, (stdin, stdout, stderr), kept=kept)
+        if not checkpoint_folder.has_working_set(kept.machine):
+            made._unrecorded = kept.machine
+        return made
 
     @classmethod
     def _create(
@@ -401,6 +405,23 @@ class Container:
                 checkpoints.copy_bundle(state.read(self.folder), spec, os.path.abspath(bundle))
 
         checkpoints.save(self.folder, os.path.abspath(folder), end=end, meanwhile=meanwhile)
+
+    def record_touched(self) -> None:
+        """If it is the first copy of a checkpoint that is asked: note there which memory it has touched, so that later
+        copies have that from their start.
+
+        :raises VmmError: its machine does not know; or it cannot be written
+        """
+        machine, self._unrecorded = self._unrecorded, ""
+        if not machine:
+            return
+        with checkpoint_folder.new_working_set(machine) as file:
+            channel = control.connect(self.folder)
+            try:
+                channel.request({"op": "touched"}, [file])
+                channel.answer()
+            finally:
+                channel.close()
 
     # -- its end -----------------------------------------------------------------------------------------------------
 

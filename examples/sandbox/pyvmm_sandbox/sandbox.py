@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -205,7 +206,7 @@ class Sandbox:
         :raises SandboxGone: the sandbox has ended
         """
         with self._start(["exec", *_words(command)], env=env, cwd=cwd, user=user) as running:
-            return finish(
+            result = finish(
                 running,
                 command,
                 timeout=timeout,
@@ -215,6 +216,9 @@ class Sandbox:
                 max_output=max_output,
                 check=check,
             )
+        with contextlib.suppress(VmmError, OSError):  # it only saves time
+            self._container.record_touched()
+        return result
 
     def popen(
         self,

@@ -152,6 +152,22 @@ class Cgroup:
         wanted = (resources.get("memory") or {}).get("limit") or 0
         self._try_write(f"{self.path}/memory.max", str(memory + OVERHEAD) if wanted > 0 else "max")
 
+    def shared_memory(self) -> int:
+        """Bytes of memory files, as guest RAM is, that its processes have filled; 0 where nobody counts them."""
+        return _figures(f"{self.path}/memory.stat").get("shmem", 0)
+
+    def has_room(self, more: int) -> bool:
+        """Whether its limit, and those of the groups above, allow so many more bytes of memory."""
+        path = self.path
+        while path.startswith(f"{ROOT}/"):
+            limit = _figures(f"{path}/memory.max").get("", 0)
+            figures = _figures(f"{path}/memory.stat")
+            cached = figures.get("active_file", 0) + figures.get("inactive_file", 0)
+            if limit and _figures(f"{path}/memory.current").get("", 0) - cached + more > limit:
+                return False
+            path = os.path.dirname(path)
+        return True
+
     def limit_cpu(self, resources: Json) -> None:
         """Bound how much it computes. Call it when the machine has started: with a tenth of a CPU the start would take
         ten times as long, and runc's containers have no such start."""
@@ -203,3 +219,13 @@ def _write(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+def _figures(path: str) -> dict[str, int]:
+    """The numbers of a file by their names; one without a name by an empty one. Others, as ``max``, are missing."""
+    try:
+        with open(path) as lines:
+            rows = [line.split() for line in lines]
+    except OSError:
+        return {}  # no such controller here
+    return {" ".join(row[:-1]): int(row[-1]) for row in rows if row and row[-1].isdigit()}

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
@@ -25,12 +26,14 @@ from pyvmm_kata.errors import ConfigError, HostError, bad
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.options import FLAG, LIST, NUMBER, VALUE, one_id, parse
 from pyvmm_kata.pod import checkpoint_folder
+from pyvmm_kata.pod.sandbox_config import Forked
 from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm_kata.oci.context import Context
+    from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.state import Json
 
 DEFAULT = "checkpoint"
@@ -107,7 +110,7 @@ Make running copies of a container, each in a machine of its own, with a copy of
 read-only, and the same volumes.  The container goes on.
 
   --bundles DIR      where folders NEW with their bundles are made (beside the container's bundle)
-  --image-path DIR   where its memory is saved meanwhile, on a file system with room for it ($TMPDIR)
+  --image-path DIR   with isolation = "thread": where its memory is saved meanwhile ($TMPDIR)
 """,
 }
 _SAME = "accepted, since a guest keeps what they are about: {}\n"
@@ -224,10 +227,9 @@ def fork_container(
     """Make running copies of a container; the pid of each, a child of this process, by its id.
 
     :param bundles: where their bundles are made; empty: beside the container's
-    :param place: where its memory is saved meanwhile; empty: a folder with room
+    :param place: where its memory is saved meanwhile if it has to be; empty: a folder with room
     :raises VmmError: there are no copies
     """
-    from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.oci.create import create
 
     folder = context.folder(container_id)
@@ -243,29 +245,67 @@ def fork_container(
             raise ConfigError(f"container with id {name} exists already", code="container-exists")
     place_of_bundles = os.path.abspath(bundles or os.path.dirname(known["bundle"]))
     made: list[str] = []
-    forked: dict[str, int] = {}
-    saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
+    copies: dict[str, int] = {}
     try:
-        # Its files are copied while its processes are paused
-        save(folder, saved, end=False, meanwhile=lambda spec: _copy_bundles(known, spec, place_of_bundles, names, made))
-        found = checkpoint_folder.read(saved, verified=True)
-        for name in names:
-            bundle = Bundle.load(os.path.join(place_of_bundles, name))
-            forked[name] = create(
-                context,
-                name,
-                {"bundle": bundle.path, "preserve-fds": 0, "console-socket": "", "pid-file": ""},
-                kept=found,
-            )
+        with _source(folder, len(names), place) as source:
+            # Its files are copied while its processes are paused
+            found = source(lambda spec: _copy_bundles(known, spec, place_of_bundles, names, made))
+            for name in names:
+                options = {"bundle": os.path.join(place_of_bundles, name), "preserve-fds": 0}
+                copies[name] = create(context, name, {**options, "console-socket": "", "pid-file": ""}, kept=found)
     except BaseException:
-        for name in forked:
+        for name in copies:
             delete(context.folder(name), force=True)
         for path in made:
             shutil.rmtree(path, ignore_errors=True)
         raise
+    return copies
+
+
+@contextmanager
+def _source(folder: str, count: int, place: str) -> Iterator[Callable[[Callable[[Json], None]], Kept]]:
+    """A function that returns what copies are made from, which it takes from the container whose state is in *folder*;
+    all of it is freed at the end. Its argument is called with the container's config.json while its processes are
+    frozen.
+
+    :param place: where a snapshot is made, if the machine does not export itself
+    """
+    with ExitStack() as freed:
+
+        def take(meanwhile: Callable[[Json], None]) -> Kept:
+            found = _exported(folder, count, meanwhile, freed)
+            if found is not None:
+                return found
+            saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
+            freed.callback(shutil.rmtree, saved, ignore_errors=True)
+            save(folder, saved, end=False, meanwhile=meanwhile)
+            return checkpoint_folder.read(saved, verified=True)
+
+        yield take
+
+
+def _exported(folder: str, count: int, meanwhile: Callable[[Json], None], freed: ExitStack) -> Kept | None:
+    """The container's machine as it runs, which continues; None: it is no process of its own, or its memory limit has
+    no room for a copy.
+
+    :param freed: closes the descriptors, of which each copy has its own
+    """
+    channel = control.connect(folder)
+    try:
+        channel.request({"op": "fork", "count": count})
+        answer = channel.answer(SAVE_S)
+        fds, channel.fds = channel.fds, []
+        for fd in fds:
+            freed.callback(os.close, fd)
+        found = None
+        if answer["machine"] is not None:
+            meanwhile(answer["spec"])
+            found = checkpoint_folder.of_fork(answer["saved"], answer["spec"], Forked(answer["machine"], fds))
+            channel.send({})
+            channel.answer()
     finally:
-        shutil.rmtree(saved, ignore_errors=True)
-    return forked
+        channel.close()
+    return found
 
 
 # -- saving ----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ KILL_S = 3.0
 after 5.  Who removes the container waits for its machine."""
 LAST_WORDS_S = 1.0
 """Seconds to wait until an error can be written to the container's output."""
+COPY_ROOM = 16 << 20
+"""Bytes of memory that its limit has left when a machine was copied."""
 
 
 class Plan(NamedTuple):
@@ -414,7 +416,7 @@ class ContainerService:
         execs = made.hold()
         end = False
         try:
-            sandbox.save(str(request["folder"]))
+            sandbox.saveable().save(str(request["folder"]))
             status = "paused" if paused else "running"
             known = describe(sandbox, plan.guest_id, status=status, execs=execs, serial=self._execs)
             channel.send({"saved": known, "spec": plan.bundle.spec})
@@ -422,6 +424,48 @@ class ContainerService:
             end = answer is not None and bool(answer.get("end"))
         finally:
             made.release(end=end)
+        channel.send({})
+
+    def _do_fork(self, request: Json, channel: control.Channel) -> None:
+        """Answer with the machine at this moment, for copies, and its record. All of the container's processes are
+        frozen until the caller has copied its files, and says so.
+
+        Without a machine, if a snapshot must serve: the copy of its memory counts as this container's.
+        """
+        from pyvmm_kata.pod.checkpoint_folder import describe
+
+        sandbox, made, plan = self._sandbox, self._made, self.plan
+        assert sandbox is not None
+        self._may_save()
+        group = cgroups.Cgroup(plan.cgroup)
+        if not group.has_room(group.shared_memory() + sandbox.saveable().base_size + COPY_ROOM):
+            channel.send({"machine": None})
+            return
+        paused = made.state == "paused"
+        execs = made.hold()
+        about: Json | None = None
+        try:
+            about, fds = sandbox.machine().fork(int(request["count"]))
+            try:
+                status = "paused" if paused else "running"
+                known = describe(sandbox, plan.guest_id, status=status, execs=execs, serial=self._execs)
+                channel.send({"saved": known, "spec": plan.bundle.spec, "machine": about}, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            channel.receive(None)
+        except ConfigError as error:
+            if error.code != "fork-isolation":
+                raise
+        finally:
+            made.release()
+        channel.send({} if about is not None else {"machine": None})
+
+    def _do_touched(self, _request: Json, channel: control.Channel) -> None:
+        """Write into the caller's file what memory the machine has touched since it was restored."""
+        if self._sandbox is None or not channel.fds:
+            raise HostError("the container is not made yet", code="oci-state")
+        self._sandbox.machine().write_touched(channel.fds[0])
         channel.send({})
 
     def _do_update(self, request: Json, channel: control.Channel) -> None:

@@ -243,7 +243,8 @@ class Own:
             timeline.note("monitor")
             plan = self._plan(begun, face)
             streams = (end for end in plan.stdio[:3] if isinstance(end, int))
-            control.leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams})
+            machine = plan.kept.forked.fds if plan.kept is not None and plan.kept.forked is not None else ()
+            control.leave_descriptors({sock.fileno(), plan.console, plan.face.fileno(), *streams, *machine})
             from pyvmm_kata.oci.monitor import Monitor
 
             monitor = Monitor(plan)

@@ -168,6 +168,7 @@ class Monitor:
                 guest=plan.settings.guest,
                 policy=plan.settings.policy,
                 checkpoint=kept.machine if kept is not None else "",
+                forked=kept.forked if kept is not None else None,
                 balloon=kept is None or kept.balloon,
                 more_memory=kept.more_memory if kept is not None else plan.settings.more_memory,
                 more_cpus=kept.more_cpus if kept is not None else plan.settings.more_cpus,

@@ -25,7 +25,7 @@ def connect_agent(vm: Vm, config: SandboxConfig) -> AgentClient:
     :raises VmmError: the agent does not listen in a minute, or does not accept its new identity
     """
     name = config.sandbox_id
-    if not vm.template and not config.checkpoint:
+    if not vm.template and not config.continues:
         return AgentClient(vm.connect(START_S), name)
     agent: AgentClient | None = None
     try:
@@ -35,9 +35,9 @@ def connect_agent(vm: Vm, config: SandboxConfig) -> AgentClient:
     except VmmError as error:
         if agent is not None:
             agent.close()
-        if config.checkpoint:
+        if config.continues:
             raise GuestError(
-                f"sandbox {name}: the machine of the checkpoint did not accept its new identity: {error}",
+                f"sandbox {name}: the copy of a machine did not accept its new identity: {error}",
                 code="checkpoint-identity",
             ) from error
         templates.forget(vm.template)

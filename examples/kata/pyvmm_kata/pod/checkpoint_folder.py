@@ -21,7 +21,7 @@ from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.errors import ConfigError, HostError, bad
 from pyvmm_kata.pod.guest_kinds import KINDS
 from pyvmm_kata.pod.network import KeptNet
-from pyvmm_kata.pod.templates import identity
+from pyvmm_kata.pod.templates import WORKING_SET, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.pod.sandbox import Sandbox
+    from pyvmm_kata.pod.sandbox_config import Forked
     from pyvmm_kata.state import Json
 
 FORMAT = 1
@@ -71,6 +72,7 @@ class Kept(NamedTuple):
     :ivar root: the stored image that is its root, see :func:`_root_identity`; None: a folder is
     :ivar guest: the kind of its guest, see :mod:`pyvmm_kata.pod.guest_kind`
     :ivar balloon: its machine has one
+    :ivar forked: its machine is not in a folder: it runs, and has exported this
     """
 
     machine: str
@@ -93,6 +95,7 @@ class Kept(NamedTuple):
     root: Any = None
     guest: str = LINUX_GUEST
     balloon: bool = False
+    forked: Forked | None = None
 
     def sort(self, bundle: Bundle) -> None:
         """Sort the mounts of a bundle into the order of the checkpoint, which the names in the share depend on: podman
@@ -277,14 +280,10 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         "format": FORMAT,
         "pyvmm": vmm.__version__,
         "taken": state.now(),
-        "machine": name,
         "manifest": _sha256(os.path.join(place, name, "manifest.json")),
-        **{key: saved[key] for key in TOLD},
         "image": _sha256(saved["image"]),
-        "image_file": _identity(saved["image"]),
         "files": _identities(os.path.join(place, name)),
-        "order": [mount["destination"] for mount in spec.get("mounts") or ()],
-        "made_of": _made_of(spec),
+        **_told(name, saved, spec),
     }
     path = os.path.join(place, RECORD)
     # A FIFO in its place fails, since it has no reader
@@ -304,6 +303,56 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
             os.close(fd)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+
+
+def has_working_set(machine: str) -> bool:
+    """Whether it is known which memory copies of the machine in that folder touch first."""
+    return os.path.exists(os.path.join(machine, WORKING_SET))
+
+
+@contextmanager
+def new_working_set(machine: str) -> Iterator[int]:
+    """A file to fill: at the end it is the working set of the machine in that folder, in one step.
+
+    :raises HostError: it cannot be written
+    """
+    path = os.path.join(machine, WORKING_SET)
+    new = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            yield fd
+            os.rename(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
+
+
+def _told(name: str, saved: Json, spec: Json) -> Json:
+    """What is in a record of every kind."""
+    return {
+        "machine": name,
+        **{key: saved[key] for key in TOLD},
+        "image_file": _identity(saved["image"]),
+        "order": [mount["destination"] for mount in spec.get("mounts") or ()],
+        "made_of": _made_of(spec),
+    }
+
+
+def of_fork(saved: Json, spec: Json, forked: Forked) -> Kept:
+    """The same of a machine that runs.
+
+    :param saved: see :func:`describe`
+    :param spec: the container's config.json
+    :param forked: what the machine has exported
+    :raises ConfigError: it makes no sense
+    """
+    record = {**_told(f"{MACHINE}{'0' * 16}", saved, spec), "image": ""}
+    return _checked(record, "", "the fork")._replace(machine="", forked=forked)
 
 
 def sweep(place: str) -> None:

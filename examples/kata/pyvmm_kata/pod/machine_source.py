@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.host.mounts import VSOCK
-from pyvmm_kata.pod import templates
+from pyvmm_kata.pod import checkpoint_folder, templates
 from pyvmm_kata.pod.guest_kind import Wiring
 from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
-from vmm import ConsoleConfig, RngConfig, VsockConfig, create_machine, restore_machine
+from vmm import ConsoleConfig, RngConfig, VsockConfig, create_machine, import_fork, restore_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.pod.guest_kind import GuestKind
+    from pyvmm_kata.pod.sandbox_config import Forked
     from vmm import AnyMachine, NetConfig
 
 CID = 3
@@ -56,6 +57,8 @@ class MachineSource:
         :param template: a template's folder that it must be a clone of; empty: as the configuration says
         :raises VmmError: it cannot be made
         """
+        if self._config.forked is not None:
+            return Made(self._forked(self._config.forked))
         if self._config.checkpoint:
             return Made(self._restored())
         if template:
@@ -103,6 +106,21 @@ class MachineSource:
         timeline.note(f"clone of {template}")
         return Made(machine, template)
 
+    def _forked(self, forked: Forked) -> AnyMachine:
+        """A copy of another monitor's machine, not yet started, with the files and connections of this one."""
+        own = self._guest.machine(self._config, self._wiring)
+        return import_fork(
+            forked.about,
+            forked.fds,
+            start=False,
+            shares=own.shares,
+            vsock=own.vsock,
+            nets=own.nets,
+            pmems=own.pmems,
+            console=own.console,
+            isolation=own.isolation,
+        )
+
     def _restored(self) -> AnyMachine:
         """A machine that continues from a checkpoint, not yet started. All of its configuration is ours: the author of
         the checkpoint could have named any file of the host."""
@@ -111,6 +129,7 @@ class MachineSource:
             self._config.checkpoint,
             start=False,
             clock="resume",
+            prefetch=checkpoint_folder.has_working_set(self._config.checkpoint),
             memory=own.memory,
             cpus=own.cpus,
             max_cpus=own.max_cpus,

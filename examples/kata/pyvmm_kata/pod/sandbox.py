@@ -161,16 +161,16 @@ class Sandbox:
         """What the guest has mounted for a container, see :func:`pyvmm_kata.bundle.guest_spec.layout_of`."""
         return self._containers.on_host[container_id].layout
 
-    def save(self, folder: str) -> None:
-        """Save the machine, see :meth:`pyvmm_kata.pod.vm.Vm.save`.
+    def saveable(self) -> Vm:
+        """Its machine, to be saved or copied.
 
-        :raises VmmError: it cannot be saved, or does not run (any more)
+        :raises VmmError: a guest of this kind cannot be; or it does not run (any more)
         """
         if not self._can.checkpoints:
             raise ConfigError(
                 f"a guest of the kind {self.config.guest} cannot be saved", code="guest-kind", hint="use --isolation vm"
             )
-        self.machine().save(folder)
+        return self.machine()
 
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:
         """Give a prepared sandbox its name.

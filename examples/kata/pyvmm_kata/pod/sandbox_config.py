@@ -12,8 +12,16 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.pod import templates
     from pyvmm_kata.pod.network import Network
+    from pyvmm_kata.state import Json
 
 MIB = 1 << 20
+
+
+class Forked(NamedTuple):
+    """What :func:`vmm.import_fork` takes, which closes the descriptors."""
+
+    about: Json
+    fds: list[int]
 
 
 class SandboxConfig(NamedTuple):
@@ -43,6 +51,7 @@ class SandboxConfig(NamedTuple):
     :ivar policy: the requests that the agent serves; None: all
     :ivar checkpoint: the folder of a snapshot that the machine goes on from, see
         :meth:`pyvmm_kata.pod.sandbox.Sandbox.restore`; empty: none
+    :ivar forked: instead, what a running machine has exported that it is a copy of, see :func:`vmm.import_fork`
     :ivar balloon: the machine of that snapshot has one
     :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
     """
@@ -66,7 +75,13 @@ class SandboxConfig(NamedTuple):
     policy: Policy | None = None
     isolation: str = "process"
     checkpoint: str = ""
+    forked: Forked | None = None
     balloon: bool = True
     more_memory: int = 0
     more_cpus: int = 0
     guest: str = "linux"
+
+    @property
+    def continues(self) -> bool:
+        """Its machine is a copy of one with a container: it gets an identity of its own before anything else."""
+        return bool(self.checkpoint) or self.forked is not None

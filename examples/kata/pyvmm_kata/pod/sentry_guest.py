@@ -99,7 +99,7 @@ class SentryGuest:
         if self._takes_machine(config.cmdline):
             timeline.note("the Sentry runs on kvm, in a machine")
             return None
-        if config.checkpoint:
+        if config.continues:
             raise ConfigError(
                 "a checkpoint of a Sentry continues in a virtual machine, which cannot be made here",
                 code="guest-kind",

@@ -109,6 +109,19 @@ class SentryProcess:
             hint="checkpoints need KVM: pyvmm doctor reports whether it works",
         )
 
+    @property
+    def base_size(self) -> int:
+        """See :class:`Vm`."""
+        return 0
+
+    def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
+        """See :class:`Vm`."""
+        raise _cannot("be copied")
+
+    def write_touched(self, fd: int) -> None:
+        """See :class:`Vm`: it is never restored."""
+        raise _cannot("tell what memory it has touched")
+
     def resize_memory(self, size: int) -> None:
         """See :class:`Vm`."""
         raise _cannot("change its memory")

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 SEAL = "template.json"
-FILES = ("manifest.json", "state", "memory", "working-set")
+WORKING_SET = "working-set"
+"""The file of a snapshot with the memory that its clones touch first, as pyvmm names it."""
+FILES = ("manifest.json", "state", "memory", WORKING_SET)
 _LOCK, _NEW, _FAILED = "lock", "new-", ".failed"
 MOST = 8
 """So many are kept, those that were used last."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FILES = 4096
 ROOM = 256
+_BLOCK = 512
+"""Bytes of a block in st_blocks, see stat(2)."""
 DIAL_S = 10.0
 WORDS_S = 0.5
 COUNTERS = (
@@ -57,6 +59,9 @@ class PyvmmVm:
         self._machine: AnyMachine | None = None
         self._counting = threading.Lock()  # what is closed counts no more
         self.template = self.why = ""
+        self._checkpoint, self._memory = config.checkpoint, config.memory
+        forked = config.forked
+        self._forked_size = os.fstat(forked.fds[0]).st_blocks * _BLOCK if forked is not None else 0
         self.wanted: templates.Kind | None = None
         self._plugged: dict[str, Any] = {}
         # What notes with the template what it touches is in no jail
@@ -131,6 +136,23 @@ class PyvmmVm:
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
         self._running().snapshot(folder)
+
+    @property
+    def base_size(self) -> int:
+        """See :class:`Vm`."""
+        folder = self._checkpoint or self.template
+        try:
+            return os.stat(f"{folder}/memory").st_blocks * _BLOCK if folder else self._forked_size
+        except OSError:
+            return self._memory  # it was removed: at most so much
+
+    def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
+        """See :class:`Vm`."""
+        return self._running().export_fork(count)
+
+    def write_touched(self, fd: int) -> None:
+        """See :class:`Vm`."""
+        self._running().write_touched(fd)
 
     def resize_memory(self, size: int) -> None:
         """See :class:`Vm`."""

@@ -72,6 +72,24 @@ class Vm(Protocol):
         :raises VmmError: a part of it cannot be saved, or the host cannot write it
         """
 
+    @property
+    def base_size(self) -> int:
+        """Bytes of memory that a copy would have beside what this machine's processes have filled: the part that its
+        guest reads from what it was made from."""
+
+    def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
+        """Its state at this moment, for *count* copies that other processes make; see :func:`vmm.import_fork`.
+
+        :raises VmmError: it cannot have copies elsewhere; the code is ``fork-isolation`` where a snapshot serves
+        """
+
+    def write_touched(self, fd: int) -> None:
+        """Write to a file which pages of memory it has touched since it was restored: the ``working-set`` of a
+        checkpoint.
+
+        :raises VmmError: it does not know, or does not run any more
+        """
+
     def resize_memory(self, size: int) -> None:
         """Request that the guest use *size* bytes of memory, between its initial size and ``more_memory`` beyond.
 

@@ -320,7 +320,7 @@ class Pod:
                 execs = container.hold()
                 done = False
                 try:
-                    sandbox.save(os.path.join(path, name))
+                    sandbox.saveable().save(os.path.join(path, name))
                     told = checkpoint_folder.describe(sandbox, container.id, status=status, execs=execs, serial=0)
                     checkpoint_folder.write(path, name, told, container.bundle.spec)
                     done = True
