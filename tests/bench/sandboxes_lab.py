@@ -1,15 +1,18 @@
-"""Sandboxes in machines, in a lab with 2 CPUs: `python -m tests.bench.sandboxes_lab FILE` there writes the figures.
+"""Sandboxes in machines: `python -m tests.bench.sandboxes_lab FILE counted` in a lab that counts instructions, and with
+`timed` in one with 2 CPUs, writes the figures.
 
-A start from a template is compared with `crun run` of the same program and Python's own start, a copy with
-`Machine.fork`, files and commands with `podman cp` and `podman exec` on runc. The library's import is not counted, nor
-the first turn of each: the lab reads programs over 9p. A lab that counts instructions would price such reads by the
-load of this machine.
+Counted: a start from a template is compared with `crun run` of the same program and Python's own start, a copy with
+`Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory: the lab reads programs
+over 9p, and counts instructions while it waits. The library's import is not counted, nor the first turn of each.
+
+Timed: files and commands, compared with `podman cp` and `podman exec` on runc.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +23,9 @@ from typing import Any
 
 from tests.bench import own_lab
 from tests.bench.row import Row, compare
+from tests.bench.stage import libraries, python_files
 from tests.lab import LabError
+from tests.mounts import bind
 from tools.where import ROOT
 
 TURNS, RUNS = 5, 10
@@ -28,7 +33,7 @@ MIB = 64
 LINES = 20_000
 MEMORY_MIB = 256
 MEMORY = f"{MEMORY_MIB}M"
-RUNC = "/usr/sbin/runc"
+RUNC, PYTHON = "/usr/sbin/runc", "/usr/bin/python3"
 
 Figures = dict[str, list[int]]
 
@@ -66,11 +71,21 @@ def to_first_line(box: Any) -> int:
     return seen[0]
 
 
-def starts(folder: Path, rootfs: Path, where: dict[str, Any]) -> Figures:
-    """`start`: a sandbox of a template to its first line; `crun` and `python`: the peer's two parts."""
-    from pyvmm_sandbox import Template
+def put_in_memory(folder: Path) -> None:
+    """Copy the peers' programs, with all that they read, to memory, and mount the copies in their places."""
+    library, extensions = python_files(PYTHON)
+    programs = ["/usr/bin/crun", os.path.realpath(PYTHON)]
+    for number, path in enumerate([*programs, *sorted(libraries([*programs, *extensions])), library]):
+        copy = folder / f"{number}-{os.path.basename(path)}"
+        if os.path.isdir(path):
+            shutil.copytree(path, copy, symlinks=True, ignore=shutil.ignore_patterns("test", "idlelib", "tkinter"))
+        else:
+            shutil.copy2(path, copy)
+        bind(copy, Path(os.path.realpath(path)))
 
-    template = Template.build(folder / "template", str(rootfs), memory=MEMORY, **where)
+
+def starts(template: Any, folder: Path, rootfs: Path, where: dict[str, Any]) -> Figures:
+    """`start`: a sandbox of a template to its first line; `crun` and `python`: the peer's two parts."""
 
     def start() -> int:
         begun = time.monotonic_ns()
@@ -89,7 +104,7 @@ def starts(folder: Path, rootfs: Path, where: dict[str, Any]) -> Figures:
     return {
         "start": turns(start),
         "crun": turns(lambda: first_line(crun)),
-        "python": turns(lambda: first_line([sys.executable, "-c", "print('hi')"])),
+        "python": turns(lambda: first_line([PYTHON, "-c", "print('hi')"])),
     }
 
 
@@ -191,25 +206,45 @@ def of_machines() -> Figures:
             return {"machine-fork": [fork(number) for number in range(TURNS + 1)][1:]}
 
 
-def measure_here(folder: Path) -> Figures:
+def counted(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
+    """In a lab that counts instructions."""
+    from pyvmm_kata.image_store.store import ImageStore
+    from pyvmm_sandbox import Template
+
+    (folder / "peers").mkdir()
+    put_in_memory(folder / "peers")
+    image = ImageStore(str(folder / "store")).add(str(oci.rootfs), "box").path
+    template = Template.build(folder / "template", image, memory=MEMORY, **where)
+    figures = starts(template, folder, oci.rootfs, where)
+    with template.start(timeout=None, **where) as box:
+        figures |= forks(box)
+    return figures | of_machines()
+
+
+def timed(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
+    """In a lab with 2 CPUs."""
+    from pyvmm_sandbox import Sandbox
+
+    with Sandbox(str(oci.rootfs), memory=MEMORY, timeout=None, isolation="vm", **where) as box:
+        figures = files(box) | commands(box)
+    return figures | of_podman(folder / "podman")
+
+
+def measure_here(folder: Path, how: str) -> Figures:
     """In the lab."""
     sys.path += [str(ROOT / "examples" / name) for name in ("kata", "sandbox")]
-    from pyvmm_sandbox import Sandbox
     from tests.guest.kata_tools import Oci
 
     (folder / "oci").mkdir()
     oci = Oci(folder / "oci")
-    where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.root)}
-    figures = starts(folder, oci.rootfs, where)
-    with Sandbox(str(oci.rootfs), memory=MEMORY, timeout=None, isolation="vm", **where) as box:
-        for part in (forks, files, commands):
-            figures |= part(box)
-    return figures | of_podman(folder / "podman") | of_machines()
+    return {"counted": counted, "timed": timed}[how](folder, oci, {"config": str(oci.settings), "root": str(oci.root)})
 
 
 def measure(folder: Path) -> Figures:
-    """The same, from outside of the lab."""
-    figures: Figures = own_lab.measure("tests.bench.sandboxes_lab", folder)
+    """The same, from outside of the labs."""
+    figures: Figures = own_lab.measure("tests.bench.sandboxes_lab", folder, "counted", icount=True)
+    (folder / "sandboxes-lab.raw.json").rename(folder / "sandboxes-counted.raw.json")
+    figures |= own_lab.measure("tests.bench.sandboxes_lab", folder, "timed")
     return figures
 
 
