@@ -416,6 +416,31 @@ def test_another_process_makes_its_children(tmp_path: Path, isolation: str) -> N
     assert opened() <= before
 
 
+def test_children_of_a_clone_share_what_it_has_not_written(tmp_path: Path) -> None:
+    """Its RAM is filled from the snapshot, since its share has a server; the snapshot is not copied."""
+    consoles = [tiny.Console() for _ in range(4)]
+    kernel, shares = tiny.make(tmp_path, tiny.say(">"), COUNT), {"s": str(tmp_path)}
+    share = ShareConfig(str(tmp_path), "s")
+    with create_machine(config(kernel, consoles[0], shares=(share,))) as source:
+        source.start()
+        assert consoles[0].read(1) == b">"
+        source.snapshot(str(tmp_path / "warm"))
+    size = os.stat(tmp_path / "warm" / "memory").st_blocks
+    with restore_machine(str(tmp_path / "warm"), isolation="process", console=consoles[1].config, shares=shares) as clone:
+        assert clone.console_input(b"x") == 1 and consoles[1].read(1) == b"\1"
+        about, fds = clone.export_fork()
+        if about["areas"] is None:
+            pytest.skip("this host fills no memory on demand")
+        assert 0 < os.fstat(fds[0]).st_blocks < size
+        with import_fork(about, fds, console=consoles[2].config, shares=shares) as child:
+            assert child.console_input(b"x") == 1 and consoles[2].read(1) == b"\2"
+            with import_fork(*child.export_fork(), console=consoles[3].config, shares=shares) as deeper:
+                assert deeper.console_input(b"x") == 1 and consoles[3].read(1) == b"\3"
+        assert clone.console_input(b"x") == 1 and consoles[1].read(1) == b"\2"
+    for console in consoles:
+        console.close()
+
+
 def test_what_is_no_export_of_a_fork_is_refused(tmp_path: Path) -> None:
     before, kernel = opened(), tiny.make(tmp_path, tiny.SPIN)
     with (

@@ -38,6 +38,7 @@ from vmm.processes.machine_child import MachineChild
 from vmm.processes.spawn import spawn
 from vmm.saving.manifest import read_manifest
 from vmm.saving.records import made, plain
+from vmm.saving.regular_files import MEMORY, open_regular
 from vmm.virtio.blk import DiskConfig
 from vmm.virtio.fs import ShareConfig
 
@@ -245,6 +246,11 @@ class IsolatedMachine(AnyMachine):
         fds = (*((self._console_fd,) if self._console_fd >= 0 else ()), *(() if handed is None else handed.fds))
         child = MachineChild(self.config, wanted, fds, self._run or self.run_process, _Reports(self))
         self.pid = child.process.pid
+        if self._restore is not None:
+            try:
+                child.jailed.take_base(open_regular(os.path.join(self._restore["path"], MEMORY)))
+            except (ConfigError, OSError):
+                pass  # it was replaced meanwhile: a fork copies all of its RAM
         return child
 
     @property
@@ -414,7 +420,8 @@ class IsolatedMachine(AnyMachine):
             return point.export()
         finally:
             point.close()
-            self._jailed.close_base()  # memory that only children need
+            if point.is_base:
+                self._jailed.close_base()  # memory that only children need
 
     def reset(self) -> None:
         """As :meth:`Machine.reset`, by a new process: disks, shares and sockets are closed and opened again, and

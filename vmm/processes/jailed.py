@@ -270,8 +270,14 @@ class Jailed(MachineInterface):
             self._base = point.hold_base()
         return point
 
+    def take_base(self, file: int) -> None:
+        """The machine was restored from this memory file, which is owned by this object from now on. Children share what
+        the machine has not written since."""
+        self.close_base()
+        self._base = file
+
     def close_base(self) -> None:
-        """Forget the base that the machine's RAM may lie over since the last fork."""
+        """Forget the base that the machine's RAM may lie over since the last fork, or its restore."""
         if self._base >= 0:
             os.close(self._base)
             self._base = -1
@@ -346,6 +352,10 @@ def _received(sock: socket.socket) -> bytes:
         raise _silent(error) from error
 
 
+_OWN = 3
+"""So many files of a point are new; the base was frozen before, or is the memory of a snapshot, which nobody changes."""
+
+
 class OpenPoint:
     """A jailed machine at the moment of its fork: nameless files that are made here and written by its process. They
     are freed with the last process that has them open.
@@ -385,7 +395,7 @@ class OpenPoint:
             for disk, (length, changed) in zip(config.disk_configs(), saved.disks, strict=True):
                 if disk.read_only or disk.has_overlay:
                     _check_image(disk, length, changed)
-            for fd in self._fds:
+            for fd in self._fds[:_OWN]:
                 _freeze(fd)  # the machine's process has them, too, and a guest may have that
             if os.fstat(memory).st_size != size:
                 raise nonsense()

@@ -103,7 +103,7 @@ class Saved:
     :ivar cpuid: see :meth:`vmm.board.kvm_vm.Core.cpuid`
     :ivar disks: of each disk that was open: size in bytes, and its time of last change in ns
     :ivar memory_bytes: bytes of RAM that were written
-    :ivar areas: of a fork: where RAM lies over the last base; None: all of it was written
+    :ivar areas: of a fork: where RAM lies over the last base, or what it was restored from; None: all of it was written
     """
 
     devices: tuple[tuple[str, int], ...]
@@ -159,11 +159,21 @@ def save(
         disks = _copy_disks(_disks(slots.attached), list(files.disks), overlays=files.children > 0)
         if ahead is not None:
             return Saved(devices, core.cpuid(), disks, 0, _lay_over(memory, files, ahead))
+        if files.children and _is_over(memory, files.than):
+            written = memory_file.write_ram(memory, files.memory, files.pages, files.than, progress=progress)
+            return Saved(devices, core.cpuid(), disks, written, ((0, memory.size),))
         pages, than = (-1, -1) if files.children else (files.pages, files.than)
         written = memory_file.write_ram(memory, files.memory, pages, than, progress=progress)
     except OSError as error:
         raise cannot_write("", error) from error
     return Saved(devices, core.cpuid(), disks, written)
+
+
+def _is_over(memory: GuestMemory, than: int) -> bool:
+    """Whether shared RAM is filled on demand from the file *than* alone."""
+    if than < 0 or not memory.on_demand or memory.file < 0:
+        return False
+    return os.path.samestat(os.fstat(than), os.fstat(memory.file))
 
 
 def _lay_over(memory: GuestMemory, files: Files, ahead: Ahead) -> tuple[tuple[int, int], ...] | None:
