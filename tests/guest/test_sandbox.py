@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pyvmm_kata.image_store.store import ImageStore
+from pyvmm_kata.protocol import control
 from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
 from tests.guest.kata_tools import PATIENCE, Oci, eventually, members
 from tests.sandbox.journal_schedules import Schedule
@@ -133,16 +134,21 @@ def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path) -> None
 
 
 def test_a_sandbox_without_room_for_a_copy_in_memory_is_copied_by_a_file(oci: Oci) -> None:
-    """Its limit on the host would end its machine."""
+    """Its limit on the host would end its machine.  The lab has no disk: the file would count, too."""
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
     with Sandbox(str(oci.rootfs), memory="96M", timeout=None, **where) as box:
         box.run("echo here >/tmp/file", check=True)
-        group = Path(json.loads((oci.folder / "state" / box.name / "state.json").read_text())["cgroup"])
-        used = int((group / "memory.current").read_text())
-        (group / "memory.max").write_text(str(used + (8 << 20)))
+        folder = oci.folder / "state" / box.name
+        group = Path(json.loads((folder / "state.json").read_text())["cgroup"])
+        limit, used = (group / "memory.max").read_text(), int((group / "memory.current").read_text())
+        (group / "memory.max").write_text(str(used + (16 << 20)))
+        channel = control.connect(str(folder))
+        channel.request({"op": "fork", "count": 1})
+        assert channel.answer() == {"machine": None}, "nothing was frozen or copied"
+        channel.close()
+        (group / "memory.max").write_text(limit)
         with box.fork()[0] as copy:
-            assert copy.run("cat /tmp/file").stdout == "here\n"
-        assert box.run("cat /tmp/file").stdout == "here\n"
+            assert copy.run("cat /tmp/file").stdout == box.run("cat /tmp/file").stdout == "here\n"
         assert "oom_kill 0" in (group / "memory.events").read_text()
 
 
