@@ -29,7 +29,7 @@ def choose(wanted: str) -> str:
 
 @functools.cache
 def _best() -> str:
-    verdict = kvm_verdict()
+    verdict = kvm_verdict(remembered=True)
     if verdict.usable or find_spec("pyvmm_sentry") is None:  # without both, the error of the machine has a hint
         return "vm"
     import logging

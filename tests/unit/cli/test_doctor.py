@@ -58,6 +58,33 @@ def test_a_node_that_is_no_kvm() -> None:
     assert doctor.kvm_verdict("/dev/null").status == "unusable"
 
 
+@needs_kvm
+@pytest.mark.skipif(bool(HARDWARE), reason="only that KVM emulates is remembered")
+def test_an_emulating_kvm_is_tried_once_in_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    entry = tmp_path / "pyvmm" / "kvm-emulates"
+    tries = []
+    monkeypatch.setattr("vmm.kvm.probe.probe", lambda system: (tries.append(1), probe(system))[1])
+
+    def verdict() -> str:
+        return doctor.kvm_verdict(remembered=True).cause
+
+    assert doctor.kvm_verdict().cause == "pvm"
+    assert not entry.exists(), "doctor tries"
+    assert (verdict(), verdict(), len(tries)) == ("pvm", "pvm", 2)
+    assert entry.stat().st_mode & 0o777 == 0o600
+    text = entry.read_text()
+    for broken in ("", text.replace("/dev/kvm", "/dev/KVM"), text[1:]):
+        entry.write_text(broken)
+        assert verdict() == "pvm"
+    assert len(tries) == 5, "not the entry of this device and this boot"
+    entry.chmod(0o666)
+    verdict()
+    assert len(tries) == 6, "anybody could have written it"
+    verdict()
+    assert len(tries) == 6
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded")  # KVM's own worker, on its way out
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without permission")
 def test_a_kvm_without_permission(tmp_path: Path) -> None:

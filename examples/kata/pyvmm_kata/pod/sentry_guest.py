@@ -152,8 +152,8 @@ SENTRY = SentryGuest()
 
 @functools.cache
 def _is_kvm_usable() -> bool:
-    """Tried once: it makes a machine, which takes 6 ms."""
-    return kvm_verdict().usable
+    """Tried once."""
+    return kvm_verdict(remembered=True).usable
 
 
 def _builder() -> Any:
