@@ -1,22 +1,18 @@
 """Builds the programs that run the Sentry's core, each once for each state of its sources.
 
 An installation that is not editable has no sources: setup.py has built its programs.
+
+What only a build needs is imported by it: most starts find the programs built.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from pyvmm_sentry import lwip
-from pyvmm_sentry.source import FRESH_SECONDS, SourceError
 
 HERE = Path(__file__).resolve().parents[1]
 CORE, HOST, PTRACE, TRAP, KVM, VDSO = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm", "vdso"))
@@ -34,6 +30,8 @@ KERNEL_FLAGS = (
     *("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"),
     *("-fstack-protector-strong", "-mstack-protector-guard=global"),
 )
+CHECKED_S = 86400.0
+"""How old the last build may be before the next start looks for another lwIP, as :mod:`pyvmm_sentry.source` does."""
 VDSO_FLAGS = (
     *("-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-fPIC"),
     *("-fno-stack-protector", "-fasynchronous-unwind-tables", "-fcf-protection=none"),
@@ -58,6 +56,8 @@ class BuildError(Exception):
 
 def _made(name: str, inputs: Sequence[bytes], command: Sequence[str]) -> Path:
     """The file that a command of the C compiler makes, in which OUT stands for its path; *inputs*: what it reads."""
+    import hashlib
+
     digest = hashlib.sha256(repr(command).encode())
     for content in inputs:
         digest.update(content)
@@ -89,6 +89,8 @@ class _Sources:
         self._contents: dict[Path, bytes] = {}
 
     def _read(self, path: Path) -> None:
+        import re
+
         content = path.read_bytes()
         found = []
         for name in re.findall(rb'^#include "(.*)"$', content, re.MULTILINE):
@@ -115,6 +117,7 @@ def _compiled(
     name: str, sources: Sequence[Path], inputs: Callable[[Path], list[bytes]], command: list[str]
 ) -> list[str]:
     """Compile each source by itself, unless that was done before; the paths of the objects."""
+    from concurrent.futures import ThreadPoolExecutor
 
     def compile_one(source: Path) -> str:
         target = f"objects/{name or source.parent.name}-{source.stem}.o"
@@ -133,6 +136,9 @@ def includes(core: Path = CORE) -> list[str]:
 
     :raises BuildError: lwIP's source is not available
     """
+    from pyvmm_sentry import lwip
+    from pyvmm_sentry.source import SourceError
+
     try:
         source = lwip.source()
     except SourceError as error:
@@ -153,6 +159,8 @@ def vdso() -> Path:
 
 def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
     """Compile the core, and what it contains of lwIP."""
+    from pyvmm_sentry import lwip
+
     options = [*options, *includes(core)]
     headers = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
     ours = [header.read_bytes() for header in (*headers, core / "types.h")]
@@ -190,18 +198,23 @@ def with_host(platform: Path) -> list[Path]:
 
 
 def _status() -> str:
-    """A digest of the status of all files that a program is made from, but those of lwIP; and of the compiler's name.
-    To read the files takes 70 ms."""
-    digest = hashlib.sha256(os.environ.get("CC", "gcc").encode())
-    folders = [CORE, HOST, PTRACE, TRAP, KVM, VDSO, Path(__file__).parent]
+    """The compiler's name, and the status of all files that a program is made from, but those of lwIP.
+
+    To read the files takes 70 ms, and to import a digest another 10.
+    """
+    found = [os.environ.get("CC", "gcc")]
+    folders = [str(folder) for folder in (CORE, HOST, PTRACE, TRAP, KVM, VDSO)] + [os.path.dirname(__file__)]
     while folders:
-        for entry in sorted(os.scandir(folders.pop()), key=lambda each: each.path):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry))
-            elif entry.name.endswith((".c", ".h", ".S", ".lds", ".py")):
-                status = entry.stat()
-                digest.update(repr((entry.path, status.st_ino, status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
+        folder = folders.pop()
+        found.append(folder)
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if entry.name.endswith((".c", ".h", ".S", ".lds", ".py")):
+                    status = entry.stat()
+                    found.append(f"{entry.name} {status.st_ino} {status.st_size} {status.st_mtime_ns}")
+                elif "." not in entry.name and entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+    return "\n".join(found)
 
 
 def _program(name: str, build: Callable[[], Path]) -> Path:
@@ -215,12 +228,12 @@ def _program(name: str, build: Callable[[], Path]) -> Path:
         return installed
     status = _status()
     with contextlib.suppress(OSError, ValueError):
-        before, made = known.read_text().split()
-        if before == status and (BUILD / made).exists() and time.time() - known.stat().st_mtime < FRESH_SECONDS:
+        made, before = known.read_text().split("\n", 1)
+        if before == status and (BUILD / made).exists() and time.time() - known.stat().st_mtime < CHECKED_S:
             return BUILD / made
     path = build()
     new = known.with_name(f"{known.name}.{os.getpid()}")
-    new.write_text(f"{status} {path.name}\n")
+    new.write_text(f"{path.name}\n{status}")
     os.replace(new, known)
     return path
 
