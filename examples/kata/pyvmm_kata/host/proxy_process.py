@@ -61,6 +61,7 @@ class Face:
         hostname: str = "",
         cgroup: str = "",
         spawn: Callable[[list[str]], socket.socket] | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Face:
         """Start one.
 
@@ -68,6 +69,7 @@ class Face:
         :param spawn: starts it with these arguments, as a child of another process, and returns its socket; None: as a
             child of this one
         :param cgroup: the directory of a cgroup that it enters, if permitted, in parallel to other work; empty: none
+        :param meanwhile: called while it starts: the kernel takes some milliseconds to make its namespaces
         :raises HostError: the host does not permit it
         """
         names = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
@@ -76,8 +78,13 @@ class Face:
             words.append(f"hostname={hostname}")
         if cgroup:
             words.append(f"cgroup={cgroup}")
-        ours = (spawn or _spawn)(words)
+        ours, launcher = (spawn(words), 0) if spawn is not None else _spawn(words)
         try:
+            try:
+                meanwhile()
+            finally:
+                if launcher:
+                    os.waitpid(launcher, 0)
             return cls(_introduced(ours), ours)
         except BaseException:
             ours.close()
@@ -218,8 +225,8 @@ class Face:
             return b""
 
 
-def _spawn(words: list[str]) -> socket.socket:
-    """Start a face as a child of this process; its socket (launcher/pool.c does the same)."""
+def _spawn(words: list[str]) -> tuple[socket.socket, int]:
+    """Start a face as a child of this process (launcher/pool.c does the same); its socket, and a child that ends soon."""
     program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -233,8 +240,7 @@ def _spawn(words: list[str]) -> socket.socket:
     finally:
         os.close(null)
         its.close()
-    os.waitpid(launcher, 0)
-    return ours
+    return ours, launcher
 
 
 def _introduced(sock: socket.socket) -> int:

@@ -15,7 +15,7 @@ from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.host.cgroups import Cgroup
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci import shared_machine
-from pyvmm_kata.oci.machine_providers import Begun, Wanted, providers
+from pyvmm_kata.oci.machine_providers import Begun, Provider, Wanted, providers
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def create(
     try:
         chain = iter(ways)
         provider = next(each for each in chain if each.claim())
-        face = _launch_face(wanted, provider.machine, folder, front)
+        face = _launch_face(wanted, provider, folder, front)
         known = _write_first_state(wanted, folder, face)
         if options["console-socket"]:
             from pyvmm_kata.oci.console import open_console
@@ -159,13 +159,14 @@ def _checked(
     return Wanted(context, container_id, bundle, chosen, machine, cgroup, kept, wishes, front is not None)
 
 
-def _launch_face(wanted: Wanted, machine: Machine, folder: str, front: Front | None) -> Face:
-    """Launch the face in the namespaces of that machine."""
+def _launch_face(wanted: Wanted, provider: Provider, folder: str, front: Front | None) -> Face:
+    """Launch the face in the namespaces of the provider's machine."""
     state.write_cgroup(folder, wanted.cgroup)
     entered = wanted.cgroup if Cgroup(wanted.cgroup).make() else ""
     spec = wanted.bundle.spec
     spawn = front.spawn if front is not None else None
-    return Face.launch(machine.face_namespaces(spec), spec.get("hostname") or "", entered, spawn)
+    namespaces = provider.machine.face_namespaces(spec)
+    return Face.launch(namespaces, spec.get("hostname") or "", entered, spawn, provider.prepare)
 
 
 def _write_first_state(wanted: Wanted, folder: str, face: Face) -> Json:

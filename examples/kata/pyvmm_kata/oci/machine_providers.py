@@ -96,6 +96,9 @@ class Provider(Protocol):
         :raises Elsewhere: another process makes it
         """
 
+    def prepare(self) -> None:
+        """Load what :meth:`create` needs, while the face starts."""
+
     def create(self, begun: Begun) -> bool:
         """Make the container; False: this machine is not fit for it, and has ended.
 
@@ -121,6 +124,9 @@ class OfOthers:
     def claim(self) -> bool:
         """See :class:`Provider`."""
         return bool(self.machine.holder)
+
+    def prepare(self) -> None:
+        """See :class:`Provider`."""
 
     def create(self, begun: Begun) -> bool:
         """See :class:`Provider`: its monitor makes it, with the files that this process sees."""
@@ -159,6 +165,9 @@ class OfPool:
         self.machine = wanted.machine.prefer_network(self._taken.network)
         return True
 
+    def prepare(self) -> None:
+        """See :class:`Provider`."""
+
     def create(self, begun: Begun) -> bool:
         """See :class:`Provider`: it becomes the monitor."""
         wanted, taken = self._wanted, self._taken
@@ -191,11 +200,15 @@ class Own:
             raise Elsewhere
         return True
 
+    def prepare(self) -> None:
+        """See :class:`Provider`."""
+        _prepare(self._wanted.chosen)
+
     def create(self, begun: Begun) -> bool:
         """See :class:`Provider`: fork the monitor, and wait until the container is made."""
 
         wanted = self._wanted
-        _prepare(wanted.chosen)
+        self.prepare()  # unless another provider was the first
 
         def agree(channel: control.Channel, _pid: int) -> None:
             missing = channel.answer(control.creation_s(wanted.bundle.spec)).get("wanted")
