@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.installed import wait_for_image
 from tests.netns import ip, own_network
 from vmm import kvm_verdict
 
@@ -80,6 +81,24 @@ def test_a_container_runs_and_leaves_nothing(bundle: Bundle) -> None:
     done = bundle.call("run", "c1", stdin=None, input="input\n")
     assert (done.returncode, done.stdout, done.stderr) == (3, "got input\n", "wrong\n")
     assert bundle.call("list", "--quiet").stdout == ""
+
+
+def test_a_container_starts_from_a_process_image(bundle: Bundle, tmp_path: Path) -> None:
+    """The command and the monitor continue from the memory of a Python that had imported what the Sentry needs."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "PYVMM_WARM")}
+    environment["HOME"] = str(tmp_path)
+    cache = tmp_path / ".cache" / "pyvmm"
+    bundle.write("sh", "-c", "while :; do :; done")
+    programs = []
+    for _ in range(2):
+        assert bundle.call("create", "c1", stdout=None, stderr=None, env=environment).returncode == 0
+        monitor = json.loads((tmp_path / "state" / "c1" / "state.json").read_text())["monitor"]
+        programs.append(os.path.basename(os.readlink(f"/proc/{monitor}/exe")))
+        wait_for_image(cache)
+        assert bundle.call("delete", "--force", "c1").returncode == 0
+    assert programs == [os.path.basename(os.path.realpath(sys.executable)), "pyvmm-warm"]
+    (image,) = cache.glob("warm-pyvmm-oci-sentry-*[!k]")
+    assert b"pyvmm_sentry/controlled.py" in image.read_bytes()
 
 
 def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def same_image(starts: Starts) -> Callable[[], bool]:
     return lambda: (now := starts.image.stat()).st_ino == before.st_ino and now.st_mtime_ns == before.st_mtime_ns
 
 
+def test_restores_and_containers_on_the_sentry_have_images_of_their_own(made: Starts) -> None:
+    kinds = {"-": ("x",), "-restore-": ("restore",), "-sentry-": ("run", "--isolation=sentry")}
+    for words in (*kinds.values(), ("--root", "x", "--isolation", "sentry", "run")):
+        made.run(*words)
+    names = [image.name.rpartition("-")[0] + "-" for image in made.images]
+    assert names == sorted(f"warm-script{kind}" for kind in kinds)
+    assert made.run("--isolation", "sentry").stderr == made.run("restore").stderr == ""
+    assert made.run("--isolation", "vm").stderr == made.run("sentry", "--isolation").stderr == ""
+    assert len(made.images) == len(kinds)
+
+
 # -- what a process has of its own -----------------------------------------------------------------------------------
 
 

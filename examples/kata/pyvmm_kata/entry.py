@@ -56,6 +56,18 @@ MONITOR = (
     "pyvmm_kata.oci.pool_machine",
 )
 """What ``create``, ``run`` and their monitors import."""
+SENTRY = (
+    *MONITOR,
+    "pyvmm_kata.pod.sentry_guest",
+    "pyvmm_kata.pod.sentry_process",
+    "pyvmm_sentry.controlled",
+    "pyvmm_sentry.platforms",
+    "pyvmm_sentry.program",
+    "vmm.board.device_server",
+    "vmm.cli.kvm_cache",
+    "vmm.virtio.vsock.client",
+)
+"""The same with ``--isolation sentry``, which ``pyvmm-warm`` gives an image of its own."""
 SHIM = (*MACHINE, "pyvmm_kata.shim.main", "pyvmm_kata.shim.server")
 """What the shim of a pod imports."""
 PROGRAMS = {"pyvmm_kata.oci.main": MONITOR, "pyvmm_kata.shim.main": SHIM}
@@ -66,7 +78,8 @@ def begin(program: str) -> int:
     if "pyvmm_warm" in sys._xoptions:
         from vmm import warm_start
 
-        warm_start(PROGRAMS[program])
+        image = str(sys._xoptions["pyvmm_warm"]).rpartition("/")[2]
+        warm_start(_existing(SENTRY) if "-sentry-" in image else PROGRAMS[program])
     __import__(program)
     status = int(sys.modules[program].main())
     _leave(status)
@@ -80,6 +93,13 @@ def load(modules: Iterable[str]) -> None:
     """
     for module in modules:
         __import__(module)
+
+
+def _existing(modules: Iterable[str]) -> list[str]:
+    """Those of packages that are installed: the Sentry's need not be."""
+    from importlib.util import find_spec
+
+    return [module for module in modules if find_spec(module.partition(".")[0])]
 
 
 def _leave(status: int) -> None:

@@ -68,23 +68,24 @@ static const char *name_of(const char *path)
 	return name;
 }
 
-/* Which of a script's images: restores import what boots do not. verb: the script's first argument, or NULL. */
-static const char *kind_of(const char *verb)
+/* Which of a script's images: restores import what boots do not, and so do containers on the Sentry. */
+static const char *kind_of(char **words)
 {
-	static const char restore[] = "restore";
-
-	for (size_t i = 0; i < sizeof(restore); i++)
-		if (!verb || verb[i] != restore[i])
-			return "-";
-	return "-restore-";
+	if (words[0] && text_same(words[0], "restore"))
+		return "-restore-";
+	for (; words[0]; words++)
+		if (text_same(words[0], "--isolation=sentry") ||
+		    (text_same(words[0], "--isolation") && words[1] && text_same(words[1], "sentry")))
+			return "-sentry-";
+	return "-";
 }
 
-/* Where the image is: in the user's cache, named after the script, its first argument and where this program is. */
-static bool image_path(char **envp, const char *script, const char *verb, char path[PATH_SIZE])
+/* Where the image is: in the user's cache, named after the script, its arguments' kind and where this program is. */
+static bool image_path(char **envp, const char *script, char **words, char path[PATH_SIZE])
 {
 	static const char digits[16] = "0123456789abcdef";
 	char self[PATH_SIZE], *cache = environment_value(envp, "XDG_CACHE_HOME="), *home = environment_value(envp, "HOME=");
-	const char *parts[5] = {cache, "/pyvmm/warm-", name_of(script), kind_of(verb), NULL};
+	const char *parts[5] = {cache, "/pyvmm/warm-", name_of(script), kind_of(words), NULL};
 	long n = CALL3(SYS_readlink, "/proc/self/exe", self, sizeof(self));
 	uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
 	size_t used = 0;
@@ -544,7 +545,7 @@ __attribute__((used)) _Noreturn static void begin(uint64_t *stack)
 		wait_and_make(argv + 2, envp);
 	while (*auxv++)
 		;
-	if (is_usual(envp, auxv) && image_path(envp, argv[2], argc > 3 ? argv[3] : NULL, path) && is_possible(path)) {
+	if (is_usual(envp, auxv) && image_path(envp, argv[2], argv + 3, path) && is_possible(path)) {
 		long fd = take_image(path);
 
 		if (fd >= 0 || has_folder(path))
