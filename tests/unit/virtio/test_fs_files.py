@@ -65,6 +65,32 @@ def test_reading_around_the_end(guest: FsGuest, tmp_path: Path) -> None:
     assert guest.read_file(fh, 2, 3, room=100) == b"234", "not more than was asked for, however much room there is"
 
 
+NO_FILE, READ_BY_NODE = (1 << 64) - 1, 1 << 30
+
+
+def test_reading_a_file_that_is_not_open(guest: FsGuest, tmp_path: Path) -> None:
+    """A feature of our own: one request, and the rules of OPEN."""
+
+    def read(node: int, offset: int = 0, size: int = 100) -> bytes:
+        return guest.call(f.READ, node, struct.pack("<QQIIQII", NO_FILE, offset, size, 0, 0, 0, 0), room=size)
+
+    def errno_of(node: int) -> int:
+        body = struct.pack("<QQIIQII", NO_FILE, 0, 100, 0, 0, 0, 0)
+        return guest.errno_of(f.READ, node, body, room=100)
+
+    (tmp_path / "file").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    file, link, folder, fifo = (guest.lookup(name).node for name in ("file", "link", "folder", "fifo"))
+    assert (read(file), read(file, 8), read(file, 20), read(file, 2, 3)) == (b"0123456789", b"89", b"", b"234")
+    assert guest.device.stats()["files"] == 0
+    assert [errno_of(node) for node in (link, folder, fifo)] == [errno.ELOOP, errno.EISDIR, errno.ENXIO]
+    assert errno_of(file + 1000) == errno.ESTALE
+    guest.mount(flags2=0xFFFF_FFFF & ~READ_BY_NODE)
+    assert errno_of(guest.lookup("file").node) == errno.EBADF, "not negotiated"
+
+
 def test_writing(guest: FsGuest, tmp_path: Path) -> None:
     _, fh = opened(guest, tmp_path / "file", b"0123")
     assert guest.write_file(fh, b"xy", 1) == 2

@@ -106,9 +106,11 @@ static int fs_run(struct worker *w)
 		bytes = 0;
 	}
 	worker_flush(w);
-	/* If no request had an answer (FORGET), the guest does not wait for any: do not spin for the next. */
+	/* On a queue of requests without answers (FORGET), the guest waits for none: do not spin for the next. */
+	if (q->answered)
+		q->answers = true;
 	if (n)
-		w->in_flight = !q->answered;
+		w->in_flight = !q->answers;
 	return err < 0 ? err : n;
 }
 

@@ -88,6 +88,9 @@ enum { FS_BUF_SIZE = 128 << 10 };
 enum { FS_DAX_SHIFT = 21 };
 /* Of fuse_attr.flags, for guest-kernel/virtiofs: the guest may read what it has of the file without opening it here. */
 #define FS_ATTR_SOLE (1U << 31)
+/* A feature of FUSE_INIT of our own: with this handle, READ opens the file, reads and closes it, in one request. */
+#define FS_READ_BY_NODE (1ULL << 62)
+#define FS_NO_FILE UINT64_MAX
 enum { FS_HANDLE_INLINE = 24 };
 /* Results of a request's handler besides 0 and -errno: no answer is sent; the answer is sent later. */
 enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
@@ -139,7 +142,7 @@ struct fs_queue {
 	struct fs_queue *next;
 	bool entered;          /* the thread has called fs_thread_enter() */
 	uint32_t umask;        /* of the thread */
-	bool answered;         /* a request of this turn had an answer */
+	bool answered, answers; /* a request of this turn had an answer; of any turn */
 	uint64_t caps;         /* the capabilities of the thread */
 	uint8_t *buf, *out;    /* FS_BUF_SIZE each: the arguments of a request, and its answer */
 	uint32_t nwaits;
@@ -203,6 +206,8 @@ void fs_account(struct fs_queue *q, uint32_t opcode, int err, uint64_t ns);
 
 /* fs_op.c */
 
+/* Open the file of a request's node to read it, as OPEN does: a descriptor, or -errno. */
+int fs_open_to_read(struct fs_req *r);
 /* Serve one chain: parse, do, answer. 0; FS_PENDING; or the latched error, if the chain has no room for an answer. */
 int fs_handle(struct fs_queue *q, struct chain *chain);
 /* Whether FUSE_INIT could have negotiated these. */

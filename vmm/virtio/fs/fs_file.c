@@ -29,26 +29,56 @@ static uint32_t iov_join(struct iovec *iov, uint32_t n)
 	return n ? to + 1 : 0;
 }
 
+/* Bytes, or -errno. */
+static ssize_t read_some(struct fs_req *r, int fd)
+{
+	const struct fuse_read_in *in = r->arg;
+	uint32_t n = iov_join(r->out_iov, iov_cut(r->out_iov, r->out_n, in->size));
+	ssize_t got;
+
+	do
+		got = n == 1 ? pread(fd, r->out_iov->iov_base, r->out_iov->iov_len, (off_t)in->offset) :
+			       preadv(fd, r->out_iov, (int)n, (off_t)in->offset);
+	while (got < 0 && errno == EINTR);
+	return got < 0 ? -errno : got;
+}
+
+static ssize_t read_by_node(struct fs_req *r)
+{
+	int fd = fs_open_to_read(r);
+	ssize_t got;
+
+	if (fd < 0)
+		return fd;
+	got = read_some(r, fd);
+	close(fd);
+	return got;
+}
+
+static ssize_t read_file(struct fs_req *r)
+{
+	const struct fuse_read_in *in = r->arg;
+	struct fs_file *f = fs_file_get(r->fs, in->fh, FS_REGULAR);
+	ssize_t got;
+
+	if (!f)
+		return fs_file_error(r->fs, in->fh);
+	got = read_some(r, f->fd);
+	fs_file_put(r->fs, f);
+	return got;
+}
+
 int fs_op_read(struct fs_req *r)
 {
 	const struct fuse_read_in *in = r->arg;
-	struct fs_file *f;
-	uint32_t n;
 	ssize_t got;
 
 	if (in->size > r->out_room || in->size > MAX_MOVE || in->offset > INT64_MAX)
 		return -EINVAL;
-	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
-	if (!f)
-		return fs_file_error(r->fs, in->fh);
-	n = iov_join(r->out_iov, iov_cut(r->out_iov, r->out_n, in->size));
-	do
-		got = n == 1 ? pread(f->fd, r->out_iov->iov_base, r->out_iov->iov_len, (off_t)in->offset) :
-			       preadv(f->fd, r->out_iov, (int)n, (off_t)in->offset);
-	while (got < 0 && errno == EINTR);
-	if (got < 0)
-		got = -errno;
-	fs_file_put(r->fs, f);
+	if (in->fh == FS_NO_FILE && fs_has(r->fs, FS_READ_BY_NODE))
+		got = read_by_node(r);
+	else
+		got = read_file(r);
 	if (got < 0)
 		return (int)got;
 	r->out_len = (uint64_t)got;

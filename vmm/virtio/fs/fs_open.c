@@ -96,22 +96,35 @@ static int open_node(struct fs_req *r, struct fs_ref *ref, uint32_t in_flags, ui
 	return fd;
 }
 
+/* The node of the request: a descriptor, or -errno. */
+static int open_own(struct fs_req *r, uint32_t flags, uint32_t open_flags)
+{
+	struct fs_ref ref;
+	int fd = fs_node_use(r->fs, r->in.nodeid, &ref);
+
+	if (fd)
+		return fd;
+	fd = open_node(r, &ref, flags, open_flags);
+	if (fd >= 0)
+		fs_node_opened(r->fs, &ref);
+	fs_node_put(r->fs, &ref);
+	return fd;
+}
+
+int fs_open_to_read(struct fs_req *r)
+{
+	return open_own(r, O_RDONLY, 0);
+}
+
 int fs_op_open(struct fs_req *r)
 {
 	const struct fuse_open_in *in = r->arg;
 	struct fuse_open_out out = { .open_flags = reply_flags(r->fs) };
-	struct fs_ref ref;
 	int fd, err;
 
 	if (r->out_room < sizeof(out))
 		return -EINVAL;
-	err = fs_node_use(r->fs, r->in.nodeid, &ref);
-	if (err)
-		return err;
-	fd = open_node(r, &ref, in->flags, in->open_flags);
-	if (fd >= 0)
-		fs_node_opened(r->fs, &ref);
-	fs_node_put(r->fs, &ref);
+	fd = open_own(r, in->flags, in->open_flags);
 	if (fd < 0)
 		return fd;
 	if (r->fs->config.cache == FS_CACHE_AUTO && in->flags & FLAG_EXEC && program_is_same(r->fs, r->in.nodeid, fd))
