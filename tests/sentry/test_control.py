@@ -121,6 +121,44 @@ def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, 
     assert (volume / "new").read_text() == (root / "new").read_text() == "new\n"
 
 
+def test_a_name_that_the_host_has_just_made_exists(sandbox: Sandbox) -> None:
+    """Nothing is made over it, and errors come in Linux's order, although new names are not looked up."""
+    root = sandbox.root("c1")
+    (root / "v").mkdir(mode=0o755)
+    (root / "v").chmod(0o755)
+    script = (
+        "cd /v; ls >/dev/null; echo up; read line; set -C; (echo x >file) 2>/dev/null && echo wrong; "
+        "for what in 'mkdir folder' 'ln -s x link' 'mkdir folder/' 'ln -s x link/' 'mkfifo file' 'ln file link'; do "
+        "$what 2>&1; done; cat file; mkdir a; ln -s x b; echo c >c; ls"
+    )
+    (root / "bin" / "ln").symlink_to("busybox")
+    (root / "bin" / "mkfifo").symlink_to("busybox")
+    sandbox.create("c1", "sh", "-c", script)
+    sandbox.agent.start_container("c1")
+    text = b""
+    while not text.endswith(b"up\n"):
+        text += sandbox.agent.read_stdout("c1", "c1", 4096)
+    (root / "v" / "file").write_text("of the host\n")
+    (root / "v" / "folder").mkdir()
+    (root / "v" / "link").symlink_to("target")
+    sandbox.agent.write_stdin("c1", "c1", b"\n")
+    lines = sandbox.output("c1").splitlines()
+    assert [line.rpartition(": ")[2] for line in lines[:6]] == ["File exists"] * 6
+    assert lines[6:] == ["of the host", "a", "b", "c", "file", "folder", "link"]
+    assert os.readlink(root / "v" / "link") == "target"
+
+
+def test_rights_of_a_directory_are_checked_after_its_names(sandbox: Sandbox) -> None:
+    root = sandbox.root("c1")
+    (root / "v" / "there").mkdir(parents=True)
+    user = {"uid": 1000, "gid": 1000}
+    script = "cd /v; mkdir there; mkdir other; ln -s x there/; echo >other; true"
+    (root / "bin" / "ln").symlink_to("busybox")
+    status, text = sandbox.run("c1", "sh", "-c", f"({script}) 2>&1", user=user)
+    errors = [line.rpartition(": ")[2] for line in text.splitlines()]
+    assert (status, errors[:2], errors[3]) == (0, ["File exists", "Permission denied"], "Permission denied")
+
+
 def test_changes_of_the_host_appear_in_a_volume(sandbox: Sandbox) -> None:
     """Content, also of an open file, names that come, go and lead elsewhere: within a second or so, as on Linux."""
     sandbox.root("c1")

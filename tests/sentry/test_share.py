@@ -161,6 +161,63 @@ def test_entries_of_a_large_directory_cost_no_request_each(root: Path, platform:
     assert requests["lookup"] + requests["getattr"] < 100
 
 
+def requests_of(share: Share) -> dict[str, int]:
+    return {name: figures["count"] for name, figures in share.stats()["ops"].items()}
+
+
+def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Compile) -> None:
+    """A new one none before it is made, a small one that is read a single one; what is done to both is on the host when the
+    program says so."""
+    shutil.copy(compile_static("creates"), root / "bin" / "creates")
+    count = 300
+    with Share(str(root), 64 * MIB) as share:
+        fds = ",".join(str(fd) for fd in share.fds)
+        words = [str(platform), "--memory", "64", "--share", fds, "--", "/bin/creates", "/new", str(count)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, pass_fds=share.fds, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"done\n"
+            status = (root / "new" / "really last").stat()
+            assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, 1_700_000_000_000_000_006)
+            process.communicate(b"\n", timeout=60)
+        assert process.returncode == 0
+        requests, files = requests_of(share), share.stats()["files"]
+    assert (requests["create"], requests["mkdir"]) == (count + 2, 1)
+    assert requests["lookup"] < 20
+    assert requests["open"] < 20, "READ opens a small file itself"
+    assert files < 20, "no file stays open at the server"
+    assert requests["setattr"] == 3 * (count + 1)
+    for number in range(count):
+        name = f"file {number}"
+        status = (root / "new" / name).stat()
+        assert (root / "new" / name).read_text() == name
+        assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, 1_700_000_000_000_000_006)
+
+
+def test_a_directory_that_fits_is_one_request(root: Path, platform: Path) -> None:
+    for number in range(50):
+        (root / "etc" / f"file-{number}").write_text("x")
+    with Share(str(root), 64 * MIB) as share:
+        done = run_inside(share, platform, "find", "/etc")
+        assert len(done.stdout.splitlines()) == 53
+        assert requests_of(share)["readdirplus"] == 1
+
+
+@pytest.mark.parametrize("length", [1, 100, 255])
+def test_entries_are_complete_where_answers_end(root: Path, platform: Path, length: int) -> None:
+    """Directories of each size around that of an answer."""
+    names = {f"{number:0{length}d}"[-length:] for number in range(700)}
+    for name in names:
+        (root / "etc" / name).touch()
+    for name in sorted(names)[:60]:
+        with Share(str(root), 64 * MIB) as share:
+            found = run_inside(share, platform, "ls", "/etc").stdout.decode().split()
+        assert sorted(found) == sorted(os.listdir(root / "etc"))
+        (root / "etc" / name).unlink()
+        if length == 1:
+            break
+
+
 def test_a_read_only_root_refuses_changes(root: Path, platform: Path) -> None:
     before = tree(root)
     with Share(str(root), 64 * MIB, read_only=True) as share:

@@ -68,6 +68,8 @@ static s64 call_handler(struct task *t, const u64 *args)
 		core.unknown[call - syscalls]++;
 		return -ENOSYS;
 	}
+	if (core.unsettled)
+		files_settle_before(t->number);
 	return t->files->references > 1 ? call_holding(t, call, args) : call->call(t, args);
 }
 

@@ -45,6 +45,7 @@ struct core {
 	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */
 	u8 watched[SYSCALLS];		 /* by number: WATCH_*; the last one is for all that have no row */
+	u32 unsettled;			 /* changes of files that the server may not have carried out yet (fuse.h) */
 	u64 unknown[SYSCALLS];		 /* how often each missing system call was made */
 };
 
@@ -65,6 +66,11 @@ static inline void task_flush(struct task *t)
 {
 	core.ops->flush(t->mm->space, &t->regs, t->fpu);
 }
+
+/* -- fuse/settle.c -- */
+
+void files_settle(void);		 /* wait until core.unsettled is 0 */
+void files_settle_before(u64 number); /* the same before a system call by which others could learn of a change */
 
 /* -- time.c -- */
 

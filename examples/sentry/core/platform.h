@@ -68,6 +68,11 @@ struct platform_ops {
 	u64 (*nanoseconds)(enum clock clock);
 	void (*random)(void *data, u64 size);
 	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
+	/*
+	 * Watch core_is_answered() for moments: whether it holds. The answer raises no interrupt if this comes before it.
+	 * NULL, or false at once: to sleep is better.
+	 */
+	bool (*watch)(void);
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
 	/* The program has reached a point that the host may wait for: it must not sleep. NULL: nobody does. */
@@ -130,7 +135,7 @@ void context_switch(u64 *save_rsp, u64 load_rsp);
 bool sched_listens(void); /* a task waits for a time, a device or the console */
 bool sched_waits(void);	  /* the CPU in the core waits without a task: another one may enter meanwhile */
 
-bool core_rests(void);	  /* the host answers no request of a file at this time */
+bool core_rests(void);	  /* the host has answered all requests of files */
 bool core_is_answered(void); /* it has answered one, which the core has not seen yet */
 /*
  * Make core_run() return, in the middle of run or wait.  These go on in core_continue(), with all that the core has in

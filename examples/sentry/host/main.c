@@ -114,8 +114,6 @@ static bool wait_until(u64 deadline)
 	struct pollfd sources[SOURCES];
 	sigset_t signals;
 
-	if (deadline && answer_comes())
-		return false;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGALRM); /* the tick of running programs; a new size of the terminal ends the wait */
 	sources_get(sources, !deadline);
@@ -196,6 +194,7 @@ static void point(enum point which, u32 value)
 static struct platform_ops ops = {
 	.wait = wait_until,
 	.kick = device_kick,
+	.watch = answer_comes,
 	.release = release,
 	.fatal = fail,
 	.console_read = console_read,

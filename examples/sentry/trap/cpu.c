@@ -107,14 +107,46 @@ void cpus_tick(void)
 			notify_interrupt(cpu->stub->pid);
 }
 
+static void end_wait(struct cpu *waiting, struct pollfd *sources, bool any)
+{
+	waiting->state = READY;
+	waiting->input = any && sources_take(sources, false);
+}
+
+/* While programs run: until one of them stops, or the watcher interrupts. Any other signal is a new size of the terminal. */
+static void watch_beside(struct cpu *waiting, u64 deadline)
+{
+	struct pollfd sources[SOURCES];
+
+	sources_get(sources, false);
+	watcher_request(sources, deadline);
+	if (stubs_receive() && !watcher_is_done())
+		return;
+	end_wait(waiting, sources, ppoll(sources, SOURCES, &(struct timespec){ 0, 0 }, NULL) > 0);
+}
+
+/* While no program runs. */
+static void wait_alone(struct cpu *waiting, u64 deadline)
+{
+	struct pollfd sources[SOURCES + 1];
+	long count;
+
+	sources_get(sources, false);
+	count = notify_poll(sources, SOURCES + 1, deadline);
+	if (count < 0 && stubs_signalled())
+		return;
+	if (count <= 0 || !sources[SOURCES].revents || count > 1)
+		end_wait(waiting, sources, count > 0);
+	if (count > 0 && sources[SOURCES].revents)
+		stubs_receive();
+}
+
 /* Until a program stops, or one of the CPUs without one has something to do. */
 static void wait_for_any(void)
 {
 	struct cpu *waiting = NULL;
 	u64 deadline = ~0ull;
 	bool away = false, limited = false;
-	struct pollfd sources[SOURCES + 1];
-	long count;
 
 	for (struct cpu *cpu = cpus + cpu_count; cpu-- > cpus;) {
 		if (cpu->state == WAITING && cpu->deadline <= deadline) {
@@ -125,24 +157,12 @@ static void wait_for_any(void)
 		limited = limited || (cpu->state == AWAY && cpu->limited);
 	}
 	slice_timer(limited);
-	if (away && !(waiting && (deadline != ~0ull || sched_listens()))) {
+	if (!waiting || (away && deadline == ~0ull && !sched_listens()))
 		stubs_receive();
-		return;
-	}
-	if (!away && answer_comes()) {
-		waiting->state = READY;
-		return;
-	}
-	sources_get(sources, false);
-	count = notify_poll(sources, SOURCES + 1, deadline);
-	if (count < 0 && stubs_signalled())
-		return;
-	if (count <= 0 || !sources[SOURCES].revents || count > 1) { /* a signal is a new size of the terminal */
-		waiting->state = READY;
-		waiting->input = count > 0 && sources_take(sources, false);
-	}
-	if (count > 0 && sources[SOURCES].revents)
-		stubs_receive();
+	else if (away)
+		watch_beside(waiting, deadline);
+	else
+		wait_alone(waiting, deadline);
 }
 
 /*
@@ -244,6 +264,15 @@ static void interrupt(u32 number, bool stop)
 		request_stop(cpu);
 }
 
+/* While no program runs: it may need the CPU that the server of files needs, too. */
+static bool watch(void)
+{
+	for (const struct cpu *cpu = cpus; cpu < cpus + cpu_count; cpu++)
+		if (cpu->state == AWAY && cpu->stub->runs)
+			return false;
+	return answer_comes();
+}
+
 static u32 number_here(void)
 {
 	return (u32)(here - cpus);
@@ -259,6 +288,6 @@ void cpus_init(struct platform_ops *ops, u32 count)
 {
 	cpu_count = count;
 	host_wait = ops->wait;
-	ops->run = run, ops->wait = wait_until;
+	ops->run = run, ops->wait = wait_until, ops->watch = watch;
 	ops->cpu = number_here, ops->cpu_start = start, ops->interrupt = interrupt;
 }

@@ -50,7 +50,8 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	const greg_t start = (greg_t)notify_wait, end = (greg_t)notify_wait_end;
 
 	(void)info;
-	*(signal == SIGALRM ? &ticked : signal == SIGUSR1 ? &asked_to_stop : &child_ended) = 1;
+	if (signal != SIGURG) /* of the watcher, which has noted why */
+		*(signal == SIGALRM ? &ticked : signal == SIGUSR1 ? &asked_to_stop : &child_ended) = 1;
 	notify_interrupted = 1;
 	if (*rip >= start && *rip < end - 1) /* the last byte is the way out of a call that has returned */
 		*rip = end;
@@ -152,6 +153,7 @@ void notify_init(int listener)
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 	sigaction(SIGALRM, &action, NULL);
 	sigaction(SIGCHLD, &action, NULL);
+	sigaction(SIGURG, &action, NULL);
 	if (may_be_stopped)
 		sigaction(SIGUSR1, &action, NULL);
 }

@@ -94,23 +94,22 @@ bool stubs_signalled(void)
 	return came.child || came.tick;
 }
 
-void stubs_receive(void)
+bool stubs_receive(void)
 {
 	struct seccomp_notif call;
 	struct stub *stub;
 
-	if (!notify_receive(&call)) {
-		stubs_signalled();
-		return;
-	}
+	if (!notify_receive(&call))
+		return stubs_signalled();
 	stub = caller_of(&call);
 	if (!stub) {
 		notify_refuse(call.id); /* no other one runs */
-		return;
+		return true;
 	}
 	stub->call = call;
 	stub->id = call.id;
 	waits(stub);
+	return true;
 }
 
 /* Wait until this process makes a call; false: it is gone. */

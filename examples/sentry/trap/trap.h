@@ -107,7 +107,7 @@ bool stub_await_idle(struct stub *stub); /* until it waits for more */
  */
 bool stub_read_report(struct stub *stub, struct regs *regs, struct report *report);
 void stub_save_fpu(struct stub *stub, void *fpu);
-void stubs_receive(void);   /* wait for one call, or a signal */
+bool stubs_receive(void);   /* wait for one call, or a signal: whether it was one that stubs_signalled() handles */
 bool stubs_signalled(void); /* handle signals that came; false: there was none */
 
 /* -- space.c -- */
@@ -122,6 +122,13 @@ extern u32 cpu_count;
 void cpus_init(struct platform_ops *ops, u32 count);
 void cpus_tick(void);
 void cpu_stop(struct cpu *cpu); /* returns when its program does not run */
+
+/* -- watcher.c -- */
+
+void watcher_start(void); /* before this process is limited */
+/* From now on, interrupt notify_receive() once when one of SOURCES is ready, or the time has come. */
+void watcher_request(const struct pollfd *sources, u64 deadline);
+bool watcher_is_done(void); /* it has: the request is over */
 
 /* -- notify.c -- */
 

@@ -371,6 +371,8 @@ s64 wait_process(struct call *call)
 	if (!error) {
 		s32 signal = guest->status & 0x7f;
 
+		files_settle(); /* what it has done to files is there when the host learns of its end */
+
 		put_field_number(&call->answer, WaitProcessResponse_status, (u64)(signal ? 128 + signal : guest->status >> 8 & 0xff));
 	}
 	guest_process_put(guest);

@@ -2,7 +2,7 @@
 /* Directories: names, and what makes, moves and removes them. */
 #include "fuse.h"
 
-enum { BUFFER = 64 << 10, SECOND = 1000000000 };
+enum { BUFFER = 64 << 10, SECOND = 1000000000, MOST_ENTRY = sizeof(struct fuse_dirent) + NAME_MAX + 8 };
 
 /* A file has other attributes than before. */
 static void touched(struct inode *inode)
@@ -112,7 +112,7 @@ static int create_file(struct inode *directory, u32 opcode, const char *name, u3
 	if (fuse_node_of(*inode)->writer.open)
 		fuse_close_handle(*inode, &handle, FUSE_RELEASE);
 	else
-		fuse_node_of(*inode)->writer = handle;
+		fuse_node_of(*inode)->writer = handle, fuse_node_of(*inode)->made = true;
 	return 0;
 }
 
@@ -242,6 +242,7 @@ struct listing {
 	struct fuse_handle handle;
 	u32 at, size;
 	u64 next;    /* the cookie of the entry at `at` */
+	bool last;   /* the server had no more entries */
 	u64 changes; /* of the directory, before the server was asked */
 	u8 entries[BUFFER];
 };
@@ -278,6 +279,7 @@ static int fill(struct file *file)
 	size = fuse_call(fuse_of(file->inode), &call);
 	listing->at = 0;
 	listing->size = size > 0 ? (u32)size : 0;
+	listing->last = size > 0 && BUFFER - (u64)size > MOST_ENTRY; /* the server fills the buffer, unless that is all */
 	listing->next = file->position;
 	return size < 0 ? (int)size : 0;
 }
@@ -336,6 +338,8 @@ static int readdir(struct file *file, struct entries *entries)
 
 		if (file->position == listing->next)
 			entry = next_entry(listing, &size);
+		if (!entry && file->position == listing->next && listing->last && listing->at == listing->size)
+			return 0;
 		if (!entry) {
 			error = fill(file);
 			entry = next_entry(listing, &size);

@@ -20,12 +20,15 @@ enum { FUSE_TAG = 36, FUSE_IO_PAGES = 32 };
 struct fuse {
 	struct virtqueue *forgets, *requests;
 	struct wait_queue room; /* in the queue of requests */
+	struct wait_queue settled; /* woken when core.unsettled becomes 0 */
+	u32 sleepers; /* tasks that wait for an answer, for room, or for settled */
 	char tag[FUSE_TAG + 1];
 	u64 unique;
 	struct table nodes; /* by their id */
 	struct list recent; /* nodes with pages, those used last at the end */
 	u64 pages, most_pages;
 	bool growing; /* a tree of pages is changing */
+	bool reads_by_node; /* FUSE_READ_BY_NODE */
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
 	u64 syncs; /* started so far */
 	struct super *super;
@@ -46,6 +49,8 @@ struct fuse_node {
 	struct timespec version; /* when the content changed, as the server reported last */
 	u64 changes; /* how often a change of the content has begun or ended */
 	struct fuse_handle reader, writer;
+	bool made;	/* by this sandbox, which has had it open since */
+	int error;	/* of a change that nobody has waited for */
 	struct tree pages, dirty;
 	u64 synced; /* the number of the last sync that flushed it */
 	u64 page_count, next_index, window; /* where a sequential read goes on, and how far it looked ahead */
@@ -71,7 +76,10 @@ struct fuse_call {
 /* -- request.c -- */
 
 s64 fuse_call(struct fuse *fuse, const struct fuse_call *call); /* -errno */
-void fuse_post(struct fuse *fuse, const struct fuse_call *call); /* without waiting for an answer */
+/* Without waiting for an answer: later requests come after it. An error becomes that of the node. false: no memory. */
+bool fuse_post(struct fuse *fuse, const struct fuse_call *call);
+void fuse_begin_sleep(struct fuse *fuse); /* from now on, the device interrupts for answers; what came before is handled */
+void fuse_end_sleep(struct fuse *fuse);
 void fuse_used(struct virtqueue *queue);
 int fuse_init(struct fuse *fuse);
 
@@ -86,6 +94,7 @@ struct fuse_node *fuse_node_of(const struct inode *inode);
 /* The inode of an answer, with a reference; counts the lookup. NULL: no memory. */
 struct inode *fuse_inode(struct fuse *fuse, const struct fuse_entry *entry);
 void fuse_apply(struct inode *inode, const struct fuse_attr *attr);
+void fuse_failed(struct fuse *fuse, u64 node, int error); /* a change of its attributes */
 int fuse_getattr(struct inode *inode);
 bool fuse_is_stale(const struct inode *inode); /* its attributes are to be requested again */
 int fuse_revalidate(struct dentry *dentry);

@@ -105,6 +105,7 @@ static const char *start(struct fuse *fuse)
 	fuse->super = super;
 	super->data = fuse;
 	super->negative = !fuse->shared;
+	super->refuses = true;
 	if (fuse_init(fuse))
 		return "the server of the root does not answer as it should";
 	return super_set_root(super, root_inode(fuse)) ? "the directory for the root cannot be read" : NULL;

@@ -167,6 +167,42 @@ int fuse_getattr(struct inode *inode)
 	return 0;
 }
 
+void fuse_failed(struct fuse *fuse, u64 id, int error)
+{
+	struct fuse_node *node = find(fuse, id);
+
+	if (node) {
+		node->error = error;
+		node->stale = true;
+	}
+}
+
+/*
+ * Whether the server will do this for certain: to a file that was made here and is still open, by its owner, who gives it to
+ * nobody else.
+ */
+static bool is_certain(const struct inode *inode, const struct attributes *new)
+{
+	const u32 set_ids = S_ISUID | S_ISGID;
+
+	return fuse_node_of(inode)->made && !(new->which & ATTR_SIZE) && inode->user == caller_user() &&
+	       !(inode->mode & set_ids) && !(new->which & ATTR_MODE && new->mode & set_ids) &&
+	       !(new->which & ATTR_USER && new->user != inode->user) &&
+	       !(new->which & ATTR_GROUP && new->group != inode->group);
+}
+
+/* What the server is about to do. The time of the change is its own. */
+static void expect(struct inode *inode, const struct attributes *new)
+{
+	if (new->which & ATTR_MODE)
+		inode->mode = (inode->mode & S_IFMT) | (new->mode & 07777);
+	if (new->which & ATTR_ACCESSED)
+		inode->accessed = new->accessed;
+	if (new->which & ATTR_MODIFIED)
+		inode->modified = new->modified;
+	fuse_node_of(inode)->stale = true;
+}
+
 int fuse_setattr(struct inode *inode, const struct attributes *new)
 {
 	struct fuse_node *node = fuse_node_of(inode);
@@ -189,6 +225,10 @@ int fuse_setattr(struct inode *inode, const struct attributes *new)
 
 	if (!(in.valid & ~(u32)FATTR_FH)) {
 		node->stale = true;
+		return 0;
+	}
+	if (is_certain(inode, new) && fuse_post(fuse_of(inode), &call)) {
+		expect(inode, new);
 		return 0;
 	}
 	node->changes++;
@@ -241,6 +281,8 @@ void fuse_close_handle(struct inode *inode, struct fuse_handle *handle, u32 opco
 	if (!handle->open)
 		return;
 	handle->open = false;
+	if (handle == &fuse_node_of(inode)->writer)
+		fuse_node_of(inode)->made = false;
 	fuse_post(fuse_of(inode), &call);
 }
 

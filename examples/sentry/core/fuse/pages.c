@@ -2,7 +2,7 @@
 /* The content of files: a cache of pages, and what goes to the server. */
 #include "fuse.h"
 
-enum { WRITE_MOST = FUSE_IO_PAGES * PAGE, LEAST_AHEAD = 4 };
+enum { WRITE_MOST = FUSE_IO_PAGES * PAGE, LEAST_AHEAD = 4, AROUND = 16 };
 
 static u64 page_count(u64 size)
 {
@@ -126,23 +126,41 @@ static u32 read_ahead(struct inode *inode, u64 index)
 	return (u32)count;
 }
 
-/* Read into pages that are not in the cache yet; return the number of bytes. */
+/* Read into pages that are not in the cache yet; return the number of bytes. A small file is open for one request only. */
 static s64 read_into(struct inode *inode, u64 index, const struct segment *pages, u32 count)
 {
 	struct fuse_node *node = fuse_node_of(inode);
-	int error = fuse_open_handle(inode, &node->reader, O_RDONLY | O_LARGEFILE);
-	const struct fuse_io_in in = { .fh = node->reader.number, .offset = index * PAGE, .size = count * PAGE };
+	const bool whole = fuse_of(inode)->reads_by_node && !node->reader.open && !index && page_count(inode->size) <= count;
+	int error = whole ? 0 : fuse_open_handle(inode, &node->reader, O_RDONLY | O_LARGEFILE);
+	const struct fuse_io_in in = { .fh = whole ? FUSE_NO_FILE : node->reader.number, .offset = index * PAGE,
+				       .size = count * PAGE };
 	const struct fuse_call call = { .opcode = FUSE_READ, .node = node->id, .arguments = &in,
 					.arguments_size = sizeof(in), .pages = pages, .page_count = count };
 
 	return error ? error : fuse_call(fuse_of(inode), &call);
 }
 
-static int read_pages(struct inode *inode, u64 index)
+/* From one page on: of a mapping, whose pages are not used in their order, those around it. */
+static u32 read_around(struct inode *inode, u64 *index)
+{
+	struct fuse_node *node = fuse_node_of(inode);
+	u64 first = *index, end = first - first % AROUND + AROUND, last = page_count(inode->size);
+
+	while (first % AROUND && !tree_get(&node->pages, first - 1))
+		first--;
+	last = last < end ? last : end;
+	for (u64 i = *index + 1; i < last; i++)
+		if (tree_get(&node->pages, i))
+			last = i;
+	*index = first;
+	return (u32)(last - first);
+}
+
+static int read_pages(struct inode *inode, u64 index, bool mapped)
 {
 	struct segment pages[FUSE_IO_PAGES];
 	struct fuse_node *node = fuse_node_of(inode);
-	u32 count = read_ahead(inode, index), made = 0;
+	u32 count = mapped ? read_around(inode, &index) : read_ahead(inode, index), made = 0;
 	u64 changes;
 	s64 size;
 
@@ -171,7 +189,7 @@ static int read_pages(struct inode *inode, u64 index)
 }
 
 /* A page of the content, with a reference; NULL and an error. */
-static void *get_page(struct inode *inode, u64 index, int *error)
+static void *get_page(struct inode *inode, u64 index, bool mapped, int *error)
 {
 	for (int tries = 0; tries < 100; tries++) {
 		void *page = tree_get(&fuse_node_of(inode)->pages, index);
@@ -181,7 +199,7 @@ static void *get_page(struct inode *inode, u64 index, int *error)
 			*error = 0;
 			return page;
 		}
-		*error = read_pages(inode, index);
+		*error = read_pages(inode, index, mapped);
 		if (*error)
 			return NULL;
 	}
@@ -196,7 +214,7 @@ static s64 page_for_mapping(struct inode *inode, u64 index, bool write)
 
 	if (index >= page_count(inode->size))
 		return -ENXIO;
-	page = get_page(inode, index, &error);
+	page = get_page(inode, index, true, &error);
 	if (page && write && grow(inode, &fuse_node_of(inode)->dirty, index, page))
 		error = -ENOMEM;
 	if (error && page)
@@ -214,7 +232,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 		fuse_getattr(inode); /* what fails shows at the read of a page */
 	while (to->left && *position < inode->size) {
 		u64 in_page = *position % PAGE, part = PAGE - in_page, moved;
-		u8 *page = get_page(inode, *position / PAGE, &error);
+		u8 *page = get_page(inode, *position / PAGE, false, &error);
 
 		if (!page)
 			break;
@@ -377,7 +395,10 @@ static int fsync(struct file *file, bool data_only)
 	if (!error && !handle->open)
 		error = fuse_open_handle(inode, handle, O_RDONLY | O_LARGEFILE);
 	in.fh = handle->number;
-	return error ? error : (int)fuse_call(fuse_of(inode), &call);
+	error = error ? error : (int)fuse_call(fuse_of(inode), &call);
+	error = error ? error : node->error; /* what was posted before has been answered */
+	node->error = 0;
+	return error;
 }
 
 static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)

@@ -18,8 +18,11 @@ enum { FUSE_MAJOR = 7, FUSE_MINOR = 38, FUSE_ROOT = 1 };
 /* Features of FUSE_INIT. */
 enum {
 	FUSE_ASYNC_READ = 1 << 0, FUSE_BIG_WRITES = 1 << 5, FUSE_DONT_MASK = 1 << 6, FUSE_READDIRPLUS_ALWAYS = 1 << 13,
-	FUSE_PARALLEL_DIROPS = 1 << 18, FUSE_MAX_PAGES = 1 << 22, FUSE_KILLPRIV_V2 = 1 << 28,
+	FUSE_PARALLEL_DIROPS = 1 << 18, FUSE_MAX_PAGES = 1 << 22, FUSE_KILLPRIV_V2 = 1 << 28, FUSE_INIT_EXT = 1 << 30,
 };
+/* A feature of pyvmm-fsd in the second word: with this handle, READ opens the file, reads and closes it. */
+enum { FUSE_READ_BY_NODE = 1 << 30 };
+#define FUSE_NO_FILE (~0ull)
 /* Of setattr. */
 enum {
 	FATTR_MODE = 1, FATTR_USER = 2, FATTR_GROUP = 4, FATTR_SIZE = 8, FATTR_ACCESSED = 16, FATTR_MODIFIED = 32,

@@ -59,6 +59,20 @@ static struct request *make(struct fuse *fuse, const struct fuse_call *call)
 	return request;
 }
 
+static void end_posted(struct fuse *fuse, struct request *request)
+{
+	const struct fuse_in *in = (const struct fuse_in *)request->message;
+	const struct fuse_out *out = answer_of(request);
+
+	if (in->opcode == FUSE_SETATTR) {
+		if (request->written < sizeof(*out) || out->error)
+			fuse_failed(fuse, in->node, -EIO);
+		if (!--core.unsettled)
+			wake_all(&fuse->settled);
+	}
+	kfree(request);
+}
+
 void fuse_used(struct virtqueue *queue)
 {
 	struct fuse *fuse = fuse_root;
@@ -69,11 +83,34 @@ void fuse_used(struct virtqueue *queue)
 		request->written = written;
 		request->done = true;
 		if (request->posted)
-			kfree(request);
+			end_posted(fuse, request);
 		else
 			wake_all(&request->waiter);
 	}
 	wake_all(&fuse->room);
+}
+
+/*
+ * The device interrupts only while somebody sleeps.  An interrupt is a system call of the server, and one more for each
+ * wait of this side until it is taken.
+ */
+static void listen(struct fuse *fuse)
+{
+	if (!fuse->requests->device->registers)
+		queue_listen(fuse->requests, fuse->sleepers);
+}
+
+void fuse_begin_sleep(struct fuse *fuse)
+{
+	fuse->sleepers++;
+	listen(fuse);
+	fuse_used(fuse->requests);
+}
+
+void fuse_end_sleep(struct fuse *fuse)
+{
+	fuse->sleepers--;
+	listen(fuse);
 }
 
 /* Sleep; before there are tasks, wait for the device. */
@@ -85,6 +122,17 @@ static void wait_on(struct wait_queue *queue)
 	}
 	core.ops->wait(FOREVER);
 	virtio_poll(); /* which only this function does then, so no interrupt is missed */
+}
+
+/* The queue is full. */
+static void add_later(struct fuse *fuse, struct virtqueue *queue, const struct segment *segments, u32 readable, u32 writable,
+		      struct request *request)
+{
+	queue_kick(queue);
+	fuse_begin_sleep(fuse);
+	while (queue_add(queue, segments, readable, writable, request))
+		wait_on(&fuse->room);
+	fuse_end_sleep(fuse);
 }
 
 static void submit(struct fuse *fuse, struct virtqueue *queue, struct request *request, const struct fuse_call *call)
@@ -99,9 +147,22 @@ static void submit(struct fuse *fuse, struct virtqueue *queue, struct request *r
 		segments[count++] = (struct segment){ answer_of(request), request->out_room };
 	for (u32 i = 0; call->opcode != FUSE_WRITE && i < call->page_count; i++)
 		segments[count++] = call->pages[i];
-	while (queue_add(queue, segments, readable, count - readable, request))
-		wait_on(&fuse->room);
+	if (queue_add(queue, segments, readable, count - readable, request))
+		add_later(fuse, queue, segments, readable, count - readable, request);
 	queue_kick(queue);
+}
+
+/* Most answers come sooner than a sleep would take. */
+static void await_answer(struct fuse *fuse, struct request *request)
+{
+	while (!request->done && core.ops->watch && core.ops->watch())
+		fuse_used(fuse->requests);
+	if (request->done)
+		return;
+	fuse_begin_sleep(fuse);
+	while (!request->done)
+		wait_on(&request->waiter);
+	fuse_end_sleep(fuse);
 }
 
 /* The error of an answer, or how many bytes it has. */
@@ -130,21 +191,28 @@ s64 fuse_call(struct fuse *fuse, const struct fuse_call *call)
 	if (!request)
 		return -ENOMEM;
 	submit(fuse, fuse->requests, request, call);
-	while (!request->done)
-		wait_on(&request->waiter);
+	await_answer(fuse, request);
 	result = finish(request, call);
 	kfree(request);
 	return result;
 }
 
-void fuse_post(struct fuse *fuse, const struct fuse_call *call)
+/* What needs no answer has a queue of its own. Without a machine, that would wake another thread of the server each time. */
+static struct virtqueue *queue_for(const struct fuse *fuse, u32 opcode)
+{
+	return opcode == FUSE_FORGET && fuse->requests->device->registers ? fuse->forgets : fuse->requests;
+}
+
+bool fuse_post(struct fuse *fuse, const struct fuse_call *call)
 {
 	struct request *request = make(fuse, call);
 
 	if (!request)
-		return; /* the server keeps the file until the end */
+		return false; /* of FORGET and RELEASE: the server keeps the file until the end */
 	request->posted = true;
-	submit(fuse, call->opcode == FUSE_FORGET ? fuse->forgets : fuse->requests, request, call);
+	core.unsettled += call->opcode == FUSE_SETATTR;
+	submit(fuse, queue_for(fuse, call->opcode), request, call);
+	return true;
 }
 
 int fuse_init(struct fuse *fuse)
@@ -152,7 +220,8 @@ int fuse_init(struct fuse *fuse)
 	const struct fuse_init_in in = {
 		.major = FUSE_MAJOR, .minor = FUSE_MINOR, .max_readahead = FUSE_IO_PAGES * PAGE,
 		.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_READDIRPLUS_ALWAYS | FUSE_PARALLEL_DIROPS |
-			 FUSE_MAX_PAGES | FUSE_KILLPRIV_V2,
+			 FUSE_MAX_PAGES | FUSE_KILLPRIV_V2 | FUSE_INIT_EXT,
+		.flags2 = FUSE_READ_BY_NODE,
 	};
 	struct fuse_init_out out;
 	const struct fuse_call call = { .opcode = FUSE_INIT, .arguments = &in, .arguments_size = sizeof(in), .answer = &out,
@@ -161,5 +230,6 @@ int fuse_init(struct fuse *fuse)
 
 	if (size < 0)
 		return (int)size;
+	fuse->reads_by_node = out.flags & FUSE_INIT_EXT && out.flags2 & FUSE_READ_BY_NODE;
 	return size == sizeof(out) && out.major == FUSE_MAJOR && out.max_write >= FUSE_IO_PAGES * PAGE ? 0 : -EPROTO;
 }

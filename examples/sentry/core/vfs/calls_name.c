@@ -34,19 +34,22 @@ static int may_remove(const struct path *directory, struct dentry *dentry, bool 
 	return inode->dead ? -ENOENT : 0;
 }
 
+/* What a new name is for. Others than a directory and a symbolic link have conditions that come after the lookup. */
+enum new_kind { NEW_DIRECTORY, NEW_LINK, NEW_OTHER };
+
 /*
  * Find the place of a new name: 0 with the directory locked and a dentry without an inode.  A name with a slash behind
  * it is for directories.
  */
-static int new_place(struct walk *w, struct task *t, u64 directory, u64 name, bool for_directory, struct dentry **dentry)
+static int new_place(struct walk *w, struct task *t, u64 directory, u64 name, enum new_kind kind, struct dentry **dentry)
 {
 	int error = walk_user(w, t, directory, name, WALK_PARENT, 0);
 
 	if (!error)
-		error = walk_new(w, dentry);
+		error = walk_new(w, kind != NEW_OTHER, dentry);
 	if (error)
 		return error;
-	error = w->slash && !for_directory ? -ENOENT : may_create(&w->at);
+	error = w->slash && kind != NEW_DIRECTORY ? -ENOENT : may_create(&w->at);
 	if (error)
 		inode_unlock(w->at.dentry->inode);
 	return error;
@@ -65,7 +68,7 @@ static s64 make_directory(struct task *t, u64 directory, u64 name, u32 mode)
 {
 	struct walk w = { .flags = 0 };
 	struct dentry *dentry = NULL;
-	int error = new_place(&w, t, directory, name, true, &dentry);
+	int error = new_place(&w, t, directory, name, NEW_DIRECTORY, &dentry);
 
 	if (!error) {
 		struct inode *inode = w.at.dentry->inode;
@@ -106,7 +109,7 @@ static s64 make_node(struct task *t, u64 directory, u64 name, u32 mode, u64 devi
 
 	if (error)
 		return error;
-	error = new_place(&w, t, directory, name, false, &dentry);
+	error = new_place(&w, t, directory, name, NEW_OTHER, &dentry);
 	if (!error) {
 		struct inode *inode = w.at.dentry->inode;
 
@@ -144,7 +147,7 @@ static s64 make_link(struct task *t, u64 target, u64 directory, u64 name)
 	if (!error && !*text)
 		error = -ENOENT;
 	if (!error)
-		error = new_place(&w, t, directory, name, false, &dentry);
+		error = new_place(&w, t, directory, name, NEW_LINK, &dentry);
 	if (!error) {
 		struct inode *inode = w.at.dentry->inode;
 
@@ -210,7 +213,7 @@ static s64 link_name(struct task *t, const u64 *args, u32 flags)
 	error = path_user(t, args[0], args[1], walk, &old);
 	if (error)
 		return error;
-	error = new_place(&w, t, args[2], args[3], false, &dentry);
+	error = new_place(&w, t, args[2], args[3], NEW_OTHER, &dentry);
 	if (!error) {
 		error = link_inode(&w, &old, dentry);
 		end_place(&w, dentry, error, IN_CREATE);

@@ -114,7 +114,10 @@ static int open_last(struct walk *w, const struct how *how, u32 mode, bool *crea
 	int error;
 
 	inode_lock(directory);
-	error = dentry_lookup(w->at.dentry, w->last, w->last_size, &dentry);
+	if (how->flags & O_EXCL)
+		error = walk_place(w, &dentry);
+	else
+		error = dentry_lookup(w->at.dentry, w->last, w->last_size, &dentry);
 	if (!error && !dentry->inode) {
 		error = create(w, dentry, mode);
 		*created = !error;

@@ -32,7 +32,7 @@ static int make(const char *name, enum kind kind, u32 mode, u64 device, const ch
 	int error = walk_core(&w, name, WALK_PARENT);
 
 	if (!error)
-		error = walk_new(&w, &dentry);
+		error = walk_new(&w, false, &dentry);
 	if (!error) {
 		struct inode *directory = w.at.dentry->inode;
 

@@ -157,6 +157,7 @@ struct super {
 	u64 next_inode, next_cookie;
 	bool pinned; /* its dentries are the directories: they stay until they are unlinked */
 	bool negative; /* names that do not exist may be remembered */
+	bool refuses;  /* it makes no file whose name exists: a lookup before that is not needed */
 	u32 flags;     /* MS_RDONLY */
 	u32 depth;     /* of an overlay: how many levels of overlays, including itself */
 	struct list watches; /* of inotify, on its inodes */

@@ -2,6 +2,7 @@
 /* Walks along a name, through links and mounts. */
 #include "walk.h"
 
+#include "calls.h"
 #include "caller.h"
 #include "fds.h"
 
@@ -367,14 +368,33 @@ int walk_follow(struct walk *w, struct dentry *link)
 	return run(w, name);
 }
 
-int walk_new(struct walk *w, struct dentry **dentry)
+/* Where the file system itself refuses a name that exists, a name that is not known needs no request. */
+int walk_place(struct walk *w, struct dentry **dentry)
+{
+	struct dentry *directory = w->at.dentry, *known;
+
+	if (!directory->super->refuses || w->slash || w->last_size > NAME_MAX || may_create(&w->at))
+		return dentry_lookup(directory, w->last, w->last_size, dentry);
+	known = dentry_find(directory, w->last, w->last_size);
+	if (known) {
+		dentry_put(known);
+		return dentry_lookup(directory, w->last, w->last_size, dentry);
+	}
+	*dentry = dentry_new(directory, w->last, w->last_size);
+	return *dentry ? 0 : -ENOMEM;
+}
+
+int walk_new(struct walk *w, bool next, struct dentry **dentry)
 {
 	int error;
 
 	if (w->kind != LAST_NAME)
 		return -EEXIST;
 	inode_lock(w->at.dentry->inode);
-	error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
+	if (next)
+		error = walk_place(w, dentry);
+	else
+		error = dentry_lookup(w->at.dentry, w->last, w->last_size, dentry);
 	if (!error && (*dentry)->inode)
 		error = -EEXIST;
 	if (error)

@@ -33,8 +33,13 @@ int walk_user(struct walk *w, struct task *t, u64 directory, u64 name, u32 flags
 int walk_core(struct walk *w, const char *name, u32 flags);
 /* Continue with a link that lies in w->at, with WALK_PARENT. */
 int walk_follow(struct walk *w, struct dentry *link);
-/* After a walk with WALK_PARENT, the place of a new name: 0 with its directory locked and a dentry without an inode. */
-int walk_new(struct walk *w, struct dentry **dentry);
+/*
+ * After a walk with WALK_PARENT, the place of a new name: 0 with its directory locked and a dentry without an inode.
+ * next: nothing else can fail before the file system makes it. Then it may exist nevertheless, which that will find.
+ */
+int walk_new(struct walk *w, bool next, struct dentry **dentry);
+/* The dentry for that; it may have an inode. */
+int walk_place(struct walk *w, struct dentry **dentry);
 void walk_end(struct walk *w);
 /* A name in a directory, which may have no inode: *result is a reference. With WALK_PARENT: of w->last. */
 int dentry_lookup(struct dentry *directory, const char *name, u64 size, struct dentry **result);

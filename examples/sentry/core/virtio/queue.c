@@ -90,6 +90,13 @@ bool queue_has_used(const struct virtqueue *queue)
 	return *used_index(queue) != queue->taken;
 }
 
+/* used_event: interrupt for the next one, or none. What has come back meanwhile is seen by who looks after this. */
+static void set_event(struct virtqueue *queue)
+{
+	queue->available[2 + queue->size] = queue->quiet ? (u16)(queue->taken - 1) : queue->taken;
+	FULL_BARRIER();
+}
+
 void *queue_take(struct virtqueue *queue, u32 *written)
 {
 	volatile struct ring_used *element;
@@ -115,7 +122,17 @@ void *queue_take(struct virtqueue *queue, u32 *written)
 	}
 	queue->free = (u16)id;
 	queue->taken++;
-	queue->available[2 + queue->size] = queue->taken; /* used_event: interrupt for the next one */
-	FULL_BARRIER();
+	set_event(queue);
 	return token;
+}
+
+bool queue_is_idle(const struct virtqueue *queue)
+{
+	return *used_index(queue) == queue->added;
+}
+
+void queue_listen(struct virtqueue *queue, bool listens)
+{
+	queue->quiet = !listens;
+	set_event(queue);
 }

@@ -76,8 +76,7 @@ bool virtio_waits(void)
 
 bool core_rests(void)
 {
-	return !fuse_root || (fuse_root->requests->free_count == fuse_root->requests->size &&
-			      fuse_root->forgets->free_count == fuse_root->forgets->size);
+	return !fuse_root || (queue_is_idle(fuse_root->requests) && queue_is_idle(fuse_root->forgets));
 }
 
 bool core_is_answered(void)

@@ -38,6 +38,7 @@ struct virtqueue {
 	u32 index;
 	u16 size, free, free_count; /* the first free descriptor, and how many there are */
 	u16 added, kicked, taken;   /* indices: of buffers, when the device was last told, of those that came back */
+	bool quiet;		    /* the device does not interrupt: somebody looks for what comes back */
 	struct ring_descriptor *descriptors;
 	volatile u16 *available; /* flags, index, heads, used_event */
 	volatile u8 *used;	 /* flags, index, elements, avail_event */
@@ -73,6 +74,8 @@ void queue_kick(struct virtqueue *queue);
 /* A request that came back, and how many bytes the device has written; NULL: there is none. */
 void *queue_take(struct virtqueue *queue, u32 *written);
 bool queue_has_used(const struct virtqueue *queue);
+bool queue_is_idle(const struct virtqueue *queue); /* the device has returned all buffers */
+void queue_listen(struct virtqueue *queue, bool listens); /* whether it interrupts for what it has not returned yet */
 
 /* -- mmio.c -- */
 
