@@ -51,6 +51,11 @@ struct platform_ops {
 	void (*run)(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event);
 	void (*flush)(void *space, struct regs *regs, void *fpu);
 	/*
+	 * CPU time of a task, of so many nanoseconds by the clock, in which it was in the core and then in the program that
+	 * this CPU runs or has run last: without that in which the host ran something else. NULL: all of it.
+	 */
+	u64 (*ran)(u32 cpu, u64 nanoseconds);
+	/*
 	 * Show it pages of RAM, in place of what it sees there; 0 or -errno. All are multiples of a page. The page tables
 	 * have been changed before, here and in unmap.
 	 */

@@ -110,6 +110,14 @@ static void task_first(void)
 
 /* -- several CPUs -- */
 
+/* CPU time since a time by the clock, at which the task was on its CPU. */
+static u64 time_used(const struct task *t, u64 since, u64 now)
+{
+	u64 all = now > since ? now - since : 0;
+
+	return core.ops->ran ? core.ops->ran(t->cpu, all) : all;
+}
+
 void task_interrupt(struct task *t, bool stop)
 {
 	if (!t->entered)
@@ -154,11 +162,6 @@ static bool must_look(void)
 	return sched.first;
 }
 
-static u64 cpu_time_until(const struct task *t, u64 now)
-{
-	return t->cpu_time + (t->entered && now > t->entered ? now - t->entered : 0);
-}
-
 static void run_program(struct task *t, bool limited, struct event *event)
 {
 	struct cpu *cpu = sched.cpu;
@@ -181,7 +184,8 @@ void task_enter(struct task *t, bool may_stop, struct event *event)
 	run_program(t, must_look() || may_stop, event);
 	cpu->left = t;
 	cpu->left_at = monotonic_now();
-	t->cpu_time = cpu_time_until(t, cpu->left_at);
+	if (t->entered) /* otherwise task_interrupt() has counted the time */
+		t->cpu_time += time_used(t, t->entered, cpu->left_at);
 	t->entered = 0;
 	if (t->process->container)
 		container_charge(t);
@@ -206,7 +210,7 @@ void task_return(struct task *t, struct event *event)
 
 u64 task_cpu_time(const struct task *t)
 {
-	return t->entered ? cpu_time_until(t, monotonic_now()) : t->cpu_time;
+	return t->cpu_time + (t->entered ? time_used(t, t->entered, monotonic_now()) : 0);
 }
 
 u64 call_began(void)

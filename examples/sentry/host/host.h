@@ -3,6 +3,8 @@
 #ifndef SENTRY_HOST_H
 #define SENTRY_HOST_H
 
+#include <sys/types.h>
+
 #include "platform.h"
 
 _Noreturn void fail(const char *what);
@@ -41,6 +43,21 @@ void clock_start(struct platform_ops *ops); /* before this process is limited */
 u64 clock_nanoseconds(enum clock clock);
 void clock_stop(void);
 void clock_continue(void); /* the monotonic clock shows what it did when it was stopped */
+
+/* -- cpu_time.c -- */
+
+/* CPU time of a process for programs and of the core's thread, as read last. */
+struct cpu_clocks {
+	u64 own, core;
+	u64 uncounted; /* by the clock, since then */
+};
+
+void cpu_clocks_read(struct cpu_clocks *clocks, pid_t pid); /* when the process is made */
+/*
+ * CPU time of a task whose program runs in that process, of so many nanoseconds by the clock, in which it was in the core and
+ * then in its program. runs: it still does.
+ */
+u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, bool runs);
 
 /* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {

@@ -38,9 +38,10 @@ struct space {
 	pid_t pid;
 	bool used, gone;
 	void *fpu; /* whose state the process has */
+	struct cpu_clocks clocks;
 };
 
-static struct space spaces[SPACES];
+static struct space spaces[SPACES], *last; /* last: whose program has run last */
 static struct space *seed; /* it runs no program: others are made from it. NULL: the first program gets the first process */
 static pid_t first_pid;
 static struct user_regs_struct home;   /* registers fit for a call from the stub */
@@ -141,6 +142,7 @@ static void *space_new(u64 tables, void *from, bool copy)
 	else if (call(from, SYS_clone, args, &pid) < 0 || !pid)
 		return NULL;
 	*space = (struct space){ .pid = pid, .used = true };
+	cpu_clocks_read(&space->clocks, pid);
 	if (from && !WIFSTOPPED(await(space, false)))
 		space->gone = true;
 	if (!copy)
@@ -253,6 +255,7 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	if (!space->gone && trace(PTRACE_SETREGS, space, NULL, &latest))
 		return;
 	load_fpu(space, fpu);
+	last = space;
 	ticked = 0;
 	slice_timer(preempt);
 	do {
@@ -269,6 +272,12 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	get_regs(regs, &latest);
 	if (event->kind == EVENT_SYSCALL)
 		regs->rax = latest.orig_rax; /* Linux has replaced RAX by -ENOSYS */
+}
+
+static u64 ran(u32 cpu, u64 nanoseconds)
+{
+	(void)cpu;
+	return last && last->used ? cpu_time_used(&last->clocks, last->pid, nanoseconds, false) : nanoseconds;
 }
 
 /* -- start -- */
@@ -298,10 +307,11 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	first_pid = space.pid;
 	if (config->control) {
 		spaces[0] = (struct space){ .pid = first_pid, .used = true };
+		cpu_clocks_read(&spaces[0].clocks, first_pid);
 		seed = spaces;
 	}
 	ops->space_new = space_new, ops->space_free = space_free, ops->run = run, ops->flush = flush;
-	ops->map = map, ops->unmap = unmap;
+	ops->map = map, ops->unmap = unmap, ops->ran = ran;
 }
 
 u32 platform_rules(const struct rule **rules)

@@ -273,6 +273,16 @@ static bool watch(void)
 	return answer_comes();
 }
 
+static u64 ran(u32 number, u64 nanoseconds)
+{
+	const struct cpu *cpu = &cpus[number];
+	struct stub *stub = cpu->stub;
+
+	if (!stub || !stub->used || stub->gone)
+		return nanoseconds;
+	return cpu_time_used(&stub->clocks, stub->pid, nanoseconds, cpu->state == AWAY);
+}
+
 static u32 number_here(void)
 {
 	return (u32)(here - cpus);
@@ -288,6 +298,6 @@ void cpus_init(struct platform_ops *ops, u32 count)
 {
 	cpu_count = count;
 	host_wait = ops->wait;
-	ops->run = run, ops->wait = wait_until, ops->watch = watch;
+	ops->run = run, ops->wait = wait_until, ops->watch = watch, ops->ran = ran;
 	ops->cpu = number_here, ops->cpu_start = start, ops->interrupt = interrupt;
 }

@@ -159,6 +159,7 @@ static void unmap(void *space, u64 address, u64 size)
 
 static void add_stub(struct space *space, struct stub *stub)
 {
+	cpu_clocks_read(&stub->clocks, stub->pid);
 	stub->next = space->stubs;
 	space->stubs = stub;
 	space->slots |= 1ull << stub->slot;

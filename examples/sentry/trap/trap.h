@@ -64,6 +64,7 @@ struct stub {
 	u32 slot;
 	struct stub *next; /* in the same address space */
 	struct cpu *cpu;   /* that runs a program in it, until the core gets to what that has stopped for; NULL: none */
+	struct cpu_clocks clocks;
 };
 
 /* What a report or a call is about. */
