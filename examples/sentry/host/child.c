@@ -10,8 +10,7 @@
 
 #include "host.h"
 
-/* The host's kernel writes to libc's area for restartable sequences, which is about to be unmapped. */
-static bool leave_rseq(void)
+bool leave_rseq(void)
 {
 	enum { UNREGISTER = 1, SIGNATURE = 0x53053053 };
 	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;

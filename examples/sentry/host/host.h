@@ -18,6 +18,8 @@ void memory_map_at(void *at, int fd, u64 size); /* at reserved ones */
 
 /* In a new process: end it with its parent, start a session, unblock all signals, and leave restartable sequences. */
 bool child_detach(void);
+/* The host's kernel no longer writes to libc's area for restartable sequences, at each return after a switch. */
+bool leave_rseq(void);
 
 extern bool may_be_stopped; /* this core, by SIGUSR1 */
 extern int points_fd; /* where it reports what its program has reached; -1 */

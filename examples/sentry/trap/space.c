@@ -420,6 +420,7 @@ void platform_start(int ram, struct platform_ops *ops, struct core_config *confi
 	ops->space_new = space_new, ops->space_free = space_free, ops->flush = flush, ops->map = map, ops->unmap = unmap;
 	cpus_init(ops, config->cpus);
 	watcher_start();
+	leave_rseq();
 }
 
 u32 platform_rules(const struct rule **rules)
