@@ -51,11 +51,6 @@ struct platform_ops {
 	void (*run)(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event);
 	void (*flush)(void *space, struct regs *regs, void *fpu);
 	/*
-	 * CPU time of a task, of so many nanoseconds by the clock, in which it was in the core and then in the program that
-	 * this CPU runs or has run last: without that in which the host ran something else. NULL: all of it.
-	 */
-	u64 (*ran)(u32 cpu, u64 nanoseconds);
-	/*
 	 * Show it pages of RAM, in place of what it sees there; 0 or -errno. All are multiples of a page. The page tables
 	 * have been changed before, here and in unmap.
 	 */
@@ -73,11 +68,6 @@ struct platform_ops {
 	u64 (*nanoseconds)(enum clock clock);
 	void (*random)(void *data, u64 size);
 	void (*kick)(u32 queue); /* of a device that the platform has set up; NULL: there is none */
-	/*
-	 * Watch core_is_answered() for moments: whether it holds. The answer raises no interrupt if this comes before it.
-	 * NULL, or false at once: to sleep is better.
-	 */
-	bool (*watch)(void);
 	void (*fatal)(const char *why); /* the core is broken: does not return */
 	void (*log)(const char *line, u64 size); /* for the sandbox's user, not for the program */
 	/* The program has reached a point that the host may wait for: it must not sleep. NULL: nobody does. */
@@ -95,6 +85,16 @@ struct platform_ops {
 	void (*set_breakpoints)(const struct breakpoints *wanted);
 	/* Keep a page of RAM up to date, which is at this offset, and read clocks by it. NULL: programs have no such page. */
 	void (*clock_page)(struct clock_page *page, u64 offset);
+	/*
+	 * Watch core_is_answered() for moments: whether it holds. The answer raises no interrupt if this comes before it.
+	 * NULL, or false at once: to sleep is better.
+	 */
+	bool (*watch)(void);
+	/*
+	 * CPU time of a task, of so many nanoseconds by the clock, in which it was in the core and then in the program that
+	 * this CPU runs or has run last: without that in which the host ran something else. NULL: all of it.
+	 */
+	u64 (*ran)(u32 cpu, u64 nanoseconds);
 };
 
 /*

@@ -3,7 +3,8 @@
  * CPU time of programs, where the host also runs other processes.
  *
  * The core counts by the clock.  An interval that is long enough to contain a time slice of another process is compared with
- * the CPU time of the program's process and of this thread, since these were last read.
+ * the CPU time of the program's process since that was last read.  The time in the core is added: as measured for programs that
+ * others wait for or that have a quota, otherwise the CPU time of this thread.
  */
 #define _GNU_SOURCE
 #include <time.h>
@@ -33,7 +34,7 @@ void cpu_clocks_read(struct cpu_clocks *clocks, pid_t pid)
 	*clocks = (struct cpu_clocks){ read_clock(clock_of(pid)), read_clock(CLOCK_THREAD_CPUTIME_ID), 0 };
 }
 
-u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, bool runs)
+u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, u64 core, bool runs)
 {
 	struct cpu_clocks now;
 	u64 used;
@@ -44,7 +45,7 @@ u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, bool ru
 	cpu_clocks_read(&now, pid);
 	if (!now.own)
 		return nanoseconds; /* it has ended */
-	used = now.own - clocks->own + now.core - clocks->core;
+	used = now.own - clocks->own + (core == ~0ull ? now.core - clocks->core : core);
 	if (!runs)
 		*clocks = now;
 	return used < nanoseconds && (runs || nanoseconds >= LONG) ? used : nanoseconds;

@@ -42,6 +42,7 @@ struct space {
 };
 
 static struct space spaces[SPACES], *last; /* last: whose program has run last */
+static u64 away; /* how long programs have run since ran() */
 static struct space *seed; /* it runs no program: others are made from it. NULL: the first program gets the first process */
 static pid_t first_pid;
 static struct user_regs_struct home;   /* registers fit for a call from the stub */
@@ -246,6 +247,7 @@ static bool classify(const struct space *space, int status, struct event *event)
 static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	struct user_regs_struct latest;
+	u64 start;
 	struct space *space = which;
 	int status;
 
@@ -258,6 +260,7 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 	last = space;
 	ticked = 0;
 	slice_timer(preempt);
+	start = clock_nanoseconds(CLOCK_IS_MONOTONIC);
 	do {
 		space->gone = space->gone || trace(PTRACE_SYSEMU, space, NULL, NULL);
 		status = space->gone ? 0 : await(space, preempt);
@@ -267,6 +270,7 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 			return;
 		}
 	} while (!classify(space, status, event));
+	away += clock_nanoseconds(CLOCK_IS_MONOTONIC) - start;
 	if (trace(PTRACE_GETREGS, space, NULL, &latest))
 		fail("registers cannot be read");
 	get_regs(regs, &latest);
@@ -276,8 +280,11 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 
 static u64 ran(u32 cpu, u64 nanoseconds)
 {
+	const u64 core = nanoseconds > away ? nanoseconds - away : 0;
+
 	(void)cpu;
-	return last && last->used ? cpu_time_used(&last->clocks, last->pid, nanoseconds, false) : nanoseconds;
+	away = 0;
+	return last && last->used ? cpu_time_used(&last->clocks, last->pid, nanoseconds, core, false) : nanoseconds;
 }
 
 /* -- start -- */

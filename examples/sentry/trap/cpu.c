@@ -19,6 +19,8 @@ struct cpu {
 	struct regs *regs;
 	struct event *event;
 	bool limited; /* each tick interrupts the program */
+	u64 away_since, away; /* the program runs since then, and has run so long since ran() */
+	bool unmeasured;      /* it has also run otherwise */
 	u64 deadline; /* of its wait */
 	bool input;
 };
@@ -89,6 +91,10 @@ static void take(struct cpu *cpu)
 		return;
 	stub->cpu = NULL;
 	cpu->state = READY;
+	if (cpu->away_since)
+		cpu->away += clock_nanoseconds(CLOCK_IS_MONOTONIC) - cpu->away_since;
+	cpu->unmeasured = cpu->unmeasured || !cpu->away_since;
+	cpu->away_since = 0;
 }
 
 static void take_all(void)
@@ -215,6 +221,7 @@ static void run(void *space, struct regs *regs, void *fpu, bool limited, struct 
 		return;
 	cpu->space = space, cpu->regs = regs, cpu->fpu = fpu, cpu->event = event, cpu->limited = limited;
 	cpu->stub->cpu = cpu;
+	cpu->away_since = limited ? clock_nanoseconds(CLOCK_IS_MONOTONIC) : 0;
 	cpu->state = AWAY;
 	leave(cpu);
 }
@@ -275,12 +282,20 @@ static bool watch(void)
 
 static u64 ran(u32 number, u64 nanoseconds)
 {
-	const struct cpu *cpu = &cpus[number];
+	struct cpu *cpu = &cpus[number];
 	struct stub *stub = cpu->stub;
+	const bool runs = cpu->state == AWAY;
+	u64 away = cpu->away, core = ~0ull;
 
 	if (!stub || !stub->used || stub->gone)
 		return nanoseconds;
-	return cpu_time_used(&stub->clocks, stub->pid, nanoseconds, cpu->state == AWAY);
+	if (runs && cpu->away_since)
+		away += clock_nanoseconds(CLOCK_IS_MONOTONIC) - cpu->away_since;
+	if (!cpu->unmeasured && (!runs || cpu->away_since))
+		core = nanoseconds > away ? nanoseconds - away : 0;
+	if (!runs)
+		cpu->away = 0, cpu->unmeasured = false;
+	return cpu_time_used(&stub->clocks, stub->pid, nanoseconds, core, runs);
 }
 
 static u32 number_here(void)

@@ -14,7 +14,7 @@ from tools.where import ROOT
 from vmm.cli import doctor
 from vmm.cli.main import main
 from vmm.kvm import System
-from vmm.kvm.probe import EMULATED, NATIVE, probe
+from vmm.kvm.probe import EMULATED, NATIVE, Probe, probe
 
 HARDWARE = doctor.cpu_virtualization()
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
@@ -64,7 +64,12 @@ def test_an_emulating_kvm_is_tried_once_in_a_boot(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entry = tmp_path / "pyvmm" / "kvm-emulates"
     tries = []
-    monkeypatch.setattr("vmm.kvm.probe.probe", lambda system: (tries.append(1), probe(system))[1])
+
+    def tried(system: System) -> Probe:
+        tries.append(1)
+        return probe(system)
+
+    monkeypatch.setattr("vmm.kvm.probe.probe", tried)
 
     def verdict() -> str:
         return doctor.kvm_verdict(remembered=True).cause
