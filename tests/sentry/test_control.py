@@ -22,6 +22,7 @@ from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.pod.agent_client import AgentClient
 from pyvmm_kata.protocol.protobuf import message
 from pyvmm_sentry import program
+from tests.sentry.conftest import Compile
 from tests.sentry.containers import MOUNTS, SHARED, Sandbox
 from vmm import BootConfig, Machine, MachineConfig, MemoryConfig, VsockConfig
 
@@ -119,6 +120,19 @@ def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, 
     status, text = sandbox.run("c1", "sh", "-c", script, spec=spec)
     assert (status, text) == (0, "of the host\n/copy/no is read-only\n/fixed/no is read-only\n")
     assert (volume / "new").read_text() == (root / "new").read_text() == "new\n"
+
+
+def test_files_are_complete_when_output_ends(sandbox: Sandbox, compile_static: Compile) -> None:
+    """What nobody in the sandbox has waited for is on the host before a message that it was done."""
+    root = sandbox.root("c1")
+    shutil.copy(compile_static("creates"), root / "bin" / "creates")
+    sandbox.create("c1", "/bin/creates", "/new", "100", "close")
+    sandbox.agent.start_container("c1")
+    assert sandbox.output("c1") == ""
+    status = (root / "new" / "really last").stat()
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, 1_700_000_000_000_000_006)
+    sandbox.agent.close_stdin("c1", "c1")
+    assert sandbox.agent.wait_process("c1", "c1") == 0
 
 
 def test_a_name_that_the_host_has_just_made_exists(sandbox: Sandbox) -> None:

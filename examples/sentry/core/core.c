@@ -69,7 +69,7 @@ static s64 call_handler(struct task *t, const u64 *args)
 		return -ENOSYS;
 	}
 	if (core.unsettled)
-		files_settle_before(t->number);
+		files_settle_before(t, args);
 	return t->files->references > 1 ? call_holding(t, call, args) : call->call(t, args);
 }
 

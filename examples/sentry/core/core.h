@@ -70,7 +70,8 @@ static inline void task_flush(struct task *t)
 /* -- fuse/settle.c -- */
 
 void files_settle(void);		 /* wait until core.unsettled is 0 */
-void files_settle_before(u64 number); /* the same before a system call by which others could learn of a change */
+/* The same before a system call by which others could learn of a change. */
+void files_settle_before(struct task *t, const u64 *args);
 
 /* -- time.c -- */
 

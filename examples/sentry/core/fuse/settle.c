@@ -3,6 +3,7 @@
  * Changes of files that were posted, and that the server may not have carried out yet.  Requests of files come after them.
  * Anything else by which somebody could learn of them waits: a message to the host, another task, the end of a program.
  */
+#include "../vfs/fds.h"
 #include "fuse.h"
 
 void files_settle(void)
@@ -19,7 +20,15 @@ void files_settle(void)
 	fuse_end_sleep(fuse);
 }
 
-void files_settle_before(u64 number)
+static bool is_file_of_server(struct task *t, u64 fd)
+{
+	const struct file *file = fd_file(t, fd);
+
+	return file && file->operations == &fuse_file_operations;
+}
+
+/* Who has the other end of a pipe or socket notices also that something was read there, or that it was closed. */
+static bool is_quiet(struct task *t, const u64 *args)
 {
 	enum {
 		READ = 0, OPEN = 2, CLOSE = 3, STAT = 4, FSTAT = 5, LSTAT = 6, LSEEK = 8, MMAP = 9, MPROTECT = 10, MUNMAP = 11,
@@ -27,11 +36,18 @@ void files_settle_before(u64 number)
 		UTIMENSAT = 280,
 	};
 
-	switch (number) {
-	case READ: case OPEN: case CLOSE: case STAT: case FSTAT: case LSTAT: case LSEEK: case MMAP: case MPROTECT: case MUNMAP:
-	case BRK: case PREAD: case FCHMOD: case FCHOWN: case GETDENTS: case OPENAT: case MKDIRAT: case NEWFSTATAT:
-	case UTIMENSAT:
-		return;
+	switch (t->number) {
+	case READ: case CLOSE: case PREAD:
+		return is_file_of_server(t, args[0]);
+	case OPEN: case STAT: case FSTAT: case LSTAT: case LSEEK: case MMAP: case MPROTECT: case MUNMAP: case BRK: case FCHMOD:
+	case FCHOWN: case GETDENTS: case OPENAT: case MKDIRAT: case NEWFSTATAT: case UTIMENSAT:
+		return true;
 	}
-	files_settle();
+	return false;
+}
+
+void files_settle_before(struct task *t, const u64 *args)
+{
+	if (!is_quiet(t, args))
+		files_settle();
 }
