@@ -65,9 +65,12 @@ static s64 copy(struct side *from, struct side *to, u64 size)
 	return done ? (s64)done : result;
 }
 
+/* Of what has no type (eventfd and the like), Linux splices nothing. */
 static bool can(struct file *file, bool write)
 {
-	return write ? takes_pages(file) && file->writable : file->operations->read && file->readable;
+	if (write)
+		return takes_pages(file) && file->writable;
+	return file->operations->read && file->readable && file->inode->mode & S_IFMT;
 }
 
 s64 sys_sendfile(struct task *t, const u64 *args)
