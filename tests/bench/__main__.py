@@ -27,6 +27,7 @@ from tests.bench import (
     sandboxes_lab,
     sandboxes_memory,
     sentry,
+    sentry_containers,
     sentry_host,
     sentry_lab,
     sentry_programs,
@@ -71,6 +72,10 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
         "system calls of the Sentry without KVM, on this machine itself",
         lambda quick: sentry.measure(OUTPUT, 1 if quick else 5, 10 if quick else 30),
     ),
+    "sentry-containers": (
+        "containers of the Sentry without KVM, on this machine itself",
+        lambda quick: sentry_containers.measure(OUTPUT, 1 if quick else 5),
+    ),
     "sentry-host": (
         "memory and CPUs of a sandbox without KVM, on this machine itself",
         lambda quick: sentry_host.measure(OUTPUT, 1 if quick else 3),
@@ -99,7 +104,7 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
 }
 """What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
-ON_REQUEST = ("budget", "kata-pool", "sentry-host", "sentry-programs")
+ON_REQUEST = ("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-programs")
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 
 
