@@ -506,6 +506,8 @@ def write_command(python: str) -> None:
         write_program(python, "containerd-shim-pyvmm-v2", paths, shim)
         pool = "from pyvmm_kata.oci.pool import main\n"
         write_program(python, "pyvmm-poold", paths, pool)
+    if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_sentry-*")):
+        write_program(python, "pyvmm-runsc", paths, "from pyvmm_sentry.__main__ import main\n")
 
 
 def write_program(

@@ -6,7 +6,6 @@ Commands for containers are those of ``pyvmm-oci --isolation sentry``, which rep
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
 from pyvmm_sentry import flags as runsc
@@ -27,11 +26,17 @@ def fail(text: str, hint: str = "") -> int:
     return 125
 
 
+def _in_path(name: str) -> str | None:
+    import shutil
+
+    return shutil.which(name)
+
+
 def container_command(flags: runsc.Flags, words: list[str]) -> list[str]:
     """The command line of ``pyvmm-oci`` for a command and its arguments."""
     flags.check_container()
     beside = os.path.join(os.path.dirname(sys.executable), "pyvmm-oci")
-    program = beside if os.access(beside, os.X_OK) else shutil.which("pyvmm-oci")
+    program = beside if os.access(beside, os.X_OK) else _in_path("pyvmm-oci")
     if program is None:
         raise runsc.Refused(
             "pyvmm-oci is not installed", "pip install --editable examples/kata, in a checkout of pyvmm"
