@@ -150,7 +150,7 @@ def test_cpu_time_is_what_the_host_has_given(sandbox: Sandbox) -> None:
         finally:
             other.kill()
     assert seen == sorted(seen), "it never goes back"
-    assert 0.8 < counted / real < 1.25
+    assert 0.8 < counted / real < 1.5, "while nobody waits for a CPU, what the core does for others counts, too"
 
 
 def test_containers_share_a_cpu_by_their_weights(sandbox: Sandbox) -> None:

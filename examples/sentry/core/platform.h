@@ -92,9 +92,10 @@ struct platform_ops {
 	bool (*watch)(void);
 	/*
 	 * CPU time of a task, of so many nanoseconds by the clock, in which it was in the core and then in the program that
-	 * this CPU runs or has run last: without that in which the host ran something else. NULL: all of it.
+	 * this CPU runs or has run last: without that in which the host ran something else. ended: what follows is another
+	 * interval. NULL: all of it.
 	 */
-	u64 (*ran)(u32 cpu, u64 nanoseconds);
+	u64 (*ran)(u32 cpu, u64 nanoseconds, bool ended);
 };
 
 /*

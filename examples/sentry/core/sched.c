@@ -110,12 +110,12 @@ static void task_first(void)
 
 /* -- several CPUs -- */
 
-/* CPU time since a time by the clock, at which the task was on its CPU. */
-static u64 time_used(const struct task *t, u64 since, u64 now)
+/* CPU time since a time by the clock, at which the task was on its CPU; ended: it is counted, and the next begins. */
+static u64 time_used(const struct task *t, u64 since, u64 now, bool ended)
 {
 	u64 all = now > since ? now - since : 0;
 
-	return core.ops->ran ? core.ops->ran(t->cpu, all) : all;
+	return core.ops->ran ? core.ops->ran(t->cpu, all, ended) : all;
 }
 
 void task_interrupt(struct task *t, bool stop)
@@ -125,7 +125,8 @@ void task_interrupt(struct task *t, bool stop)
 	core.ops->interrupt(t->cpu, stop);
 	if (!stop)
 		return;
-	t->cpu_time = task_cpu_time(t);
+	if (t->entered)
+		t->cpu_time += time_used(t, t->entered, monotonic_now(), true);
 	t->entered = 0; /* its CPU is about to come back into the core */
 }
 
@@ -185,7 +186,7 @@ void task_enter(struct task *t, bool may_stop, struct event *event)
 	cpu->left = t;
 	cpu->left_at = monotonic_now();
 	if (t->entered) /* otherwise task_interrupt() has counted the time */
-		t->cpu_time += time_used(t, t->entered, cpu->left_at);
+		t->cpu_time += time_used(t, t->entered, cpu->left_at, true);
 	t->entered = 0;
 	if (t->process->container)
 		container_charge(t);
@@ -210,7 +211,7 @@ void task_return(struct task *t, struct event *event)
 
 u64 task_cpu_time(const struct task *t)
 {
-	return t->cpu_time + (t->entered ? time_used(t, t->entered, monotonic_now()) : 0);
+	return t->cpu_time + (t->entered ? time_used(t, t->entered, monotonic_now(), false) : 0);
 }
 
 u64 call_began(void)

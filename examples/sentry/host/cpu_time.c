@@ -34,19 +34,19 @@ void cpu_clocks_read(struct cpu_clocks *clocks, pid_t pid)
 	*clocks = (struct cpu_clocks){ read_clock(clock_of(pid)), read_clock(CLOCK_THREAD_CPUTIME_ID), 0 };
 }
 
-u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, u64 core, bool runs)
+u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, u64 core, bool ended)
 {
 	struct cpu_clocks now;
 	u64 used;
 
-	clocks->uncounted += runs ? 0 : nanoseconds;
-	if (!runs && nanoseconds < LONG && clocks->uncounted < REFRESH)
+	clocks->uncounted += ended ? nanoseconds : 0;
+	if (ended && nanoseconds < LONG && clocks->uncounted < REFRESH)
 		return nanoseconds;
 	cpu_clocks_read(&now, pid);
 	if (!now.own)
 		return nanoseconds; /* it has ended */
 	used = now.own - clocks->own + (core == ~0ull ? now.core - clocks->core : core);
-	if (!runs)
+	if (ended)
 		*clocks = now;
-	return used < nanoseconds && (runs || nanoseconds >= LONG) ? used : nanoseconds;
+	return used < nanoseconds && (!ended || nanoseconds >= LONG) ? used : nanoseconds;
 }

@@ -57,9 +57,9 @@ struct cpu_clocks {
 void cpu_clocks_read(struct cpu_clocks *clocks, pid_t pid); /* when the process is made */
 /*
  * CPU time of a task whose program runs in that process, of so many nanoseconds by the clock.  core: in so many of them it was
- * in the core; ~0: not known. runs: the program runs.
+ * in the core; ~0: not known. ended: what follows is counted from now on.
  */
-u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, u64 core, bool runs);
+u64 cpu_time_used(struct cpu_clocks *clocks, pid_t pid, u64 nanoseconds, u64 core, bool ended);
 
 /* An allowed system call; with an argument, only with this value in the argument's low half. */
 struct rule {

@@ -278,13 +278,13 @@ static void run(void *which, struct regs *regs, void *fpu, bool preempt, struct 
 		regs->rax = latest.orig_rax; /* Linux has replaced RAX by -ENOSYS */
 }
 
-static u64 ran(u32 cpu, u64 nanoseconds)
+static u64 ran(u32 cpu, u64 nanoseconds, bool ended)
 {
 	const u64 core = nanoseconds > away ? nanoseconds - away : 0;
 
 	(void)cpu;
-	away = 0;
-	return last && last->used ? cpu_time_used(&last->clocks, last->pid, nanoseconds, core, false) : nanoseconds;
+	away = ended ? 0 : away;
+	return last && last->used ? cpu_time_used(&last->clocks, last->pid, nanoseconds, core, ended) : nanoseconds;
 }
 
 /* -- start -- */

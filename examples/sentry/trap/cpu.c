@@ -20,7 +20,8 @@ struct cpu {
 	struct event *event;
 	bool limited; /* each tick interrupts the program */
 	u64 away_since, away; /* the program runs since then, and has run so long since ran() */
-	bool unmeasured;      /* it has also run otherwise */
+	bool unmeasured;      /* at some time, nobody has looked at the clock when it began to run */
+	u64 least_core;	      /* what ran() has found for the core in this interval: the clock is read at other times */
 	u64 deadline; /* of its wait */
 	bool input;
 };
@@ -280,7 +281,7 @@ static bool watch(void)
 	return answer_comes();
 }
 
-static u64 ran(u32 number, u64 nanoseconds)
+static u64 ran(u32 number, u64 nanoseconds, bool ended)
 {
 	struct cpu *cpu = &cpus[number];
 	struct stub *stub = cpu->stub;
@@ -292,10 +293,11 @@ static u64 ran(u32 number, u64 nanoseconds)
 	if (runs && cpu->away_since)
 		away += clock_nanoseconds(CLOCK_IS_MONOTONIC) - cpu->away_since;
 	if (!cpu->unmeasured && (!runs || cpu->away_since))
-		core = nanoseconds > away ? nanoseconds - away : 0;
-	if (!runs)
+		core = nanoseconds > away + cpu->least_core ? nanoseconds - away : cpu->least_core;
+	cpu->least_core = ended || core == ~0ull ? 0 : core;
+	if (ended)
 		cpu->away = 0, cpu->unmeasured = false;
-	return cpu_time_used(&stub->clocks, stub->pid, nanoseconds, core, runs);
+	return cpu_time_used(&stub->clocks, stub->pid, nanoseconds, core, ended);
 }
 
 static u32 number_here(void)
