@@ -166,8 +166,8 @@ def requests_of(share: Share) -> dict[str, int]:
 
 
 def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Compile) -> None:
-    """A new one none before it is made, a small one that is read a single one. What the program has done to them is on the
-    host when the program's line arrives."""
+    """A new one none before it is made, a small one that is read a single one. What the program has done to them is on
+    the host when the program's line arrives."""
     shutil.copy(compile_static("creates"), root / "bin" / "creates")
     count = 300
     with Share(str(root), 64 * MIB) as share:

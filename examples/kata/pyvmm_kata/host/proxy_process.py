@@ -226,7 +226,7 @@ class Face:
 
 
 def _spawn(words: list[str]) -> tuple[socket.socket, int]:
-    """Start a face as a child of this process (launcher/pool.c does the same); its socket, and a launcher to wait for."""
+    """Start a face as a child of this process (launcher/pool.c does the same); its socket, and who launches it."""
     program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), PROGRAM)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
