@@ -142,7 +142,8 @@ struct fs_queue {
 	struct fs_queue *next;
 	bool entered;          /* the thread has called fs_thread_enter() */
 	uint32_t umask;        /* of the thread */
-	bool answered, answers; /* a request of this turn had an answer; of any turn */
+	bool answered;         /* a request of this turn had an answer */
+	bool answers;          /* a request of any turn */
 	uint64_t caps;         /* the capabilities of the thread */
 	uint8_t *buf, *out;    /* FS_BUF_SIZE each: the arguments of a request, and its answer */
 	uint32_t nwaits;

@@ -27,7 +27,7 @@ static bool is_file_of_server(struct task *t, u64 fd)
 	return file && file->operations == &fuse_file_operations;
 }
 
-/* Who has the other end of a pipe or socket notices also that something was read there, or that it was closed. */
+/* The other end of a pipe or socket also shows that something was read there, or that it was closed. */
 static bool is_quiet(struct task *t, const u64 *args)
 {
 	enum {
