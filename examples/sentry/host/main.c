@@ -90,7 +90,7 @@ bool sources_take(const struct pollfd *sources, bool at_once)
  */
 bool answer_comes(void)
 {
-	enum { PATIENCE_NS = 50000, TURNS = 32, PAUSE = 16 };
+	enum { PATIENCE_NS = 50000, TURNS = 32, PAUSE = 3 };
 	static u32 pause;
 	const u64 end = clock_nanoseconds(CLOCK_IS_MONOTONIC) + PATIENCE_NS;
 
