@@ -7,6 +7,7 @@ containerd shim of gVisor, so runsc's figure is the time of the commands that su
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from tests.bench.boot import say
 from tests.bench.child import ENVIRONMENT, Child, ChildError, wait_for_image
 from tests.bench.memory import available_kib
 from tests.bench.row import Row, absolute, compare, median
+from tests.process_memory import pss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,13 +108,10 @@ def memory_of(root: str) -> int:
     while more := {name for name, parent in parents.items() if parent in ours} - ours:
         ours |= more
     total = 0
-    for name in ours:
-        try:
-            lines = Path("/proc", name, "smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
+    for name in ours & parents.keys():
+        with contextlib.suppress(OSError):  # it has ended
+            total += pss(int(name))
+    return total // 1024
 
 
 def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: int) -> dict[str, Any]:

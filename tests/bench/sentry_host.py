@@ -7,7 +7,6 @@ waits for input. CPUs: four threads that compute, on one CPU of the sandbox and 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 from tests.bench import sentry
 from tests.bench.child import ChildError
 from tests.bench.row import Row, absolute, compare
+from tests.process_memory import pss
 from tools.where import ROOT
 
 SOURCES = ROOT / "tests" / "sentry" / "src"
@@ -38,12 +38,6 @@ def descendants(pid: int) -> list[int]:
         for child in map(int, (task / "children").read_text().split()):
             found += [child, *descendants(child)]
     return found
-
-
-def pss(pid: int) -> int:
-    """Bytes of a process's proportional set size."""
-    (size,) = re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    return int(size) * 1024
 
 
 def started(command: Sequence[str]) -> subprocess.Popen[bytes]:

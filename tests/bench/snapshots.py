@@ -17,6 +17,7 @@ from tests.bench.child import Child, ChildError, wait_for_image
 from tests.bench.fio import AGENT, DONE, PATIENCE, READY
 from tests.bench.memory import SETTLE, available_kib, family
 from tests.bench.row import Row, absolute, compare, median
+from tests.process_memory import pss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,12 +273,6 @@ def measure(spec: Spec) -> dict[str, Any]:
 # ---- many clones -----------------------------------------------------------------------------------------------------
 
 
-def pss_kib(pid: int) -> int:
-    """Of a process, its part of what it shares included."""
-    with open(f"/proc/{pid}/smaps_rollup") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-
-
 def digest(path: str) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
@@ -338,8 +333,8 @@ def measure_clones(spec: Spec) -> dict[str, Any]:
                 )
         time.sleep(SETTLE)
         idle = (free - available_kib()) / spec.clones
-        pss = sum(pss_kib(pid) for clone in clones for pid in family(clone.pid)) / spec.clones
-        boot.say(f"{idle / 1024:.1f} MiB of MemAvailable each, PSS {pss / 1024:.1f} MiB")
+        shares = sum(pss(pid) for clone in clones for pid in family(clone.pid)) / spec.clones / 1024
+        boot.say(f"{idle / 1024:.1f} MiB of MemAvailable each, PSS {shares / 1024:.1f} MiB")
         writers, left = clones[:WRITERS], available_kib()
         for clone in writers:
             say_in(clone, f"dd if=/dev/zero of=/tmp/all bs=1M count={WRITTEN_MIB}")
@@ -348,7 +343,7 @@ def measure_clones(spec: Spec) -> dict[str, Any]:
         for clone in clones:
             clone.close()
     same = digest(f"{TEMPLATE}/memory") == before
-    figures = {"clones": spec.clones, "idle_kib": idle, "pss_kib": pss, "written_kib": written, "same": same}
+    figures = {"clones": spec.clones, "idle_kib": idle, "pss_kib": shares, "written_kib": written, "same": same}
     boot.say(str(figures))
     return figures | {"curve": curve}
 

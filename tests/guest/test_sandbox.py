@@ -19,6 +19,7 @@ from pyvmm_kata.image_store.store import ImageStore
 from pyvmm_kata.protocol import control
 from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Template
 from tests.guest.kata_tools import PATIENCE, Oci, eventually, members
+from tests.process_memory import pss
 from tests.sandbox.journal_schedules import Schedule
 from tools import guest as recipes
 
@@ -172,8 +173,7 @@ def test_memory_that_a_program_has_freed_returns_to_the_host(oci: Oci, tmp_path:
 def _resident(folder: Path) -> int:
     """Bytes of memory that the machine's process has."""
     (pid,) = members(folder / "state")["machine"]
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return pss(pid)
 
 
 def test_terminals_signals_and_ports_of_a_machine(oci: Oci) -> None:

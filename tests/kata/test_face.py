@@ -20,6 +20,7 @@ from pyvmm_kata.host.proxy_process import Face, Shown
 from pyvmm_kata.pod.console_log import LIMIT, ConsoleLog
 from pyvmm_kata.state import write_pid
 from tests.kata.oci_runtime import PATIENCE, Runtime, eventually, needs_namespaces, running
+from tests.process_memory import pss
 
 pytestmark = needs_namespaces
 
@@ -138,8 +139,7 @@ def test_it_has_no_rights_and_little_memory(launch: Callable[..., Face], tmp_pat
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{face.pid}/status").read_text().splitlines())
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert status["NoNewPrivs"] == "1"
-    memory = Path(f"/proc/{face.pid}/smaps_rollup").read_text()
-    assert sum(int(line.split()[1]) for line in memory.splitlines() if line.startswith("Pss:")) < 1024
+    assert pss(face.pid) < 1 << 20
     assert len(os.listdir(f"/proc/{face.pid}/fd")) == 5  # standard ones, its socket, its signals
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyvmm_sentry import program
+from tests.process_memory import pss
 from tests.sentry.conftest import Compile
 from tests.sentry.test_command import ENVIRONMENT
 from tests.sentry.test_kernel import microvm, needs_qemu
@@ -104,12 +104,6 @@ def command(root: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*head, *words], stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT)
 
 
-def share_of(pid: int) -> int:
-    """The process's proportional set size."""
-    (size,) = re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    return int(size) * 1024
-
-
 def test_an_idle_sandbox_needs_little_memory(root: Path) -> None:
     """The limit holds for the sum over the command, the core, program processes and the file server."""
     with command(root, "sh", "-c", "echo started; read line") as process:
@@ -118,7 +112,7 @@ def test_an_idle_sandbox_needs_little_memory(root: Path) -> None:
         pids = [process.pid, *children(process.pid)]
         names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids}
         assert names == {"pyvmm-sentry-tr", "pyvmm-fsd"}
-        assert sum(map(share_of, pids)) <= MOST_IDLE
+        assert sum(map(pss, pids)) <= MOST_IDLE
         process.communicate(b"\n")
 
 
