@@ -21,17 +21,20 @@ from typing import Any
 import pytest
 
 from tests.blk_driver import BlkGuest
-from tests.command import of_threads
+from tests.command import links_of, of_threads
 from tests.driver import Guest
 from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
 from tests.vsock_driver import VsockGuest
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
+from vmm.options.limit import LimitConfig
 from vmm.processes.broker import Broker
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
+from vmm.virtio.rng import RngConfig
+from vmm.virtio.rng.device import Rng
 from vmm.virtio.vsock import device as vsock_spec
 
 KVM_CREATE_VM = 0xAE01
@@ -78,14 +81,21 @@ def inject(library: ctypes.CDLL, worker: Any, call: tuple[int, ...]) -> None:
 def blk(tmp_path: Path) -> Iterator[Guest]:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
-    with BlkGuest(image) as guest:
+    with BlkGuest(image, limit=LimitConfig(ops=1 << 20)) as guest:
         guest.start()
         yield guest
 
 
 @contextmanager
 def net(tmp_path: Path) -> Iterator[Guest]:
-    with NetGuest() as guest:
+    with NetGuest(limit=LimitConfig(ops=1 << 20)) as guest:
+        yield guest
+
+
+@contextmanager
+def rng(tmp_path: Path) -> Iterator[Guest]:
+    with Guest(Rng(RngConfig(limit=LimitConfig(1 << 20)))) as guest:
+        guest.start()
         yield guest
 
 
@@ -97,7 +107,7 @@ def vsock(tmp_path: Path) -> Iterator[Guest]:
 
 @contextmanager
 def console(tmp_path: Path) -> Iterator[Guest]:
-    with Guest(VirtioConsole(out_fd=os.open("/dev/null", os.O_WRONLY))) as guest:
+    with open(os.devnull, "wb") as out, Guest(VirtioConsole(out_fd=out.fileno())) as guest:
         guest.start()
         yield guest
 
@@ -111,7 +121,7 @@ def pmem(tmp_path: Path) -> Iterator[Guest]:
         yield guest
 
 
-KINDS = {"blk": blk, "net": net, "vsock": vsock, "console": console, "pmem": pmem}
+KINDS = {"blk": blk, "net": net, "rng": rng, "vsock": vsock, "console": console, "pmem": pmem}
 
 
 def wait_for_error(guest: Guest, library: ctypes.CDLL) -> ForbiddenCallError:
@@ -131,6 +141,8 @@ def wait_for_error(guest: Guest, library: ctypes.CDLL) -> ForbiddenCallError:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call: tuple[int, ...]) -> None:
+    """With an error that names the call; the device closes the descriptors of the worker that made it."""
+    before = links_of()
     with KINDS[kind](tmp_path) as guest:
         device: Any = guest.device
         ((worker, _queues), *_) = device._workers._running
@@ -140,6 +152,7 @@ def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call
         assert error.code == "forbidden-call"
         assert f"({call[0]})" in str(error) or f" {call[0]}," in str(error)
         assert device._workers._name(0) in str(error)
+    assert links_of() == before
 
 
 def walled(name: str) -> set[int]:

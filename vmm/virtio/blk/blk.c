@@ -150,6 +150,10 @@ static void blk_queue_free(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
 
+	limit_gate_deinit(&q->gate);
+	/* A forbidden call has ended the thread, which has not run blk_drain(). */
+	if (q->uring_up)
+		blk_uring_close(q);
 	munmap(q, q->map_size);
 }
 
@@ -335,7 +339,6 @@ static void blk_drain(struct worker *w)
 {
 	struct blk_queue *q = (struct blk_queue *)w;
 
-	limit_gate_deinit(&q->gate);
 	if (!q->uring_up)
 		return;
 	blk_uring_drain(q);

@@ -201,6 +201,8 @@ struct blk_rings *blk_rings_of(const struct blk_config *config);
 void blk_uring_start(struct blk_queue *q);
 /* Give it back; nothing is in flight. */
 void blk_uring_stop(struct blk_queue *q);
+/* Close it; no worker uses it again. The thread that used it has ended. */
+void blk_uring_close(struct blk_queue *q);
 /* Copy a request and submit it. False: io_uring cannot do it, and the caller must. */
 bool blk_uring_submit(struct blk_queue *q, const struct blk_req *r);
 /* Handle completions; returns the number of requests that completed. */

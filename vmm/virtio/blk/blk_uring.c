@@ -411,6 +411,12 @@ static void uring_disarm(struct blk_queue *q, uint64_t user_data)
 	io_uring_sqe_set_data64(sqe, UD_CANCEL);
 }
 
+void blk_uring_close(struct blk_queue *q)
+{
+	q->uring_up = false;
+	io_uring_queue_exit(&q->uring);
+}
+
 void blk_uring_stop(struct blk_queue *q)
 {
 	static const int none[FILES] = { -1, -1, -1, -1 };

@@ -180,13 +180,15 @@ static void net_drain(struct worker *w)
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->fd, NULL);
 	if (n->q.side_address)
 		epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, n->q.side_fd, NULL);
-	limit_gate_deinit(&n->rx_gate);
-	limit_gate_deinit(&n->tx_gate);
 }
 
+/* The memory is a part of the pair. */
 static void net_destroy(struct worker *w)
 {
-	(void)w; /* a part of the pair */
+	struct net *n = (struct net *)w;
+
+	limit_gate_deinit(&n->rx_gate);
+	limit_gate_deinit(&n->tx_gate);
 }
 
 const struct worker_ops net_ops = {

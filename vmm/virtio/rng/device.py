@@ -8,7 +8,7 @@ from __future__ import annotations
 import posix
 from errno import ENODATA
 
-from vmm.errors import ConfigError, HostError
+from vmm.errors import ConfigError, ForbiddenCallError, HostError
 from vmm.faststart.builtin import stat
 from vmm.native import ffi, lib
 from vmm.saveable import Stateless
@@ -64,6 +64,8 @@ class Rng(VirtioDevice):
         """
         try:
             self._workers.check()
+        except ForbiddenCallError:
+            raise
         except HostError as error:
             why = "it has ended" if error.errno == ENODATA else posix.strerror(error.errno)
             raise HostError(f"rng: {self._source}: {why}", code="rng-source", errno=error.errno) from None

@@ -122,13 +122,9 @@ static void rng_rest(struct worker *w)
 	(void)w;
 }
 
-static void rng_drain(struct worker *w)
-{
-	limit_gate_deinit(&((struct rng_queue *)w)->gate);
-}
-
 static void rng_destroy(struct worker *w)
 {
+	limit_gate_deinit(&((struct rng_queue *)w)->gate);
 	free(w);
 }
 
@@ -137,7 +133,7 @@ static const struct worker_ops rng_ops = {
 	.plain = rng_plain,
 	.run = rng_run,
 	.sleep = rng_sleep,
-	.drain = rng_drain,
+	.drain = rng_rest,
 	.rest = rng_rest,
 	.destroy = rng_destroy,
 };
