@@ -33,6 +33,15 @@ n=0; exec 3>>/log; echo kept >/dev/shm/kept 2>/dev/null; echo pid $$
 trap 'echo asked $n; exit 7' TERM
 while :; do n=$((n + 1)); echo $n; echo $n >&3; sleep 0.1; done"""
 """Counts on its output and in a file."""
+BEFORE_BALLOONS = """
+import sys
+from pyvmm_kata.oci.main import main
+from pyvmm_kata.pod import linux_guest, sentry_guest
+
+linux_guest.BalloonConfig = sentry_guest.BalloonConfig = lambda **_: None
+sys.exit(main())
+"""
+"""pyvmm-oci as it was when the machines of containers had no balloon."""
 
 
 def make_rootfs(path: Path) -> Path:
@@ -62,9 +71,10 @@ class Oci:
         self.rootfs = make_rootfs(folder / "rootfs")
         self.settings = write_settings(folder / "kata.toml")
         self.bundles = 0
+        self.program = [str(BIN / "pyvmm-oci")]
 
     def command(self, *arguments: str) -> list[str]:
-        return [str(BIN / "pyvmm-oci"), "--config", str(self.settings), "--root", str(self.root), *arguments]
+        return [*self.program, "--config", str(self.settings), "--root", str(self.root), *arguments]
 
     def run(self, *arguments: str, text: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -108,6 +118,25 @@ class Oci:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE)
         assert done.returncode == 0, out.read_text() + self.console()
         return out
+
+    def check_older_checkpoint(self, folder: Path) -> None:
+        """A checkpoint of a container whose machine has no balloon goes on."""
+        program, self.program = self.program, [str(BIN / "python"), "-c", BEFORE_BALLOONS]
+        try:
+            self.start("c1", COUNTER)
+        finally:
+            self.program = program
+        bundle, before = self.state("c1")["bundle"], self.folder / "c1.out"
+        eventually(lambda: len(numbers(before)) > 3, "it does not count")
+        self.check("checkpoint", "--image-path", str(folder), "c1")
+        (manifest,) = folder.glob("machine-*/manifest.json")
+        devices = {each["kind"] for each in json.loads(manifest.read_text())["devices"]}
+        assert "virtio-fs" in devices and "virtio-balloon" not in devices
+        after = self.restore("c2", folder, bundle)
+        eventually(lambda: len(numbers(after)) > 3, "it does not go on")
+        assert numbers(after)[0] == numbers(before)[-1] + 1, "each number once"
+        self.check("delete", "--force", "c2")
+        eventually(lambda: leftovers(self.folder) == [], "something is left")
 
     def state(self, container_id: str) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(self.check("state", container_id))

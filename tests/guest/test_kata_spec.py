@@ -200,6 +200,10 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: Oci, tmp_path: Path)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+def test_a_checkpoint_of_a_machine_without_a_balloon(oci: Oci, tmp_path: Path) -> None:
+    oci.check_older_checkpoint(tmp_path / "image")
+
+
 def test_a_program_in_a_copy_is_notified(oci: Oci, tmp_path: Path) -> None:
     """It waits in inotify: the file has another line before the copy goes on, and nobody has to look at the time."""
     with tarfile.open(recipes.programs()) as archive:

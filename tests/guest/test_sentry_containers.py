@@ -49,3 +49,7 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: SentryOci, tmp_path:
     assert log == list(range(1, len(log) + 1)), "the open file is the same"
     oci.check("delete", "c2")
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_a_checkpoint_of_a_machine_without_a_balloon(oci: SentryOci, tmp_path: Path) -> None:
+    oci.check_older_checkpoint(tmp_path / "image")
