@@ -147,8 +147,9 @@ class Oci:
         return (self.folder / f"{container_id}.out").read_text()
 
     def console(self) -> str:
-        """What the machines that are still there have printed."""
-        return "\n".join(path.read_text(errors="replace") for path in self.root.glob("*/console.log"))
+        """What the machines that are still there have printed, and the ends of what containers have."""
+        outputs = [path.read_text(errors="replace")[-1000:] for path in self.folder.glob("*.out")]
+        return "\n".join([*outputs, *(path.read_text(errors="replace") for path in self.root.glob("*/console.log"))])
 
     def close(self) -> None:
         """Remove what a test has left."""

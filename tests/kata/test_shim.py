@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -412,6 +413,7 @@ class Caller:
         self.address = str(folder / "containerd.sock")
         self.places: list[Place] = []
         self.pods: Pods | None = None
+        self.at_end = contextlib.ExitStack()
 
     def bundle(self, task_id: str, pod: str = "", **linux: object) -> Path:
         path = self.folder / task_id
@@ -475,6 +477,7 @@ def caller() -> Iterator[Caller]:
                 place.kill()
             if made.pods is not None:
                 made.pods.kill()
+            made.at_end.close()
 
 
 def connect(address: str) -> ttrpc.Client:
@@ -699,6 +702,7 @@ class Pod:
         self.bundle = caller.bundle(task_id, f"pod-{task_id}", **linux)
         self.place = caller.places[-1]
         self._log = os.open(self.bundle / "log", os.O_RDONLY | os.O_NONBLOCK)
+        caller.at_end.callback(os.close, self._log)
         self.id = task_id
 
     def create(self, *, wrap: Sequence[str] = (), address: str = "") -> str:

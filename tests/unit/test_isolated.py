@@ -475,7 +475,10 @@ def test_a_second_fork_copies_what_has_changed_since(tmp_path: Path, console: ti
         written = []
         for number in range(3):
             point: Any = machine.fork_point(1)
-            written.append(os.fstat(point.child({}).fds[0]).st_blocks)
+            fds = point.child({}).fds
+            written.append(os.fstat(fds[0]).st_blocks)
+            for fd in fds:
+                os.close(fd)
             assert point.is_base == (number == 0)
             point.close()
             assert machine.console_input(b"x") == 1

@@ -264,6 +264,8 @@ def test_a_file_of_ram_has_what_was_written_and_no_more(tmp_path: Path, shared: 
     assert again.read(size - 3, 3) == b"end"
     assert not any(again.read(0x9000, 4096))
     assert (again.fd >= 0) == shared
+    again.close()
+    memory.close()
 
 
 def test_ram_over_a_file_never_changes_it(tmp_path: Path) -> None:
@@ -274,6 +276,7 @@ def test_ram_over_a_file_never_changes_it(tmp_path: Path) -> None:
     memory.write(0x3000, b"new")
     assert memory.read(0, 8) == b"cloneate"
     assert (tmp_path / "memory").read_bytes() == before
+    memory.close()
 
 
 def test_cleared_ram_over_a_file_is_zero_and_not_the_files(tmp_path: Path) -> None:
@@ -298,6 +301,7 @@ def test_pages_of_its_own_are_told_from_the_files(tmp_path: Path) -> None:
     assert diff[0x2000:0x2002] == b"x\xaa"
     assert not any(diff[0x7000:0x8000])
     assert not any(diff[0x4000:0x5000])
+    memory.close()
 
 
 def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:

@@ -11,6 +11,18 @@ from vmm.errors import HostError
 _CHUNK = MAX_PACKET // 2 - 8
 
 
+def _connect(target: GdbTarget) -> socket.socket:
+    if not target.path:
+        return socket.create_connection((target.host, target.port))
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(target.path)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 class PhysicalMemory:
     """The RAM of a machine that was started with ``--gdb``.  The guest keeps running.  A context manager.
 
@@ -21,11 +33,7 @@ class PhysicalMemory:
     def __init__(self, where: str) -> None:
         target = GdbTarget.parse(where, "VM")
         try:
-            if target.path:
-                self._socket = socket.socket(socket.AF_UNIX)
-                self._socket.connect(target.path)
-            else:
-                self._socket = socket.create_connection((target.host, target.port))
+            self._socket = _connect(target)
         except OSError as error:
             raise HostError(
                 f"cannot reach a machine at {where}: {error.strerror or error}",

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
+from tests.command import links_of
 from tools.where import PYVMM
 from vmm import ConfigError, HostError, Machine
 from vmm.debug import GdbServer, GdbTarget
@@ -299,9 +300,11 @@ def test_another_process_reads_the_ram_of_a_guest_that_goes_on(tmp_path: Path) -
 
 def test_mistakes_are_told_with_a_way_out(tmp_path: Path) -> None:
     none = tmp_path / "none"
+    before = links_of()
     with pytest.raises(HostError, match=str(none)) as caught:
         PhysicalMemory(f"unix:{none}")
     assert "--gdb" in caught.value.hint
+    assert links_of() == before, "whoever keeps the error keeps a socket"
     kernel = tiny.make(tmp_path)
     for path, words in ((str(none), "No such file"), (kernel, "has no symbols"), (__file__, "Magic number")):
         with pytest.raises(ConfigError, match=words) as refused:

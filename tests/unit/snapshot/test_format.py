@@ -250,7 +250,10 @@ def test_a_diff_holds_what_is_another_now(tmp_path: Path, shared: bool) -> None:
     memory.write(9 * PAGE, b"c")
     memory.write(0, b"a")  # written, and the same
     assert save(memory, tmp_path / "diff", tmp_path / "base") == 3 * PAGE
-    assert full(load(tmp_path / "base", tmp_path / "diff", shared=shared)) == full(memory)
+    again = load(tmp_path / "base", tmp_path / "diff", shared=shared)
+    assert full(again) == full(memory)
+    again.close()
+    memory.close()
 
 
 def test_a_diff_leaves_its_base_as_small_as_it_was() -> None:
@@ -292,7 +295,9 @@ def test_any_chain_of_diffs_gives_what_was_there(
         again = load(*folders)
         assert full(again) == full(memory)
         if clones:
-            memory = again
+            memory, again = again, memory
+        again.close()
+    memory.close()
 
 
 def test_a_clone_never_changes_its_template(tmp_path: Path) -> None:
@@ -305,6 +310,8 @@ def test_a_clone_never_changes_its_template(tmp_path: Path) -> None:
         clone.write(0, bytes([number]) * SIZE)
     assert (tmp_path / "base" / "memory").read_bytes() == before
     assert [clone.read(5, 1)[0] for clone in clones] == [0, 1, 2]
+    for each in (memory, *clones):
+        each.close()
 
 
 def test_bits_of_another_size_are_refused(tmp_path: Path) -> None:
