@@ -199,8 +199,12 @@ def test_a_device_that_is_made_wrongly_is_refused(attributes: dict[str, object],
     device = Echo()
     for name, value in attributes.items():
         setattr(device, name, value)
+    loop, events = Loop(), [EventFd() for _ in range(kicks + 1)]
     with pytest.raises(ConfigError, match=message):
-        MmioRegisters(device, GuestMemory(4096), Loop(), EventFd(), [EventFd() for _ in range(kicks)])
+        MmioRegisters(device, GuestMemory(4096), loop, events[0], events[1:])
+    loop.close()
+    for each in events:
+        each.close()
 
 
 def test_closing_twice_and_writing_afterwards_is_harmless(guest: Guest) -> None:

@@ -9,7 +9,6 @@ import pytest
 from tests.driver import Buffer, DriverQueue, Guest, PackedQueue
 from tests.sample_devices import Echo, Holder
 from vmm.errors import GuestError
-from vmm.events import EventFd
 from vmm.memory import GuestMemory
 from vmm.memory.layout import HOLE_END, HOLE_START
 from vmm.virtio import spec
@@ -31,7 +30,7 @@ def make_queue(guest: Guest, size: int = 8, features: int = FEATURES) -> tuple[D
     kind, packed = (PackedQueue, spec.F_RING_PACKED) if guest.packed else (DriverQueue, 0)
     driver = kind(guest, 0, size)
     config = QueueConfig(size=size, ready=True, desc=driver.desc, driver=driver.avail, device=driver.used)
-    return driver, Queue(0, guest.memory, config, features | packed, EventFd())
+    return driver, Queue(0, guest.memory, config, features | packed, guest.irq)
 
 
 def pop(queue: Queue) -> Chain:
@@ -149,7 +148,7 @@ def test_a_queue_goes_on_where_it_was_saved(guest: Guest) -> None:
     driver.offer(driver.chain([guest.data(b"y")]))
     config = QueueConfig(2, True, driver.desc, driver.avail, driver.used, queue.position())
     queue.close()
-    again = Queue(0, guest.memory, config, FEATURES | (spec.F_RING_PACKED if guest.packed else 0), EventFd())
+    again = Queue(0, guest.memory, config, FEATURES | (spec.F_RING_PACKED if guest.packed else 0), guest.irq)
     chain = pop(again)
     with pytest.raises(ValueError, match="in flight"):
         again.position()
