@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tools import guest
 from tools.distribution import DistributionError
-from tools.run_tests import LAB_ENDED
+from tools.run_tests import LAB_ENDED, UNUSED_BY_GUESTS
 from tools.step import say, step, with_parent
 from tools.versions import kernel_version, patches
 from tools.where import ROOT, with_kvm
@@ -109,7 +109,7 @@ def test(name: str, arguments: list[str]) -> bool:
         say(f"{name}: not tested, since it cannot be made: {error}")
         return False
     say(f"{name}: Linux {kernel_version(made.kernel)} {patches(made.kernel)}")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest", "-o", LIMIT, *tests, *arguments]
+    pytest = [sys.executable, "-m", "pytest", "-q", *UNUSED_BY_GUESTS, "-o", LIMIT, *tests, *arguments]
     environment = {"PYVMM_TEST_PATIENCE": str(PATIENCE), **os.environ, "PYVMM_GUEST_KERNEL": made.kernel}
     if made.initrd is not None:
         environment["PYVMM_GUEST_INITRD"] = made.initrd

@@ -59,8 +59,16 @@ LONG_LIMIT = f"faulthandler_timeout={LONG}"
 LONG_NATIVE = "long and not guest"
 LONG_RUNS = {LONG_LIMIT, LONG_NATIVE}
 """Arguments of runs whose tests may take so long."""
+UNUSED_BY_GUESTS = tuple(
+    word
+    for plugin in ("hypothesispytest", "schemathesis", "anyio", "pytest_cov", "platformdirs")
+    for word in ("-p", f"no:{plugin}")
+)
+"""Plugins of pytest that no test with a guest uses: two processes of each lab would import them."""
 WORKERS = ("-n", "2")
 """While one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
+WORKERS_HERE = ("-n", "3")
+"""Of tests that need no guest: half of the time they wait for something."""
 LABS = 5
 """How many are started, one after another, before it is given up."""
 SECOND_CHANCES = 8
@@ -180,9 +188,10 @@ def run_pytest(
     JOURNAL.parent.mkdir(exist_ok=True)
     JOURNAL.unlink(missing_ok=True)
     # Tests that need no guest are dealt out by file; for those that do see tests/guest/conftest.py
-    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *WORKERS, "--dist", "loadfile", *arguments]
-    if needs_kvm:  # no test with a guest uses hypothesis, which takes the lab half a minute to import
-        here += ["-p", "no:hypothesispytest"]
+    workers = WORKERS if needs_kvm else WORKERS_HERE
+    here = [sys.executable, "-m", "pytest", "-p", "tests.journal", *workers, "--dist", "loadfile", *arguments]
+    if needs_kvm:
+        here += UNUSED_BY_GUESTS
     if os.isatty(1):
         here.append("--color=yes")
     command = here if not needs_kvm else in_lab(here, hostile=True) if hostile else with_kvm(here)

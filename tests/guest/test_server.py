@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from e2b import CommandExitException, Sandbox, SandboxState
 
 from pyvmm_sandbox import Template
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, eventually
@@ -36,6 +34,8 @@ class Server:
         eventually(self.listens, "it does not listen")
 
     def listens(self) -> bool:
+        import httpx
+
         assert self.process.poll() is None, (self.folder / "log").read_text()
         try:
             return httpx.get(f"{self.url}/health").status_code == 204
@@ -61,6 +61,9 @@ def oci(tmp_path: Path) -> Iterator[Oci]:
 
 def test_sandboxes_of_a_client(oci: Oci, tmp_path: Path) -> None:
     """Commands, files, pause, fork and snapshot, and a server that is killed meanwhile."""
+    # Each lab collects this file, and takes seconds to import these
+    from e2b import CommandExitException, Sandbox, SandboxState
+
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
     Template.build(tmp_path / "base", str(oci.rootfs), memory="96M", **where)
     server = Server(oci, "--template", f"base={tmp_path}/base")

@@ -93,9 +93,9 @@ def test_tests_that_stand_still_are_ended_and_named(tmp_path: Path) -> None:
     """Without a lab too: else a run would use all of its job's time, and print no failure."""
     (tmp_path / "test_stays.py").write_text("import signal\n\ndef test_stays():\n    signal.pause()\n")
     main = (
-        "import pathlib, sys; from tools import run_tests; run_tests.STALL = 1.0; "
+        "import pathlib, sys; from tools import run_tests; run_tests.STALL = 10.0; "  # of a worker's start, too
         "run_tests.JOURNAL = pathlib.Path(sys.argv[1], 'journal'); "
-        "sys.exit(run_tests.main(['--native', '--rootdir', sys.argv[1], sys.argv[1]]))"
+        "sys.exit(run_tests.main(['--native', '-n', '1', '--rootdir', sys.argv[1], sys.argv[1]]))"
     )
     done = subprocess.run([sys.executable, "-c", main, tmp_path], cwd=RUN.parents[1], capture_output=True, text=True)
     assert done.returncode == 1
