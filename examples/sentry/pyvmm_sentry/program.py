@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -157,6 +157,18 @@ def vdso() -> Path:
     return _made("vdso.so", inputs, command)
 
 
+@contextlib.contextmanager
+def _alone(options: Sequence[str]) -> Iterator[None]:
+    """No other process compiles with these options meanwhile: it would compile the same."""
+    import fcntl
+    import hashlib
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / f"lock-{hashlib.sha256(repr(options).encode()).hexdigest()[:16]}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
     """Compile the core, and what it contains of lwIP."""
     from pyvmm_sentry import lwip
@@ -164,9 +176,10 @@ def _core_objects(options: Sequence[str], core: Path = CORE) -> list[str]:
     options = [*options, *includes(core)]
     headers = [core / LWIP / name for name in ("lwipopts.h", "hooks.h", "arch/cc.h", "string.h", "stdlib.h", "stdio.h")]
     ours = [header.read_bytes() for header in (*headers, core / "types.h")]
-    objects = _objects(_core_sources(core), options, core)
-    objects += _objects([VDSO / "image.S"], [*options, f'-DIMAGE="{vdso()}"'], core)
-    return objects + _compiled("lwip", lwip.files(), lambda source: [source.read_bytes(), *ours], [*options, "-w"])
+    with _alone(options):
+        objects = _objects(_core_sources(core), options, core)
+        objects += _objects([VDSO / "image.S"], [*options, f'-DIMAGE="{vdso()}"'], core)
+        return objects + _compiled("lwip", lwip.files(), lambda source: [source.read_bytes(), *ours], [*options, "-w"])
 
 
 def _core_sources(core: Path = CORE) -> list[Path]:
