@@ -25,6 +25,10 @@ ATTEMPTS = 2
 """How often a test may have been running when everything stopped, before it is to blame."""
 
 
+def _largest(seconds: dict[str, float], number: int) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])[:number]
+
+
 class Journal:
     """What has run so far, by this process and those before it."""
 
@@ -57,7 +61,15 @@ class Journal:
 
     def slowest(self, number: int) -> list[tuple[str, float]]:
         """The tests that took longest, and their seconds."""
-        return sorted(self.seconds.items(), key=lambda item: -item[1])[:number]
+        return _largest(self.seconds, number)
+
+    def slowest_files(self, number: int) -> list[tuple[str, float]]:
+        """The files whose tests took longest together, and their seconds."""
+        files: dict[str, float] = {}
+        for test, seconds in self.seconds.items():
+            file = test.partition("::")[0]
+            files[file] = files.get(file, 0.0) + seconds
+        return _largest(files, number)
 
     def counts(self) -> dict[str, int]:
         """How many tests had which outcome; one that never ended is an error."""

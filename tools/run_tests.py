@@ -75,8 +75,8 @@ SECOND_CHANCES = 8
 """When more tests than this fail in the lab, it is not the lab's fault."""
 SECOND_CHANCES_HERE = 2
 """When more than this fail without a lab, they are no races of tests that run side by side."""
-SLOWEST = 10
-"""How many are listed."""
+SLOWEST = 20
+"""How many tests are listed, and how many files."""
 KINDS = ("native", "guest", "hostile", "long", "long-guest")
 ORDER = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 
@@ -211,8 +211,8 @@ def run_pytest(
         status = 0
     journal = Journal(JOURNAL)
     counts = journal.counts()
-    for test, seconds in journal.slowest(SLOWEST):
-        say(f"{seconds:7.1f} s  {test}")
+    for name, seconds in [*journal.slowest(SLOWEST), *journal.slowest_files(SLOWEST)]:
+        say(f"{seconds:7.1f} s  {name}")
     failed = status not in (0, NO_TESTS) or any(counts.get(name) for name in ("failed", "error"))
     say(f"<== {title}: {'failed' if failed else 'done'} after {time.monotonic() - start:.1f} s")
     if failed and not counts:

@@ -472,6 +472,8 @@ def test_a_run_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     assert journal.unfinished() == ["test_it.py::test_breaks"]
     assert {name for name, _ in journal.slowest(9)} == journal.outcomes.keys()
+    ((file, seconds),) = journal.slowest_files(9)
+    assert (file, seconds) == ("test_it.py", sum(journal.seconds.values()))
     assert play(tmp_path, 1) == 1
     assert (tmp_path / "first").read_text() == "x", "what ended does not run again"
     assert Journal(tmp_path / "journal").counts() == {"passed": 3, "skipped": 1, "failed": 1}
