@@ -151,7 +151,7 @@ static void blk_queue_free(struct worker *w)
 	struct blk_queue *q = (struct blk_queue *)w;
 
 	limit_gate_deinit(&q->gate);
-	/* A forbidden call has ended the thread, which has not run blk_drain(). */
+	/* After a forbidden call, the thread ends without blk_drain(). */
 	if (q->uring_up)
 		blk_uring_close(q);
 	munmap(q, q->map_size);
