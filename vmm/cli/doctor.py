@@ -98,15 +98,15 @@ def cpu_virtualization(root: str = "") -> str:
 def kvm_verdict(path: str = "/dev/kvm", *, remembered: bool = False) -> KvmVerdict:
     """Open *path*, make a VM, and run a guest of five instructions in it; takes some milliseconds.
 
-    :param remembered: that KVM emulates guests, as found since the host has booted, is not tried again
+    :param remembered: that KVM runs guests, or emulates them, as found since the host has booted, is not tried again
     :raises HostError: the C extension is not built
     """
     from vmm.cli import kvm_cache
 
     if remembered and (known := kvm_cache.recall(path)) is not None:
-        return KvmVerdict(UNUSABLE, *known, _HARDWARE_HINT)
+        return KvmVerdict(USABLE, *known) if known[0] == "ok" else KvmVerdict(UNUSABLE, *known, _HARDWARE_HINT)
     verdict = _tried(path)
-    if remembered and verdict.cause in ("emulated", "pvm"):
+    if remembered and verdict.cause in ("ok", "emulated", "pvm"):
         kvm_cache.keep(path, verdict.cause, verdict.detail)
     return verdict
 

@@ -1,4 +1,4 @@
-"""Remembers that KVM emulates its guests instruction by instruction, until the next boot of the host.
+"""Remembers that KVM runs guests, or emulates them instruction by instruction, until the next boot of the host.
 
 To find that out takes a machine and thousands of emulated instructions, and the end of that machine waits for the
 kernel. The entry is a small file of this user in ``$XDG_CACHE_HOME/pyvmm`` (or below ``~/.cache``). It is valid while
@@ -18,7 +18,7 @@ def _place() -> str:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "pyvmm", "kvm-emulates")
+    return os.path.join(base, "pyvmm", "kvm-verdict")
 
 
 def _key(path: str) -> str:

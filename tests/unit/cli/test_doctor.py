@@ -59,10 +59,10 @@ def test_a_node_that_is_no_kvm() -> None:
 
 
 @needs_kvm
-@pytest.mark.skipif(bool(HARDWARE), reason="only that KVM emulates is remembered")
+@pytest.mark.skipif(bool(HARDWARE), reason="this KVM does not emulate")
 def test_an_emulating_kvm_is_tried_once_in_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    entry = tmp_path / "pyvmm" / "kvm-emulates"
+    entry = tmp_path / "pyvmm" / "kvm-verdict"
     tries = []
 
     def tried(system: System) -> Probe:
@@ -88,6 +88,16 @@ def test_an_emulating_kvm_is_tried_once_in_a_boot(tmp_path: Path, monkeypatch: p
     assert len(tries) == 6, "anybody could have written it"
     verdict()
     assert len(tries) == 6
+
+
+@needs_kvm
+def test_a_kvm_that_works_is_tried_once_in_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = [doctor.KvmVerdict("broken", "broken", ""), doctor.KvmVerdict("usable", "ok", "a guest has run")]
+    monkeypatch.setattr(doctor, "_tried", lambda path: found.pop(0))
+    said = [doctor.kvm_verdict(remembered=True) for _ in range(4)]
+    assert [(each.status, each.cause) for each in said] == [("broken", "broken"), *[("usable", "ok")] * 3]
+    assert said[3].detail == "a guest has run" and not found
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded")  # KVM's own worker, on its way out
