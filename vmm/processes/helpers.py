@@ -19,6 +19,7 @@ PATIENCE_S = 5
 REQUEST_MAX = 32 << 10
 """Bytes of a request between these processes."""
 _FDS_MAX = 64
+_ROOM = 256
 
 
 def leave_others(kept: set[int], name: bytes) -> None:
@@ -37,6 +38,18 @@ def leave_others(kept: set[int], name: bytes) -> None:
     for fd in (*sorted(kept), 1 << 30):
         posix.closerange(last + 1, fd)
         last = fd
+
+
+def reserve_descriptors(kept: set[int]) -> None:
+    """After :func:`leave_others`: enlarge the table of descriptors to what a machine needs. With one thread the kernel
+    does that at once, and with several only after a grace period of RCU, ten milliseconds."""
+    if max(kept) >= _ROOM - 1:
+        return
+    try:
+        posix.dup2(0, _ROOM - 1, False)
+        posix.close(_ROOM - 1)
+    except OSError:
+        pass  # so many are not allowed
 
 
 def receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:

@@ -271,8 +271,8 @@ class Jailed(MachineInterface):
         return point
 
     def take_base(self, file: int) -> None:
-        """The machine was restored from this memory file, which is owned by this object from now on. Children share what
-        the machine has not written since."""
+        """The machine was restored from this memory file, owned by this object from now on. Children share what the
+        machine has not written since."""
         self.close_base()
         self._base = file
 
@@ -353,7 +353,7 @@ def _received(sock: socket.socket) -> bytes:
 
 
 _OWN = 3
-"""So many files of a point are new; the base was frozen before, or is the memory of a snapshot, which nobody changes."""
+"""So many files of a point are new; the base was frozen before, or is a snapshot's memory, which nobody changes."""
 
 
 class OpenPoint:
@@ -444,7 +444,7 @@ class OpenPoint:
         :param fds: are the caller's until this returns
         :raises ConfigError: they are not of that
         """
-        from vmm.config import MachineConfig, config_kinds
+        from vmm.config import config_kinds
         from vmm.saving.records import made
 
         areas = about.get("areas")

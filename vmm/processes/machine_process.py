@@ -23,7 +23,7 @@ from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
 from vmm.processes import outside as jail
 from vmm.processes.answers import describe
-from vmm.processes.helpers import leave_others
+from vmm.processes.helpers import leave_others, reserve_descriptors
 from vmm.processes.jail_server import Requests
 from vmm.processes.jailed import REQUEST_MAX
 from vmm.processes.parent import Parent
@@ -149,6 +149,7 @@ def be_forked(fd: int, kept: set[int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         leave_others(kept, b"pyvmm-machine")
+        reserve_descriptors(kept)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         status = main([str(fd)])
