@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm_sentry import program
+from pyvmm_sentry import installed, program
 
 
 def test_sources_are_read_when_one_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_sources_are_read_when_one_has_changed(tmp_path: Path, monkeypatch: pyte
     source.write_text("int first;")
     monkeypatch.setattr(program, "CORE", core)
     monkeypatch.setattr(program, "BUILD", build)
-    monkeypatch.setattr(program, "INSTALLED", tmp_path / "none")
+    monkeypatch.setattr(installed, "FOLDER", str(tmp_path / "none"))
     made: list[Path] = []
 
     def make() -> Path:

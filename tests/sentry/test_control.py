@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,9 @@ from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentError, AgentGone
 from pyvmm_kata.host.procfs import read_listing
 from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_kata.pod.machine_source import wiring_of
+from pyvmm_kata.pod.sandbox_config import SandboxConfig
+from pyvmm_kata.pod.sentry_guest import SENTRY
 from pyvmm_kata.protocol.protobuf import message
 from pyvmm_sentry import program
 from tests.sentry.conftest import Compile
@@ -575,3 +579,56 @@ def test_a_machine_with_the_core_as_its_kernel_answers(tmp_path: Path) -> None:
         agent.close()
     assert end is not None
     assert end.kind == "poweroff"
+
+
+def start_for_containers(folder: Path, config: MachineConfig) -> int:
+    """Start a machine for containers, whose share then gets a mount point; how much memory of the host it has."""
+    with Machine(config) as machine:
+        machine.start()
+        sock = machine.vsock.connect(1024, timeout=60)
+        sock.settimeout(None)
+        agent = AgentClient(sock, "test")
+        storage = Storage("virtio-fs", config.shares[0].tag, "virtiofs", SHARED)
+        agent.create_sandbox("test", "box", (storage,), shared_pids=False)
+        folder.mkdir()
+        assert machine.stale_shares() == 0, "a start waits for that"
+        agent.close()
+        return os.fstat(machine._memory.fd).st_blocks * 512
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no /dev/kvm here")
+def test_the_machine_of_a_container_leaves_memory_untouched(tmp_path: Path) -> None:
+    """The command line states that it is zeroed, so the core clears none of it at its start."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with open(os.devnull, "wb") as null:
+        wiring = wiring_of(str(tmp_path), str(shared), (), null.fileno())
+        config = SENTRY.machine(SandboxConfig("test", str(tmp_path), "", "", 256 << 20, 1), wiring)
+        used = start_for_containers(shared / "c1", config)
+        cmdline = config.boot.cmdline.replace("sentry.zeroed", "")
+        other = replace(config, boot=replace(config.boot, cmdline=cmdline))
+        assert used < start_for_containers(shared / "c2", other) - (1 << 19)
+
+
+def test_a_fault_of_a_program_reads_what_is_around_by_one_request(sandbox: Sandbox) -> None:
+    around = 64 << 10
+    sandbox.begin()
+    sandbox.root("c1")
+    assert sandbox.run("c1", "true") == (0, "")
+    ops: Any = sandbox.core.stats()["ops"]
+    assert 0 < ops["read"]["count"] <= -(-os.path.getsize("/bin/busybox") // around)
+
+
+def test_an_exec_may_have_the_id_of_one_that_has_ended(sandbox: Sandbox) -> None:
+    sandbox.begin()
+    sandbox.root("c1")
+    sandbox.create("c1", "sleep", "1000")
+    sandbox.agent.start_container("c1")
+    for status in (7, 8):
+        sandbox.exec("c1", "e1", "sh", "-c", f"echo {status}; exit {status}")
+        assert sandbox.output("c1", "e1") == f"{status}\n"
+        assert sandbox.agent.wait_process("c1", "e1") == status
+    sandbox.exec("c1", "e1", "sleep", "1000")
+    for used in ("e1", "c1"):
+        with pytest.raises(AgentError, match="File exists"):
+            sandbox.exec("c1", used, "true")

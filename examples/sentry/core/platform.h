@@ -109,6 +109,7 @@ struct core_config {
 	u8 *ram;
 	u64 ram_size, ram_reserved; /* the core leaves so much at the start alone */
 	bool ram_dirty;		    /* it may contain other bytes than zeros */
+	bool ram_touched;	    /* touch what is used first, before the first call of the host */
 	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
 	const u8 *root; /* a cpio archive with the files of the root; NULL: there are none */

@@ -125,6 +125,19 @@ int ram_init(const struct core_config *config)
 	return 0;
 }
 
+void ram_touch(u64 count)
+{
+	for (u32 order = 0; order < ORDERS; order++)
+		for (u32 at = core.ram.free[order].first; at; at = core.ram.pages[at].next)
+			for (u32 i = 0; i < 1u << order; i++) {
+				volatile u8 *byte = page_at((u64)(at + i) * PAGE);
+
+				*byte = *byte; /* the host provides memory for a write */
+				if (!--count)
+					return;
+			}
+}
+
 static void block_free(u32 at, u32 order);
 
 /* Single pages that were used last are used again first, without a merge. They become blocks here; false: none did. */
@@ -241,14 +254,20 @@ u64 pages_alloc(u32 order)
 	return (u64)at * PAGE;
 }
 
+/* What was never touched needs no memory of the host for that. */
+void page_clear(u64 offset)
+{
+	if (core.ram.pages[offset / PAGE].used || core.ram.dirty)
+		bytes_zero(page_at(offset), PAGE);
+}
+
 void *page_alloc(void)
 {
 	u64 offset = pages_alloc(0);
 
 	if (!offset)
 		return NULL;
-	if (core.ram.pages[offset / PAGE].used || core.ram.dirty)
-		bytes_zero(page_at(offset), PAGE);
+	page_clear(offset);
 	return page_at(offset);
 }
 

@@ -44,6 +44,7 @@ struct ram {
 };
 
 int ram_init(const struct core_config *config);
+void ram_touch(u64 count); /* so many free pages, those that are allocated first */
 
 void *page_alloc(void); /* zeros, with one user; NULL: no RAM is left */
 void *page_buffer(void); /* the same with whatever was there before, for what is read only as far as it was written */
@@ -51,6 +52,7 @@ void page_free(void *page);
 
 /* By offset in RAM, which is never 0: that stands for none. */
 u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one user, and whatever was there before */
+void page_clear(u64 offset);	 /* after pages_alloc(): make one page zeros, unless it is fresh */
 void page_get(u64 offset);	 /* one more user */
 void page_put(u64 offset);	 /* one less; the last frees the page or the block */
 bool page_is_shared(u64 offset); /* whether it has several users */

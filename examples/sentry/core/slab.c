@@ -123,7 +123,8 @@ static void *pages_zeroed(u64 size)
 	offset = order < ORDERS ? pages_alloc(order) : 0;
 	if (!offset)
 		return NULL;
-	bytes_zero(page_at(offset), (u64)PAGE << order);
+	for (u64 at = offset; at < offset + ((u64)PAGE << order); at += PAGE)
+		page_clear(at);
 	return page_at(offset);
 }
 

@@ -495,7 +495,8 @@ _Noreturn void kernel_main(void)
 	generation = find_generation(info->rsdp);
 	devices = find_devices(line, info->rsdp, &count);
 	config = (struct core_config){
-		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = true,
+		.ops = &ops, .ram = (u8 *)DIRECT, .ram_reserved = kernel, .ram_dirty = !asked_for(line, "sentry.zeroed"),
+		.ram_touched = asked_for(line, "sentry.touched"),
 		.ram_size = ram_end(info, kernel, start.initrd), .path = start.argv[0],
 		.real_path = start.real_path, .argv = start.argv, .envp = start.envp, .devices = devices,
 		.device_count = count, .strace = start.strace || asked_for(line, "sentry.strace"),

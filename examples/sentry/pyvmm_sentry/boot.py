@@ -226,7 +226,7 @@ def config_of(kernel: Path, start: Start, record: int, console: ConsoleConfig) -
     if start.root is not None:
         shares = (ShareConfig(start.root, read_only=start.read_only, cache="always", locks="guest"),)
     wanted = {"sentry.scratch": start.root is not None and start.scratch, "sentry.hooks": start.hooks is not None}
-    cmdline = " ".join(["quiet", *(word for word, is_wanted in wanted.items() if is_wanted)])
+    cmdline = " ".join(["quiet", "sentry.zeroed", *(word for word, is_wanted in wanted.items() if is_wanted)])
     with open(record, "wb", closefd=False) as file:
         file.write(start.record())
     return MachineConfig(

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pyvmm_sentry import installed
+
 HERE = Path(__file__).resolve().parents[1]
 CORE, HOST, PTRACE, TRAP, KVM, VDSO = (HERE / name for name in ("core", "host", "ptrace", "trap", "kvm", "vdso"))
 LWIP = "net/lwip"
 """In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
-INSTALLED = Path(__file__).resolve().with_name("built")
-"""The programs of an installation; a checkout does not have this folder."""
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
 HARDENED = ("-static", "-fstack-protector-strong")
@@ -236,9 +236,9 @@ def _program(name: str, build: Callable[[], Path]) -> Path:
 
     :raises BuildError: it cannot be compiled
     """
-    installed, known = INSTALLED / name, BUILD / f"{name}.known"
-    if installed.exists():
-        return installed
+    if ready := installed.program(name):
+        return Path(ready)
+    known = BUILD / f"{name}.known"
     status = _status()
     with contextlib.suppress(OSError, ValueError):
         made, before = known.read_text().split("\n", 1)

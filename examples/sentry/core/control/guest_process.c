@@ -189,11 +189,18 @@ static s64 make_process(struct guest_process *guest)
 	return 0;
 }
 
+/* A process that has ended gives its id back, but for the first one: the host forgets those of execs without a call. */
 static bool is_known(const struct container *container, const struct reader *id)
 {
-	LIST_EACH(at, &container->processes)
-		if (reader_is(id, CONTAINER(at, struct guest_process, processes)->id))
+	LIST_EACH_SAFE(at, next, &container->processes) {
+		struct guest_process *guest = CONTAINER(at, struct guest_process, processes);
+
+		if (!reader_is(id, guest->id))
+			continue;
+		if (!guest->ended || at == container->processes.next)
 			return true;
+		guest_process_forget(guest);
+	}
 	return false;
 }
 

@@ -5,6 +5,7 @@
 #include "../virtio/vsock.h"
 
 enum { HEADER = 10, REQUEST = 1, RESPONSE = 2, MESSAGE_MOST = 2 << 20, CALLS_MOST = 128 };
+enum { TOUCHED = 512 }; /* pages: what a container with a small program uses */
 
 struct connection {
 	struct vsock *socket;
@@ -323,6 +324,8 @@ const char *control_start(void)
 	containers_init();
 	if (!control_tasks_init() || roots_init())
 		return "the sandbox has too little memory";
+	if (core.config->ram_touched)
+		ram_touch(TOUCHED);
 	vsock_listen(CONTROL_PORT, accept);
 	return NULL;
 }
