@@ -1,13 +1,15 @@
-"""Containers whose guest is the Sentry, in a machine: checkpoints and copies."""
+"""Containers whose guest is the Sentry, in a machine: checkpoints, copies, machines of a pool."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.guest.kata_tools import COUNTER, Oci, eventually, leftovers, numbers
+from tests.guest.kata_tools import BIN, COUNTER, PATIENCE, Oci, eventually, leftovers, numbers
 
 pytestmark = pytest.mark.guest
 
@@ -19,7 +21,7 @@ class SentryOci(Oci):
 
     def command(self, *arguments: str) -> list[str]:
         head = super().command()
-        return [*head, *(self.isolation if arguments[0] == "create" else ()), *arguments]
+        return [*head, *(self.isolation if arguments[:1] == ("create",) else ()), *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,83 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: SentryOci, tmp_path:
     log = numbers(oci.rootfs / "log")
     assert log == list(range(1, len(log) + 1)), "the open file is the same"
     oci.check("delete", "c2")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_copies_go_on_beside_their_original(oci: SentryOci) -> None:
+    """Each has the memory of the moment of the fork, files of its own, and random numbers of its own."""
+    (oci.rootfs / "log").unlink(missing_ok=True)
+    oci.start("c1", COUNTER)
+    before = oci.folder / "c1.out"
+    eventually(lambda: len(numbers(before)) > 3, "it does not count")
+    with (oci.folder / "forks.out").open("wb") as out:
+        command = oci.command("fork", "--bundles", str(oci.folder), "c1", "f1", "f2")
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
+    told = numbers(before)
+    draw = "cat /dev/shm/kept; head -c 16 /dev/urandom | md5sum; touch /own-$1; ls / | grep own"
+    said = [oci.check("exec", name, "sh", "-c", draw, "sh", name).split() for name in ("c1", "f1", "f2")]
+    assert [(words[0], words[3:]) for words in said] == [("kept", [f"own-{name}"]) for name in ("c1", "f1", "f2")]
+    assert len({words[1] for words in said}) == 3
+    eventually(lambda: len(numbers(before)) > len(told), "the original does not go on")
+    logs = [oci.folder / name / "rootfs" / "log" for name in ("f1", "f2")]
+    seen = [len(numbers(log)) for log in logs]
+    eventually(lambda: all(len(numbers(log)) > so_far for log, so_far in zip(logs, seen, strict=True)), "a copy stands")
+    for log in logs:
+        assert numbers(log) == list(range(1, len(numbers(log)) + 1)), "the open file is the copy's own"
+    for name in ("f2", "f1", "c1"):
+        oci.check("delete", "--force", name)
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+@pytest.fixture
+def pool(oci: SentryOci) -> Iterator[subprocess.Popen[bytes]]:
+    """One machine is ready."""
+    oci.settings.write_text(f'{oci.settings.read_text()}guest = "sentry"\npool = 1\n')
+    made = subprocess.Popen([BIN / "pyvmm-poold", *oci.command()[1:]])
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.wait()
+
+
+def figures(oci: SentryOci) -> dict[str, int]:
+    command = [str(BIN / "pyvmm-poold"), *oci.command()[1:], "--status"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else {"ready": 0, "made": 0, "given": 0}
+
+
+def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess.Popen[bytes]) -> None:
+    """With a volume, limits, a name and random numbers of its own; no template is made."""
+    show = "hostname; cat /data/own /sys/fs/cgroup/memory.max"
+    script = f"{show}; head -c 16 /dev/urandom | md5sum; echo >/data/made"
+    limits = {"memory": {"limit": 64 << 20}}
+    said = []
+    for number in (1, 2):
+        eventually(lambda: figures(oci)["ready"] == 1, "no machine becomes ready")
+        volume = oci.folder / f"volume{number}"
+        volume.mkdir()
+        (volume / "own").write_text(f"{number}\n")
+        mounts = [{"destination": "/data", "type": "bind", "source": str(volume), "options": ["rbind"]}]
+        bundle = oci.bundle(script, mounts=mounts, hostname=f"host{number}", linux__resources=limits)
+        lines = oci.check("--isolation", "sentry", "run", "--bundle", bundle, "c1").splitlines()
+        assert lines[:3] == [f"host{number}", str(number), str(64 << 20)]
+        assert (volume / "made").read_text() == "\n"
+        said.append(lines[3])
+        assert figures(oci)["given"] == number
+    assert said[0] != said[1], "their random numbers are the same"
+    eventually(lambda: figures(oci)["ready"] == 1, "no machine becomes ready")
+    oci.start("c2", "sleep 600")
+    assert figures(oci)["given"] == 3
+    assert oci.check("exec", "c2", "sh", "-c", "echo it runs; cat /proc/1/comm") == "it runs\nsleep\n"
+    pool.kill()
+    pool.wait()
+    assert oci.check("exec", "c2", "echo", "it goes on") == "it goes on\n"
+    oci.check("kill", "c2", "KILL")
+    eventually(lambda: oci.state("c2")["status"] == "stopped", "it does not end")
+    oci.check("delete", "c2")
+    done = oci.run("template", "build")
+    assert (done.returncode, "there are no templates of guests of the kind sentry" in done.stderr) == (1, True)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 

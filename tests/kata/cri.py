@@ -16,8 +16,11 @@ PATIENCE = 240.0
 SERVICE = "runtime.v1.RuntimeService"
 
 
-def section(folder: Path, handler: str, runtime: str) -> str:
-    """The CRI plugin's part of containerd's configuration: one runtime, a bridge, and no need of a network."""
+def section(folder: Path, handler: str, runtime: str, annotations: str = "") -> str:
+    """The CRI plugin's part of containerd's configuration: one runtime, a bridge, and no need of a network.
+
+    :param annotations: which ones of pods reach the runtime
+    """
     conf = folder / "cni"
     conf.mkdir()
     subnet = "10.88.7.0/24"
@@ -47,6 +50,7 @@ def section(folder: Path, handler: str, runtime: str) -> str:
     default_runtime_name = "{handler}"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{handler}]
     runtime_type = "{runtime}"
+    pod_annotations = ["{annotations}"]
 """
 
 
@@ -94,12 +98,15 @@ POD, CONTAINER = 0, 1
 class CriPod:
     """A pod with containers of the test's image."""
 
-    def __init__(self, cri: Cri, handler: str, name: str, logs: Path, *, privileged: bool = False) -> None:
+    def __init__(
+        self, cri: Cri, handler: str, name: str, logs: Path, *, privileged: bool = False, **annotations: str
+    ) -> None:
         self._cri = cri
         self._config = {
             "metadata": {"name": name, "uid": name, "namespace": "test"},
             "hostname": name,
             "log_directory": str(logs),
+            "annotations": annotations,
             "dns_config": {"servers": ["192.0.2.53"]},
             "linux": {"cgroup_parent": f"/pods/{name}", "security_context": {"privileged": privileged}},
         }

@@ -173,6 +173,21 @@ def test_containers_of_a_pod(bundle: Bundle) -> None:
     assert bundle.call("list", "--quiet").stdout == ""
 
 
+def test_a_checkpoint_is_refused_before_anything_is_made(bundle: Bundle, tmp_path: Path) -> None:
+    """Nor is there a copy. The container goes on."""
+    bundle.write("sh", "-c", "while :; do :; done")
+    assert bundle.call("create", "c1", stdout=None, stderr=None).returncode == 0
+    assert bundle.call("start", "c1").returncode == 0
+    before = sorted(tmp_path.iterdir())
+    for words in (("checkpoint", "--image-path", str(tmp_path / "image")), ("fork", "--bundles", str(tmp_path))):
+        done = bundle.call(*words, "c1", *(["f1"] if words[0] == "fork" else []))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "a Sentry without a virtual machine cannot be saved (checkpoints and copies need KVM" in done.stderr
+        assert sorted(tmp_path.iterdir()) == before
+    assert bundle.status() == "running"
+    assert bundle.call("exec", "c1", "echo", "it runs").stdout == "it runs\n"
+
+
 def test_what_it_cannot_do_fails_before_anything_is_made(bundle: Bundle) -> None:
     bundle.write("true")
     done = bundle.call("run", "c1", isolation="none")

@@ -965,3 +965,15 @@ wait
 """
     done = as_user(home, script, XDG_RUNTIME_DIR=str(home / "run"))
     assert done.stdout == '{"op": "exec_command"\n', done.stderr
+
+
+def test_the_launcher_leaves_options_of_the_sentry_to_the_process_image() -> None:
+    """A container with them starts as fast as others: by the program that continues from an image, here ``echo``."""
+    client = Path(__file__).parents[2] / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
+    options = ["--isolation", "sentry", "--platform=kvm", "--network", "none", "--strace"]
+    for command in ("create", "run"):
+        words = ["--root", "/nowhere", *options, command, "c1"]
+        done = subprocess.run(
+            [client, "/bin/echo", "/bin/false", "script", "--", *words], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.split()) == (0, ["/bin/false", "script", *words])

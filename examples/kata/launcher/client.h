@@ -27,7 +27,6 @@ struct options {
 	int signal;
 	bool makes; /* a `create`, a `run` or a `restore`, even if the rest is not recognized */
 	bool keep, debug, has_console;
-	bool whole; /* an option that only the whole program can follow */
 	/* For the monitor: the options that describe the program, `--`, and the command. Ends with NULL. */
 	const char **arguments;
 };

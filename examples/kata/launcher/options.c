@@ -15,7 +15,6 @@ enum use {
 	PASSED, /* forwarded to the monitor */
 	TAKEN,  /* used by this program */
 	IGNORED,
-	WHOLE, /* only the whole program can follow it */
 };
 
 struct option {
@@ -29,8 +28,8 @@ static const struct option global_options[] = {
 	{ "root", NULL, true, TAKEN },		{ "log", NULL, true, IGNORED },	    { "log-format", NULL, true, IGNORED },
 	{ "rootless", NULL, true, IGNORED },	{ "criu", NULL, true, IGNORED },    { "config", NULL, true, IGNORED },
 	{ "systemd-cgroup", NULL, false, IGNORED }, { "debug", NULL, false, TAKEN },
-	{ "isolation", NULL, true, WHOLE },	{ "platform", NULL, true, WHOLE },  { "network", NULL, true, WHOLE },
-	{ "strace", NULL, false, WHOLE },
+	{ "isolation", NULL, true, IGNORED },	{ "platform", NULL, true, IGNORED }, { "network", NULL, true, IGNORED },
+	{ "strace", NULL, false, IGNORED },
 };
 static const struct option exec_options[] = {
 	{ "process", "p", true, TAKEN },	 { "pid-file", NULL, true, TAKEN },  { "detach", "d", false, TAKEN },
@@ -110,7 +109,6 @@ static char *const *options_take(struct options *options, char *const *argv, con
 			return NULL;
 		if (option->use == TAKEN && !option_take(options, option, value))
 			return NULL;
-		options->whole = options->whole || option->use == WHOLE;
 		while (option->use == PASSED && first < argv)
 			options->arguments[(*passed)++] = *first++;
 	}
@@ -182,7 +180,7 @@ bool options_parse(char *const argv[], struct options *options)
 	if (!argv || !*argv)
 		return false;
 	options->makes = !strcmp(*argv, "create") || !strcmp(*argv, "run") || !strcmp(*argv, "restore");
-	if (!options->root || options->whole)
+	if (!options->root)
 		return false;
 	if (!strcmp(*argv, "exec")) {
 		options->command = COMMAND_EXEC;

@@ -6,12 +6,14 @@ out.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata.protocol import protobuf
 from pyvmm_kata.protocol.protobuf.wire import MAP, MESSAGE, REPEATED
 
 if TYPE_CHECKING:
+    from pyvmm_kata.protocol.protobuf.messages import Field
     from pyvmm_kata.state import Json
 
 
@@ -30,9 +32,14 @@ def resources_message(resources: Json) -> Any:
     return _message("grpc.LinuxResources", resources)
 
 
+@functools.cache
+def _fields(name: str) -> dict[str, Field]:
+    """Those of a message, by their names in lower case."""
+    return {field.name.lower(): field for field in protobuf.message(name).DESCRIPTOR.fields}
+
+
 def _message(name: str, value: Json) -> Any:
-    kind = protobuf.message(name)
-    by_name = {field.name.lower(): field for field in kind.DESCRIPTOR.fields}
+    kind, by_name = protobuf.message(name), _fields(name)
     found = {}
     for key, entry in value.items():
         field = by_name.get(key.lower())

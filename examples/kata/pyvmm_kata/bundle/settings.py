@@ -7,7 +7,8 @@ The file is TOML: ``/etc/pyvmm/kata.toml``, or what ``PYVMM_KATA_CONFIG`` or ``p
     memory = "512M"             # of a pod without a memory limit
     vcpus = 1                   # of a pod without a CPU limit
     kernel_params = ""          # appended to the guest kernel's command line
-    template = "off"            # "auto", which a pool implies: machines are clones of one that has booted
+    template = "off"            # "auto", which a pool implies: machines are clones of one that has booted.  A Sentry
+                                # boots in any case, which takes a few milliseconds; its machines have one size then
     guest = "linux"             # "sentry": containers run on this project's own kernel, without Linux
     isolation = "process"       # machines have a jailed one of their own; "thread": they are in the monitor
     policy = ""                 # a file with the requests that the guest's agent serves; empty: all
@@ -123,7 +124,8 @@ class Settings(NamedTuple):
         usual_memory, usual_vcpus = needed({}, self.memory, self.vcpus)
         # Only the agent can bring CPUs online, and a policy may not let it
         most = usual_vcpus if self.policy is not None else most_cpus(usual_vcpus, self.more_cpus)
-        fits = memory <= usual_memory + self.more_memory and vcpus <= most
+        more = self.more_memory if self.guest == "linux" else 0
+        fits = memory <= usual_memory + more and vcpus <= most
         return (usual_memory, usual_vcpus) if fits else (memory, vcpus)
 
 

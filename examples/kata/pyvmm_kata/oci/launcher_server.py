@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle import guest_spec
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.oci.shared_machine import Machine
     from pyvmm_kata.state import Json
 
-REQUEST_S = 10.0
+REQUEST_S, REST_S = 10.0, 0.2
 MAX_WORDS, MAX_REHEARSED = 4 << 20, 1 << 15
 SPACES = ("mnt", "pid", "user", "cgroup", "net")
 _OWN = ("/proc/self", "/proc/thread-self", "/dev/fd", "/dev/std")
@@ -163,6 +164,8 @@ class Front:
         except OSError:
             if folder:  # nothing else refers to it
                 delete(folder, force=True)
+        self._channel.close()
+        time.sleep(REST_S)  # the end of a process takes CPU time, which the container needs first
         return 0
 
     def be_shim(self) -> int:

@@ -27,6 +27,7 @@ from pyvmm_kata.oci.context import default_root
 from pyvmm_kata.oci.options import FLAG, VALUE, parse
 from pyvmm_kata.oci.shared_machine import group_of, sweep
 from pyvmm_kata.pod import pool_client, templates
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.state import is_of_a_user
 
 if TYPE_CHECKING:
@@ -495,6 +496,21 @@ def _status(root: str) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
+def _prepare(chosen: settings.Settings) -> None:
+    """Find what the guests boot from.
+
+    :raises ConfigError: their machines cannot be made before a container is known
+    """
+    guest = kind_named(chosen.guest)
+    if not guest.has_machine(chosen.kernel_params):
+        raise ConfigError(
+            "a pool keeps machines, and a Sentry has none where KVM cannot be used",
+            code="pool",
+            hint="pyvmm doctor reports why",
+        )
+    guest.prepare(chosen.kernel_params)
+
+
 def _run(root: str, config: str, number: str, *, pods: bool) -> None:
     chosen = settings.load(config)
     if number:
@@ -512,6 +528,7 @@ def _run(root: str, config: str, number: str, *, pods: bool) -> None:
     if is_of_a_user():
         raise ConfigError("a pool is root's: containers of ordinary users have machines of their own", code="pool")
     load({*MONITOR, *(SHIM if pods else ())})  # once for all spares
+    _prepare(chosen)
     Pool(root, chosen, chosen.pool, pods=pods).run()
 
 

@@ -71,7 +71,7 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = F
         templates.become_nice()
         spare = Spare(root, chosen, pods=pods)
         spare.make()
-        _rehearse(spare.folder)
+        _rehearse(spare.folder, chosen.guest)
         gc.freeze()
         pool.send(json.dumps({"ready": True, "booted": spare.booted}).encode())
     except Exception as error:
@@ -90,14 +90,15 @@ def be_spare(pool: socket.socket, root: str, chosen: Settings, *, pods: bool = F
     return spare.serve(control.Channel(client, "create"))
 
 
-def _rehearse(folder: str) -> None:
+def _rehearse(folder: str, guest: str) -> None:
     """Run the computations for a container once: memory that they write, which is shared with the pool, is then copied
     before anybody waits."""
-    from pyvmm_kata.bundle import guest_config, guest_share, guest_spec
+    from pyvmm_kata.bundle import guest_share, guest_spec
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.default_spec import default_spec
     from pyvmm_kata.bundle.mount_plan import Placed
     from pyvmm_kata.host.mounts import SharedDirectory
+    from pyvmm_kata.pod.guest_kinds import kind_named
     from pyvmm_kata.protocol import protobuf
 
     name = "rehearsal"
@@ -106,7 +107,7 @@ def _rehearse(folder: str) -> None:
     made = Placed(guest_spec.place(bundle, name, recorder, members=()), (), (), (), ())
     placed = Placed.from_json(json.loads(json.dumps(made.to_json())), ())
     guest_spec.shown(placed.spec, SharedDirectory(folder))
-    config = guest_config.guest_config(placed.spec, name)
+    config = kind_named(guest).describe(placed.spec, name, shared_pids=False)
     protobuf.message("grpc.CreateContainerRequest")(
         container_id=name, exec_id=name, OCI=config.message, config=config.text, mark=config.mark
     ).SerializeToString()
@@ -140,9 +141,11 @@ class Spare:
         from pyvmm_kata.host import mounts
         from pyvmm_kata.host.cgroups import Cgroup
         from pyvmm_kata.pod import network
+        from pyvmm_kata.pod.guest_kinds import kind_named
         from pyvmm_kata.pod.sandbox import Sandbox
         from pyvmm_kata.pod.sandbox_config import SandboxConfig
 
+        guest = kind_named(self._settings.guest)
         memory, vcpus = self._settings.size({})
         os.mkdir(self.folder, 0o700)
         group = Cgroup(self._group)
@@ -161,12 +164,13 @@ class Spare:
                 self._settings.image,
                 memory,
                 vcpus,
-                cmdline=self._settings.kernel_params,
+                cmdline=f"{self._settings.kernel_params} {guest.spare}".strip(),
                 network=network.take_over(f"/proc/{os.getpid()}/ns/net", NETS),
-                loopback=True,
+                loopback=guest.can.forwarding,
                 seal=lambda wanted: privileges.seal(programs=self._pods),
                 template=True,
                 isolation=self._settings.isolation,
+                guest=self._settings.guest,
                 policy=self._settings.policy,
                 more_memory=self._settings.more_memory,
                 more_cpus=self._settings.more_cpus,

@@ -19,6 +19,7 @@ from pyvmm_kata.host import mounts
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, parse
 from pyvmm_kata.pod import machine_source, network, templates, virtual_machine
 from pyvmm_kata.pod.agent_client import AgentClient
+from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
@@ -80,6 +81,12 @@ def _build(context: Context, arguments: Sequence[str]) -> int:
 def _kind(context: Context, options: dict[str, Any]) -> templates.Kind:
     """The settings of a container without limits, except for the options."""
     chosen = settings.load(context.config)
+    if not kind_named(chosen.guest).can.templates:
+        raise ConfigError(
+            f"template build: there are no templates of guests of the kind {chosen.guest}",
+            code="guest-kind",
+            hint="they boot as fast as a clone starts",
+        )
     if options["memory"]:
         chosen = chosen._replace(memory=parse_size(options["memory"], "template build: --memory", "oci-usage"))
     if options["vcpus"]:

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from _blake2 import blake2b
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vmm
@@ -205,10 +205,11 @@ def _made_of(spec: Json) -> Json:
 @contextmanager
 def place_for(place: str) -> Iterator[str]:
     """The name of a new machine in the folder *place*, which is created. The folder is locked until the end, when
-    everything that the record does not name is removed.
+    everything that the record does not name is removed. After an error, a folder that is empty is removed, too.
 
     :raises VmmError: it cannot be created, or another process makes a checkpoint there
     """
+    was_there = os.path.isdir(place)
     try:
         os.makedirs(place, mode=0o700, exist_ok=True)
         lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -223,6 +224,9 @@ def place_for(place: str) -> Iterator[str]:
             yield f"{MACHINE}{os.urandom(8).hex()}"
         finally:
             sweep(place)
+            if not was_there:
+                with suppress(OSError):  # it has a checkpoint
+                    os.rmdir(place)
     finally:
         os.close(lock)
 

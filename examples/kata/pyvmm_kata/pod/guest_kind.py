@@ -70,16 +70,24 @@ class GuestKind(Protocol):
 
     :ivar name: by which :class:`~pyvmm_kata.pod.sandbox_config.SandboxConfig` names it
     :ivar can: what its machines can do
+    :ivar spare: words for the command line of the kernel of a machine that waits for its container
     """
 
     name: str
     can: Capabilities
+    spare: str
 
     def prepare(self, cmdline: str) -> None:
         """Load what a process needs that makes a machine: those that are forked later have it.
 
         :param cmdline: the settings' part of the kernel's command line
         :raises VmmError: something is missing, which :meth:`check` reports
+        """
+
+    def has_machine(self, cmdline: str) -> bool:
+        """Whether such a guest gets a machine on this host, and no process takes its place (:meth:`start_process`).
+
+        :param cmdline: the settings' part of the kernel's command line
         """
 
     def check(self, config: SandboxConfig) -> None:
@@ -113,8 +121,8 @@ class GuestKind(Protocol):
         """
 
     def template(self, config: SandboxConfig, nets: int) -> Kind:
-        """What a template for such a machine is made of: two configurations that a clone of one template can serve
-        have the same.
+        """What a template for such a machine is made of, and a spare of a pool: two configurations that one template
+        or one spare can serve have the same.
 
         :param nets: how many network devices it has
         """

@@ -50,7 +50,7 @@ SPARE = "agent.spare="
 class LinuxGuest:
     """See :class:`pyvmm_kata.pod.guest_kind.GuestKind`."""
 
-    name = "linux"
+    name, spare = "linux", ""
     can = Capabilities(
         memory=True, cpus=True, disks=True, templates=True, checkpoints=True, network=True, forwarding=True, policy=True
     )
@@ -58,6 +58,10 @@ class LinuxGuest:
     def prepare(self, cmdline: str) -> None:
         """See :class:`GuestKind`."""
         load(MACHINE)
+
+    def has_machine(self, cmdline: str) -> bool:
+        """See :class:`GuestKind`."""
+        return True
 
     def check(self, config: SandboxConfig) -> None:
         """

@@ -167,7 +167,7 @@ def isolation_of(config: SandboxConfig) -> str:
 
 
 def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks: bool = False) -> templates.Kind:
-    """The template of machines that are made as the settings say, with so many network devices, all spare ones."""
+    """The kind of machines that are made as the settings say, with so many network devices, all spare ones."""
     config = SandboxConfig(
         "template",
         "",
@@ -179,6 +179,7 @@ def kind_by(chosen: Settings, memory: int, vcpus: int, nets: int, *, more_disks:
         more_memory=chosen.more_memory,
         more_cpus=chosen.more_cpus,
         more_disks=more_disks,
+        guest=chosen.guest,
     )
     return kind_named(config.guest).template(config, nets)
 

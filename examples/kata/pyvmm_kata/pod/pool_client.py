@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 PODS = "/run/pyvmm/pods"
 """The folder of machines that are ready for pods of containerd's; one for ``pyvmm-oci`` has its states beside them."""
-LINUX = "linux"
-"""The kind of guest that the machines of a pool have."""
 NETS = 1
 """Network devices of a spare."""
 TAKE_S = 1.0
@@ -41,7 +39,7 @@ def address(root: str) -> tuple[str, str]:
 
 
 def kind_of(chosen: Settings, memory: int, vcpus: int) -> Kind:
-    """The template of a spare."""
+    """What a spare's machine is: of Linux, a clone of a template like this."""
     from pyvmm_kata.pod import machine_source
 
     return machine_source.kind_by(chosen, memory, vcpus, NETS)
@@ -62,12 +60,11 @@ def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
     """Whether a sandbox with this first container can use a machine that was made before it, if a pool has such.
 
     A disk or a user namespace needs other devices, and so does a network other than a namespace's. A limit for the root
-    needs mounts before others. The guests are Linux."""
+    needs mounts before others."""
     spec = bundle.spec
     return (
         chosen.pool > 0
         and chosen.template == "auto"
-        and chosen.guest == LINUX
         and bundle.disk is None
         and not bundle.layer
         and not bundle.volumes

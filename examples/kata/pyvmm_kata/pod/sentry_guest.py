@@ -13,8 +13,8 @@ from pyvmm_kata import timeline
 from pyvmm_kata.bundle.guest_config import GuestConfig
 from pyvmm_kata.bundle.guest_devices import ALL_DEVICES
 from pyvmm_kata.bundle.guest_message import process_message, resources_message, spec_message
-from pyvmm_kata.entry import load
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.entry import MACHINE, load
+from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host.mounts import TAG
 from pyvmm_kata.pod import sentry_checks
 from pyvmm_kata.pod.guest_kind import Capabilities
@@ -27,23 +27,25 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.vm import Vm
     from pyvmm_kata.state import Json
 
-CMDLINE = "quiet sentry.control"
+CMDLINE = "quiet sentry.control sentry.zeroed"
+"""The RAM of a machine is zeroed at each start."""
+KERNEL = "sentry.elf"
 
 
 _MODULES = (
-    "pyvmm_kata.pod.virtual_machine",
     "pyvmm_sentry.controlled",
     "vmm.board.device_server",
     "vmm.virtio.fs.process",
     "vmm.virtio.vsock.client",
     "vmm.virtio.vsock.device",
 )
+"""What a Sentry without a machine needs."""
 
 
 class SentryGuest:
     """See :class:`pyvmm_kata.pod.guest_kind.GuestKind`."""
 
-    name = "sentry"
+    name, spare = "sentry", "sentry.touched"
     can = Capabilities(
         memory=False,
         cpus=False,
@@ -57,10 +59,13 @@ class SentryGuest:
 
     def prepare(self, cmdline: str) -> None:
         """See :class:`GuestKind`."""
-        load(_MODULES)
-        if not self._takes_machine(cmdline):
+        if self.has_machine(cmdline):
+            load(MACHINE)
+            _kernel()
+        else:
             from pyvmm_kata.pod.sentry_process import program_for
 
+            load(_MODULES)
             program_for(sentry_checks.platform_of(cmdline))
 
     def check(self, config: SandboxConfig) -> None:
@@ -79,12 +84,12 @@ class SentryGuest:
             raise ConfigError(
                 f"a Sentry has no {' and no '.join(missing)}", code="guest-kind", hint="use --isolation vm"
             )
-        _builder()
+        _package()
 
     def machine(self, config: SandboxConfig, wiring: Wiring) -> MachineConfig:
         """See :class:`GuestKind`."""
         return MachineConfig(
-            boot=BootConfig(str(_builder().kernel()), None, f"{CMDLINE} {config.cmdline}".rstrip()),
+            boot=BootConfig(_kernel(), None, f"{CMDLINE} {config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
             shares=(_share(wiring.share),),
             nets=tuple(wiring.nets),
@@ -96,7 +101,7 @@ class SentryGuest:
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
         """See :class:`GuestKind`: where KVM cannot be used."""
-        if self._takes_machine(config.cmdline):
+        if self.has_machine(config.cmdline):
             timeline.note("the Sentry runs on kvm, in a machine")
             return None
         if config.continues:
@@ -110,8 +115,8 @@ class SentryGuest:
 
         return SentryProcess(config, folder, _share(shared), sentry_checks.platform_of(config.cmdline))
 
-    @staticmethod
-    def _takes_machine(cmdline: str) -> bool:
+    def has_machine(self, cmdline: str) -> bool:
+        """See :class:`GuestKind`."""
         return sentry_checks.platform_of(cmdline) in ("auto", "kvm") and _is_kvm_usable()
 
     def describe(self, spec: Json, hostname: str, *, shared_pids: bool) -> GuestConfig:
@@ -136,14 +141,19 @@ class SentryGuest:
         return resources_message(sentry_checks.with_unified(resources)), ""
 
     def template(self, config: SandboxConfig, nets: int) -> templates.Kind:
+        """See :class:`GuestKind`: spares of a pool have the same, and boot."""
+        from pyvmm_kata.pod.templates import Kind
+
+        kernel = _kernel()
+        return Kind(
+            kernel, kernel, f"{CMDLINE} {config.cmdline}".rstrip(), config.memory, 1, "mmio", nets, guest=self.name
+        )
+
+    def template_machine(self, kind: templates.Kind, wiring: Wiring) -> MachineConfig:
         """See :class:`GuestKind`.
 
         :raises ConfigError: there are none
         """
-        raise ConfigError("there are no templates of a Sentry", code="guest-kind")
-
-    def template_machine(self, kind: templates.Kind, wiring: Wiring) -> MachineConfig:
-        """See :meth:`template`."""
         raise ConfigError("there are no templates of a Sentry", code="guest-kind")
 
 
@@ -156,18 +166,38 @@ def _is_kvm_usable() -> bool:
     return kvm_verdict(remembered=True).usable
 
 
-def _builder() -> Any:
-    """The module that builds the Sentry's programs.
+def _package() -> Any:
+    """The module that finds installed programs of the Sentry.
 
     :raises ConfigError: its package is not installed
     """
     try:
-        from pyvmm_sentry import program
+        from pyvmm_sentry import installed
     except ImportError as error:
         hint = "pip install ./examples/sentry, in a checkout"
         raise ConfigError("the Sentry is not installed", code="guest-kind", hint=hint) from error
-    return program
+    return installed
+
+
+@functools.cache
+def _kernel() -> str:
+    """The path of the Sentry's kernel, found once. Only a checkout imports what builds it.
+
+    :raises ConfigError: its package is not installed
+    :raises HostError: it cannot be built
+    """
+    found: str = _package().program(KERNEL)
+    if found:
+        return found
+    from pyvmm_sentry import program
+
+    try:
+        return str(program.kernel())
+    except program.BuildError as error:
+        raise HostError(f"the Sentry's kernel cannot be built: {error}", hint=error.hint) from error
 
 
 def _share(path: str) -> ShareConfig:
-    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", queues=1)
+    # Only the guest changes the root of a container.  Without that word, a start waits up to a second, since the host
+    # has just made mount points in the share, which the guest has cached.
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", queues=1, sole="rootfs")

@@ -1,0 +1,128 @@
+"""Debian's containerd with our shim, whose guests are the Sentry in a machine: tests of Linux guests that hold there.
+
+docs/reference/sentry-containers.md has those that do not, with reasons.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest import test_kata_containerd as linux
+from tests.kata import containerd_checks as checks
+from tests.kata import cri
+from tests.kata.containerd import IMAGE, Containerd, need
+
+HANDLER, ANNOTATION = "pyvmm-sentry", "io.pyvmm.isolation"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """On tmpfs, with a short name."""
+    need("containerd", "ctr")
+    with tempfile.TemporaryDirectory(prefix="ctd") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Iterator[Path]:
+    """The shim's, by default with the Sentry."""
+    path = folder / "kata.toml"
+    path.write_text('guest = "sentry"\nmemory = "192M"\nannotations = ["isolation"]\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYVMM_KATA_CONFIG", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def daemon(folder: Path, settings: Path) -> Iterator[Containerd]:
+    made = Containerd(folder, linux.RUNTIME, linux.BIN)
+    try:
+        made.start()
+        made.import_image()
+        yield made
+    finally:
+        made.stop()
+
+
+test_run = linux.test_run
+test_stdin = linux.test_stdin
+test_detached = linux.test_detached
+test_the_processes_of_a_pid = linux.test_the_processes_of_a_pid
+
+
+def test_what_it_cannot_do_is_refused(daemon: Containerd) -> None:
+    run = ["run", "--rm", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--runtime", linux.RUNTIME]
+    done = daemon.ctr(*run, IMAGE, "u1", "true", check=False)
+    assert done.returncode != 0
+    assert "a Sentry has no user namespace" in done.stderr
+    daemon.wait_until_clean([daemon.place("u1")])
+
+
+def test_pod_of_the_container_runtime_interface(folder: Path, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a runtime handler whose pods may choose, and this one chooses the Sentry by its annotation: the settings name
+    no kernel of Linux."""
+    need("ip", "nsenter")
+    work = folder / "cri"
+    work.mkdir()
+    own = work / "kata.toml"
+    own.write_text(settings.read_text().replace('guest = "sentry"\n', ""))
+    monkeypatch.setenv("PYVMM_KATA_CONFIG", str(own))
+    section = cri.section(work, HANDLER, linux.RUNTIME, "io.pyvmm.*")
+    daemon = Containerd(work, linux.RUNTIME, linux.BIN, section, own_network=True)
+    try:
+        daemon.start()
+        daemon.import_image("k8s.io")
+        client = cri.Cri(daemon.address, work)
+        pod = cri.CriPod(client, HANDLER, "p1", work, **{ANNOTATION: "sentry"})
+        (work / "site").mkdir()
+        (work / "site" / "index.html").write_text("from a volume")
+        site: dict[str, object] = {"container_path": "/srv", "host_path": str(work / "site"), "readonly": True}
+        pod.run("web", "httpd", "-f", "-p", "8080", "-h", "/srv", mounts=(site,))
+        pod.run("app", "sh", "-c", "cat /etc/resolv.conf /etc/hosts; hostname; exec sleep 100000")
+        assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "one shim serves the pod"
+        check_network(daemon, pod)
+        check_namespaces(pod)
+        first = (work / "app.log").read_text()
+        assert "nameserver 192.0.2.53" in first and "127.0.0.1" in first and "p1" in first
+        linux.check_what_a_kubelet_mounts_and_rotates(daemon, pod, work)
+        pod.update("app", cpu_quota=50_000, cpu_period=100_000, memory_limit_in_bytes=100 << 20)
+        limits = pod.exec("app", "cat", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/memory.max")
+        assert limits == (f"50000 100000\n{100 << 20}\n", 0)
+        pod.stop_container("app")
+        assert pod.status("app").exit_code == 137
+        assert pod.status("web").state == 1, "the other goes on"
+        pod.remove()
+        daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
+        pod = cri.CriPod(client, HANDLER, "p2", work, **{ANNOTATION: "sentry"})
+        checks.check_death_of_a_pod(daemon, pod, work)
+        client.close()
+    finally:
+        daemon.stop()
+
+
+def check_network(daemon: Containerd, pod: cri.CriPod) -> None:
+    """One for both containers, and the host reaches it."""
+    fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
+    daemon.until(lambda: pod.exec("app", *fetch) == ("from a volume", 0), lambda: pod.exec("app", *fetch))
+    url = f"http://{pod.address}:8080/"
+    command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
+
+
+def check_namespaces(pod: cri.CriPod) -> None:
+    """Each container has processes of its own, unless it is to see those of the pod; names and memory are shared."""
+    assert "httpd" not in pod.exec("app", "ps")[0]
+    pod.run("first", "sleep", "100001", pid=cri.POD)
+    pod.run("second", "sleep", "100002", pid=cri.POD)
+    assert "sleep 100001" in pod.exec("second", "ps", "ax")[0]
+    assert "httpd" not in pod.exec("second", "ps", "ax")[0]
+    same = ("sh", "-c", "readlink /proc/self/ns/ipc /proc/self/ns/uts")
+    assert pod.exec("app", *same) == pod.exec("web", *same)
+    assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
+    assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
+    assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
