@@ -56,6 +56,7 @@ LAB_PARTS = {
         "snapshots",
         "kata",
         "kata-pool",
+        "sentry-machines",
         "fio-filters",
         "net-filters",
         "vsock-filters",
@@ -104,7 +105,7 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
 }
 """What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
-ON_REQUEST = ("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-programs")
+ON_REQUEST = ("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-machines", "sentry-programs")
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 
 

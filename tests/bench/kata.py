@@ -175,9 +175,9 @@ def measure_sleepers(pyvmm: str, bundles: dict[str, str], disk: str) -> dict[str
     return {"idle": idle, "tenth": tenth, "available": each}
 
 
-def measure_pool(pyvmm: str, bundle: str, turns: int, name: str = "pool") -> list[int]:
+def measure_pool(pyvmm: str, bundle: str, turns: int, name: str = "pool", config: Path = POOL) -> list[int]:
     """Nanoseconds of `run`, for each turn, with a machine of a pool that has READY of them before."""
-    options = ["--config", str(POOL), "--root", str(HERE / name)]
+    options = ["--config", str(config), "--root", str(HERE / name)]
     command = [pyvmm, *options]
     pool = [str(Path(pyvmm).with_name("python3")), "-m", "pyvmm_kata.oci.pool", *options]
     serving = subprocess.Popen(pool, stdin=-3, env=ENVIRONMENT)

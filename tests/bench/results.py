@@ -27,6 +27,7 @@ from tests.bench import (
     sentry_containers,
     sentry_host,
     sentry_lab,
+    sentry_machines,
     sentry_programs,
     server,
     snapshots,
@@ -71,6 +72,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "clones": snapshots.clone_rows,
         "kata": kata.rows,
         "kata-pool": kata.pool_rows,
+        "sentry-machines": sentry_machines.rows,
         "budget": budget.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]

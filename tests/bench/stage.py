@@ -146,6 +146,7 @@ def install(prefix: Path) -> Path:
     shutil.copytree(ROOT / "examples/kata/pyvmm_kata", target / "pyvmm_kata", ignore=junk)
     for metadata in source.glob("pyvmm_kata-*.dist-info"):  # names the command `pyvmm run`
         shutil.copytree(metadata, target / metadata.name)
+    _add_sentry(target)
     kata = "examples/kata/bin"
     for program in ("bin/pyvmm", f"{kata}/pyvmm-oci", f"{kata}/containerd-shim-pyvmm-v2"):
         shutil.copy2(ROOT / program, prefix / "bin")
@@ -153,3 +154,13 @@ def install(prefix: Path) -> Path:
     if done.returncode:
         raise InstallError(f"{target}: some module does not compile")
     return prefix / "bin/pyvmm"
+
+
+def _add_sentry(site: Path) -> None:
+    """Add the Sentry's package with its kernel, as an installation has them."""
+    from pyvmm_sentry import program
+
+    folder = site / "pyvmm_sentry"
+    shutil.copytree(ROOT / "examples/sentry/pyvmm_sentry", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "built").mkdir()
+    subprocess.run(["strip", "-o", folder / "built/sentry.elf", program.kernel()], check=True)
