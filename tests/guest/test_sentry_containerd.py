@@ -78,7 +78,7 @@ def test_pod_of_the_container_runtime_interface(folder: Path, settings: Path, mo
         daemon.start()
         daemon.import_image("k8s.io")
         client = cri.Cri(daemon.address, work)
-        pod = cri.CriPod(client, HANDLER, "p1", work, **{ANNOTATION: "sentry"})
+        pod = cri.CriPod(client, HANDLER, "p1", work, privileged=False, **{ANNOTATION: "sentry"})
         (work / "site").mkdir()
         (work / "site" / "index.html").write_text("from a volume")
         site: dict[str, object] = {"container_path": "/srv", "host_path": str(work / "site"), "readonly": True}
@@ -98,7 +98,7 @@ def test_pod_of_the_container_runtime_interface(folder: Path, settings: Path, mo
         assert pod.status("web").state == 1, "the other goes on"
         pod.remove()
         daemon.wait_until_clean([daemon.place_of_pod(pod.id)])
-        pod = cri.CriPod(client, HANDLER, "p2", work, **{ANNOTATION: "sentry"})
+        pod = cri.CriPod(client, HANDLER, "p2", work, privileged=False, **{ANNOTATION: "sentry"})
         checks.check_death_of_a_pod(daemon, pod, work)
         client.close()
     finally:

@@ -179,8 +179,9 @@ def test_a_checkpoint_is_refused_before_anything_is_made(bundle: Bundle, tmp_pat
     assert bundle.call("create", "c1", stdout=None, stderr=None).returncode == 0
     assert bundle.call("start", "c1").returncode == 0
     before = sorted(tmp_path.iterdir())
-    for words in (("checkpoint", "--image-path", str(tmp_path / "image")), ("fork", "--bundles", str(tmp_path))):
-        done = bundle.call(*words, "c1", *(["f1"] if words[0] == "fork" else []))
+    image = str(tmp_path / "image")
+    for words in (["checkpoint", "--image-path", image, "c1"], ["fork", "--bundles", str(tmp_path), "c1", "f1"]):
+        done = bundle.call(*words)
         assert (done.returncode, done.stdout) == (1, "")
         assert "a Sentry without a virtual machine cannot be saved (checkpoints and copies need KVM" in done.stderr
         assert sorted(tmp_path.iterdir()) == before

@@ -293,7 +293,7 @@ def test_descendants_end_with_the_first_process_and_a_name_is_used_again(sandbox
 
 def test_a_signal_to_all_processes(sandbox: Sandbox) -> None:
     sandbox.root("c1")
-    sandbox.create("c1", "sh", "-c", "trap 'echo got it; exit 4' TERM; echo up; read line")
+    sandbox.create("c1", "sh", "-c", "trap 'echo got it; exit 4' TERM; sleep 1000 & echo up; wait")
     sandbox.agent.start_container("c1")
     assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
     sandbox.agent.signal_process("c1", "", 15)
