@@ -40,7 +40,7 @@ from pyvmm_kata.oci.create import create
 from pyvmm_kata.oci.delete import delete
 from pyvmm_kata.oci.exec_process import OPTIONS as PROCESS_OPTIONS
 from pyvmm_kata.oci.exec_process import process_from
-from pyvmm_kata.pod import checkpoint_folder
+from pyvmm_kata.pod import checkpoint_folder, working_set
 from pyvmm_kata.pod.stdio import PIECE
 from pyvmm_kata.protocol import control
 from pyvmm_kata.run_spec import Options, make_spec
@@ -213,7 +213,7 @@ class Container:
         container_id = check_id(name or f"run-{secrets.token_hex(6)}")
         kept = checkpoint_folder.read(os.path.abspath(checkpoint))
         made = cls._create(_context(root, config), container_id, bundle, (stdin, stdout, stderr), kept=kept)
-        if not checkpoint_folder.has_working_set(kept.machine):
+        if not working_set.is_known(kept.machine):
             made._unrecorded = kept.machine
         return made
 
@@ -415,7 +415,7 @@ class Container:
         machine, self._unrecorded = self._unrecorded, ""
         if not machine:
             return
-        with checkpoint_folder.new_working_set(machine) as file:
+        with working_set.new(machine) as file:
             channel = control.connect(self.folder)
             try:
                 channel.request({"op": "touched"}, [file])

@@ -21,7 +21,7 @@ from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.errors import ConfigError, HostError, bad
 from pyvmm_kata.pod.guest_kinds import KINDS
 from pyvmm_kata.pod.network import KeptNet
-from pyvmm_kata.pod.templates import WORKING_SET, identity
+from pyvmm_kata.pod.templates import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -303,33 +303,6 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", code="checkpoint-place", errno=error.errno or 0) from error
-
-
-def has_working_set(machine: str) -> bool:
-    """Whether it is known which memory copies of the machine in that folder touch first."""
-    return os.path.exists(os.path.join(machine, WORKING_SET))
-
-
-@contextmanager
-def new_working_set(machine: str) -> Iterator[int]:
-    """A file to fill: at the end it is the working set of the machine in that folder, in one step.
-
-    :raises HostError: it cannot be written
-    """
-    path = os.path.join(machine, WORKING_SET)
-    new = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
-    try:
-        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            yield fd
-            os.rename(new, path)
-        except BaseException:
-            os.unlink(new)
-            raise
         finally:
             os.close(fd)
     except OSError as error:

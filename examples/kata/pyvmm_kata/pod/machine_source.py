@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import HostError, VmmError
 from pyvmm_kata.host.mounts import VSOCK
-from pyvmm_kata.pod import checkpoint_folder, templates
+from pyvmm_kata.pod import templates, working_set
 from pyvmm_kata.pod.guest_kind import Wiring
 from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -129,7 +129,7 @@ class MachineSource:
             self._config.checkpoint,
             start=False,
             clock="resume",
-            prefetch=checkpoint_folder.has_working_set(self._config.checkpoint),
+            prefetch=working_set.is_known(self._config.checkpoint),
             memory=own.memory,
             cpus=own.cpus,
             max_cpus=own.max_cpus,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import vmm
 from pyvmm_kata.bundle.settings import cache_folder
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
+from pyvmm_kata.pod.working_set import WORKING_SET
 from pyvmm_kata.state import descendants, remove_tree
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 SEAL = "template.json"
-WORKING_SET = "working-set"
-"""The file of a snapshot with the memory that its clones touch first, as pyvmm names it."""
 FILES = ("manifest.json", "state", "memory", WORKING_SET)
 _LOCK, _NEW, _FAILED = "lock", "new-", ".failed"
 MOST = 8
