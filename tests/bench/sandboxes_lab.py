@@ -35,6 +35,9 @@ MEMORY_MIB = 256
 MEMORY = f"{MEMORY_MIB}M"
 RUNC, PYTHON = "/usr/sbin/runc", "/usr/bin/python3"
 
+PACKAGES = ("/usr/lib/python3", "/usr/local/lib/python{}.{}".format(*sys.version_info))
+"""Where Python looks for packages when it starts."""
+
 Figures = dict[str, list[int]]
 
 
@@ -75,7 +78,8 @@ def put_in_memory(folder: Path) -> None:
     """Copy the peers' programs, with all that they read, to memory, and mount the copies in their places."""
     library, extensions = python_files(PYTHON)
     programs = ["/usr/bin/crun", os.path.realpath(PYTHON)]
-    for number, path in enumerate([*programs, *sorted(libraries([*programs, *extensions])), library]):
+    folders = [each for each in (library, *PACKAGES) if os.path.isdir(each)]
+    for number, path in enumerate([*programs, *sorted(libraries([*programs, *extensions])), *folders]):
         copy = folder / f"{number}-{os.path.basename(path)}"
         if os.path.isdir(path):
             shutil.copytree(path, copy, symlinks=True, ignore=shutil.ignore_patterns("test", "idlelib", "tkinter"))
