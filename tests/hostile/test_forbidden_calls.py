@@ -13,28 +13,33 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.blk_driver import BlkGuest
-from tests.command import of_threads
+from tests.command import links_of, of_threads
 from tests.driver import Guest
 from tests.native.programs import INCLUDES, SRC, VMM, needed_compiler
 from tests.net_driver import NetGuest
 from tests.vsock_driver import VsockGuest
 from vmm.errors import ForbiddenCallError
 from vmm.native import ffi, lib
+from vmm.options.limit import LimitConfig
 from vmm.processes.broker import Broker
 from vmm.virtio.console.device import VirtioConsole
 from vmm.virtio.pmem import PmemConfig
 from vmm.virtio.pmem.device import Pmem
+from vmm.virtio.rng import RngConfig
+from vmm.virtio.rng.device import Rng
 from vmm.virtio.vsock import device as vsock_spec
 
 KVM_CREATE_VM = 0xAE01
+NR_FUTEX = 202
 AT_FDCWD = -100
 CALLS: dict[str, tuple[int, ...]] = {
     "open": (2, 0, 0),
@@ -75,17 +80,24 @@ def inject(library: ctypes.CDLL, worker: Any, call: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def blk(tmp_path: Path) -> Iterator[Guest]:
+def blk(tmp_path: Path, limit: LimitConfig | None = None) -> Iterator[Guest]:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(1 << 20))
-    with BlkGuest(image) as guest:
+    with BlkGuest(image, limit=limit) as guest:
         guest.start()
         yield guest
 
 
 @contextmanager
-def net(tmp_path: Path) -> Iterator[Guest]:
-    with NetGuest() as guest:
+def net(_: Path, limit: LimitConfig | None = None) -> Iterator[Guest]:
+    with NetGuest(limit=limit) as guest:
+        yield guest
+
+
+@contextmanager
+def rng(_: Path, limit: LimitConfig | None = None) -> Iterator[Guest]:
+    with Guest(Rng(RngConfig(limit=limit))) as guest:
+        guest.start()
         yield guest
 
 
@@ -97,7 +109,7 @@ def vsock(tmp_path: Path) -> Iterator[Guest]:
 
 @contextmanager
 def console(tmp_path: Path) -> Iterator[Guest]:
-    with Guest(VirtioConsole(out_fd=os.open("/dev/null", os.O_WRONLY))) as guest:
+    with open(os.devnull, "wb") as out, Guest(VirtioConsole(out_fd=out.fileno())) as guest:
         guest.start()
         yield guest
 
@@ -111,7 +123,14 @@ def pmem(tmp_path: Path) -> Iterator[Guest]:
         yield guest
 
 
-KINDS = {"blk": blk, "net": net, "vsock": vsock, "console": console, "pmem": pmem}
+Make = Callable[[Path], AbstractContextManager[Guest]]
+KINDS: dict[str, Make] = {"blk": blk, "net": net, "rng": rng, "vsock": vsock, "console": console, "pmem": pmem}
+LIMITED: dict[str, Make] = {
+    "blk": partial(blk, limit=LimitConfig(ops=1 << 20)),
+    "net": partial(net, limit=LimitConfig(ops=1 << 20)),
+    "rng": partial(rng, limit=LimitConfig(1 << 20)),
+}
+"""A worker with a limit has a timer, and is put on no thread that was made ahead."""
 
 
 def wait_for_error(guest: Guest, library: ctypes.CDLL) -> ForbiddenCallError:
@@ -131,7 +150,9 @@ def wait_for_error(guest: Guest, library: ctypes.CDLL) -> ForbiddenCallError:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call: tuple[int, ...]) -> None:
-    with KINDS[kind](tmp_path) as guest:
+    """With an error that names the call; the device closes the descriptors of the worker that made it."""
+    before = links_of()
+    with LIMITED.get(kind, KINDS[kind])(tmp_path) as guest:
         device: Any = guest.device
         ((worker, _queues), *_) = device._workers._running
         inject(injector, worker, call)
@@ -140,6 +161,7 @@ def test_the_machine_ends(injector: ctypes.CDLL, tmp_path: Path, kind: str, call
         assert error.code == "forbidden-call"
         assert f"({call[0]})" in str(error) or f" {call[0]}," in str(error)
         assert device._workers._name(0) in str(error)
+    assert links_of() == before
 
 
 def walled(name: str) -> set[int]:
@@ -155,6 +177,13 @@ def wait_for_walled(name: str, number: int) -> set[int]:
     return found
 
 
+def wait_for_futex(thread: int) -> None:
+    """A thread that was made ahead is used once it waits, which is a moment after it has its list."""
+    deadline = time.monotonic() + 60
+    while of_threads("syscall").get(thread, "").split()[:1] != [str(NR_FUTEX)]:
+        assert time.monotonic() < deadline, "it does not wait"
+
+
 @pytest.mark.parametrize("kind", ["net", "vsock", "console"])
 def test_a_worker_on_a_thread_that_was_made_ahead_has_no_more(injector: ctypes.CDLL, tmp_path: Path, kind: str) -> None:
     folders = [tmp_path / name for name in ("before", "after")]
@@ -166,6 +195,7 @@ def test_a_worker_on_a_thread_that_was_made_ahead_has_no_more(injector: ctypes.C
         spares = first.spares()
         assert len(spares) == 1
     there = wait_for_walled(name, 1)
+    wait_for_futex(*there)
     with KINDS[kind](folders[1]) as guest:
         device: Any = guest.device
         ((worker, _queues),) = device._workers._running
