@@ -23,7 +23,7 @@ from pyvmm_kata.pod.stdio import Stdio
 from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.mount_plan import Placed
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.container import Container
     from pyvmm_kata.pod.process import ExitStatus, Process
     from pyvmm_kata.pod.sandbox import Sandbox
+    from pyvmm_kata.pod.vm import Vm
     from pyvmm_kata.state import Json
 
 _PERSIST, _OOM = b"--persist-dir", "oom"
@@ -407,19 +408,13 @@ class ContainerService:
     def _do_checkpoint(self, request: Json, channel: control.Channel) -> None:
         """Save the machine, and answer with its record. Then wait, with all of the container's processes frozen, until
         the caller has stored that too, and decides whether they ``end``; without an answer they continue."""
-        from pyvmm_kata.pod.checkpoint_folder import describe
-
-        sandbox, made, plan = self._sandbox, self._made, self.plan
-        assert sandbox is not None
-        self._may_save()
+        made, machine = self._made, self._saveable()
         paused = made.state == "paused"
         execs = made.hold()
         end = False
         try:
-            sandbox.saveable().save(str(request["folder"]))
-            status = "paused" if paused else "running"
-            known = describe(sandbox, plan.guest_id, status=status, execs=execs, serial=self._execs)
-            channel.send({"saved": known, "spec": plan.bundle.spec})
+            machine.save(str(request["folder"]))
+            channel.send(self._record(execs, paused=paused))
             answer = channel.receive(None)
             end = answer is not None and bool(answer.get("end"))
         finally:
@@ -432,24 +427,17 @@ class ContainerService:
 
         Without a machine, if a snapshot must serve: the copy of its memory counts as this container's.
         """
-        from pyvmm_kata.pod.checkpoint_folder import describe
-
-        sandbox, made, plan = self._sandbox, self._made, self.plan
-        assert sandbox is not None
-        self._may_save()
-        group = cgroups.Cgroup(plan.cgroup)
-        if not group.has_room(group.shared_memory() + sandbox.saveable().base_size + COPY_ROOM):
+        made, machine, group = self._made, self._saveable(), cgroups.Cgroup(self.plan.cgroup)
+        if not group.has_room(group.shared_memory() + machine.base_size + COPY_ROOM):
             channel.send({"machine": None})
             return
         paused = made.state == "paused"
         execs = made.hold()
         about: Json | None = None
         try:
-            about, fds = sandbox.machine().fork(int(request["count"]))
+            about, fds = machine.fork(int(request["count"]))
             try:
-                status = "paused" if paused else "running"
-                known = describe(sandbox, plan.guest_id, status=status, execs=execs, serial=self._execs)
-                channel.send({"saved": known, "spec": plan.bundle.spec, "machine": about}, fds)
+                channel.send({**self._record(execs, paused=paused), "machine": about}, fds)
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -460,6 +448,28 @@ class ContainerService:
         finally:
             made.release()
         channel.send({} if about is not None else {"machine": None})
+
+    def _saveable(self) -> Vm:
+        """Its machine, to be saved or copied.
+
+        :raises VmmError: it cannot be; nothing was frozen
+        """
+        self._may_save()
+        assert self._sandbox is not None
+        return self._sandbox.saveable()
+
+    def _record(self, execs: Sequence[str], *, paused: bool) -> Json:
+        """What a copy of it needs to go on, while it is held.
+
+        :param execs: see :meth:`pyvmm_kata.pod.container.Container.hold`
+        :param paused: it was before
+        """
+        from pyvmm_kata.pod.checkpoint_folder import describe
+
+        assert self._sandbox is not None
+        status = "paused" if paused else "running"
+        known = describe(self._sandbox, self.plan.guest_id, status=status, execs=execs, serial=self._execs)
+        return {"saved": known, "spec": self.plan.bundle.spec}
 
     def _do_touched(self, _request: Json, channel: control.Channel) -> None:
         """Write into the caller's file what memory the machine has touched since it was restored."""

@@ -258,13 +258,6 @@ class Monitor:
     def _may_save(self) -> None:
         from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks
 
-        chosen = self._plan.settings
-        if not kind_named(chosen.guest).has_machine(chosen.kernel_params):
-            raise ConfigError(
-                "a Sentry without a virtual machine cannot be saved",
-                code="guest-kind",
-                hint="checkpoints and copies need KVM: pyvmm doctor reports whether it works",
-            )
         check_disks(self._plan.bundle, images=True)
         if self._plan.bundle.layer and self._plan.bundle.disk is None:
             raise ConfigError(

@@ -166,9 +166,16 @@ class Sandbox:
 
         :raises VmmError: a guest of this kind cannot be; or it does not run (any more)
         """
+        config = self.config
         if not self._can.checkpoints:
             raise ConfigError(
-                f"a guest of the kind {self.config.guest} cannot be saved", code="guest-kind", hint="use --isolation vm"
+                f"a guest of the kind {config.guest} cannot be saved", code="guest-kind", hint="use --isolation vm"
+            )
+        if not kind_named(config.guest).has_machine(config.cmdline):
+            raise ConfigError(
+                "a Sentry without a virtual machine cannot be saved",
+                code="guest-kind",
+                hint="checkpoints and copies need KVM: pyvmm doctor reports whether it works",
             )
         return self.machine()
 

@@ -103,11 +103,7 @@ class SentryProcess:
 
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
-        raise ConfigError(
-            "a Sentry without a virtual machine cannot be saved",
-            code="guest-kind",
-            hint="checkpoints need KVM: pyvmm doctor reports whether it works",
-        )
+        raise _cannot("be saved without a virtual machine")
 
     @property
     def base_size(self) -> int:

@@ -315,12 +315,13 @@ class Pod:
             if sandbox is None or not task.init.started:
                 raise ConfigError(f"container {task_id} does not run", code="container-state")
             checkpoint_folder.check_disks(container.bundle)
+            machine = sandbox.saveable()
             with checkpoint_folder.place_for(path) as name:
                 status = container.state
                 execs = container.hold()
                 done = False
                 try:
-                    sandbox.saveable().save(os.path.join(path, name))
+                    machine.save(os.path.join(path, name))
                     told = checkpoint_folder.describe(sandbox, container.id, status=status, execs=execs, serial=0)
                     checkpoint_folder.write(path, name, told, container.bundle.spec)
                     done = True
