@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata import timeline
 from pyvmm_kata.errors import HostError, VmmError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.pod.guest_kind import GuestKind
     from pyvmm_kata.pod.sandbox_config import Forked
-    from vmm import AnyMachine, NetConfig
+    from vmm import AnyMachine, MachineConfig, NetConfig
 
 CID = 3
 CONNECTIONS = 1024
@@ -90,18 +90,12 @@ class MachineSource:
             return self._booted(str(error), kind)
 
     def _clone(self, template: str) -> Made:
-        own = self._guest.machine(self._config, self._wiring)
         machine = restore_machine(
             template,
             start=False,
             clock="resume",  # the agent sets the date, and CLOCK_MONOTONIC does not jump
             prefetch=True,
-            shares=own.shares,
-            vsock=own.vsock,
-            nets=own.nets,
-            pmems=own.pmems,
-            console=own.console,
-            isolation=own.isolation,
+            **_connections(self._guest.machine(self._config, self._wiring)),
         )
         timeline.note(f"clone of {template}")
         return Made(machine, template)
@@ -109,17 +103,7 @@ class MachineSource:
     def _forked(self, forked: Forked) -> AnyMachine:
         """A copy of another monitor's machine, not yet started, with the files and connections of this one."""
         own = self._guest.machine(self._config, self._wiring)
-        return import_fork(
-            forked.about,
-            forked.fds,
-            start=False,
-            shares=own.shares,
-            vsock=own.vsock,
-            nets=own.nets,
-            pmems=own.pmems,
-            console=own.console,
-            isolation=own.isolation,
-        )
+        return import_fork(forked.about, forked.fds, start=False, **_connections(own))
 
     def _restored(self) -> AnyMachine:
         """A machine that continues from a checkpoint, not yet started. All of its configuration is ours: the author of
@@ -135,19 +119,14 @@ class MachineSource:
             max_cpus=own.max_cpus,
             rootfs=None,
             disks=(),
-            shares=own.shares,
-            vsock=own.vsock,
-            nets=own.nets,
-            pmems=own.pmems,
             balloon=own.balloon if self._config.balloon else None,
             more_devices=(),
             rng=RngConfig(),
             cpu="guest",
             transport="mmio",
             virtqueues="split",
-            console=own.console,
-            isolation=own.isolation,
             hotplug_memory=own.hotplug_memory,
+            **_connections(own),
         )
 
     def _booted(self, why: str = "", wanted: templates.Kind | None = None) -> Made:
@@ -159,6 +138,18 @@ class MachineSource:
             timeline.note(f"boots: {why}")
         self._guest.check(self._config)
         return Made(create_machine(self._guest.machine(self._config, self._wiring)), why=why, wanted=wanted)
+
+
+def _connections(own: MachineConfig) -> dict[str, Any]:
+    """The fields in which each copy of a machine differs from the others: what it shares with the host, and how."""
+    return {
+        "shares": own.shares,
+        "vsock": own.vsock,
+        "nets": own.nets,
+        "pmems": own.pmems,
+        "console": own.console,
+        "isolation": own.isolation,
+    }
 
 
 def isolation_of(config: SandboxConfig) -> str:
