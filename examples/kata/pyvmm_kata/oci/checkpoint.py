@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
@@ -30,7 +30,7 @@ from pyvmm_kata.pod.sandbox_config import Forked
 from pyvmm_kata.protocol import control
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.oci.context import Context
     from pyvmm_kata.pod.checkpoint_folder import Kept
@@ -110,7 +110,7 @@ Make running copies of a container, each in a machine of its own, with a copy of
 read-only, and the same volumes.  The container goes on.
 
   --bundles DIR      where folders NEW with their bundles are made (beside the container's bundle)
-  --image-path DIR   with isolation = "thread": where its memory is saved meanwhile ($TMPDIR)
+  --image-path DIR   where its memory is saved meanwhile, if it cannot be copied in memory ($TMPDIR)
 """,
 }
 _SAME = "accepted, since a guest keeps what they are about: {}\n"
@@ -247,9 +247,13 @@ def fork_container(
     made: list[str] = []
     copies: dict[str, int] = {}
     try:
-        with _source(folder, len(names), place) as source:
-            # Its files are copied while its processes are paused
-            found = source(lambda spec: _copy_bundles(known, spec, place_of_bundles, names, made))
+        with ExitStack() as freed:
+
+            def copy(spec: Json) -> None:
+                """Its files, while its processes are frozen."""
+                _copy_bundles(known, spec, place_of_bundles, names, made)
+
+            found = _exported(folder, len(names), copy, freed) or _saved(folder, place, copy, freed)
             for name in names:
                 options = {"bundle": os.path.join(place_of_bundles, name), "preserve-fds": 0}
                 copies[name] = create(context, name, {**options, "console-socket": "", "pid-file": ""}, kept=found)
@@ -262,26 +266,12 @@ def fork_container(
     return copies
 
 
-@contextmanager
-def _source(folder: str, count: int, place: str) -> Iterator[Callable[[Callable[[Json], None]], Kept]]:
-    """A function that returns what copies are made from, which it takes from the container whose state is in *folder*;
-    all of it is freed at the end. Its argument is called with the container's config.json while its processes are
-    frozen.
-
-    :param place: where a snapshot is made, if the machine does not export itself
-    """
-    with ExitStack() as freed:
-
-        def take(meanwhile: Callable[[Json], None]) -> Kept:
-            found = _exported(folder, count, meanwhile, freed)
-            if found is not None:
-                return found
-            saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
-            freed.callback(shutil.rmtree, saved, ignore_errors=True)
-            save(folder, saved, end=False, meanwhile=meanwhile)
-            return checkpoint_folder.read(saved, verified=True)
-
-        yield take
+def _saved(folder: str, place: str, meanwhile: Callable[[Json], None], freed: ExitStack) -> Kept:
+    """The container's machine as a snapshot in a new folder below *place*, which *freed* removes."""
+    saved = tempfile.mkdtemp(prefix="pyvmm-fork-", dir=place or _roomy())
+    freed.callback(shutil.rmtree, saved, ignore_errors=True)
+    save(folder, saved, end=False, meanwhile=meanwhile)
+    return checkpoint_folder.read(saved, verified=True)
 
 
 def _exported(folder: str, count: int, meanwhile: Callable[[Json], None], freed: ExitStack) -> Kept | None:
