@@ -418,12 +418,13 @@ def test_another_process_makes_its_children(tmp_path: Path, isolation: str) -> N
     assert opened() <= before
 
 
-def test_children_of_a_clone_share_what_it_has_not_written(tmp_path: Path) -> None:
-    """Its RAM is filled from the snapshot, since its share has a server; the snapshot is not copied."""
+@pytest.mark.parametrize("shared", [True, False], ids=["filled", "private"])
+def test_children_of_a_clone_share_what_it_has_not_written(tmp_path: Path, shared: bool) -> None:
+    """Its RAM is filled from the snapshot if its share has a server, or lies over it; the snapshot is not copied."""
     consoles = [tiny.Console() for _ in range(4)]
-    kernel, shares = tiny.make(tmp_path, tiny.say(">"), COUNT), {"s": str(tmp_path)}
-    share = ShareConfig(str(tmp_path), "s")
-    with create_machine(config(kernel, consoles[0], shares=(share,))) as source:
+    kernel, shares = tiny.make(tmp_path, tiny.say(">"), COUNT), {"s": str(tmp_path)} if shared else {}
+    own = tuple(ShareConfig(path, tag) for tag, path in shares.items())
+    with create_machine(config(kernel, consoles[0], shares=own)) as source:
         source.start()
         assert consoles[0].read(1) == b">"
         source.snapshot(str(tmp_path / "warm"))
