@@ -57,13 +57,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def daemon(folder: Path) -> Iterator[Containerd]:
-    made = Containerd(folder, RUNTIME, BIN)
-    try:
-        made.start()
-        made.import_image()
+    with Containerd(folder, RUNTIME, BIN).running() as made:
         yield made
-    finally:
-        made.stop()
 
 
 def test_run(daemon: Containerd) -> None:
@@ -287,6 +282,29 @@ def check_that_a_pod_grows(pod: cri.CriPod) -> None:
     pod.update("app", cpu_quota=-1, cpu_period=100_000)
 
 
+def check_network(daemon: Containerd, pod: cri.CriPod) -> None:
+    """One for both containers, and the host reaches it."""
+    fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
+    daemon.until(lambda: pod.exec("app", *fetch) == ("from a volume", 0), lambda: pod.exec("app", *fetch))
+    url = f"http://{pod.address}:8080/"
+    command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
+
+
+def check_namespaces(pod: cri.CriPod) -> None:
+    """Each container has processes of its own, unless it is to see those of the pod; names and memory are shared."""
+    assert "httpd" not in pod.exec("app", "ps")[0]
+    pod.run("first", "sleep", "100001", pid=cri.POD)
+    pod.run("second", "sleep", "100002", pid=cri.POD)
+    assert "sleep 100001" in pod.exec("second", "ps", "ax")[0]
+    assert "httpd" not in pod.exec("second", "ps", "ax")[0]
+    same = ("sh", "-c", "readlink /proc/self/ns/ipc /proc/self/ns/uts")
+    assert pod.exec("app", *same) == pod.exec("web", *same)
+    assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
+    assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
+    assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
+
+
 def test_pod_of_the_container_runtime_interface(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("ip", "nsenter")
     (folder / "cri").mkdir()
@@ -305,31 +323,13 @@ def test_pod_of_the_container_runtime_interface(folder: Path, monkeypatch: pytes
         pod.run("web", "httpd", "-f", "-p", "8080", "-h", "/srv", mounts=(site,))
         pod.run("app", "sh", "-c", "cat /etc/resolv.conf /etc/hosts; hostname; exec sleep 100000")
         assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "one shim serves the pod"
-
-        # One network for both, and the host reaches it.
-        fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
-        daemon.until(lambda: pod.exec("app", *fetch) == ("from a volume", 0), lambda: pod.exec("app", *fetch))
-        url = f"http://{pod.address}:8080/"
-        command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
-        assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
-
-        # Each has processes of its own, unless it is to see those of the pod; names and memory are shared.
-        assert "httpd" not in pod.exec("app", "ps")[0]
-        pod.run("first", "sleep", "100001", pid=cri.POD)
-        pod.run("second", "sleep", "100002", pid=cri.POD)
-        assert "sleep 100001" in pod.exec("second", "ps", "ax")[0]
-        assert "httpd" not in pod.exec("second", "ps", "ax")[0]
-        same = ("sh", "-c", "readlink /proc/self/ns/ipc /proc/self/ns/uts")
-        assert pod.exec("app", *same) == pod.exec("web", *same)
-        assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
-        assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
-
+        check_network(daemon, pod)
+        check_namespaces(pod)
         check_that_a_pod_grows(pod)
 
         # All that is the machine's, and nothing of the host's devices.
         pod.run("root", "sleep", "100003", privileged=True)
         assert pod.exec("root", "sh", "-c", "mount -t tmpfs x /tmp && ls /dev/kmsg && test -w /sys/kernel")[1] == 0
-        assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9
         first = (folder / "app.log").read_text()
         assert "nameserver 192.0.2.53" in first and "127.0.0.1" in first, "its first program sees what is for the pod"
         assert "p1" in first

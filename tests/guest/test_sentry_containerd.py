@@ -5,7 +5,6 @@ docs/reference/sentry-containers.md has those that do not, with reasons.
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,13 +39,8 @@ def settings(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def daemon(folder: Path, settings: Path) -> Iterator[Containerd]:
-    made = Containerd(folder, linux.RUNTIME, linux.BIN)
-    try:
-        made.start()
-        made.import_image()
+    with Containerd(folder, linux.RUNTIME, linux.BIN).running() as made:
         yield made
-    finally:
-        made.stop()
 
 
 test_run = linux.test_run
@@ -85,8 +79,8 @@ def test_pod_of_the_container_runtime_interface(folder: Path, settings: Path, mo
         pod.run("web", "httpd", "-f", "-p", "8080", "-h", "/srv", mounts=(site,))
         pod.run("app", "sh", "-c", "cat /etc/resolv.conf /etc/hosts; hostname; exec sleep 100000")
         assert daemon.shim_pid(daemon.place_of_pod(pod.id)), "one shim serves the pod"
-        check_network(daemon, pod)
-        check_namespaces(pod)
+        linux.check_network(daemon, pod)
+        linux.check_namespaces(pod)
         first = (work / "app.log").read_text()
         assert "nameserver 192.0.2.53" in first and "127.0.0.1" in first and "p1" in first
         linux.check_what_a_kubelet_mounts_and_rotates(daemon, pod, work)
@@ -103,26 +97,3 @@ def test_pod_of_the_container_runtime_interface(folder: Path, settings: Path, mo
         client.close()
     finally:
         daemon.stop()
-
-
-def check_network(daemon: Containerd, pod: cri.CriPod) -> None:
-    """One for both containers, and the host reaches it."""
-    fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
-    daemon.until(lambda: pod.exec("app", *fetch) == ("from a volume", 0), lambda: pod.exec("app", *fetch))
-    url = f"http://{pod.address}:8080/"
-    command = ["nsenter", "-t", str(daemon.pid), "-n", "busybox", "wget", "-q", "-O", "-", url]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=120).stdout == "from a volume"
-
-
-def check_namespaces(pod: cri.CriPod) -> None:
-    """Each container has processes of its own, unless it is to see those of the pod; names and memory are shared."""
-    assert "httpd" not in pod.exec("app", "ps")[0]
-    pod.run("first", "sleep", "100001", pid=cri.POD)
-    pod.run("second", "sleep", "100002", pid=cri.POD)
-    assert "sleep 100001" in pod.exec("second", "ps", "ax")[0]
-    assert "httpd" not in pod.exec("second", "ps", "ax")[0]
-    same = ("sh", "-c", "readlink /proc/self/ns/ipc /proc/self/ns/uts")
-    assert pod.exec("app", *same) == pod.exec("web", *same)
-    assert pod.exec("app", "sh", "-c", "echo shared >/dev/shm/file") == ("", 0)
-    assert pod.exec("web", "cat", "/dev/shm/file") == ("shared\n", 0)
-    assert pod.exec("app", "sh", "-c", "exit 9")[1] == 9

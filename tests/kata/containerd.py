@@ -13,10 +13,11 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -155,6 +156,16 @@ class Containerd:
         if not path.exists():
             write_image(path)
         self.ctr("-n", namespace, "image", "import", str(path))
+
+    @contextmanager
+    def running(self, namespace: str = "default") -> Iterator[Self]:
+        """Start it with the image in a namespace, and end it."""
+        try:
+            self.start()
+            self.import_image(namespace)
+            yield self
+        finally:
+            self.stop()
 
     def kill(self) -> None:
         """kill -9."""

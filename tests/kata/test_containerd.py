@@ -29,13 +29,8 @@ def daemon() -> Iterator[Containerd]:
     with tempfile.TemporaryDirectory(prefix="ctd") as name:
         folder = Path(name)
         write_shim(folder)
-        made = Containerd(folder, RUNTIME, name)
-        try:
-            made.start()
-            made.import_image()
+        with Containerd(folder, RUNTIME, name).running() as made:
             yield made
-        finally:
-            made.stop()
 
 
 def test_run(daemon: Containerd) -> None:
