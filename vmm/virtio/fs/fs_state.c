@@ -27,7 +27,7 @@ struct state_head {
 	uint32_t node_top, node_gen; /* all node ids so far have an index and a generation below these */
 	uint32_t file_top, file_gen; /* the same for handles of open files */
 	uint32_t root_major, root_minor;
-	uint32_t ntold;              /* TOLD_UNKNOWN: nobody knows what the guest was told lately */
+	uint32_t ntold;              /* records (struct told); TOLD_UNKNOWN: a restore takes all files for changed */
 	uint64_t root_ino;
 	uint64_t features;           /* negotiated by FUSE_INIT; 0: the share is not mounted */
 };

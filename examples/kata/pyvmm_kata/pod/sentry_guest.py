@@ -198,6 +198,6 @@ def _kernel() -> str:
 
 
 def _share(path: str) -> ShareConfig:
-    # Only the guest changes the root of a container.  Without that word, a start waits up to a second, since the host
-    # has just made mount points in the share, which the guest has cached.
+    # Only the guest changes the root of a container.  Without that word, a start waits up to a second: the guest has
+    # cached the share, in which the host made mount points a moment ago.
     return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", queues=1, sole="rootfs")
