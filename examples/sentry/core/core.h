@@ -14,7 +14,12 @@
 
 /* -- user.c: memory of the program -- */
 
-bool user_range(u64 address, u64 size);
+/* As Linux's access_ok: no wrap, nothing behind the last address. */
+static inline bool user_range(u64 address, u64 size)
+{
+	return address + size >= address && address + size <= TASK_SIZE;
+}
+
 int user_read(struct mm *mm, void *to, u64 from, u64 size);
 int user_write(struct mm *mm, u64 to, const void *from, u64 size);
 u64 user_copy_traced(struct mm *mm, u64 address, void *mine, u64 size, bool write); /* how many bytes */

@@ -150,14 +150,8 @@ int mm_fault(struct mm *mm, u64 address, enum access access, bool present)
 	return mm_show(mm, start, end) ? mm_cannot_show(mm) : 0; /* it is there, but the program does not see it yet */
 }
 
-void *mm_page(struct mm *mm, u64 address, bool write)
+static __attribute__((noinline)) void *find_page(struct mm *mm, u64 address, bool write)
 {
-	const u64 wanted = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
-	const u64 *shown = address < TASK_SIZE ? entry_at(mm, page_down(address)) : NULL; /* behind it is the core's */
-
-	/* The program could do it itself, so the mapping allows it. */
-	if (shown && (*shown & wanted) == wanted)
-		return (u8 *)page_at(*shown & PTE_OFFSET) + address % PAGE;
 	for (u32 tries = 0; tries < 100; tries++) { /* another thread can unmap it meanwhile */
 		struct vma *vma = mm_vma(mm, address);
 		u64 *entry;
@@ -171,6 +165,17 @@ void *mm_page(struct mm *mm, u64 address, bool write)
 			return NULL;
 	}
 	return NULL;
+}
+
+void *mm_page(struct mm *mm, u64 address, bool write)
+{
+	const u64 wanted = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
+	const u64 *shown = address < TASK_SIZE ? entry_at(mm, page_down(address)) : NULL; /* behind it is the core's */
+
+	/* The program could do it itself, so the mapping allows it. */
+	if (shown && (*shown & wanted) == wanted)
+		return (u8 *)page_at(*shown & PTE_OFFSET) + address % PAGE;
+	return find_page(mm, address, write);
 }
 
 void *mm_page_traced(struct mm *mm, u64 address, bool write)

@@ -88,20 +88,6 @@ u64 *entry_next(struct mm *mm, u64 *address, u64 end)
 	return NULL;
 }
 
-u64 *entry_at(struct mm *mm, u64 page)
-{
-	u64 table = mm->root, *entry;
-
-#pragma GCC unroll 3
-	for (int shift = 39; shift > 12; shift -= 9) {
-		table = table_at(table)[page >> shift & 511] & PTE_OFFSET;
-		if (!table)
-			return NULL;
-	}
-	entry = &table_at(table)[page >> 12 & 511];
-	return *entry ? entry : NULL;
-}
-
 u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages)
 {
 	u64 count = 0;

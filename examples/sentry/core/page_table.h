@@ -13,10 +13,24 @@ u64 pte_of(u64 offset, u32 prot);
 u64 pte_in(const struct vma *vma, u64 offset);
 u64 *entry_make(struct mm *mm, u64 address);
 u64 *entry_next(struct mm *mm, u64 *address, u64 end);
-u64 *entry_at(struct mm *mm, u64 page); /* NULL: no page is there */
 int mm_show(struct mm *mm, u64 start, u64 end); /* 0 or -ENOMEM */
 void mm_hide(struct mm *mm, u64 start, u64 end); /* from tasks on other CPUs: its entries allow less than before */
 int mm_cannot_show(struct mm *mm); /* -ENOMEM */
 void tables_free(u64 table, int level);
+
+/* The entry of a page; NULL: no page is there. */
+static inline u64 *entry_at(const struct mm *mm, u64 page)
+{
+	u64 table = mm->root, *entry;
+
+#pragma GCC unroll 3
+	for (int shift = 39; shift > 12; shift -= 9) {
+		table = ((u64 *)page_at(table))[page >> shift & 511] & PTE_OFFSET;
+		if (!table)
+			return NULL;
+	}
+	entry = &((u64 *)page_at(table))[page >> 12 & 511];
+	return *entry ? entry : NULL;
+}
 
 #endif

@@ -3,12 +3,6 @@
 #include "core.h"
 #include "hooks/hooks.h"
 
-/* As Linux's access_ok: no wrap, nothing behind the last address. */
-bool user_range(u64 address, u64 size)
-{
-	return address + size >= address && address + size <= TASK_SIZE;
-}
-
 /* The same of what hooks/ has copied before. */
 static u64 copy_held(struct mm *mm, u64 address, void *to, u64 size)
 {

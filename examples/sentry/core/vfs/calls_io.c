@@ -81,7 +81,7 @@ void file_accessed(struct file *file)
 
 /* -- files and vectors -- */
 
-static s64 check(struct file *file, bool write)
+static inline s64 check(const struct file *file, bool write)
 {
 	if (!file || !(write ? file->writable : file->readable))
 		return -EBADF;
