@@ -1,8 +1,8 @@
 """Sandboxes in machines: `python -m tests.bench.sandboxes_lab FILE counted` in a lab that counts instructions, and with
 `timed` in one with 2 CPUs, writes the figures.
 
-Counted: a start from a template is compared with `crun run` of the same program and Python's own start, a copy with
-`Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory: the lab reads programs
+Counted: a start from a template, and a sandbox of a pool, are compared with `crun run` of the same program and Python's
+own start, a copy with `Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory: the lab reads programs
 over 9p, and counts instructions while it waits. The library's import is not counted, nor the first turn of each.
 
 Timed: files and commands, compared with `podman cp` and `podman exec` on runc.
@@ -112,6 +112,34 @@ def starts(template: Any, folder: Path, rootfs: Path, where: dict[str, Any]) -> 
     }
 
 
+def until_full(pool: Any) -> None:
+    while pool.ready < pool.size:
+        time.sleep(0.05)
+
+
+def pooled(template: Any, where: dict[str, Any]) -> Figures:
+    """`pool`: a sandbox of a pool to its first line, from the call of `take()`.
+
+    The pool makes the next ones meanwhile, on other CPUs. This lab has one: so all are taken, and the pool is full again
+    before the commands run.
+    """
+    from pyvmm_sandbox import SandboxPool
+
+    found = []
+    with SandboxPool(template, size=TURNS + 1, timeout=None, **where) as pool:
+        taken = []
+        until_full(pool)
+        for _ in range(TURNS + 1):
+            begun = time.monotonic_ns()
+            taken.append((pool.take(), time.monotonic_ns() - begun))
+        until_full(pool)
+        for box, took in taken:
+            begun = time.monotonic_ns()
+            with box:
+                found.append(took + to_first_line(box) - begun)
+    return {"pool": found[1:]}
+
+
 def forks(box: Any) -> Figures:
     """`fork`: a copy of a sandbox to its first line."""
 
@@ -219,7 +247,7 @@ def counted(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
     put_in_memory(folder / "peers")
     image = ImageStore(str(folder / "store")).add(str(oci.rootfs), "box").path
     template = Template.build(folder / "template", image, memory=MEMORY, **where)
-    figures = starts(template, folder, oci.rootfs, where)
+    figures = starts(template, folder, oci.rootfs, where) | pooled(template, where)
     with template.start(timeout=None, **where) as box:
         figures |= forks(box)
     return figures | of_machines()
@@ -259,6 +287,7 @@ def rows(figures: Figures) -> list[Row]:
     unit = "ms"
     made = [
         compare("sandbox: template to first line", middle["start"], peer, unit, peer_name="crun + python", must=0.5),
+        compare("sandbox: pool to first line", middle["pool"], peer, unit, peer_name="crun + python", must=0.5),
         compare("sandbox: copy to first line", middle["fork"], middle["machine-fork"], unit, peer_name="Machine.fork",
                 must=1.5),
     ]  # fmt: skip
