@@ -2,8 +2,9 @@
 `timed` in one with 2 CPUs, writes the figures.
 
 Counted: a start from a template, and a sandbox of a pool, are compared with `crun run` of the same program and Python's
-own start, a copy with `Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory: the lab reads programs
-over 9p, and counts instructions while it waits. The library's import is not counted, nor the first turn of each.
+own start, a copy with `Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory:
+the lab reads programs over 9p, and counts instructions while it waits. The library's import is not counted, nor the
+first turn of each.
 
 Timed: files and commands, compared with `podman cp` and `podman exec` on runc.
 """
@@ -120,8 +121,8 @@ def until_full(pool: Any) -> None:
 def pooled(template: Any, where: dict[str, Any]) -> Figures:
     """`pool`: a sandbox of a pool to its first line, from the call of `take()`.
 
-    The pool makes the next ones meanwhile, on other CPUs. This lab has one: so all are taken, and the pool is full again
-    before the commands run.
+    The pool makes the next ones meanwhile, on other CPUs. This lab has one: so all are taken, and the pool is full
+    again before the commands run.
     """
     from pyvmm_sandbox import SandboxPool
 

@@ -201,5 +201,5 @@ def test_gdb_attaches_to_the_core(tmp_path: Path) -> None:
         done = subprocess.run(["gdb", "-nx", "-q", str(kernel), *words, "-batch"], capture_output=True, text=True)
     console.close()
     assert re.search(r"Breakpoint 1, .*sys_kill \(t=(t@entry=)?0x", done.stdout), done.stdout + done.stderr
-    assert re.search(r"(?s)\n#0 .*sys_kill .*\n#\d .*task_run \(.*\n#\d .*task_first \(", done.stdout), done.stdout
+    assert re.search(r"(?s)\n#0 .*sys_kill .*\n#\d+ .*task_run \(.*\n#\d+ .*task_first \(", done.stdout), done.stdout
     assert "$1 = 1\n" in done.stdout

@@ -135,6 +135,16 @@ def test_a_program_does_what_it_does_on_linux(
     assert status == native.returncode
 
 
+@needs_qemu
+def test_work_is_cpu_time_wherever_calls_are(
+    kernel: Path, tmp_path: Path, compile_static: Compile, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compiled = str(compile_static("cpu_time"))
+    (tmp_path / "record").write_bytes(Start(compiled, [compiled], {}).record())
+    assert end(boot(kernel, tmp_path / "record", "", memory=256)) == 0
+    assert capfd.readouterr().out.count(": 1\n") == 3
+
+
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with the host's shells and Python."""

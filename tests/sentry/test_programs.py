@@ -273,6 +273,10 @@ def test_memory_is_that_of_linux(platform: Path, compile_static: Compile) -> Non
     assert same(platform, compile_static("memory")).stdout.count(b"\n") > 50
 
 
+def test_work_is_cpu_time_wherever_calls_are(platform: Path, compile_static: Compile) -> None:
+    assert same(platform, compile_static("cpu_time")).stdout.count(b": 1\n") == 3
+
+
 needs_tsc = pytest.mark.skipif(CLOCK.read_text() != "tsc\n", reason="the host's kernel does not use the TSC")
 
 

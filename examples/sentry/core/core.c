@@ -60,14 +60,24 @@ static __attribute__((noinline)) s64 call_holding(struct task *t, const struct s
 	return result;
 }
 
-static s64 call_handler(struct task *t, const u64 *args)
+/* SYSCALLS - 1 for all that have no row. */
+static u32 row_of(const struct task *t)
 {
-	const struct syscall *call = &syscalls[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
+	return t->number < SYSCALLS ? (u32)t->number : SYSCALLS - 1;
+}
 
-	if (t->number >= SYSCALLS || !call->call) {
-		core.unknown[call - syscalls]++;
-		return -ENOSYS;
-	}
+static s64 no_call(const struct task *t)
+{
+	core.unknown[row_of(t)]++;
+	return -ENOSYS;
+}
+
+static inline s64 call_handler(struct task *t, const u64 *args)
+{
+	const struct syscall *call = &syscalls[row_of(t)];
+
+	if (!call->call)
+		return no_call(t);
 	if (core.unsettled)
 		files_settle_before(t, args);
 	return t->files->references > 1 ? call_holding(t, call, args) : call->call(t, args);
@@ -80,16 +90,18 @@ static __attribute__((noinline)) s64 dispatch_filtered(struct task *t, const u64
 	return seccomp_allows(t, args, &result) ? call_handler(t, args) : result;
 }
 
-static s64 dispatch(struct task *t, const u64 *args)
+static inline s64 dispatch(struct task *t, const u64 *args)
 {
 	return t->seccomp ? dispatch_filtered(t, args) : call_handler(t, args);
 }
 
-static s64 dispatch_watched(struct task *t, const u64 *args, u8 watched)
+static __attribute__((noinline)) s64 dispatch_watched(struct task *t, const u64 *registers, u8 watched)
 {
+	u64 args[6]; /* the call may change the registers */
 	struct trace trace;
 	s64 result;
 
+	bytes_copy(args, registers, sizeof(args));
 	if (watched & WATCH_STRACE)
 		strace_enter(t, &trace, args);
 	result = watched == WATCH_STRACE ? dispatch(t, args) : hooks_call(t, args, watched, dispatch);
@@ -98,22 +110,16 @@ static s64 dispatch_watched(struct task *t, const u64 *args, u8 watched)
 	return result;
 }
 
-static void make_call(struct task *t)
+static inline void make_call(struct task *t)
 {
-	struct regs *r = &t->regs;
-	const u64 args[6] = { r->rdi, r->rsi, r->rdx, r->r10, r->r8, r->r9 };
-	u8 watched = core.watched[t->number < SYSCALLS ? t->number : SYSCALLS - 1];
+	const u64 *args = &t->regs.rdi; /* and those behind it */
+	u8 watched = core.watched[row_of(t)];
 
-	r->rax = (u64)(watched ? dispatch_watched(t, args, watched) : dispatch(t, args));
+	t->regs.rax = (u64)(watched ? dispatch_watched(t, args, watched) : dispatch(t, args));
 }
 
-static void answer(struct task *t, const struct event *event)
+static __attribute__((noinline)) void answer_supervised(struct task *t)
 {
-	t->number = event->foreign ? SYSCALLS - 1 : t->regs.rax & 0xffffffff; /* of which Linux takes 32 bits */
-	if (!t->tracee && !t->filters) {
-		make_call(t);
-		return;
-	}
 	if ((!t->tracee || tracing_call(t)) && (!t->filters || filters_allow(t)))
 		make_call(t);
 	tracing_call_done(t);
@@ -182,26 +188,32 @@ static bool has_quota(const struct task *t)
 }
 
 /* Nothing but the result of its call is between the task and its program. */
-static bool is_undisturbed(const struct task *t)
+static inline bool is_undisturbed(const struct task *t)
 {
 	const struct container *container = t->process->container;
 
-	return !task_has_slept(t) && !signal_concerns(t) && !has_cpu_timers(t) && !t->mm->exhausted &&
+	return signals_rest(t) && !has_cpu_timers(t) && !t->mm->exhausted &&
 	       !(container && (container->frozen || container->limits.quota));
+}
+
+bool task_answer(struct task *t)
+{
+	if (t->tracee || t->filters)
+		answer_supervised(t);
+	else
+		make_call(t);
+	return is_undisturbed(t);
 }
 
 /* Answer system calls for as long as the task is undisturbed; whether the event has been answered. */
 static bool answer_calls(struct task *t, struct event *event)
 {
-	const u32 most = 16; /* the clock is read once for so many */
-
-	for (u32 i = 0; i < most && event->kind == EVENT_SYSCALL; i++) {
-		answer(t, event);
-		if (!is_undisturbed(t))
+	while (event->kind == EVENT_SYSCALL) {
+		t->number = event->foreign ? SYSCALLS - 1 : (u32)t->regs.rax;
+		if (!task_answer(t) || !task_return(t, event))
 			return true;
-		task_return(t, event);
 	}
-	return false;
+	return event->kind == EVENT_ANSWERED;
 }
 
 void task_run(void)
@@ -221,9 +233,7 @@ void task_run(void)
 			cpu_timers_check(t->process);
 		if (!answer_calls(t, &event)) {
 			t->number = NO_CALL;
-			if (event.kind == EVENT_SYSCALL)
-				answer(t, &event);
-			else if (event.kind == EVENT_SIGNAL)
+			if (event.kind == EVENT_SIGNAL)
 				exception(t, &event);
 			else if (event.kind != EVENT_PREEMPTED)
 				fault(t, &event);

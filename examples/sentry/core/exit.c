@@ -231,7 +231,8 @@ _Noreturn void task_exit(struct task *t)
 	kfree(t->fpu);
 	t->fpu = NULL;
 	signals_flush(&t->pending, ~0ull);
-	p->cpu_time += t->cpu_time;
+	task_count_time(t);
+	p->cpu_time += task_cpu_time(t);
 	posix_timers_forget(t);
 	p->last_cred = t->cred;
 	p->last_cred.groups = NULL;

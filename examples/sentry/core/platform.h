@@ -7,15 +7,17 @@
 
 /* What a program has in its registers, while it does not run. */
 struct regs {
-	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, flags, rsp, fs_base, gs_base;
+	u64 r15, r14, r13, r12, rbp, rbx, r11, rax, rcx;
+	u64 rdi, rsi, rdx, r10, r8, r9; /* the arguments of a system call, in this order */
+	u64 rip, flags, rsp, fs_base, gs_base;
 };
 
 /* How a program has used an address. ACCESS_ANY: the platform cannot find out. */
 enum access { ACCESS_ANY, ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
-/* Why a program has stopped. */
+/* Why a program has stopped. ANSWERED: after a system call that core_call() has answered. */
 struct event {
-	enum { EVENT_SYSCALL, EVENT_FAULT, EVENT_SIGNAL, EVENT_PREEMPTED } kind;
+	enum { EVENT_SYSCALL, EVENT_ANSWERED, EVENT_FAULT, EVENT_SIGNAL, EVENT_PREEMPTED } kind;
 	bool foreign; /* a system call of another interface, such as int 0x80: its number means something else */
 	u64 address;  /* of a fault */
 	enum access access;
@@ -131,6 +133,14 @@ struct core_config {
 	bool hooks; /* the program starts when the host has connected to decide its calls (hooks/) */
 	bool control; /* there is no first program: the host starts containers, by calls */
 };
+
+/*
+ * Answer a system call of the task that a CPU runs, for a platform that has stayed in run(). RETURN: run() has to return
+ * EVENT_ANSWERED, perhaps on another CPU. CALL: EVENT_SYSCALL, as the call is not answered. Otherwise the program goes on,
+ * with preempt as of run() for a SLICE.
+ */
+enum next { NEXT_RETURN, NEXT_CALL, NEXT_PROGRAM, NEXT_SLICE };
+enum next core_call(u32 cpu);
 
 struct core_exit {
 	int status;

@@ -38,7 +38,9 @@ struct cpu {
 	u64 idle_since, idle_time;   /* since: 0: it does not wait */
 	const struct task *left;     /* whose program it has left at left_at, and which has not slept since then; or NULL */
 	u64 left_at;
-};
+	u32 calls; /* since the task has been entered */
+	u64 bit;   /* in sets of CPUs */
+} __attribute__((aligned(64)));
 
 static struct {
 	struct cpu cpus[CPUS];
@@ -56,21 +58,19 @@ void sched_init(void)
 {
 	bytes_zero(&sched, sizeof(sched));
 	sched.cpu = sched.cpus;
-}
-
-static u64 bit_of(const struct cpu *cpu)
-{
-	return 1ull << (cpu - sched.cpus);
+	for (u32 i = 0; i < CPUS; i++)
+		sched.cpus[i].bit = 1ull << i;
 }
 
 bool sched_waits(void)
 {
-	return sched.waiting & bit_of(sched.cpu);
+	return sched.waiting & sched.cpu->bit;
 }
 
 bool sched_listens(void)
 {
-	return sched.timers || core.console_input.first || core.console_happened || virtio_waits();
+	return sched.timers || core.console_input.first || core.console_happened ||
+	       (virtio_is_ready_made && virtio_waits());
 }
 
 /* -- tasks -- */
@@ -163,16 +163,63 @@ static bool must_look(void)
 	return sched.first;
 }
 
+static void is_back(struct cpu *cpu, struct task *t)
+{
+	sched.cpu = cpu;
+	core.current = t;
+}
+
+static void set_limited(const struct cpu *cpu, bool limited)
+{
+	if (limited)
+		sched.unlimited &= ~cpu->bit;
+	else
+		sched.unlimited |= cpu->bit;
+}
+
+/* With the program of a task that this CPU runs; unless it comes back answered, the CPU is back in the core. */
 static void run_program(struct task *t, bool limited, struct event *event)
 {
 	struct cpu *cpu = sched.cpu;
 
-	sched.unlimited |= limited ? 0 : bit_of(cpu);
+	set_limited(cpu, limited);
 	t->cpu = (u32)(cpu - sched.cpus);
 	core.ops->run(t->mm->space, &t->regs, t->fpu, limited, event);
-	sched.cpu = cpu;
-	core.current = t;
-	sched.unlimited &= ~bit_of(cpu);
+	if (event->kind != EVENT_ANSWERED)
+		is_back(cpu, t);
+	set_limited(sched.cpu, true);
+}
+
+static __attribute__((noinline)) void count_time(struct cpu *cpu, struct task *t)
+{
+	cpu->left = t;
+	cpu->left_at = monotonic_now();
+	if (t->entered) /* otherwise task_interrupt() has counted the time */
+		t->cpu_time += time_used(t, t->entered, cpu->left_at, true);
+}
+
+/*
+ * The task has left its program. Its CPU time since the first call is counted when it is entered again, or gives up its
+ * CPU.
+ */
+static inline void has_left(struct cpu *cpu, struct task *t)
+{
+	if (!cpu->calls++)
+		count_time(cpu, t);
+	else if (!t->entered) /* task_interrupt() has counted the time */
+		cpu->left_at = monotonic_now();
+	t->entered = 0;
+}
+
+void task_count_time(struct task *t)
+{
+	struct cpu *cpu = sched.cpu;
+
+	if (cpu->left != t)
+		return;
+	t->entered = cpu->left_at;
+	count_time(cpu, t);
+	t->entered = 0;
 }
 
 void task_enter(struct task *t, bool may_stop, struct event *event)
@@ -182,36 +229,78 @@ void task_enter(struct task *t, bool may_stop, struct event *event)
 	share_out();
 	/* The time in the core is the task's, too, as on Linux, unless it has slept. */
 	t->entered = cpu->left == t ? cpu->left_at : monotonic_now();
+	cpu->left = NULL;
+	cpu->calls = 0;
 	run_program(t, must_look() || may_stop, event);
-	cpu->left = t;
-	cpu->left_at = monotonic_now();
-	if (t->entered) /* otherwise task_interrupt() has counted the time */
-		t->cpu_time += time_used(t, t->entered, cpu->left_at, true);
-	t->entered = 0;
+	if (event->kind != EVENT_ANSWERED)
+		has_left(cpu, t);
 	if (t->process->container)
 		container_charge(t);
 }
 
-bool task_has_slept(const struct task *t)
+/* Between system calls of a task, before it goes on without task_enter(). */
+static __attribute__((noinline)) enum next look_between(struct cpu *cpu)
 {
-	return sched.cpu->left != t;
+	const u32 most = 16;
+	bool limited;
+
+	if (sched.first && cpu->calls >= most) {
+		cpu->current->entered = 0;
+		return NEXT_RETURN;
+	}
+	set_limited(cpu, true);
+	share_out();
+	limited = must_look();
+	set_limited(cpu, limited);
+	return limited ? NEXT_SLICE : NEXT_PROGRAM;
 }
 
-void task_return(struct task *t, struct event *event)
+static inline enum next next_step(struct task *t)
 {
+	const u32 most = 64; /* the clock is read once for so many */
 	struct cpu *cpu = sched.cpu;
 
-	share_out();
+	if (cpu->left != t || cpu->calls >= most)
+		return NEXT_RETURN;
 	t->entered = cpu->left_at;
-	run_program(t, must_look(), event);
-	if (!t->entered) /* task_interrupt() has counted the time */
-		cpu->left_at = monotonic_now();
-	t->entered = 0;
+	if (sched.first || sched.waiting || sched_listens() || !(sched.unlimited & cpu->bit))
+		return look_between(cpu);
+	return NEXT_PROGRAM;
 }
 
-u64 task_cpu_time(const struct task *t)
+bool task_return(struct task *t, struct event *event)
 {
-	return t->cpu_time + (t->entered ? time_used(t, t->entered, monotonic_now(), false) : 0);
+	enum next next = next_step(t);
+
+	if (next == NEXT_RETURN)
+		return false;
+	run_program(t, next == NEXT_SLICE, event);
+	has_left(sched.cpu, t);
+	return true;
+}
+
+enum next core_call(u32 number)
+{
+	struct cpu *cpu = &sched.cpus[number];
+	struct task *t = cpu->current;
+
+	if (t->tracee)
+		return NEXT_CALL;
+	is_back(cpu, t);
+	has_left(cpu, t);
+	t->number = (u32)t->regs.rax;
+	return task_answer(t) ? next_step(t) : NEXT_RETURN;
+}
+
+u64 task_cpu_time(struct task *t)
+{
+	const u64 since = t == sched.cpu->left ? sched.cpu->left_at : t->entered;
+	const u64 now = t->cpu_time + (since ? time_used(t, since, monotonic_now(), false) : 0);
+
+	/* What is counted at the end of an interval can be less than what was estimated within it. */
+	if (now > t->cpu_time_shown)
+		t->cpu_time_shown = now;
+	return t->cpu_time_shown;
 }
 
 u64 call_began(void)
@@ -344,7 +433,7 @@ static void look_around(u64 deadline)
 
 	if (deadline) {
 		share_out();
-		sched.waiting |= bit_of(cpu);
+		sched.waiting |= cpu->bit;
 		cpu->deadline = deadline;
 		cpu->idle_since = monotonic_now();
 	}
@@ -352,7 +441,7 @@ static void look_around(u64 deadline)
 	if (deadline) {
 		sched.cpu = cpu;
 		core.current = NULL;
-		sched.waiting &= ~bit_of(cpu);
+		sched.waiting &= ~cpu->bit;
 		cpu->idle_time += monotonic_now() - cpu->idle_since;
 		cpu->idle_since = 0;
 	}
@@ -377,7 +466,7 @@ static struct task *take_ready(void)
 	struct task *before = NULL, *t = NULL, *last = NULL;
 
 	for (struct task *at = sched.first; at && (several || !t); last = at, at = at->next_ready) {
-		if (!(at->affinity & bit_of(sched.cpu)) || (t && turn_of(at) >= turn_of(t)))
+		if (!(at->affinity & sched.cpu->bit) || (t && turn_of(at) >= turn_of(t)))
 			continue;
 		t = at;
 		before = last;
@@ -403,12 +492,15 @@ static bool schedule(void)
 	next = take_ready();
 	if (next == cpu->current)
 		return next;
+	if (cpu->current)
+		task_count_time(cpu->current);
 	if (*(u64 *)before->stack != CANARY)
 		core.ops->fatal("the stack of a task in the core has overflowed");
 	if (cpu->current && core.cpus > 1 && core.ops->leave_cpu)
 		core.ops->leave_cpu(before->fpu);
 	cpu->current = core.current = next;
 	cpu->left = NULL;
+	set_limited(cpu, true);
 	context_switch(&before->core_rsp, next ? next->core_rsp : cpu->idle->core_rsp);
 	switched();
 	return true;

@@ -125,11 +125,6 @@ int signal_take(struct task *t, u64 set, struct siginfo *info)
 	return signal;
 }
 
-static u64 deliverable(const struct task *t)
-{
-	return (t->pending.set | t->process->pending.set) & ~t->blocked;
-}
-
 bool task_must_end(const struct task *t)
 {
 	const struct process *p = t->process;
@@ -145,7 +140,7 @@ bool signal_interrupts(struct task *t, bool killable)
 		return true;
 	if (!killable && t->tracee && tracing_pending(t))
 		return true;
-	return deliverable(t) & (killable ? SIGNAL_BIT(SIGKILL) : ~0ull);
+	return signals_deliverable(t) & (killable ? SIGNAL_BIT(SIGKILL) : ~0ull);
 }
 
 /* -- sending -- */
@@ -356,13 +351,6 @@ static void stay_stopped(struct task *t)
 		sleep_on_killable(&t->process->continued, FOREVER);
 }
 
-static bool has_restart(const struct task *t)
-{
-	const s64 result = (s64)t->regs.rax;
-
-	return t->number != NO_CALL && result >= -ERESTART_RESTARTBLOCK && result <= -ERESTARTSYS;
-}
-
 /* What happens to the system call that was interrupted, if one was. */
 static void settle_call(struct task *t, const struct sigaction *handler)
 {
@@ -371,7 +359,7 @@ static void settle_call(struct task *t, const struct sigaction *handler)
 	s64 result = (s64)r->rax;
 	bool again;
 
-	if (!has_restart(t))
+	if (!call_restarts(t))
 		return;
 	again = result == -ERESTARTNOINTR || (result == -ERESTARTSYS && (!handler || handler->flags & SA_RESTART)) ||
 		(result == -ERESTARTNOHAND && !handler);
@@ -454,12 +442,7 @@ static __attribute__((noinline)) void deliver(struct task *t)
 /* Whether deliver() may have something to do. */
 static bool is_concerned(const struct task *t)
 {
-	return deliverable(t) || t->process->stopped || t->tracee || task_must_end(t);
-}
-
-bool signal_concerns(const struct task *t)
-{
-	return is_concerned(t) || t->restore_blocked || has_restart(t);
+	return signals_deliverable(t) || t->process->stopped || t->tracee || task_must_end(t);
 }
 
 void signal_deliver(struct task *t)

@@ -127,6 +127,7 @@ struct task {
 	bool may_stop_group; /* no SIGCONT came since it took the signal that it acts on */
 	struct vfork *vfork;
 	u64 charged; /* of its CPU time: to its container */
+	u64 cpu_time_shown; /* the most that was reported */
 	u64 cpu_time, slice_start, tick_start, counted; /* the others: that of its last turn, of its
 							* last tick, and when it counted for its container's quota */
 	struct cred cred;
@@ -176,11 +177,13 @@ void task_wake(struct task *t);	 /* as a waiter that is woken */
 void task_yield(void);
 /* Run the program of the current task up to the next event; may_stop: at the latest after a slice. */
 void task_enter(struct task *t, bool may_stop, struct event *event);
-/* The same after a system call in which the task has not slept. Its CPU time is counted at the next task_enter(). */
-void task_return(struct task *t, struct event *event);
-bool task_has_slept(const struct task *t); /* since it left its program */
+/* The same after a system call; false: the task has slept, or has made many, and must call task_enter(). */
+bool task_return(struct task *t, struct event *event);
+/* Answer the system call of a task, which has its number; whether nothing but the result is between it and its program. */
+bool task_answer(struct task *t);
 void task_interrupt(struct task *t, bool stop); /* its program, if that runs on another CPU; see platform.h */
-u64 task_cpu_time(const struct task *t);
+u64 task_cpu_time(struct task *t); /* never less than before */
+void task_count_time(struct task *t); /* of the current task, up to now */
 u64 cpu_idle_time(u32 cpu);
 u64 call_began(void); /* the monotonic clock when this CPU left the program that it has run last */
 u32 cpu_number(void); /* of the CPU that is in the core */
@@ -258,7 +261,28 @@ struct siginfo siginfo_user(int signal, int code); /* sent by the current task *
 bool task_must_end(const struct task *t); /* its process ends, or another of its tasks starts a program */
 /* Before the task returns to the program: handlers, stops, ends, and system calls that are made again. */
 void signal_deliver(struct task *t);
-bool signal_concerns(const struct task *t); /* that has something to do */
+static inline u64 signals_deliverable(const struct task *t)
+{
+	return (t->pending.set | t->process->pending.set) & ~t->blocked;
+}
+
+/* Whether its system call was interrupted and is perhaps made again. */
+static inline bool call_restarts(const struct task *t)
+{
+	const s64 result = (s64)t->regs.rax;
+
+	return result >= -ERESTART_RESTARTBLOCK && result <= -ERESTARTSYS && t->number != NO_CALL;
+}
+
+/* Whether signal_deliver() has nothing to do; may be false without a reason. */
+static inline bool signals_rest(const struct task *t)
+{
+	const struct process *p = t->process;
+
+	return !signals_deliverable(t) && !p->stopped && !p->ending && !p->alone && !t->tracee && !t->restore_blocked &&
+	       !call_restarts(t);
+}
+
 void signals_flush(struct pending *pending, u64 set); /* forget those */
 struct sighand *sighand_copy(const struct sighand *from); /* NULL: no memory */
 void sighand_put(struct sighand *sighand);

@@ -256,7 +256,7 @@ s64 sys_waitid(struct task *t, const u64 *args)
 s64 sys_getrusage(struct task *t, const u64 *args)
 {
 	enum { SELF = 0, CHILDREN = -1, THREAD = 1 };
-	u64 time = t->cpu_time;
+	u64 time = task_cpu_time(t);
 
 	switch ((s32)args[0]) {
 	case SELF:

@@ -23,21 +23,17 @@ static struct cpu *starting;
 
 static u32 next_ticket, served_ticket;
 
-void core_lock(void)
+void core_lock_among_several(void)
 {
-	u32 ticket;
+	u32 ticket = __atomic_fetch_add(&next_ticket, 1, __ATOMIC_RELAXED);
 
-	if (cpu_count == 1)
-		return;
-	ticket = __atomic_fetch_add(&next_ticket, 1, __ATOMIC_RELAXED);
 	while (__atomic_load_n(&served_ticket, __ATOMIC_ACQUIRE) != ticket)
 		asm volatile("pause");
 }
 
-void core_unlock(void)
+void core_unlock_among_several(void)
 {
-	if (cpu_count > 1)
-		__atomic_store_n(&served_ticket, served_ticket + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&served_ticket, served_ticket + 1, __ATOMIC_RELEASE);
 }
 
 /* -- interrupts -- */

@@ -12,14 +12,14 @@
 #define RBP 32
 #define RBX 40
 #define R11 48
-#define R10 56
-#define R9 64
-#define R8 72
-#define RAX 80
-#define RCX 88
-#define RDX 96
-#define RSI 104
-#define RDI 112
+#define RAX 56
+#define RCX 64
+#define RDI 72
+#define RSI 80
+#define RDX 88
+#define R10 96
+#define R8 104
+#define R9 112
 #define RIP 120
 #define FLAGS 128
 #define RSP 136
@@ -33,8 +33,7 @@
 #define USER_DATA 0x2b
 #define USER_CODE 0x33
 #define TF_RF 0x10100
-#define SYSCALL 256 /* beside the numbers of exceptions and interrupts */
-#define LOST 257    /* see below */
+#define LOST 256 /* beside the numbers of exceptions and interrupts; see below */
 #define TRAMPOLINE 0x8000
 
 	.section .note.pvh, "a", @note
@@ -104,6 +103,17 @@ high:
 	call kernel_main
 	ud2
 
+	/* What functions of C need not keep, and RBX. */
+	.macro load
+	mov RBX(%rdi), %rbx
+	mov R10(%rdi), %r10
+	mov R9(%rdi), %r9
+	mov R8(%rdi), %r8
+	mov RAX(%rdi), %rax
+	mov RDX(%rdi), %rdx
+	mov RSI(%rdi), %rsi
+	.endm
+
 	.text
 /* void enter_program(struct regs *regs): returns when the program stops. */
 	.global enter_program
@@ -121,13 +131,7 @@ enter_program:
 	mov R13(%rdi), %r13
 	mov R12(%rdi), %r12
 	mov RBP(%rdi), %rbp
-	mov RBX(%rdi), %rbx
-	mov R10(%rdi), %r10
-	mov R9(%rdi), %r9
-	mov R8(%rdi), %r8
-	mov RAX(%rdi), %rax
-	mov RDX(%rdi), %rdx
-	mov RSI(%rdi), %rsi
+	load
 	mov RIP(%rdi), %rcx
 	mov FLAGS(%rdi), %r11
 	/*
@@ -172,9 +176,11 @@ enter_program:
 	mov %rsi, RSI(%rdi)
 	.endm
 
-/* Interrupts are off, and FMASK keeps the trap flag out. */
+/* Interrupts are off, and FMASK keeps the trap flag out. A debugger finds whoever called enter_program as the caller. */
+	.cfi_sections .debug_frame
 	.global syscall_entry
 syscall_entry:
+	.cfi_startproc simple
 	swapgs
 	mov %rsp, PROGRAM_RSP
 	mov CORE_RSP, %rsp
@@ -186,8 +192,29 @@ syscall_entry:
 	mov %r11, FLAGS(%rdi)
 	mov PROGRAM_RSP, %rax
 	mov %rax, RSP(%rdi)
-	movl $SYSCALL, STOPPED_FOR
-	jmp leave_program
+	mov %rdi, %rbx
+	sub $8, %rsp
+	.cfi_def_cfa %rsp, 64
+	.cfi_offset %rip, -8
+	.cfi_offset %rbx, -16
+	.cfi_offset %rbp, -24
+	.cfi_offset %r12, -32
+	.cfi_offset %r13, -40
+	.cfi_offset %r14, -48
+	.cfi_offset %r15, -56
+	call kernel_call
+	add $8, %rsp
+	mov %rbx, %rdi
+	test %al, %al
+	jz leave_call
+	load
+	mov RCX(%rdi), %rcx
+	mov R11(%rdi), %r11
+	mov RSP(%rdi), %rsp
+	mov RDI(%rdi), %rdi
+	swapgs
+	sysretq
+	.cfi_endproc
 
 /* On the stack: vector, error code, RIP, CS, flags, RSP, SS. */
 exception:
@@ -210,6 +237,7 @@ exception:
 	pop RSP(%rdi)
 leave_program:
 	mov CORE_RSP, %rsp
+leave_call: /* from the stack of the task, which can be on another CPU now */
 	pop %r15
 	pop %r14
 	pop %r13

@@ -5,7 +5,7 @@
 
 #include "platform.h"
 
-enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, SYSRET_BASE = 0x23, TSS = 0x40, SYSCALL = 256, LOST, PAGE_FAULT = 14, DEBUG_EXCEPTION = 1, VECTORS = 256 };
+enum { PAGE_SIZE = 4096, KERNEL_CODE = 0x08, SYSRET_BASE = 0x23, TSS = 0x40, LOST = 256, SYSCALL, ANSWERED, PAGE_FAULT = 14, DEBUG_EXCEPTION = 1, VECTORS = 256 };
 /* Interrupts: pins of the IO-APIC from one vector on, and those of the local APIC. */
 enum { VECTOR_PINS = 0x30, PINS = 24, VECTOR_TIMER = 0xf0, VECTOR_WAKE, VECTOR_SPURIOUS = 0xff, SERIAL_PIN = 4 };
 #define DIRECT 0xffff800000000000ull /* all physical memory; also offsets in RAM are from here */
@@ -150,8 +150,21 @@ void cpu_begin(struct cpu *cpu); /* which executes this: its tables and register
 /* cpu.c */
 extern struct cpu cpus[CPUS_MOST];
 extern u32 cpu_count;
-void core_lock(void);
-void core_unlock(void);
+void core_lock_among_several(void);
+void core_unlock_among_several(void);
+
+static inline void core_lock(void)
+{
+	if (cpu_count > 1)
+		core_lock_among_several();
+}
+
+static inline void core_unlock(void)
+{
+	if (cpu_count > 1)
+		core_unlock_among_several();
+}
+
 void cpus_start(u64 rsdp); /* those of the machine, which then wait for cpu_enter() */
 void cpu_enter(u32 number, u64 rsp);
 void cpu_interrupt(u32 number, bool stop);

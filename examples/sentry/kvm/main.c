@@ -33,6 +33,7 @@ extern u8 vector_stubs[], kernel_end[];
 extern u64 gdt[GDT_ENTRIES], kernel_tables[512], start_info;
 void syscall_entry(void);
 void enter_program(struct regs *regs);
+bool kernel_call(void);
 _Noreturn void kernel_main(void);
 void kernel_trap(const struct trap *trap);
 
@@ -244,6 +245,36 @@ static void load_fpu(struct cpu *cpu, void *fpu)
 	cpu->fpu = fpu;
 }
 
+/*
+ * The program has made a system call. false: run() returns, with what this CPU has stopped for.
+ *
+ * A call that changes more than RAX, or the address space, flushes: then there is no state of the FPU.  RIP is canonical,
+ * since no program can have the last page.
+ */
+bool kernel_call(void)
+{
+	enum { TRAP = 0x100, RESUME = 0x10000 };
+
+	struct cpu *cpu = this_cpu();
+	const struct regs *regs;
+	enum next next;
+
+	cpu->in_program = false;
+	core_lock();
+	next = core_call(cpu->number);
+	regs = (const struct regs *)cpu->program_regs;
+	/* By SYSRET, as in enter_program. */
+	if (next < NEXT_PROGRAM || !cpu->fpu || cpu->stale || regs->rip != regs->rcx || regs->flags & (TRAP | RESUME)) {
+		this_cpu()->stopped_for = next == NEXT_CALL ? SYSCALL : ANSWERED;
+		return false;
+	}
+	if (next == NEXT_SLICE)
+		start_slice();
+	cpu->in_program = true;
+	core_unlock();
+	return true;
+}
+
 static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct event *event)
 {
 	enum { ARITHMETIC = 0xcd5, TRAP = 0x100, RESUME = 0x10000, ALIGNMENT = 0x40000, ID = 0x200000 };
@@ -267,13 +298,13 @@ static void run(void *space, struct regs *regs, void *fpu, bool preempt, struct 
 	cpu->in_program = true;
 	core_unlock();
 	enter_program(regs);
-	cpu->in_program = false;
-	core_lock();
-	if (cpu->stopped_for == SYSCALL) {
-		event->kind = EVENT_SYSCALL;
+	if (this_cpu()->stopped_for >= SYSCALL) {
+		event->kind = this_cpu()->stopped_for == SYSCALL ? EVENT_SYSCALL : EVENT_ANSWERED;
 		event->foreign = false;
 		return;
 	}
+	cpu->in_program = false;
+	core_lock();
 	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = 11 };
 	if (cpu->stopped_for == LOST) {
 		event->signal = 9; /* it cannot go on */

@@ -7,6 +7,7 @@
 enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64, CONFIGURATION = 2 };
 
 static struct virtio_device *devices;
+bool virtio_is_ready_made;
 
 static const struct {
 	u32 id;
@@ -31,12 +32,14 @@ static void start_ready(u32 id, u32 first_kick, void (*start)(struct virtio_devi
 	device->features = VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX;
 	device->next = devices;
 	devices = device;
+	virtio_is_ready_made = true;
 	start(device, rings);
 }
 
 void virtio_init(const struct core_config *config)
 {
 	devices = NULL;
+	virtio_is_ready_made = false;
 	fuse_root = NULL;
 	net_forget();
 	vsock_forget();

@@ -59,7 +59,8 @@ struct virtio_device {
 
 void virtio_init(const struct core_config *config); /* the devices that the platform has found */
 void virtio_poll(void);				    /* call used() where buffers have come back */
-bool virtio_waits(void); /* a device without interrupts has pending requests */
+extern bool virtio_is_ready_made; /* there are devices without interrupts, which the platform has set up */
+bool virtio_waits(void);	  /* one of these has pending requests */
 
 /* -- queue.c -- */
 
