@@ -259,13 +259,17 @@ static inline enum next next_step(struct task *t)
 {
 	const u32 most = 64; /* the clock is read once for so many */
 	struct cpu *cpu = sched.cpu;
+	bool limited;
 
 	if (cpu->left != t || cpu->calls >= most)
 		return NEXT_RETURN;
 	t->entered = cpu->left_at;
-	if (sched.first || sched.waiting || sched_listens() || !(sched.unlimited & cpu->bit))
+	if (sched.first || sched.waiting)
 		return look_between(cpu);
-	return NEXT_PROGRAM;
+	/* As must_look() without other CPUs that wait. */
+	limited = sched_listens();
+	set_limited(cpu, limited);
+	return limited ? NEXT_SLICE : NEXT_PROGRAM;
 }
 
 bool task_return(struct task *t, struct event *event)
