@@ -166,12 +166,12 @@ def test_listings_that_hang_hold_no_other_key_up(monkeypatch: pytest.MonkeyPatch
         return []
 
     async def live(record: Any) -> Any:
-        return SimpleNamespace(box=record.id)
+        return SimpleNamespace(box=record.id, handle=SimpleNamespace(relay=None))
 
     async def compare() -> None:
         def call(owner: str) -> Any:
             def get(_: str, name: str) -> Any:
-                return SimpleNamespace(id=f"{owner} {name}", state="running")
+                return SimpleNamespace(id=f"{owner} {name}", state="running", node="")
 
             request = SimpleNamespace(query_params={"with": "b"})
             sandboxes = SimpleNamespace(get=get, live=live)

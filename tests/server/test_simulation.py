@@ -101,6 +101,8 @@ class Simulated(Cluster):
             running.discard(args[0])
         elif name == "ids":
             value = list(running)
+        elif name == "saved":
+            value = []
         elif name == "is_running":
             value = args[0] in running
         if self.ends == "after":

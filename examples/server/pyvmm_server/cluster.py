@@ -17,9 +17,9 @@ from pyvmm_server.errors import ClientError, Unreachable, gone, lost, not_there
 from pyvmm_server.placement import Membership, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from pyvmm_sandbox import Sandbox
+    from pyvmm_sandbox import Network, Sandbox, Stats
     from pyvmm_server.choices import Choices
     from pyvmm_server.engine import Address, Node
     from pyvmm_server.sandboxes import Sandboxes
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 CALL_S = 30.0
 START_S = 120.0
+FETCH_S = 900.0
+"""For a start, if the node gets the template from another one first."""
 _ROUND_S = 1.5
 _BEGIN_S = 60.0
 """How long the server waits for its nodes before it answers requests."""
@@ -38,7 +40,7 @@ class RemoteHandle:
     """A sandbox of another node."""
 
     def __init__(self, cluster: Cluster, record: Record) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self._node, self._id = record.node, record.id
 
     @property
@@ -47,24 +49,36 @@ class RemoteHandle:
 
     @property
     def relay(self) -> Address:
-        if self._cluster.membership.is_lost(self._node):
+        if self.cluster.membership.is_lost(self._node):
             raise lost(self._id, self._node, 502)
-        return self._cluster.address(self._node)
+        return self.cluster.address(self._node)
 
     async def pause(self) -> None:
-        await self._cluster.call(self._node, "pause", self._id)
+        await self.cluster.call(self._node, "pause", self._id)
 
     async def resume(self) -> None:
-        await self._cluster.call(self._node, "resume", self._id)
+        await self.cluster.call(self._node, "resume", self._id)
 
     async def kill(self) -> None:
-        await self._cluster.call(self._node, "remove", self._id)
+        await self.cluster.call(self._node, "remove", self._id)
 
     async def save(self, folder: str) -> None:
-        await self._cluster.call(self._node, "save", self._id, folder, limit=START_S)
+        await self.cluster.call(self._node, "save", self._id, folder, limit=START_S)
 
     async def is_running(self) -> bool:
-        return bool(await self._cluster.call(self._node, "is_running", self._id))
+        return bool(await self.cluster.call(self._node, "is_running", self._id))
+
+    async def stats(self) -> Stats:
+        found: Stats = await self.cluster.call(self._node, "stats", self._id)
+        return found
+
+    async def steps(self) -> Sequence[tuple[str, float]]:
+        ages = await self.cluster.call(self._node, "steps", self._id)
+        now = time.monotonic()
+        return [(what, now - age) for what, age in ages]
+
+    async def set_rules(self, rules: Network) -> None:
+        await self.cluster.call(self._node, "set_rules", self._id, rules)
 
 
 class Cluster:
@@ -73,7 +87,7 @@ class Cluster:
     :param clock: a monotonic one
     """
 
-    has_builds = False
+    has_volumes = False
     _sandboxes: Sandboxes
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
@@ -81,6 +95,7 @@ class Cluster:
         self._clock = clock
         self._rng = rng or random.Random()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._swept: set[str] = set()
 
     # -- of the engine -------------------------------------------------------------------------------------------------
 
@@ -124,8 +139,24 @@ class Cluster:
         return found.id
 
     async def start(self, record: Record, source: Source, choices: Choices) -> RemoteHandle:
-        await self.call(record.node, "start", record, source, choices, limit=START_S)
+        holder, limit = None, START_S
+        if source.node not in ("", record.node):
+            holder, limit = await self._holder(source), FETCH_S
+        await self.call(record.node, "start", record, source, choices, holder, limit=limit)
         return RemoteHandle(self, record)
+
+    async def _holder(self, source: Source) -> Address:
+        """Where the template of a source is: on the node that has saved it, or on one that has fetched it, or that has
+        been started again.
+
+        :raises ClientError: no node that answers has it
+        """
+        nodes = sorted(self.membership.ready, key=lambda node: node != source.node)
+        for node in nodes:
+            with contextlib.suppress(Unreachable):
+                if await self.call(node, "has", source.template):
+                    return self.address(node)
+        raise ClientError(503, f"no node that answers has {source.name}; node {source.node[:16]} has saved it")
 
     async def connect(self, record: Record) -> RemoteHandle:
         handle = RemoteHandle(self, record)
@@ -137,9 +168,10 @@ class Cluster:
         if record.node and not self.membership.is_lost(record.node):
             await self.call(record.node, "remove", record.id)
 
-    async def discard(self, record: Record, folder: str) -> None:
-        with contextlib.suppress(ClientError):
-            await self.ask(record.node, "discard", folder)
+    async def discard(self, node: str, folder: str) -> None:
+        for each in [node] if node else list(self.membership.ready):
+            with contextlib.suppress(ClientError):
+                await self.ask(each, "discard", folder)
 
     async def call(self, node: str, name: str, *args: Any, limit: float = CALL_S) -> Any:
         """The result of a call to a node.
@@ -195,7 +227,7 @@ class Cluster:
         for node in changes.fence:
             self._spawn(node, self._fence)
         for node in self.membership.ready:
-            self._spawn(node, self._end_others)
+            self._spawn(node, self._end_others if node in self._swept else self._sweep)
 
     def _spawn(self, node: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         if node not in self._tasks:
@@ -216,6 +248,16 @@ class Cluster:
             return
         if ids is not None and not any(error for _, error in results):
             self.membership.readmit(node)
+
+    async def _sweep(self, node: str) -> None:
+        """Remove saved sandboxes that were removed while the node did not answer, once for each of its starts."""
+        store = self._sandboxes.store
+        with contextlib.suppress(ClientError):
+            found = set(await self.call(node, "saved"))
+            known = store.snapshot_ids() | {each.id for each in store.builds.named()} | self._sandboxes.saving
+            for each in found - known:
+                await self.call(node, "discard", self._sandboxes.templates.folder(each))
+            self._swept.add(node)
 
     async def _end_others(self, node: str) -> None:
         """End sandboxes of a node whose records are of other nodes, or are not there."""

@@ -7,6 +7,8 @@ finds its sandboxes again, as a server does.  :mod:`pyvmm_server.fence` ends the
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -18,14 +20,19 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import fence, relay, store
+from pyvmm_server import fence, relay, store, threads
 from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
+from pyvmm_server.remote_builds import found_of
+from pyvmm_server.steps import BuildError, Worker
+from vmm import restrict_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from pyvmm_sandbox import Network
     from pyvmm_server.choices import Choices
+    from pyvmm_server.engine import Handle
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 _LOCK_S = 60.0
 """How long an actor waits for the end of the one before it."""
+_MOST_OUTPUT = 1 << 20
 Answer = tuple[Any, tuple[int, str, str] | None]
 """A value, or the status, the sentence and the code of a :class:`ClientError`."""
 
@@ -41,6 +49,23 @@ Answer = tuple[Any, tuple[int, str, str] | None]
 def folder_of(settings: Settings, node: str) -> str:
     """The records of a node, on that node."""
     return os.path.join(settings.state, "nodes", node[:16])
+
+
+class Lines:
+    """The output of a step, up to a limit.
+
+    :ivar found: lines and their levels
+    """
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+        self._left = _MOST_OUTPUT
+
+    def add(self, text: str, level: str) -> None:
+        """One that is over the limit is dropped: the log of the build has the same limit, and reports it."""
+        self._left -= len(text) + 100
+        if self._left > -_MOST_OUTPUT:
+            self.found.append((text, level))
 
 
 class Node:
@@ -56,6 +81,8 @@ class Node:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         fence.sweep(os.path.dirname(folder), settings.root)
         fence.start(folder, settings.root, keeper)
+        self._saved_here = os.path.join(settings.state, "saved", settings.cluster)
+        self._fetching = threading.Lock()
         self._settings = replace(settings, state=folder)
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
@@ -70,7 +97,9 @@ class Node:
             raise RuntimeError(f"the node cannot serve: {self._error}")
 
     def _serve(self, begun: threading.Event) -> None:
+        """Answer requests, on a thread of its own: with all that it starts, it gives up what the server gives up."""
         try:
+            restrict_server()
             self._loop.run_until_complete(self._run(begun))
         except BaseException as error:
             self._error = error
@@ -82,13 +111,15 @@ class Node:
         import uvicorn
 
         from pyvmm_server.app import make
+        from pyvmm_server.tunnels import Tunnel
 
         app = await self._made(make)
         self._sandboxes = app.sandboxes
         sock = socket.create_server((self._address.host, 0))
         self._address = self._address._replace(port=sock.getsockname()[1])
-        guard = relay.Guard(app, self._address.secret)
-        config = uvicorn.Config(guard, http="httptools", ws="none", log_config=None, access_log=False)
+        guard = relay.Guard(app, self._address.secret, self._saved_here)
+        tunnel: Any = functools.partial(Tunnel, guard, None)
+        config = uvicorn.Config(guard, http="httptools", ws=tunnel, log_config=None, access_log=False)
         server = uvicorn.Server(config)
         self._loop.call_soon(begun.set)  # requests wait in the socket's queue
         await server.serve([sock])
@@ -110,11 +141,34 @@ class Node:
         """Where its relay is."""
         return self._address
 
-    def start(self, record: Record, source: Source, choices: Choices) -> Answer:
+    def start(self, record: Record, source: Source, choices: Choices, holder: Address | None) -> Answer:
+        """Start a sandbox.
+
+        :param holder: the node that has the template, if this one does not
+        """
         template = self._saved(source.template) if source.node else source.template
+        try:
+            if holder is not None:
+                self._fetch(holder, template)
+        except OSError as error:
+            return None, (503, f"{source.name} cannot be fetched from the node that has it: {error}", "")
         return self._answer(
             self._adopt(record, replace(source, settings=self._settings, template=template, node=""), choices)
         )
+
+    def _fetch(self, holder: Address, folder: str) -> None:
+        """Get a saved sandbox from another node, unless it is here."""
+        with self._fetching:
+            if os.path.isdir(folder):
+                return
+            os.makedirs(self._saved_here, mode=0o700, exist_ok=True)
+            part = tempfile.mkdtemp(prefix="part-", dir=self._saved_here)
+            try:
+                relay.unpack(holder, os.path.basename(folder), part)
+                os.rename(part, folder)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
 
     async def _adopt(self, record: Record, source: Source, choices: Choices) -> None:
         await self._sandboxes.adopt(record, source, choices)
@@ -132,9 +186,20 @@ class Node:
     def save(self, sandbox_id: str, folder: str) -> Answer:
         return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved(folder))))
 
-    def discard(self, folder: str) -> None:
+    def has(self, folder: str) -> Answer:
+        """Whether a saved sandbox is here."""
+        return os.path.isdir(self._saved(folder)), None
+
+    def saved(self) -> Answer:
+        """The names of all saved sandboxes, and of those that were not fetched to the end."""
+        with self._fetching, contextlib.suppress(FileNotFoundError):
+            return os.listdir(self._saved_here), None
+        return [], None
+
+    def discard(self, folder: str) -> Answer:
         """Remove what has been saved."""
         shutil.rmtree(self._saved(folder), ignore_errors=True)
+        return None, None
 
     def remove(self, sandbox_id: str) -> Answer:
         """End a sandbox, if there is one."""
@@ -160,6 +225,72 @@ class Node:
         except ClientError:
             return False
 
+    # -- of single sandboxes -------------------------------------------------------------------------------------------
+
+    def stats(self, sandbox_id: str) -> Answer:
+        """What it uses now."""
+        return self._answer(self._handled(sandbox_id, lambda handle: handle.stats()))
+
+    def steps(self, sandbox_id: str) -> Answer:
+        """The steps of its start, and how many seconds ago each was done: nodes have clocks of their own."""
+
+        async def ages(handle: Handle) -> list[tuple[str, float]]:
+            found, now = await handle.steps(), time.monotonic()
+            return [(what, now - at) for what, at in found]
+
+        return self._answer(self._handled(sandbox_id, ages))
+
+    def set_rules(self, sandbox_id: str, rules: Network) -> Answer:
+        """Replace the rules of its network."""
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.set_rules(each, rules)))
+
+    async def _handled(self, sandbox_id: str, work: Callable[[Handle], Coroutine[Any, Any, Any]]) -> Any:
+        async def run(record: Record) -> Any:
+            return await work((await self._sandboxes.live(record)).handle)
+
+        return await self._with(sandbox_id, run)
+
+    def receive(self, sandbox_id: str, at: int, data: bytes) -> Answer:
+        """A part of the archive that the next step of a build copies.
+
+        :param at: where it begins; 0: of a new archive
+        """
+        path = self._archive(sandbox_id)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(path, "r+b" if at else "wb") as file:
+            file.seek(at)
+            file.write(data)
+        return None, None
+
+    def _archive(self, sandbox_id: str) -> str:
+        return os.path.join(self._settings.state, "archives", os.path.basename(sandbox_id))
+
+    def work(self, sandbox_id: str, name: str, what: Any, found: dict[str, Any], left: float) -> Answer:
+        """Execute a step of a build: the lines of its output, what the steps have set, and why it has failed.
+
+        :param name: of the method of :class:`~pyvmm_server.steps.Worker`
+        :param left: seconds of the build
+        """
+        path, lines = self._archive(sandbox_id), Lines()
+
+        async def run(record: Record) -> Any:
+            box = (await self._sandboxes.live(record)).box
+            deadline = time.monotonic() + left
+            worker = Worker(box, lambda _: path if os.path.exists(path) else "", lines.add, deadline, **found)
+            methods: dict[str, Callable[[Any], None]] = {"do": worker.do, "start": worker.start, "wait": worker.wait}
+            error = ""
+            try:
+                await threads.call(methods[name], what)
+            except BuildError as failure:
+                error = failure.message
+            return lines.found, found_of(worker), error
+
+        try:
+            return self._answer(self._with(sandbox_id, run))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
     def ids(self) -> Answer:
         """All that it has."""
         return self._answer(self._ids())
@@ -169,7 +300,9 @@ class Node:
         return [each.id for each in self._sandboxes.store.in_states(*states)]
 
     def _saved(self, folder: str) -> str:
-        return os.path.join(self._settings.state, "forks", os.path.basename(folder))
+        """Where this node has what the server has in a folder: forks end with the node, and the others do not."""
+        kind, name = folder.split(os.sep)[-2:]
+        return os.path.join(os.path.join(self._settings.state, "forks") if kind == "forks" else self._saved_here, name)
 
     async def _with(self, sandbox_id: str, work: Callable[[Record], Coroutine[Any, Any, Any]]) -> Any:
         record = self._sandboxes.store.get(sandbox_id)

@@ -39,7 +39,7 @@ CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
 CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
-    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT ''
+    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', node TEXT DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
 """
@@ -104,6 +104,7 @@ class Snapshot:
 
     :ivar sandbox: the id of that which was saved
     :ivar name: empty: it has none
+    :ivar node: that has saved it; empty: this one
     """
 
     id: str
@@ -118,6 +119,7 @@ class Snapshot:
     context: str = ""
     user: str = ""
     workdir: str = ""
+    node: str = ""
 
 
 class Store:
@@ -160,7 +162,8 @@ class Store:
         newer = {"user": "''", "workdir": "''"}
         for table, columns in (
             ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''", "volumes": "'[]'"}),
-            ("snapshots", newer),
+            ("snapshots", {**newer, "node": "''"}),
+            ("builds", {"node": "''"}),
         ):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
             for name in sorted(set(columns) - known):

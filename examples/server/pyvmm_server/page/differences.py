@@ -10,9 +10,9 @@ from weakref import WeakValueDictionary
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import threads
+from pyvmm_server import relay, threads
 from pyvmm_server.calls import time_of
-from pyvmm_server.errors import ClientError, translate
+from pyvmm_server.errors import ClientError, not_there, translate
 from pyvmm_server.page import processes
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ async def answer(call: Call) -> Response:
     there = processes.running(call.sandboxes.get(call.owner, query.get("with", "")))
     if here.id == there.id:
         raise ClientError(400, "with names the same sandbox")
-    boxes = [(await call.sandboxes.live(each)).box for each in (here, there)]
+    lives = [await call.sandboxes.live(each) for each in (here, there)]
+    if here.node != there.node:
+        raise not_there("a comparison of sandboxes on two nodes")
+    if address := lives[0].handle.relay:
+        return await relay.forward_call(address, call)
+    boxes = [each.box for each in lives]
     async with _places.setdefault(call.owner, asyncio.Semaphore(_AT_ONCE)):
         listings = await asyncio.gather(*(threads.call(entries, box, path) for box in boxes))
         files = await threads.call(compare, *listings)
