@@ -10,6 +10,10 @@ from pyvmm_sandbox.errors import UsageError
 from vmm import kvm_verdict
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from pyvmm_kata import Container
     from pyvmm_kata.pod.guest_kind import Capabilities
 
 ISOLATIONS = ("auto", "vm", "sentry")
@@ -40,14 +44,13 @@ def _best() -> str:
     return "sentry"
 
 
-def check_ports(isolation: str) -> None:
-    """
-    :raises UsageError: the host cannot connect to servers inside the sandbox
-    """
-    if not _can(isolation).forwarding:
-        raise UsageError(
-            "a sandbox on the Sentry has no forwarded ports", hint=f'network="user" with ports=["8080:80"], or {_HINT}'
-        )
+def dial_of(isolation: str, container: Container) -> Callable[[int], socket.socket]:
+    """How the host connects to servers inside a sandbox: through its machine, or by a command inside."""
+    if _can(isolation).forwarding:
+        return container.connect
+    from pyvmm_sandbox import inner_relay
+
+    return functools.partial(inner_relay.dial, container)
 
 
 def check_saving(isolation: str) -> None:

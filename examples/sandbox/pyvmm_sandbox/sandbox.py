@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import threading
@@ -142,7 +141,7 @@ class Sandbox:
         self.isolation = container.isolation or "vm"
         self.files = Files(lambda words: self._start(words))
         self.network = connecting.Rules(container.id, container.folder)
-        self.ports = Ports(container, functools.partial(isolations.check_ports, self.isolation))
+        self.ports = Ports(container, isolations.dial_of(self.isolation, container))
         self._container = container
         self._detached = detached
         self._contexts: Contexts | None = None
