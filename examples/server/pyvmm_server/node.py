@@ -20,11 +20,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import fence, relay, store, threads
+from pyvmm_server import fence, relay, store
 from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
-from pyvmm_server.remote_builds import found_of
-from pyvmm_server.steps import BuildError, Worker
+from pyvmm_server.node_builds import Bench
 from vmm import restrict_server
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 _LOCK_S = 60.0
 """How long an actor waits for the end of the one before it."""
-_MOST_OUTPUT = 1 << 20
 Answer = tuple[Any, tuple[int, str, str] | None]
 """A value, or the status, the sentence and the code of a :class:`ClientError`."""
 
@@ -49,23 +47,6 @@ Answer = tuple[Any, tuple[int, str, str] | None]
 def folder_of(settings: Settings, node: str) -> str:
     """The records of a node, on that node."""
     return os.path.join(settings.state, "nodes", node[:16])
-
-
-class Lines:
-    """The output of a step, up to a limit.
-
-    :ivar found: lines and their levels
-    """
-
-    def __init__(self) -> None:
-        self.found: list[tuple[str, str]] = []
-        self._left = _MOST_OUTPUT
-
-    def add(self, text: str, level: str) -> None:
-        """One that is over the limit is dropped: the log of the build has the same limit, and reports it."""
-        self._left -= len(text) + 100
-        if self._left > -_MOST_OUTPUT:
-            self.found.append((text, level))
 
 
 class Node:
@@ -83,6 +64,7 @@ class Node:
         fence.start(folder, settings.root, keeper)
         self._saved_here = os.path.join(settings.state, "saved", settings.cluster)
         self._fetching = threading.Lock()
+        self._bench = Bench(os.path.join(folder, "archives"))
         self._settings = replace(settings, state=folder)
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
@@ -251,45 +233,18 @@ class Node:
         return await self._with(sandbox_id, run)
 
     def receive(self, sandbox_id: str, at: int, data: bytes) -> Answer:
-        """A part of the archive that the next step of a build copies.
-
-        :param at: where it begins; 0: of a new archive
-        """
-        path = self._archive(sandbox_id)
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(path, "r+b" if at else "wb") as file:
-            file.seek(at)
-            file.write(data)
+        """See :meth:`pyvmm_server.node_builds.Bench.receive`."""
+        self._bench.receive(sandbox_id, at, data)
         return None, None
 
-    def _archive(self, sandbox_id: str) -> str:
-        return os.path.join(self._settings.state, "archives", os.path.basename(sandbox_id))
-
     def work(self, sandbox_id: str, name: str, what: Any, found: dict[str, Any], left: float) -> Answer:
-        """Execute a step of a build: the lines of its output, what the steps have set, and why it has failed.
-
-        :param name: of the method of :class:`~pyvmm_server.steps.Worker`
-        :param left: seconds of the build
-        """
-        path, lines = self._archive(sandbox_id), Lines()
+        """See :meth:`pyvmm_server.node_builds.Bench.work`."""
 
         async def run(record: Record) -> Any:
             box = (await self._sandboxes.live(record)).box
-            deadline = time.monotonic() + left
-            worker = Worker(box, lambda _: path if os.path.exists(path) else "", lines.add, deadline, **found)
-            methods: dict[str, Callable[[Any], None]] = {"do": worker.do, "start": worker.start, "wait": worker.wait}
-            error = ""
-            try:
-                await threads.call(methods[name], what)
-            except BuildError as failure:
-                error = failure.message
-            return lines.found, found_of(worker), error
+            return await self._bench.work(sandbox_id, box, name, what, found, left)
 
-        try:
-            return self._answer(self._with(sandbox_id, run))
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        return self._answer(self._with(sandbox_id, run))
 
     def ids(self) -> Answer:
         """All that it has."""
