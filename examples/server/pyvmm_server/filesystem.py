@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import posixpath
 import stat
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import bodies, threads
+from pyvmm_server.calls import time_of
 from pyvmm_server.errors import ClientError
 from pyvmm_server.users import GROUP, PASSWD
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TYPES = {"file": "FILE_TYPE_FILE", "directory": "FILE_TYPE_DIRECTORY", "link": "FILE_TYPE_SYMLINK"}
 _FORMATS = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK}
 MOST_DEPTH = 64
+FIRST, LAST = -62135596800.0, 253402300799.0
+"""The begin of the year 1 and the end of the year 9999: times in answers are between them."""
 
 
 def describe(entry: Entry, users: Users) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def describe(entry: Entry, users: Users) -> dict[str, Any]:
         "permissions": stat.filemode(_FORMATS.get(entry.type, 0) | entry.mode),
         "owner": users.name_of(PASSWD, entry.uid),
         "group": users.name_of(GROUP, entry.gid),
-        "modifiedTime": datetime.fromtimestamp(entry.modified, UTC).isoformat().replace("+00:00", "Z"),
+        "modifiedTime": time_of(entry.modified if FIRST <= entry.modified <= LAST else 0.0),  # it sends any number
     }
     if entry.type == "link":
         found["symlinkTarget"] = entry.target

@@ -506,7 +506,7 @@ class Sandboxes:
                 await self._call(live.handle.save(folder))
             except ClientError as error:
                 # The library's reason: some machines have no copies.
-                raise ClientError(501, error.message) if error.status == 503 else error from error
+                raise ClientError(501, error.message) if error.status in (400, 503) else error from error
 
     async def kill(self, record: Record) -> None:
         """End it.  The record goes last; a second caller waits for the first."""

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from pyvmm_server import relay, threads
 from pyvmm_server.calls import time_of
 from pyvmm_server.errors import ClientError, not_there, translate
+from pyvmm_server.filesystem import LAST
 from pyvmm_server.page import processes
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 MOST = 500
 """Files in an answer."""
 DEPTH = 64
-LAST = 253402300799.0
-"""The end of the year 9999, the last that a time in an answer can have."""
 NOT_FILES = ("/proc", "/sys", "/dev")
 """What is below is the kernel's."""
 ENTRIES = 250_000
