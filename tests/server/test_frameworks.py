@@ -20,6 +20,7 @@ PACKAGES = {
     "langchain_backend": ["langchain-e2b==0.0.6"],
     "inspect_sandbox": ["inspect-sandboxes[e2b]==0.6.1", "inspect-ai==0.3.285"],
     "openai_agents": ["openai-agents[e2b]==0.24.0"],
+    "verifiers_runtime": ["verifiers[e2b]==0.4.0"],
 }
 
 
