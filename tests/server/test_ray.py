@@ -26,6 +26,7 @@ from e2b import (
     Template,
     TimeoutException,
 )
+from e2b.exceptions import ServiceBusyException
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -225,6 +226,37 @@ def _saved(server: Server) -> dict[str, set[str]]:
     found = {each.name: {saved.name for saved in each.glob("saved/*/*")} for each in hosts}
     names = set(_nodes(server).values())
     return {next((node for node in names if node.startswith(name)), name): ids for name, ids in found.items() if ids}
+
+
+def test_a_paused_sandbox_moves_to_another_node(cluster: tuple[Server, Cluster]) -> None:
+    """Two have room on each node.  A paused one is on disk: another gets its room, and it continues elsewhere."""
+    server, _ = cluster
+    server.stop()
+    server.start("--engine", "ray", "--suspend-paused", "--memory", str(MIB // 2))
+    boxes = [Sandbox.create(envs={"NUMBER": str(number)}, **server.client()) for number in range(2 * NODES)]
+    moved, placed = boxes[0], _nodes(server)
+    moved.pause()
+    assert moved.get_info().state == SandboxState.PAUSED and moved.sandbox_id not in server.machines
+    last = Sandbox.create(**server.client())
+    assert _nodes(server)[last.sandbox_id] == placed[moved.sandbox_id]
+    with pytest.raises(ServiceBusyException, match="MiB for another sandbox"):
+        moved.connect()
+    assert moved.get_info().state == SandboxState.PAUSED
+    place = next(each for each in boxes if placed[each.sandbox_id] != placed[moved.sandbox_id])
+    place.kill()
+    assert moved.connect().commands.run("echo $NUMBER").stdout == "0\n"
+    assert _nodes(server)[moved.sandbox_id] == placed[place.sandbox_id]
+    assert _saved(server) == {}
+    moved.pause()
+    assert [len(names) for names in _saved(server).values()] == [1]
+    server.stop(signal.SIGKILL)
+    server.start()
+    assert moved.get_info().state == SandboxState.PAUSED
+    assert moved.connect().commands.run("echo $NUMBER").stdout == "0\n"
+    moved.pause()
+    assert moved.kill() and _saved(server) == {}
+    for each in (last, *boxes[1:]):
+        each.kill()
 
 
 def test_a_relay_answers_its_server_alone(cluster: tuple[Server, Cluster]) -> None:

@@ -152,7 +152,7 @@ def _server(world: World, folder: Path) -> tuple[Sandboxes, Simulated]:
     """A new server with a clock of its own, on the records of the one before."""
     engine = Simulated(world, world.rng.uniform(-1e6, 1e6))
     sandboxes = Sandboxes(Settings(str(folder), {"base": "/base"}, memory=MIB, network="none"), engine)
-    engine._sandboxes = sandboxes
+    engine.sandboxes = sandboxes
     for record in sandboxes.store.in_states(store.CREATING):
         sandboxes.store.change(record.id, state=store.ENDING)
     return sandboxes, engine

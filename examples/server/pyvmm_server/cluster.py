@@ -12,7 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import metrics
+from pyvmm_server import metrics, moving
 from pyvmm_server.errors import ClientError, Unreachable, gone, lost, not_there
 from pyvmm_server.placement import Membership, choose
 
@@ -41,7 +41,13 @@ class RemoteHandle:
 
     def __init__(self, cluster: Cluster, record: Record) -> None:
         self.cluster = cluster
-        self._node, self._id = record.node, record.id
+        self._first, self._id = record.node, record.id
+
+    @property
+    def _node(self) -> str:
+        """Where it is now; empty: on disk."""
+        record = self.cluster.sandboxes.store.get(self._id)
+        return self._first if record is None else record.node
 
     @property
     def box(self) -> Sandbox:
@@ -54,19 +60,26 @@ class RemoteHandle:
         return self.cluster.address(self._node)
 
     async def pause(self) -> None:
-        await self.cluster.call(self._node, "pause", self._id)
+        cluster = self.cluster
+        if not (cluster.suspends and await moving.suspend(cluster, cluster.sandboxes, self._id, self._node)):
+            await cluster.call(self._node, "pause", self._id)
 
     async def resume(self) -> None:
-        await self.cluster.call(self._node, "resume", self._id)
+        record = self.cluster.sandboxes.store.get(self._id)
+        if record is not None and not record.node:
+            await moving.revive(self.cluster, self.cluster.sandboxes, record)
+        else:
+            await self.cluster.call(self._node, "resume", self._id)
 
     async def kill(self) -> None:
-        await self.cluster.call(self._node, "remove", self._id)
+        if record := self.cluster.sandboxes.store.get(self._id):
+            await self.cluster.remove(record)
 
     async def save(self, folder: str) -> None:
         await self.cluster.call(self._node, "save", self._id, folder, limit=START_S)
 
     async def is_running(self) -> bool:
-        return bool(await self.cluster.call(self._node, "is_running", self._id))
+        return not self._node or bool(await self.cluster.call(self._node, "is_running", self._id))
 
     async def stats(self) -> Stats:
         found: Stats = await self.cluster.call(self._node, "stats", self._id)
@@ -84,11 +97,14 @@ class RemoteHandle:
 class Cluster:
     """
     :ivar membership: the nodes, as the rounds have found them
+    :ivar suspends: paused sandboxes are on disk
+    :ivar sandboxes: those of the server
     :param clock: a monotonic one
     """
 
     has_volumes = False
-    _sandboxes: Sandboxes
+    suspends = False
+    sandboxes: Sandboxes
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
         self.membership = Membership()
@@ -132,7 +148,7 @@ class Cluster:
     def place(self, memory: int, beside: str) -> str:
         ready = self.membership.ready
         nodes = [ready[beside]] if beside in ready else [] if beside else self.membership.candidates
-        found = choose(nodes, self._sandboxes.store.places.used, memory, self._rng)
+        found = choose(nodes, self.sandboxes.store.places.used, memory, self._rng)
         if found is None:
             where = "the node of the sandbox" if beside else f"none of {len(nodes)} nodes"
             raise ClientError(503, f"{where} has {memory} MiB for another sandbox" if nodes else "no node answers")
@@ -151,22 +167,32 @@ class Cluster:
 
         :raises ClientError: no node that answers has it
         """
-        nodes = sorted(self.membership.ready, key=lambda node: node != source.node)
-        for node in nodes:
+        node = await self.holder(source.template, source.node)
+        if node is None:
+            raise ClientError(503, f"no node that answers has {source.name}; node {source.node[:16]} has saved it")
+        return self.address(node)
+
+    async def holder(self, folder: str, first: str = "") -> str | None:
+        """A node that has what was saved in a folder; None: none that answers."""
+        for node in sorted(self.membership.ready, key=lambda node: node != first):
             with contextlib.suppress(Unreachable):
-                if await self.call(node, "has", source.template):
-                    return self.address(node)
-        raise ClientError(503, f"no node that answers has {source.name}; node {source.node[:16]} has saved it")
+                if await self.call(node, "has", folder):
+                    return node
+        return None
 
     async def connect(self, record: Record) -> RemoteHandle:
         handle = RemoteHandle(self, record)
-        if not await handle.is_running():
+        if record.saved:
+            await moving.settle(self, self.sandboxes, record)
+        elif not await handle.is_running():
             raise gone(record.id)
         return handle
 
     async def remove(self, record: Record) -> None:
         if record.node and not self.membership.is_lost(record.node):
             await self.call(record.node, "remove", record.id)
+        if record.saved:
+            await self.discard("", self.sandboxes.templates.folder(record.saved))
 
     async def discard(self, node: str, folder: str) -> None:
         for each in [node] if node else list(self.membership.ready):
@@ -194,7 +220,7 @@ class Cluster:
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
     async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
-        self._sandboxes = sandboxes
+        self.sandboxes = sandboxes
         deadline = self._clock() + _BEGIN_S
         while True:
             try:
@@ -209,7 +235,7 @@ class Cluster:
     async def round(self) -> None:
         """Look at all nodes, report what is lost, and end what no record has."""
         await self.refresh()
-        places = self._sandboxes.store.places
+        places = self.sandboxes.store.places
         self.membership.expect(places.nodes())
         members = {each.id: each for each in self.members()}
         found = await asyncio.gather(*(self.probe(node) for node in members))
@@ -222,7 +248,7 @@ class Cluster:
             for each in ids:
                 metrics.FAILURES.labels("lost").inc()
                 log.warning("sandbox is lost with its node", extra={"sandbox": each, "node": node})
-                self._sandboxes.forget(each)
+                self.sandboxes.forget(each)
         # Not in the round: a node that hangs must not delay the news of others.
         for node in changes.fence:
             self._spawn(node, self._fence)
@@ -251,18 +277,19 @@ class Cluster:
 
     async def _sweep(self, node: str) -> None:
         """Remove saved sandboxes that were removed while the node did not answer, once for each of its starts."""
-        store = self._sandboxes.store
+        store = self.sandboxes.store
         with contextlib.suppress(ClientError):
             found = set(await self.call(node, "saved"))
-            known = store.snapshot_ids() | {each.id for each in store.builds.named()} | self._sandboxes.saving
+            known = store.snapshot_ids() | {each.id for each in store.builds.named()} | self.sandboxes.saving
+            known |= store.saved()
             for each in found - known:
-                await self.call(node, "discard", self._sandboxes.templates.folder(each))
+                await self.call(node, "discard", self.sandboxes.templates.folder(each))
             self._swept.add(node)
 
     async def _end_others(self, node: str) -> None:
         """End sandboxes of a node whose records are of other nodes, or are not there."""
         with contextlib.suppress(ClientError):
-            for each in set(await self.call(node, "ids")) - self._sandboxes.store.places.on(node):
+            for each in set(await self.call(node, "ids")) - self.sandboxes.store.places.on(node):
                 # A sandbox is recorded before the node has it, so that none is new.
                 log.warning("sandbox without a record is ended", extra={"sandbox": each, "node": node})
                 await self.call(node, "remove", each)

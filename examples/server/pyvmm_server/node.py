@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import fence, relay, store
+from pyvmm_server import fence, relay, store, threads
 from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.node_builds import Bench
@@ -65,7 +65,7 @@ class Node:
         self._saved_here = os.path.join(settings.state, "saved", settings.cluster)
         self._fetching = threading.Lock()
         self._bench = Bench(os.path.join(folder, "archives"))
-        self._settings = replace(settings, state=folder)
+        self._settings = replace(settings, state=folder, suspend_paused=False)  # the server says where
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
         self._address = Address(host, 0, secrets.token_hex(32))
@@ -177,6 +177,20 @@ class Node:
         with self._fetching, contextlib.suppress(FileNotFoundError):
             return os.listdir(self._saved_here), None
         return [], None
+
+    def suspend(self, sandbox_id: str, folder: str) -> Answer:
+        """Save a sandbox, and end it."""
+
+        async def run(record: Record) -> None:
+            os.makedirs(self._saved_here, mode=0o700, exist_ok=True)
+            live = await self._sandboxes.live(record)
+            async with live.lock:
+                await threads.call(live.box.suspend, self._saved(folder))
+            self._sandboxes.forget(sandbox_id)
+            await self._sandboxes.engine.remove(record)
+            self._sandboxes.store.remove(record)
+
+        return self._answer(self._with(sandbox_id, run))
 
     def discard(self, folder: str) -> Answer:
         """Remove what has been saved."""

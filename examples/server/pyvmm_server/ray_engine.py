@@ -74,6 +74,7 @@ class Ray(Cluster):
             ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(f"no Ray cluster: {error}", hint="run `ray start` on each node, first") from error
+        self.suspends = settings.suspend_paused
         self._settings = replace(settings, cluster=_name_of(settings.state))
         self._members: dict[str, _Member] = {}
 

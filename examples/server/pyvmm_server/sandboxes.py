@@ -400,7 +400,8 @@ class Sandboxes:
                 with contextlib.suppress(ClientError, VmmError, OSError):
                     await self.engine.remove(record)
             raise ClientError(404, f"Sandbox {record.id} does not exist any more")
-        self.store.change(record.id, state=state, ends=ends)
+        saved = {"saved": ""} if state == store.RUNNING else {}
+        self.store.change(record.id, state=state, ends=ends, **saved)
 
     def _check(self, record: Record, state: str, words: str) -> None:
         now = self.get(record.owner, record.id)
