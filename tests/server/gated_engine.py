@@ -36,6 +36,7 @@ class GatedHandle:
     """A sandbox that runs until its engine ends it."""
 
     relay = None
+    node = None
 
     def __init__(self, engine: GatedEngine, name: str) -> None:
         self._engine = engine

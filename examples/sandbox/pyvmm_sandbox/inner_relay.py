@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import signal
@@ -17,13 +18,20 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.relay import shut
-from pyvmm_sandbox import guest
+from pyvmm_sandbox import guest, isolations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm_kata import Container, Process
 
 _CHUNK = 64 << 10
 _CONNECT_S = 30.0
+
+
+def dial_of(isolation: str, container: Container) -> Callable[[int], socket.socket]:
+    """How the host connects to servers inside a sandbox: through its machine, or by a command inside."""
+    return container.connect if isolations.can_forward(isolation) else functools.partial(dial, container)
 
 
 def dial(container: Container, port: int) -> socket.socket:

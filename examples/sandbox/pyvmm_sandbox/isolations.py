@@ -10,10 +10,6 @@ from pyvmm_sandbox.errors import UsageError
 from vmm import kvm_verdict
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
-    from pyvmm_kata import Container
     from pyvmm_kata.pod.guest_kind import Capabilities
 
 ISOLATIONS = ("auto", "vm", "sentry")
@@ -44,13 +40,9 @@ def _best() -> str:
     return "sentry"
 
 
-def dial_of(isolation: str, container: Container) -> Callable[[int], socket.socket]:
-    """How the host connects to servers inside a sandbox: through its machine, or by a command inside."""
-    if _can(isolation).forwarding:
-        return container.connect
-    from pyvmm_sandbox import inner_relay
-
-    return functools.partial(inner_relay.dial, container)
+def can_forward(isolation: str) -> bool:
+    """Whether a machine leads connections of the host to servers inside."""
+    return _can(isolation).forwarding
 
 
 def check_saving(isolation: str) -> None:

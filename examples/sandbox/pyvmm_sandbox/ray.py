@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pyvmm_sandbox import Sandbox, Template, errors
+from pyvmm_sandbox import errors
 from pyvmm_sandbox.errors import SandboxError, SandboxGone, UsageError
-from pyvmm_sandbox.template import RECORD
+from pyvmm_sandbox.sandbox import Sandbox
+from pyvmm_sandbox.template import RECORD, Template
 from vmm import VmmError
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm_server import build_records, threads
 from pyvmm_server.archives import Archives
 from pyvmm_server.build_records import Build
-from pyvmm_server.cluster import RemoteHandle
 from pyvmm_server.errors import ClientError, describe
 from pyvmm_server.remote_builds import Here, There
 from pyvmm_server.steps import BuildError, Plan, Worker
@@ -211,8 +210,8 @@ class Builds:
         def archive(name: str) -> str:
             return self.archives.find(build.owner, name)
 
-        if isinstance(handle, RemoteHandle):
-            return There(handle.cluster, record, archive, lines.add, deadline, found)
+        if node := handle.node:
+            return There(node, record.id, archive, lines.add, deadline, found)
         return Here(Worker(handle.box, archive, lines.add, deadline, **found))
 
     async def _work(self, shop: Workshop, plan: Plan, lines: Log) -> None:

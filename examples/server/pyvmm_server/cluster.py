@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyvmm_sandbox import Network, Sandbox, Stats
     from pyvmm_server.choices import Choices
-    from pyvmm_server.engine import Address, Node
+    from pyvmm_server.engine import Address, Node, NodeCall
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.store import Record
     from pyvmm_server.templates import Source
@@ -59,6 +59,13 @@ class RemoteHandle:
             raise lost(self._id, self._node, 502)
         return self.cluster.address(self._node)
 
+    @property
+    def node(self) -> NodeCall:
+        async def call(name: str, *args: Any, limit: float = 0) -> Any:
+            return await self.cluster.call(self._node, name, *args, limit=limit or CALL_S)
+
+        return call
+
     async def pause(self) -> None:
         cluster = self.cluster
         if not (cluster.suspends and await moving.suspend(cluster, cluster.sandboxes, self._id, self._node)):
@@ -79,7 +86,10 @@ class RemoteHandle:
         await self.cluster.call(self._node, "save", self._id, folder, limit=START_S)
 
     async def is_running(self) -> bool:
-        return not self._node or bool(await self.cluster.call(self._node, "is_running", self._id))
+        if not self._node or await self.cluster.call(self._node, "is_running", self._id):
+            return True
+        record = self.cluster.sandboxes.store.get(self._id)
+        return record is not None and bool(record.saved)  # it is being paused or resumed
 
     async def stats(self) -> Stats:
         found: Stats = await self.cluster.call(self._node, "stats", self._id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
 from pyvmm_server import leftovers, store, threads
@@ -46,6 +46,16 @@ class Address(NamedTuple):
     secret: str
 
 
+class NodeCall(Protocol):
+    """A call of a method of :class:`pyvmm_server.node.Node`."""
+
+    async def __call__(self, name: str, *args: Any, limit: float = 0) -> Any:
+        """
+        :param limit: in seconds; 0: the usual one
+        :raises ClientError: the node does not answer, or has answered so
+        """
+
+
 class Handle(Protocol):
     """A sandbox of an engine.  Its calls raise :class:`~vmm.VmmError`, :class:`OSError` and
     :class:`~pyvmm_server.errors.ClientError`."""
@@ -63,6 +73,10 @@ class Handle(Protocol):
 
         :raises ClientError: its node does not answer now
         """
+
+    @property
+    def node(self) -> NodeCall | None:
+        """Calls of its node, if that is another one."""
 
     async def pause(self) -> None: ...
 
@@ -145,6 +159,7 @@ class LocalHandle:
     """
 
     relay = None
+    node = None
 
     def __init__(self, record: Record, suspended: Suspended, box: Sandbox | None) -> None:
         self._record, self._suspended, self._box = record, suspended, box

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import posixpath
 import stat
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import bodies, threads
-from pyvmm_server.calls import time_of
 from pyvmm_server.errors import ClientError
 from pyvmm_server.users import GROUP, PASSWD
 
@@ -27,6 +27,7 @@ FIRST, LAST = -62135596800.0, 253402300799.0
 
 def describe(entry: Entry, users: Users) -> dict[str, Any]:
     """Convert an entry to the JSON of ``EntryInfo``."""
+    modified = entry.modified if FIRST <= entry.modified <= LAST else 0.0  # the sandbox sends any number
     found: dict[str, Any] = {
         "name": entry.name,
         "type": TYPES.get(entry.type, "FILE_TYPE_UNSPECIFIED"),
@@ -36,7 +37,7 @@ def describe(entry: Entry, users: Users) -> dict[str, Any]:
         "permissions": stat.filemode(_FORMATS.get(entry.type, 0) | entry.mode),
         "owner": users.name_of(PASSWD, entry.uid),
         "group": users.name_of(GROUP, entry.gid),
-        "modifiedTime": time_of(entry.modified if FIRST <= entry.modified <= LAST else 0.0),  # it sends any number
+        "modifiedTime": datetime.fromtimestamp(modified, UTC).isoformat().replace("+00:00", "Z"),
     }
     if entry.type == "link":
         found["symlinkTarget"] = entry.target

@@ -7,12 +7,10 @@ finds its sandboxes again, as a server does.  :mod:`pyvmm_server.fence` ends the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
 import secrets
-import shutil
 import socket
 import tempfile
 import threading
@@ -24,6 +22,7 @@ from pyvmm_server import fence, relay, store, threads
 from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
 from pyvmm_server.node_builds import Bench
+from pyvmm_server.node_saved import Saved
 from vmm import restrict_server
 
 if TYPE_CHECKING:
@@ -62,8 +61,7 @@ class Node:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         fence.sweep(os.path.dirname(folder), settings.root)
         fence.start(folder, settings.root, keeper)
-        self._saved_here = os.path.join(settings.state, "saved", settings.cluster)
-        self._fetching = threading.Lock()
+        self._saved = Saved(os.path.join(folder, "forks"), os.path.join(settings.state, "saved", settings.cluster))
         self._bench = Bench(os.path.join(folder, "archives"))
         self._settings = replace(settings, state=folder, suspend_paused=False)  # the server says where
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
@@ -99,7 +97,7 @@ class Node:
         self._sandboxes = app.sandboxes
         sock = socket.create_server((self._address.host, 0))
         self._address = self._address._replace(port=sock.getsockname()[1])
-        guard = relay.Guard(app, self._address.secret, self._saved_here)
+        guard = relay.Guard(app, self._address.secret, self._saved.others)
         tunnel: Any = functools.partial(Tunnel, guard, None)
         config = uvicorn.Config(guard, http="httptools", ws=tunnel, log_config=None, access_log=False)
         server = uvicorn.Server(config)
@@ -128,29 +126,15 @@ class Node:
 
         :param holder: the node that has the template, if this one does not
         """
-        template = self._saved(source.template) if source.node else source.template
+        template = self._saved.path(source.template) if source.node else source.template
         try:
             if holder is not None:
-                self._fetch(holder, template)
+                self._saved.fetch(holder, source.template)
         except OSError as error:
             return None, (503, f"{source.name} cannot be fetched from the node that has it: {error}", "")
         return self._answer(
             self._adopt(record, replace(source, settings=self._settings, template=template, node=""), choices)
         )
-
-    def _fetch(self, holder: Address, folder: str) -> None:
-        """Get a saved sandbox from another node, unless it is here."""
-        with self._fetching:
-            if os.path.isdir(folder):
-                return
-            os.makedirs(self._saved_here, mode=0o700, exist_ok=True)
-            part = tempfile.mkdtemp(prefix="part-", dir=self._saved_here)
-            try:
-                relay.unpack(holder, os.path.basename(folder), part)
-                os.rename(part, folder)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
 
     async def _adopt(self, record: Record, source: Source, choices: Choices) -> None:
         await self._sandboxes.adopt(record, source, choices)
@@ -166,26 +150,23 @@ class Node:
         self._sandboxes.store.change(record.id, ends=None)  # the server ends it in time
 
     def save(self, sandbox_id: str, folder: str) -> Answer:
-        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved(folder))))
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved.path(folder))))
 
     def has(self, folder: str) -> Answer:
         """Whether a saved sandbox is here."""
-        return os.path.isdir(self._saved(folder)), None
+        return self._saved.has(folder), None
 
     def saved(self) -> Answer:
-        """The names of all saved sandboxes, and of those that were not fetched to the end."""
-        with self._fetching, contextlib.suppress(FileNotFoundError):
-            return os.listdir(self._saved_here), None
-        return [], None
+        """The names of all saved sandboxes."""
+        return self._saved.names(), None
 
     def suspend(self, sandbox_id: str, folder: str) -> Answer:
         """Save a sandbox, and end it."""
 
         async def run(record: Record) -> None:
-            os.makedirs(self._saved_here, mode=0o700, exist_ok=True)
             live = await self._sandboxes.live(record)
             async with live.lock:
-                await threads.call(live.box.suspend, self._saved(folder))
+                await threads.call(live.box.suspend, self._saved.path(folder))
             self._sandboxes.forget(sandbox_id)
             await self._sandboxes.engine.remove(record)
             self._sandboxes.store.remove(record)
@@ -194,7 +175,7 @@ class Node:
 
     def discard(self, folder: str) -> Answer:
         """Remove what has been saved."""
-        shutil.rmtree(self._saved(folder), ignore_errors=True)
+        self._saved.discard(folder)
         return None, None
 
     def remove(self, sandbox_id: str) -> Answer:
@@ -267,11 +248,6 @@ class Node:
     async def _ids(self) -> list[str]:
         states = (store.CREATING, store.RUNNING, store.PAUSED, store.ENDING)
         return [each.id for each in self._sandboxes.store.in_states(*states)]
-
-    def _saved(self, folder: str) -> str:
-        """Where this node has what the server has in a folder: forks end with the node, and the others do not."""
-        kind, name = folder.split(os.sep)[-2:]
-        return os.path.join(os.path.join(self._settings.state, "forks") if kind == "forks" else self._saved_here, name)
 
     async def _with(self, sandbox_id: str, work: Callable[[Record], Coroutine[Any, Any, Any]]) -> Any:
         record = self._sandboxes.store.get(sandbox_id)

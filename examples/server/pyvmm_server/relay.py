@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import h11
 from starlette.requests import Request
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from pyvmm_server.app import Dispatcher
     from pyvmm_server.calls import Call
     from pyvmm_server.engine import Address
     from pyvmm_server.sandboxes import Live
@@ -34,13 +33,25 @@ _KEYS = (b"x-api-key", b"authorization")
 _PIECE = 1 << 20
 
 
+class Application(Protocol):
+    """What a relay guards."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def named(self, request: Request) -> tuple[str, str]:
+        """See :class:`pyvmm_server.tunnels.Reach`."""
+
+    async def reach(self, sandbox_id: str, port: str) -> Live:
+        """Likewise."""
+
+
 class Guard:
     """The application of a relay: answers requests of the server and of other nodes, and no others.
 
     :param saved: the folder with saved sandboxes, which other nodes fetch
     """
 
-    def __init__(self, app: Dispatcher, secret: str, saved: str) -> None:
+    def __init__(self, app: Application, secret: str, saved: str) -> None:
         self._app = app
         self._secret = secret.encode()
         self._saved = saved

@@ -13,9 +13,8 @@ from pyvmm_server.steps import BuildError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm_server.cluster import Cluster
+    from pyvmm_server.engine import NodeCall
     from pyvmm_server.steps import Step, Worker
-    from pyvmm_server.store import Record
 
 _PIECE = 4 << 20
 """Bytes of an archive in each call."""
@@ -69,6 +68,7 @@ class Here:
 class There:
     """A sandbox of another node, which executes a step in each call.
 
+    :param node: the calls of the node
     :param archive: returns the path of an archive with a given hash, or an empty string
     :param log: receives the output of a step when the step is done
     :param deadline: of the whole build, on the monotonic clock
@@ -77,14 +77,14 @@ class There:
 
     def __init__(
         self,
-        cluster: Cluster,
-        record: Record,
+        node: NodeCall,
+        sandbox_id: str,
         archive: Callable[[str], str],
         log: Callable[[str, str], None],
         deadline: float,
         found: dict[str, Any],
     ) -> None:
-        self._cluster, self._record = cluster, record
+        self._node, self._id = node, sandbox_id
         self._archive, self._log, self._deadline = archive, log, deadline
         self.found = found
 
@@ -105,8 +105,8 @@ class There:
     async def _work(self, name: str, what: object) -> None:
         left = self._deadline - time.monotonic()
         try:
-            lines, self.found, error = await self._cluster.call(
-                self._record.node, "work", self._record.id, name, what, self.found, left, limit=left + _MORE_S
+            lines, self.found, error = await self._node(
+                "work", self._id, name, what, self.found, left, limit=left + _MORE_S
             )
         except Unreachable as failure:
             raise BuildError(failure.message) from failure
@@ -121,7 +121,7 @@ class There:
             size, at = os.fstat(file.fileno()).st_size, 0
             while at < size or not at:
                 data = await threads.call(file.read, _PIECE)
-                await self._cluster.call(self._record.node, "receive", self._record.id, at, data)
+                await self._node("receive", self._id, at, data)
                 at += max(len(data), 1)
 
 
