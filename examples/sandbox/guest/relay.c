@@ -23,7 +23,7 @@ static int dial(const struct sockaddr *address, socklen_t size)
 }
 
 /* relay PORT: between a server at that port of a loopback address and the standard streams. Connected, it first writes
- * a NUL byte. Each direction has its own end. */
+ * a NUL byte. The two directions end independently. */
 int box_relay(int argc, char **argv)
 {
 	in_port_t port = htons((uint16_t)atoi(argv[0]));

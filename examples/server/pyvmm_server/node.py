@@ -63,7 +63,7 @@ class Node:
         fence.start(folder, settings.root, keeper)
         self._saved = Saved(os.path.join(folder, "forks"), os.path.join(settings.state, "saved", settings.cluster))
         self._bench = Bench(os.path.join(folder, "archives"))
-        self._settings = replace(settings, state=folder, suspend_paused=False)  # the server says where
+        self._settings = replace(settings, state=folder, suspend_paused=False)  # the server sends the folder
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
         self._address = Address(host, 0, secrets.token_hex(32))

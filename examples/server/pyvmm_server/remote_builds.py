@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PIECE = 4 << 20
 """Bytes of an archive in each call."""
 _MORE_S = 30.0
-"""How long a node has to answer when the time of the build is over."""
+"""The limit for the answer of a node when the time of the build is over."""
 
 
 class Workshop(Protocol):
