@@ -10,8 +10,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from e2b import Sandbox
-from e2b.exceptions import SandboxException
+from e2b import Sandbox, Template
+from e2b.exceptions import BuildException, SandboxException
 
 from pyvmm_kata.image_store import store as image_store
 from pyvmm_sandbox import isolations
@@ -29,7 +29,8 @@ def main() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     client: dict[str, Any] = {"api_key": "e2b_0", "api_url": url, "sandbox_url": url}
-    server = start(port, os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND))
+    log = os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    server = start(port, log, "--network", "none")
     try:
         with Sandbox.create(allow_internet_access=False, timeout=600, **client) as box:
             found: dict[str, Any] = {"root": box.commands.run("echo $HOME; pwd", user="root").stdout.split()}
@@ -43,6 +44,12 @@ def main() -> None:
                     call()
                 except SandboxException as error:
                     found["refused"].append(str(error))
+        lines: list[str] = []
+        try:
+            steps = Template().from_template("base").run_cmd("echo this step runs")
+            Template.build(steps, "built", on_build_logs=lambda each: lines.append(each.message), **client)
+        except BuildException as error:
+            found["build"] = [str(error), "this step runs" in lines]
         print(json.dumps(found))
     finally:
         os.kill(server, 15)

@@ -29,13 +29,13 @@ BEHIND_RESTART: Any = {"allow_internet_access": False}
 """The rules that the next server sets, which finds the sandbox."""
 
 
-def serve(port: int) -> None:
+def serve(port: int, *options: str) -> None:
     """Until a signal."""
     places = ["--state", f"{place}/server", "--root", f"{place}/state"]
-    sys.exit(command.main([*places, "--template", "base=small-root:1", "--port", str(port)]))
+    sys.exit(command.main([*places, "--template", "base=small-root:1", "--port", str(port), *options]))
 
 
-def start(port: int, log: int = 2) -> int:
+def start(port: int, log: int = 2, *options: str) -> int:
     """The process of a server that listens.
 
     :param log: the descriptor for what it prints
@@ -43,7 +43,7 @@ def start(port: int, log: int = 2) -> int:
     server = os.fork()
     if not server:
         os.dup2(log, 2)
-        serve(port)
+        serve(port, *options)
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

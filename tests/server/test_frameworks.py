@@ -54,7 +54,7 @@ def _run(server: Server, tmp_path: Path, name: str, packages: list[str]) -> None
     """Run a program of frameworks/ in an environment with these packages."""
     python = str(tmp_path / "bin" / "python")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path)], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-compile", *packages], check=True)
     folder = server.place / "files" / name
     folder.mkdir()
     addresses = {"E2B_API_URL": server.url, "E2B_SANDBOX_URL": server.url, "E2B_API_KEY": "e2b_0"}

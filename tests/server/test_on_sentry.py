@@ -17,6 +17,7 @@ def test_servers_inside_are_reached_and_what_is_missing_is_a_sentence(rootfs: Pa
         "http": "from inside",
         "closed": "502",
         "refused": [sentence, sentence],
+        "build": [sentence.removeprefix("501: "), False],
     }
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log and '"error"' not in log
