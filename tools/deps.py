@@ -446,7 +446,7 @@ def install_ray(python: str) -> None:
     """Install Ray, an engine of examples/server. Its tests are skipped where no wheel is made for this Python."""
     if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "ray")):
         with step("installing Ray, an engine of examples/server"):
-            command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "ray >= 2.50"]
+            command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "ray >= 2.52"]
             subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ class Server:
     """``pyvmm serve`` in a process of its own, on a free port.
 
     :ivar place: its folders
+    :param program: that of the server, if not the usual one with fake machines
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *program: str | Path) -> None:
         self.place = place
+        self._program = program or (sys.executable, PROGRAM)
         for name in ("rootfs", "files"):
             (place / name).mkdir()
         (place / "image").write_bytes(b"an image")
@@ -57,7 +59,7 @@ class Server:
             "TMPDIR": str(self.place),
             "PYVMM_FAKE_KERNELS": self.kernels.name,
         }
-        command = [sys.executable, str(PROGRAM), str(self.place), "--port", str(self.port), *self.options]
+        command = [*self._program, self.place, "--port", str(self.port), *self.options]
         with open(self.place / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + PATIENCE
@@ -111,9 +113,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *options: str) -> Iterator[Server]:
+def running(folder: Path, *options: str, program: Sequence[str | Path] = ()) -> Iterator[Server]:
     """A server that runs, and of which nothing is left."""
-    server = Server(folder)
+    server = Server(folder, *program)
     server.start(*options)
     try:
         yield server

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from pyvmm_sandbox import Sandbox
+from pyvmm_sandbox import Network, Sandbox, Stats
 from pyvmm_server.choices import Choices
 from pyvmm_server.engine import Node
 from pyvmm_server.errors import gone
@@ -35,6 +36,7 @@ class GatedHandle:
     """A sandbox that runs until its engine ends it."""
 
     relay = None
+    node = None
 
     def __init__(self, engine: GatedEngine, name: str) -> None:
         self._engine = engine
@@ -62,6 +64,15 @@ class GatedHandle:
         await self._engine.pass_gate("is_running")
         return self._name in self._engine.running
 
+    async def stats(self) -> Stats:
+        raise NotImplementedError
+
+    async def steps(self) -> Sequence[tuple[str, float]]:
+        raise NotImplementedError
+
+    async def set_rules(self, rules: Network) -> None:
+        raise NotImplementedError
+
 
 class GatedEngine:
     """
@@ -70,7 +81,7 @@ class GatedEngine:
     :ivar found: how often sandboxes were looked for
     """
 
-    has_builds = True
+    has_volumes = True
 
     def __init__(self) -> None:
         self.running: set[str] = set()
@@ -110,5 +121,5 @@ class GatedEngine:
     async def remove(self, record: Record) -> None:
         self.running.discard(record.name)
 
-    async def discard(self, record: Record, folder: str) -> None:
+    async def discard(self, node: str, folder: str) -> None:
         pass

@@ -24,16 +24,16 @@ pytestmark = [
 ]
 
 
-def run(program: str, rootfs: Path, place: Path) -> tuple[Any, str]:
+def run(program: str, rootfs: Path, place: Path, *more: str, patience: float = PATIENCE) -> tuple[Any, str]:
     """Run a program of this folder; what it prints as JSON on its last line, and all of its output."""
     path = os.pathsep.join(str(ROOT / name) for name in PACKAGES)
-    command = [sys.executable, str(Path(__file__).with_name(program)), str(rootfs), str(place)]
+    command = [sys.executable, str(Path(__file__).with_name(program)), str(rootfs), str(place), *more]
     done = subprocess.run(
         ["unshare", "--net", "--mount", *command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=patience,
         env={**os.environ, "TMPDIR": str(place), "XDG_RUNTIME_DIR": str(place), "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stdout + done.stderr

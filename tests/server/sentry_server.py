@@ -22,24 +22,28 @@ from pyvmm_sandbox import isolations
 from pyvmm_server import command
 from tests.sandbox import outside as lab
 
-rootfs, place = sys.argv[1:]
+rootfs, place = sys.argv[1:3]
 image_store.SYSTEM_STORE = f"{place}/images"
 isolations.choose = lambda wanted: "sentry"
 BEHIND_RESTART: Any = {"allow_internet_access": False}
 """The rules that the next server sets, which finds the sandbox."""
 
 
-def serve(port: int) -> None:
+def serve(port: int, *options: str) -> None:
     """Until a signal."""
     places = ["--state", f"{place}/server", "--root", f"{place}/state"]
-    sys.exit(command.main([*places, "--template", "base=small-root:1", "--port", str(port)]))
+    sys.exit(command.main([*places, "--template", "base=small-root:1", "--port", str(port), *options]))
 
 
-def start(port: int) -> int:
-    """The process of a server that listens."""
+def start(port: int, log: int = 2, *options: str) -> int:
+    """The process of a server that listens.
+
+    :param log: the descriptor for what it prints
+    """
     server = os.fork()
     if not server:
-        serve(port)
+        os.dup2(log, 2)
+        serve(port, *options)
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
@@ -48,13 +52,18 @@ def start(port: int) -> int:
             threading.Event().wait(0.05)  # only a try shows whether it listens
 
 
+def free_port() -> int:
+    """A TCP port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 def main() -> None:
     """The client's side."""
     outside = lab.Outside(place)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     image_store.ImageStore().add(rootfs, "small-root:1")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = start(port)
     client: dict[str, Any] = {
         "api_key": "e2b_0",

@@ -71,7 +71,7 @@ def test_commands(box: Sandbox) -> None:
         box.commands.run("echo why >&2; exit 3")
     assert (error.value.exit_code, error.value.stderr) == (3, "why\n")
     assert box.commands.run("pwd", cwd="/tmp").stdout == "/tmp\n"
-    with pytest.raises(InvalidArgumentException, match="does not exist"):
+    with pytest.raises(InvalidArgumentException, match="cwd '/none' does not exist"):
         box.commands.run("pwd", cwd="/none")
     with pytest.raises(AuthenticationException, match="nobody-has-this-name"):
         box.commands.run("true", user="nobody-has-this-name")

@@ -15,6 +15,7 @@ import pytest
 from e2b import Sandbox
 
 from pyvmm_sandbox import Entry
+from pyvmm_server import filesystem
 from pyvmm_server.errors import ClientError
 from pyvmm_server.page import differences, processes
 from tests.kata.oci_runtime import PATIENCE, eventually
@@ -135,7 +136,10 @@ def test_files_differ_by_what_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modified", [float("nan"), float("inf"), -1e300, 1e300])
 def test_a_sandbox_can_send_any_time(modified: float) -> None:
-    (found,) = differences.compare([Entry("/a\udcff", "file", 1, 0o644, 0, 0, modified)], [])
+    wrong = Entry("/a\udcff", "file", 1, 0o644, 0, 0, modified)
+    users: Any = SimpleNamespace(name_of=lambda kind, number: "root")
+    assert filesystem.describe(wrong, users)["modifiedTime"] == "1970-01-01T00:00:00Z"
+    (found,) = differences.compare([wrong], [])
     assert (found["path"], found["kind"]) == ("/a\ufffd", "here")
     assert found["here"]["modifiedTime"] == "1970-01-01T00:00:00Z"
 
@@ -166,12 +170,12 @@ def test_listings_that_hang_hold_no_other_key_up(monkeypatch: pytest.MonkeyPatch
         return []
 
     async def live(record: Any) -> Any:
-        return SimpleNamespace(box=record.id)
+        return SimpleNamespace(box=record.id, handle=SimpleNamespace(relay=None))
 
     async def compare() -> None:
         def call(owner: str) -> Any:
             def get(_: str, name: str) -> Any:
-                return SimpleNamespace(id=f"{owner} {name}", state="running")
+                return SimpleNamespace(id=f"{owner} {name}", state="running", node="")
 
             request = SimpleNamespace(query_params={"with": "b"})
             sandboxes = SimpleNamespace(get=get, live=live)

@@ -101,6 +101,8 @@ class Simulated(Cluster):
             running.discard(args[0])
         elif name == "ids":
             value = list(running)
+        elif name == "saved":
+            value = []
         elif name == "is_running":
             value = args[0] in running
         if self.ends == "after":
@@ -150,7 +152,7 @@ def _server(world: World, folder: Path) -> tuple[Sandboxes, Simulated]:
     """A new server with a clock of its own, on the records of the one before."""
     engine = Simulated(world, world.rng.uniform(-1e6, 1e6))
     sandboxes = Sandboxes(Settings(str(folder), {"base": "/base"}, memory=MIB, network="none"), engine)
-    engine._sandboxes = sandboxes
+    engine.sandboxes = sandboxes
     for record in sandboxes.store.in_states(store.CREATING):
         sandboxes.store.change(record.id, state=store.ENDING)
     return sandboxes, engine

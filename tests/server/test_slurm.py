@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "server" / "slurm" / "nodes.sb
 _STAND_IN = """\
 #!/bin/sh
 [ "$1" = health-check ] && exec test -e {folder}/head
+echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >>{folder}/tokens
 [ "$3" = --head ] && : >{folder}/head
 trap 'echo "$SLURMD_NODENAME ${{0##*/}}" >>{folder}/ended; exit 0' TERM
 echo "$SLURMD_NODENAME ${{0##*/}} $*" >>{folder}/begun
@@ -59,9 +61,11 @@ def test_a_server_on_the_nodes_of_a_job(slurm: Slurm, tmp_path: Path) -> None:
     resources = "--resources=" + json.dumps({"pyvmm_memory": 2048})
     assert lines(tmp_path / "begun") == [
         f"{NODES[0]} pyvmm serve --engine ray --host 0.0.0.0 --keys /keys --state /state",
-        f"{NODES[0]} ray start --block --head --port=6379 {resources}",
+        f"{NODES[0]} ray start --block --head --include-dashboard=false --port=6379 {resources}",
         *(f"{name} ray start --block --address={NODES[0]}:6379 {resources}" for name in NODES[1:]),
     ]
+    (token,) = {*lines(tmp_path / "tokens")}  # the same for all parts of the job
+    assert re.fullmatch("token [0-9a-f]{64}", token)
     slurm.run("scancel", submitted.stdout.strip())
     slurm.until(lambda: len(lines(tmp_path / "ended")) == 4)
 

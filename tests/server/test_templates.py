@@ -49,7 +49,7 @@ def test_a_template_from_a_template(server: Server, place: str) -> None:
     assert {"printed", "warned", "the template is ready"} <= set(entries)
     assert Template.exists("first", **server.client())
     assert not Template.exists("first", **server.client("e2b_1"))
-    for name in ("first", "first:default", built.template_id):
+    for name in ("first", "first:default", built.template_id, f"first:{built.build_id}"):
         with Sandbox.create(name, **server.client()) as box:
             assert box.commands.run("cat made; echo $COLOR").stdout == f"a b1\n{place}/work\na b\n"
             assert box.files.read("made").startswith("a b1\n")

@@ -38,5 +38,6 @@ int box_put(int argc, char **argv);
 int box_watch(int argc, char **argv);
 int box_after(int argc, char **argv);
 int box_expire(int argc, char **argv);
+int box_relay(int argc, char **argv);
 
 #endif

@@ -14,7 +14,7 @@ static const struct {
 	{ "init", 0, box_init },   { "exec", 1, box_exec },     { "start", 1, box_start }, { "read", 1, box_read },
 	{ "write", 2, box_write }, { "list", 2, box_list },     { "move", 2, box_move },   { "mkdir", 1, box_mkdir },
 	{ "get", 1, box_get },     { "remove", 1, box_remove }, { "put", 1, box_put },     { "watch", 2, box_watch },
-	{ "after", 2, box_after }, { "expire", 4, box_expire },
+	{ "after", 2, box_after }, { "expire", 4, box_expire },   { "relay", 1, box_relay },
 };
 
 int main(int argc, char **argv)

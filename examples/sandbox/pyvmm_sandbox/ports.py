@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pyvmm_kata import Container
 
+    Dial = Callable[[int], socket.socket]
+
 MOST_CONNECTIONS = 128
 """At a time, for each forwarded port; others wait until one of them ends."""
 _LARGEST = 0xFFFF
@@ -30,9 +32,9 @@ class Forward:
     :ivar port: the port of the host
     """
 
-    def __init__(self, container: Container, inside: int, listener: socket.socket) -> None:
+    def __init__(self, dial: Dial, inside: int, listener: socket.socket) -> None:
         self.host, self.port = listener.getsockname()[:2]
-        self._container = container
+        self._dial = dial
         self._inside = inside
         self._listener = listener
         self._places = threading.Semaphore(MOST_CONNECTIONS)
@@ -75,7 +77,7 @@ class Forward:
         try:
             with client:
                 try:
-                    server = self._container.connect(self._inside)
+                    server = self._dial(self._inside)
                 except (OSError, VmmError):
                     reset_on_close(client)
                     return
@@ -112,12 +114,12 @@ class Forward:
 class Ports:
     """The ports of a sandbox: ``box.ports``.  They are those of its loopback addresses.
 
-    :param check: raises UsageError if the sandbox cannot have them
+    :param dial: connects to one
     """
 
-    def __init__(self, container: Container, check: Callable[[], None]) -> None:
+    def __init__(self, container: Container, dial: Dial) -> None:
         self._container = container
-        self._check = check
+        self._dial = dial
         self._forwards: weakref.WeakSet[Forward] = weakref.WeakSet()
 
     def forward(self, port: int, host: str = "127.0.0.1", host_port: int = 0) -> Forward:
@@ -126,14 +128,12 @@ class Ports:
         :param host: the address of the host that listens
         :param host_port: the port of the host; 0: a free one
         :raises OSError: the host's port is in use
-        :raises UsageError: the sandbox is on the Sentry
         """
-        self._check()
         _check(port)
         if host_port:
             _check(host_port)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        made = Forward(self._container, port, socket.create_server((host, host_port), family=family, backlog=128))
+        made = Forward(self._dial, port, socket.create_server((host, host_port), family=family, backlog=128))
         self._forwards.add(made)
         return made
 
@@ -142,12 +142,10 @@ class Ports:
 
         :raises ConnectionRefusedError: nothing listens there
         :raises SandboxGone: the sandbox has ended
-        :raises UsageError: the sandbox is on the Sentry
         """
-        self._check()
         _check(port)
         try:
-            return self._container.connect(port)
+            return self._dial(port)
         except VmmError as error:
             raise error_of(self._container, error) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import threading
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import PIPE, Container
 from pyvmm_kata.errors import ConfigError, VmmError
-from pyvmm_sandbox import connecting, guest, isolations, owners, records
+from pyvmm_sandbox import connecting, guest, inner_relay, isolations, owners, records
 from pyvmm_sandbox.commands import OUTPUT_MOST, Command, Result, checked_size, finish
 from pyvmm_sandbox.errors import SandboxGone, SandboxNotFound, UsageError, error_of, gone
 from pyvmm_sandbox.files import Files
@@ -142,7 +141,7 @@ class Sandbox:
         self.isolation = container.isolation or "vm"
         self.files = Files(lambda words: self._start(words))
         self.network = connecting.Rules(container.id, container.folder)
-        self.ports = Ports(container, functools.partial(isolations.check_ports, self.isolation))
+        self.ports = Ports(container, inner_relay.dial_of(self.isolation, container))
         self._container = container
         self._detached = detached
         self._contexts: Contexts | None = None

@@ -23,7 +23,8 @@ _LONGEST_WAIT_S = 2 * 3600
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS builds (
     id TEXT PRIMARY KEY, template TEXT, owner TEXT, name TEXT, tags TEXT, state TEXT, created REAL, cpus REAL,
-    memory INTEGER, internet INTEGER, envs TEXT, context TEXT, user TEXT, workdir TEXT, reason TEXT, step TEXT
+    memory INTEGER, internet INTEGER, envs TEXT, context TEXT, user TEXT, workdir TEXT, reason TEXT, step TEXT,
+    node TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS builds_of_owner ON builds (owner, name);
 CREATE TABLE IF NOT EXISTS tags (
@@ -44,6 +45,7 @@ class Build:
     :ivar workdir: where they start; empty: the home directory
     :ivar reason: why it has failed
     :ivar step: that has failed: ``base``, a number or ``finalize``
+    :ivar node: that has saved it; empty: this one
     """
 
     id: str
@@ -62,6 +64,7 @@ class Build:
     workdir: str = ""
     reason: str = ""
     step: str = ""
+    node: str = ""
 
 
 class BuildRecords:
@@ -121,15 +124,15 @@ class BuildRecords:
     # -- tags --------------------------------------------------------------------------------------------------------
 
     def find(self, owner: str, name: str, *, any_tag: bool = False) -> Build | None:
-        """The build that ``NAME[:TAG]`` means; NAME can be the template's id.
+        """The build that ``NAME[:TAG]`` means; NAME can be the template's id, and TAG that of a build with a tag.
 
         :param any_tag: a name without a tag means any build that has one
         """
         plain, colon, tag = name.partition(":")
         found = self._where(
             """(name = ? OR template = ?) AND owner = ? AND id IN (
-                SELECT build FROM tags WHERE owner = ? AND name = builds.name AND (tag = ? OR ?))""",
-            *(plain, plain, owner, owner, tag or DEFAULT, any_tag and not colon),
+                SELECT build FROM tags WHERE owner = ? AND name = builds.name AND (tag = ? OR build = ? OR ?))""",
+            *(plain, plain, owner, owner, tag or DEFAULT, tag, any_tag and not colon),
         )
         return next(found, None)
 

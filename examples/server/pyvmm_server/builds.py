@@ -11,10 +11,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyvmm_sandbox.isolations import check_saving
 from pyvmm_server import build_records, threads
 from pyvmm_server.archives import Archives
 from pyvmm_server.build_records import Build
 from pyvmm_server.errors import ClientError, describe
+from pyvmm_server.remote_builds import Here, There
 from pyvmm_server.steps import BuildError, Plan, Worker
 from pyvmm_server.templates import ALIASES, internet_of
 from vmm import VmmError
@@ -22,8 +24,10 @@ from vmm import VmmError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pyvmm_sandbox import Sandbox
+    from pyvmm_server.engine import Handle
+    from pyvmm_server.remote_builds import Workshop
     from pyvmm_server.sandboxes import Sandboxes
+    from pyvmm_server.store import Record
     from pyvmm_server.templates import Source
 
 log = logging.getLogger("pyvmm_server")
@@ -145,6 +149,7 @@ class Builds:
 
     async def _build(self, build: Build, plan: Plan, lines: Log) -> None:
         error, replaced = "the build was cancelled", [build.id]
+        self._sandboxes.saving.add(build.id)
         try:
             values = await self._made(build, plan, lines)
             lines.add("the template is ready")
@@ -154,6 +159,7 @@ class Builds:
         except Exception as found:
             error = describe(found).message
         finally:
+            self._sandboxes.saving.discard(build.id)
             if error:
                 lines.add(error, "error")
                 self.records.change(build.id, state=build_records.FAILED, reason=error, step=lines.step)
@@ -163,24 +169,25 @@ class Builds:
         """What is recorded of a build when it is saved."""
         source = self._source(build, plan, lines)
         internet = internet_of(source, None, self._settings.network != "none")
-        async with self._sandboxes.hidden(build.owner, source, internet) as box:
-            worker = self._worker(box, build, source, lines)
+        async with self._sandboxes.hidden(build.owner, source, internet) as (record, handle):
+            if handle.node is None:
+                check_saving(handle.box.isolation)  # before its steps
+            shop = self._workshop(record, handle, build, source, lines)
             try:
-                await self._work(worker, plan, lines)
+                await self._work(shop, plan, lines)
             except asyncio.CancelledError:
                 with contextlib.suppress(VmmError):  # the sandbox has ended
-                    await threads.call(worker.stop)
+                    await shop.stop()
                 raise
-            await threads.to_end(threads.call(box.snapshot, self._sandboxes.templates.folder(build.id)))
+            await threads.to_end(handle.save(self._sandboxes.templates.folder(build.id)))
             await asyncio.sleep(0)  # where a cancellation comes
         return {
             "cpus": source.cpus,
             "memory": source.memory,
             "internet": internet,
             "context": source.context,
-            "envs": worker.envs,
-            "user": worker.user,
-            "workdir": worker.workdir,
+            "node": record.node,
+            **shop.found,
         }
 
     def _source(self, build: Build, plan: Plan, lines: Log) -> Source:
@@ -199,29 +206,29 @@ class Builds:
             lines.add(f"it has {found.cpus:g} CPUs and {found.memory} MiB of memory", "warn")
         return found
 
-    def _worker(self, box: Sandbox, build: Build, source: Source, lines: Log) -> Worker:
-        return Worker(
-            box,
-            lambda name: self.archives.find(build.owner, name),
-            lines.add,
-            time.monotonic() + self._settings.most_build,
-            source.user,
-            source.workdir,
-            dict(source.envs),
-        )
+    def _workshop(self, record: Record, handle: Handle, build: Build, source: Source, lines: Log) -> Workshop:
+        deadline = time.monotonic() + self._settings.most_build
+        found: dict[str, Any] = {"user": source.user, "workdir": source.workdir, "envs": dict(source.envs)}
 
-    async def _work(self, worker: Worker, plan: Plan, lines: Log) -> None:
+        def archive(name: str) -> str:
+            return self.archives.find(build.owner, name)
+
+        if node := handle.node:
+            return There(node, record.id, archive, lines.add, deadline, found)
+        return Here(Worker(handle.box, archive, lines.add, deadline, **found))
+
+    async def _work(self, shop: Workshop, plan: Plan, lines: Log) -> None:
         for number, step in enumerate(plan.steps, 1):
             lines.step = str(number)
             lines.add(f"{step.kind} {' '.join(step.args)[:200]}")
-            await threads.call(worker.do, step)
+            await shop.do(step)
         lines.step = FINALIZE
         if plan.start:
             lines.add(f"starting {plan.start[:200]}")
-            await threads.call(worker.start, plan.start)
+            await shop.start(plan.start)
         if plan.ready:
             lines.add(f"waiting for {plan.ready[:200]}")
-            await threads.call(worker.wait, plan.ready)
+            await shop.wait(plan.ready)
 
     # -- after a build -----------------------------------------------------------------------------------------------
 

@@ -12,16 +12,16 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import metrics
+from pyvmm_server import metrics, moving
 from pyvmm_server.errors import ClientError, Unreachable, gone, lost, not_there
 from pyvmm_server.placement import Membership, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from pyvmm_sandbox import Sandbox
+    from pyvmm_sandbox import Network, Sandbox, Stats
     from pyvmm_server.choices import Choices
-    from pyvmm_server.engine import Address, Node
+    from pyvmm_server.engine import Address, Node, NodeCall
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.store import Record
     from pyvmm_server.templates import Source
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 CALL_S = 30.0
 START_S = 120.0
+FETCH_S = 900.0
+"""For a start, if the node gets the template from another one first."""
 _ROUND_S = 1.5
 _BEGIN_S = 60.0
 """How long the server waits for its nodes before it answers requests."""
@@ -38,8 +40,14 @@ class RemoteHandle:
     """A sandbox of another node."""
 
     def __init__(self, cluster: Cluster, record: Record) -> None:
-        self._cluster = cluster
-        self._node, self._id = record.node, record.id
+        self.cluster = cluster
+        self._first, self._id = record.node, record.id
+
+    @property
+    def _node(self) -> str:
+        """Where it is now; empty: on disk."""
+        record = self.cluster.sandboxes.store.get(self._id)
+        return self._first if record is None else record.node
 
     @property
     def box(self) -> Sandbox:
@@ -47,40 +55,73 @@ class RemoteHandle:
 
     @property
     def relay(self) -> Address:
-        if self._cluster.membership.is_lost(self._node):
+        if self.cluster.membership.is_lost(self._node):
             raise lost(self._id, self._node, 502)
-        return self._cluster.address(self._node)
+        return self.cluster.address(self._node)
+
+    @property
+    def node(self) -> NodeCall:
+        async def call(name: str, *args: Any, limit: float = 0) -> Any:
+            return await self.cluster.call(self._node, name, *args, limit=limit or CALL_S)
+
+        return call
 
     async def pause(self) -> None:
-        await self._cluster.call(self._node, "pause", self._id)
+        cluster = self.cluster
+        if not (cluster.suspends and await moving.suspend(cluster, cluster.sandboxes, self._id, self._node)):
+            await cluster.call(self._node, "pause", self._id)
 
     async def resume(self) -> None:
-        await self._cluster.call(self._node, "resume", self._id)
+        record = self.cluster.sandboxes.store.get(self._id)
+        if record is not None and not record.node:
+            await moving.revive(self.cluster, self.cluster.sandboxes, record)
+        else:
+            await self.cluster.call(self._node, "resume", self._id)
 
     async def kill(self) -> None:
-        await self._cluster.call(self._node, "remove", self._id)
+        if record := self.cluster.sandboxes.store.get(self._id):
+            await self.cluster.remove(record)
 
     async def save(self, folder: str) -> None:
-        await self._cluster.call(self._node, "save", self._id, folder, limit=START_S)
+        await self.cluster.call(self._node, "save", self._id, folder, limit=START_S)
 
     async def is_running(self) -> bool:
-        return bool(await self._cluster.call(self._node, "is_running", self._id))
+        if not self._node or await self.cluster.call(self._node, "is_running", self._id):
+            return True
+        record = self.cluster.sandboxes.store.get(self._id)
+        return record is not None and bool(record.saved)  # it is being paused or resumed
+
+    async def stats(self) -> Stats:
+        found: Stats = await self.cluster.call(self._node, "stats", self._id)
+        return found
+
+    async def steps(self) -> Sequence[tuple[str, float]]:
+        ages = await self.cluster.call(self._node, "steps", self._id)
+        now = time.monotonic()
+        return [(what, now - age) for what, age in ages]
+
+    async def set_rules(self, rules: Network) -> None:
+        await self.cluster.call(self._node, "set_rules", self._id, rules)
 
 
 class Cluster:
     """
     :ivar membership: the nodes, as the rounds have found them
+    :ivar suspends: paused sandboxes are on disk
+    :ivar sandboxes: those of the server
     :param clock: a monotonic one
     """
 
-    has_builds = False
-    _sandboxes: Sandboxes
+    has_volumes = False
+    suspends = False
+    sandboxes: Sandboxes
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
         self.membership = Membership()
         self._clock = clock
         self._rng = rng or random.Random()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._swept: set[str] = set()
 
     # -- of the engine -------------------------------------------------------------------------------------------------
 
@@ -117,29 +158,56 @@ class Cluster:
     def place(self, memory: int, beside: str) -> str:
         ready = self.membership.ready
         nodes = [ready[beside]] if beside in ready else [] if beside else self.membership.candidates
-        found = choose(nodes, self._sandboxes.store.places.used, memory, self._rng)
+        found = choose(nodes, self.sandboxes.store.places.used, memory, self._rng)
         if found is None:
             where = "the node of the sandbox" if beside else f"none of {len(nodes)} nodes"
             raise ClientError(503, f"{where} has {memory} MiB for another sandbox" if nodes else "no node answers")
         return found.id
 
     async def start(self, record: Record, source: Source, choices: Choices) -> RemoteHandle:
-        await self.call(record.node, "start", record, source, choices, limit=START_S)
+        holder, limit = None, START_S
+        if source.node not in ("", record.node):
+            holder, limit = await self._holder(source), FETCH_S
+        await self.call(record.node, "start", record, source, choices, holder, limit=limit)
         return RemoteHandle(self, record)
+
+    async def _holder(self, source: Source) -> Address:
+        """Where the template of a source is: on the node that has saved it, or on one that has fetched it, or that has
+        been started again.
+
+        :raises ClientError: no node that answers has it
+        """
+        node = await self.holder(source.template, source.node)
+        if node is None:
+            raise ClientError(503, f"no node that answers has {source.name}; node {source.node[:16]} has saved it")
+        return self.address(node)
+
+    async def holder(self, folder: str, first: str = "") -> str | None:
+        """A node that has what was saved in a folder; None: none that answers."""
+        for node in sorted(self.membership.ready, key=lambda node: node != first):
+            with contextlib.suppress(Unreachable):
+                if await self.call(node, "has", folder):
+                    return node
+        return None
 
     async def connect(self, record: Record) -> RemoteHandle:
         handle = RemoteHandle(self, record)
-        if not await handle.is_running():
+        if record.saved:
+            await moving.settle(self, self.sandboxes, record)
+        elif not await handle.is_running():
             raise gone(record.id)
         return handle
 
     async def remove(self, record: Record) -> None:
         if record.node and not self.membership.is_lost(record.node):
             await self.call(record.node, "remove", record.id)
+        if record.saved:
+            await self.discard("", self.sandboxes.templates.folder(record.saved))
 
-    async def discard(self, record: Record, folder: str) -> None:
-        with contextlib.suppress(ClientError):
-            await self.ask(record.node, "discard", folder)
+    async def discard(self, node: str, folder: str) -> None:
+        for each in [node] if node else list(self.membership.ready):
+            with contextlib.suppress(ClientError):
+                await self.ask(each, "discard", folder)
 
     async def call(self, node: str, name: str, *args: Any, limit: float = CALL_S) -> Any:
         """The result of a call to a node.
@@ -162,7 +230,7 @@ class Cluster:
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
     async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
-        self._sandboxes = sandboxes
+        self.sandboxes = sandboxes
         deadline = self._clock() + _BEGIN_S
         while True:
             try:
@@ -177,7 +245,7 @@ class Cluster:
     async def round(self) -> None:
         """Look at all nodes, report what is lost, and end what no record has."""
         await self.refresh()
-        places = self._sandboxes.store.places
+        places = self.sandboxes.store.places
         self.membership.expect(places.nodes())
         members = {each.id: each for each in self.members()}
         found = await asyncio.gather(*(self.probe(node) for node in members))
@@ -190,12 +258,12 @@ class Cluster:
             for each in ids:
                 metrics.FAILURES.labels("lost").inc()
                 log.warning("sandbox is lost with its node", extra={"sandbox": each, "node": node})
-                self._sandboxes.forget(each)
+                self.sandboxes.forget(each)
         # Not in the round: a node that hangs must not delay the news of others.
         for node in changes.fence:
             self._spawn(node, self._fence)
         for node in self.membership.ready:
-            self._spawn(node, self._end_others)
+            self._spawn(node, self._end_others if node in self._swept else self._sweep)
 
     def _spawn(self, node: str, work: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         if node not in self._tasks:
@@ -217,10 +285,21 @@ class Cluster:
         if ids is not None and not any(error for _, error in results):
             self.membership.readmit(node)
 
+    async def _sweep(self, node: str) -> None:
+        """Remove saved sandboxes that were removed while the node did not answer, once for each of its starts."""
+        store = self.sandboxes.store
+        with contextlib.suppress(ClientError):
+            found = set(await self.call(node, "saved"))
+            known = store.snapshot_ids() | {each.id for each in store.builds.named()} | self.sandboxes.saving
+            known |= store.saved()
+            for each in found - known:
+                await self.call(node, "discard", self.sandboxes.templates.folder(each))
+            self._swept.add(node)
+
     async def _end_others(self, node: str) -> None:
         """End sandboxes of a node whose records are of other nodes, or are not there."""
         with contextlib.suppress(ClientError):
-            for each in set(await self.call(node, "ids")) - self._sandboxes.store.places.on(node):
+            for each in set(await self.call(node, "ids")) - self.sandboxes.store.places.on(node):
                 # A sandbox is recorded before the node has it, so that none is new.
                 log.warning("sandbox without a record is ended", extra={"sandbox": each, "node": node})
                 await self.call(node, "remove", each)

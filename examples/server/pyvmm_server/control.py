@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import bodies, network_rules, secret_calls, store, threads, volume_calls
+from pyvmm_server import bodies, network_rules, secret_calls, store, volume_calls
 from pyvmm_server.calls import created, listed, seconds, time_of
 from pyvmm_server.choices import Choices
 from pyvmm_server.errors import ClientError, not_there, translate
@@ -168,7 +168,7 @@ async def metrics(call: Call) -> Response:
     record = call.record
     live = await call.sandboxes.live(record)
     try:
-        found = await threads.call(live.box.stats)
+        found = await live.handle.stats()
     except Exception as error:
         raise translate(error) from error
     now, used = time.time(), found.cpu_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvmm_sandbox import Sandbox, SandboxGone, SandboxNotFound
 from pyvmm_server import leftovers, store, threads
@@ -13,6 +13,9 @@ from pyvmm_server.errors import ClientError, gone
 from pyvmm_server.suspended import Suspended
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm_sandbox import Network, Stats
     from pyvmm_server.choices import Choices
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
@@ -43,6 +46,16 @@ class Address(NamedTuple):
     secret: str
 
 
+class NodeCall(Protocol):
+    """A call of a method of :class:`pyvmm_server.node.Node`."""
+
+    async def __call__(self, name: str, *args: Any, limit: float = 0) -> Any:
+        """
+        :param limit: in seconds; 0: the usual one
+        :raises ClientError: the node does not answer, or has answered so
+        """
+
+
 class Handle(Protocol):
     """A sandbox of an engine.  Its calls raise :class:`~vmm.VmmError`, :class:`OSError` and
     :class:`~pyvmm_server.errors.ClientError`."""
@@ -61,6 +74,10 @@ class Handle(Protocol):
         :raises ClientError: its node does not answer now
         """
 
+    @property
+    def node(self) -> NodeCall | None:
+        """Calls of its node, if that is another one."""
+
     async def pause(self) -> None: ...
 
     async def resume(self) -> None: ...
@@ -72,14 +89,22 @@ class Handle(Protocol):
 
     async def is_running(self) -> bool: ...
 
+    async def stats(self) -> Stats: ...
+
+    async def steps(self) -> Sequence[tuple[str, float]]:
+        """The steps of its start, and when each was done, on this server's monotonic clock."""
+
+    async def set_rules(self, rules: Network) -> None:
+        """Replace the rules of its network."""
+
 
 class Engine(Protocol):
     """Runs sandboxes.  The server keeps their records.
 
-    :ivar has_builds: whether templates can be built and sandboxes be saved as templates
+    :ivar has_volumes: whether sandboxes can share folders of the server
     """
 
-    has_builds: bool
+    has_volumes: bool
 
     async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
         """Follow the nodes until cancelled.
@@ -94,7 +119,7 @@ class Engine(Protocol):
         """Choose the node of a new sandbox.
 
         :param memory: in MiB
-        :param beside: the only node that can have it; empty: any
+        :param beside: the only node that may be chosen; empty: any
         :raises ClientError: no node has room
         """
 
@@ -120,8 +145,11 @@ class Engine(Protocol):
         :raises ClientError: its node does not answer now
         """
 
-    async def discard(self, record: Record, folder: str) -> None:
-        """Remove what :meth:`Handle.save` has saved of a sandbox."""
+    async def discard(self, node: str, folder: str) -> None:
+        """Remove what :meth:`Handle.save` has saved in a folder.
+
+        :param node: that has it; empty: whoever has it
+        """
 
 
 class LocalHandle:
@@ -131,6 +159,7 @@ class LocalHandle:
     """
 
     relay = None
+    node = None
 
     def __init__(self, record: Record, suspended: Suspended, box: Sandbox | None) -> None:
         self._record, self._suspended, self._box = record, suspended, box
@@ -166,11 +195,21 @@ class LocalHandle:
         box = self._box
         return box is None or await threads.call(lambda: box.is_running)
 
+    async def stats(self) -> Stats:
+        return await threads.call(self.box.stats)
+
+    async def steps(self) -> Sequence[tuple[str, float]]:
+        return (await threads.call(self.box.info)).steps
+
+    async def set_rules(self, rules: Network) -> None:
+        box = self.box
+        await threads.call(lambda: box.network.update(rules))
+
 
 class Local:
     """Runs sandboxes on this node, by the sandbox library."""
 
-    has_builds = True
+    has_volumes = True
 
     def __init__(self, settings: Settings) -> None:
         self._config, self._root = settings.config, settings.root
@@ -215,5 +254,5 @@ class Local:
         await threads.call(leftovers.remove, self._root, record.name)
         await threads.call(self._suspended.discard, record)
 
-    async def discard(self, record: Record, folder: str) -> None:
+    async def discard(self, node: str, folder: str) -> None:
         await threads.call(shutil.rmtree, folder, ignore_errors=True)

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 TYPES = {"file": "FILE_TYPE_FILE", "directory": "FILE_TYPE_DIRECTORY", "link": "FILE_TYPE_SYMLINK"}
 _FORMATS = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK}
 MOST_DEPTH = 64
+FIRST, LAST = -62135596800.0, 253402300799.0
+"""The begin of the year 1 and the end of the year 9999: times in answers are between them."""
 
 
 def describe(entry: Entry, users: Users) -> dict[str, Any]:
     """Convert an entry to the JSON of ``EntryInfo``."""
+    modified = entry.modified if FIRST <= entry.modified <= LAST else 0.0  # the sandbox sends any number
     found: dict[str, Any] = {
         "name": entry.name,
         "type": TYPES.get(entry.type, "FILE_TYPE_UNSPECIFIED"),
@@ -34,7 +37,7 @@ def describe(entry: Entry, users: Users) -> dict[str, Any]:
         "permissions": stat.filemode(_FORMATS.get(entry.type, 0) | entry.mode),
         "owner": users.name_of(PASSWD, entry.uid),
         "group": users.name_of(GROUP, entry.gid),
-        "modifiedTime": datetime.fromtimestamp(entry.modified, UTC).isoformat().replace("+00:00", "Z"),
+        "modifiedTime": datetime.fromtimestamp(modified, UTC).isoformat().replace("+00:00", "Z"),
     }
     if entry.type == "link":
         found["symlinkTarget"] = entry.target

@@ -7,10 +7,10 @@ finds its sandboxes again, as a server does.  :mod:`pyvmm_server.fence` ends the
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import secrets
-import shutil
 import socket
 import tempfile
 import threading
@@ -18,14 +18,19 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyvmm_server import fence, relay, store
+from pyvmm_server import fence, relay, store, threads
 from pyvmm_server.engine import Address
 from pyvmm_server.errors import ClientError, describe, gone
+from pyvmm_server.node_builds import Bench
+from pyvmm_server.node_saved import Saved
+from vmm import restrict_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from pyvmm_sandbox import Network
     from pyvmm_server.choices import Choices
+    from pyvmm_server.engine import Handle
     from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
     from pyvmm_server.store import Record
@@ -56,7 +61,9 @@ class Node:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         fence.sweep(os.path.dirname(folder), settings.root)
         fence.start(folder, settings.root, keeper)
-        self._settings = replace(settings, state=folder)
+        self._saved = Saved(os.path.join(folder, "forks"), os.path.join(settings.state, "saved", settings.cluster))
+        self._bench = Bench(os.path.join(folder, "archives"))
+        self._settings = replace(settings, state=folder, suspend_paused=False)  # the server sends the folder
         os.makedirs(self._settings.bundles, mode=0o700, exist_ok=True)
         tempfile.tempdir = self._settings.bundles
         self._address = Address(host, 0, secrets.token_hex(32))
@@ -70,7 +77,9 @@ class Node:
             raise RuntimeError(f"the node cannot serve: {self._error}")
 
     def _serve(self, begun: threading.Event) -> None:
+        """Answer requests, on a thread of its own: with all that it starts, it gives up what the server gives up."""
         try:
+            restrict_server()
             self._loop.run_until_complete(self._run(begun))
         except BaseException as error:
             self._error = error
@@ -82,13 +91,15 @@ class Node:
         import uvicorn
 
         from pyvmm_server.app import make
+        from pyvmm_server.tunnels import Tunnel
 
         app = await self._made(make)
         self._sandboxes = app.sandboxes
         sock = socket.create_server((self._address.host, 0))
         self._address = self._address._replace(port=sock.getsockname()[1])
-        guard = relay.Guard(app, self._address.secret)
-        config = uvicorn.Config(guard, http="httptools", ws="none", log_config=None, access_log=False)
+        guard = relay.Guard(app, self._address.secret, self._saved.others)
+        tunnel: Any = functools.partial(Tunnel, guard, None)
+        config = uvicorn.Config(guard, http="httptools", ws=tunnel, log_config=None, access_log=False)
         server = uvicorn.Server(config)
         self._loop.call_soon(begun.set)  # requests wait in the socket's queue
         await server.serve([sock])
@@ -110,8 +121,17 @@ class Node:
         """Where its relay is."""
         return self._address
 
-    def start(self, record: Record, source: Source, choices: Choices) -> Answer:
-        template = self._saved(source.template) if source.node else source.template
+    def start(self, record: Record, source: Source, choices: Choices, holder: Address | None) -> Answer:
+        """Start a sandbox.
+
+        :param holder: the node that has the template, if this one does not
+        """
+        template = self._saved.path(source.template) if source.node else source.template
+        try:
+            if holder is not None:
+                self._saved.fetch(holder, source.template)
+        except OSError as error:
+            return None, (503, f"{source.name} cannot be fetched from the node that has it: {error}", "")
         return self._answer(
             self._adopt(record, replace(source, settings=self._settings, template=template, node=""), choices)
         )
@@ -130,11 +150,33 @@ class Node:
         self._sandboxes.store.change(record.id, ends=None)  # the server ends it in time
 
     def save(self, sandbox_id: str, folder: str) -> Answer:
-        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved(folder))))
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved.path(folder))))
 
-    def discard(self, folder: str) -> None:
+    def has(self, folder: str) -> Answer:
+        """Whether a saved sandbox is here."""
+        return self._saved.has(folder), None
+
+    def saved(self) -> Answer:
+        """The names of all saved sandboxes."""
+        return self._saved.names(), None
+
+    def suspend(self, sandbox_id: str, folder: str) -> Answer:
+        """Save a sandbox, and end it."""
+
+        async def run(record: Record) -> None:
+            live = await self._sandboxes.live(record)
+            async with live.lock:
+                await threads.call(live.box.suspend, self._saved.path(folder))
+            self._sandboxes.forget(sandbox_id)
+            await self._sandboxes.engine.remove(record)
+            self._sandboxes.store.remove(record)
+
+        return self._answer(self._with(sandbox_id, run))
+
+    def discard(self, folder: str) -> Answer:
         """Remove what has been saved."""
-        shutil.rmtree(self._saved(folder), ignore_errors=True)
+        self._saved.discard(folder)
+        return None, None
 
     def remove(self, sandbox_id: str) -> Answer:
         """End a sandbox, if there is one."""
@@ -160,6 +202,45 @@ class Node:
         except ClientError:
             return False
 
+    # -- of single sandboxes -------------------------------------------------------------------------------------------
+
+    def stats(self, sandbox_id: str) -> Answer:
+        """What it uses now."""
+        return self._answer(self._handled(sandbox_id, lambda handle: handle.stats()))
+
+    def steps(self, sandbox_id: str) -> Answer:
+        """The steps of its start, and how many seconds ago each was done: nodes have clocks of their own."""
+
+        async def ages(handle: Handle) -> list[tuple[str, float]]:
+            found, now = await handle.steps(), time.monotonic()
+            return [(what, now - at) for what, at in found]
+
+        return self._answer(self._handled(sandbox_id, ages))
+
+    def set_rules(self, sandbox_id: str, rules: Network) -> Answer:
+        """Replace the rules of its network."""
+        return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.set_rules(each, rules)))
+
+    async def _handled(self, sandbox_id: str, work: Callable[[Handle], Coroutine[Any, Any, Any]]) -> Any:
+        async def run(record: Record) -> Any:
+            return await work((await self._sandboxes.live(record)).handle)
+
+        return await self._with(sandbox_id, run)
+
+    def receive(self, sandbox_id: str, at: int, data: bytes) -> Answer:
+        """See :meth:`pyvmm_server.node_builds.Bench.receive`."""
+        self._bench.receive(sandbox_id, at, data)
+        return None, None
+
+    def work(self, sandbox_id: str, name: str, what: Any, found: dict[str, Any], left: float) -> Answer:
+        """See :meth:`pyvmm_server.node_builds.Bench.work`."""
+
+        async def run(record: Record) -> Any:
+            box = (await self._sandboxes.live(record)).box
+            return await self._bench.work(sandbox_id, box, name, what, found, left)
+
+        return self._answer(self._with(sandbox_id, run))
+
     def ids(self) -> Answer:
         """All that it has."""
         return self._answer(self._ids())
@@ -167,9 +248,6 @@ class Node:
     async def _ids(self) -> list[str]:
         states = (store.CREATING, store.RUNNING, store.PAUSED, store.ENDING)
         return [each.id for each in self._sandboxes.store.in_states(*states)]
-
-    def _saved(self, folder: str) -> str:
-        return os.path.join(self._settings.state, "forks", os.path.basename(folder))
 
     async def _with(self, sandbox_id: str, work: Callable[[Record], Coroutine[Any, Any, Any]]) -> Any:
         record = self._sandboxes.store.get(sandbox_id)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pyvmm_server.session import Session
 
 START = """\
-cd -- "$1" 2>/dev/null || { echo cwd; exit 1; }
+cd -- "$1" 2>/dev/null || cd -- "$2" 2>/dev/null || { echo cwd; exit 1; }
 echo $$
-shift
+shift 2
 if [ "$1" = /bin/bash ] && [ ! -e /bin/bash ]; then shift; set -- /bin/sh "$@"; fi
 exec "$@"
 """
@@ -55,8 +55,10 @@ async def _started(session: Session, config: dict[str, Any], tag: str, size: dic
     if not all(isinstance(word, str) for word in words):
         raise ClientError(400, "args are not strings")
     user = await session.user()
-    cwd = user.path(bodies.take(config, "cwd", str, ""))
+    wanted = bodies.take(config, "cwd", str, "")
+    cwd = user.path(wanted)
     record = session.record
+    other = cwd if wanted or record.workdir else "/"  # as login(1), where a user's home is missing
     env = {
         **user.environment,
         "E2B_SANDBOX_ID": record.id,
@@ -66,13 +68,13 @@ async def _started(session: Session, config: dict[str, Any], tag: str, size: dic
     }
     command = await threads.call(
         session.live.box.popen,
-        ["/bin/sh", "-c", START, "sh", cwd, *words],
+        ["/bin/sh", "-c", START, "sh", cwd, other, *words],
         env=env,
         user=user.ids,
         tty=size is not None,
         **(size or {}),
     )
-    running = Running(command, config, tag, terminal=size is not None)
+    running = Running(command, config, tag, cwd=cwd, terminal=size is not None)
     try:
         await running.begin()
     except BaseException:

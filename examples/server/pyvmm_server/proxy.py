@@ -33,7 +33,9 @@ _HOP = {
     "upgrade",
 }
 """Headers of a connection, not of a request (RFC 9110, 7.6.1)."""
-OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port"}
+RELAY = "x-pyvmm-relay"
+"""Proves to a node that a request is of its server."""
+OURS = {"x-access-token", "x-api-key", "e2b-sandbox-id", "e2b-sandbox-port", RELAY}
 """Headers that the sandbox's programs do not see."""
 _PIECE = 64 << 10
 _CONNECT_S = 5.0
@@ -120,12 +122,18 @@ async def answer_of_node(host: str, port: int, request: Request, headers: Header
 
     :raises Unreachable: it does not answer
     """
+    return await _pass_on(await connect_to_node(host, port), request, headers, Unreachable)
+
+
+async def connect_to_node(host: str, port: int) -> Upstream:
+    """
+    :raises Unreachable: it does not answer
+    """
     try:
         async with asyncio.timeout(_CONNECT_S):
-            upstream = Upstream(*await asyncio.open_connection(host, port))
+            return Upstream(*await asyncio.open_connection(host, port))
     except OSError as error:
         raise Unreachable(error) from error
-    return await _pass_on(upstream, request, headers, Unreachable)
 
 
 async def _pass_on(

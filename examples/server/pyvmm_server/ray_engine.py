@@ -2,6 +2,9 @@
 
 Nodes take part that have the resource ``pyvmm_memory``, in MiB: ``ray start --resources '{"pyvmm_memory": 16384}'``.
 The actor reserves all of it.
+
+Whoever reaches the ports of a cluster without authentication runs programs on its nodes.  So the cluster has a token
+(``RAY_AUTH_MODE=token``), unless the administrator names the network trusted (``RAY_AUTH_MODE=disabled``).
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import node as node_module
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pyvmm_server")
 MEMORY = "pyvmm_memory"
 NAMESPACE = "pyvmm"
+AUTHENTICATION = "RAY_AUTH_MODE"
 _PROBE_S = 2.0
 _CONCURRENT = 256
 """Calls at a time to each actor."""
@@ -48,7 +54,7 @@ class _Member:
 
 class Ray(Cluster):
     """
-    :raises ConfigError: Ray is not installed, or no cluster answers
+    :raises ConfigError: Ray is not installed, nothing has been chosen that protects the cluster, or none answers
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,12 +64,18 @@ class Ray(Cluster):
         except ImportError as error:
             raise ConfigError("Ray is not installed", hint="pip install ray") from error
         self._ray: Any = ray
+        if not os.environ.get(AUTHENTICATION):
+            hint = (
+                f"set {AUTHENTICATION}=token here and for `ray start` on each node; disabled: their network is trusted"
+            )
+            raise ConfigError(f"{AUTHENTICATION} is not set: anybody could run programs on the nodes", hint=hint)
         try:
             # The address is $RAY_ADDRESS, or that of the cluster of this host.
             ray.init("auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(f"no Ray cluster: {error}", hint="run `ray start` on each node, first") from error
-        self._settings = settings
+        self.suspends = settings.suspend_paused
+        self._settings = replace(settings, cluster=_name_of(settings.state))
         self._members: dict[str, _Member] = {}
 
     def members(self) -> Iterable[Node]:
@@ -158,6 +170,18 @@ async def _listens(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
+
+
+def _name_of(folder: str) -> str:
+    """The name of this server among those that may use the same nodes one after the other; made once."""
+    path = os.path.join(folder, "cluster")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if not os.path.exists(path):
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(8))
+        os.replace(f"{path}.new", path)
+    with open(path, encoding="ascii") as file:
+        return file.read()
 
 
 def _actor_of(kind: type[node_module.Node]) -> type:

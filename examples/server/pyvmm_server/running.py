@@ -52,9 +52,12 @@ class Running:
     :ivar pid: inside the sandbox
     :ivar status: in words, when it has ended
     :ivar config: as the client has sent it
+    :param cwd: where it starts
     """
 
-    def __init__(self, command: Command, config: dict[str, Any], tag: str, *, terminal: bool = False) -> None:
+    def __init__(
+        self, command: Command, config: dict[str, Any], tag: str, *, cwd: str = "", terminal: bool = False
+    ) -> None:
         self.pid = 0
         self.status = ""
         self.config = config
@@ -62,6 +65,7 @@ class Running:
         self.input_lock = asyncio.Lock()
         self.ended = asyncio.Event()
         self._command = command
+        self._cwd = cwd
         self._stdout = "pty" if terminal else "stdout"
         self._subscribers: list[Subscriber] = []
         self._rest = b""
@@ -86,7 +90,7 @@ class Running:
                 raise ClientError(503, "the sandbox sent something else than a process number")
         head, _, self._rest = line.partition(b"\n")
         if head == b"cwd":
-            raise ClientError(400, f"cwd {self.config.get('cwd')!r} does not exist")
+            raise ClientError(400, f"cwd {self._cwd[:200]!r} does not exist")
         if not head.strip().isdigit():
             raise ClientError(503, "the sandbox sent something else than a process number")
         self.pid = int(head)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server.calls import time_of
+from pyvmm_server import relay
+from pyvmm_server.calls import Call, time_of
 from pyvmm_server.errors import ClientError
-from pyvmm_server.events import LEVELS, MOST
+from pyvmm_server.events import LEVELS, MOST, Event
 
-if TYPE_CHECKING:
-    from pyvmm_server.calls import Call
-    from pyvmm_server.events import Event
+Answer = Callable[[Call, list[Event]], Response]
 
 
-async def _events(call: Call) -> list[Event]:
-    return [*(await call.sandboxes.live(call.record)).events]
+def _of_sandbox(answer: Answer) -> Callable[[Call], Awaitable[Response]]:
+    """A call that answers with the events of a sandbox, which its node has."""
+
+    async def call(call: Call) -> Response:
+        live = await call.sandboxes.live(call.record)
+        if address := live.handle.relay:
+            return await relay.forward_call(address, call)
+        return answer(call, [*live.events])
+
+    return call
 
 
 def _number(call: Call, name: str, default: int) -> int:
@@ -43,16 +51,18 @@ def _entry(event: Event) -> dict[str, Any]:
     }
 
 
-async def lines(call: Call) -> Response:
+@_of_sandbox
+def lines(call: Call, events: list[Event]) -> Response:
     """``GET /sandboxes/ID/logs``."""
     start, limit = _number(call, "start", 0), _number(call, "limit", MOST)
-    found = [_entry(each) for each in await _events(call) if each.time * 1000 >= start][:limit]
+    found = [_entry(each) for each in events if each.time * 1000 >= start][:limit]
     texts = [json.dumps({**each, **each["fields"], "logger": "pyvmm"}) for each in found]
     logs = [{"timestamp": each["timestamp"], "line": text} for each, text in zip(found, texts, strict=True)]
     return JSONResponse({"logs": logs, "logEntries": found})
 
 
-async def entries(call: Call) -> Response:
+@_of_sandbox
+def entries(call: Call, events: list[Event]) -> Response:
     """``GET /v2/sandboxes/ID/logs``."""
     forward = _choice(call, "direction", ("forward", "backward")) == "forward"
     level = LEVELS.index(_choice(call, "level", LEVELS))
@@ -61,7 +71,7 @@ async def entries(call: Call) -> Response:
     search = call.request.query_params.get("search", "")
     found = [
         _entry(each)
-        for each in await _events(call)
+        for each in events
         if search in each.message
         and LEVELS.index(each.level) >= level
         and (each.time * 1000 >= cursor if forward else each.time * 1000 <= cursor)

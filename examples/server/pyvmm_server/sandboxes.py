@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import sqlite3
 import time
 from dataclasses import replace
@@ -98,6 +97,8 @@ class Sandboxes:
         """Wakes the upkeep: the end of a sandbox's time has changed."""
         self.mine: set[str] = set()
         """Ids of those that are being started or ended by a task of this process."""
+        self.saving: set[str] = set()
+        """Ids of snapshots and builds that have no record yet."""
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Sandboxes:
             source = self.templates.find(owner, template).shaped(*shape)
             if source.template and (what := choices.need_new_machine):
                 raise not_there(f"{what} for {source.name}, which was saved with its memory,")
-            if choices.shares and not self.engine.has_builds:
+            if choices.shares and not self.engine.has_volumes:
                 raise not_there("a volume on many nodes")
             network = internet_of(source, None if choices.rules else internet, self.settings.network != "none")
             made = self._record(owner, source, network, values)
@@ -233,7 +234,7 @@ class Sandboxes:
             context=source.context,
             user=source.user,
             workdir=source.workdir,
-            node=self.engine.place(source.memory, source.node),
+            node=self._placed(source),
             **values,
         )
         try:
@@ -243,27 +244,37 @@ class Sandboxes:
         self.mine.add(made.id)
         return made
 
+    def _placed(self, source: Source) -> str:
+        """The node of a new sandbox: that which has its template, if it has room.
+
+        :raises ClientError: none has
+        """
+        try:
+            return self.engine.place(source.memory, source.node)
+        except ClientError:
+            if not source.node or source.is_bound:
+                raise
+        return self.engine.place(source.memory, "")
+
     @contextlib.asynccontextmanager
-    async def hidden(self, owner: str, source: Source, internet: bool) -> AsyncIterator[Sandbox]:
+    async def hidden(self, owner: str, source: Source, internet: bool) -> AsyncIterator[tuple[Record, Handle]]:
         """A sandbox that no client sees, and that ends with the block.
 
         Its record stays that of one that is being started, which the next server removes.
 
         :raises ClientError: it cannot be started
         """
-        if not self.engine.has_builds:
-            raise not_there("a build of a template on many nodes")
         made = self._record(owner, source, internet, {})
         try:
-            handle = await threads.to_end(self.engine.start(made, source, NOTHING))
+            made, handle = await threads.to_end(self._started(made, source, NOTHING))
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             raise translate(error) from error
         finally:
             self.mine.discard(made.id)
-        live = self._live[made.id] = Live(handle)
+        self._live[made.id] = Live(handle)
         try:
-            yield live.box
+            yield made, handle
         finally:
             await self.kill(made)
 
@@ -299,7 +310,7 @@ class Sandboxes:
             try:
                 return made, await self.engine.start(made, source, choices)
             except Unreachable:
-                if source.node:
+                if source.is_bound:
                     raise
                 # If the first node has started it, it ends it when it finds that the record is of another one
                 made = replace(made, node=self.engine.place(made.memory, ""))
@@ -315,12 +326,13 @@ class Sandboxes:
         self.store.add(made)
         self.mine.add(made.id)
         try:
-            self._live[made.id] = Live(await self.engine.start(made, source, choices))
+            live = self._live[made.id] = Live(await self.engine.start(made, source, choices))
         except (ClientError, VmmError, OSError) as error:
             self.store.remove(made)
             raise translate(error) from error
         finally:
             self.mine.discard(made.id)
+        live.events.note("sandbox started", template=made.template)
         self.store.change(made.id, state=store.RUNNING)
 
     def forget(self, sandbox_id: str) -> None:
@@ -353,7 +365,7 @@ class Sandboxes:
         :raises ClientError: it was started without rules, or has ended
         """
         live = await self.live(record)
-        await self._call(threads.call(lambda: live.box.network.update(rules)))
+        await self._call(live.handle.set_rules(rules))
 
     async def pause(self, record: Record) -> None:
         """
@@ -388,7 +400,8 @@ class Sandboxes:
                 with contextlib.suppress(ClientError, VmmError, OSError):
                     await self.engine.remove(record)
             raise ClientError(404, f"Sandbox {record.id} does not exist any more")
-        self.store.change(record.id, state=state, ends=ends)
+        saved = {"saved": ""} if state == store.RUNNING else {}
+        self.store.change(record.id, state=state, ends=ends, **saved)
 
     def _check(self, record: Record, state: str, words: str) -> None:
         now = self.get(record.owner, record.id)
@@ -416,6 +429,7 @@ class Sandboxes:
                 user=record.user,
                 workdir=record.workdir,
                 node=record.node,
+                is_bound=True,
             )
             values = {
                 "metadata": record.metadata,
@@ -432,7 +446,7 @@ class Sandboxes:
 
             found = await asyncio.gather(*(start() for _ in range(count)), return_exceptions=True)
         finally:
-            await self.engine.discard(record, saved)
+            await self.engine.discard(record.node, saved)
         return [each if isinstance(each, Record) else describe(each) for each in found]
 
     async def snapshot(self, record: Record, name: str) -> Snapshot:
@@ -440,8 +454,6 @@ class Sandboxes:
 
         :raises ClientError: it cannot be saved
         """
-        if not self.engine.has_builds:
-            raise not_there("a snapshot of a sandbox on another node")
         if self.store.builds.tags(record.owner, name.partition(":")[0]):
             raise ClientError(409, f"a template of this key is named {name[:80]!r}")
         replaces = bool(name) and self.templates.snapshot(record.owner, name) is not None
@@ -461,9 +473,15 @@ class Sandboxes:
             record.context,
             record.user,
             record.workdir,
+            record.node,
         )
-        await self.save(record, self.templates.folder(made.id))
-        for older in self.store.replace(made):
+        self.saving.add(made.id)
+        try:
+            await self.save(record, self.templates.folder(made.id))
+            replaced = self.store.replace(made)
+        finally:
+            self.saving.discard(made.id)
+        for older in replaced:
             await self.remove_folder(older)
         return made
 
@@ -473,7 +491,7 @@ class Sandboxes:
 
     async def remove_folder(self, snapshot: str) -> None:
         """Remove the data of a snapshot or of a build."""
-        await threads.call(shutil.rmtree, self.templates.folder(snapshot), ignore_errors=True)
+        await self.engine.discard("", self.templates.folder(snapshot))
 
     async def save(self, record: Record, folder: str) -> None:
         """Save it with its memory in a folder; it continues.
@@ -489,7 +507,7 @@ class Sandboxes:
                 await self._call(live.handle.save(folder))
             except ClientError as error:
                 # The library's reason: some machines have no copies.
-                raise ClientError(501, error.message) if error.status == 503 else error from error
+                raise ClientError(501, error.message) if error.status in (400, 503) else error from error
 
     async def kill(self, record: Record) -> None:
         """End it.  The record goes last; a second caller waits for the first."""

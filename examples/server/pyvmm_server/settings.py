@@ -36,6 +36,7 @@ class Settings:
     :ivar most_build: seconds of the steps of a template
     :ivar config: ``kata.toml``
     :ivar root: where the states of containers are
+    :ivar cluster: names this server to the nodes of its cluster
     """
 
     state: str
@@ -54,6 +55,7 @@ class Settings:
     config: str = ""
     root: str = ""
     log_requests: bool = False
+    cluster: str = ""
 
     @property
     def bundles(self) -> str:

@@ -33,13 +33,13 @@ CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
     context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
-    phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]'
+    phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]', saved TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
 CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
-    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT ''
+    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', node TEXT DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
 """
@@ -62,6 +62,7 @@ class Record:
     :ivar phases: of its start
     :ivar node: where it is; empty: on the server's own
     :ivar volumes: that it has: the id, the name and the path of each
+    :ivar saved: the name of its memory on a node's disk, see :mod:`pyvmm_server.moving`; empty: it has none
     """
 
     id: str
@@ -86,6 +87,7 @@ class Record:
     phases: list[Phase] = field(default_factory=list)
     node: str = ""
     volumes: list[dict[str, str]] = field(default_factory=list)
+    saved: str = ""
 
     @property
     def name(self) -> str:
@@ -104,6 +106,7 @@ class Snapshot:
 
     :ivar sandbox: the id of that which was saved
     :ivar name: empty: it has none
+    :ivar node: that has saved it; empty: this one
     """
 
     id: str
@@ -118,6 +121,7 @@ class Snapshot:
     context: str = ""
     user: str = ""
     workdir: str = ""
+    node: str = ""
 
 
 class Store:
@@ -159,8 +163,9 @@ class Store:
         """Those that the tables of older servers lack."""
         newer = {"user": "''", "workdir": "''"}
         for table, columns in (
-            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''", "volumes": "'[]'"}),
-            ("snapshots", newer),
+            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''", "volumes": "'[]'", "saved": "''"}),
+            ("snapshots", {**newer, "node": "''"}),
+            ("builds", {"node": "''"}),
         ):
             known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
             for name in sorted(set(columns) - known):
@@ -271,6 +276,10 @@ class Store:
     def snapshot_ids(self) -> set[str]:
         """Of all keys."""
         return {row[0] for row in self._db.execute("SELECT id FROM snapshots")}
+
+    def saved(self) -> set[str]:
+        """The names of what nodes have saved of paused sandboxes."""
+        return {row[0] for row in self._db.execute("SELECT saved FROM sandboxes WHERE saved <> ''")}
 
     def checkpoint(self) -> None:
         """Move what the log has into the database.  It waits for the disk: for a thread, so that no request does."""

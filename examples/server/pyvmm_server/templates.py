@@ -36,7 +36,8 @@ class Source:
 
     :ivar template: the folder of a saved template; empty: :attr:`image` is the name of an image, or a root file system
     :ivar internet: whether it has the host's network; None: it can be chosen
-    :ivar node: the only one that has it; empty: all have
+    :ivar node: that has it; empty: all have
+    :ivar is_bound: other nodes cannot get it
     """
 
     name: str
@@ -51,6 +52,7 @@ class Source:
     user: str = ""
     workdir: str = ""
     node: str = ""
+    is_bound: bool = False
 
     def shaped(self, cpus: float, memory: int, workdir: str) -> Source:
         """The same with another size, unless it was saved with one, and another working directory.
@@ -146,6 +148,7 @@ class Templates:
             context=saved.context,
             user=saved.user,
             workdir=saved.workdir,
+            node=saved.node,
         )
 
     def _configured(self, name: str, value: str) -> Source:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import h11
 from starlette.requests import Request
 
-from pyvmm_server import envd, interpreter, metrics, proxy
+from pyvmm_server import envd, interpreter, metrics, proxy, relay
 from pyvmm_server.errors import ClientError, describe
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Tunnel(asyncio.StreamReaderProtocol):
             try:
                 live = await self._find(sandbox_id, port)
                 with _place(live):
-                    await self._pass(live, int(port), request, writer)
+                    await self._pass(await _upstream(live, sandbox_id, int(port), request), int(port), writer)
             except Exception as error:
                 _refuse(writer, describe(error))
         finally:
@@ -111,8 +111,9 @@ class Tunnel(asyncio.StreamReaderProtocol):
             raise ClientError(400, f"port {port} has no WebSockets")
         return await self._reach.reach(sandbox_id, port)
 
-    async def _pass(self, live: Live, port: int, request: h11.Request, client: asyncio.StreamWriter) -> None:
-        with contextlib.closing(await proxy.connect(live, port)) as upstream:
+    async def _pass(self, opened: tuple[proxy.Upstream, h11.Request], port: int, client: asyncio.StreamWriter) -> None:
+        found, request = opened
+        with contextlib.closing(found) as upstream:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     await upstream.send(request)
@@ -132,6 +133,13 @@ class Tunnel(asyncio.StreamReaderProtocol):
                 await _first(_copy_body(upstream, client), _until_end(self._reader))
             else:
                 raise proxy.no_answer(port, "it is no answer to a request for a WebSocket")
+
+
+async def _upstream(live: Live, sandbox_id: str, port: int, request: h11.Request) -> tuple[proxy.Upstream, h11.Request]:
+    """A connection to the server inside, or to the node of the sandbox, and the request for it."""
+    if address := live.handle.relay:
+        return await relay.open_tunnel(address, sandbox_id, port, request)
+    return await proxy.connect(live, port), request
 
 
 @contextlib.contextmanager

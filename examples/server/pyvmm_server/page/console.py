@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from pyvmm_kata import state
 from pyvmm_kata.oci.context import default_root
 from pyvmm_kata.pod.console_log import NAME
-from pyvmm_server import threads
+from pyvmm_server import relay, threads
 from pyvmm_server.errors import translate
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ MOST = 64 << 10
 async def answer(call: Call) -> Response:
     """Its text; empty: it has printed nothing, or was started from a saved machine, which prints elsewhere."""
     record = call.record
-    await call.sandboxes.live(record)
+    live = await call.sandboxes.live(record)
+    if address := live.handle.relay:
+        return await relay.forward_call(address, call)
     try:
         text = await threads.call(read, os.path.join(call.settings.root or default_root(), record.name))
     except Exception as error:

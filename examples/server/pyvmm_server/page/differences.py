@@ -10,9 +10,10 @@ from weakref import WeakValueDictionary
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import threads
+from pyvmm_server import relay, threads
 from pyvmm_server.calls import time_of
-from pyvmm_server.errors import ClientError, translate
+from pyvmm_server.errors import ClientError, not_there, translate
+from pyvmm_server.filesystem import LAST
 from pyvmm_server.page import processes
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 MOST = 500
 """Files in an answer."""
 DEPTH = 64
-LAST = 253402300799.0
-"""The end of the year 9999, the last that a time in an answer can have."""
 NOT_FILES = ("/proc", "/sys", "/dev")
 """What is below is the kernel's."""
 ENTRIES = 250_000
@@ -46,7 +45,12 @@ async def answer(call: Call) -> Response:
     there = processes.running(call.sandboxes.get(call.owner, query.get("with", "")))
     if here.id == there.id:
         raise ClientError(400, "with names the same sandbox")
-    boxes = [(await call.sandboxes.live(each)).box for each in (here, there)]
+    lives = [await call.sandboxes.live(each) for each in (here, there)]
+    if here.node != there.node:
+        raise not_there("a comparison of sandboxes on two nodes")
+    if address := lives[0].handle.relay:
+        return await relay.forward_call(address, call)
+    boxes = [each.box for each in lives]
     async with _places.setdefault(call.owner, asyncio.Semaphore(_AT_ONCE)):
         listings = await asyncio.gather(*(threads.call(entries, box, path) for box in boxes))
         files = await threads.call(compare, *listings)

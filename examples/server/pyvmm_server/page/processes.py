@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import store, threads
+from pyvmm_server import relay, store, threads
 from pyvmm_server.errors import ClientError, translate
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ async def answer(call: Call) -> Response:
     """The list."""
     record = running(call.record)
     live = await call.sandboxes.live(record)
+    if address := live.handle.relay:
+        return await relay.forward_call(address, call)
     return JSONResponse({"processes": [asdict(each) for each in await threads.call(listed, live.box)]})
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from pyvmm_server import threads
 from pyvmm_server.errors import translate
 from pyvmm_server.phases import START
 
@@ -24,7 +23,7 @@ async def answer(call: Call) -> Response:
     record = call.record
     live = await call.sandboxes.live(record)
     try:
-        steps = (await threads.call(live.box.info)).steps
+        steps = await live.handle.steps()
     except Exception as error:
         raise translate(error) from error
     return JSONResponse({"phases": pictured(record.phases, steps)})

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pyvmm_sandbox import SandboxGone
-from pyvmm_server import store, threads
+from pyvmm_server import store
 from pyvmm_server.errors import ClientError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Usage:
         try:
             async with self._free:
                 live = await self._sandboxes.live(record)
-                found = await threads.call(live.box.stats)
+                found = await live.handle.stats()
             self._known[record.id] = time.monotonic(), found.memory
         except Exception as error:
             self._known.pop(record.id, None)

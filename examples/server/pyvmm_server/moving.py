@@ -1,0 +1,93 @@
+"""Paused sandboxes of a cluster whose memory is on disk (``--suspend-paused``).  They continue on any node.
+
+A sandbox is saved before it ends, and the record names what was saved; each pause has another name, so that no older
+state is ever continued.  While the record names no node, the sandbox is on disk alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pyvmm_server import store
+from pyvmm_server.choices import NOTHING
+from pyvmm_server.errors import ClientError, Unreachable, gone
+from pyvmm_server.templates import Source
+
+if TYPE_CHECKING:
+    from pyvmm_server.cluster import Cluster
+    from pyvmm_server.sandboxes import Sandboxes
+    from pyvmm_server.store import Record
+
+log = logging.getLogger("pyvmm_server")
+_SAVE_S = 300.0
+
+
+async def suspend(cluster: Cluster, sandboxes: Sandboxes, sandbox_id: str, node: str) -> bool:
+    """Save a sandbox and end it; False: it cannot be saved, and goes on.
+
+    :raises Unreachable: its node does not answer
+    """
+    name = secrets.token_hex(10)
+    sandboxes.store.change(sandbox_id, saved=name)
+    try:
+        await cluster.call(node, "suspend", sandbox_id, sandboxes.templates.folder(name), limit=_SAVE_S)
+    except Unreachable:
+        raise
+    except ClientError as error:
+        log.warning("paused in memory: %s", error, extra={"sandbox": sandbox_id})
+        sandboxes.store.change(sandbox_id, saved="")
+        return False
+    sandboxes.store.change(sandbox_id, node="")
+    return True
+
+
+async def revive(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None:
+    """Continue a sandbox that is on disk: on the node that has saved it, or on another one if that has no room.
+
+    :raises ClientError: it cannot be continued, and stays on disk
+    """
+    folder = sandboxes.templates.folder(record.saved)
+    holder = await cluster.holder(folder)
+    if holder is None:
+        raise ClientError(503, f"no node that answers has the saved memory of sandbox {record.id}")
+    try:
+        node = cluster.place(record.memory, holder)
+    except ClientError:
+        node = cluster.place(record.memory, "")
+    source = Source(record.template, sandboxes.settings, template=folder, node=holder, memory=record.memory)
+    sandboxes.store.change(record.id, node=node)
+    try:
+        await cluster.start(replace(record, node=node), source, NOTHING)
+    except BaseException:
+        # If the node has started it all the same, it ends it: the record is of none
+        sandboxes.store.change(record.id, node="")
+        raise
+    await cluster.discard("", folder)
+
+
+async def settle(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None:
+    """Of a sandbox that a server was pausing or resuming when it was killed: undo what no client was told.
+
+    :raises ClientError: its status is 502: it has ended
+    """
+    change = sandboxes.store.change
+    if record.node:
+        runs = bool(await cluster.call(record.node, "is_running", record.id))
+        is_saved = await cluster.holder(sandboxes.templates.folder(record.saved)) is not None
+        if runs and record.state == store.RUNNING:
+            change(record.id, saved="")
+            return
+        if runs and not is_saved:
+            await cluster.call(record.node, "pause", record.id)
+            change(record.id, saved="")
+            return
+        if not is_saved:
+            raise gone(record.id)
+        if runs:
+            await cluster.call(record.node, "remove", record.id)
+        change(record.id, node="")
+    if record.state == store.RUNNING:
+        await revive(cluster, sandboxes, replace(record, node=""))

@@ -1,0 +1,77 @@
+"""What E2B's client gets of a sandbox on the Sentry: ``sentry_calls.py ROOTFS PLACE``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+from e2b import Sandbox, Template
+from e2b.exceptions import BuildException, SandboxException
+
+from pyvmm_kata.image_store import store as image_store
+from pyvmm_sandbox import isolations
+from tests.server.sentry_server import free_port, start
+
+rootfs, place = sys.argv[1:]
+image_store.SYSTEM_STORE = f"{place}/images"
+isolations.choose = lambda wanted: "sentry"
+
+
+def main() -> None:
+    """The client's side."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    image_store.ImageStore().add(rootfs, "small-root:1")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    client: dict[str, Any] = {"api_key": "e2b_0", "api_url": url, "sandbox_url": url}
+    log = os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    server = start(port, log, "--network", "none")
+    try:
+        with Sandbox.create(allow_internet_access=False, timeout=600, **client) as box:
+            found: dict[str, Any] = {"root": box.commands.run("echo $HOME; pwd", user="root").stdout.split()}
+            box.files.write("/tmp/www/index.html", "from inside")
+            box.commands.run("python3 -m http.server -d /tmp/www 8000", background=True, timeout=0)
+            found["http"] = until_it_listens(url, box.sandbox_id, 8000)
+            found["closed"] = get(url, box.sandbox_id, 8001)
+            found["refused"] = []
+            for call in (box.fork, box.create_snapshot):
+                try:
+                    call()
+                except SandboxException as error:
+                    found["refused"].append(str(error))
+        lines: list[str] = []
+        try:
+            steps = Template().from_template("base").run_cmd("echo this step runs")
+            Template.build(steps, "built", on_build_logs=lambda each: lines.append(each.message), **client)
+        except BuildException as error:
+            found["build"] = [str(error), "this step runs" in lines]
+        print(json.dumps(found))
+    finally:
+        os.kill(server, 15)
+        os.waitpid(server, 0)
+
+
+def get(url: str, sandbox_id: str, port: int) -> str:
+    """What a server inside answers, or the status of the error."""
+    headers = {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(port)}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/index.html", headers=headers)) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+
+
+def until_it_listens(url: str, sandbox_id: str, port: int) -> str:
+    """The same; nothing but an answer shows that it listens."""
+    while (found := get(url, sandbox_id, port)) == "502":
+        pass
+    return found
+
+
+if __name__ == "__main__":
+    main()

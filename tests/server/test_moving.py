@@ -1,0 +1,189 @@
+"""Paused sandboxes of a cluster on disk: wherever the server is killed, what a client was told holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm_server import store
+from pyvmm_server.cluster import Cluster
+from pyvmm_server.engine import Address, Node
+from pyvmm_server.errors import ClientError
+from pyvmm_server.sandboxes import Sandboxes
+from pyvmm_server.settings import Settings
+
+MIB = 1024
+
+
+class Killed(BaseException):
+    """The server's end, at a call to a node."""
+
+
+class World:
+    """What outlives servers.
+
+    :ivar running: the sandboxes of each node, each with its count of commands
+    :ivar saved: likewise, on its disk
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[str, dict[str, int]] = {"a": {}, "b": {}}
+        self.saved: dict[str, dict[str, int]] = {"a": {}, "b": {}}
+        self.frozen: set[str] = set()
+
+
+class Nodes(Cluster):
+    """The server's side.
+
+    :ivar calls: after which the server is killed: before the node has done the next one, or after it; None: never
+    """
+
+    suspends = True
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.calls: float | None = None
+
+    async def refresh(self) -> None:
+        pass
+
+    def members(self) -> Iterable[Node]:
+        return [Node(name, 2 * MIB) for name in self.world.running]
+
+    async def probe(self, node: str) -> tuple[bool, bool]:
+        return True, True
+
+    def address(self, node: str) -> Address:
+        return Address(node, 0, "")
+
+    async def ask(self, node: str, name: str, *args: Any, limit: float = 0) -> Any:
+        if self.calls is not None:
+            self.calls -= 0.5
+            if self.calls < 0:
+                raise Killed
+        value = self._done(node, name, *args)
+        if self.calls is not None:
+            self.calls -= 0.5
+            if self.calls < 0:
+                raise Killed
+        return value, None
+
+    def _done(self, node: str, name: str, *args: Any) -> Any:
+        running, saved = self.world.running[node], self.world.saved[node]
+        key = os.path.basename(args[1] if name == "suspend" else args[0]) if args and name != "start" else ""
+        if name == "start":
+            record, source, _, holder = args
+            key = os.path.basename(source.template)
+            if holder is not None:
+                saved[key] = self.world.saved[holder.host][key]
+            running[record.id] = saved[key] if source.node else 0
+        elif name == "suspend":
+            saved[key] = running.pop(args[0])
+        elif name == "remove":
+            running.pop(args[0], None)
+            self.world.frozen.discard(args[0])
+        elif name == "pause":
+            self.world.frozen.add(args[0])
+        elif name == "resume":
+            self.world.frozen.remove(args[0])
+        elif name == "discard":
+            saved.pop(key, None)
+        return {
+            "has": key in saved,
+            "is_running": args[0] in running if name == "is_running" else None,
+            "ids": list(running),
+            "saved": list(saved),
+        }.get(name)
+
+
+def server(world: World, folder: Path) -> tuple[Sandboxes, Nodes]:
+    """A new server on the records of the one before."""
+    engine = Nodes(world)
+    made = Sandboxes(Settings(str(folder), {"base": "/"}, network="none", memory=MIB), engine)
+    engine.sandboxes = made
+    return made, engine
+
+
+async def use(sandboxes: Sandboxes, engine: Nodes, sandbox_id: str) -> int:
+    """Run a command, as a client that connects; how many have run before."""
+    record = sandboxes.get("me", sandbox_id)
+    if record.state == store.PAUSED:
+        await sandboxes.resume(record, 60)
+    else:
+        await sandboxes.live(record)
+    node = sandboxes.get("me", sandbox_id).node
+    running = engine.world.running[node]
+    assert sandbox_id not in engine.world.frozen
+    running[sandbox_id] += 1
+    return running[sandbox_id] - 1
+
+
+@pytest.mark.parametrize("after", [each / 2 for each in range(12)])
+def test_a_server_that_is_killed_at_any_call(tmp_path: Path, after: float) -> None:
+    """No command is lost that was run before a pause, none is run twice, and one machine remains."""
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        await engine.round()
+        box = (await sandboxes.create("me", "base", 60)).id
+        count = 0
+        for _ in range(4):
+            for kills in (after, None):
+                engine.calls = kills
+                try:
+                    if sandboxes.get("me", box).state == store.RUNNING:
+                        await sandboxes.pause(sandboxes.get("me", box))
+                    assert await use(sandboxes, engine, box) == count
+                    count += 1
+                except Killed:
+                    sandboxes.store.close()
+                    sandboxes, engine = server(world, tmp_path)
+                    await engine.round()
+        await engine.round()
+        await engine.settled()
+        assert sum(len(each) for each in world.running.values()) == 1
+        await sandboxes.kill(sandboxes.get("me", box))
+        assert [*world.running.values(), *world.saved.values()] == [{}, {}, {}, {}]
+        sandboxes.store.close()
+
+    asyncio.run(work())
+
+
+def test_one_that_moves_between_two_nodes(tmp_path: Path) -> None:
+    """The upkeep of the server looks whether it runs, while it is being paused."""
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        await engine.round()
+        boxes = [(await sandboxes.create("me", "base", 60)).id for _ in range(4)]
+        first = sandboxes.get("me", boxes[0])
+        assert await use(sandboxes, engine, first.id) == 0
+        live = await sandboxes.live(first)
+        await sandboxes.pause(first)
+        assert await live.handle.is_running()
+        await sandboxes.create("me", "base", 60)
+        with pytest.raises(ClientError, match="MiB"):
+            await use(sandboxes, engine, first.id)
+        other = next(each for each in boxes if sandboxes.get("me", each).node not in ("", first.node))
+        await sandboxes.kill(sandboxes.get("me", other))
+        assert await use(sandboxes, engine, first.id) == 1
+        assert sandboxes.get("me", first.id).node not in ("", first.node)
+        now = sandboxes.get("me", first.id)
+        sandboxes.store.change(first.id, saved="being paused")
+        del world.running[now.node][first.id]
+        assert await live.handle.is_running()
+        sandboxes.store.change(first.id, saved="")
+        assert not await live.handle.is_running()
+        assert list(itertools.chain(*world.saved.values())) == []
+        sandboxes.store.close()
+
+    asyncio.run(work())
