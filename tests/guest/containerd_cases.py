@@ -74,7 +74,7 @@ def kill_server(daemon: Containerd, place: Place) -> None:
 
 
 def end_guest(daemon: Containerd, place: Place) -> None:
-    """Have the agent end itself, and the guest with it, behind the shim's back."""
+    """End the agent, and with it the guest, by a call that the shim did not make."""
     with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError, VmmError):
         sock.settimeout(60)
         sock.connect(f"{place.sandbox}/vm")
@@ -130,7 +130,7 @@ class ContainerCases(Cases):
         script = ["script", "-qec", with_terminal, "/dev/null"]
         done = subprocess.run(script, capture_output=True, text=True, timeout=180)
         assert done.returncode == 5, done.stdout + daemon.log()
-        # script says that its own input has ended by a NUL, which the terminal echoes
+        # script sends a NUL at the end of its own input, and the terminal echoes it
         assert done.stdout.removeprefix("^@").split()[:3] == ["/dev/pts/0", "33", "77"]
         daemon.wait_until_clean([daemon.place("t1")])
 

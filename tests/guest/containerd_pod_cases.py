@@ -121,7 +121,7 @@ class PodCases(Cases):
         raise NotImplementedError
 
     def check_privileged(self, pod: cri.CriPod) -> None:
-        """All that is the machine's, and nothing of the host's devices."""
+        """A privileged container has everything in the machine, and no device of the host."""
         pod.run("root", "sleep", "100003", privileged=True)
         assert pod.exec("root", "sh", "-c", "mount -t tmpfs x /tmp && ls /dev/kmsg && test -w /sys/kernel")[1] == 0
 
