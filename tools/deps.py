@@ -395,6 +395,7 @@ def install_sentry(python: str) -> None:
         with step("installing examples/sentry into .venv"):
             run([*pip, "--editable", os.path.join(ROOT, folder)])
         current.set()
+        write_command(python)
     with step("fetching the source of the Sentry's TCP/IP stack, where the cache has none of today"):
         run([python, "-m", "pyvmm_sentry.lwip"])
 
@@ -495,10 +496,11 @@ def write_command(python: str) -> None:
     paths = [ROOT, packages, kata, os.path.join(ROOT, "examples", "sentry")]
     start = "import gc\n\ngc.disable()\nfrom vmm.cli.entry import begin as main\n"
     write_program(python, "pyvmm", paths, start, head=f"#!{warm} {python}\n")
+    client = ""
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_kata-*")):
-        first = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
+        client = os.path.join(kata, "pyvmm_kata", KATA_PROGRAMS[0])
         # sh reads up to the exec, and Python a string
-        head = f"#!/bin/sh\n''':'\nexec {first} {warm} {python} \"$0\" -- \"$@\"\n'''\n"
+        head = f"#!/bin/sh\n''':'\nexec {client} {warm} {python} \"$0\" -- \"$@\"\n'''\n"
         start = "import gc\n\ngc.disable()\nfrom pyvmm_kata.entry import begin\n"
         oci = "begin('pyvmm_kata.oci.main')"
         write_program(python, "pyvmm-oci", paths, start, head=head, call=oci)
@@ -507,7 +509,11 @@ def write_command(python: str) -> None:
         pool = "from pyvmm_kata.oci.pool import main\n"
         write_program(python, "pyvmm-poold", paths, pool)
     if glob.glob(os.path.join(VENV, "lib", folder, "site-packages", "pyvmm_sentry-*")):
-        write_program(python, "pyvmm-runsc", paths, "from pyvmm_sentry.__main__ import main\n")
+        head = ""
+        if client:
+            oci = os.path.join(VENV, "bin", "pyvmm-oci")
+            head = f"#!/bin/sh\n''':'\nexec {client} --runsc \"$0\" {warm} {python} {oci} -- \"$@\"\n'''\n"
+        write_program(python, "pyvmm-runsc", paths, "from pyvmm_sentry.__main__ import main\n", head=head)
 
 
 def write_program(

@@ -41,5 +41,7 @@ def _cri_stage(runtime: str, folder: Path) -> CriStage:
 SUITES = {
     "oci": Suite("OCI runtime specification", oci.SCENES, _oci_stage, (*runtimes.ALL, runtimes.SENTRY)),
     "podman": Suite("podman", podman.SCENES, _podman_stage, (runtimes.OURS, *runtimes.REFERENCES, runtimes.SENTRY)),
-    "cri": Suite("CRI through containerd", cri.SCENES, _cri_stage, (runtimes.OURS, *runtimes.REFERENCES)),
+    "cri": Suite(
+        "CRI through containerd", cri.SCENES, _cri_stage, (runtimes.OURS, *runtimes.REFERENCES, runtimes.SENTRY)
+    ),
 }

@@ -24,14 +24,16 @@ class Podman:
 
     :param storage: where images and containers are, if not in *folder*
     :param driver: of the storage; empty: the one that podman takes by itself
+    :param program: another runtime than pyvmm-oci with the kernel of the tests
     """
 
-    def __init__(self, folder: Path, storage: Path | None = None, driver: str = "") -> None:
+    def __init__(self, folder: Path, storage: Path | None = None, driver: str = "", program: str = "") -> None:
         self.folder, self.storage = folder, storage or folder
-        settings = write_settings(folder / "kata.toml")
+        if not program:
+            program = f"{BIN}/pyvmm-oci --config {write_settings(folder / 'kata.toml')}"
         # Not by --runtime-flag: podman's own clean-up, which conmon starts, does not pass it on
-        self.runtime = folder / "pyvmm-oci"
-        self.runtime.write_text(f'#!/bin/sh\nexec {BIN}/pyvmm-oci --config {settings} --root {folder}/state "$@"\n')
+        self.runtime = folder / "runtime"
+        self.runtime.write_text(f'#!/bin/sh\nexec {program} --root {folder}/state "$@"\n')
         self.runtime.chmod(0o755)
         self._policy = folder / "policy.json"
         self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')

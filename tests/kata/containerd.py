@@ -205,6 +205,17 @@ class Containerd:
         done = self.ctr("run", *flags, "--runtime", self.runtime, IMAGE, name, *program, check=check)
         return done.stdout if check else f"{done.returncode}"
 
+    @contextmanager
+    def events(self) -> Iterator[Path]:
+        """The file that gets containerd's events, each a line, as they happen."""
+        path = self.folder / "events"
+        command = ["ctr", "-a", self.address, "events"]
+        with path.open("wb") as file, subprocess.Popen(command, env=self._environment, stdout=file) as process:
+            try:
+                yield path
+            finally:
+                process.terminate()
+
     def status(self, name: str) -> str:
         """RUNNING and so on; empty when there is no such task."""
         for line in self.ctr("task", "ls").stdout.splitlines()[1:]:

@@ -40,6 +40,7 @@ class TinyGuest:
         network=False,
         forwarding=False,
         policy=False,
+        rereads=False,
     )
 
     def check(self, config: SandboxConfig) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.installed import wait_for_image
+from tests.kata.oci_runtime import eventually
 from tests.netns import ip, own_network
 from vmm import kvm_verdict
 
@@ -129,6 +130,36 @@ def test_the_life_of_a_container(bundle: Bundle, tmp_path: Path) -> None:
         pass
     assert bundle.call("delete", "c1").returncode == 0
     assert bundle.call("list", "--quiet").stdout == ""
+
+
+def test_a_program_sees_what_the_host_wrote_before_its_start(bundle: Bundle, tmp_path: Path) -> None:
+    """Engines write /etc/hosts between create and start, and kubelet replaces ConfigMaps right before an exec."""
+    (bundle.root / "bin" / "sleep").symlink_to("busybox")
+    hosts, maps, output = tmp_path / "hosts", tmp_path / "maps", tmp_path / "output"
+    hosts.write_text("old\n")
+
+    def publish(version: str) -> None:
+        (maps / version).mkdir(parents=True)
+        (maps / version / "key").write_text(f"{version}\n")
+        (maps / "new").symlink_to(version)
+        (maps / "new").rename(maps / "data")
+
+    publish("v1")
+    mounts = json.loads((bundle.path / "config.json").read_text())["mounts"]
+    mounts.append({"destination": "/etc/hosts", "type": "bind", "source": str(hosts), "options": ["rbind", "ro"]})
+    mounts.append({"destination": "/maps", "type": "bind", "source": str(maps), "options": ["rbind", "ro"]})
+    bundle.write("sh", "-c", "cat /etc/hosts /maps/data/key; exec sleep 100000", mounts=mounts)
+    with output.open("wb") as file:
+        assert bundle.call("create", "c1", stdout=file, stderr=file).returncode == 0
+    hosts.write_text("127.0.0.1 localhost\n10.0.0.2 the name of the container\n")
+    assert bundle.call("start", "c1").returncode == 0
+    show = ("exec", "c1", "cat", "/etc/hosts", "/maps/data/key")
+    assert bundle.call(*show).stdout == f"{hosts.read_text()}v1\n"
+    eventually(lambda: output.read_text() == f"{hosts.read_text()}v1\n", output.read_text())
+    for number in range(2, 5):
+        hosts.write_text(f"{number}\n" * number)
+        publish(f"v{number}")
+        assert bundle.call(*show).stdout == f"{hosts.read_text()}v{number}\n"
 
 
 def test_containers_of_a_pod(bundle: Bundle) -> None:

@@ -258,9 +258,10 @@ def test_errors_of_a_program_and_of_one_that_is_missing(sandbox: Sandbox) -> Non
         sandbox.exec("c1", "e1", "nothing")
     with pytest.raises(AgentError, match="exec /etc: "):
         sandbox.exec("c1", "e1", "/etc")
-    sandbox.exec("c1", "e1", "sh", "-c", "kill -9 $$")
+    sandbox.exec("c1", "e1", "sh", "-c", "read line; kill -9 $$")
     with pytest.raises(AgentError, match="File exists"):
         sandbox.exec("c1", "e1", "true")
+    sandbox.agent.close_stdin("c1", "e1")
     assert sandbox.agent.wait_process("c1", "e1") == 128 + 9
     sandbox.agent.close_stdin("c1", "c1")
     assert (sandbox.output("c1", errors=True), sandbox.agent.wait_process("c1", "c1")) == ("wrong\n", 2)

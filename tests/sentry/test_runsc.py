@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from pyvmm_sentry import __main__ as runsc
 from pyvmm_sentry import flags
 from tests.sentry.test_command import command_line
+from tools.where import ROOT
 
+CLIENT = ROOT / "examples" / "kata" / "pyvmm_kata" / "pyvmm-oci-client"
+PROGRAM = str(Path(sys.executable).parent / "pyvmm-runsc")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts of a container need root")
 
 
@@ -48,6 +52,64 @@ def test_every_flag_is_listed() -> None:
     assert {f"--{name}" for name in (*flags.USED, *flags.IGNORED)} <= set(listed)
 
 
+EVERY_FLAG = [
+    word
+    for table in (flags.USED, flags.IGNORED)
+    for name, kind in table.items()
+    if name not in ("version", "help", "overlay", "overlay2", "host-uds", "platform", "network")
+    for word in ([f"-{name}"] if kind == flags.FLAG else [f"--{name}", f"the {name}"])
+]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("list",),
+        (*EVERY_FLAG, "run", "--bundle", "/b", "c1"),
+        (*EVERY_FLAG, "exec", "-t", "c1", "sh", "-c", "echo --strace"),
+        *((f"--platform={name}", "create", "c1") for name in flags.PLATFORMS),
+        *(("--network", name, "restore", "c1") for name in flags.NETWORKS),
+        ("-strace=false", "--debug=F", "--systemd-cgroup=0", "-rootless=x", "run", "c1"),
+        ("--debug-log", "/logs/", "--overlay2=none", "--host-uds", "none", "state", "c1"),
+        ("--root=", "--log=/l", "--debug-log=/other", "--root", "/r", "kill", "c1", "9"),
+    ],
+)
+def test_the_launcher_translates_as_the_command_does(line: tuple[str, ...], tmp_path: Path) -> None:
+    options, words = flags.split([*line])
+    assert launched(tmp_path, line) == ["-IS", "OCI", *runsc.container_command(options, words)[1:]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        (),
+        ("--platform", "gpu", "run", "c1"),
+        ("--network=host", "run", "c1"),
+        ("--overlay", "run", "c1"),
+        ("--overlay2=root:self", "run", "c1"),
+        ("--host-uds=all", "run", "c1"),
+        ("--nvproxy", "run", "c1"),
+        ("--version",),
+        ("--", "run", "c1"),
+        ("--root",),
+        ("--debug", "do", "--strace", "true"),
+        ("debug", "--ps", "c1"),
+    ],
+)
+def test_the_launcher_leaves_the_rest_to_the_command(line: tuple[str, ...], tmp_path: Path) -> None:
+    assert launched(tmp_path, line) == ["-IS", "RUNSC", *line]
+
+
+def launched(folder: Path, line: tuple[str, ...]) -> list[str]:
+    """The command line that the launcher starts a Python with."""
+    python = folder / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    command = [str(CLIENT), "--runsc", "RUNSC", "/none", str(python), "OCI", "--", *line]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
 @needs_root
 def test_a_container_with_runscs_flags(tmp_path: Path) -> None:
     """It runs on the platform named, and its log has the system calls."""
@@ -60,7 +122,8 @@ def test_a_container_with_runscs_flags(tmp_path: Path) -> None:
     spec = json.loads((bundle / "config.json").read_text())
     spec["process"] |= {"args": ["sh", "-c", "echo hello; exit 3"], "terminal": False}
     (bundle / "config.json").write_text(json.dumps(spec))
-    done = command_line(*before, *log, "run", "--bundle", str(bundle), "c1")
+    words = (*before, *log, "run", "--bundle", str(bundle), "c1")
+    done = subprocess.run([PROGRAM, *words], input=b"", capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, b"hello\n"), done.stderr
     text = (tmp_path / "log").read_text()
     assert "the Sentry runs on trap, without a machine" in text

@@ -163,6 +163,7 @@ def needed(program: ELFFile) -> int:
         ("pyvmm-oci --version", "pyvmm-oci version 0."),
         ("pyvmm-poold --help", "usage: pyvmm-poold"),
         ("containerd-shim-pyvmm-v2 -v", "Version:"),
+        ("pyvmm-runsc --rootless features", '"ociVersionMin"'),
         ("pyvmm-runsc help syscalls read write", "write(fd, buf, count)  answered"),
         ("pyvmm-runsc do --platform ptrace --root / /bin/echo hello", "hello\n"),
         ("python -c 'import pyvmm_sandbox.guest; print(open(pyvmm_sandbox.guest.program(), \"rb\").read(4))'", "ELF"),

@@ -8,7 +8,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = {
-    "pyvmm-oci-client": ("client.c", "options.c", "pool.c"),
+    "pyvmm-oci-client": ("client.c", "options.c", "pool.c", "runsc.c"),
     "pyvmm-shim-client": ("shim.c", "pool.c"),
     "pyvmm-face": ("face.c",),
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of pyvmm-oci. The container's monitor runs `exec`
+ * pyvmm-oci-client [--runsc RUNSC] WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of pyvmm-oci. The container's monitor runs `exec`
  * without a terminal, `start`, `kill` and `state`. A process of the pool runs `create` and `run` (pool.c). For
  * everything else, and whenever these do not answer or refuse, the launcher starts the whole pyvmm-oci, SCRIPT, whose
  * errors the user then sees. A process that refuses has changed nothing.
+ *
+ * With --runsc, the command line is that of pyvmm-runsc. It is translated, or PYTHON starts RUNSC (runsc.c).
  *
  * PYTHON -IS starts SCRIPT. Only commands that make a container start by WARM PYTHON (pyvmm-warm): the imports of other
  * commands are not worth rebuilding the process image.
@@ -263,18 +265,44 @@ static void leave_nothing(char *argv[], const struct options *options)
 		;
 }
 
+/* The arguments of this program for a command line of pyvmm-runsc, which `argv` has. Does not return if that does it. */
+static char **translate(char *argv[])
+{
+	char *script = argv[2], **own = argv + 2, **line = runsc_translate(own + COMMAND_LINE);
+	size_t count = 0;
+	char **made;
+
+	if (!line) {
+		own[3] = script;
+		exit(whole_run(own, false));
+	}
+	while (line[count])
+		count++;
+	made = calloc(COMMAND_LINE + count + 1, sizeof(*made));
+	if (!made)
+		exit(FAILED);
+	memcpy(made, own, COMMAND_LINE * sizeof(*made));
+	memcpy(made + COMMAND_LINE, line, count * sizeof(*made));
+	made[0] = argv[0];
+	return made;
+}
+
 int main(int argc, char *argv[])
 {
-	char *const *line = argv + COMMAND_LINE;
+	const bool runsc = argc > 2 && !strcmp(argv[1], "--runsc");
+	char *const *line;
 	struct options options;
 	int status = -1;
 	bool left = false;
 
-	if (argc < COMMAND_LINE || strcmp(line[-1], "--")) {
-		fprintf(stderr, "usage: %s WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
+	if (argc - 2 * runsc < COMMAND_LINE || strcmp(argv[COMMAND_LINE - 1 + 2 * runsc], "--")) {
+		fprintf(stderr, "usage: %s [--runsc RUNSC] WARM PYTHON SCRIPT -- COMMAND LINE\n", argv[0]);
 		return FAILED;
 	}
 	caches_place();
+	if (runsc)
+		argv = translate(argv);
+	line = argv + COMMAND_LINE;
 	if (options_parse(line, &options)) {
 		if (options.makes)
 			status = run_by_pool(&options, line, &left);

@@ -37,6 +37,11 @@ struct options {
  */
 bool options_parse(char *const argv[], struct options *options);
 
+/* -- the command line of pyvmm-runsc (runsc.c) ------------------------------------------------------------------ */
+
+/* The command line of pyvmm-oci for one of pyvmm-runsc. NULL: pyvmm-runsc does it itself, or refuses it. */
+char **runsc_translate(char *const *line);
+
 /* -- a connection for lines of JSON, with descriptors and with bytes whose size a line announces (pool.c) ------- */
 
 #define CHANNEL_FAILED 255

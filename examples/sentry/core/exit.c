@@ -94,6 +94,8 @@ static void become_zombie(struct process *p)
 	if (!p->zombie)
 		process_ref_ended(p);
 	p->zombie = true;
+	if (p->container)
+		wake_all(&p->container->changed);
 	if (!tracee_holds(p))
 		process_show_end(p);
 }

@@ -31,6 +31,8 @@ POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3
 LOOP = "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
 PATIENCE = 25.0
 BRIDGE = "conformance0"
+SHIMS = (runtimes.OURS, runtimes.SENTRY)
+"""Runtimes with a shim of ours."""
 
 
 def section(folder: Path, runtime: str) -> str:
@@ -44,7 +46,7 @@ def section(folder: Path, runtime: str) -> str:
     listed = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, ports]}
     (conf / "10-bridge.conflist").write_text(json.dumps(listed))
     kind, options = "io.containerd.runc.v2", f'BinaryName = "{shutil.which(runtime) or runtime}"'
-    if runtime == runtimes.OURS:
+    if runtime in SHIMS:
         kind, options = "io.containerd.pyvmm.v2", ""
     plugin = 'plugins."io.containerd.grpc.v1.cri"'
     return f"""
@@ -61,7 +63,7 @@ def section(folder: Path, runtime: str) -> str:
     default_runtime_name = "{runtime}"
   [{plugin}.containerd.runtimes.{runtime}]
     runtime_type = "{kind}"
-    privileged_without_host_devices = {"true" if runtime == runtimes.OURS else "false"}
+    privileged_without_host_devices = {"true" if runtime in SHIMS else "false"}
     pod_annotations = ["org.example.*"]
     [{plugin}.containerd.runtimes.{runtime}.options]
       {options}
@@ -75,8 +77,13 @@ class Stage:
         self.runtime = runtime
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ["PYVMM_KATA_CONFIG"] = str(write_settings(folder / "kata.toml"))
-        shim = "io.containerd.pyvmm.v2" if runtime == runtimes.OURS else "io.containerd.runc.v2"
+        settings = folder / "kata.toml"
+        if runtime == runtimes.SENTRY:
+            settings.write_text('guest = "sentry"\n')
+        else:
+            write_settings(settings)
+        os.environ["PYVMM_KATA_CONFIG"] = str(settings)
+        shim = "io.containerd.pyvmm.v2" if runtime in SHIMS else "io.containerd.runc.v2"
         self.daemon = Containerd(folder, shim, str(BIN), section(folder, runtime))
         self.daemon.start()
         image = folder / "image.tar"

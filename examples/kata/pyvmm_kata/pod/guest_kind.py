@@ -39,6 +39,7 @@ class Capabilities(NamedTuple):
     :ivar network: have interfaces, which the agent configures
     :ivar forwarding: lead connections of the host to its containers
     :ivar policy: have a policy, by which the agent refuses requests
+    :ivar rereads: check the host's files again by themselves whenever the agent starts a process
     """
 
     memory: bool
@@ -49,6 +50,7 @@ class Capabilities(NamedTuple):
     network: bool
     forwarding: bool
     policy: bool
+    rereads: bool
 
 
 class Wiring(NamedTuple):

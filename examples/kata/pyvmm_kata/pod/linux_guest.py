@@ -52,7 +52,15 @@ class LinuxGuest:
 
     name, spare = "linux", ""
     can = Capabilities(
-        memory=True, cpus=True, disks=True, templates=True, checkpoints=True, network=True, forwarding=True, policy=True
+        memory=True,
+        cpus=True,
+        disks=True,
+        templates=True,
+        checkpoints=True,
+        network=True,
+        forwarding=True,
+        policy=True,
+        rereads=False,
     )
 
     def prepare(self, cmdline: str) -> None:

@@ -410,7 +410,8 @@ class Sandbox:
 
     def _refresh(self) -> None:
         vm = self._vm
-        if vm is not None:
+        # An older kernel may continue from a checkpoint
+        if vm is not None and (self.config.continues or not self._can.rereads):
             vm.refresh()
 
     # -- events ------------------------------------------------------------------------------------------------------

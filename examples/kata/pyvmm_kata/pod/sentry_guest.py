@@ -55,6 +55,7 @@ class SentryGuest:
         network=True,
         forwarding=False,
         policy=True,
+        rereads=True,
     )
 
     def prepare(self, cmdline: str) -> None:

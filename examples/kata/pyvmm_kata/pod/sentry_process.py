@@ -99,7 +99,7 @@ class SentryProcess:
         """See :class:`Vm`: the agent sets it."""
 
     def refresh(self) -> None:
-        """See :class:`Vm`: it reads a container's files when that is made, and not before."""
+        """See :class:`Vm`: its core checks the host's files again at each start of a process."""
 
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""

@@ -3,6 +3,7 @@
 #include "container.h"
 
 #include "../cpu_timer.h"
+#include "../ptrace.h"
 #include "../seccomp.h"
 #include "../slab.h"
 #include "../vfs/process_file.h"
@@ -73,7 +74,6 @@ void container_join(struct container *container, struct process *p)
 	p->container = container;
 	p->account = container->account;
 	p->pids = container->spaces[SPACE_PID]->number;
-	container->process_count++;
 	reference_get(&container->references);
 }
 
@@ -81,7 +81,6 @@ void container_leave(struct process *p)
 {
 	struct container *container = p->container;
 
-	container->process_count--;
 	container->cpu_time += p->cpu_time;
 	wake_all(&container->changed);
 	container_put(container);
@@ -136,6 +135,23 @@ void container_hold(struct task *t)
 	}
 	if (container->limits.quota)
 		limits_wait(t);
+}
+
+static bool container_lives(const struct container *container)
+{
+	EACH_PROCESS(p)
+		if (p->container == container && !p->zombie)
+			return true;
+	return false;
+}
+
+/* A process of another container that has adopted some of this one need not wait for any, as a container's first program. */
+static struct process *abandoned(const struct container *container)
+{
+	EACH_PROCESS(p)
+		if (p->container == container && p->zombie && p->parent->container != container && !tracee_holds(p))
+			return p;
+	return NULL;
 }
 
 void container_kill(struct container *container, const struct process *but)
@@ -340,13 +356,19 @@ s64 remove_container(struct call *call)
 		return 0;
 	reference_get(&container->references);
 	mutex_lock(&containers.making); /* it may be in the making */
-	container->frozen = false;
-	container_kill(container, NULL);
-	while (container->process_count && !error)
-		error = call_sleep(call, &container->changed);
-	if (!error)
-		forget(container);
 	mutex_unlock(&containers.making);
+	container->frozen = false;
+	while (container_lives(container) && !error) {
+		container_kill(container, NULL);
+		error = call_sleep(call, &container->changed);
+	}
+	if (!error) {
+		mutex_lock(&containers.making);
+		for (struct process *p; (p = abandoned(container));)
+			process_reap(p);
+		forget(container);
+		mutex_unlock(&containers.making);
+	}
 	container_put(container);
 	return error;
 }

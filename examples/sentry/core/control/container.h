@@ -72,7 +72,7 @@ struct container {
 		u64 periods, throttled, throttled_time; /* in all; ns */
 	} quota;
 	u64 killed; /* processes, since there was no memory */
-	u32 guest_count, process_count; /* processes with an id; all processes */
+	u32 guest_count; /* processes with an id */
 	bool frozen, removed;
 	bool out_of_memory; /* and not yet reported to the host */
 	u64 turn; /* its CPU time by its weight, at least that of whoever ran last: the least is next */

@@ -2,6 +2,7 @@
 /* Processes that the host starts: how each waits, opens its streams, and executes its program. */
 #include "container.h"
 
+#include "../fuse/fuse.h"
 #include "../seccomp.h"
 #include "../slab.h"
 
@@ -305,6 +306,7 @@ s64 guest_process_start(struct call *call, struct guest_process *guest)
 		return call_fail(call, STATUS_FAILED_PRECONDITION, guest->ended ? "it has ended" : "it was started before", NULL,
 				 NULL);
 	text_bytes(&subject, name, string_size(name) + 1);
+	fuse_refresh();
 	guest->may_start = true;
 	wake_all(&guest->changed);
 	while (!guest->started && !guest->ended && !error)

@@ -3,7 +3,8 @@
  * A directory of the host as a file system: FUSE over virtio-fs.
  *
  * If no other program changes the directory meanwhile, names, attributes, targets of links and pages stay valid until
- * the sandbox changes them itself.  Of a directory that is shared with programs of the host, they are valid for a second.
+ * the sandbox changes them itself.  Of a directory that is shared with programs of the host, they are valid for a second,
+ * and until the host starts a process: that sees what the host has written before.
  * Writes go to the server at once.  Pages that programs change through shared mappings are written when the file is
  * synchronized or no longer used.
  */
@@ -30,6 +31,7 @@ struct fuse {
 	bool growing; /* a tree of pages is changing */
 	bool reads_by_node; /* FUSE_READ_BY_NODE */
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
+	u64 refreshed; /* when fuse_refresh() was called last */
 	u64 syncs; /* started so far */
 	struct super *super;
 };
@@ -97,6 +99,7 @@ void fuse_apply(struct inode *inode, const struct fuse_attr *attr);
 void fuse_failed(struct fuse *fuse, u64 node, int error); /* a change of its attributes */
 int fuse_getattr(struct inode *inode);
 bool fuse_is_stale(const struct inode *inode); /* its attributes are to be requested again */
+bool fuse_may_differ(const struct inode *inode); /* the host may have changed it since they were */
 int fuse_revalidate(struct dentry *dentry);
 int fuse_setattr(struct inode *inode, const struct attributes *new);
 void fuse_evict(struct inode *inode);
@@ -120,6 +123,7 @@ void fuse_cut(struct inode *inode, u64 from, u64 end); /* forget content that th
 
 extern struct fuse *fuse_root; /* the file system of the host; NULL: there is none */
 const char *fuse_mount_root(void); /* NULL, or why it cannot be */
+void fuse_refresh(void); /* from now on, what the host wrote before is seen */
 struct super *fuse_super(void); /* where it is not the root: a reference; NULL: there is none, or it cannot be used */
 
 #endif

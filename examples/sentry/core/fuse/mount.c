@@ -123,6 +123,12 @@ const char *fuse_mount_root(void)
 	return mount_add(super, super->root, NULL, 0, fuse_root->tag) ? "the sandbox has too little memory" : NULL;
 }
 
+void fuse_refresh(void)
+{
+	if (fuse_root)
+		fuse_root->refreshed = monotonic_now();
+}
+
 struct super *fuse_super(void)
 {
 	if (!fuse_root || (!fuse_root->super && start(fuse_root)) || !fuse_root->super->root)

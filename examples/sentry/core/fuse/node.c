@@ -141,11 +141,16 @@ void fuse_evict(struct inode *inode)
 
 /* -- attributes -- */
 
+bool fuse_may_differ(const struct inode *inode)
+{
+	const u64 until = fuse_node_of(inode)->stale_at;
+
+	return until && (monotonic_now() >= until || until <= fuse_of(inode)->refreshed + SECOND);
+}
+
 bool fuse_is_stale(const struct inode *inode)
 {
-	const struct fuse_node *node = fuse_node_of(inode);
-
-	return node->stale || (node->stale_at && monotonic_now() >= node->stale_at);
+	return fuse_node_of(inode)->stale || fuse_may_differ(inode);
 }
 
 int fuse_getattr(struct inode *inode)

@@ -228,7 +228,7 @@ static s64 read(struct file *file, struct io *to, u64 *position)
 	u64 done = 0;
 	int error = 0;
 
-	if (fuse_of(inode)->shared && monotonic_now() >= fuse_node_of(inode)->stale_at)
+	if (fuse_of(inode)->shared && fuse_may_differ(inode))
 		fuse_getattr(inode); /* what fails shows at the read of a page */
 	while (to->left && *position < inode->size) {
 		u64 in_page = *position % PAGE, part = PAGE - in_page, moved;
