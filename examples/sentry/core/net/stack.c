@@ -24,6 +24,8 @@
 #define PATIENCE 1000000000ull /* for an address at the start */
 #define MOMENT 50000000ull
 enum { TICKS_A_SECOND = 4, MINUTE = 240, HEADER = 16, LEAST_LIMIT = 4 << 20 };
+/* Blocks for a segment of Ethernet, which lwIP allocates for each, are kept: so many of one size. */
+enum { SEGMENT_LEAST = 1344, SEGMENT_MOST = 2016, KEPT = 160 };
 
 static struct {
 	struct netif *loopback, outside;
@@ -31,13 +33,31 @@ static struct {
 	u64 ticks;
 	struct timer timer;
 	bool running;
+	u32 kept;
+	u64 *first; /* of the kept blocks, each of which begins with the next one */
 } net;
 
 /* -- memory: each block begins with its size -- */
 
+static bool is_segment(u64 size)
+{
+	return size > SEGMENT_LEAST && size <= SEGMENT_MOST;
+}
+
+static u64 *block_new(u64 size)
+{
+	u64 *block = net.first;
+
+	if (!is_segment(size) || !block)
+		return buffer_alloc(is_segment(size) ? SEGMENT_MOST : size);
+	net.first = (u64 *)block[0];
+	net.kept--;
+	return block;
+}
+
 void *net_malloc(unsigned long size)
 {
-	u64 *block = size + HEADER <= net.limit - net.used ? buffer_alloc(size + HEADER) : NULL;
+	u64 *block = size + HEADER <= net.limit - net.used ? block_new(size + HEADER) : NULL;
 
 	if (!block)
 		return NULL;
@@ -61,7 +81,13 @@ void net_free(void *memory)
 	if (!memory)
 		return;
 	net.used -= block[0];
-	kfree(block);
+	if (!is_segment(block[0]) || net.kept == KEPT) {
+		kfree(block);
+		return;
+	}
+	block[0] = (u64)net.first;
+	net.first = block;
+	net.kept++;
 }
 
 u64 net_block_size(const void *memory)
