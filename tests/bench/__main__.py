@@ -30,6 +30,7 @@ from tests.bench import (
     sentry_containers,
     sentry_host,
     sentry_lab,
+    sentry_memory,
     sentry_programs,
     server,
     startup,
@@ -57,6 +58,8 @@ LAB_PARTS = {
         "kata",
         "kata-pool",
         "sentry-machines",
+        "sentry-net",
+        "sentry-restore",
         "fio-filters",
         "net-filters",
         "vsock-filters",
@@ -98,6 +101,10 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
         "programs on the Sentry in a machine, in a lab that counts instructions",
         lambda _: sentry_programs.measure(OUTPUT),
     ),
+    "sentry-memory": (
+        "the memory of forks of programs on the Sentry, in a lab of its own",
+        lambda quick: sentry_memory.measure(OUTPUT, 10 if quick else sentry_memory.COUNT),
+    ),
     "server": (
         "the server of sandboxes, on this machine itself",
         lambda quick: server.measure(20 if quick else 100, 2 if quick else 10),
@@ -105,7 +112,10 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
 }
 """What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
-ON_REQUEST = ("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-machines", "sentry-programs")
+ON_REQUEST = (
+    *("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-machines", "sentry-memory", "sentry-net"),
+    *("sentry-programs", "sentry-restore"),
+)
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 
 

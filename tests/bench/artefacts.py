@@ -11,8 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import fs, kata, programs
+from tests.bench import fs, kata, programs, sentry_net
 from tests.bench.stage import Stage, python_files, venv_base
+from tests.sentry import servers
 from tools import guest
 
 HERE = Path(__file__).resolve().parent
@@ -74,6 +75,8 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
     stage.add(os.path.realpath(artefacts.kata_image), at="bench/kata-image")
     for program in (kata.RUNSC[0], kata.RUNC, kata.RUNC_SHIM):
         stage.add_program(program)
+    for program in (sentry_net.IP, servers.NGINX[0]):
+        stage.add_program(program)
     stage.add(shutil.which("busybox") or "/bin/busybox", at="bin/busybox")
     for program in ("runner.py", "snapshot_runner.py", "pod_client.py"):
         stage.add(HERE / program, at=f"bench/{program}")
@@ -85,4 +88,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
         compiler = [os.environ.get("CC", "gcc"), "-O2", "-shared", "-fPIC", "-x", "c", "-", "-o", f"{folder}/open.so"]
         subprocess.run(compiler, input=programs.OPEN_SOURCE.encode(), check=True)
         stage.add(Path(folder) / "open.so", at=programs.OPEN)
+        exchange = ["gcc", "-O1", "-static", "-o", f"{folder}/exchange", str(sentry_net.SOURCE)]
+        subprocess.run(exchange, check=True)
+        stage.add(Path(folder) / "exchange", at=sentry_net.EXCHANGE)
     stage.close()

@@ -88,7 +88,21 @@ def main(argv: list[str]) -> int:
     """Measure the parts that the file `argv[0]` lists."""
     spec = Spec(**json.loads(Path(argv[0]).read_text()))
     # Before the root changes: what is imported later would come from the stage, and share its pages.
-    from tests.bench import boot, budget, console, fio, fs, kata, memory, net, sentry_machines, snapshots, vsock
+    from tests.bench import (
+        boot,
+        budget,
+        console,
+        fio,
+        fs,
+        kata,
+        memory,
+        net,
+        sentry_machines,
+        sentry_net,
+        sentry_restore,
+        snapshots,
+        vsock,
+    )
     from tests.bench.child import ChildError
 
     measures = {"boot": boot.measure, "memory": memory.measure, "fio": fio.measure, "fio-icount": fio.measure}
@@ -99,6 +113,7 @@ def main(argv: list[str]) -> int:
     measures |= {"vsock-filters": vsock.measure_filters}
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
     measures |= {"kata-pool": kata.measure_pools, "sentry-machines": sentry_machines.measure}
+    measures |= {"sentry-net": sentry_net.measure, "sentry-restore": sentry_restore.measure}
     measures |= {"snapshots": snapshots.measure, "clones": snapshots.measure_clones, "budget": budget.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")

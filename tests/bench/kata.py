@@ -120,7 +120,7 @@ def measure_one(name: str, command: list[str], bundles: dict[str, str], turns: i
     say(f"{name}: run of true {', '.join(f'{each / 1e6:.1f}' for each in runs)} M instructions")
     cold = [run([*command, "run", "--bundle", bundles["true"], "c1"], warm=False) for _ in range(turns)]
     try:
-        _sleep_in(command, "c1", bundles["sleep"])
+        sleep_in(command, "c1", bundles["sleep"])
         execs = [run([*command, "exec", "c1", "true"]) for _ in range(turns + 1)][1:]
         time.sleep(IDLE_S)
         idle = memory_of(command[command.index("--root") + 1])
@@ -159,11 +159,11 @@ def measure_sleepers(pyvmm: str, bundles: dict[str, str], disk: str) -> dict[str
     try:
         run([*command, "template", "build"])
         run([*command, "run", "--bundle", bundles["true"], "c1"])  # has the first image made
-        _sleep_in(*sleepers[0], bundles["sleep"])
+        sleep_in(*sleepers[0], bundles["sleep"])
         time.sleep(IDLE_S)
         idle, before = memory_of(str(root)), available_kib()
         for sleeper in sleepers[1:]:
-            _sleep_in(*sleeper, bundles["sleep"])
+            sleep_in(*sleeper, bundles["sleep"])
         time.sleep(IDLE_S)
         tenth, each = memory_of(str(root)), (before - available_kib()) / (CLONES - 1)
     finally:
@@ -289,7 +289,7 @@ def _wait_for_pool(status: list[str], given: int) -> None:
     raise ChildError(f"the pool has no {READY} machines after {given} containers")
 
 
-def _sleep_in(command: Sequence[str], name: str, bundle: str) -> None:
+def sleep_in(command: Sequence[str], name: str, bundle: str) -> None:
     """Make a container that sleeps, and start it."""
     wait_for_image()
     _make([*command, "create", "--bundle", bundle, name])

@@ -28,7 +28,10 @@ from tests.bench import (
     sentry_host,
     sentry_lab,
     sentry_machines,
+    sentry_memory,
+    sentry_net,
     sentry_programs,
+    sentry_restore,
     server,
     snapshots,
     startup,
@@ -73,6 +76,9 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "kata": kata.rows,
         "kata-pool": kata.pool_rows,
         "sentry-machines": sentry_machines.rows,
+        "sentry-net": sentry_net.rows,
+        "sentry-restore": sentry_restore.rows,
+        "sentry-memory": sentry_memory.rows,
         "budget": budget.rows,
     }
     return [row for part, make in makers.items() if part in figures for row in make(figures[part])]

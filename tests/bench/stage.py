@@ -157,10 +157,11 @@ def install(prefix: Path) -> Path:
 
 
 def _add_sentry(site: Path) -> None:
-    """Add the Sentry's package with its kernel, as an installation has them."""
+    """Add the Sentry's package with its kernel and the platform trap, as an installation has them."""
     from pyvmm_sentry import program
 
     folder = site / "pyvmm_sentry"
     shutil.copytree(ROOT / "examples/sentry/pyvmm_sentry", folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "built").mkdir()
-    subprocess.run(["strip", "-o", folder / "built/sentry.elf", program.kernel()], check=True)
+    for name, path in (("sentry.elf", program.kernel()), ("pyvmm-sentry-trap", program.trap())):
+        subprocess.run(["strip", "-o", folder / "built" / name, path], check=True)

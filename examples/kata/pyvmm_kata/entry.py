@@ -49,13 +49,14 @@ MACHINE = (
 """Modules that every process imports that makes a machine, and so keeps in memory."""
 MONITOR = (
     *MACHINE,
+    "pyvmm_kata.oci.checkpoint",
     "pyvmm_kata.oci.console",
     "pyvmm_kata.oci.main",
     "pyvmm_kata.oci.monitor",
     "pyvmm_kata.oci.run",
     "pyvmm_kata.oci.pool_machine",
 )
-"""What ``create``, ``run`` and their monitors import."""
+"""What ``create``, ``run``, ``restore`` and their monitors import."""
 SENTRY = (
     *MONITOR,
     "pyvmm_kata.pod.sentry_guest",

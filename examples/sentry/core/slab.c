@@ -113,14 +113,19 @@ void slab_free(struct slab *slab, void *object)
 	}
 }
 
+static u64 pages_for(u64 size, u32 *order)
+{
+	*order = 0;
+	while (*order < ORDERS && size > (u64)PAGE << *order)
+		++*order;
+	return *order < ORDERS ? pages_alloc(*order) : 0;
+}
+
 static void *pages_zeroed(u64 size)
 {
-	u32 order = 0;
-	u64 offset;
+	u32 order;
+	u64 offset = pages_for(size, &order);
 
-	while (order < ORDERS && size > (u64)PAGE << order)
-		order++;
-	offset = order < ORDERS ? pages_alloc(order) : 0;
 	if (!offset)
 		return NULL;
 	for (u64 at = offset; at < offset + ((u64)PAGE << order); at += PAGE)
@@ -134,6 +139,17 @@ void *kmalloc(u64 size)
 		if (size <= sizes[i].size)
 			return slab_alloc(&sizes[i]);
 	return pages_zeroed(size);
+}
+
+void *buffer_alloc(u64 size)
+{
+	u64 offset;
+	u32 order;
+
+	if (size <= sizes[SIZES - 1].size)
+		return kmalloc(size);
+	offset = pages_for(size, &order);
+	return offset ? page_at(offset) : NULL;
 }
 
 void kfree(void *memory)

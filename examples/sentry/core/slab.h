@@ -21,6 +21,8 @@ void slab_free(struct slab *slab, void *object);
 
 /* Of any size up to 4 MiB; from a page on it is aligned to a page. */
 void *kmalloc(u64 size);
+/* The same with whatever was there before, for what is read only as far as it was written. */
+void *buffer_alloc(u64 size);
 void kfree(void *memory); /* may be NULL */
 
 #endif

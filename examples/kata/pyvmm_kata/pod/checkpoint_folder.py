@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import stat
+import sys
 from _blake2 import blake2b
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -355,6 +356,12 @@ def _sha256(path: str) -> str:
         raise ConfigError(f"{path}: {error.strerror}", code="checkpoint-damaged") from error
 
 
+def _sha256_of(data: bytes) -> str:
+    # `hashlib` would load OpenSSL, which costs a restore as much as all that it reads
+    module = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    return str(module.sha256(data).hexdigest())
+
+
 def _identity(path: str) -> list[int]:
     if not path:
         return []
@@ -378,8 +385,6 @@ def read(place: str, *, verified: bool = False) -> Kept:
     :raises ConfigError: there is none, or it cannot be continued here; the message has the reason
     """
     record = _record(place)
-    from hashlib import sha256
-
     path = os.path.join(place, RECORD)
     if record.get("format") != FORMAT:
         raise ConfigError(f"{path}: its format is {record.get('format')!r:.20}, not {FORMAT}", code="checkpoint-format")
@@ -391,7 +396,7 @@ def read(place: str, *, verified: bool = False) -> Kept:
             raise ConfigError(f"{kept.machine}/{name}: no file", code="checkpoint-damaged")
     manifest = os.path.join(kept.machine, "manifest.json")
     text = _content(manifest)
-    if sha256(text).hexdigest() != record.get("manifest"):
+    if _sha256_of(text) != record.get("manifest"):
         raise ConfigError(f"{manifest}: is not the one that was written with {path}", code="checkpoint-damaged")
     told = _json(manifest, text)
     if told.get("base") != "" or told.get("memory_size") != kept.memory + kept.more_memory or told.get("disks") != []:

@@ -117,6 +117,7 @@ extern const struct socket_operations tcp_operations, udp_operations;
 s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *from, u32 flags);
 s64 tcp_socket_receive(struct socket *socket, struct message *message, struct io *to, u32 flags);
 u64 tcp_room(const struct socket *socket);
+bool tcp_is_writable(const struct socket *socket); /* there is room for a third of its buffer */
 u64 tcp_unsent(const struct inet *inet); /* bytes that lwIP holds, until the other side has confirmed them */
 
 #endif

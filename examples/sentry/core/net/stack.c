@@ -18,11 +18,14 @@
 
 #include "lwip/hooks.h"
 #include "../virtio/virtio.h"
+#include "frames.h"
 
 #define TICK 250000000ull
 #define PATIENCE 1000000000ull /* for an address at the start */
 #define MOMENT 50000000ull
 enum { TICKS_A_SECOND = 4, MINUTE = 240, HEADER = 16, LEAST_LIMIT = 4 << 20 };
+/* Blocks for a segment of Ethernet, which lwIP allocates for each, are kept: so many of one size. */
+enum { SEGMENT_LEAST = 1344, SEGMENT_MOST = 2016, KEPT = 160 };
 
 static struct {
 	struct netif *loopback, outside;
@@ -30,13 +33,31 @@ static struct {
 	u64 ticks;
 	struct timer timer;
 	bool running;
+	u32 kept;
+	u64 *first; /* of the kept blocks, each of which begins with the next one */
 } net;
 
 /* -- memory: each block begins with its size -- */
 
+static bool is_segment(u64 size)
+{
+	return size > SEGMENT_LEAST && size <= SEGMENT_MOST;
+}
+
+static u64 *block_new(u64 size)
+{
+	u64 *block = net.first;
+
+	if (!is_segment(size) || !block)
+		return buffer_alloc(is_segment(size) ? SEGMENT_MOST : size);
+	net.first = (u64 *)block[0];
+	net.kept--;
+	return block;
+}
+
 void *net_malloc(unsigned long size)
 {
-	u64 *block = size + HEADER <= net.limit - net.used ? kmalloc(size + HEADER) : NULL;
+	u64 *block = size + HEADER <= net.limit - net.used ? block_new(size + HEADER) : NULL;
 
 	if (!block)
 		return NULL;
@@ -46,7 +67,11 @@ void *net_malloc(unsigned long size)
 
 void *net_calloc(unsigned long count, unsigned long size)
 {
-	return net_malloc(count * size);
+	void *memory = net_malloc(count * size);
+
+	if (memory)
+		bytes_zero(memory, count * size);
+	return memory;
 }
 
 void net_free(void *memory)
@@ -56,7 +81,31 @@ void net_free(void *memory)
 	if (!memory)
 		return;
 	net.used -= block[0];
-	kfree(block);
+	if (!is_segment(block[0]) || net.kept == KEPT) {
+		kfree(block);
+		return;
+	}
+	block[0] = (u64)net.first;
+	net.first = block;
+	net.kept++;
+}
+
+u64 net_block_size(const void *memory)
+{
+	return *(const u64 *)((const u8 *)memory - HEADER) - HEADER;
+}
+
+bool net_charge(u64 bytes)
+{
+	if (bytes > net.limit - net.used)
+		return false;
+	net.used += bytes;
+	return true;
+}
+
+void net_discharge(u64 bytes)
+{
+	net.used -= bytes;
 }
 
 bool net_is_low(void)
@@ -223,9 +272,12 @@ void net_run(void)
 	if (net.running)
 		return;
 	net.running = true;
+	if (net_outside()) /* a packet to an address of the sandbox has no sum where the device adds it */
+		net_outside()->chksum_flags &= (u16)~NET_CHECKS;
 	netif_poll_all();
 	IP_ADDR4(&net.loopback->ip_addr, 127, 0, 0, 1);
 	net.running = false;
+	frames_flush();
 	arm();
 }
 
@@ -251,32 +303,6 @@ static void tick(struct timer *timer)
 
 /* -- the outside -- */
 
-static err_t put_frame(struct netif *interface, struct pbuf *packet)
-{
-	u32 size = NET_HEADER + packet->tot_len;
-	u8 *frame = net_malloc(size);
-
-	(void)interface;
-	if (!frame)
-		return ERR_MEM;
-	pbuf_copy_partial(packet, frame + NET_HEADER, packet->tot_len, 0);
-	if (!net_device_send(frame, size))
-		return ERR_OK;
-	net_free(frame);
-	return ERR_MEM;
-}
-
-void net_receive(const u8 *frame, u32 size)
-{
-	struct pbuf *packet = net.outside.input && size <= 0xffff ? pbuf_alloc(PBUF_RAW, (u16)size, PBUF_RAM) : NULL;
-
-	if (!packet)
-		return;
-	pbuf_take(packet, frame, (u16)size);
-	if (net.outside.input(packet, &net.outside) != ERR_OK)
-		pbuf_free(packet);
-}
-
 static err_t init_outside(struct netif *interface)
 {
 	const u8 *mac;
@@ -290,7 +316,9 @@ static err_t init_outside(struct netif *interface)
 	interface->mtu6 = interface->mtu;
 	interface->output = etharp_output;
 	interface->output_ip6 = ethip6_output;
-	interface->linkoutput = put_frame;
+	interface->linkoutput = frame_put;
+	if (net_device_offloads() & NET_LEAVES_SUMS)
+		interface->chksum_flags &= (u16)~NETIF_CHECKSUM_GEN_TCP;
 	interface->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET | NETIF_FLAG_LINK_UP;
 	return ERR_OK;
 }
@@ -325,6 +353,7 @@ void net_init(void)
 	bytes_zero(&net, sizeof(net));
 	net.limit = part > LEAST_LIMIT ? part : LEAST_LIMIT;
 	net.timer.expire = tick;
+	frames_init();
 	tcp_active_pcbs = tcp_tw_pcbs = tcp_bound_pcbs = NULL;
 	tcp_listen_pcbs.pcbs = NULL;
 	udp_pcbs = NULL;

@@ -12,7 +12,12 @@
 #include "../core.h"
 #include "start.h"
 
+enum { NET_CHECKS = NETIF_CHECKSUM_CHECK_TCP | NETIF_CHECKSUM_CHECK_UDP };
+
 bool net_is_low(void); /* its memory is nearly used up */
+bool net_charge(u64 bytes); /* memory that is held for it; false: the limit leaves no room */
+void net_discharge(u64 bytes);
+u64 net_block_size(const void *memory); /* of net_malloc() */
 
 /* The address that a packet to this one leaves from: 0 or -ENETUNREACH. */
 int net_source(const ip_addr_t *to, ip_addr_t *from);

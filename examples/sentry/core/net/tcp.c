@@ -44,7 +44,8 @@ static err_t has_sent(void *argument, struct tcp_pcb *pcb, u16 size)
 
 	(void)pcb;
 	(void)size;
-	wake_all(&inet->changed);
+	if (!inet->socket || tcp_is_writable(inet->socket))
+		wake_all(&inet->changed);
 	return ERR_OK;
 }
 
@@ -466,7 +467,6 @@ static u32 poll(struct socket *socket, struct poll *poll)
 	struct inet *inet = inet_of(socket);
 	bool closed = !inet->tcp && !inet->listening;
 	bool no_receive = inet->no_receive || inet->ended, no_send = inet->no_send || (inet->ended && closed);
-	u64 room;
 	u32 events = inet->error ? POLLERR : 0;
 
 	poll_wait(poll, &inet->changed);
@@ -480,8 +480,7 @@ static u32 poll(struct socket *socket, struct poll *poll)
 		return events;
 	if (inet->bytes && inet->bytes >= socket->low_water)
 		events |= POLLIN | POLLRDNORM;
-	room = tcp_room(socket);
-	if (no_send || closed || room * 3 >= TCP_SND_BUF || room * 3 >= socket->send_size)
+	if (no_send || closed || tcp_is_writable(socket))
 		events |= POLLOUT | POLLWRNORM;
 	return events;
 }

@@ -23,6 +23,13 @@ u64 tcp_room(const struct socket *socket)
 	return room < socket->send_size - used ? room : socket->send_size - used;
 }
 
+bool tcp_is_writable(const struct socket *socket)
+{
+	u64 room = tcp_room(socket);
+
+	return room * 3 >= TCP_SND_BUF || room * 3 >= socket->send_size;
+}
+
 /* -- sending -- */
 
 static s64 sending_error(struct inet *inet, u32 flags)
@@ -32,23 +39,30 @@ static s64 sending_error(struct inet *inet, u32 flags)
 	return error && error != -EPIPE ? error : socket_broken(flags);
 }
 
-/* Wait for room: 0, or what the call returns if it has sent nothing. */
+/* Wait for room, if there is none for a third of the buffer: 0, or what the call returns if it has sent nothing. */
 static s64 wait_for_room(struct socket *socket, u32 flags, u64 deadline)
 {
 	struct inet *inet = inet_of(socket);
 
-	for (;;) {
+	for (bool waited = false;; waited = true) {
 		bool connecting = inet->tcp && !inet->established && !inet->listening;
 		s64 error;
 
 		if (inet->error || inet->no_send || (!connecting && !inet->established) || !inet->tcp)
 			return sending_error(inet, flags);
-		if (!connecting && tcp_room(socket))
+		if (!connecting && (waited ? tcp_is_writable(socket) : tcp_room(socket) != 0))
 			return 0;
 		error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return error;
 	}
+}
+
+static void push(struct inet *inet)
+{
+	if (inet->tcp && !inet_is_corked(inet))
+		tcp_output(inet->tcp);
+	net_run();
 }
 
 /* Pass bytes to lwIP, which copies them: how many it accepted. */
@@ -82,8 +96,10 @@ static s64 send_part(struct socket *socket, const u8 *part, u64 size, u32 flags,
 		taken = queue(socket, part + done, size - done, corked);
 		if (!taken && inet->tcp && !tcp_sndqueuelen(inet->tcp))
 			return done ? (s64)done : -ENOBUFS; /* nothing will make room */
-		if (!taken && inet->tcp)
+		if (!taken && inet->tcp) {
+			push(inet);
 			error = socket_wait(&inet->changed, deadline);
+		}
 		if (error)
 			return done ? (s64)done : error;
 		done += taken;
@@ -105,7 +121,7 @@ s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *f
 
 		return inet->established && !inet->no_send && !inet->error ? 0 : wait_for_room(socket, flags, deadline);
 	}
-	part = kmalloc(from->left < PART ? from->left : PART);
+	part = buffer_alloc(from->left < PART ? from->left : PART);
 	if (!part)
 		return -ENOBUFS;
 	while (from->left && result >= 0) {
@@ -117,12 +133,15 @@ s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *f
 		size = tcp_room(socket);
 		size = size < PART ? size : PART;
 		size = io_get(from, part, from->left < size ? from->left : size);
-		result = size ? send_part(socket, part, size, done ? flags | MSG_NOSIGNAL : flags, deadline) : -EFAULT;
+		/* The segments of a call leave together. */
+		result = size ? send_part(socket, part, size, flags | (done ? MSG_NOSIGNAL : 0) | (from->left ? MSG_MORE : 0), deadline) : -EFAULT;
 		if (result > 0)
 			done += (u64)result;
 		if (result >= 0 && (u64)result < size)
 			break;
 	}
+	if (from->left && !(flags & MSG_MORE))
+		push(inet_of(socket));
 	kfree(part);
 	return done ? (s64)done : result;
 }

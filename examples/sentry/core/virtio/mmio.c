@@ -20,10 +20,18 @@ static u32 get(const struct virtio_device *device, u32 at)
 	return *(const volatile u32 *)(device->registers + at);
 }
 
+u64 mmio_features(struct virtio_device *device)
+{
+	u64 high;
+
+	put(device, DEVICE_SELECT, 1);
+	high = (u64)get(device, DEVICE_FEATURES) << 32;
+	put(device, DEVICE_SELECT, 0);
+	return high | get(device, DEVICE_FEATURES);
+}
+
 bool mmio_begin(struct virtio_device *device, u64 features)
 {
-	u64 offered;
-
 	if (get(device, MAGIC) != VIRT || get(device, VERSION) != 2 || get(device, DEVICE_ID) != device->id)
 		return false;
 	put(device, STATUS, 0);
@@ -31,11 +39,7 @@ bool mmio_begin(struct virtio_device *device, u64 features)
 		if (i == TRIES)
 			return false;
 	put(device, STATUS, ACKNOWLEDGE | DRIVER);
-	put(device, DEVICE_SELECT, 1);
-	offered = (u64)get(device, DEVICE_FEATURES) << 32;
-	put(device, DEVICE_SELECT, 0);
-	offered |= get(device, DEVICE_FEATURES);
-	device->features = offered & (features | VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX);
+	device->features = mmio_features(device) & (features | VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX);
 	put(device, SELECT, 1);
 	put(device, FEATURES, (u32)(device->features >> 32));
 	put(device, SELECT, 0);

@@ -80,6 +80,7 @@ void queue_listen(struct virtqueue *queue, bool listens); /* whether it interrup
 
 /* -- mmio.c -- */
 
+u64 mmio_features(struct virtio_device *device); /* those that it offers */
 /* Begin with a device that has these features beside those of all; false: it does not work like that. */
 bool mmio_begin(struct virtio_device *device, u64 features);
 struct virtqueue *mmio_queue(struct virtio_device *device, u32 index); /* NULL: there is none */
