@@ -31,51 +31,15 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from pyvmm_server.settings import hash_of
-from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
+from tests.kata.oci_runtime import eventually, needs_namespaces
 from tests.sandbox.test_code import _end_programs_of as end_programs_of
-from tests.server.conftest import ROOT, Server
+from tests.server.conftest import Server
 from tests.server.fake_node import host_of
+from tests.server.ray_nodes import MIB, NODES, Cluster
 from tests.server.test_proxy import Web
 
 pytest.importorskip("ray")
 pytestmark = [needs_namespaces, pytest.mark.long]  # a cluster takes 20 s to start
-NODES, MIB = 3, 4096
-
-
-class Cluster:
-    """A head and nodes of this host, in processes of their own.
-
-    :ivar keepers: the main process of each node
-    """
-
-    def __init__(self, server: Server) -> None:
-        packages = ("", "examples/kata", "examples/sandbox", "examples/server")
-        self.environment = {
-            "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in packages),
-            "PYVMM_FAKE_KERNELS": server.kernels.name,
-            "RAY_TMPDIR": server.kernels.name,  # sockets need short paths
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        }
-        command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), str(NODES), str(MIB)]
-        with open(server.place / "ray.log", "wb") as log:
-            environment = {**os.environ, **self.environment}
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
-            )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(b"{"):
-                break
-        else:
-            raise AssertionError((server.place / "ray.log").read_text()[-3000:])
-        found = json.loads(line)
-        self.environment["RAY_ADDRESS"] = found["address"]
-        self.keepers: dict[str, int] = found["keepers"]
-
-    def close(self) -> None:
-        self._process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture

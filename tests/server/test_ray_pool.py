@@ -13,7 +13,7 @@ import pytest
 from tests.kata.oci_runtime import PATIENCE, eventually, needs_namespaces
 from tests.sandbox.test_code import _end_programs_of as end_programs_of
 from tests.server.conftest import Server
-from tests.server.test_ray import Cluster
+from tests.server.ray_nodes import Cluster
 
 pytest.importorskip("ray")
 pytestmark = [needs_namespaces, pytest.mark.long]  # a cluster takes 20 s to start
