@@ -27,6 +27,7 @@ def test_run(podman: Podman) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "typed\n", "to stderr\n")
     logged = podman.run("logs", "one")
     assert (logged.stdout, logged.stderr) == ("typed\n", "to stderr\n")
+    podman.check("wait", "--condition", "exited", "one")  # "stopped" until its cleanup has run
     assert podman.check("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "one") == "exited 7\n"
     podman.check("rm", "one")
     done = podman.run("run", "--rm", "--network", "none", "box", "nosuch")
