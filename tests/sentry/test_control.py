@@ -126,6 +126,19 @@ def test_files_are_those_of_the_host_and_stay_inside_the_root(sandbox: Sandbox, 
     assert (volume / "new").read_text() == (root / "new").read_text() == "new\n"
 
 
+def test_what_engines_mask_is_there_and_masked(sandbox: Sandbox) -> None:
+    paths = ["/proc/keys", "/proc/timer_list", "/sys/firmware"]
+    mounts = [*MOUNTS, {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}]
+    script = "cat /proc/timer_list | wc -c; ls /sys/firmware; stat -c '%F %a' /proc/timer_list /proc/keys /sys/firmware"
+    for name, masked, expected in (
+        ("c1", [], "25\nregular empty file 400\nregular empty file 444\ndirectory 555\n"),
+        ("c2", paths, "0\ncharacter special file 666\ncharacter special file 666\ndirectory 1777\n"),
+    ):
+        sandbox.root(name)
+        spec = {"mounts": mounts, "linux": {"maskedPaths": masked}}
+        assert sandbox.run(name, "sh", "-c", script, spec=spec) == (0, expected)
+
+
 def test_files_are_complete_when_output_ends(sandbox: Sandbox, compile_static: Compile) -> None:
     """What nobody in the sandbox has waited for is on the host before a message that it was done."""
     root = sandbox.root("c1")

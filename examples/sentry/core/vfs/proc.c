@@ -272,6 +272,7 @@ static const struct synthetic proc_files[] = {
 	{ .name = "devices", .fixed = "Character devices:\n  1 mem\n  5 /dev/tty\n136 pts\n\nBlock devices:\n" },
 	{ .name = "filesystems", .fixed = "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\nnodev\toverlay\nnodev\tdevtmpfs\nnodev\tdevpts\n"
 					  "nodev\tcgroup2\n" },
+	{ .name = "keys", .fixed = "" },
 	{ .name = "loadavg", .fixed = "0.00 0.00 0.00 1/1 1\n" },
 	{ .name = "meminfo", .write = write_meminfo },
 	{ .name = "modules", .fixed = "" },
@@ -315,6 +316,7 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sysvipc/msg", .write = write_msg },
 	{ .name = "sysvipc/sem", .write = write_sem },
 	{ .name = "sysvipc/shm", .write = write_shm },
+	{ .name = "timer_list", .fixed = "Timer List Version: v0.9\n", .mode = 0400 }, /* which engines mask */
 	{ .name = "uptime", .write = write_uptime },
 	{ .name = "version", .write = write_whole_version },
 	{ .name = "vmstat", .write = write_vmstat },
@@ -329,6 +331,7 @@ static const struct synthetic sys_files[] = {
 	{ .name = "devices/system/node/node0/cpumap", .write = write_cpu_mask },
 	{ .name = "devices/system/node/online", .fixed = "0\n" },
 	{ .name = "devices/system/node/possible", .fixed = "0\n" },
+	{ .name = "firmware/" },
 	{ .name = "fs/cgroup/cgroup.controllers", .fixed = "\n" },
 	{ .name = "kernel/mm/transparent_hugepage/enabled", .fixed = "always madvise [never]\n" },
 	{ .name = "kernel/mm/transparent_hugepage/hpage_pmd_size", .fixed = "2097152\n" },
