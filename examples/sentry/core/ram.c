@@ -3,6 +3,7 @@
 #include "core.h"
 
 enum { PAGE_USED, PAGE_FREE, HELD = 1 };
+typedef u64 __attribute__((aligned(1), may_alias)) unaligned_u64;
 
 /* A sanitizer sees what the compiler's own functions touch, but not what an instruction does. */
 void bytes_copy(void *to, const void *from, u64 size)
@@ -38,8 +39,13 @@ void bytes_zero(void *at, u64 size)
 
 bool bytes_equal(const void *a, const void *b, u64 size)
 {
+	const u8 *first = a, *second = b;
+
+	for (; size >= sizeof(u64); first += sizeof(u64), second += sizeof(u64), size -= sizeof(u64))
+		if (*(const unaligned_u64 *)first != *(const unaligned_u64 *)second)
+			return false;
 	for (u64 i = 0; i < size; i++)
-		if (((const u8 *)a)[i] != ((const u8 *)b)[i])
+		if (first[i] != second[i])
 			return false;
 	return true;
 }

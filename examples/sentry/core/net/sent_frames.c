@@ -19,8 +19,6 @@ enum { HEADERS_MOST = ETHERNET + 60 + 60, PART_LEAST = 512 };
 enum { ROOM = 16 * PAGE - 16, SPARE_FRAMES = 4 };
 enum { PUSH = 8, ACK = 16, SUM_AT = 16 }; /* of a TCP header: flags, and where its sum is */
 
-typedef u64 __attribute__((aligned(1), may_alias)) unaligned_u64;
-
 /* Where the parts of a segment of TCP are in its frame. */
 struct segment_view {
 	bool six;
@@ -165,17 +163,6 @@ void frames_flush(void)
 	send(frame, waiting.size);
 }
 
-/* As bytes_equal(), by words: this is done for each segment. */
-static bool same(const u8 *a, const u8 *b, u32 size)
-{
-	u32 at = 0;
-
-	for (; at + 8 <= size; at += 8)
-		if (*(const unaligned_u64 *)(a + at) != *(const unaligned_u64 *)(b + at))
-			return false;
-	return bytes_equal(a + at, b + at, size - at);
-}
-
 /* Whether a segment continues those that wait, and says the same beside its data. */
 static bool continues(const u8 *headers, const struct segment_view *next, u32 data)
 {
@@ -183,13 +170,14 @@ static bool continues(const u8 *headers, const struct segment_view *next, u32 da
 	const u8 *other = waiting.frame + NET_HEADER;
 	u32 ip = next->ip, tcp = next->tcp, limit = ip + (next->six ? 7 : 8), source = ip + (next->six ? 8 : 12);
 
-	return waiting.frame && data && data <= waiting.part && waiting.size + data <= ROOM && first->six == next->six && first->data == next->data &&
-	       next->sequence == waiting.next && !(next->flags & ~(ACK | PUSH)) &&
-	       same(headers, other, ip + 2) && headers[limit] == other[limit] &&
-	       same(headers + source, other + source, tcp + 4 - source) &&     /* addresses, ports */
-	       same(headers + tcp + 8, other + tcp + 8, 5) &&		       /* what is confirmed */
-	       same(headers + tcp + 14, other + tcp + 14, 2) &&		       /* the window */
-	       same(headers + tcp + TCP_HLEN, other + tcp + TCP_HLEN, next->data - tcp - TCP_HLEN);
+	return waiting.frame && data && data <= waiting.part && waiting.size + data <= ROOM &&
+	       first->six == next->six && first->data == next->data && next->sequence == waiting.next &&
+	       !(next->flags & ~(ACK | PUSH)) &&
+	       bytes_equal(headers, other, ip + 2) && headers[limit] == other[limit] &&
+	       bytes_equal(headers + source, other + source, tcp + 4 - source) && /* addresses, ports */
+	       bytes_equal(headers + tcp + 8, other + tcp + 8, 5) &&		  /* what is confirmed */
+	       bytes_equal(headers + tcp + 14, other + tcp + 14, 2) &&		  /* the window */
+	       bytes_equal(headers + tcp + TCP_HLEN, other + tcp + TCP_HLEN, next->data - tcp - TCP_HLEN);
 }
 
 static void append(const struct pbuf *packet, const struct segment_view *next, u32 data)
@@ -225,7 +213,7 @@ err_t frame_put(struct netif *interface, struct pbuf *packet)
 	u32 size, data;
 
 	(void)interface;
-	if (!(net_device_offloads() & NET_LEAVES_SUMS))
+	if (!net_device_offloads())
 		return send_alone(packet, NULL);
 	size = pbuf_copy_partial(packet, headers, sizeof(headers), 0);
 	if (!view(headers, size, &found)) {
