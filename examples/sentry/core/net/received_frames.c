@@ -77,7 +77,7 @@ static struct pbuf *copy_all(const struct net_piece *pieces, u32 count, u32 size
 void net_receive(const struct net_piece *from, u32 count, const void *device_header)
 {
 	const struct frame_header *header = device_header;
-	bool right = header->flags & (NEEDS_SUM | SUM_IS_RIGHT) && net_device_offloads() & NET_LEAVES_SUMS;
+	bool right = header->flags & (NEEDS_SUM | SUM_IS_RIGHT) && net_device_offloads();
 	struct netif *outside = net_outside();
 	struct net_piece pieces[NET_PIECES];
 	struct pbuf *packet;

@@ -317,7 +317,7 @@ static err_t init_outside(struct netif *interface)
 	interface->output = etharp_output;
 	interface->output_ip6 = ethip6_output;
 	interface->linkoutput = frame_put;
-	if (net_device_offloads() & NET_LEAVES_SUMS)
+	if (net_device_offloads())
 		interface->chksum_flags &= (u16)~NETIF_CHECKSUM_GEN_TCP;
 	interface->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET | NETIF_FLAG_LINK_UP;
 	return ERR_OK;

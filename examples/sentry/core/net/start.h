@@ -27,10 +27,9 @@ void frame_free(u8 *frame); /* that the device has sent */
 /* -- virtio/net.c -- */
 
 enum { NET_HEADER = 12, NET_BUFFER = 4 << 12, NET_PIECES = 8 };
-enum { NET_LEAVES_SUMS = 1, NET_SPLITS = 2 }; /* the device adds sums of TCP, and splits large segments */
 
 bool net_device(const u8 **mac, u16 *mtu); /* false: there is none */
-u32 net_device_offloads(void);
+bool net_device_offloads(void); /* the device adds sums of TCP, and splits large segments */
 /* Send a frame behind its virtio header. The device frees it, except with -EAGAIN: there is no room. */
 int net_device_send(u8 *frame, u32 size);
 void net_device_reap(void);		/* free what was sent */

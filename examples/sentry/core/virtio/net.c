@@ -174,9 +174,9 @@ bool net_device(const u8 **mac, u16 *mtu)
 	return net.device;
 }
 
-u32 net_device_offloads(void)
+bool net_device_offloads(void)
 {
-	return net.device && net.device->features & LEAVES_SUMS ? NET_LEAVES_SUMS | NET_SPLITS : 0;
+	return net.device && net.device->features & LEAVES_SUMS;
 }
 
 static void begin(struct virtio_device *device)
