@@ -125,16 +125,18 @@ s64 tcp_socket_send(struct socket *socket, struct message *message, struct io *f
 	if (!part)
 		return -ENOBUFS;
 	while (from->left && result >= 0) {
+		u32 now = done ? flags | MSG_NOSIGNAL : flags;
 		u64 size;
 
-		result = wait_for_room(socket, done ? flags | MSG_NOSIGNAL : flags, deadline);
+		result = wait_for_room(socket, now, deadline);
 		if (result)
 			break;
 		size = tcp_room(socket);
 		size = size < PART ? size : PART;
 		size = io_get(from, part, from->left < size ? from->left : size);
 		/* The segments of a call leave together. */
-		result = size ? send_part(socket, part, size, flags | (done ? MSG_NOSIGNAL : 0) | (from->left ? MSG_MORE : 0), deadline) : -EFAULT;
+		now |= from->left ? MSG_MORE : 0;
+		result = size ? send_part(socket, part, size, now, deadline) : -EFAULT;
 		if (result > 0)
 			done += (u64)result;
 		if (result >= 0 && (u64)result < size)
