@@ -185,7 +185,9 @@ static void run_program(struct task *t, bool limited, struct event *event)
 	set_limited(cpu, limited);
 	t->cpu = (u32)(cpu - sched.cpus);
 	core.ops->run(t->mm->space, &t->regs, t->fpu, limited, event);
-	if (event->kind != EVENT_ANSWERED)
+	if (event->kind == EVENT_ANSWERED)
+		t->entered = 0;
+	else
 		is_back(cpu, t);
 	set_limited(sched.cpu, true);
 }
@@ -244,14 +246,13 @@ static __attribute__((noinline)) enum next look_between(struct cpu *cpu)
 	const u32 most = 16;
 	bool limited;
 
-	if (sched.first && cpu->calls >= most) {
-		cpu->current->entered = 0;
+	if (sched.first && cpu->calls >= most)
 		return NEXT_RETURN;
-	}
 	set_limited(cpu, true);
 	share_out();
 	limited = must_look();
 	set_limited(cpu, limited);
+	cpu->current->entered = cpu->left_at;
 	return limited ? NEXT_SLICE : NEXT_PROGRAM;
 }
 
@@ -263,12 +264,12 @@ static inline enum next next_step(struct task *t)
 
 	if (cpu->left != t || cpu->calls >= most)
 		return NEXT_RETURN;
-	t->entered = cpu->left_at;
 	if (sched.first || sched.waiting)
 		return look_between(cpu);
 	/* As must_look() without other CPUs that wait. */
 	limited = sched_listens();
 	set_limited(cpu, limited);
+	t->entered = cpu->left_at;
 	return limited ? NEXT_SLICE : NEXT_PROGRAM;
 }
 
