@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pyvmm-oci-client [--runsc RUNSC] WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of pyvmm-oci. The container's monitor runs `exec`
- * without a terminal, `start`, `kill` and `state`. A process of the pool runs `create` and `run` (pool.c). For
- * everything else, and whenever these do not answer or refuse, the launcher starts the whole pyvmm-oci, SCRIPT, whose
- * errors the user then sees. A process that refuses has changed nothing.
+ * pyvmm-oci-client [--runsc RUNSC] WARM PYTHON SCRIPT -- COMMAND LINE: the launcher of pyvmm-oci. The container's monitor
+ * runs `exec` without a terminal, `start`, `kill` and `state`. A process of the pool runs `create` and `run` (pool.c).
+ * For everything else, and whenever these do not answer or refuse, the launcher starts the whole pyvmm-oci, SCRIPT,
+ * whose errors the user then sees. A process that refuses has changed nothing.
  *
  * With --runsc, the command line is that of pyvmm-runsc. It is translated, or PYTHON starts RUNSC (runsc.c).
  *

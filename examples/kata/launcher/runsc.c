@@ -16,7 +16,9 @@
 enum kind { NO_FLAG, FLAG, VALUE };
 
 /* Flags with an effect. The order is that of `used`. */
-enum { ROOT, LOG, LOG_FORMAT, DEBUG_LOG, CONFIG, PLATFORM, NETWORK, OVERLAY2, HOST_UDS, DEBUG, SYSTEMD_CGROUP, STRACE, OVERLAY };
+enum {
+	ROOT, LOG, LOG_FORMAT, DEBUG_LOG, CONFIG, PLATFORM, NETWORK, OVERLAY2, HOST_UDS, DEBUG, SYSTEMD_CGROUP, STRACE, OVERLAY
+};
 
 static const struct {
 	const char *name;
