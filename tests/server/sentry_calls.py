@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -13,25 +10,13 @@ from typing import Any
 from e2b import Sandbox, Template
 from e2b.exceptions import BuildException, SandboxException
 
-from pyvmm_kata.image_store import store as image_store
-from pyvmm_sandbox import isolations
-from tests.server.sentry_server import free_port, start
-
-rootfs, place = sys.argv[1:]
-image_store.SYSTEM_STORE = f"{place}/images"
-isolations.choose = lambda wanted: "sentry"
+from tests.server.sentry_server import serving
 
 
 def main() -> None:
     """The client's side."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    image_store.ImageStore().add(rootfs, "small-root:1")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    client: dict[str, Any] = {"api_key": "e2b_0", "api_url": url, "sandbox_url": url}
-    log = os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    server = start(port, log, "--network", "none")
-    try:
+    with serving("--network", "none") as (_, client):
+        url = client["api_url"]
         with Sandbox.create(allow_internet_access=False, timeout=600, **client) as box:
             found: dict[str, Any] = {"root": box.commands.run("echo $HOME; pwd", user="root").stdout.split()}
             box.files.write("/tmp/www/index.html", "from inside")
@@ -51,9 +36,6 @@ def main() -> None:
         except BuildException as error:
             found["build"] = [str(error), "this step runs" in lines]
         print(json.dumps(found))
-    finally:
-        os.kill(server, 15)
-        os.waitpid(server, 0)
 
 
 def get(url: str, sandbox_id: str, port: int) -> str:

@@ -16,14 +16,10 @@ from typing import Any
 
 from e2b import PtySize, Sandbox
 
-from pyvmm_kata.image_store import store as image_store
-from pyvmm_sandbox import isolations
 from tests.server import daemon_schema
-from tests.server.sentry_server import free_port, start
+from tests.server.sentry_server import place, serving
 
-rootfs, place, name, seconds = sys.argv[1:]
-image_store.SYSTEM_STORE = f"{place}/images"
-isolations.choose = lambda wanted: "sentry"
+name, seconds = sys.argv[3:]
 STUBBORN = "trap '' TERM; cat >/dev/null; while :; do sleep 1000; done"
 CONFIG = """\
 [checks.not_a_server_error]
@@ -74,25 +70,15 @@ def attack(url: str, document: dict[str, Any], headers: dict[str, str]) -> dict[
 
 def main() -> None:
     """The client's side."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    image_store.ImageStore().add(rootfs, "small-root:1")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    client: dict[str, Any] = {"api_key": "e2b_0", "api_url": url, "sandbox_url": url}
-    log = os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    server = start(port, log)
-    try:
+    with serving() as (server, client):
         with Sandbox.create(timeout=7200, allow_internet_access=False, **client) as box:
-            found = attack(url, *target(box))
+            found = attack(client["api_url"], *target(box))
         with Sandbox.create(allow_internet_access=False, **client) as box:
             found["afterwards"] = box.commands.run("echo on").stdout
         lines = Path(place, "log").read_text().splitlines()
         found["log"] = [line[:2000] for line in lines if "Traceback" in line or '"error"' in line][:5]
         found["descriptors"] = len(os.listdir(f"/proc/{server}/fd"))
         print(json.dumps(found))
-    finally:
-        os.kill(server, 15)
-        os.waitpid(server, 0)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +60,33 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def main() -> None:
-    """The client's side."""
-    outside = lab.Outside(place)
+def prepare() -> tuple[int, dict[str, Any]]:
+    """Make the image; a port for a server, and what its clients need."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     image_store.ImageStore().add(rootfs, "small-root:1")
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    return port, {"api_key": "e2b_0", "api_url": url, "sandbox_url": url}
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A server that prints to the file ``log`` of this place, until the end of the block: its process, and what its
+    clients need."""
+    port, client = prepare()
+    server = start(port, os.open(f"{place}/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND), *options)
+    try:
+        yield server, client
+    finally:
+        os.kill(server, 15)
+        os.waitpid(server, 0)
+
+
+def main() -> None:
+    """The client's side."""
+    outside = lab.Outside(place)
+    port, client = prepare()
     server = start(port)
-    client: dict[str, Any] = {
-        "api_key": "e2b_0",
-        "api_url": f"http://127.0.0.1:{port}",
-        "sandbox_url": f"http://127.0.0.1:{port}",
-    }
     attacker = (Path(__file__).parents[1] / "sandbox" / "attacker.py").read_text()
     ways = ["http good.test 80", "http other.test 80", f"http {lab.SERVER} 7000", f"http {lab.OTHER} 80"]
     try:
