@@ -529,6 +529,7 @@ KNOWN = (
     Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
+    Known("pipe2", "EINVAL", "ENOPKG", "the host's Linux can have queues of notifications", (1, 0x80)),
 )
 """The oracle is the host's Linux, of another version than the one that the Sentry follows."""
 
