@@ -10,7 +10,7 @@ static bool may_write(const struct file *file)
 
 static s64 map_file(struct task *t, const u64 *args)
 {
-	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
+	enum { SHARED_VALIDATE = 3, KNOWN = 0x7c07f9ff };
 	u32 flags = (u32)args[3], type = flags & MAP_TYPE;
 	struct vma vma = { .prot = (u32)args[2], .offset = args[5], .file = fd_file(t, args[4]) };
 	bool shared = type == MAP_SHARED || type == SHARED_VALIDATE;
