@@ -77,6 +77,8 @@ def link(
     with own_network():
         ip("tuntap add t0 mode tap; link set t0 up")
         ip(f"link set t0 mtu {mtu}; addr add 169.254.0.2/16 dev t0")
+        # Linux gives up after three seconds, within which a busy host may not answer
+        ip(f"ntable change name arp_cache dev t0 mcast_probes {PATIENCE:.0f}")
         tap = Tap("t0")
         with Service(mmds, ADDRESS) as service, contextlib.closing(tap):
             tap.set_offloads(offloads)

@@ -312,6 +312,7 @@ def test_a_machine_and_a_clone_get_cpus_with_a_quota(oci: Oci, templates: Templa
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+@pytest.mark.long  # two minutes; test_a_machine_grows_with_a_limit has a machine, the test above a clone
 def test_a_clone_grows_to_limits_above_its_size(oci: Oci, templates: Templates) -> None:
     templates.settings.write_text(f'{templates.settings.read_text()}more_memory = "512M"\nmore_cpus = 1\n')
     limits = {"memory": {"limit": 640 << 20}, "cpu": {"quota": 200_000, "period": 100_000}}

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
 from tests.guest.containerd_cases import RUNTIME, ContainerCases
 from tests.guest.containerd_pod_cases import PodCases
 from tests.guest.shared import tool
@@ -21,8 +23,26 @@ def settings(default: str) -> str:
 
 
 class TestContainers(ContainerCases):
+    """Those of the shim alone are long tests here: the same shim plays them in test_kata_containerd.py."""
+
     def settings(self) -> str:
         return settings('guest = "sentry"\n')
+
+    @pytest.mark.long
+    def test_stdin(self, daemon: Containerd) -> None:
+        super().test_stdin(daemon)
+
+    @pytest.mark.long
+    def test_detached(self, daemon: Containerd) -> None:
+        super().test_detached(daemon)
+
+    @pytest.mark.long
+    def test_restart_of_containerd(self, daemon: Containerd) -> None:
+        super().test_restart_of_containerd(daemon)
+
+    @pytest.mark.long
+    def test_death_of_the_shim(self, daemon: Containerd) -> None:
+        super().test_death_of_the_shim(daemon)
 
     def test_a_root_on_a_disk(self, daemon: Containerd, folder: Path) -> None:
         disk = folder / "root.ext4"

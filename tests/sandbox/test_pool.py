@@ -137,8 +137,9 @@ def test_a_killed_owner_of_a_pool_leaves_nothing(place: Path) -> None:
     time.sleep(600)
     """
     with start(place, BEGIN + textwrap.dedent(code)) as process:
-        assert process.stdout is not None
+        assert process.stdout is not None and process.stderr is not None
         line, there = process.stdout.readline(), list((place / "state").glob("box-*"))
         process.send_signal(signal.SIGKILL)
-        assert line == "ready\n" and len(there) == 4
+        assert line == "ready\n", process.stderr.read()
+        assert len(there) == 4
     eventually(lambda: os.listdir(place / "state") == [], "sandboxes are left")

@@ -525,10 +525,14 @@ KNOWN = (
     Known("epoll_wait epoll_pwait", "EBADF", "EINVAL EFAULT", "the number of events has been checked last since 6.15"),
     Known("memfd_create", "*", "EINVAL", "there are no huge pages", (1, 4)),
     Known("link linkat rename renameat renameat2 openat2", "*", "EXDEV", "/dev is a mount of its own here"),
-    Known("setrlimit prlimit64", "EPERM", "0", "the host's root can lack CAP_SYS_RESOURCE"),
+    Known("setrlimit prlimit64", "EPERM", "0 EFAULT", "the host's root can lack CAP_SYS_RESOURCE"),
+    Known("sendfile", "0", "0", "2 GiB are more memory than the sandbox has", (3, 0x2000_8000_0000)),
+    Known("flistxattr", "ERANGE", "0", "sockets have no attribute with their protocol"),
+    Known("newfstatat", "0", "EINVAL", "flags have not been checked since 6.13 where the path is empty", (3, 0x1000)),
     Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
+    Known("pipe2", "EINVAL", "ENOPKG", "the host's Linux can have queues of notifications", (1, 0x80)),
 )
 """The oracle is the host's Linux, of another version than the one that the Sentry follows."""
 

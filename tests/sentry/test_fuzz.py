@@ -32,7 +32,7 @@ def test_native_runs_of_a_program_agree(runner: fuzz.Runner) -> None:
     for seed in SEEDS:
         content = fuzz.encode(fuzz.Maker(seed, LENGTH).program())
         lines = runner.native(content)
-        assert len(lines) == LENGTH
+        assert len(lines) == LENGTH, lines[-1]
         assert runner.native(content) == lines
 
 

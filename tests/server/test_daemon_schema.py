@@ -24,7 +24,7 @@ def _check(rootfs: Path, place: Path, name: str, seconds: float) -> None:  # noq
 
 @each
 def test_any_request_to_a_sandbox(rootfs: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
-    _check(rootfs, tmp_path, name, 8)
+    _check(rootfs, tmp_path, name, 5)
 
 
 @pytest.mark.long  # 10 minutes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 
@@ -72,6 +73,7 @@ SENTRY = (
 SHIM = (*MACHINE, "pyvmm_kata.shim.main", "pyvmm_kata.shim.server")
 """What the shim of a pod imports."""
 PROGRAMS = {"pyvmm_kata.oci.main": MONITOR, "pyvmm_kata.shim.main": SHIM}
+_loading = _thread.allocate_lock()
 
 
 def begin(program: str) -> int:
@@ -90,10 +92,14 @@ def begin(program: str) -> int:
 def load(modules: Iterable[str]) -> None:
     """Import modules: processes that are forked later have them.
 
+    One thread does so at a time. While one imports a package that imports its parts, and another one of these parts,
+    each waits for the other; Python continues with a half-imported module then, and the import fails.
+
     :raises ImportError: one is not installed
     """
-    for module in modules:
-        __import__(module)
+    with _loading:
+        for module in modules:
+            __import__(module)
 
 
 def _existing(modules: Iterable[str]) -> list[str]:

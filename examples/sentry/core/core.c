@@ -118,6 +118,14 @@ static inline void make_call(struct task *t)
 	t->regs.rax = (u64)(watched ? dispatch_watched(t, args, watched) : dispatch(t, args));
 }
 
+/* Whether nothing observes or checks the call, and no other task can close its files. */
+static inline bool is_plain(const struct task *t)
+{
+	/* One branch for all of them. */
+	return !((u64)t->tracee | (u64)t->filters | (u64)t->seccomp | core.unsettled) && t->number < SYSCALLS &&
+	       !core.watched[t->number] && t->files->references == 1 && syscalls[t->number].call;
+}
+
 static __attribute__((noinline)) void answer_supervised(struct task *t)
 {
 	if ((!t->tracee || tracing_call(t)) && (!t->filters || filters_allow(t)))
@@ -198,10 +206,10 @@ static inline bool is_undisturbed(const struct task *t)
 
 bool task_answer(struct task *t)
 {
-	if (t->tracee || t->filters)
-		answer_supervised(t);
+	if (is_plain(t))
+		t->regs.rax = (u64)syscalls[t->number].call(t, &t->regs.rdi);
 	else
-		make_call(t);
+		answer_supervised(t);
 	return is_undisturbed(t);
 }
 

@@ -169,11 +169,10 @@ static __attribute__((noinline)) void *find_page(struct mm *mm, u64 address, boo
 
 void *mm_page(struct mm *mm, u64 address, bool write)
 {
-	const u64 wanted = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
-	const u64 *shown = address < TASK_SIZE ? entry_at(mm, page_down(address)) : NULL; /* behind it is the core's */
+	const u64 *shown = address < TASK_SIZE ? entry_at(mm, address) : NULL; /* behind it is the core's */
 
 	/* The program could do it itself, so the mapping allows it. */
-	if (shown && (*shown & wanted) == wanted)
+	if (shown && *shown & PTE_PRESENT && (!write || *shown & PTE_WRITE))
 		return (u8 *)page_at(*shown & PTE_OFFSET) + address % PAGE;
 	return find_page(mm, address, write);
 }

@@ -267,6 +267,7 @@ static s64 map_object(struct mm *mm, u64 address, u64 size, u32 flags, const str
 			return -ENOMEM;
 	} while (!mm_is_free(mm, (u64)at, (u64)at + size));
 	vma.prot &= PROT_READ | PROT_WRITE | PROT_EXEC;
+	vma.flags |= flags & MAP_LOCKED ? VMA_LOCKED : 0;
 	vma.start = (u64)at;
 	vma.end = (u64)at + size;
 	vma_insert(mm, vma_find(mm, vma.start), vma);

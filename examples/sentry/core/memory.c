@@ -10,7 +10,7 @@ static bool may_write(const struct file *file)
 
 static s64 map_file(struct task *t, const u64 *args)
 {
-	enum { SHARED_VALIDATE = 3, KNOWN = 0x407f9ff };
+	enum { SHARED_VALIDATE = 3, KNOWN = 0x7c07f9ff };
 	u32 flags = (u32)args[3], type = flags & MAP_TYPE;
 	struct vma vma = { .prot = (u32)args[2], .offset = args[5], .file = fd_file(t, args[4]) };
 	bool shared = type == MAP_SHARED || type == SHARED_VALIDATE;
@@ -31,6 +31,8 @@ static s64 map_file(struct task *t, const u64 *args)
 		return -EACCES;
 	if (!vma.file->operations->mmap)
 		return -ENODEV;
+	if (flags & MAP_GROWSDOWN)
+		return -EINVAL;
 	if (shared)
 		vma.flags = VMA_SHARED | (may_write(vma.file) ? 0 : VMA_MAY_NOT_WRITE);
 	error = vma.file->operations->mmap(vma.file, vma.prot, flags);
@@ -51,6 +53,11 @@ s64 sys_mmap(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!(flags & MAP_ANONYMOUS))
 		return map_file(t, args);
+	if ((flags & MAP_TYPE) == MAP_SHARED && flags & MAP_GROWSDOWN) {
+		const s64 error = mm_check_place(t->mm, args[0], args[1], flags);
+
+		return error ? error : -EINVAL;
+	}
 	return mm_map(t->mm, args[0], args[1], (u32)args[2], flags);
 }
 

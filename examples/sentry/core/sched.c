@@ -240,14 +240,11 @@ void task_enter(struct task *t, bool may_stop, struct event *event)
 		container_charge(t);
 }
 
-/* Between system calls of a task, before it goes on without task_enter(). */
+/* Between system calls of a task, where other CPUs may have to do something: before it goes on without task_enter(). */
 static __attribute__((noinline)) enum next look_between(struct cpu *cpu)
 {
-	const u32 most = 16;
 	bool limited;
 
-	if (sched.first && cpu->calls >= most)
-		return NEXT_RETURN;
 	set_limited(cpu, true);
 	share_out();
 	limited = must_look();
@@ -264,10 +261,10 @@ static inline enum next next_step(struct task *t)
 
 	if (cpu->left != t || cpu->calls >= most)
 		return NEXT_RETURN;
-	if (sched.first || sched.waiting)
+	if (sched.waiting || (sched.first && sched.unlimited & ~cpu->bit))
 		return look_between(cpu);
 	/* As must_look() without other CPUs that wait. */
-	limited = sched_listens();
+	limited = sched.first || sched_listens();
 	set_limited(cpu, limited);
 	t->entered = cpu->left_at;
 	return limited ? NEXT_SLICE : NEXT_PROGRAM;

@@ -279,7 +279,8 @@ static inline bool signals_rest(const struct task *t)
 {
 	const struct process *p = t->process;
 
-	return !signals_deliverable(t) && !p->stopped && !p->ending && !p->alone && !t->tracee && !t->restore_blocked &&
+	/* One branch for all of them. */
+	return !(signals_deliverable(t) | (u64)p->alone | (u64)t->tracee | p->stopped | p->ending | t->restore_blocked) &&
 	       !call_restarts(t);
 }
 

@@ -44,7 +44,6 @@ SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
     case("command/pause/stands-still", "a paused program does nothing", equal("stands-still", "True")),
     case("command/kill/all", "kill --all is taken", succeeded("kill-all")),
     case("command/exec/stopped", "exec in a stopped container is an error", failed("stopped")),
-    third=True,
 )
 def command_exec(box: Box) -> Observation:
     count = "i=0; while :; do i=$((i+1)); echo $i >>/tmp/count; sleep 0.05; done &"

@@ -55,7 +55,7 @@ chmod -R u=rwX,go= t && stat -c %a t t/a t/a/1 && install -D -m 640 n i/j/k && s
 echo "-- processes"
 timeout 0.1 sleep 60
 echo "timeout $?"
-nice -n 5 nice && nohup echo hi </dev/null && stdbuf -o0 echo a && env -i a=b env && tty
+echo $(($(nice -n 5 nice) - $(nice))) && nohup echo hi </dev/null && stdbuf -o0 echo a && env -i a=b env && tty
 flock lock flock -n lock echo no || echo busy
 prlimit --nofile=100:200 sh -c 'ulimit -n; ulimit -Hn' && setsid -w sh -c 'echo session'
 mkfifo p1 && (echo through >p1 &) && cat p1 && seq 5 | tee t1 t2 | tac && cmp t1 t2 && md5sum t1 | md5sum -c

@@ -37,7 +37,7 @@ int main(void)
 
 	for (int i = 0; i < TURNS; i++)
 		work();
-	alone = used() - start;
+	alone = used() - start; /* on a busy host, several times what it is later */
 	printf("work counts: %d\n", alone > 0.002); /* no CPU is so fast */
 	start = used();
 	for (int i = 0; i < TURNS; i++) {
@@ -45,7 +45,7 @@ int main(void)
 		work();
 		nanosleep(&soon, NULL); /* a call that sleeps is what this is about */
 	}
-	printf("before a call that sleeps: %d\n", used() - start > alone / 2);
+	printf("before a call that sleeps: %d\n", used() - start > alone / 10);
 	if (!fork()) {
 		getppid();
 		for (int i = 0; i < TURNS; i++)
@@ -53,6 +53,6 @@ int main(void)
 		_exit(0);
 	}
 	wait4(-1, NULL, 0, &usage);
-	printf("before the end: %d\n", seconds(&usage) > alone / 2);
+	printf("before the end: %d\n", seconds(&usage) > alone / 10);
 	return 0;
 }

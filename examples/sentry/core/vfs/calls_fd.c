@@ -94,7 +94,7 @@ static s64 set_flags(struct file *file, u32 fd, u32 flags)
 
 	if (flags & O_NOATIME && !(file->flags & O_NOATIME) && !inode_owned(file->inode))
 		return -EPERM;
-	if (flags & O_DIRECT && file->fixed)
+	if (flags & O_DIRECT && (file->fixed || !(S_ISREG(file->inode->mode) || S_ISFIFO(file->inode->mode))))
 		return -EINVAL;
 	if (file->operations->async) {
 		s64 error = async_set(file, fd, flags & FASYNC);

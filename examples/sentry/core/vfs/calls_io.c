@@ -112,7 +112,11 @@ s64 file_transfer(struct file *file, struct io *io, u64 *position, bool write)
 static s64 transfer(struct file *file, struct io *io, const u64 *at, bool write)
 {
 	u64 position = at ? *at : file->position;
-	s64 done = file_transfer(file, io, &position, write);
+	s64 done;
+
+	if (position > MOST_OFFSET - io->left && !file->stream)
+		return -EINVAL;
+	done = file_transfer(file, io, &position, write);
 
 	if (!at && done >= 0 && !file->stream)
 		file->position = position;

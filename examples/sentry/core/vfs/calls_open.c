@@ -145,8 +145,12 @@ static int open_or_create(struct walk *w, const struct how *how, u32 mode, bool 
 	int error;
 
 	do {
-		if (w->kind != LAST_NAME || w->slash)
-			return w->kind == LAST_ROOT && w->links ? 0 : -EISDIR;
+		if (w->kind == LAST_ROOT && w->links)
+			return 0;
+		if (w->kind != LAST_NAME)
+			return how->flags & O_EXCL ? -EEXIST : -EISDIR;
+		if (w->slash)
+			return -EISDIR;
 		error = inode_permission(w->at.dentry->inode, MAY_EXEC);
 		if (!error && !S_ISDIR(w->at.dentry->inode->mode))
 			error = -ENOTDIR;

@@ -26,7 +26,7 @@ static u64 rest_of_vector(struct io *io)
 	return io->vectors->size - io->offset;
 }
 
-static u64 move(struct io *io, u8 *mine, u64 size, enum direction direction)
+static inline __attribute__((always_inline)) u64 move(struct io *io, u8 *mine, u64 size, enum direction direction)
 {
 	u64 done = 0;
 

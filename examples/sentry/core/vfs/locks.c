@@ -285,7 +285,7 @@ s64 sys_flock(struct task *t, const u64 *args)
 	case LOCK_UN: lock.type = F_UNLCK; break;
 	default: return -EINVAL;
 	}
-	if (!file)
+	if (!file || (lock.type != F_UNLCK && !file->readable && !file->writable))
 		return -EBADF;
 	return set(file, &lock, !(operation & LOCK_NB));
 }

@@ -533,8 +533,12 @@ static s64 make(struct task *t, u64 to, u32 flags)
 	struct file *ends[2];
 	s64 error;
 
-	if (flags & ~(u32)(O_CLOEXEC | O_NONBLOCK | O_DIRECT))
+	enum { NOTIFICATIONS = 0x80 };
+
+	if (flags & ~(u32)(O_CLOEXEC | O_NONBLOCK | O_DIRECT | NOTIFICATIONS))
 		return -EINVAL;
+	if (flags & NOTIFICATIONS) /* as Linux without CONFIG_WATCH_QUEUE */
+		return -ENOPKG;
 	error = pipe_make(flags, ends);
 	return error ? error : fd_install_two(t, ends, to, flags & O_CLOEXEC);
 }

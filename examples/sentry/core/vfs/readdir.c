@@ -43,12 +43,14 @@ static struct list *entry_from(struct file *file)
 	return at;
 }
 
+/* Whoever has reached the end sees entries that come later after a seek only, as in Linux's tmpfs. */
 int dentry_readdir(struct file *file, struct entries *entries)
 {
+	const u64 end = 0x7fffffff;
 	struct dentry *directory = file->path.dentry;
 	struct list *at;
 
-	if (!entries_put_dots(file, entries))
+	if (file->position == end || !entries_put_dots(file, entries))
 		return 0;
 	for (at = entry_from(file); at != &directory->children; at = at->next) {
 		struct dentry *entry = CONTAINER(at, struct dentry, siblings);
@@ -62,6 +64,8 @@ int dentry_readdir(struct file *file, struct entries *entries)
 		file->hint = entry;
 		file->hint_version = directory->version;
 	}
+	if (at == &directory->children)
+		file->position = end;
 	return 0;
 }
 

@@ -212,7 +212,6 @@ static int enter(struct walk *w, struct dentry *child)
 static int step(struct walk *w, const char *component, u64 size, const char **name, bool last)
 {
 	struct dentry *child;
-	bool slash = component[size] == '/';
 	int error;
 
 	if (size == 1 && component[0] == '.')
@@ -222,7 +221,7 @@ static int step(struct walk *w, const char *component, u64 size, const char **na
 	error = lookup(w->at.dentry, component, size, &child);
 	if (error)
 		return error;
-	if (S_ISLNK(child->inode->mode) && (!last || slash || w->flags & WALK_FOLLOW)) {
+	if (S_ISLNK(child->inode->mode) && (!last || w->flags & WALK_FOLLOW)) {
 		error = follow(w, child->inode, name);
 		dentry_put(child);
 		return error;
@@ -281,7 +280,7 @@ static int run(struct walk *w, const char *name)
 			return 0;
 		}
 		if (!*name && !w->depth && component[size] == '/')
-			w->flags |= WALK_DIRECTORY;
+			w->flags |= WALK_DIRECTORY | WALK_FOLLOW; /* so does the last name of the link's target */
 		error = step(w, component, size, &name, !*name && !w->depth);
 		if (error)
 			return error;
