@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
-    from vmm.faststart.warm import warm_settle as warm_settle
     from vmm.faststart.warm import warm_start as warm_start
     from vmm.kvm.probe import host_cpu as host_cpu
     from vmm.lifecycle import EndEvent as EndEvent
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from vmm.processes.jail.restrict import restrict_process as restrict_process
     from vmm.processes.jail.restrict import restrict_server as restrict_server
     from vmm.processes.jail.restrict import seal_process as seal_process
+    from vmm.processes.trim_memory import warm_settle as warm_settle
+    from vmm.processes.trim_memory import warm_wait as warm_wait
     from vmm.saving.verify import verify_snapshot as verify_snapshot
     from vmm.virtio.device import VirtioDevice as VirtioDevice
     from vmm.virtio.device_config import DeviceConfig as DeviceConfig
@@ -104,8 +105,9 @@ _HOMES = {
     "restrict_server": "vmm.processes.jail.restrict",
     "seal_process": "vmm.processes.jail.restrict",
     "verify_snapshot": "vmm.saving.verify",
-    "warm_settle": "vmm.faststart.warm",
+    "warm_settle": "vmm.processes.trim_memory",
     "warm_start": "vmm.faststart.warm",
+    "warm_wait": "vmm.processes.trim_memory",
 }
 
 

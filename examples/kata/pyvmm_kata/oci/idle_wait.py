@@ -1,0 +1,34 @@
+"""The wait of a process that holds a machine and does nothing meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from vmm import warm_wait
+
+
+class IdleWait:
+    """An event that happens once. Any thread may call any method but the two that wait, which the main thread calls."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def set(self) -> None:
+        """It has happened."""
+        self._event.set()
+        os.eventfd_write(self._fd, 1)
+
+    def is_set(self) -> bool:
+        """It has happened."""
+        return self._event.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for it, at most *timeout* seconds; returns whether it has happened."""
+        return self._event.wait(timeout)
+
+    def wait_idle(self) -> None:
+        """Wait for it, with the memory that an idle process needs."""
+        while not self._event.is_set():
+            warm_wait(self._fd)
