@@ -9,16 +9,17 @@ from vmm import warm_wait
 
 
 class IdleWait:
-    """An event that happens once. Any thread may call any method but the two that wait, which the main thread calls."""
+    """An event that happens once. Any thread may call any method but :meth:`wait_idle`."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = -1
 
     def set(self) -> None:
         """It has happened."""
         self._event.set()
-        os.eventfd_write(self._fd, 1)
+        if self._fd >= 0:
+            os.eventfd_write(self._fd, 1)
 
     def is_set(self) -> bool:
         """It has happened."""
@@ -29,6 +30,10 @@ class IdleWait:
         return self._event.wait(timeout)
 
     def wait_idle(self) -> None:
-        """Wait for it, with the memory that an idle process needs."""
+        """Wait for it, with the memory that an idle process needs. Once, on the main thread."""
+        try:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:  # no descriptor is left
+            self._event.wait()
         while not self._event.is_set():
             warm_wait(self._fd)
