@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vmm.machine.interface import AnyMachine as AnyMachine
     from vmm.machine.machine import Machine as Machine
     from vmm.memory import GuestMemory as GuestMemory
+    from vmm.open_files import allow_open_files as allow_open_files
     from vmm.options.cpu import CpuConfig as CpuConfig
     from vmm.options.limit import LimitConfig as LimitConfig
     from vmm.processes.factory import create_machine as create_machine
@@ -93,6 +94,7 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "allow_open_files": "vmm.open_files",
     "enter_resolver": "vmm.processes.jail.outward",
     "host_cpu": "vmm.kvm.probe",
     "create_machine": "vmm.processes.factory",

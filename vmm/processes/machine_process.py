@@ -21,6 +21,7 @@ from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
 from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
+from vmm.open_files import allow_open_files
 from vmm.processes import outside as jail
 from vmm.processes.answers import describe
 from vmm.processes.helpers import leave_others, reserve_descriptors
@@ -51,12 +52,13 @@ class _Events:
 
     def __init__(self) -> None:
         self._told: SimpleQueue[Told] = SimpleQueue()
-        self._came = EventFd()
+        self._came: EventFd | None = None
 
     def put(self, event: Told) -> None:
         """Add one."""
         self._told.put(event)
-        self._came.signal()
+        if self._came is not None:
+            self._came.signal()
 
     def next(self) -> Told:
         """Wait for one; in the memory of a process that is idle, if it takes long."""
@@ -64,6 +66,11 @@ class _Events:
             return self._told.get(timeout=_SETTLED_S)
         except Empty:
             pass
+        if self._came is None:
+            try:
+                self._came = EventFd()
+            except OSError:  # no descriptor is left
+                return self._told.get()
         while self._told.empty():
             warm_wait(self._came.fd)
             self._came.clear()
@@ -185,7 +192,7 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
     kinds = config_kinds()
     config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
     if any(device.many_files for device in config.device_configs()):
-        jail.allow_many_files()
+        allow_open_files()
     forked = request["fork"]
     given = [] if forked is None else fds[-forked["files"] :]
     if len(given) < len(fds):

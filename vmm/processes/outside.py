@@ -147,16 +147,6 @@ def _file_size(machine: Machine, *, control: bool) -> int:
     return most
 
 
-def allow_many_files() -> None:
-    """Files of a share that the guest has open are open here as well. The process is ours, so raise its limit to the
-    maximum."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _files(config: MachineConfig) -> int:
     """The largest number of descriptors of the process."""
     if config.vsock is None or not _has_sockets(config):
