@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
 from vmm import warm_wait
+
+SOON_S = 0.05
+"""Until a thread that has called :meth:`IdleWait.tidy` waits again."""
 
 
 class IdleWait:
@@ -25,6 +29,11 @@ class IdleWait:
         """It has happened."""
         return self._event.is_set()
 
+    def tidy(self) -> None:
+        """Others are idle again: give back the memory that they have used meanwhile."""
+        if self._fd >= 0:
+            os.eventfd_write(self._fd, 1)
+
     def wait(self, timeout: float) -> bool:
         """Wait for it, at most *timeout* seconds; returns whether it has happened."""
         return self._event.wait(timeout)
@@ -37,3 +46,6 @@ class IdleWait:
             self._event.wait()
         while not self._event.is_set():
             warm_wait(self._fd)
+            with contextlib.suppress(BlockingIOError):  # a signal was handled
+                os.eventfd_read(self._fd)
+            self._event.wait(SOON_S)

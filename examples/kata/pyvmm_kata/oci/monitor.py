@@ -177,6 +177,7 @@ class Monitor:
             self._boot,
         )
         self._sandbox.listen(self._on_event)
+        self._sandbox.on_checked = self._ended.tidy
         self._sandbox.size.bound, self._sandbox.size.bound_cpu = self._bound, self._bound_cpu
         if kept is not None:
             self._first.restore(self._sandbox, kept)
@@ -213,6 +214,7 @@ class Monitor:
             self._settle()
             raise
         sandbox.listen(self._on_event)
+        sandbox.on_checked = self._ended.tidy
         sandbox.size.bound, sandbox.size.bound_cpu = self._bound, self._bound_cpu
         try:
             sandbox.size.fit(self._resources)
