@@ -208,12 +208,10 @@ def refusal(error: BaseException) -> HostError | None:
         what, number = "no thread left", _EAGAIN
     else:
         return None
-    return HostError(
-        f"cannot make the machine: {what}",
-        code="host-limit",
-        hint=NO_DESCRIPTOR if number == _EMFILE else "see the limits of this process (ulimit -a) and of its control group",
-        errno=number,
-    )
+    hint = "see the limits of this process (ulimit -a) and of its control group"
+    if number == _EMFILE:
+        hint = NO_DESCRIPTOR
+    return HostError(f"cannot make the machine: {what}", code="host-limit", hint=hint, errno=number)
 
 
 NO_DESCRIPTOR = "raise the limit of open files (ulimit -n), or close machines and forks that this process has"

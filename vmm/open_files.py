@@ -6,8 +6,8 @@ from __future__ import annotations
 def allow_open_files(most: int = 0) -> None:
     """Raise the limit of open files to *most*, or as far as this process may; 0: as far as it may.
 
-    For a process that holds machines, or files of guests: each machine has dozens of descriptors, and the usual limit is
-    1,024. Processes that it starts later have the same limit.
+    For a process that holds machines, or files of guests: each machine has dozens of descriptors, and the usual limit
+    is 1,024. Processes that it starts later have the same limit.
     """
     import resource
 

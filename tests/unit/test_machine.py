@@ -97,28 +97,29 @@ def test_a_machine_for_which_there_are_too_few_descriptors_leaves_none(tmp_path:
     """Wherever they end, and says what to do."""
     kernel = tiny.make(tmp_path, tiny.SPIN)
     share = ShareConfig(str(tmp_path), isolation="thread")
-    config = MachineConfig(
-        BootConfig(str(kernel)), MemoryConfig(32 << 20), transport=transport, shares=(share,)
-    )
+    config = MachineConfig(BootConfig(str(kernel)), MemoryConfig(32 << 20), transport=transport, shares=(share,))
     Machine(config).close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = links_of()
     refused = 0
     for limit in (each for each in range(4, 1024) if str(each) not in before):
+        refusal = None
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             Machine(config).close()
         except VmmError as error:
-            assert "Too many open files" in str(error), limit
-            assert "ulimit -n" in error.hint or error.code == "kernel-file", limit
-            refused += 1
-        else:
-            break
+            refusal = str(error), error.code, error.hint
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if refusal is None:
+            break
+        text, code, hint = refusal
+        assert "Too many open files" in text and ("ulimit -n" in hint or code == "kernel-file"), limit
+        refused += 1
         left = {number: link for number, link in links_of().items() if number not in before}
         assert left == {}, limit
     assert refused > 10
+
 
 def threads() -> int:
     """How many threads this process has, by the kernel's count."""

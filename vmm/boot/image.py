@@ -190,7 +190,7 @@ def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Regi
     - Pieces of which the kernel's segments (of their zeros at most :data:`_MOST_ZEROS`) or the *initrd* (address, end)
       take more than half.
     - The array of ``struct page``, which Linux puts at the top of RAM, below an initrd and less than 2 MiB of earlier
-      allocations; and 2 MiB below it, with hash tables and per-CPU data. Not for a kernel that is too small to be Linux.
+      allocations; and 2 MiB below it, with hash tables and per-CPU data. Not where the kernel is too small to be Linux.
     - :data:`_FIRST_FREE`, where all of such a kernel lies above it.
     """
     covered: dict[int, int] = {}
