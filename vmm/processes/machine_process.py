@@ -21,7 +21,6 @@ from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
 from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
-from vmm.open_files import allow_open_files
 from vmm.processes import outside as jail
 from vmm.processes.answers import describe
 from vmm.processes.helpers import leave_others, reserve_descriptors
@@ -192,6 +191,8 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
     kinds = config_kinds()
     config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
     if any(device.many_files for device in config.device_configs()):
+        from vmm.open_files import allow_open_files
+
         allow_open_files()
     forked = request["fork"]
     given = [] if forked is None else fds[-forked["files"] :]

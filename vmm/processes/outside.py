@@ -5,7 +5,8 @@ from __future__ import annotations
 import posix
 import sys
 
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
+from vmm.lifecycle import NO_DESCRIPTOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,8 +209,10 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
     trim_memory.open_maps()
     terminal = values.get("terminal", has_terminal())
     if terminal:  # it may come to the foreground
-        import termios
-
+        try:
+            import termios
+        except ImportError as error:  # of a file that is there: no descriptor is left
+            raise HostError(f"cannot load termios: {error}", code="host-limit", hint=NO_DESCRIPTOR) from error
         assert termios
     vsock: Any = machine.vsock if _has_sockets(machine.config) else None
     names = []
