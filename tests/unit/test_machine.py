@@ -94,7 +94,7 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("transport", ["mmio", "pci"])
 def test_a_machine_for_which_there_are_too_few_descriptors_leaves_none(tmp_path: Path, transport: str) -> None:
-    """Wherever they end, and says what to do."""
+    """Wherever they end, and the error has a hint."""
     kernel = tiny.make(tmp_path, tiny.SPIN)
     share = ShareConfig(str(tmp_path), isolation="thread")
     config = MachineConfig(BootConfig(str(kernel)), MemoryConfig(32 << 20), transport=transport, shares=(share,))

@@ -46,17 +46,28 @@ _SETTLED_S = 1.0
 """After a start without an event a machine is taken to have settled."""
 
 
+_TIDY_S = 2.0
+"""Between two times that memory is given back."""
+
+
 class _Events:
     """What is still to be reported, in its order. Any thread may call :meth:`put`."""
 
     def __init__(self) -> None:
         self._told: SimpleQueue[Told] = SimpleQueue()
         self._came: EventFd | None = None
+        self._untidy = False
 
     def put(self, event: Told) -> None:
         """Add one."""
         self._told.put(event)
         if self._came is not None:
+            self._came.signal()
+
+    def tidy(self) -> None:
+        """Another thread has run: give back the memory that it has used, in a while."""
+        if self._came is not None and not self._untidy:
+            self._untidy = True
             self._came.signal()
 
     def next(self) -> Told:
@@ -73,6 +84,11 @@ class _Events:
         while self._told.empty():
             warm_wait(self._came.fd)
             self._came.clear()
+            if self._untidy:
+                try:
+                    return self._told.get(timeout=_TIDY_S)
+                except Empty:
+                    self._untidy = False
         return self._told.get()
 
 
@@ -138,6 +154,7 @@ def main(argv: list[str]) -> int:
             if answer < 0:
                 return 0
             machine.listen(told.put)
+            machine.loop.rested = told.tidy
             machine.console.space_callback = lambda: told.put(_SPACE)
             restore = request["restore"] or {"options": {}}
             values["prefetch"] = bool(restore["options"].get("prefetch"))
