@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vmm.errors import GuestError as GuestError
     from vmm.errors import HostError as HostError
     from vmm.errors import VmmError as VmmError
-    from vmm.faststart.warm import warm_settle as warm_settle
     from vmm.faststart.warm import warm_start as warm_start
     from vmm.kvm.probe import host_cpu as host_cpu
     from vmm.lifecycle import EndEvent as EndEvent
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from vmm.machine.interface import AnyMachine as AnyMachine
     from vmm.machine.machine import Machine as Machine
     from vmm.memory import GuestMemory as GuestMemory
+    from vmm.open_files import allow_open_files as allow_open_files
     from vmm.options.cpu import CpuConfig as CpuConfig
     from vmm.options.limit import LimitConfig as LimitConfig
     from vmm.processes.factory import create_machine as create_machine
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from vmm.processes.jail.restrict import restrict_process as restrict_process
     from vmm.processes.jail.restrict import restrict_server as restrict_server
     from vmm.processes.jail.restrict import seal_process as seal_process
+    from vmm.processes.trim_memory import warm_settle as warm_settle
+    from vmm.processes.trim_memory import warm_wait as warm_wait
     from vmm.saving.verify import verify_snapshot as verify_snapshot
     from vmm.virtio.device import VirtioDevice as VirtioDevice
     from vmm.virtio.device_config import DeviceConfig as DeviceConfig
@@ -92,6 +94,7 @@ _HOMES = {
     "Queue": "vmm.virtio.queue",
     "VirtioDevice": "vmm.virtio.device",
     "VmmError": "vmm.errors",
+    "allow_open_files": "vmm.open_files",
     "enter_resolver": "vmm.processes.jail.outward",
     "host_cpu": "vmm.kvm.probe",
     "create_machine": "vmm.processes.factory",
@@ -104,8 +107,9 @@ _HOMES = {
     "restrict_server": "vmm.processes.jail.restrict",
     "seal_process": "vmm.processes.jail.restrict",
     "verify_snapshot": "vmm.saving.verify",
-    "warm_settle": "vmm.faststart.warm",
+    "warm_settle": "vmm.processes.trim_memory",
     "warm_start": "vmm.faststart.warm",
+    "warm_wait": "vmm.processes.trim_memory",
 }
 
 

@@ -84,6 +84,8 @@ class Loop:
         self._timers: list[Timer] = []
         self._epoll.register(self._wake.fd, select.EPOLLIN)
         self._stopped = False
+        self.rested: Callable[[], None] = lambda: None
+        """Called by :meth:`run` when what was ready has been served."""
 
     def add(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
         """Call ``callback(ready events)`` whenever *fd* is ready (level-triggered)."""
@@ -133,6 +135,7 @@ class Loop:
         """Serve until :meth:`stop`."""
         while not self._stopped:
             self.run_once()
+            self.rested()
 
     def stop(self) -> None:
         """Make :meth:`run` return."""

@@ -195,23 +195,30 @@ class Life:
 
 
 def refusal(error: BaseException) -> HostError | None:
-    """The host has no descriptor, memory or thread left for a part of a machine, which reports that in its own way."""
+    """The host has no descriptor, memory or thread left for a part of a machine, which reports that in its own way.
+
+    What is an error of the package already gets the hint for descriptors.
+    """
+    if isinstance(error, HostError) and error.errno == _EMFILE:
+        error.hint = NO_DESCRIPTOR
+        return None
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         what, number = posix.strerror(error.errno), error.errno
     elif isinstance(error, RuntimeError) and "new thread" in str(error):
         what, number = "no thread left", _EAGAIN
     else:
         return None
-    return HostError(
-        f"cannot make the machine: {what}",
-        code="host-limit",
-        hint="see the limits of this process (ulimit -a) and of its control group",
-        errno=number,
-    )
+    hint = "see the limits of this process (ulimit -a) and of its control group"
+    if number == _EMFILE:
+        hint = NO_DESCRIPTOR
+    return HostError(f"cannot make the machine: {what}", code="host-limit", hint=hint, errno=number)
 
 
+NO_DESCRIPTOR = "raise the limit of open files (ulimit -n), or close machines and forks that this process has"
+"""A hint."""
+_EMFILE = 24
 _EAGAIN = 11
-_SHORTAGES = (_EAGAIN, 12, 23, 24)
+_SHORTAGES = (_EAGAIN, 12, 23, _EMFILE)
 """EAGAIN, ENOMEM, ENFILE, EMFILE."""
 
 

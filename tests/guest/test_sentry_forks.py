@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+
 import pytest
 
 from pyvmm_sentry import Template, boot, forks
-from tests.sentry.forking import PATIENCE, Make, check_nothing_left
+from tests.sentry.forking import PATIENCE, Make, check_nothing_left, held, settled
 from tests.sentry.forking import root as root
 from tests.sentry.forking import sandbox as sandbox
 from tests.sentry.forking import template as template
@@ -26,7 +31,7 @@ from tests.sentry.forking import (
 from tests.sentry.forking import test_each_child_continues_from_the_point as test_each_child_continues_from_the_point
 from tests.sentry.forking import test_points as test_points
 from tests.sentry.forking import test_the_calendar_is_the_hosts as test_the_calendar_is_the_hosts
-from vmm import CpuConfig
+from vmm import CpuConfig, HostError
 from vmm.faststart.record import replace
 from vmm.kvm.probe import host_cpu
 
@@ -60,3 +65,49 @@ def test_children_of_a_cpu_without_random_numbers_draw_different_ones(
 def test_children_leave_nothing(template: Template, sandbox: Make, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "CHILDREN", 10)
     check_nothing_left(template, sandbox, count)
+
+
+def open_numbers() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/fd")}
+
+
+@contextlib.contextmanager
+def limit_of_files(soft: int, hard: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_hundred_children_live_where_the_limit_of_open_files_is_the_usual_one(sandbox: Make) -> None:
+    with (
+        limit_of_files(1024, 1 << 14),
+        sandbox().run(PATIENCE, until="ready").freeze() as template,
+        contextlib.ExitStack() as stack,
+    ):
+        children = [stack.enter_context(template.fork()) for _ in range(100)]
+        assert [child.call(number, PATIENCE) for number, child in enumerate(children)] == [[n, 1] for n in range(100)]
+
+
+def test_a_child_for_which_there_are_too_few_descriptors_leaves_nothing(sandbox: Make) -> None:
+    """At whatever step they end; children that live already do not notice."""
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template, template.fork() as first:
+        assert first.call(1, PATIENCE) == [1, 1]
+        with template.fork() as child:
+            assert child.call(1, PATIENCE) == [1, 1]
+        before = settled()
+        numbers = iter(sorted({*range(1024)} - open_numbers())[1:])
+        while True:
+            refusal = None
+            with limit_of_files(next(numbers), resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+                try:
+                    template.fork().close()
+                except HostError as error:
+                    refusal = str(error), error.hint
+            if refusal is None:
+                break
+            assert "Too many open files" in refusal[0] and "ulimit -n" in refusal[1]
+            assert held()[0] == before[0]
+        assert settled() == before and first.call(2, PATIENCE) == [2, 2]

@@ -32,7 +32,7 @@ from pyvmm_kata.host import hooks
 from pyvmm_kata.oci.container_service import tell_oom
 from pyvmm_kata.oci.delete import clear, wait_removed
 from pyvmm_kata.protocol import control
-from tests.command import of_threads
+from tests.command import links_of, of_threads
 from tests.installed import wait_for_image
 from tests.kata.oci_runtime import PATIENCE, PROGRAM, WARM, Runtime, eventually, needs_namespaces, running
 
@@ -770,6 +770,10 @@ def test_a_pod_keeps_nothing_of_containers_that_are_gone(runtime: Runtime, tmp_p
         process = Path("/proc", str(first["monitor"]))
         return len(os.listdir(process / "task")), len(os.listdir(process / "fd"))
 
+    def is_idle() -> bool:
+        return any(link.endswith("/pagemap") for link in links_of(first["monitor"]).values())
+
+    eventually(is_idle, "the monitor does not give back memory")
     before = held()
     for number in range(5):
         if terminal:

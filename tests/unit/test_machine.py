@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -22,7 +23,18 @@ from tests import tiny
 from tests.blk_driver import BlkGuest
 from tests.command import links_of, of_threads
 from tests.sample_devices import Echo
-from vmm import BootConfig, ConfigError, ConsoleConfig, DiskConfig, GuestError, Machine, MachineConfig, MemoryConfig
+from vmm import (
+    BootConfig,
+    ConfigError,
+    ConsoleConfig,
+    DiskConfig,
+    GuestError,
+    Machine,
+    MachineConfig,
+    MemoryConfig,
+    ShareConfig,
+    VmmError,
+)
 from vmm.boot import layout
 from vmm.machine.stats import collect
 from vmm.virtio.blk import disk_letters
@@ -78,6 +90,35 @@ def nothing_is_left() -> Iterator[None]:
         time.sleep(0.001)  # a thread that was joined has a few instructions left
     # What a test before has left may have gone meanwhile
     assert (Counter(descriptors()) - Counter(before[0]), max(threads(), before[1])) == (Counter(), before[1])
+
+
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
+def test_a_machine_for_which_there_are_too_few_descriptors_leaves_none(tmp_path: Path, transport: str) -> None:
+    """Wherever they end, and the error has a hint."""
+    kernel = tiny.make(tmp_path, tiny.SPIN)
+    share = ShareConfig(str(tmp_path), isolation="thread")
+    config = MachineConfig(BootConfig(str(kernel)), MemoryConfig(32 << 20), transport=transport, shares=(share,))
+    Machine(config).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = links_of()
+    refused = 0
+    for limit in (each for each in range(4, 1024) if str(each) not in before):
+        refusal = None
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            Machine(config).close()
+        except VmmError as error:
+            refusal = str(error), error.code, error.hint
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if refusal is None:
+            break
+        text, code, hint = refusal
+        assert "Too many open files" in text and ("ulimit -n" in hint or code == "kernel-file"), limit
+        refused += 1
+        left = {number: link for number, link in links_of().items() if number not in before}
+        assert left == {}, limit
+    assert refused > 10
 
 
 def threads() -> int:

@@ -590,6 +590,68 @@ def test_code_that_a_process_has_run_is_the_images_again_when_it_has_settled(sta
     assert settled == before if how else settled < 10  # those of what the threads run
 
 
+DATA = "ROWS = [[str(row), [row]] for row in range(60000)]\nVALUE = 1\n"
+TRIM = """
+from vmm.processes.trim_memory import warm_settle
+def mapped():
+    found = 0
+    for line in open("/proc/self/smaps"):
+        words = line.split()
+        if not words[0].endswith(":"):
+            image = "/warm-" in line and "(deleted)" in line
+        elif image and words[0] in ("Rss:", "Anonymous:"):
+            found += int(words[1]) * (1 if words[0] == "Rss:" else -1)
+    return found
+def is_right(extra):
+    return all(row[0] == str(at) and row[1] == [at] + [at] * extra for at, row in enumerate(beside.ROWS))
+assert is_right(0)
+before = mapped()
+ended, counts = threading.Event(), [0] * 4
+def change(number):
+    while not ended.is_set():
+        for row in beside.ROWS[number::len(counts) * 600]:
+            row[1].append(row[1][0])
+            row[1].pop()
+            counts[number] += 1
+        time.sleep(0.0001)
+threads = [threading.Thread(target=change, args=(number,)) for number in range(len(counts))]
+for each in threads:
+    each.start()
+for _ in range(50):
+    warm_settle()
+    assert is_right(0)
+for row in beside.ROWS[::7]:
+    row[1].append(row[1][0])
+warm_settle()
+ended.set()
+for each in threads:
+    each.join()
+assert all(row[1] == [at] * (1 + (at % 7 == 0)) for at, row in enumerate(beside.ROWS)) and all(counts)
+child = os.fork()
+if not child:
+    for row in beside.ROWS[1::7]:
+        row[1].append(row[1][0])
+    warm_settle()
+    os._exit(not all(row[1] == [at] * (1 + (at % 7 < 2)) for at, row in enumerate(beside.ROWS)))
+assert os.waitpid(child, 0)[1] == 0
+for _ in range(2):
+    warm_settle()
+print(before, mapped())
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python counts all references")
+def test_the_image_is_unmapped_where_a_process_that_waits_has_not_changed_it(starts: Starts) -> None:
+    """Nothing is lost, whatever other threads change meanwhile, and in a fork."""
+    starts.write(starts.beside, DATA)
+    starts.program("import time\n" + TRIM)
+    starts.run()
+    done = starts.run()
+    assert done.stderr == "", "from an image"
+    before, idle = map(int, done.stdout.split())
+    assert before > 10000 and idle < before // 3, "KiB"
+
+
 # -- one image serves one start --------------------------------------------------------------------------------------
 
 SECRETS = """

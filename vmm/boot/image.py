@@ -27,6 +27,8 @@ _MOST_ZEROS = 4 << 20
 """Behind a segment: what follows may be a heap."""
 _LEAST_RAM = 128 << 20
 """A guest with less needs little, whatever it is."""
+_LEAST_LINUX = 2 << 20
+"""Bytes of a Linux kernel in memory, its zeros included.  A smaller kernel is another one."""
 
 Identity = tuple[int, int, int, int, int]
 """Of a file: device, inode, size, mtime and ctime in nanoseconds."""
@@ -188,8 +190,8 @@ def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Regi
     - Pieces of which the kernel's segments (of their zeros at most :data:`_MOST_ZEROS`) or the *initrd* (address, end)
       take more than half.
     - The array of ``struct page``, which Linux puts at the top of RAM, below an initrd and less than 2 MiB of earlier
-      allocations; and 2 MiB below it, with hash tables and per-CPU data.
-    - :data:`_FIRST_FREE`, where all of the kernel lies above it.
+      allocations; and 2 MiB below it, with hash tables and per-CPU data. Not where the kernel is too small to be Linux.
+    - :data:`_FIRST_FREE`, where all of such a kernel lies above it.
     """
     covered: dict[int, int] = {}
     parts = [(s.paddr, s.paddr + min(s.memsz, s.filesz + _MOST_ZEROS)) for s in image.segments]
@@ -199,7 +201,7 @@ def early_pieces(image: KernelImage, initrd: tuple[int, int], ram: Sequence[Regi
             covered[piece] = covered.get(piece, 0) + inside
     wanted = {piece for piece, size in covered.items() if size > HUGE_2M // 2}
     size = sum(region.size for region in ram)
-    if size >= _LEAST_RAM:
+    if size >= _LEAST_RAM and sum(segment.memsz for segment in image.segments) >= _LEAST_LINUX:
         top = initrd[0] if len(ram) == 1 and initrd[0] else ram[-1].end
         last = top // HUGE_2M - 1
         pages = min(-(-size // PAGE * _PAGE_STRUCT // HUGE_2M), _MOST_PIECES)

@@ -453,12 +453,14 @@ def _boot(values: dict[str, Any], messages: Messages, entered: float) -> int:
     from vmm.cli.open_console import open_console
     from vmm.cli.signals import Signals
     from vmm.machine.machine import Machine
-    from vmm.processes.outside import Outside, allow_many_files, import_the_rest
+    from vmm.processes.outside import Outside, import_the_rest
 
     with open_console(values["console"]) as console, Signals() as signals:
         config = config_from(values, ConsoleConfig("fd", console.out_fd, console.drop))
         if any(device.many_files for device in config.device_configs()):
-            allow_many_files()
+            from vmm.open_files import allow_open_files
+
+            allow_open_files()
         with Outside(config, values) as outside, Machine(config) as machine:
             machine.phases.insert(0, ("entered", entered))
             if values["jail"] != jail.OFF:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posix
 import select
-import sys
 import time
 
 from vmm.faststart.builtin import signal
@@ -81,14 +80,11 @@ class Signals:
             elif settles:
                 before, answered = answered, _answered(machine)
                 if answered == before:
-                    from vmm.processes.trim_memory import unmap_programs_and_wait
+                    from vmm.processes.trim_memory import warm_wait
 
                     settled = True
-                    # Imported in a process that started from an image, and no use in others
-                    if (warm := sys.modules.get("vmm.faststart.warm")) is not None:
-                        warm.warm_settle()
                     left = None if deadline is None else max(deadline - time.monotonic(), 0)
-                    unmap_programs_and_wait(self._reader, -1 if left is None else int(left * 1000))
+                    warm_wait(self._reader, -1 if left is None else int(left * 1000))
         forget()
 
     def _wake(self, _event: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import posix
 import struct
 
@@ -12,6 +11,7 @@ from vmm.faststart.thread import RLock
 from vmm.kvm import ioctl as k
 from vmm.kvm import structs as s
 from vmm.kvm.stats import open_stats, read_stats
+from vmm.memory.memfd import map_memory
 from vmm.native import ffi, lib
 
 TYPE_CHECKING = False
@@ -61,7 +61,11 @@ class Vcpu:
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
         self.fd = fd
         self.index = index
-        self._map = mmap.mmap(fd, mmap_size, mmap.MAP_SHARED)
+        try:
+            self._map = map_memory(fd, mmap_size)
+        except BaseException:
+            posix.close(fd)
+            raise
         self._kvm_run: kvm_run | None = None
         self._buffer: Any = ffi.from_buffer(self._map)
         self._native: Any = None

@@ -23,7 +23,7 @@ from vmm.board.pc import Platform
 from vmm.board.slots import Board, no_hotplug
 from vmm.board.vcpu_threads import VcpuThreads
 from vmm.config import PACKED, PCI, THREAD
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
 from vmm.events import Loop
 from vmm.faststart.record import replace
 from vmm.faststart.thread import ClosingTogether, RLock, Thread, allocate_lock, get_ident
@@ -376,6 +376,8 @@ class Machine(AnyMachine):
                 self._loop_thread.start()
             except BaseException as error:
                 self._threads.end(ERROR, f"{type(error).__name__}: {error}", error)
+                if isinstance(error, OSError | HostError) and (refused := refusal(error)) is not None:
+                    raise refused from error
                 raise
             self.phases.append(("started", time.monotonic()))
 

@@ -270,6 +270,14 @@ uint64_t warm_code_area(size_t size);
 /* In a process that started from an image: discard all changes of the code area since then. */
 void warm_forget_code(void);
 /*
+ * Call MADV_DONTNEED for *count* pairs of address and size, and for pages of objects that have not changed since a start
+ * from an image, then wait until fd is readable, a signal is handled or the timeout (milliseconds, -1: never) expires.
+ * The kernel maps unmodified pages of files again on access. The wait is in C because a wait in Python would map the
+ * caller's code again. It repeats the call after 2, 4, 8 seconds and so on, finally each minute: other threads may
+ * briefly touch some of the pages. maps, pagemap: the files of /proc/self.
+ */
+void warm_unmap_and_wait(const uint64_t *ranges, uint32_t count, int maps, int pagemap, int fd, int timeout);
+/*
  * In a process that started from an image: its arguments, beginning with the script, and its environment; each ends
  * with NULL.
  */
@@ -662,10 +670,3 @@ int jail_open_unprivileged(const char *path);
 int jail_keep_folders(const int *folders, uint32_t n, uint32_t writes);
 /* Become this user and group without other groups. The only thread of the process calls this. 0 or -errno. */
 int jail_become(uint32_t uid);
-/*
- * Call MADV_DONTNEED for *count* pairs of address and size, then wait until fd is readable, a signal is handled or the
- * timeout (milliseconds, -1: never) expires. The kernel maps unmodified pages of files again on access. The wait is in
- * C because a wait in Python would map the caller's code again. It repeats the call after 2, 4, 8 seconds and so on,
- * finally each minute: other threads may briefly touch some of the pages.
- */
-void memory_unmap_and_wait(const uint64_t *ranges, uint32_t count, int fd, int timeout);

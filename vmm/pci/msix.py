@@ -45,8 +45,14 @@ class Msix:
 
     def __init__(self, count: int, vectors: Vectors) -> None:
         self.count = count
-        self.events = [EventFd() for _ in range(count)]
         self._vectors = vectors
+        self.events: list[EventFd] = []
+        try:
+            for _ in range(count):
+                self.events.append(EventFd())
+        except BaseException:
+            self.close()
+            raise
         self._table = bytearray(count * spec.MSIX_ENTRY_SIZE)
         self._handles: list[int | None] = [None] * count
         self._messages: list[tuple[int, int] | None] = [None] * count

@@ -16,9 +16,9 @@ import posix
 from vmm.board.bootstrap import Bootstrap
 from vmm.config import MachineConfig, config_kinds
 from vmm.errors import ConfigError, HostError, VmmError, as_answer
+from vmm.events import EventFd
 from vmm.faststart.builtin import Empty, SimpleQueue, signal, socket
 from vmm.faststart.record import replace
-from vmm.faststart.warm import warm_settle
 from vmm.lifecycle import DEVICE_LOST, EndEvent, Event
 from vmm.machine.machine import Machine
 from vmm.processes import outside as jail
@@ -28,6 +28,7 @@ from vmm.processes.jail_server import Requests
 from vmm.processes.jailed import REQUEST_MAX
 from vmm.processes.parent import Parent
 from vmm.processes.spawn import PACKAGE
+from vmm.processes.trim_memory import warm_wait
 from vmm.saving.records import made
 from vmm.saving.restore import Restored
 
@@ -45,10 +46,56 @@ _SETTLED_S = 1.0
 """After a start without an event a machine is taken to have settled."""
 
 
+_TIDY_S = 2.0
+"""Between two times that memory is given back."""
+
+
+class _Events:
+    """What is still to be reported, in its order. Any thread may call :meth:`put`."""
+
+    def __init__(self) -> None:
+        self._told: SimpleQueue[Told] = SimpleQueue()
+        self._came: EventFd | None = None
+        self._untidy = False
+
+    def put(self, event: Told) -> None:
+        """Add one."""
+        self._told.put(event)
+        if self._came is not None:
+            self._came.signal()
+
+    def tidy(self) -> None:
+        """Another thread has run: give back the memory that it has used, in a while."""
+        if self._came is not None and not self._untidy:
+            self._untidy = True
+            self._came.signal()
+
+    def next(self) -> Told:
+        """Wait for one; in the memory of a process that is idle, if it takes long."""
+        try:
+            return self._told.get(timeout=_SETTLED_S)
+        except Empty:
+            pass
+        if self._came is None:
+            try:
+                self._came = EventFd()
+            except OSError:  # no descriptor is left
+                return self._told.get()
+        while self._told.empty():
+            warm_wait(self._came.fd)
+            self._came.clear()
+            if self._untidy:
+                try:
+                    return self._told.get(timeout=_TIDY_S)
+                except Empty:
+                    self._untidy = False
+        return self._told.get()
+
+
 class _Asked(Requests):
     """Serves requests in the process that has the machine; its end is an item of *told*, as events are."""
 
-    def __init__(self, sock: socket.socket, told: SimpleQueue[Told]) -> None:
+    def __init__(self, sock: socket.socket, told: _Events) -> None:
         super().__init__(sock)
         self._told = told
 
@@ -89,7 +136,7 @@ def main(argv: list[str]) -> int:
         sock.getpeername()
     except (IndexError, ValueError, OSError):
         raise ConfigError("pyvmm isolated: not for users", code="isolation", hint="see pyvmm boot --help") from None
-    told: SimpleQueue[Told] = SimpleQueue()
+    told = _Events()
     asked = _Asked(sock, told)
     parent = None if len(argv) < 2 else Parent.read(int(argv[1]))
     request, (answer, events, *fds) = asked.begin()
@@ -107,12 +154,13 @@ def main(argv: list[str]) -> int:
             if answer < 0:
                 return 0
             machine.listen(told.put)
+            machine.loop.rested = told.tidy
             machine.console.space_callback = lambda: told.put(_SPACE)
             restore = request["restore"] or {"options": {}}
             values["prefetch"] = bool(restore["options"].get("prefetch"))
             _start(machine, asked, outside, answer, values)
             answer = -1
-            while (event := _next(told)) is not None:
+            while (event := told.next()) is not None:
                 if event == _SPACE:
                     _tell(events, {_SPACE: True})
                 elif isinstance(event, EndEvent):
@@ -126,14 +174,6 @@ def main(argv: list[str]) -> int:
     finally:
         asked.close()  # if another process serves the control socket, this one does not
     return 0
-
-
-def _next(told: SimpleQueue[Told]) -> Told:
-    try:
-        return told.get(timeout=_SETTLED_S)
-    except Empty:
-        warm_settle()
-    return told.get()
 
 
 def be_forked(fd: int, kept: set[int]) -> NoReturn:
@@ -168,7 +208,9 @@ def _wanted(request: dict[str, Any], fds: list[int]) -> tuple[MachineConfig, Mac
     kinds = config_kinds()
     config: MachineConfig = made(request["config"], "MachineConfig", kinds, "the configuration")
     if any(device.many_files for device in config.device_configs()):
-        jail.allow_many_files()
+        from vmm.open_files import allow_open_files
+
+        allow_open_files()
     forked = request["fork"]
     given = [] if forked is None else fds[-forked["files"] :]
     if len(given) < len(fds):

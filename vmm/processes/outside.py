@@ -5,7 +5,8 @@ from __future__ import annotations
 import posix
 import sys
 
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, HostError
+from vmm.lifecycle import NO_DESCRIPTOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,16 +148,6 @@ def _file_size(machine: Machine, *, control: bool) -> int:
     return most
 
 
-def allow_many_files() -> None:
-    """Files of a share that the guest has open are open here as well. The process is ours, so raise its limit to the
-    maximum."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _files(config: MachineConfig) -> int:
     """The largest number of descriptors of the process."""
     if config.vsock is None or not _has_sockets(config):
@@ -218,8 +209,10 @@ def enter(machine: Machine, values: dict[str, Any], outside: Outside) -> Walls:
     trim_memory.open_maps()
     terminal = values.get("terminal", has_terminal())
     if terminal:  # it may come to the foreground
-        import termios
-
+        try:
+            import termios
+        except ImportError as error:  # of a file that is there: no descriptor is left
+            raise HostError(f"cannot load termios: {error}", code="host-limit", hint=NO_DESCRIPTOR) from error
         assert termios
     vsock: Any = machine.vsock if _has_sockets(machine.config) else None
     names = []

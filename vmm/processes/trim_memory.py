@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posix
+import sys
 
 from vmm.native import ffi, lib
 
@@ -12,16 +13,19 @@ if TYPE_CHECKING:
 
 _MAPS, _PAGEMAP = "/proc/self/maps", "/proc/self/pagemap"  # smaps would walk all pages of guest RAM
 _PAGE = 4096
+_SEEK_SET = 0
 # An entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst in Linux)
 _PRESENT, _SWAPPED, _OF_A_FILE = 1 << 63, 1 << 62, 1 << 61
 
 
-_maps: tuple[int, int] | None = None
+_maps: tuple[int, int, int] | None = None
+"""The process whose files they are, and two descriptors, -1 where they cannot be opened."""
 
 
 def open_maps() -> None:
-    """Open the files that :func:`unmap_programs_and_wait` reads, for a process that cannot open files later."""
+    """Open the files that :func:`warm_wait` reads, for a process that cannot open files later. They stay open."""
     global _maps
+    _maps = posix.getpid(), -1, -1
     try:
         maps = posix.open(_MAPS, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
@@ -31,39 +35,43 @@ def open_maps() -> None:
     if pagemap < 0:
         posix.close(maps)
         return
-    _maps = maps, pagemap
+    _maps = posix.getpid(), maps, pagemap
 
 
-def unmap_programs_and_wait(fd: int, timeout: int) -> None:
-    """Unmap text and constants of programs and libraries, and wait until *fd* is readable, at most *timeout*
-    milliseconds (-1: for ever); pages that are needed later return from the page cache.
+def warm_settle() -> None:
+    """For a process that has started and now waits: unmap what returns from files when it is used again.
 
-    A fault also maps the pages around it. So a start leaves 7 MiB of them mapped, which count as this process's own
-    while no other process maps them. The wait is here because a wait in Python would map 2 MiB of them again. Pages
-    that other threads map are unmapped again from time to time.
+    These are programs and libraries. In a process that ``pyvmm-warm`` has started, they are also the pages of its image
+    that have not changed, and byte code with its inline caches.
     """
-    found = _programs()
-    words = ffi.new("uint64_t[]", [word for pair in found for word in pair])
-    lib.memory_unmap_and_wait(words, len(found), fd, timeout)
+    warm_wait(-1, 0)
 
 
-def _programs() -> list[tuple[int, int]]:
+def warm_wait(fd: int, timeout: int = -1) -> None:
+    """The same, and wait until *fd* is readable or a signal is handled, at most *timeout* milliseconds (-1: for ever).
+
+    A fault also maps the pages around it. So a start leaves 7 MiB of programs mapped, and from an image 10 MiB of that,
+    which count as this process's own while no other process maps them. The wait is here because a wait in Python would
+    map 2 MiB of them again. Pages that other threads map are unmapped again from time to time.
+    """
+    # Imported in a process that started from an image, and no use in others
+    if (warm := sys.modules.get("vmm.faststart.warm")) is not None:
+        warm.warm_settle()
+    if _maps is None or _maps[0] != posix.getpid():  # a fork has those of its parent
+        open_maps()
+    assert _maps is not None
+    _, maps, pagemap = _maps
+    words = ffi.new("uint64_t[]", [word for pair in _programs(maps, pagemap) for word in pair])
+    lib.warm_unmap_and_wait(words, len(words) // 2, maps, pagemap, fd, timeout)
+
+
+def _programs(maps: int, pagemap: int) -> list[tuple[int, int]]:
     """Address and size of mappings that can be read again from files; none where the maps cannot be read."""
-    global _maps
     try:
-        if _maps is None:
-            open_maps()
-        if _maps is None:
-            return []
-        maps, pagemap = _maps
-        try:
-            with open(maps, "rb", closefd=False) as file:
-                lines = file.read().splitlines()
-            return [(start, size) for start, size in _read_only(lines) if not _changed(pagemap, start, size)]
-        finally:
-            posix.close(maps)
-            posix.close(pagemap)
-            _maps = None
+        posix.lseek(maps, 0, _SEEK_SET)
+        with open(maps, "rb", closefd=False) as file:
+            lines = file.read().splitlines()
+        return [(start, size) for start, size in _read_only(lines) if not _changed(pagemap, start, size)]
     except OSError:
         return []
 

@@ -85,7 +85,11 @@ class MmioRegisters(BusDevice):
         words[_MAGIC + 1] = spec.MMIO_VERSION_VALUE
         words[_MAGIC + 2] = device.device_id
         words[_MAGIC + 3] = VENDOR_ID
-        self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+        try:
+            self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+        except BaseException:
+            self._registers.close()
+            raise
         self._state = self.transport.state
         if not restored:
             self._select_region(0)

@@ -94,8 +94,11 @@ class PciRegisters(BusDevice, Function):
         self._words = self._registers.words
         _, self.window = window_of(device)
         self.on_line: Callable[[bool], None] = _no_line
-        self._wire = EventFd()
-        self.msix = Msix(len(kicks) + 1, vectors)
+        try:
+            self.msix = Msix(len(kicks) + 1, vectors)
+        except BaseException:
+            self._registers.close()
+            raise
         status = self._registers.status
         self._irqs = [ffi.new("struct irq *", {"fd": _NO_FD, "status": status}) for _ in range(len(kicks) + 1)]
         self.config_irq: Any = self._irqs[-1]
@@ -105,7 +108,17 @@ class PciRegisters(BusDevice, Function):
         self._vectors = [spec.MSI_NO_VECTOR] * len(self._irqs)
         """The vector of each queue, and last that of the configuration."""
         self.config, self._msix_at, self._window_at = make_config(device, self.msix)
-        self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+        try:
+            self._wire = EventFd()
+            try:
+                self.transport = Transport(device, memory, loop, kicks, self, packed=packed)
+            except BaseException:
+                self._wire.close()
+                raise
+        except BaseException:
+            self.msix.close()
+            self._registers.close()
+            raise
         self._state = self.transport.state
         self.show_config()
         self.show()

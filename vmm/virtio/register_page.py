@@ -30,7 +30,12 @@ class RegisterPage:
 
     def __init__(self, status_at: int, *, shared: bool) -> None:
         fd = sealed_memory("registers", SIZE) if shared else -1
-        self.page = map_memory(fd, SIZE)
+        try:
+            self.page = map_memory(fd, SIZE)
+        except BaseException:
+            if fd >= 0:
+                posix.close(fd)
+            raise
         self.words = memoryview(self.page).cast("I")
         self._pin: Any = ffi.from_buffer(self.page)
         self.status: Any = ffi.cast("uint32_t *", self._pin + status_at)

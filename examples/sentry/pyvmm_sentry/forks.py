@@ -19,7 +19,7 @@ from pyvmm_sentry.cores import Core, Image, Nursery
 from pyvmm_sentry.guest import Guest
 from pyvmm_sentry.ready import Ready, ReadyGuests, closed_error
 from pyvmm_sentry.streams import ERRORS_MOST, ProgramError, ProgramTimeout, Streams, deadline_in
-from vmm import ConfigError, ConsoleConfig, Machine
+from vmm import ConfigError, ConsoleConfig, Machine, allow_open_files
 
 TIMEOUT_S = 30.0
 PREPARED, PREPARED_MOST = 2, 64
@@ -130,9 +130,13 @@ def check_prepared(count: int) -> None:
 
 
 class Template(ABC):
-    """A stopped program: made by `SentrySandbox.freeze` or :meth:`Fork.freeze`.  Any thread may call it."""
+    """A stopped program: made by `SentrySandbox.freeze` or :meth:`Fork.freeze`.  Any thread may call it.
+
+    Each child has dozens of descriptors in this process, whose limit of open files is raised as far as it may be.
+    """
 
     def __init__(self) -> None:
+        allow_open_files()
         self._lock = threading.Lock()
         self._forks: set[Fork] = set()
         self._closed = False

@@ -43,7 +43,8 @@ class Guest(Streams):
                 os.close(self._wake)
                 raise
         except OSError as error:
-            raise HostError(f"a machine cannot be made: {error.strerror}", errno=error.errno or 0) from error
+            hint = "raise the limit of open files (ulimit -n), or close forks"
+            raise HostError(f"a machine cannot be made: {error.strerror}", hint=hint, errno=error.errno or 0) from error
         os.set_blocking(self._reader, False)
         try:
             machine = self._machine = make(ConsoleConfig("fd", self._writer, device="virtio"))

@@ -235,6 +235,11 @@ def test_pieces_that_come_at_once_lie_in_ram_and_are_few(tmp_path: Path, size: i
         assert (whole, whole + 2 * MIB) in pieces
 
 
+def test_a_kernel_that_is_too_small_to_be_linux_has_no_pieces_for_what_linux_allocates(tmp_path: Path) -> None:
+    plan = boot.check(config(write(tmp_path / "vmlinux", at(4 * MIB, MIB)), 512 * MIB))
+    assert early_pieces(plan.image, (0, 0), regions(512 * MIB)) == []
+
+
 def test_initrd_may_fill_all_that_is_left(tmp_path: Path, vmlinux: Path) -> None:
     image = boot.check(config(vmlinux)).image
     room = 64 * MIB - (image.segments[-1].end + 4095 & ~4095)

@@ -20,6 +20,7 @@
 /* Beside the image, by what follows its name: whoever makes one holds a lock; none can be made here. */
 #define WARM_LOCK ".lock"
 #define WARM_NONE ".none"
+#define WARM_NAME "/warm-" /* how its own begins */
 
 enum { WARM_PAGE = 4096, WARM_MAX_TABLE = 1 << 20, WARM_BOOT_ID = 36, WARM_LOCALES = 3 };
 enum { WARM_PYTHON = 0, WARM_SCRIPT = 1 }; /* of the files: those that are named on the command line */

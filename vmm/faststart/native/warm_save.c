@@ -11,7 +11,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +59,15 @@ static struct {
 	void *start;
 	size_t size;
 } code;
+/*
+ * Memory of the interpreter's objects, which only threads with its lock write to for the first time.  In the image, like
+ * all variables here.  Not the C library's heap and the variables of programs, to which other threads write, too.
+ */
+enum { MAX_OBJECTS = 64, LEAST_OBJECTS = 256 << 10 };
+static struct span {
+	uint64_t start, end;
+} objects[MAX_OBJECTS];
+static uint32_t nobjects;
 
 /* Of the interpreter that has loaded this, which calls without its lock: all that is needed of Python.h */
 extern void *PyObject_Malloc(size_t size);
@@ -85,21 +96,29 @@ __asm__(".pushsection .text\n"
 	".popsection\n");
 
 /* What a file of /proc has, ended by a zero; its length, -errno. */
-static ssize_t read_file(const char *path, char *buffer, size_t size)
+static ssize_t read_all(int fd, char *buffer, size_t size)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t used = 0;
 	ssize_t n = 1;
 
-	if (fd < 0)
-		return -errno;
 	while (n > 0 && used < size - 1) {
-		n = read(fd, buffer + used, size - 1 - used);
+		n = pread(fd, buffer + used, size - 1 - used, (off_t)used);
 		used += n > 0 ? (size_t)n : 0;
 	}
-	close(fd);
 	buffer[used] = 0;
 	return n < 0 ? -EIO : n > 0 ? -E2BIG : (ssize_t)used;
+}
+
+static ssize_t read_file(const char *path, char *buffer, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read_all(fd, buffer, size);
+	close(fd);
+	return n;
 }
 
 static int add_text(struct image *s, const char *text, uint32_t *at)
@@ -208,6 +227,33 @@ static bool has_flag(const char *flags, const char *name)
 	return false;
 }
 
+/* Leaves out the variables of a program or library that are zero at first: memory behind them may be in one mapping. */
+static int leave_out_variables(struct dl_phdr_info *program, size_t size, void *data)
+{
+	struct span *span = data;
+
+	(void)size;
+	for (int i = 0; i < program->dlpi_phnum; i++) {
+		const ElfW(Phdr) *part = &program->dlpi_phdr[i];
+		const uint64_t start = program->dlpi_addr + part->p_vaddr, end = (start + part->p_memsz + WARM_PAGE - 1) & -(uint64_t)WARM_PAGE;
+
+		if (part->p_type == PT_LOAD && start < span->end && end > span->start)
+			span->start = end;
+	}
+	return 0;
+}
+
+static void note_objects(uint64_t start, uint64_t end, uint32_t prot)
+{
+	struct span span = {start, end};
+
+	if (prot != (PROT_READ | PROT_WRITE))
+		return;
+	dl_iterate_phdr(leave_out_variables, &span);
+	if (span.end > span.start && span.end - span.start >= LEAST_OBJECTS && nobjects < MAX_OBJECTS)
+		objects[nobjects++] = span;
+}
+
 /* One mapping of /proc/self/smaps: its first line, and its flags. */
 static int add_mapping(struct image *s, char *line, const char *flags, uint64_t *vdso)
 {
@@ -254,6 +300,8 @@ static int add_mapping(struct image *s, char *line, const char *flags, uint64_t 
 	} else if (path[0] && strcmp(path, "[heap]") != 0 && strncmp(path, "[anon:", 6) != 0) {
 		return -EBUSY;
 	}
+	if (!path[0])
+		note_objects(start, end, prot);
 	err = add_region(s, start, end, prot, source, source == WARM_ANONYMOUS ? 0 : offset);
 	return err ? err : add_own_pages(s, start, end, prot, source == WARM_ANONYMOUS);
 }
@@ -533,6 +581,81 @@ void warm_forget_code(void)
 	state = PyGILState_Ensure();
 	madvise(code.start, code.size, MADV_DONTNEED);
 	PyGILState_Release(state);
+}
+
+/* Unmaps the pages of [start, end) that are the image's still. */
+static void unmap_unchanged(int pagemap, uint64_t start, uint64_t end)
+{
+	uint64_t entries[512];
+
+	for (uint64_t at = start; at < end; at += sizeof(entries) / 8 * WARM_PAGE) {
+		uint64_t count = (end - at) / WARM_PAGE;
+
+		if (count > sizeof(entries) / 8)
+			count = sizeof(entries) / 8;
+		if (pread(pagemap, entries, count * 8, (off_t)(at / WARM_PAGE * 8)) != (ssize_t)(count * 8))
+			return;
+		for (uint64_t i = 0, first; i < count; i++) {
+			for (first = i; i < count && (entries[i] & PAGEMAP_THERE) && (entries[i] & PAGEMAP_FILE); i++)
+				;
+			if (i > first)
+				madvise((void *)(at + first * WARM_PAGE), (i - first) * WARM_PAGE, MADV_DONTNEED);
+		}
+	}
+}
+
+/* The same of one line of /proc/self/maps, if an image is mapped there: the addresses may be used for other memory now. */
+static void unmap_objects(const char *line, int pagemap)
+{
+	uint64_t start, end;
+	char w, p, *path;
+
+	if (sscanf(line, "%lx-%lx r%c-%c", &start, &end, &w, &p) != 4 || w != 'w' || p != 'p')
+		return;
+	path = strstr(line, WARM_NAME);
+	if (!path || !strstr(path, " (deleted)"))
+		return;
+	for (uint32_t i = 0; i < nobjects; i++) {
+		const uint64_t first = start > objects[i].start ? start : objects[i].start;
+		const uint64_t last = end < objects[i].end ? end : objects[i].end;
+
+		if (first < last)
+			unmap_unchanged(pagemap, first, last);
+	}
+}
+
+static void unmap_all_objects(int maps, int pagemap)
+{
+	char *text = code.size && warm_arguments() ? malloc(MAX_MAPS) : NULL;
+	int state;
+
+	if (!text)
+		return; /* without an area for code, the interpreter may have no lock */
+	/* No object gets its first change meanwhile, and no thread frees one. */
+	state = PyGILState_Ensure();
+	if (read_all(maps, text, MAX_MAPS) >= 0)
+		for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+			*end = 0;
+			unmap_objects(line, pagemap);
+		}
+	PyGILState_Release(state);
+	free(text);
+}
+
+void warm_unmap_and_wait(const uint64_t *ranges, uint32_t count, int maps, int pagemap, int fd, int timeout)
+{
+	struct pollfd readable = { .fd = fd, .events = POLLIN };
+	int quiet = 2000, now;
+
+	do {
+		unmap_all_objects(maps, pagemap);
+		for (uint32_t i = 0; i < count; i++)
+			madvise((void *)(uintptr_t)ranges[2 * i], ranges[2 * i + 1], MADV_DONTNEED);
+		now = timeout < 0 || timeout > quiet ? quiet : timeout;
+		if (timeout > 0)
+			timeout -= now;
+		quiet = quiet < 30000 ? 2 * quiet : 60000;
+	} while (!poll(&readable, 1, now) && timeout);
 }
 
 int warm_save(int fd, const char *sources)

@@ -5,9 +5,7 @@
  */
 #include "base/native.h"
 
-#include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len)
 {
@@ -37,21 +35,6 @@ int mem_run(const uint8_t *bits, uint64_t size, uint64_t *start, uint64_t *end)
 		at += PAGE;
 	*end = at;
 	return 1;
-}
-
-void memory_unmap_and_wait(const uint64_t *ranges, uint32_t count, int fd, int timeout)
-{
-	struct pollfd readable = { .fd = fd, .events = POLLIN };
-	int quiet = 2000, now;
-
-	do {
-		for (uint32_t i = 0; i < count; i++)
-			madvise((void *)(uintptr_t)ranges[2 * i], ranges[2 * i + 1], MADV_DONTNEED);
-		now = timeout < 0 || timeout > quiet ? quiet : timeout;
-		if (timeout > 0)
-			timeout -= now;
-		quiet = quiet < 30000 ? 2 * quiet : 60000;
-	} while (!poll(&readable, 1, now) && timeout);
 }
 
 void irq_raise(struct irq *irq, uint32_t bits)

@@ -314,6 +314,8 @@ int fs_open_beneath(int dir, const char *name, uint64_t flags);
 int fs_reopen(const struct fs *fs, int fd, int flags);
 /* The attributes of name in fd; of fd itself, if name is empty. */
 int fs_statx(int fd, const char *name, struct statx *st);
+/* Zeros for a table that is as large as it may ever get, and has pages where it is used; NULL: there are none. */
+void *fs_table(uint64_t size);
 /* The handle of name in fd; of fd itself, if name is empty. flags: of name_to_handle_at(). */
 int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h);
 int fs_handle_open(int mount_fd, const struct fs_file_handle *h, int flags);

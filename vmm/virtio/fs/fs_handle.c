@@ -44,12 +44,9 @@ int fs_files_init(struct fs *fs)
 	pthread_mutex_init(&t->lock, NULL);
 	fs->files = t;
 	t->max = (fs->config.max_files ? fs->config.max_files : DEFAULT_FILES) + 1;
-	t->file = mmap(NULL, t->max * sizeof(*t->file), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (t->file == MAP_FAILED) {
-		t->file = NULL;
+	t->file = fs_table(t->max * sizeof(*t->file));
+	if (!t->file)
 		return -ENOMEM;
-	}
 	t->top = 1;
 	return 0;
 }

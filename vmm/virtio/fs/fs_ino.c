@@ -48,10 +48,7 @@ int inos_init(struct fs_nodes *t, uint32_t count)
 	inos->max = t->max;
 	inos->mask = size - 1;
 	inos->set = calloc(size, sizeof(*inos->set));
-	inos->told = mmap(NULL, inos->max * sizeof(*inos->told), PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (inos->told == MAP_FAILED)
-		inos->told = NULL;
+	inos->told = fs_table(inos->max * sizeof(*inos->told));
 	if (inos->set && inos->told)
 		return 0;
 	inos_free(t);

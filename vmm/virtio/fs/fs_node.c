@@ -29,17 +29,11 @@ int fs_nodes_init(struct fs *fs)
 	t->names = calloc(t->nbuckets, sizeof(*t->names));
 	/* A host that does not overcommit may refuse so much address space: then have fewer nodes. */
 	for (;; t->max /= 2) {
-		t->node = mmap(NULL, t->max * sizeof(*t->node), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (t->node != MAP_FAILED || t->max < LEAST_NODES)
+		t->node = fs_table(t->max * sizeof(*t->node));
+		if (t->node || t->max < LEAST_NODES)
 			break;
 	}
-	if (t->node == MAP_FAILED)
-		t->node = NULL;
-	t->domain = mmap(NULL, MAX_DOMAINS * sizeof(*t->domain), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (t->domain == MAP_FAILED)
-		t->domain = NULL;
+	t->domain = fs_table(MAX_DOMAINS * sizeof(*t->domain));
 	if (!t->node || !t->bucket || !t->names || !t->domain)
 		return -ENOMEM;
 	t->top = ROOT;

@@ -13,6 +13,7 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -79,6 +80,16 @@ int fs_statx(int fd, const char *name, struct statx *st)
 	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
 
 	return statx(fd, name, flags, FS_STATX_MASK, st) < 0 ? -errno : 0;
+}
+
+void *fs_table(uint64_t size)
+{
+	void *table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (table == MAP_FAILED)
+		return NULL;
+	madvise(table, size, MADV_NOHUGEPAGE); /* its first entry would take 2 MiB */
+	return table;
 }
 
 int fs_handle_at(int fd, const char *name, int flags, struct fs_file_handle *h)

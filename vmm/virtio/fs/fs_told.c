@@ -11,10 +11,8 @@
 
 int told_init(struct fs_nodes *t)
 {
-	t->told = mmap(NULL, sizeof(*t->told), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (t->told == MAP_FAILED)
-		t->told = NULL;
-	else
+	t->told = fs_table(sizeof(*t->told));
+	if (t->told)
 		t->told->top = 1;
 	return t->told ? 0 : -ENOMEM;
 }

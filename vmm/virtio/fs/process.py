@@ -187,6 +187,7 @@ class FsProcess(Fs):
         """The server's userfaultfd, made while it may still make one. Without it, RAM is filled at the start."""
         device, came = lib.fill_device(), ffi.new("int *", -1)
         try:
+            os.close(os.dup(self._sock))  # without room for one more, its answer would seem to be invalid
             answer = self._call(self._message(lib.FSD_FAULTS), *([device] if device >= 0 else []), came=came)
         except ServerGone:
             return  # the next message reports it

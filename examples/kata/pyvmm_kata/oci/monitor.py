@@ -24,6 +24,7 @@ from pyvmm_kata.host.cgroups import ROOT, Cgroup
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci.container_service import ContainerService, Plan
 from pyvmm_kata.oci.delete import clear
+from pyvmm_kata.oci.idle_wait import IdleWait
 from pyvmm_kata.oci.shared_machine import folder_of, sweep
 from pyvmm_kata.pod import network
 from pyvmm_kata.pod.events import SandboxEvent
@@ -31,7 +32,7 @@ from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.sandbox import Sandbox
 from pyvmm_kata.pod.sandbox_config import SandboxConfig
 from pyvmm_kata.pod.stdio import Stdio
-from vmm import Publish, warm_settle
+from vmm import Publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ class Monitor:
         self._boot = boot
         self._folder = folder_of(os.path.dirname(plan.folder), os.getpid())
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended = IdleWait()
         self._sandbox: Sandbox | None = None
         self._first = ContainerService(plan, self._join, self._adopt_network, self._on_lost, self._may_save)
         self._services = {plan.container_id: self._first}
@@ -176,6 +177,7 @@ class Monitor:
             self._boot,
         )
         self._sandbox.listen(self._on_event)
+        self._sandbox.on_checked = self._ended.tidy
         self._sandbox.size.bound, self._sandbox.size.bound_cpu = self._bound, self._bound_cpu
         if kept is not None:
             self._first.restore(self._sandbox, kept)
@@ -212,6 +214,7 @@ class Monitor:
             self._settle()
             raise
         sandbox.listen(self._on_event)
+        sandbox.on_checked = self._ended.tidy
         sandbox.size.bound, sandbox.size.bound_cpu = self._bound, self._bound_cpu
         try:
             sandbox.size.fit(self._resources)
@@ -359,8 +362,7 @@ class Monitor:
         when the machine has ended, so that comes first.
         """
         if not self._ended.wait(SETTLED_S):
-            warm_settle()
-            self._ended.wait()
+            self._ended.wait_idle()
         last = list(self._services.values())
         for service in last:
             service.mark_stopped()

@@ -79,6 +79,8 @@ class Sandbox:
         self._listeners = Listeners(self._lock)
         self._stopping = threading.Event()
         self._ended = threading.Event()
+        self.on_checked: Callable[[], None] = lambda: None
+        """Called when the agent has been checked: nothing may happen for a while then."""
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -368,6 +370,7 @@ class Sandbox:
                     self._on_end(str(error))
                     vm.close()
                 return
+            self.on_checked()
 
     def _watch_oom(self) -> None:
         while not self._stopping.is_set():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import socket
 import threading
 import time
@@ -17,7 +16,7 @@ from pyvmm_kata.pod.console_log import ConsoleLog
 from pyvmm_kata.pod.guest_kind import AGENT_PORT, FORWARD_PORT
 from pyvmm_kata.pod.guest_kinds import kind_named
 from pyvmm_kata.pod.machine_source import MachineSource, isolation_of, wiring_of
-from vmm import DiskConfig
+from vmm import DiskConfig, allow_open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,10 +243,7 @@ def connect_to(machine: AnyMachine, name: str, timeout: float) -> socket.socket:
 def _allow_files() -> None:
     """Raise the limit of open files, for the descriptors of all connections, and reserve room for those of a machine:
     the kernel grows the table at once while a process has one thread, and later waits for a grace period of RCU."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    allow_open_files(FILES)
     try:
         with open(os.devnull) as null:
             os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, ROOM - 1))
