@@ -8,7 +8,6 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -623,14 +622,13 @@ answers is its name from then on."""
 class Ledger(Called):
     """What a guest that runs :data:`LEDGER` has told."""
 
-    def first_entries(self) -> tuple[int, list[str]]:
-        """Those of a child, whose first connection can have been requested before the fork, which ends it."""
-        return self.next_entries(self._told() or self._told())
+    def next_entries(self) -> tuple[int, list[str]]:
+        """The next number, and the last entries on the disk.
 
-    def next_entries(self, told: Sequence[str] = ()) -> tuple[int, list[str]]:
-        """The next number, and the last entries on the disk."""
-        told = told or self._told()
-        assert told, f"{self.name or 'the first'}: a connection ended without a word"
+        A connection without a word is one that the guest has given up: a fork ended it, or its two seconds were over.
+        """
+        while not (told := self._told()):
+            pass
         number, count, *entries = told
         assert number == count and [int(each.partition(".")[0]) for each in entries] == [
             int(number) - back for back in reversed(range(len(entries)))
@@ -679,7 +677,7 @@ def test_forks_under_load_lose_nothing(boot: Boot, tmp_path: Path, rounds: int) 
         children = guest.machine.fork(8, each=partial(own_socket, sockets))
         try:
             for ledger in ledgers:
-                number, before = ledger.first_entries()
+                number, before = ledger.next_entries()
                 assert number >= last and {each.partition(".")[2] for each in before} <= {"-", "-source"}
                 while (told := ledger.next_entries())[1][-1] != f"{told[0]}.{ledger.name}":
                     pass

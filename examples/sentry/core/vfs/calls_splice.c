@@ -70,7 +70,7 @@ static bool can(struct file *file, bool write)
 {
 	if (write)
 		return takes_pages(file) && file->writable;
-	return file->operations->read && file->readable && file->inode->mode & S_IFMT;
+	return file->operations->read && !file->operations->read_simple && file->readable && file->inode->mode & S_IFMT;
 }
 
 s64 sys_sendfile(struct task *t, const u64 *args)

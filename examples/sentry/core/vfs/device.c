@@ -78,7 +78,7 @@ static int may_map(struct file *file, u32 prot, u32 flags)
 }
 
 static const struct file_operations null_operations = {
-	.read = read_nothing, .write = write_all, .seek = file_stay, .nowait = true,
+	.read = read_nothing, .write = write_all, .seek = file_stay, .nowait = true, .read_simple = true,
 };
 static const struct file_operations zero_operations = {
 	.read = read_zeros, .write = write_all, .seek = file_stay, .nowait = true, .mmap = may_map,
