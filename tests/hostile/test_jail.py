@@ -604,6 +604,7 @@ NEVER = {
     "vmm.processes.helpers": "the jail itself",
     "vmm.processes.jail_server": "the jail itself",
     "vmm.processes.share_starter": "the jail itself",
+    "vmm.open_files": "before the machine is made",
 }
 NOT_ASKED = {
     **dict.fromkeys(
