@@ -140,7 +140,8 @@ def test_streams_are_whole_and_large_segments_pass(oci: SentryOci) -> None:
             assert exchange(host, "text", len(data), piece) == text
             after = frames()
             if piece >= 1 << 16:
-                assert between["tx"] - before["tx"] < len(data) // 4096, "the frames to it are small"
+                # A slow path gets two segments a frame from Linux's TCP; without offloads there is one of 1,400 bytes
+                assert between["tx"] - before["tx"] < len(data) // 2048, "the frames to it are small"
                 assert after["rx"] - between["rx"] < len(data) // 4096, "the frames from it are small"
     for size in (1, 1399, 1400, 1401, 65535, 65536, 100_001):
         digest = hashlib.sha256(data[:size]).hexdigest().encode()
