@@ -92,6 +92,11 @@ def settled() -> tuple[int, int, str]:
     return now
 
 
+def is_no_more(now: tuple[int, int, str], before: tuple[int, int, str]) -> bool:
+    """What :func:`held` returns. A busy host can end something of an earlier test after it has settled."""
+    return now[0] <= before[0] and now[1] <= before[1] and set(now[2].split()) <= set(before[2].split())
+
+
 def test_each_child_continues_from_the_point(template: Template) -> None:
     with template.fork() as first, template.fork() as second:
         assert first.call({"a": [1, "\x04\x10ü"]}, PATIENCE) == [{"a": [1, "\x04\x10ü"]}, 1]
@@ -196,7 +201,7 @@ def check_nothing_left(template: Template, sandbox: Make, count: int) -> None:
     with sandbox().run(PATIENCE, until="ready").freeze() as made:
         answers = made.map(range(count), workers=2, timeout=PATIENCE)
         assert answers == [[number, 1] for number in range(count)]
-    eventually(lambda: held() == before, f"{held()}: more than {before}")
+    eventually(lambda: is_no_more(held(), before), f"{held()}: more than {before}")
     with pytest.raises(ConfigError, match="closed"):
         made.fork()
 
