@@ -119,10 +119,10 @@ class _Forking:
     def _restrict(self) -> None:
         import fcntl
         import json
-        import resource
         import tempfile
 
         from vmm.control import server
+        from vmm.open_files import allow_open_files
         from vmm.processes import isolated, jailed
         from vmm.processes.jail.restrict import restrict_forks
         from vmm.processes.parent import Parent
@@ -136,8 +136,7 @@ class _Forking:
         folders += [os.path.dirname(os.path.abspath(disk.overlay or disk.path)) for disk in self._config.disk_configs()]
         self._parent = Parent(self._config, self._name[0], self._jail)
         self._runner = Runner(self._parent)  # it shares the memory of all that
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each child takes three descriptors
+        allow_open_files()  # each child takes three descriptors
         restrict_forks(folders)
 
     def _fork(self, data: bytes) -> None:
