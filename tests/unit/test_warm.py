@@ -543,7 +543,7 @@ def f{number}(value, more=[{number}]):
     for number in range(3000)
 )
 SETTLE = """
-from vmm.faststart.warm import warm_settle
+from vmm.faststart.warm import forget_code
 def own():
     pages = {id(vars(beside)[f"f{number}"].__code__) >> 12 for number in range(3000)}
     with open("/proc/self/pagemap", "rb", 0) as table:  # bit 61: a page of a file
@@ -561,11 +561,11 @@ for each in threads:
 before = own()
 if sys.argv[1:] == ["traced"]:
     sys.settrace(lambda *_: None)
-warm_settle()
+forget_code()
 sys.settrace(None)
 settled = own()
 for _ in range(20):
-    warm_settle()
+    forget_code()
     assert beside.calls() == first
 found += steps
 for each in threads:

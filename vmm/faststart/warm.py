@@ -87,7 +87,7 @@ class _Gathering:
 
     The interpreter writes counters and inline caches into the code that it runs. So a process gets a private copy of
     each page with a function that it has called once. If such pages contain nothing else, they can be reset to the
-    image's, see :func:`warm_settle`.
+    image's, see :func:`forget_code`.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Gathering:
         for index in range(len(constants)):
             address = int(places[index])
             code: Any = PyObj_FromPtr(address)
-            if type(code) is not type(warm_settle.__code__):
+            if type(code) is not type(forget_code.__code__):
                 continue
             self._take(code.co_consts)
             size, wanted = code.__sizeof__(), code.co_flags & _OF_FUNCTIONS == _OF_FUNCTIONS
@@ -143,7 +143,7 @@ class _Gathering:
             self._at += -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def warm_settle() -> None:
+def forget_code() -> None:
     """Reset inline caches and counters in the code of a start's image, for a process that has started and waits: the
     pages are the image's again. Has no effect in other processes, or where a debugger may have changed code."""
     from vmm.native import lib

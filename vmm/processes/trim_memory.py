@@ -56,7 +56,7 @@ def warm_wait(fd: int, timeout: int = -1) -> None:
     """
     # Imported in a process that started from an image, and no use in others
     if (warm := sys.modules.get("vmm.faststart.warm")) is not None:
-        warm.warm_settle()
+        warm.forget_code()
     if _maps is None or _maps[0] != posix.getpid():  # a fork has those of its parent
         open_maps()
     assert _maps is not None
