@@ -158,7 +158,7 @@ static __attribute__((noinline)) void *find_page(struct mm *mm, u64 address, boo
 
 		if (!vma || !(vma->prot & (write ? PROT_WRITE : PROT_READ | PROT_WRITE | PROT_EXEC)))
 			return NULL;
-		entry = entry_at(mm, page_down(address));
+		entry = entry_at(mm, address);
 		if (entry && (!write || *entry & PTE_WRITE))
 			return (u8 *)page_at(*entry & PTE_OFFSET) + address % PAGE;
 		if (mm_fault(mm, address, write ? ACCESS_WRITE : ACCESS_READ, false))

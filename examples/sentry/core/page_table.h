@@ -19,17 +19,17 @@ int mm_cannot_show(struct mm *mm); /* -ENOMEM */
 void tables_free(u64 table, int level);
 
 /* The entry of a page; NULL: no page is there. */
-static inline u64 *entry_at(const struct mm *mm, u64 page)
+static inline u64 *entry_at(const struct mm *mm, u64 address)
 {
 	u64 table = mm->root, *entry;
 
 #pragma GCC unroll 3
 	for (int shift = 39; shift > 12; shift -= 9) {
-		table = ((u64 *)page_at(table))[page >> shift & 511] & PTE_OFFSET;
+		table = ((u64 *)page_at(table))[address >> shift & 511] & PTE_OFFSET;
 		if (!table)
 			return NULL;
 	}
-	entry = &((u64 *)page_at(table))[page >> 12 & 511];
+	entry = &((u64 *)page_at(table))[address >> 12 & 511];
 	return *entry ? entry : NULL;
 }
 
