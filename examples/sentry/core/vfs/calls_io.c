@@ -108,15 +108,17 @@ s64 file_transfer(struct file *file, struct io *io, u64 *position, bool write)
 	return done;
 }
 
+/* Whether so many bytes, at the file's own position or at another, end behind the largest offset. */
+static inline bool ends_too_far(const struct file *file, const u64 *at, u64 size)
+{
+	return (at ? *at : file->position) + size > MOST_OFFSET;
+}
+
 /* At the file's own position, or at another. */
 static s64 transfer(struct file *file, struct io *io, const u64 *at, bool write)
 {
 	u64 position = at ? *at : file->position;
-	s64 done;
-
-	if (position > MOST_OFFSET - io->left && !file->stream)
-		return -EINVAL;
-	done = file_transfer(file, io, &position, write);
+	s64 done = file_transfer(file, io, &position, write);
 
 	if (!at && done >= 0 && !file->stream)
 		file->position = position;
@@ -134,7 +136,7 @@ static s64 move(struct task *t, const u64 *args, const u64 *at, bool write)
 		return error;
 	if (!user_range(vector.base, vector.size))
 		return -EFAULT;
-	if ((s64)args[2] < 0 || (at && *at + args[2] > MOST_OFFSET))
+	if ((s64)args[2] < 0 || ends_too_far(file, at, args[2]))
 		return -EINVAL;
 	if (S_ISDIR(file->inode->mode))
 		return -EISDIR;
@@ -308,7 +310,7 @@ static s64 move_vectors(struct task *t, const u64 *args, const u64 *at, bool wri
 		return done;
 	done = vectors_get(t, &vectors, args[1], (u32)args[2]); /* of which Linux takes 32 bits */
 	if (done > 0) {
-		s64 error = at && *at + (u64)done > MOST_OFFSET ? -EINVAL : check_flags(file, flags, write);
+		s64 error = ends_too_far(file, at, (u64)done) ? -EINVAL : check_flags(file, flags, write);
 
 		io.vectors = vectors.first;
 		io.left = (u64)done;

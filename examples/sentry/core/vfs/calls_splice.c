@@ -12,7 +12,7 @@ struct side {
 
 static s64 side_begin(struct task *t, struct side *side)
 {
-	side->position = side->file->stream ? 0 : side->file->position;
+	side->position = side->file->position;
 	if (!side->address)
 		return 0;
 	return user_read(t->mm, &side->position, side->address, sizeof(u64)) ? -EFAULT : 0;

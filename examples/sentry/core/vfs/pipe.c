@@ -358,7 +358,7 @@ static u32 poll(struct file *file, struct poll *poll)
 	if (file->readable) {
 		poll_wait(poll, &pipe->readable);
 		events |= pipe->used ? POLLIN | POLLRDNORM : 0;
-		events |= !pipe->writers && pipe->writer_count != file->position ? POLLHUP : 0;
+		events |= !pipe->writers && pipe->writer_count != file->no_end_before ? POLLHUP : 0;
 	}
 	if (file->writable) {
 		poll_wait(poll, &pipe->writable);
@@ -447,7 +447,7 @@ static void attach(struct pipe *pipe, struct file *file)
 	file->data = pipe;
 	file->operations = &pipe_operations;
 	file->stream = true;
-	file->position = ~0ull;
+	file->no_end_before = ~0ull;
 	pipe->users++;
 	pipe->readers += file->readable;
 	pipe->writers += file->writable;
@@ -490,7 +490,7 @@ int fifo_open(struct file *file)
 	}
 	attach(pipe, file);
 	if (named && file->flags & O_NONBLOCK && !pipe->writers)
-		file->position = pipe->writer_count; /* no end before there was a writer */
+		file->no_end_before = pipe->writer_count;
 	wake(pipe);
 	if (!named || file->flags & O_NONBLOCK || (file->readable && file->writable))
 		return 0;

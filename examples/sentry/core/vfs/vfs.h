@@ -242,7 +242,8 @@ struct file {
 	const struct file_operations *operations;
 	struct path path;
 	struct inode *inode; /* that of the path; borrowed from there */
-	u64 position;
+	u64 position;	    /* 0 for a stream */
+	u64 no_end_before; /* of a pipe: how many writers there had been when it was opened without one */
 	void *data;
 	struct dentry *hint; /* of readdir on dentries, as long as the directory's version is this */
 	u64 hint_version;
