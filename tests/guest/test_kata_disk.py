@@ -20,6 +20,7 @@ from pyvmm_kata.protocol import protobuf, ttrpc
 from pyvmm_kata.shim.bootstrap import Arguments, Place
 from tests.guest.kata_tools import BIN, PATIENCE, Oci, check_jail, eventually, leftovers
 from tests.guest.shared import loop_device, tool
+from tests.scripts import WAIT
 
 TASK = "containerd.task.v2"
 
@@ -50,7 +51,7 @@ def digest(path: Path) -> str:
 def test_what_is_written_stays_on_the_disk(oci: Oci, ext4: Path) -> None:
     """Also when its container is deleted while it runs; meanwhile nobody else can have the disk."""
     script = "echo kept >>/root/file; dd if=/dev/zero of=/root/zeros bs=1M count=4 2>/dev/null; cat /root/file"
-    oci.start("c1", f"{script}; while :; do sleep 0.1; done", root={"path": str(ext4)})
+    oci.start("c1", f"{script}; {WAIT}", root={"path": str(ext4)})
     eventually(lambda: (oci.folder / "c1.out").read_text() == "kept\n", "it says nothing")
     done = pyvmm_run(oci, str(ext4), "true")
     assert done.returncode != 0
@@ -81,7 +82,7 @@ def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
     tool("mkfs.erofs", "--quiet", str(image), str(oci.rootfs))
     os.truncate(image, -(-image.stat().st_size // 4096) * 4096)
     before = digest(image)
-    script = "echo new >/root/file; cat /root/file; stat -c %a /; while :; do sleep 0.1; done"
+    script = f"echo new >/root/file; cat /root/file; stat -c %a /; {WAIT}"
     oci.start("c1", script, root={"path": str(image)})
     done = pyvmm_run(oci, str(image), "sh", "-c", "ls /root; echo mine >/bin/new && cat /bin/new")
     assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
@@ -95,7 +96,7 @@ def test_an_image_of_the_store_is_mapped_by_all_machines(oci: Oci, tmp_path: Pat
     """It is persistent memory in the guest: no disk, no copy of its pages in the guest's memory."""
     image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs), "box")
     before = digest(Path(image.path))
-    oci.start("c1", "echo mine >/new; cat /new; while :; do sleep 0.1; done", root={"path": image.path})
+    oci.start("c1", f"echo mine >/new; cat /new; {WAIT}", root={"path": image.path})
     script = "ls /sys/class/block; cat /sys/class/block/pmem1/size; cat /new; exit 3"
     done = pyvmm_run(oci, "--store", str(tmp_path / "store"), "--pull", "never", "box", "sh", "-c", script)
     lines = done.stdout.splitlines()

@@ -30,6 +30,7 @@ from tests.guest.kata_tools import (
     leftovers,
     members,
 )
+from tests.scripts import WAIT
 
 CYCLES = int(os.environ.get("PYVMM_TEST_CYCLES", "1"))
 KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
@@ -84,7 +85,7 @@ def test_what_a_container_sees(oci: Oci) -> None:
 
 
 def test_a_life(oci: Oci) -> None:
-    oci.start("c1", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    oci.start("c1", f"trap 'exit 9' TERM; {WAIT}")
     assert oci.state("c1")["status"] == "running"
     monitor = json.loads((oci.root / "c1" / "state.json").read_text())["monitor"]
     status = Path(f"/proc/{monitor}/status").read_text().split()
@@ -162,7 +163,7 @@ def test_a_policy_holds_in_the_guest(oci: Oci, tmp_path: Path) -> None:
     settings = tmp_path / "kata.toml"
     settings.write_text(f'{oci.settings.read_text()}policy = "no-exec.rego"\n')
     with open(tmp_path / "out", "wb") as out:
-        bundle = oci.bundle("trap 'echo served; exit 5' TERM; while :; do sleep 0.1; done")
+        bundle = oci.bundle(f"trap 'echo served; exit 5' TERM; {WAIT}")
         command = oci.command("--config", str(settings), "create", "--bundle", bundle, "c1")
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE, check=True)
     oci.check("start", "c1")

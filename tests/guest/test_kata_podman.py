@@ -13,6 +13,7 @@ import pytest
 
 from tests.guest.kata_podman import Podman
 from tests.guest.kata_tools import PATIENCE, eventually
+from tests.scripts import WAIT
 
 pytestmark = pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 
@@ -37,7 +38,7 @@ def test_run(podman: Podman) -> None:
 def test_a_container_in_the_background(podman: Podman) -> None:
     (podman.folder / "data").mkdir()
     options = ["--network", "none", "-v", f"{podman.folder}/data:/data", "-m", "100m", "-e", "NAME=value"]
-    program = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    program = f"trap 'exit 3' TERM; echo ready; {WAIT}"
     podman.check("run", "--detach", "--name", "two", *options, "box", "sh", "-c", program)
     done = podman.run("exec", "two", "sh", "-c", "echo $NAME >/data/made; hostname; exit 5")
     assert done.returncode == 5

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.kata_tools import BIN, PATIENCE, make_rootfs, write_settings
+from tests.scripts import WAIT
 from tools import guest as recipes
 
 USER, FIRST, COUNT = 47111, 4711000, 65536
@@ -172,9 +173,7 @@ def test_whose_files_are(user: User) -> None:
 
 @pytest.mark.parametrize("network", ["pasta", pytest.param("slirp4netns", marks=pytest.mark.long)])
 def test_a_container_in_the_background(user: User, network: str) -> None:
-    serve = (
-        "echo a page >/tmp/index.html; trap 'exit 3' TERM; httpd -p 80 -h /tmp; echo ready; while :; do sleep 0.1; done"
-    )
+    serve = f"echo a page >/tmp/index.html; trap 'exit 3' TERM; httpd -p 80 -h /tmp; echo ready; {WAIT}"
     options = ("--network", network, "-p", "8080:80")
     user.check("podman", "run", "--detach", "--name", "web", *options, "box", "sh", "-c", serve)
     for address in ("127.0.0.1", ADDRESS):

@@ -21,6 +21,7 @@ from pyvmm_sandbox import Command, CommandTimeout, Sandbox, SandboxGone, Templat
 from tests.guest.kata_tools import PATIENCE, Oci, eventually, members
 from tests.process_memory import pss
 from tests.sandbox.journal_schedules import Schedule
+from tests.scripts import WAIT
 from tools import guest as recipes
 
 
@@ -189,7 +190,7 @@ def test_terminals_signals_and_ports_of_a_machine(oci: Oci) -> None:
             assert _until(command, "got typed\r\n").startswith("typed\r\n")
             command.write(b"\x03")  # Ctrl-C
             assert command.wait(60) == 128 + signal.SIGINT
-        with box.popen("trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done") as command:
+        with box.popen(f"trap 'exit 3' TERM; echo ready; {WAIT}") as command:
             assert next(iter(command)).text == "ready\n"
             assert box.run(["cat", f"/proc/{command.pid}/comm"]).stdout == "sh\n"
             command.send_signal(signal.SIGTERM)

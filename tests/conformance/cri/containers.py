@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.conformance.cri.stage import LOOP, Box, scene
 from tests.conformance.suite import Observation, case, equal, lacks, matches, refused
+from tests.scripts import WAIT
 
 
 @scene(
@@ -106,7 +107,7 @@ def container_ends(box: Box) -> Observation:
     zero = box.exited(box.run(pod, "exit 0", "zero"))
     seven = box.exited(box.run(pod, "exit 7", "seven"))
     seen = {"zero": f"{zero.exit_code} {zero.reason}", "seven": f"{seven.exit_code} {seven.reason}"}
-    stubborn = box.run(pod, "trap '' TERM; echo ready; while :; do sleep 0.1; done", "stubborn")
+    stubborn = box.run(pod, f"trap '' TERM; echo ready; {WAIT}", "stubborn")
     box.log_with("ready", "stubborn")
     box.call("StopContainer", container_id=stubborn, timeout=1)
     seen["killed"] = str(box.status(stubborn).exit_code)

@@ -20,6 +20,7 @@ from tests.conformance.cri.interface import Client
 from tests.conformance.suite import Observation, Script
 from tests.guest.kata_tools import BIN, write_settings
 from tests.kata.containerd import IMAGE, Containerd, write_image
+from tests.scripts import WAIT
 from tools.where import ROOT
 
 SCRIPT = Script()
@@ -28,7 +29,7 @@ scene = SCRIPT.scene
 READY, CREATED, RUNNING, EXITED = 0, 0, 1, 2
 PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = 0, 1, 2
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3
-LOOP = "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
+LOOP = f"trap 'echo got TERM; exit 9' TERM; echo ready; {WAIT}"
 PATIENCE = 25.0
 BRIDGE = "conformance0"
 SHIMS = (runtimes.OURS, runtimes.SENTRY)

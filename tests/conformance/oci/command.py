@@ -9,8 +9,9 @@ import socket
 
 from tests.conformance.oci.box import PATH, Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, matches, succeeded
+from tests.scripts import WAIT
 
-SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+SLEEP = f"trap 'exit 0' TERM; {WAIT}"
 
 
 @scene(

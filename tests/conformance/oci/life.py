@@ -7,8 +7,9 @@ import os
 
 from tests.conformance.oci.box import DROP, Box, scene
 from tests.conformance.suite import Observation, case, equal, failed, lacks, matches, succeeded
+from tests.scripts import WAIT
 
-WAITS = "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
+WAITS = f"trap 'echo got TERM; exit 9' TERM; echo ready; {WAIT}"
 
 
 def is_process(pid: object) -> str:
@@ -220,7 +221,7 @@ def config_no_process(box: Box) -> Observation:
 )
 def life_signals(box: Box) -> Observation:
     traps = "; ".join(f"trap 'echo got {number}' {number}" for number in (10, 12, 15))
-    box.start(f"{traps}; echo ready; while :; do sleep 0.1; done")
+    box.start(f"{traps}; echo ready; {WAIT}")
     box.output_with("ready")
     seen = {}
     box.call("kill", box.id(), "10")

@@ -1,9 +1,10 @@
 """What is done to containers that are there."""
 
 from tests.conformance.podman.script import do, group, line
+from tests.scripts import WAIT
 
 NONE = "--network none"
-LOOP = 'sh -c \'trap "echo got TERM; exit 9" TERM; trap "echo got USR1" USR1; echo ready; while :; do sleep 0.1; done\''
+LOOP = f'sh -c \'trap "echo got TERM; exit 9" TERM; trap "echo got USR1" USR1; echo ready; {WAIT}\''
 STATE = "inspect --format '{{.State.Status}}'"
 
 group(

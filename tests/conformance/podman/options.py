@@ -1,6 +1,7 @@
 """Options of `podman run`, as they are seen in the container."""
 
 from tests.conformance.podman.script import do, group, line
+from tests.scripts import WAIT
 
 NONE = "--network none"
 
@@ -73,9 +74,7 @@ group(
             f"run --rm {NONE} full sh -c 'grep -c \" /volume \" /proc/mounts'",
             out="^1$",
         ),
-        do(
-            f"run -d --name stops {NONE} full sh -c 'trap \"echo usr1; exit 4\" USR1; echo ready; while :; do sleep 0.1; done'"
-        ),
+        do(f"run -d --name stops {NONE} full sh -c 'trap \"echo usr1; exit 4\" USR1; echo ready; {WAIT}'"),
         do("logs stops", until=True, out="ready"),
         line("image/stopsignal", "stop sends its STOPSIGNAL", "stop --time 30 stops", out="stops"),
         line(
