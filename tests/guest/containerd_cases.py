@@ -148,6 +148,7 @@ class ContainerCases(Cases):
         assert '/tasks/oom {"container_id":"o1"}' in events.read_text()
         daemon.wait_until_clean([daemon.place("o1")])
 
+    @pytest.mark.long  # half a minute; test_kata_disk.py has such roots
     def test_a_root_on_a_disk(self, daemon: Containerd, folder: Path) -> None:
         disk = folder / "root.ext4"
         tool("mke2fs", "-q", "-t", "ext4", "-d", str(make_rootfs(folder / "rootfs")), str(disk), "16M")
@@ -201,6 +202,7 @@ class ContainerCases(Cases):
         assert done.stdout.split() == ["/dev/kmsg", "0"], done.stderr
         daemon.wait_until_clean([daemon.place("p1")])
 
+    @pytest.mark.long  # a minute; pods have networks in containerd_pod_cases.py
     def test_a_network_that_comes_after_the_machine(self, daemon: Containerd, folder: Path) -> None:
         """`ctr run --cni` fills the network namespace of the pid between create and start."""
         need("ip")
@@ -226,6 +228,7 @@ class ContainerCases(Cases):
         assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["lo"]
         daemon.wait_until_clean([daemon.place("n2")])
 
+    @pytest.mark.long  # half a minute; test_kata_face.py has podman top
     def test_the_processes_of_a_pid(self, daemon: Containerd) -> None:
         """What `nerdctl top` and whoever else joins the mount namespace of the pid find in /proc."""
         daemon.run("p1", "sleep", "3600", flags=["-d"])

@@ -116,6 +116,7 @@ def test_every_cpu_and_interrupt_is_where_it_should(guest: Guest) -> None:
     assert all(any("PCI-MSIX" in word for word in row) for row in rows)
 
 
+@pytest.mark.long  # a minute; test_pci.py and test_immediate.py plug disks
 def test_a_disk_comes_and_goes(guest: Guest, tmp_path: Path) -> None:
     image = tmp_path / "extra.img"
     image.write_bytes(b"hello".ljust(1 << 20, b"\0"))

@@ -24,7 +24,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in ("none", "always") else name for name in OPTIONS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in ("none", "always", "writeback") else name
+        for name in OPTIONS
+    ],
 )
 def test_files_are_as_they_should_be(boot: Boot, tmp_path: Path, name: str) -> None:
     shared = tmp_path / "shared"

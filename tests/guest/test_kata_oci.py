@@ -275,13 +275,13 @@ def test_clones_of_a_template_have_all_that_is_theirs(oci: Oci, templates: Templ
     assert len(set(random_ones)) == 6
 
 
-# Two loops at once, until both CPUs have had half a second of them
+# Two loops at once, until both CPUs have had a tenth of a second of them
 BUSY = """
 used() { awk '$1 == "cpu0" || $1 == "cpu1" { printf "%s ", $2 + $3 + $4 }' /proc/stat; }
 set -- $(used); first=$1 second=$2
 while :; do :; done & one=$!
 while :; do :; done & two=$!
-while set -- $(used); [ $1 -lt $((first + 50)) ] || [ $2 -lt $((second + 50)) ]; do sleep 0.1; done
+while set -- $(used); [ $1 -lt $((first + 10)) ] || [ $2 -lt $((second + 10)) ]; do sleep 0.1; done
 kill $one $two
 """
 

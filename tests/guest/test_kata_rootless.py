@@ -196,7 +196,11 @@ def test_a_container_in_the_background(user: User, network: str) -> None:
 IDS = "cat /proc/self/uid_map; id -u; id -g; touch /data/made; stat -c %u:%g /data/made; touch /made || stat -c %u /"
 
 
-@pytest.mark.parametrize("options, inside", [("", USER), (":uid=200,gid=210", 200)], ids=["", "another"])
+@pytest.mark.parametrize(
+    "options, inside",
+    [("", USER), pytest.param(":uid=200,gid=210", 200, marks=pytest.mark.long)],
+    ids=["", "another"],
+)
 def test_the_users_own_id(user: User, options: str, inside: int) -> None:
     """In the container it is the user's, or another one, and root of the container nobody in particular."""
     data = user.home / f"kept-{inside}"
@@ -230,6 +234,7 @@ def test_a_server_with_the_users_own_id(user: User, network: str) -> None:
     user.check("podman", "rm", "--force", "--time", "1", "kept")
 
 
+@pytest.mark.long  # half a minute; test_kata_userns.py has mappings, of the superuser
 def test_ids_that_podman_chooses(user: User) -> None:
     data = user.home / "chosen"
     user.check("mkdir", str(data))

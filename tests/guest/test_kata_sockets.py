@@ -143,6 +143,7 @@ def test_a_socket_of_the_second_container(podman: Podman, echo: Echo) -> None:
     podman.check("rm", "--force", "--time", "0", "first")
 
 
+@pytest.mark.long  # many starts of a container, each of which fails
 def test_sockets_that_cannot_be(podman: Podman) -> None:
     path = podman.folder / "log.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -208,6 +209,7 @@ def test_localhost_of_the_pod(podman: Podman) -> None:
         pod.close()
 
 
+@pytest.mark.long  # half a minute; the test above has the localhost of a pod
 def test_localhost_is_not_the_guests_to_use(podman: Podman) -> None:
     """Its frames to a loopback address leave by the pod's interface, and the namespace's stack does not see them."""
     script = "exchange serve:8000 & exchange serve:8001 & wait"

@@ -45,6 +45,7 @@ def test_a_mapping(podman: Podman) -> None:
     assert (owned.stat().st_uid, owned.stat().st_mode & 0o777) == (100000, 0o700)
 
 
+@pytest.mark.long  # the mapping of the test above, with other numbers
 def test_a_mapping_that_podman_chooses(podman: Podman) -> None:
     """`--userns auto` has its ids of /etc/subuid, here another file."""
     ids = podman.folder / "subid"
@@ -115,6 +116,7 @@ def test_everything_that_is_the_guests(podman: Podman) -> None:
     assert "'/dev/kvm': the guest has no such device" in refused.stderr
 
 
+@pytest.mark.long  # half a minute; an overlay as a volume is in test_kata_spec.py
 def test_overlays(podman: Podman) -> None:
     data = volume(podman, "below")
     (data / "file").write_text("below\n")
@@ -127,6 +129,7 @@ def test_overlays(podman: Podman) -> None:
     assert image == "/image/bin/busybox\n"
 
 
+@pytest.mark.long  # half a minute; pods share namespaces in test_kata_face.py
 def test_namespaces_of_others(podman: Podman) -> None:
     """A container that shares namespaces with another one is in its machine."""
     podman.check("run", "--detach", "--name", "other", "--network", "none", "box", "sleep", "100000")

@@ -192,6 +192,7 @@ def churn(podman: Podman, count: int, seed: int) -> None:
     compare(ours, theirs)
 
 
+@pytest.mark.long  # a minute for each root; tests/guest/test_integrity.py has shares
 def test_random_operations(podman: Podman) -> None:
     seed = int(os.environ.get("PYVMM_TEST_SEED", "0")) or secrets.randbelow(1 << 31) + 1
     churn(podman, 500, seed)

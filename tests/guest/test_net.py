@@ -90,21 +90,21 @@ def receive(listener: socket.socket, found: list[bytes]) -> None:
         found.append(digest.hexdigest().encode())
 
 
-def to_host(guest: Guest) -> None:
+def to_host(guest: Guest, amount: int = AMOUNT) -> None:
     """The guest sends a file, whose hash is compared."""
     found: list[bytes] = []
     with socket.create_server(("10.0.7.1", 5000)) as listener:
         listener.settimeout(TIMEOUT)
         receiver = threading.Thread(target=receive, args=(listener, found))
         receiver.start()
-        guest.check(f"head -c {AMOUNT} /dev/urandom >/dev/shm/data && nc 10.0.7.1 5000 </dev/shm/data", TIMEOUT)
+        guest.check(f"head -c {amount} /dev/urandom >/dev/shm/data && nc 10.0.7.1 5000 </dev/shm/data", TIMEOUT)
         receiver.join(TIMEOUT)
     assert found == [guest.check("sha256sum </dev/shm/data").split()[0].encode()]
 
 
-def to_guest(guest: Guest, number: int) -> None:
+def to_guest(guest: Guest, number: int, amount: int = AMOUNT) -> None:
     """The host sends bytes, whose hash is compared."""
-    data = bytes(hashlib.shake_256(b"pyvmm").digest(1 << 20)) * (AMOUNT >> 20)
+    data = bytes(hashlib.shake_256(b"pyvmm").digest(1 << 20)) * (amount >> 20)
     guest.check(
         "nc -l -p 5001 </dev/null >/dev/shm/got 2>/dev/null & while ! netstat -lnt | grep -q :5001; do sleep 0.05; done"
     )
@@ -310,8 +310,8 @@ def test_several_queues(boot: Boot) -> None:
             "1400",
             "02:00:00:00:00:77",
         ]
-        to_host(guest)
-        to_guest(guest, 2)
+        to_host(guest, AMOUNT // 4)
+        to_guest(guest, 2, AMOUNT // 4)
 
 
 def test_the_carrier_follows_the_cable(boot: Boot, network: None) -> None:

@@ -109,6 +109,7 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
 
 
+@pytest.mark.long  # a minute; test_copies_of_a_machine_continue_alone has copies
 def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path) -> None:
     """The machines are copied in memory: a copy needs nothing of its source."""
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
@@ -154,7 +155,7 @@ def test_a_sandbox_without_room_for_a_copy_in_memory_is_copied_by_a_file(oci: Oc
         assert "oom_kill 0" in (group / "memory.events").read_text()
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["booted", "copied"])
+@pytest.mark.parametrize("copied", [pytest.param(False, marks=pytest.mark.long), True], ids=["booted", "copied"])
 def test_memory_that_a_program_has_freed_returns_to_the_host(oci: Oci, tmp_path: Path, copied: bool) -> None:
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(tmp_path / "state")}
     with contextlib.ExitStack() as stack:

@@ -32,7 +32,6 @@ def bind(box: Box, what: str, place: str, **more: Any) -> dict[str, Any]:
     case(
         "cri/mounts/termination-log", "a file at /dev/termination-log is written", equal("termination", "last words\n")
     ),
-    third=True,
 )
 def mounts(box: Box) -> Observation:
     (box.folder / "empty" / "sub").mkdir(parents=True)
