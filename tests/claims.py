@@ -18,16 +18,6 @@ RACES = HOSTILE | frozenset(
 to lose. They take an hour there. Those with many containers would take too long."""
 
 
-EARLY = frozenset(("test_debian.py", "test_fs_suites.py", "test_integrity.py", "test_snapshot_cycles.py"))
-"""Files with few tests, each of which takes minutes. At the end of a run one lab would work on them while the others
-have nothing left."""
-
-
-def file_is_early(file: str) -> bool:
-    """Is it to start early?"""
-    return Path(file).name in EARLY
-
-
 def file_is_of_host(file: str) -> bool:
     """Does it look for leftovers on the whole host, or use its network?"""
     return Path(file).name.startswith(("test_kata_", "test_net."))

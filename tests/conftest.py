@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests import order
 from tests.driver import Guest
 from tools.where import why_unusable
 
@@ -21,7 +22,12 @@ FORMATS = ("split", "packed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip long tests unless they are asked for, and guest tests, with the way to run them, where no guest can run."""
+    """Skip long tests unless they are asked for, and guest tests, with the way to run them, where no guest can run.
+
+    Workers of pytest-xdist, which deals tests out in their order, start with the files that take longest.
+    """
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: order.rank(item.nodeid))
     for item in items if "long" not in config.option.markexpr else ():
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="long: `make test-long`"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pytest
 
-from tests.claims import Claims, file_is_early, file_is_hostile, file_is_of_host
+from tests.claims import Claims, file_is_of_host
 from tests.filesystems import sparse_copy
 from tests.guest.clones import Clone, MakeClone
 from tests.guest.vmfixture import Guest, boot_guest
@@ -62,9 +62,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """How tests are dealt out to workers (``-n 2``): by file, since a file's tests share what is slow to make.
 
     Tests that look for leftovers of containers, or use the host's network, share one worker of a host, which they get
-    first: together they take longest. Files with a few long tests come next.  Where several labs share the tests
-    (PYVMM_TEST_CLAIMS, tools/run_tests.py) each has one worker, which takes the next file that no other lab has taken;
-    the hostile one takes those that are for it alone (tests/claims.py).
+    first: together they take longest. Where several labs share the tests (PYVMM_TEST_CLAIMS, tools/run_tests.py) each
+    has one worker, which takes the next file that no other lab has taken; the hostile one takes those that are for it
+    alone (tests/claims.py).
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -76,11 +76,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "host" if claims is None and file_is_of_host(file) else file
 
         def _assign_work_unit(self, node: Any) -> None:
-            firsts = [file_is_hostile] if claims is not None and claims.hostile else [file_is_early, file_is_of_host]
-            for is_first in firsts:
-                first = [scope for scope in self.workqueue if scope == "host" or is_first(scope)]
-                for scope in reversed(first):
-                    self.workqueue.move_to_end(scope, last=False)
+            if "host" in self.workqueue:
+                self.workqueue.move_to_end("host", last=False)
             while self.workqueue and claims is not None and not claims.take(next(iter(self.workqueue))):
                 self.workqueue.popitem(last=False)
             if self.workqueue:
