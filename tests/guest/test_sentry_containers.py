@@ -72,7 +72,8 @@ def test_copies_go_on_beside_their_original(oci: SentryOci) -> None:
     seen = [len(numbers(log)) for log in logs]
     eventually(lambda: all(len(numbers(log)) > so_far for log, so_far in zip(logs, seen, strict=True)), "a copy stands")
     for log in logs:
-        assert numbers(log) == list(range(1, len(numbers(log)) + 1)), "the open file is the copy's own"
+        found = numbers(log)
+        assert found == list(range(1, len(found) + 1)), "the open file is the copy's own"
     for name in ("f2", "f1", "c1"):
         oci.check("delete", "--force", name)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
