@@ -130,7 +130,7 @@ def figures_of(text: str) -> dict[str, float]:
 
 def boot(kernel: str, root: Path, cmdline: str, *words: str) -> dict[str, Any]:
     """Run it as the first program of a machine whose root is a shared directory."""
-    share = f"{root},cache=always,locks=guest,tag=root"
+    share = f"{root},cache=always,locks=guest,tag=rootfs"
     options = ("--share", share, "--memory", MEMORY)
     text, _, stats = machine(kernel, None, *words, cmdline=cmdline, options=options)
     return {**figures_of(text), "stats": stats}
@@ -146,7 +146,7 @@ def measure_here(folder: Path, archive: str) -> dict[str, Any]:
 
     root = folder / "root"
     unpack(Path(archive), root)
-    linux = "root=root rootfstype=virtiofs rw init=/programs"
+    linux = "root=rootfs rootfstype=virtiofs rw init=/programs"
     figures: dict[str, Any] = {
         "kvm": boot(str(program.kernel()), root, "", "/programs", str(TURNS)),
         "linux": boot(guest.kernel(), root, linux, str(TURNS)),
