@@ -12,10 +12,10 @@ enum {
 #define TCSETSF2 0x402c542du
 enum { SPEED_SHIFT = 16, OLD_CHARACTERS = 8, B38400 = 15 };
 
-/* As TCGETA has them. */
+/* As TCGETA has them. The last byte has a name, or no compiler would have to clear it for a program. */
 struct old_modes {
 	u16 input, output, control, local;
-	u8 discipline, characters[OLD_CHARACTERS];
+	u8 discipline, characters[OLD_CHARACTERS], unused;
 };
 
 const struct modes usual_modes = {
@@ -102,7 +102,7 @@ static s64 get_old(const struct tty *tty, u64 to)
 {
 	const struct modes *m = &tty->modes;
 	struct old_modes old = {
-		(u16)m->input, (u16)m->output, (u16)m->control, (u16)m->local, m->discipline, { 0 },
+		(u16)m->input, (u16)m->output, (u16)m->control, (u16)m->local, m->discipline, { 0 }, 0,
 	};
 
 	bytes_copy(old.characters, m->characters, OLD_CHARACTERS);
