@@ -1,7 +1,7 @@
 # Thin over tools/: every target is one command that can be run by hand.
 # `make test ARGS="-k serial"` hands arguments to what the target runs.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry fuzz fuzz-sentry prove guest-kernel kata-image wheels deb deps clean
+.PHONY: help demo test test-native test-long test-long-guest test-guest test-kernels test-drgn check docs lab bench report conformance conformance-sentry coverage-sentry fuzz fuzz-sentry prove guest-kernel kata-image wheels deb deps clean
 MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 ARGS ?=
@@ -88,6 +88,10 @@ fuzz: ## the fuzzers; ARGS="--hours 8": for so long; ARGS=--coverage: which line
 fuzz-sentry: ## random programs of system calls, on Linux and on the Sentry; ARGS="--seconds 600": for so long; ARGS="--calls 3600": attack it
 	@python3 tools/deps.py check
 	@PYTHONPATH=examples/sentry $(PYTHON) -m tests.sentry.fuzz $(ARGS)
+
+coverage-sentry: ## which lines of the Sentry's core its tests and its fuzzer run; ARGS="--seconds 600" fuzzes for so long
+	@python3 tools/deps.py check fuzz
+	@PYTHONPATH=examples/sentry $(PYTHON) -m tests.sentry.coverage $(ARGS)
 
 guest-kernel: ## build the guest kernel and the root disk; print their paths
 	@python3 tools/deps.py kernel

@@ -97,6 +97,7 @@ NEEDS = (
     Need("long", "/usr/lib/postgresql/*/bin/pgbench", "postgresql", "runs on the Sentry in long tests"),
     Need("check fuzz", "clang", "clang", "second compiler, fuzzer, sanitizers"),
     Need("fuzz", "/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*", "libclang-rt-dev", "clang's fuzzer runtime"),
+    Need("fuzz", "llvm-cov", "llvm", "counts the lines of the Sentry that tests run"),
     Need("check guest bench", "passt", "passt", "networks of guests that need no rights (--net user)"),
     Need("check guest bench", "ip", "iproute2", "makes the networks of tests"),
     Need(

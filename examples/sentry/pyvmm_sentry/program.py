@@ -22,9 +22,12 @@ LWIP = "net/lwip"
 """In the core: what lwIP needs of its system."""
 BUILD = HERE.parents[1] / "build" / "sentry"
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
-CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-ftrivial-auto-var-init=zero")
+ZEROED = "-ftrivial-auto-var-init=zero"
+CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", ZEROED)
 HARDENED = ("-static", "-fstack-protector-strong")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+COVERED = ("-fcoverage-mapping", "-mllvm", "-runtime-counter-relocation", "-fprofile-update=atomic")
+"""Of clang: counters in a file, which is mapped before the program gives up the right to open files."""
 KERNEL_FLAGS = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-pie", "-fcf-protection=none"),
     *("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"),
@@ -192,15 +195,21 @@ def _core_sources(core: Path = CORE) -> list[Path]:
     return found
 
 
-def hosted(name: str, sources: Sequence[Path], *, sanitized: bool = False, core: Path = CORE) -> Path:
+def hosted(
+    name: str, sources: Sequence[Path], *, sanitized: bool = False, profile: str = "", core: Path = CORE
+) -> Path:
     """Compile the core with a platform that is a process of the host; returns the program's path.
 
     :param sanitized: with the address and undefined behaviour sanitizers
+    :param profile: where the program counts which lines run (a pattern of clang's, which must be the compiler: CC)
     :param core: another folder of the core's sources
     :raises BuildError: it cannot be compiled
     """
-    options = [*FLAGS, *(SANITIZED if sanitized else HARDENED)]
-    objects = _core_objects([*options, *CORE_FLAGS], core)
+    options, freestanding = [*FLAGS, *(SANITIZED if sanitized else HARDENED)], list(CORE_FLAGS)
+    if profile:
+        options += [f"-fprofile-instr-generate={profile}", *COVERED]
+        freestanding.remove(ZEROED)  # clang before 16 refuses it
+    objects = _core_objects([*options, *freestanding], core)
     objects += _objects(sources, [*options, f"-I{HOST}"], core)
     return _made(name, [], [*options, "-o", "OUT", *objects])
 
