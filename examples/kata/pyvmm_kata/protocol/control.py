@@ -7,6 +7,7 @@ JSON with descriptors, and answers, which are lines of JSON. (ttrpc cannot pass 
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import signal
@@ -164,7 +165,8 @@ class Channel:
 
 
 def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Channel, int], None]) -> None:
-    """Run *body* in a child, in a session of its own; its result is the child's exit status.
+    """Run *body* in a child, in a session of its own; its result is the child's exit status. The child has the garbage
+    collector off: one that goes on for long enables it.
 
     :param peer: the child's name in errors
     :param body: receives the child's end of a connection
@@ -175,6 +177,9 @@ def fork(peer: str, body: Callable[[socket.socket], int], agree: Callable[[Chann
     pid = os.fork()
     if pid == 0:
         status = 255
+        # A collection would write to each object of the caller's, and so copy each page with one
+        gc.disable()
+        gc.freeze()
         try:
             ours.close()
             os.setsid()
