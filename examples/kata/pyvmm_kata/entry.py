@@ -15,6 +15,7 @@ MACHINE = (
     "json",
     "pyvmm_kata.host.syn_proxy",
     "pyvmm_kata.bundle.root_disks",
+    "pyvmm_kata.pod.agent_messages",
     "pyvmm_kata.pod.loopback",
     "pyvmm_kata.pod.virtual_machine",
     "vmm.boot.acpi",
@@ -45,6 +46,7 @@ MACHINE = (
     "vmm.virtio.net.tap",
     "vmm.virtio.pmem.device",
     "vmm.virtio.rng.device",
+    "vmm.virtio.vsock.client",
     "vmm.virtio.vsock.device",
 )
 """Modules that every process imports that makes a machine, and so keeps in memory."""
@@ -67,7 +69,6 @@ SENTRY = (
     "pyvmm_sentry.program",
     "vmm.board.device_server",
     "vmm.cli.kvm_cache",
-    "vmm.virtio.vsock.client",
 )
 """The same with ``--isolation sentry``, which ``pyvmm-warm`` gives an image of its own."""
 SHIM = (*MACHINE, "pyvmm_kata.shim.main", "pyvmm_kata.shim.server")
