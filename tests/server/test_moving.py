@@ -14,11 +14,13 @@ import pytest
 from pyvmm_server import store
 from pyvmm_server.cluster import Cluster
 from pyvmm_server.engine import Address, Node
-from pyvmm_server.errors import ClientError
+from pyvmm_server.errors import ClientError, Unreachable
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 
 MIB = 1024
+ROUND_S = 1.5
+REPORTED_S = 15.0
 
 
 class Killed(BaseException):
@@ -30,12 +32,20 @@ class World:
 
     :ivar running: the sandboxes of each node, each with its count of commands
     :ivar saved: likewise, on its disk
+    :ivar dead: nodes that do not answer
     """
 
     def __init__(self) -> None:
         self.running: dict[str, dict[str, int]] = {"a": {}, "b": {}}
         self.saved: dict[str, dict[str, int]] = {"a": {}, "b": {}}
         self.frozen: set[str] = set()
+        self.dead: set[str] = set()
+        self.now = 0.0
+
+    def start_again(self, node: str, name: str) -> None:
+        """A dead node has another name, and its disk."""
+        del self.running[node]
+        self.running[name], self.saved[name] = {}, self.saved.pop(node)
 
 
 class Nodes(Cluster):
@@ -47,7 +57,7 @@ class Nodes(Cluster):
     suspends = True
 
     def __init__(self, world: World) -> None:
-        super().__init__()
+        super().__init__(lambda: world.now)
         self.world = world
         self.calls: float | None = None
 
@@ -58,7 +68,7 @@ class Nodes(Cluster):
         return [Node(name, 2 * MIB) for name in self.world.running]
 
     async def probe(self, node: str) -> tuple[bool, bool]:
-        return True, True
+        return node not in self.world.dead, node not in self.world.dead
 
     def address(self, node: str) -> Address:
         return Address(node, 0, "")
@@ -68,6 +78,8 @@ class Nodes(Cluster):
             self.calls -= 0.5
             if self.calls < 0:
                 raise Killed
+        if node in self.world.dead or node not in self.world.running:
+            raise Unreachable("it is dead")
         value = self._done(node, name, *args)
         if self.calls is not None:
             self.calls -= 0.5
@@ -184,6 +196,104 @@ def test_one_that_moves_between_two_nodes(tmp_path: Path) -> None:
         sandboxes.store.change(first.id, saved="")
         assert not await live.handle.is_running()
         assert list(itertools.chain(*world.saved.values())) == []
+        sandboxes.store.close()
+
+    asyncio.run(work())
+
+
+async def _rounds(engine: Nodes, seconds: float) -> None:
+    """The rounds of these seconds."""
+    for _ in range(int(seconds / ROUND_S)):
+        engine.world.now += ROUND_S
+        await engine.round()
+        await engine.settled()
+
+
+def _is_reported_lost(sandboxes: Sandboxes, sandbox_id: str, node: str) -> bool:
+    with pytest.raises(ClientError, match=f"is lost with its node {node}") as error:
+        sandboxes.get("me", sandbox_id)
+    return error.value.status == 404 and [each.id for each in sandboxes.store.in_states(store.LOST)] == [sandbox_id]
+
+
+def test_one_whose_only_node_is_lost_is_reported(tmp_path: Path) -> None:
+    """The next server reports it as well.  It is paused again when the node is started again, with its disk."""
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        await engine.round()
+        box, other = [(await sandboxes.create("me", "base", 60)).id for _ in range(2)]
+        assert await use(sandboxes, engine, box) == 0
+        node = sandboxes.get("me", box).node
+        for each in (box, other):
+            await sandboxes.pause(sandboxes.get("me", each))
+        world.dead.add(node)
+        await _rounds(engine, 6)
+        assert sandboxes.get("me", box).state == store.PAUSED
+        await _rounds(engine, REPORTED_S - 6)
+        assert _is_reported_lost(sandboxes, box, node)
+        assert sandboxes.get("me", other).state == store.PAUSED
+        sandboxes.store.close()
+
+        sandboxes, engine = server(world, tmp_path)
+        assert _is_reported_lost(sandboxes, box, node)
+        world.start_again(node, "again")
+        await _rounds(engine, 3)
+        assert await use(sandboxes, engine, box) == 1
+        assert [*world.saved["again"]] == [] and sandboxes.store.in_states(store.LOST) == []
+        sandboxes.store.close()
+
+    asyncio.run(work())
+
+
+def test_one_whose_node_is_lost_before_the_server_starts_is_reported(tmp_path: Path) -> None:
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        await engine.round()
+        box = (await sandboxes.create("me", "base", 60)).id
+        node = sandboxes.get("me", box).node
+        await sandboxes.pause(sandboxes.get("me", box))
+        sandboxes.store.close()
+        world.dead.add(node)
+        sandboxes, engine = server(world, tmp_path)
+        await _rounds(engine, REPORTED_S)
+        assert _is_reported_lost(sandboxes, box, node)
+        assert sandboxes.dismiss("me", box)
+        world.start_again(node, "again")
+        world.dead.clear()
+        await _rounds(engine, 3)
+        assert [*world.saved.values()] == [{}, {}]
+        sandboxes.store.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_one_that_is_resumed_on_a_node_that_is_lost_stays_paused(tmp_path: Path, has_copy: bool) -> None:
+    """Its client was not told that it runs.  It is lost when nobody has what was saved any more."""
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        await engine.round()
+        box = (await sandboxes.create("me", "base", 60)).id
+        origin = sandboxes.get("me", box).node
+        await sandboxes.pause(sandboxes.get("me", box))
+        (other,) = world.running.keys() - {origin}
+        if has_copy:
+            world.saved[other] = dict(world.saved[origin])
+        world.running[origin][box] = 0  # the server was killed after this node had started it
+        sandboxes.store.change(box, node=origin)
+        world.dead.add(origin)
+        await _rounds(engine, REPORTED_S + 3)
+        if has_copy:
+            assert sandboxes.get("me", box).state == store.PAUSED
+            assert await use(sandboxes, engine, box) == 0
+            assert sandboxes.get("me", box).node == other
+        else:
+            assert [each.id for each in sandboxes.store.in_states(store.LOST)] == [box]
         sandboxes.store.close()
 
     asyncio.run(work())

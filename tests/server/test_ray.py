@@ -317,6 +317,31 @@ def test_a_node_that_is_killed(cluster: tuple[Server, Cluster]) -> None:
     assert _lost(server) == set()
 
 
+def test_a_paused_sandbox_is_lost_with_the_only_node_that_has_it(cluster: tuple[Server, Cluster]) -> None:
+    server, nodes = cluster
+    server.stop()
+    server.start("--engine", "ray", "--suspend-paused")
+    boxes = [Sandbox.create(envs={"NUMBER": str(number)}, **server.client()) for number in range(6)]
+    placed = _nodes(server)
+    for box in boxes:
+        box.pause()
+    assert server.machines == set()
+    victim = placed[boxes[0].sandbox_id]
+    gone = {each for each, node in placed.items() if node == victim}
+    os.kill(nodes.keepers[victim], signal.SIGKILL)
+    killed = time.monotonic()
+    eventually(lambda: _lost(server) == gone, "the paused sandboxes of the node are not reported lost")
+    print(f"paused ones reported lost after {time.monotonic() - killed:.1f} s")
+    assert "lost with its node" in server.http("GET", f"/sandboxes/{boxes[0].sandbox_id}").json()["message"]
+    with pytest.raises(NotFoundException):
+        boxes[0].connect()
+    for number, box in enumerate(boxes):
+        if box.sandbox_id not in gone:
+            assert box.connect().commands.run("echo $NUMBER").stdout == f"{number}\n"
+        assert box.kill()
+    assert _lost(server) == set()
+
+
 def test_a_server_and_an_actor_that_are_killed(cluster: tuple[Server, Cluster]) -> None:
     server, _ = cluster
     boxes = [Sandbox.create(metadata={"a": "b"}, **server.client()) for _ in range(4)]

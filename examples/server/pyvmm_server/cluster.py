@@ -246,7 +246,7 @@ class Cluster:
         """Look at all nodes, report what is lost, and end what no record has."""
         await self.refresh()
         places = self.sandboxes.store.places
-        self.membership.expect(places.nodes())
+        self.membership.expect(places.nodes() | places.holders() - {""})
         members = {each.id: each for each in self.members()}
         found = await asyncio.gather(*(self.probe(node) for node in members))
         alive = [node for node, (is_alive, _) in zip(members, found, strict=True) if is_alive]
@@ -259,9 +259,12 @@ class Cluster:
                 metrics.FAILURES.labels("lost").inc()
                 log.warning("sandbox is lost with its node", extra={"sandbox": each, "node": node})
                 self.sandboxes.forget(each)
+        if moving.missing(self, self.sandboxes):
+            self._spawn("", self._look)
         # Not in the round: a node that hangs must not delay the news of others.
         for node in changes.fence:
             self._spawn(node, self._fence)
+        self._swept &= self.membership.ready.keys()
         for node in self.membership.ready:
             self._spawn(node, self._end_others if node in self._swept else self._sweep)
 
@@ -285,13 +288,17 @@ class Cluster:
         if ids is not None and not any(error for _, error in results):
             self.membership.readmit(node)
 
+    async def _look(self, _: str) -> None:
+        await moving.look(self, self.sandboxes)
+
     async def _sweep(self, node: str) -> None:
-        """Remove saved sandboxes that were removed while the node did not answer, once for each of its starts."""
+        """Remove saved sandboxes that were removed while the node did not answer, each time that it answers again."""
         store = self.sandboxes.store
         with contextlib.suppress(ClientError):
             found = set(await self.call(node, "saved"))
             known = store.snapshot_ids() | {each.id for each in store.builds.named()} | self.sandboxes.saving
             known |= store.saved()
+            moving.find_again(self.sandboxes, node, found)
             for each in found - known:
                 await self.call(node, "discard", self.sandboxes.templates.folder(each))
             self._swept.add(node)

@@ -55,7 +55,7 @@ def _record(sandboxes: Sandboxes, sandbox_id: str, request: Request) -> Record:
     """
     record = sandboxes.store.get(sandbox_id)
     if record is not None and record.state == store.LOST:
-        raise lost(sandbox_id, record.node, 502)
+        raise lost(sandbox_id, record.node or record.holder, 502)
     if record is None or record.state not in (store.RUNNING, store.PAUSED):
         raise gone(sandbox_id)
     if request.url.path == "/health":

@@ -19,6 +19,8 @@ Key = tuple[float, str]
 """The start and the id, by which lists are ordered."""
 HOLD = frozenset(("creating", "running", "paused", "ending"))
 """States of sandboxes that have memory of their node."""
+ON_DISK = frozenset(("running", "paused"))
+"""States of sandboxes that can be saved and in no node's memory; one that runs is being paused."""
 _FEW_ENDS = 64
 """Ends that have been moved, which may stay in the heap of ends with those that hold."""
 
@@ -38,6 +40,7 @@ class Index:
         self._of_owner: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self._on_node: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self._memory: defaultdict[str, int] = defaultdict(int)
+        self._held_by: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self._of_request: dict[tuple[str, str], str] = {}
         self._sorted: dict[str, list[Record]] = {}
         """The records of an owner in their order; none since they have changed."""
@@ -58,6 +61,8 @@ class Index:
         if record.node and record.state in HOLD:
             self._on_node[record.node][record.id] = record
             self._memory[record.node] += record.memory
+        if record.is_on_disk and record.state in ON_DISK:
+            self._held_by[record.holder][record.id] = record
         if record.ends is not None and record.state == "running":
             self._note_end(record.ends, record.id)
 
@@ -84,6 +89,8 @@ class Index:
             self._memory[record.node] -= record.memory
             if record.node not in self._on_node:
                 del self._memory[record.node]
+        if record.is_on_disk and record.state in ON_DISK:
+            _remove(self._held_by, record.holder, sandbox_id)
 
     def get(self, sandbox_id: str) -> Record | None:
         return self._all.get(sandbox_id)
@@ -154,6 +161,14 @@ class Index:
     def used(self, node: str) -> int:
         """The MiB of the sandboxes of a node."""
         return self._memory.get(node, 0)
+
+    def holders(self) -> set[str]:
+        """Those that have saved sandboxes which are in no node's memory."""
+        return set(self._held_by)
+
+    def held(self, holder: str) -> list[Record]:
+        """The sandboxes that a node has saved, and that are in no node's memory."""
+        return list(self._held_by.get(holder, {}).values())
 
 
 def _remove(groups: defaultdict[str, dict[str, Record]], name: str, sandbox_id: str) -> None:

@@ -1,17 +1,21 @@
 """Paused sandboxes of a cluster whose memory is on disk (``--suspend-paused``).  They continue on any node.
 
 A sandbox is saved before it ends, and the record names what was saved; each pause has another name, so that no older
-state is ever continued.  While the record names no node, the sandbox is on disk alone.
+state is ever continued.  While the record names no node, the sandbox is on disk alone, at its holder.
+
+When the holder is lost, and no other node has what was saved, the sandbox is lost.  It is paused again if a node brings
+that back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pyvmm_server import store
+from pyvmm_server import metrics, store
 from pyvmm_server.choices import NOTHING
 from pyvmm_server.errors import ClientError, Unreachable, gone
 from pyvmm_server.templates import Source
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pyvmm_server")
 _SAVE_S = 300.0
+_LOOK_S = 2.0
 
 
 async def suspend(cluster: Cluster, sandboxes: Sandboxes, sandbox_id: str, node: str) -> bool:
@@ -40,7 +45,7 @@ async def suspend(cluster: Cluster, sandboxes: Sandboxes, sandbox_id: str, node:
         log.warning("paused in memory: %s", error, extra={"sandbox": sandbox_id})
         sandboxes.store.change(sandbox_id, saved="")
         return False
-    sandboxes.store.change(sandbox_id, node="")
+    sandboxes.store.change(sandbox_id, node="", holder=node)
     return True
 
 
@@ -52,6 +57,7 @@ async def revive(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None
     folder = sandboxes.templates.folder(record.saved)
     holder = await cluster.holder(folder)
     if holder is None:
+        sandboxes.store.change(record.id, holder="")  # the next rounds look for one
         raise ClientError(503, f"no node that answers has the saved memory of sandbox {record.id}")
     try:
         node = cluster.place(record.memory, holder)
@@ -66,6 +72,9 @@ async def revive(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None
         sandboxes.store.change(record.id, node="")
         raise
     await cluster.discard("", folder)
+    now = sandboxes.store.get(record.id)
+    if now is not None and now.node != node:
+        raise Unreachable("it was lost while it resumed the sandbox")
 
 
 async def settle(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None:
@@ -91,3 +100,42 @@ async def settle(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None
         change(record.id, node="")
     if record.state == store.RUNNING:
         await revive(cluster, sandboxes, replace(record, node=""))
+
+
+def missing(cluster: Cluster, sandboxes: Sandboxes) -> list[Record]:
+    """Sandboxes on disk whose holder is lost or unknown, when it is known who else may have them."""
+    places, membership = sandboxes.store.places, cluster.membership
+    found = [each for each in places.holders() if membership.is_lost(each) or (not each and membership.is_settled)]
+    return [record for holder in found for record in places.held(holder)]
+
+
+async def look(cluster: Cluster, sandboxes: Sandboxes) -> None:
+    """Find another holder of sandboxes that miss theirs, or report them lost."""
+    nodes = list(cluster.membership.ready)
+    answers = await asyncio.gather(
+        *(cluster.call(node, "saved", limit=_LOOK_S) for node in nodes), return_exceptions=True
+    )
+    saved = {name: node for node, names in zip(nodes, answers, strict=True) for name in _names(names)}
+    for record in missing(cluster, sandboxes):
+        if record.saved in saved:
+            sandboxes.store.change(record.id, holder=saved[record.saved])
+            continue
+        metrics.FAILURES.labels("lost").inc()
+        log.warning("paused sandbox is lost with its node", extra={"sandbox": record.id, "node": record.holder})
+        sandboxes.store.change(record.id, state=store.LOST, ends=None)
+        sandboxes.forget(record.id)
+
+
+def _names(answer: list[str] | BaseException) -> list[str]:
+    """What a node has saved; nothing, if it does not answer: it is looked at again when it does."""
+    if not isinstance(answer, ClientError | list):
+        raise answer
+    return answer if isinstance(answer, list) else []
+
+
+def find_again(sandboxes: Sandboxes, node: str, saved: set[str]) -> None:
+    """A node answers, for the first time or again: lost sandboxes that it has saved are paused."""
+    for record in sandboxes.store.in_states(store.LOST):
+        if record.is_on_disk and record.saved in saved:
+            log.warning("lost sandbox is found again", extra={"sandbox": record.id, "node": node})
+            sandboxes.store.change(record.id, state=store.PAUSED, holder=node)

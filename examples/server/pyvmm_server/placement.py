@@ -77,6 +77,11 @@ class Membership:
         """All that may answer, lost ones as well."""
         return list(self._seen)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether each node is lost or ready: nobody who is silent may still have something."""
+        return bool(self.ready) and all(seen.is_lost or node in self.ready for node, seen in self._seen.items())
+
     def is_lost(self, node: str) -> bool:
         return node in self._seen and self._seen[node].is_lost
 

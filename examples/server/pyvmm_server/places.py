@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm_server.index import Index
+    from pyvmm_server.store import Record
 
 INDEX = "CREATE INDEX IF NOT EXISTS by_node ON sandboxes (node, state) WHERE node <> '';"
 
@@ -31,8 +32,16 @@ class Places:
         return self._index.used(node)
 
     def nodes(self) -> set[str]:
-        """Those that have sandboxes."""
+        """Those that have sandboxes in memory."""
         return self._index.nodes()
+
+    def holders(self) -> set[str]:
+        """Those that have sandboxes on disk alone; an empty name: who has some is unknown."""
+        return self._index.holders()
+
+    def held(self, holder: str) -> list[Record]:
+        """The sandboxes that a node has on disk, and that no node has in memory."""
+        return self._index.held(holder)
 
     def on(self, node: str) -> set[str]:
         """Ids of the sandboxes that a node may have."""
@@ -41,10 +50,15 @@ class Places:
     def lose(self, node: str) -> list[str]:
         """Mark the sandboxes of a node as lost, all or none; their ids.
 
-        Those that were being ended are gone, as their clients wanted.
+        Those that were being ended are gone, as their clients wanted; those that were being resumed are on disk.
         """
+        resumed = [each for each in self._index.on(node) if each.state == "paused" and each.saved]
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute(
+                "UPDATE sandboxes SET node = '', holder = '' WHERE node = ? AND state = 'paused' AND saved <> ''",
+                [node],
+            )
             found = self._db.execute(
                 "UPDATE sandboxes SET state = 'lost', ends = NULL WHERE node = ? AND node <> ''"
                 " AND state IN ('creating', 'running', 'paused') RETURNING id",
@@ -55,6 +69,8 @@ class Places:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        for record in resumed:
+            self._index.put(replace(record, node="", holder=""))
         lost = [row[0] for row in found]
         for record in self._index.on(node):
             if record.state == "ending":

@@ -108,7 +108,7 @@ class Sandboxes:
         """
         record = self.store.get(sandbox_id)
         if record is not None and record.owner == owner and record.state == store.LOST:
-            raise lost(record.id, record.node)
+            raise lost(record.id, record.node or record.holder)
         if record is None or record.owner != owner or record.state not in (store.RUNNING, store.PAUSED):
             raise ClientError(404, f"Sandbox {sandbox_id[:80]!r} does not exist")
         return record

@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
     context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
-    phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]', saved TEXT DEFAULT ''
+    phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]', saved TEXT DEFAULT '',
+    holder TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
@@ -63,6 +64,7 @@ class Record:
     :ivar node: where it is; empty: on the server's own
     :ivar volumes: that it has: the id, the name and the path of each
     :ivar saved: the name of its memory on a node's disk, see :mod:`pyvmm_server.moving`; empty: it has none
+    :ivar holder: the node that has saved it; empty: unknown
     """
 
     id: str
@@ -88,6 +90,12 @@ class Record:
     node: str = ""
     volumes: list[dict[str, str]] = field(default_factory=list)
     saved: str = ""
+    holder: str = ""
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether it is in no node's memory, but saved."""
+        return bool(self.saved) and not self.node
 
     @property
     def name(self) -> str:
@@ -161,9 +169,9 @@ class Store:
 
     def _add_columns(self) -> None:
         """Those that the tables of older servers lack."""
-        newer = {"user": "''", "workdir": "''"}
+        newer, nodes = {"user": "''", "workdir": "''"}, {"node": "''", "saved": "''"}
         for table, columns in (
-            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "node": "''", "volumes": "'[]'", "saved": "''"}),
+            ("sandboxes", {**newer, "parent": "''", "phases": "'[]'", "volumes": "'[]'", **nodes, "holder": "''"}),
             ("snapshots", {**newer, "node": "''"}),
             ("builds", {"node": "''"}),
         ):
