@@ -14,7 +14,7 @@ import pytest
 from pyvmm_server import store
 from pyvmm_server.cluster import Cluster
 from pyvmm_server.engine import Address, Node
-from pyvmm_server.errors import ClientError, Unreachable
+from pyvmm_server.errors import ClientError, Unreachable, gone
 from pyvmm_server.sandboxes import Sandboxes
 from pyvmm_server.settings import Settings
 
@@ -51,7 +51,8 @@ class World:
 class Nodes(Cluster):
     """The server's side.
 
-    :ivar calls: after which the server is killed: before the node has done the next one, or after it; None: never
+    :ivar calls: after which the failure comes: before the node has done the next one, or after it; None: never
+    :ivar failure: the end of the server, or once that of the node's actor
     """
 
     suspends = True
@@ -60,6 +61,7 @@ class Nodes(Cluster):
         super().__init__(lambda: world.now)
         self.world = world
         self.calls: float | None = None
+        self.failure: BaseException = Killed()
 
     async def refresh(self) -> None:
         pass
@@ -74,22 +76,31 @@ class Nodes(Cluster):
         return Address(node, 0, "")
 
     async def ask(self, node: str, name: str, *args: Any, limit: float = 0) -> Any:
-        if self.calls is not None:
-            self.calls -= 0.5
-            if self.calls < 0:
-                raise Killed
+        self._fail()
         if node in self.world.dead or node not in self.world.running:
             raise Unreachable("it is dead")
-        value = self._done(node, name, *args)
+        try:
+            value, error = self._done(node, name, *args), None
+        except ClientError as found:
+            value, error = None, (found.status, found.message, found.code)
+        self._fail()
+        return value, error
+
+    def _fail(self) -> None:
         if self.calls is not None:
             self.calls -= 0.5
             if self.calls < 0:
-                raise Killed
-        return value, None
+                if isinstance(self.failure, Unreachable):
+                    self.calls = None
+                raise self.failure
 
     def _done(self, node: str, name: str, *args: Any) -> Any:
         running, saved = self.world.running[node], self.world.saved[node]
         key = os.path.basename(args[1] if name == "suspend" else args[0]) if args and name != "start" else ""
+        if name in ("suspend", "pause", "resume") and args[0] not in running:
+            raise gone(args[0])
+        if name in ("pause", "resume") and (args[0] in self.world.frozen) == (name == "pause"):
+            raise ClientError(409, f"it has done {name} already")
         if name == "start":
             record, source, _, holder = args
             key = os.path.basename(source.template)
@@ -105,14 +116,13 @@ class Nodes(Cluster):
             self.world.frozen.add(args[0])
         elif name == "resume":
             self.world.frozen.remove(args[0])
+        elif name == "settle":
+            (self.world.frozen.add if args[1] == store.PAUSED else self.world.frozen.discard)(args[0])
         elif name == "discard":
             saved.pop(key, None)
-        return {
-            "has": key in saved,
-            "is_running": args[0] in running if name == "is_running" else None,
-            "ids": list(running),
-            "saved": list(saved),
-        }.get(name)
+        if name in ("is_running", "settle"):
+            return args[0] in running
+        return {"has": key in saved, "ids": list(running), "saved": list(saved)}.get(name)
 
 
 def server(world: World, folder: Path) -> tuple[Sandboxes, Nodes]:
@@ -163,6 +173,45 @@ def test_a_server_that_is_killed_at_any_call(tmp_path: Path, after: float) -> No
         await engine.settled()
         assert sum(len(each) for each in world.running.values()) == 1
         await sandboxes.kill(sandboxes.get("me", box))
+        assert [*world.running.values(), *world.saved.values()] == [{}, {}, {}, {}]
+        sandboxes.store.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("suspends", [True, False])
+@pytest.mark.parametrize("after", [each / 2 for each in range(12)])
+def test_a_node_whose_actor_is_killed_at_any_call(tmp_path: Path, after: float, suspends: bool) -> None:
+    """It has done what it was asked for, or not.  The client was told that it failed, and tries again."""
+    world = World()
+
+    async def work() -> None:
+        sandboxes, engine = server(world, tmp_path)
+        engine.suspends, engine.failure = suspends, Unreachable("its actor was killed")
+        await engine.round()
+        box = (await sandboxes.create("me", "base", 60)).id
+        count = 0
+        for fails in (after, None) * 4:
+            engine.calls = fails
+            try:
+                if sandboxes.get("me", box).state == store.RUNNING:
+                    await sandboxes.pause(sandboxes.get("me", box))
+                assert await use(sandboxes, engine, box) == count
+                count += 1
+            except ClientError as error:
+                if error.status != 503:
+                    raise
+                engine.calls = None
+                await engine.round()
+                if sandboxes.get("me", box).state == store.RUNNING:
+                    assert await use(sandboxes, engine, box) == count
+                    count += 1
+        await engine.round()
+        await engine.settled()
+        assert sum(len(each) for each in world.running.values()) == 1
+        await sandboxes.kill(sandboxes.get("me", box))
+        await engine.round()
+        await engine.settled()
         assert [*world.running.values(), *world.saved.values()] == [{}, {}, {}, {}]
         sandboxes.store.close()
 

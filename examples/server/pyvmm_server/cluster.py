@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import metrics, moving
@@ -122,6 +123,7 @@ class Cluster:
         self._rng = rng or random.Random()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._swept: set[str] = set()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     # -- of the engine -------------------------------------------------------------------------------------------------
 
@@ -168,7 +170,8 @@ class Cluster:
         holder, limit = None, START_S
         if source.node not in ("", record.node):
             holder, limit = await self._holder(source), FETCH_S
-        await self.call(record.node, "start", record, source, choices, holder, limit=limit)
+        async with self._lock(record.id):
+            await self.call(record.node, "start", record, source, choices, holder, limit=limit)
         return RemoteHandle(self, record)
 
     async def _holder(self, source: Source) -> Address:
@@ -194,7 +197,7 @@ class Cluster:
         handle = RemoteHandle(self, record)
         if record.saved:
             await moving.settle(self, self.sandboxes, record)
-        elif not await handle.is_running():
+        elif not await self.call(record.node, "settle", record.id, record.state):
             raise gone(record.id)
         return handle
 
@@ -305,8 +308,15 @@ class Cluster:
 
     async def _end_others(self, node: str) -> None:
         """End sandboxes of a node whose records are of other nodes, or are not there."""
+        places = self.sandboxes.store.places
         with contextlib.suppress(ClientError):
-            for each in set(await self.call(node, "ids")) - self.sandboxes.store.places.on(node):
-                # A sandbox is recorded before the node has it, so that none is new.
-                log.warning("sandbox without a record is ended", extra={"sandbox": each, "node": node})
-                await self.call(node, "remove", each)
+            for each in set(await self.call(node, "ids")) - places.on(node):
+                async with self._lock(each):
+                    # A sandbox is recorded before the node has it, so that none is new, unless it is resumed there now
+                    if each not in places.on(node):
+                        log.warning("sandbox without a record is ended", extra={"sandbox": each, "node": node})
+                        await self.call(node, "remove", each)
+
+    def _lock(self, sandbox_id: str) -> asyncio.Lock:
+        """Held while a node starts a sandbox, or ends one that is not its own."""
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())

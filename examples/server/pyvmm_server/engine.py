@@ -132,7 +132,7 @@ class Engine(Protocol):
         """
 
     async def connect(self, record: Record) -> Handle:
-        """Find a sandbox that runs or is paused.
+        """Find a sandbox that runs or is paused, and undo what no client was told: it is in the state of its record.
 
         :raises ClientError: its status is 502: the sandbox has ended; 503: its node does not answer now
         """

@@ -42,9 +42,12 @@ async def suspend(cluster: Cluster, sandboxes: Sandboxes, sandbox_id: str, node:
     except Unreachable:
         raise
     except ClientError as error:
-        log.warning("paused in memory: %s", error, extra={"sandbox": sandbox_id})
-        sandboxes.store.change(sandbox_id, saved="")
-        return False
+        runs = await cluster.call(node, "is_running", sandbox_id)
+        if runs or not await cluster.call(node, "has", sandboxes.templates.folder(name)):
+            log.warning("paused in memory: %s", error, extra={"sandbox": sandbox_id})
+            sandboxes.store.change(sandbox_id, saved="")
+            return False
+        log.warning("saved, and not all of it was removed: %s", error, extra={"sandbox": sandbox_id})
     sandboxes.store.change(sandbox_id, node="", holder=node)
     return True
 
@@ -78,28 +81,29 @@ async def revive(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None
 
 
 async def settle(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None:
-    """Of a sandbox that a server was pausing or resuming when it was killed: undo what no client was told.
+    """Of a sandbox that was being paused or resumed when the server or a node ended: undo what no client was told.
 
     :raises ClientError: its status is 502: it has ended
     """
-    change = sandboxes.store.change
+    change, folder = sandboxes.store.change, sandboxes.templates.folder(record.saved)
     if record.node:
         runs = bool(await cluster.call(record.node, "is_running", record.id))
-        is_saved = await cluster.holder(sandboxes.templates.folder(record.saved)) is not None
-        if runs and record.state == store.RUNNING:
+        # Its node answers, but a round may still have to find that out
+        holder = record.node if await cluster.call(record.node, "has", folder) else await cluster.holder(folder)
+        if runs and (record.state == store.RUNNING or holder is None):
+            await cluster.call(record.node, "settle", record.id, record.state)
             change(record.id, saved="")
             return
-        if runs and not is_saved:
-            await cluster.call(record.node, "pause", record.id)
-            change(record.id, saved="")
-            return
-        if not is_saved:
+        if holder is None:
+            if not cluster.membership.is_settled:
+                raise Unreachable("another one may have its memory")
             raise gone(record.id)
         if runs:
             await cluster.call(record.node, "remove", record.id)
-        change(record.id, node="")
+        change(record.id, node="", holder=holder)
     if record.state == store.RUNNING:
         await revive(cluster, sandboxes, replace(record, node=""))
+        change(record.id, saved="")
 
 
 def missing(cluster: Cluster, sandboxes: Sandboxes) -> list[Record]:

@@ -137,6 +137,7 @@ class Node:
         )
 
     async def _adopt(self, record: Record, source: Source, choices: Choices) -> None:
+        await self._remove(record.id)  # of an earlier request, whose answer the server did not get
         await self._sandboxes.adopt(record, source, choices)
 
     def pause(self, sandbox_id: str) -> Answer:
@@ -189,6 +190,18 @@ class Node:
             if self._sandboxes.store.get(sandbox_id) is not None:  # one that has ended by itself, or is half made
                 await self._sandboxes.engine.remove(record)
                 self._sandboxes.store.remove(record)
+
+    def settle(self, sandbox_id: str, state: str) -> Answer:
+        """Whether a sandbox is there; it runs or is paused then, as the server's record has it."""
+        return self._answer(self._settle(sandbox_id, state))
+
+    async def _settle(self, sandbox_id: str, state: str) -> bool:
+        if not await self._is_running(sandbox_id):
+            return False
+        record = self._sandboxes.store.get(sandbox_id)
+        if record is not None and record.state != state:
+            await (self._resume(record) if state == store.RUNNING else self._sandboxes.pause(record))
+        return record is not None
 
     def is_running(self, sandbox_id: str) -> Answer:
         return self._answer(self._is_running(sandbox_id))

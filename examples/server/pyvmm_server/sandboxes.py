@@ -45,11 +45,13 @@ class Live:
     """What this process has of a sandbox.
 
     :ivar lock: held while its state changes
+    :ivar is_unsure: its node has not answered when its state was changed
     """
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.lock = asyncio.Lock()
+        self.is_unsure = False
         self.events = Events()
         self.processes: dict[int, Running] = {}
         self.watchers: dict[str, Watcher] = {}
@@ -118,6 +120,8 @@ class Sandboxes:
         :raises ClientError: it has ended
         """
         live = await self._connected(record)
+        if live.is_unsure:
+            await self._settle(record.id, live)
         if not self.is_there(record.id):  # killed or lost meanwhile
             raise gone(record.id)
         return live
@@ -132,17 +136,28 @@ class Sandboxes:
             finding.add_done_callback(lambda _: self._finding.pop(record.id))
         return await asyncio.shield(finding)
 
+    async def _settle(self, sandbox_id: str, live: Live) -> None:
+        """Undo what a node may have done without an answer: the client was told that it failed."""
+        async with live.lock:
+            record = self.store.get(sandbox_id)
+            if live.is_unsure and record is not None and self.is_there(sandbox_id):
+                live.handle = await self._connect(record)
+                live.is_unsure = False
+
     async def _find(self, record: Record) -> Live:
+        handle = await self._connect(record)
+        if self.store.get(record.id) is None:
+            raise gone(record.id)
+        return self._live.setdefault(record.id, Live(handle))
+
+    async def _connect(self, record: Record) -> Handle:
         try:
-            handle = await self.engine.connect(record)
+            return await self.engine.connect(record)
         except ClientError as error:
             if error.status == 502 and self.note_end(record.id):
                 self.store.change(record.id, state=store.ENDING, ends=None)  # Upkeep removes what is left of it
                 self.changed.set()
             raise
-        if self.store.get(record.id) is None:
-            raise gone(record.id)
-        return self._live.setdefault(record.id, Live(handle))
 
     def is_there(self, sandbox_id: str) -> bool:
         """Whether it runs, is paused or is being started: neither ended nor lost, as far as this server has seen."""
@@ -374,7 +389,7 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused already")
-            await self._call(live.handle.pause())
+            await self._change(live, live.handle.pause())
             await self._move(record, store.PAUSED, None)
             live.events.note("sandbox paused")
 
@@ -385,7 +400,7 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.PAUSED, "is running already")
-            await self._call(live.handle.resume())
+            await self._change(live, live.handle.resume())
             await self._move(record, store.RUNNING, time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
@@ -535,6 +550,13 @@ class Sandboxes:
             self.mine.discard(record.id)
             self._live.pop(record.id, None)
         self.store.remove(record)
+
+    async def _change(self, live: Live, work: Awaitable[None]) -> None:
+        try:
+            await self._call(work)
+        except Unreachable:
+            live.is_unsure = True
+            raise
 
     async def _call(self, work: Awaitable[None]) -> None:
         try:
