@@ -19,19 +19,21 @@ class Cluster:
     """A head and nodes of this host, in processes of their own.
 
     :ivar keepers: the main process of each node
+    :param memory: of each node, in MiB
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, memory: int = MIB) -> None:
         packages = ("", "examples/kata", "examples/sandbox", "examples/server")
         self.environment = {
             "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in packages),
             "PYVMM_FAKE_KERNELS": server.kernels.name,
             "RAY_TMPDIR": server.kernels.name,  # sockets need short paths
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # as the guide has it
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
         }
-        command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), str(NODES), str(MIB)]
+        command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), str(NODES), str(memory)]
         with open(server.place / "ray.log", "wb") as log:
             environment = {**os.environ, **self.environment}
             self._process = subprocess.Popen(

@@ -9,7 +9,6 @@ import asyncio
 import os
 import resource
 import signal
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from e2b import AsyncSecret, Sandbox, Secret, Volume
 from e2b.exceptions import SandboxException, SecretException, SecretNotFoundException, VolumeException
 
 from pyvmm_kata.image_store.store import ImageStore
+from pyvmm_server.database import Sqlite
 from pyvmm_server.errors import ClientError
 from pyvmm_server.secret_calls import of_rules
 from pyvmm_server.vault import SCHEMA, Vault, remove_files
@@ -96,12 +96,12 @@ def test_wrong_secrets_are_refused(server: Server, body: dict[str, Any]) -> None
 
 
 def test_a_destroyed_value_is_overwritten(tmp_path: Path) -> None:
-    db = sqlite3.connect(tmp_path / "db", isolation_level=None)
-    db.executescript(SCHEMA)
+    db = Sqlite(str(tmp_path))
+    db.create(SCHEMA)
     vault = Vault(db, str(tmp_path / "volumes"))
     vault.remove_secret(vault.add_secret("someone", "a", "sk-0123456789", {}))
     db.close()
-    assert b"sk-0123456789" not in (tmp_path / "db").read_bytes()
+    assert b"sk-0123456789" not in (tmp_path / "server.db").read_bytes()
 
 
 def test_headers_of_hosts_have_the_values_of_secrets() -> None:

@@ -1,4 +1,4 @@
-"""Templates that clients have built, in SQLite: their builds, and the tags that name them."""
+"""Templates that clients have built, in the database: their builds, and the tags that name them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Iterator
+
+    from pyvmm_server.database import Database
 
 WAITING, BUILDING, READY, FAILED = "waiting", "building", "ready", "error"
 DEFAULT = "default"
@@ -23,7 +24,7 @@ _LONGEST_WAIT_S = 2 * 3600
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS builds (
     id TEXT PRIMARY KEY, template TEXT, owner TEXT, name TEXT, tags TEXT, state TEXT, created REAL, cpus REAL,
-    memory INTEGER, internet INTEGER, envs TEXT, context TEXT, user TEXT, workdir TEXT, reason TEXT, step TEXT,
+    memory INTEGER, internet INTEGER, envs TEXT, context TEXT, "user" TEXT, workdir TEXT, reason TEXT, step TEXT,
     node TEXT DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS builds_of_owner ON builds (owner, name);
@@ -73,7 +74,7 @@ class BuildRecords:
     :param db: with :data:`SCHEMA`
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
 
     # -- builds ------------------------------------------------------------------------------------------------------
@@ -81,18 +82,18 @@ class BuildRecords:
     def add(self, build: Build) -> None:
         """Add a build, and forget the oldest ones that no tag names."""
         values = _row(asdict(build))
-        names, places = ", ".join(values), ", ".join("?" * len(values))
+        names, places = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO builds ({names}) VALUES ({places})", list(values.values()))
         self._db.execute(
             """DELETE FROM builds WHERE id IN (
                 SELECT id FROM builds WHERE owner = ? AND state IN ('ready', 'error')
-                AND id NOT IN (SELECT build FROM tags) ORDER BY created DESC LIMIT -1 OFFSET ?)""",
+                AND id NOT IN (SELECT build FROM tags) ORDER BY created DESC LIMIT 1000000 OFFSET ?)""",
             [build.owner, _MOST_OLD],
         )
 
     def change(self, build: str, **values: Any) -> None:
         """Change fields of a build, if there is one."""
-        changes = ", ".join(f"{name} = ?" for name in values)
+        changes = ", ".join(f'"{name}" = ?' for name in values)
         self._db.execute(f"UPDATE builds SET {changes} WHERE id = ?", [*_row(values).values(), build])
 
     def fail_unfinished(self) -> None:
@@ -131,7 +132,7 @@ class BuildRecords:
         plain, colon, tag = name.partition(":")
         found = self._where(
             """(name = ? OR template = ?) AND owner = ? AND id IN (
-                SELECT build FROM tags WHERE owner = ? AND name = builds.name AND (tag = ? OR build = ? OR ?))""",
+                SELECT build FROM tags WHERE owner = ? AND name = builds.name AND (tag = ? OR build = ? OR ? = 1))""",
             *(plain, plain, owner, owner, tag or DEFAULT, tag, any_tag and not colon),
         )
         return next(found, None)
@@ -176,21 +177,17 @@ class BuildRecords:
     def _tag(self, build: Build, tags: Iterable[str]) -> None:
         for tag in tags:
             row = [build.owner, build.name, tag, build.id, time.time()]
-            self._db.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", row)
+            text = "INSERT INTO tags VALUES (?, ?, ?, ?, ?) ON CONFLICT (owner, name, tag) DO UPDATE"
+            self._db.execute(f"{text} SET build = excluded.build, created = excluded.created", row)
 
     @contextlib.contextmanager
     def _replacing(self, owner: str, name: str) -> Iterator[list[str]]:
         """A transaction, and the builds that no tag names after it."""
         replaced: list[str] = []
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._db.transaction():
             before = {build for _, build, _ in self.tags(owner, name)}
             yield replaced
             replaced += before - {build for _, build, _ in self.tags(owner, name)}
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def _where(self, text: str, *values: Any) -> Iterator[Build]:
         rows = self._db.execute(f"SELECT * FROM builds WHERE {text} ORDER BY created DESC, id", values).fetchall()
@@ -201,7 +198,7 @@ def _row(values: dict[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if name in _JSON else value for name, value in values.items()}
 
 
-def _build(row: sqlite3.Row) -> Build:
+def _build(row: Any) -> Build:
     values = {each.name: row[each.name] for each in fields(Build)}
     values.update({name: json.loads(values[name]) for name in _JSON}, internet=bool(values["internet"]))
     return Build(**values)

@@ -238,6 +238,8 @@ class Cluster:
         while True:
             try:
                 await self.round()
+            except ClientError as error:
+                log.warning("a round of nodes: %s", error)
             except Exception as error:
                 log.error("a round of nodes", exc_info=error)
             waiting = [each for each in self.members() if not self.membership.is_lost(each.id)]
@@ -292,7 +294,8 @@ class Cluster:
             self.membership.readmit(node)
 
     async def _look(self, _: str) -> None:
-        await moving.look(self, self.sandboxes)
+        with contextlib.suppress(ClientError):
+            await moving.look(self, self.sandboxes)
 
     async def _sweep(self, node: str) -> None:
         """Remove saved sandboxes that were removed while the node did not answer, each time that it answers again."""
@@ -310,7 +313,9 @@ class Cluster:
         """End sandboxes of a node whose records are of other nodes, or are not there."""
         places = self.sandboxes.store.places
         with contextlib.suppress(ClientError):
-            for each in set(await self.call(node, "ids")) - places.on(node):
+            found = set(await self.call(node, "ids"))
+            self.sandboxes.store.confirm()  # otherwise another server may have started them
+            for each in found - places.on(node):
                 async with self._lock(each):
                     # A sandbox is recorded before the node has it, so that none is new, unless it is resumed there now
                     if each not in places.on(node):

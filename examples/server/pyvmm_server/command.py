@@ -28,6 +28,7 @@ Template.build() of pyvmm_sandbox has made. Clients find the server by three var
 
 Sandboxes go on when the server ends; the next one with the same --state finds them.
 """
+POSTGRES = ("postgresql://", "postgres://")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -61,7 +62,14 @@ def parser() -> argparse.ArgumentParser:
         help="keys that may read /metrics; default: with --keys none, else any",
     )
     add("--log-requests", action="store_true", help="a line in the log for each request")
-    add("--state", default="", metavar="DIR", help="default: /var/lib/pyvmm/server, or below ~/.local/share")
+    add(
+        "--state",
+        action="append",
+        default=[],
+        metavar="DIR|postgresql://...",
+        help="records and files; with PostgreSQL and --engine ray, several servers wait for each other's end, and a "
+        "second --state names the folder; default: /var/lib/pyvmm/server, or below ~/.local/share",
+    )
     add("--domain", default="", help="sandboxes' own services are PORT-ID.DOMAIN; default: localhost:PORT")
     add(
         "--allow-host",
@@ -140,8 +148,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
         elif value.startswith((".", "/")):
             raise ConfigError(f"--template {text!r}: there is no {value}", hint="name an image, or a folder")
         templates[name] = value
+    folders = [each for each in options.state if not each.startswith(POSTGRES)]
+    database = next((each for each in options.state if each.startswith(POSTGRES)), "")
+    if database and options.engine != "ray":
+        raise ConfigError("records in PostgreSQL need --engine ray", hint="this host's sandboxes are no other server's")
     return Settings(
-        state=os.path.abspath(options.state or default_state()),
+        state=os.path.abspath(folders[-1] if folders else default_state()),
+        database=database,
         templates=templates,
         keys=keys,
         admins=read_keys(options.admin_keys) if options.admin_keys else frozenset(),

@@ -59,6 +59,14 @@ class Unreachable(ClientError):
         super().__init__(503, f"the node of the sandbox does not answer: {why}")
 
 
+class Unstored(ClientError):
+    """The database does not answer, for now."""
+
+    def __init__(self, why: object) -> None:
+        words = " ".join(str(why).split())[:200]
+        super().__init__(503, f"the database does not answer, and what was asked for may be half done: {words}")
+
+
 def lost(sandbox_id: str, node: str, status: int = 404) -> ClientError:
     """A sandbox whose node is gone."""
     return ClientError(status, f"Sandbox {sandbox_id} was not found: it is lost with its node {node[:16]}")

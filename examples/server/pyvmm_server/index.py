@@ -92,6 +92,9 @@ class Index:
         if record.is_on_disk and record.state in ON_DISK:
             _remove(self._held_by, record.holder, sandbox_id)
 
+    def all(self) -> list[Record]:
+        return list(self._all.values())
+
     def get(self, sandbox_id: str) -> Record | None:
         return self._all.get(sandbox_id)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
 
+    from pyvmm_server.database import Database
     from pyvmm_server.index import Index
     from pyvmm_server.store import Record
 
@@ -22,7 +22,7 @@ class Places:
     :param changed: called after a change
     """
 
-    def __init__(self, db: sqlite3.Connection, index: Index, changed: Callable[[], None]) -> None:
+    def __init__(self, db: Database, index: Index, changed: Callable[[], None]) -> None:
         self._db = db
         self._index = index
         self._changed = changed
@@ -53,8 +53,7 @@ class Places:
         Those that were being ended are gone, as their clients wanted; those that were being resumed are on disk.
         """
         resumed = [each for each in self._index.on(node) if each.state == "paused" and each.saved]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._db.transaction():
             self._db.execute(
                 "UPDATE sandboxes SET node = '', holder = '' WHERE node = ? AND state = 'paused' AND saved <> ''",
                 [node],
@@ -65,10 +64,6 @@ class Places:
                 [node],
             ).fetchall()
             self._db.execute("DELETE FROM sandboxes WHERE node = ? AND node <> '' AND state = 'ending'", [node])
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
         for record in resumed:
             self._index.put(replace(record, node="", holder=""))
         lost = [row[0] for row in found]

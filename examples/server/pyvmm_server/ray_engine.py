@@ -27,6 +27,7 @@ from vmm import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pyvmm_server.sandboxes import Sandboxes
     from pyvmm_server.settings import Settings
 
 log = logging.getLogger("pyvmm_server")
@@ -75,8 +76,14 @@ class Ray(Cluster):
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(f"no Ray cluster: {error}", hint="run `ray start` on each node, first") from error
         self.suspends = settings.suspend_paused
-        self._settings = replace(settings, cluster=_name_of(settings.state))
+        name = "" if settings.database else _name_of(settings.state)
+        self._settings = replace(settings, cluster=name, database="")  # nodes need no passwords
         self._members: dict[str, _Member] = {}
+
+    async def run(self, sandboxes: Sandboxes, begun: asyncio.Event) -> None:
+        if not self._settings.cluster:
+            self._settings = replace(self._settings, cluster=sandboxes.store.name())
+        await super().run(sandboxes, begun)
 
     def members(self) -> Iterable[Node]:
         return [each.node for each in self._members.values()]

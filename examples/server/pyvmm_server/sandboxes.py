@@ -7,15 +7,15 @@ import contextlib
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import metrics, store, threads
 from pyvmm_server.choices import NOTHING, Choices
+from pyvmm_server.database import Duplicate
 from pyvmm_server.engine import Engine, Local
-from pyvmm_server.errors import ClientError, Unreachable, describe, gone, lost, not_there, translate
+from pyvmm_server.errors import ClientError, Unreachable, Unstored, describe, gone, lost, not_there, translate
 from pyvmm_server.events import Events
 from pyvmm_server.phases import PREPARE, SAVE, START, Phases
 from pyvmm_server.store import Record, Snapshot, Store
@@ -23,7 +23,7 @@ from pyvmm_server.templates import Source, Templates, internet_of
 from vmm import VmmError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
     from pyvmm_sandbox import Network, Sandbox
     from pyvmm_server.engine import Handle
@@ -45,7 +45,7 @@ class Live:
     """What this process has of a sandbox.
 
     :ivar lock: held while its state changes
-    :ivar is_unsure: its node has not answered when its state was changed
+    :ivar is_unsure: its node or the database has not answered when its state was changed
     """
 
     def __init__(self, handle: Handle) -> None:
@@ -80,6 +80,16 @@ class Live:
                     await each.ended.wait()
 
 
+@contextlib.contextmanager
+def _change_of(live: Live) -> Iterator[None]:
+    """A change of its state, which may be half done when it fails."""
+    try:
+        yield
+    except (Unreachable, Unstored):
+        live.is_unsure = True
+        raise
+
+
 class Sandboxes:
     """All of them.
 
@@ -90,7 +100,7 @@ class Sandboxes:
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.settings = settings
         self.engine = engine or Local(settings)
-        self.store = Store(settings.state)
+        self.store = Store(settings.state, settings.database)
         self.templates = Templates(settings, self.store)
         self._live: dict[str, Live] = {}
         self._ending: dict[str, asyncio.Future[None]] = {}
@@ -101,6 +111,10 @@ class Sandboxes:
         """Ids of those that are being started or ended by a task of this process."""
         self.saving: set[str] = set()
         """Ids of snapshots and builds that have no record yet."""
+        self.hidden_ids: set[str] = set()
+        """Ids of those that no client sees."""
+        self.failed: set[str] = set()
+        """Ids of those that run, but whose clients were told that they cannot be started."""
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
@@ -254,7 +268,7 @@ class Sandboxes:
         )
         try:
             self.store.add(made)
-        except sqlite3.IntegrityError:
+        except Duplicate:
             raise ClientError(409, "a request with this idempotency key is being served") from None
         self.mine.add(made.id)
         return made
@@ -280,9 +294,11 @@ class Sandboxes:
         :raises ClientError: it cannot be started
         """
         made = self._record(owner, source, internet, {})
+        self.hidden_ids.add(made.id)
         try:
             made, handle = await threads.to_end(self._started(made, source, NOTHING))
         except (ClientError, VmmError, OSError) as error:
+            self.hidden_ids.discard(made.id)
             self.store.remove(made)
             raise translate(error) from error
         finally:
@@ -291,6 +307,7 @@ class Sandboxes:
         try:
             yield made, handle
         finally:
+            self.hidden_ids.discard(made.id)
             await self.kill(made)
 
     async def _start(
@@ -315,7 +332,11 @@ class Sandboxes:
         live.events.note("sandbox started", template=made.template)
         now = time.time()
         made = replace(made, state=store.RUNNING, started=now, ends=now + timeout, phases=phases.found)
-        self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
+        try:
+            self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
+        except Unstored:
+            self.failed.add(made.id)  # the change may have been made
+            raise
         self.changed.set()
         return made
 
@@ -389,8 +410,9 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.RUNNING, "is paused already")
-            await self._change(live, live.handle.pause())
-            await self._move(record, store.PAUSED, None)
+            with _change_of(live):
+                await self._call(live.handle.pause())
+                await self._move(record, store.PAUSED, None)
             live.events.note("sandbox paused")
 
     async def resume(self, record: Record, timeout: float) -> None:
@@ -400,8 +422,9 @@ class Sandboxes:
         live = await self.live(record)
         async with live.lock:
             self._check(record, store.PAUSED, "is running already")
-            await self._change(live, live.handle.resume())
-            await self._move(record, store.RUNNING, time.time() + timeout)
+            with _change_of(live):
+                await self._call(live.handle.resume())
+                await self._move(record, store.RUNNING, time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
 
@@ -550,13 +573,6 @@ class Sandboxes:
             self.mine.discard(record.id)
             self._live.pop(record.id, None)
         self.store.remove(record)
-
-    async def _change(self, live: Live, work: Awaitable[None]) -> None:
-        try:
-            await self._call(work)
-        except Unreachable:
-            live.is_unsure = True
-            raise
 
     async def _call(self, work: Awaitable[None]) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from pyvmm_sandbox import Secret, UsageError
 from pyvmm_server import bodies
 from pyvmm_server.calls import time_of
+from pyvmm_server.database import Duplicate
 from pyvmm_server.errors import ClientError, not_there
 from pyvmm_server.lists import after, page
 
@@ -78,7 +78,7 @@ async def create(call: Call) -> Response:
         raise ClientError(429, f"this key has {most} secrets, its limit")
     try:
         return JSONResponse(_shown(vault.add_secret(call.owner, name, value, metadata)), 201)
-    except sqlite3.IntegrityError:
+    except Duplicate:
         raise ClientError(409, f"a secret of this key is named {name[:80]!r}") from None
 
 

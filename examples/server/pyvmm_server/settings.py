@@ -23,6 +23,7 @@ class Settings:
     """The options of ``pyvmm serve``.
 
     :ivar state: the folder with the server's records and snapshots
+    :ivar database: the URL of PostgreSQL, which has the records then
     :ivar templates: names for clients, and what each means: an image's name, or the absolute path of a template or of a
         root file system
     :ivar keys: hashes of the API keys; empty: any key is accepted, and each has sandboxes of its own
@@ -56,6 +57,7 @@ class Settings:
     root: str = ""
     log_requests: bool = False
     cluster: str = ""
+    database: str = ""
 
     @property
     def bundles(self) -> str:

@@ -1,19 +1,19 @@
-"""What the server has promised, in SQLite: it outlives the server."""
+"""What the server has promised, in a database: it outlives the server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import json
 import os
-import sqlite3
+import secrets
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_server import build_records, places, vault
 from pyvmm_server.build_records import BuildRecords
+from pyvmm_server.database import open_database
 from pyvmm_server.index import Index
 from pyvmm_server.places import Places
 
@@ -24,15 +24,11 @@ Phase = tuple[str, float, float]
 """Of a start: its name, its begin and its end, in seconds of CLOCK_MONOTONIC, as the steps of the sandbox library."""
 CREATING, RUNNING, PAUSED, ENDING, LOST = "creating", "running", "paused", "ending", "lost"
 _JSON = ("metadata", "envs", "phases", "volumes")
-_LARGE_LOG = 2 << 20
-"""Bytes after which it is moved into the database."""
-_MOST_LOG = 16384
-"""Pages after which a change does that itself."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sandboxes (
     id TEXT PRIMARY KEY, owner TEXT, template TEXT, state TEXT, token TEXT, started REAL, ends REAL, metadata TEXT,
     envs TEXT, cpus REAL, memory INTEGER, internet INTEGER, auto_pause INTEGER, auto_resume INTEGER, request TEXT,
-    context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
+    context TEXT, "user" TEXT DEFAULT '', workdir TEXT DEFAULT '', parent TEXT DEFAULT '',
     phases TEXT DEFAULT '[]', node TEXT DEFAULT '', volumes TEXT DEFAULT '[]', saved TEXT DEFAULT '',
     holder TEXT DEFAULT ''
 ) STRICT;
@@ -40,9 +36,10 @@ CREATE INDEX IF NOT EXISTS by_owner ON sandboxes (owner, started, id);
 CREATE UNIQUE INDEX IF NOT EXISTS by_request ON sandboxes (owner, request) WHERE request <> '';
 CREATE TABLE IF NOT EXISTS snapshots (
     id TEXT PRIMARY KEY, owner TEXT, sandbox TEXT, name TEXT, created REAL, cpus REAL, memory INTEGER, internet INTEGER,
-    envs TEXT, context TEXT, user TEXT DEFAULT '', workdir TEXT DEFAULT '', node TEXT DEFAULT ''
+    envs TEXT, context TEXT, "user" TEXT DEFAULT '', workdir TEXT DEFAULT '', node TEXT DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS by_name ON snapshots (owner, name) WHERE name <> '';
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) STRICT;
 """
 
 
@@ -138,33 +135,23 @@ class Store:
     :ivar builds: those of builds of templates
     :ivar vault: secrets and volumes
     :ivar places: the nodes of the sandboxes
-    :param folder: where the file is; made if need be
-    :raises OSError: it cannot be made, or another server uses it
+    :param folder: of the file, and of volumes; made if need be
+    :param url: of PostgreSQL, which has no file then
+    :raises OSError: the file cannot be made, or another server uses it
     :raises sqlite3.Error: the file is damaged
+    :raises ConfigError: PostgreSQL cannot be used
     """
 
-    def __init__(self, folder: str) -> None:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        # A lock of a process, which those that it forks do not have: the machines outlive the server.
-        self._lock = open(os.path.join(folder, "lock"), "wb")  # noqa: SIM115
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(error.errno, "another server uses it", folder) from error
-        self._path = os.path.join(folder, "server.db")
-        self._db = sqlite3.connect(self._path, isolation_level=None)
-        os.chmod(self._path, 0o600)  # it has the values of secrets; the log's file gets the same rights
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a machine that loses power loses its sandboxes, too
-        self._db.execute(f"PRAGMA wal_autocheckpoint = {_MOST_LOG}")  # see checkpoint()
-        self._db.executescript(_SCHEMA + build_records.SCHEMA + vault.SCHEMA)
+    def __init__(self, folder: str, url: str = "") -> None:
+        self._watchers: set[asyncio.Event] = set()
+        self._index = Index([])
+        self._db = open_database(folder, url, self._reload)
+        self._db.create(_SCHEMA + build_records.SCHEMA + vault.SCHEMA)
         self._add_columns()
-        self._db.execute(places.INDEX)
+        self._db.create(places.INDEX)
+        self._reload()
         self.builds = BuildRecords(self._db)
         self.vault = vault.Vault(self._db, os.path.join(folder, "volumes"))
-        self._watchers: set[asyncio.Event] = set()
-        self._index = Index(map(_record, self._db.execute("SELECT * FROM sandboxes")))
         self.places = Places(self._db, self._index, self._tell)
 
     def _add_columns(self) -> None:
@@ -175,9 +162,30 @@ class Store:
             ("snapshots", {**newer, "node": "''"}),
             ("builds", {"node": "''"}),
         ):
-            known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
-            for name in sorted(set(columns) - known):
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {name} TEXT DEFAULT {columns[name]}")
+            self._db.add_columns(table, columns)
+
+    def _reload(self) -> None:
+        """Read the sandboxes.  A change whose answer was lost has been made or not."""
+        found = {row["id"]: _record(row) for row in self._db.execute("SELECT * FROM sandboxes")}
+        for record in self._index.all():
+            if record.id not in found:
+                self._index.drop(record.id)
+        for record in found.values():
+            if record != self._index.get(record.id):
+                self._index.put(record)
+        self._tell()
+
+    def name(self) -> str:
+        """What names the servers of this database, one after the other."""
+        self._db.execute("INSERT INTO about VALUES ('name', ?) ON CONFLICT DO NOTHING", [secrets.token_hex(8)])
+        return str(self._db.execute("SELECT value FROM about WHERE name = 'name'").fetchone()[0])
+
+    def confirm(self) -> None:
+        """Check that no other server has taken over.
+
+        :raises ClientError: one has, or the database does not answer
+        """
+        self._db.confirm()
 
     @contextlib.contextmanager
     def watched(self, changed: asyncio.Event) -> Iterator[None]:
@@ -194,10 +202,10 @@ class Store:
 
     def add(self, record: Record | Snapshot) -> None:
         """
-        :raises sqlite3.IntegrityError: one for the same request, or of the same name, is there
+        :raises Duplicate: one for the same request, or of the same name, is there
         """
         values = _row({name: getattr(record, name) for name in _NAMES[type(record)]})
-        names, places = ", ".join(values), ", ".join("?" * len(values))
+        names, places = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
         self._db.execute(f"INSERT INTO {_table(record)} ({names}) VALUES ({places})", list(values.values()))
         if isinstance(record, Record):
             self._index.put(record)
@@ -205,17 +213,12 @@ class Store:
 
     def replace(self, snapshot: Snapshot) -> list[str]:
         """Add a snapshot in the place of that with its name, both or none; the ids of those that it replaces."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._db.transaction():
             of_name = "FROM snapshots WHERE owner = ? AND name = ? AND name <> ''"
             mine = [snapshot.owner, snapshot.name]
             older = [row[0] for row in self._db.execute(f"SELECT id {of_name}", mine)]
             self._db.execute(f"DELETE {of_name}", mine)
             self.add(snapshot)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
         return older
 
     def change(self, sandbox_id: str, **values: Any) -> None:
@@ -223,7 +226,7 @@ class Store:
         record = self._index.get(sandbox_id)
         if record is None:
             return
-        changes = ", ".join(f"{name} = ?" for name in values)
+        changes = ", ".join(f'"{name}" = ?' for name in values)
         self._db.execute(f"UPDATE sandboxes SET {changes} WHERE id = ?", [*_row(values).values(), sandbox_id])
         self._index.put(replace(record, **values))
         self._tell()
@@ -289,15 +292,12 @@ class Store:
         """The names of what nodes have saved of paused sandboxes."""
         return {row[0] for row in self._db.execute("SELECT saved FROM sandboxes WHERE saved <> ''")}
 
-    def checkpoint(self) -> None:
-        """Move what the log has into the database.  It waits for the disk: for a thread, so that no request does."""
-        if os.path.getsize(self._path + "-wal") >= _LARGE_LOG:
-            with contextlib.closing(sqlite3.connect(self._path)) as other:
-                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    def tidy(self) -> None:
+        """What takes long, for a thread, so that no request waits for it."""
+        self._db.tidy()
 
     def close(self) -> None:
         self._db.close()
-        self._lock.close()
 
 
 def _table(record: Record | Snapshot) -> str:
@@ -312,7 +312,7 @@ _FLAGS = ("internet", "auto_pause", "auto_resume")
 _NAMES = {kind: [each.name for each in fields(kind)] for kind in (Record, Snapshot)}
 
 
-def _read(row: sqlite3.Row, kind: type[Record | Snapshot]) -> dict[str, Any]:
+def _read(row: Any, kind: type[Record | Snapshot]) -> dict[str, Any]:
     values = {name: row[name] for name in _NAMES[kind]}
     for name in _JSON:
         if name in values:
@@ -323,9 +323,9 @@ def _read(row: sqlite3.Row, kind: type[Record | Snapshot]) -> dict[str, Any]:
     return values
 
 
-def _record(row: sqlite3.Row) -> Record:
+def _record(row: Any) -> Record:
     return Record(**_read(row, Record))
 
 
-def _snapshot(row: sqlite3.Row) -> Snapshot:
+def _snapshot(row: Any) -> Snapshot:
     return Snapshot(**_read(row, Snapshot))

@@ -81,9 +81,24 @@ class Upkeep:
     async def _check_often(self) -> None:
         """Not after each change: that would slow down each start by a look at all others."""
         while True:
+            try:
+                self._store.confirm()
+                self._end_failed()
+            except ClientError as error:
+                log.warning("check: %s", error)
             await self._check_all()
-            await threads.call(self._store.checkpoint)
+            await threads.call(self._store.tidy)
             await asyncio.sleep(_CHECK_S)
+
+    def _end_failed(self) -> None:
+        """End those whose clients were told that they cannot be started, when the database did not answer."""
+        sandboxes = self._sandboxes
+        starting = sandboxes.mine | sandboxes.hidden_ids
+        failed = {each.id for each in self._store.in_states(store.CREATING)} - starting
+        for each in failed | sandboxes.failed:
+            self._store.change(each, state=store.ENDING, ends=None)
+            sandboxes.failed.discard(each)
+            sandboxes.changed.set()
 
     def _spawn(self, record: Record, work: _Work) -> None:
         """Run it beside the others, unless something is done to the sandbox already."""
@@ -98,6 +113,8 @@ class Upkeep:
     async def _reported(self, record: Record, work: _Work) -> None:
         try:
             await work(record)
+        except ClientError as error:
+            log.warning("the end of a sandbox: %s", error, extra={"sandbox": record.id})
         except Exception as error:
             log.error("the end of a sandbox", exc_info=error, extra={"sandbox": record.id})
         finally:

@@ -1,4 +1,4 @@
-"""Secrets and volumes of clients, in SQLite, and the folders of volumes."""
+"""Secrets and volumes of clients, in the database, and the folders of volumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pyvmm_kata.bundle import images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from pyvmm_server.database import Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS secrets (
@@ -65,16 +66,15 @@ class Vault:
     :param folder: of the volumes
     """
 
-    def __init__(self, db: sqlite3.Connection, folder: str) -> None:
+    def __init__(self, db: Database, folder: str) -> None:
         self._db = db
         self._folder = folder
-        db.execute("PRAGMA secure_delete = ON")  # overwrites the values of secrets
 
     # -- secrets -----------------------------------------------------------------------------------------------------
 
     def add_secret(self, owner: str, name: str, value: str, metadata: Mapping[str, str]) -> Kept:
         """
-        :raises sqlite3.IntegrityError: the key has one of this name
+        :raises Duplicate: the key has one of this name
         """
         now = time.time()
         made = Kept(secrets.token_hex(10), name, 1, dict(metadata), now, now)
@@ -128,7 +128,7 @@ class Vault:
 
     def add_volume(self, owner: str, name: str) -> Volume:
         """
-        :raises sqlite3.IntegrityError: the key has one of this name
+        :raises Duplicate: the key has one of this name
         :raises OSError: its folder cannot be made; there is no volume then
         """
         made = Volume(secrets.token_hex(10), owner, name, secrets.token_hex(32), time.time())

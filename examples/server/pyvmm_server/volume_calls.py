@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
 from pyvmm_server import bodies, threads, vault
+from pyvmm_server.database import Duplicate
 from pyvmm_server.errors import ClientError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def create(call: Call) -> Response:
         raise ClientError(429, f"this key has {most} volumes, its limit")
     try:
         return JSONResponse(_with_token(records.add_volume(call.owner, name)), 201)
-    except sqlite3.IntegrityError:
+    except Duplicate:
         raise ClientError(409, f"a volume of this key is named {name!r}") from None
 
 
