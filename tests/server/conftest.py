@@ -95,17 +95,21 @@ class Server:
         headers = {"X-API-Key": key, **options.pop("headers", {})}
         return httpx.request(method, self.url + path, headers=headers, **options)
 
-    def end(self) -> None:
-        """End all, and check that nothing is left."""
+    def kill_all(self, key: str = "e2b_0") -> None:
+        """End the sandboxes of a key."""
         from e2b import Sandbox
 
+        pages = Sandbox.list(**self.client(key))
+        while pages.has_next:
+            for each in pages.next_items():
+                Sandbox.kill(each.sandbox_id, **self.client(key))
+
+    def end(self) -> None:
+        """End all, and check that nothing is left."""
         if self.process is None:
             self.start()
         for key in ("e2b_0", "e2b_1"):
-            pages = Sandbox.list(**self.client(key))
-            while pages.has_next:
-                for each in pages.next_items():
-                    Sandbox.kill(each.sandbox_id, **self.client(key))
+            self.kill_all(key)
         eventually(lambda: self.machines == set(), "a sandbox is left")
         self.stop()
         bad = [line[:3000] for line in self.log.splitlines() if "Traceback" in line or '"error"' in line]

@@ -50,6 +50,7 @@ def _try(server: Server, folder: Path, *options: str, config: str = CONFIG) -> N
 def _try_all(server: Server, folder: Path, *options: str) -> None:
     """Requests with any names, and requests to a sandbox that there is."""
     _try(server, folder, *options)
+    server.kill_all()  # some of its own may have a long time
     box = Sandbox.create(timeout=3600, **server.client())
     known = f'[parameters]\n"path.sandbox" = {json.dumps(box.sandbox_id)}\n'
     others = ["--include-path-regex", "{sandbox}", "--exclude-method", "DELETE", "--exclude-path-regex", "timeout|fork"]
