@@ -193,15 +193,16 @@ class Node:
 
     def settle(self, sandbox_id: str, state: str) -> Answer:
         """Whether a sandbox is there; it runs or is paused then, as the server's record has it."""
-        return self._answer(self._settle(sandbox_id, state))
 
-    async def _settle(self, sandbox_id: str, state: str) -> bool:
-        if not await self._is_running(sandbox_id):
-            return False
-        record = self._sandboxes.store.get(sandbox_id)
-        if record is not None and record.state != state:
-            await (self._resume(record) if state == store.RUNNING else self._sandboxes.pause(record))
-        return record is not None
+        async def run() -> bool:
+            if not await self._is_running(sandbox_id):
+                return False
+            record = self._sandboxes.store.get(sandbox_id)
+            if record is not None and record.state != state:
+                await (self._resume(record) if state == store.RUNNING else self._sandboxes.pause(record))
+            return record is not None
+
+        return self._answer(run())
 
     def is_running(self, sandbox_id: str) -> Answer:
         return self._answer(self._is_running(sandbox_id))
