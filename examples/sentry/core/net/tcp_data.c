@@ -60,7 +60,7 @@ static s64 wait_for_room(struct socket *socket, u32 flags, u64 deadline)
 
 static void push(struct inet *inet)
 {
-	if (inet->tcp && !inet_is_corked(inet))
+	if (inet->tcp && !inet->listening && !inet_is_corked(inet))
 		tcp_output(inet->tcp);
 	net_run();
 }
@@ -220,6 +220,8 @@ s64 tcp_socket_receive(struct socket *socket, struct message *message, struct io
 	struct inet *inet = inet_of(socket);
 
 	message->address_size = 0;
+	if (flags & MSG_ERRQUEUE)
+		return -EAGAIN; /* there are no errors with details */
 	if (flags & MSG_OOB)
 		return -EINVAL;
 	if (!to->left && inet->established)
