@@ -10,11 +10,7 @@ struct content {
 	struct tree pages;
 	char *target; /* of a link */
 	struct attribute_list *attributes;
-};
-
-struct limits {
-	u64 pages, used; /* of contents */
-	bool given;	 /* by an option */
+	u64 space; /* that it takes of the limit of inodes, in bytes */
 };
 
 static struct slab contents = SLAB(struct content);
@@ -31,6 +27,26 @@ static struct content *content_of(const struct inode *inode)
 
 enum { ENTRY_SIZE = 20 }; /* what a name adds to its directory's size in Linux's tmpfs; a new one has two */
 
+/* Take a part of the space for inodes; false: it is full. */
+static bool space_take(struct inode *inode, u64 size)
+{
+	struct tmpfs_limits *limits = inode->super->data;
+
+	if (limits->inodes && limits->space + size > limits->inodes * INODE_SPACE)
+		return false;
+	limits->space += size;
+	content_of(inode)->space += size;
+	return true;
+}
+
+static void space_return(struct inode *inode, u64 size)
+{
+	struct tmpfs_limits *limits = inode->super->data;
+
+	limits->space -= size;
+	content_of(inode)->space -= size;
+}
+
 static struct inode *make(struct super *super, const struct inode *directory, u32 mode)
 {
 	struct inode *inode = inode_new(super, mode);
@@ -38,7 +54,7 @@ static struct inode *make(struct super *super, const struct inode *directory, u3
 	if (!inode)
 		return NULL;
 	inode->data = slab_alloc(&contents);
-	if (!inode->data) {
+	if (!inode->data || !space_take(inode, INODE_SPACE)) {
 		inode_put(inode);
 		return NULL;
 	}
@@ -63,7 +79,7 @@ static struct inode *make(struct super *super, const struct inode *directory, u3
 
 static void drop_page(struct inode *inode, u64 index, void *page)
 {
-	struct limits *limits = inode->super->data;
+	struct tmpfs_limits *limits = inode->super->data;
 
 	tree_set(&content_of(inode)->pages, index, NULL);
 	page_free(page);
@@ -86,6 +102,7 @@ static void evict(struct inode *inode)
 	if (!content)
 		return;
 	drop_pages(inode, 0, ~0ull);
+	space_return(inode, content->space);
 	attributes_free(&content->attributes);
 	kfree(content->target);
 	slab_free(&contents, content);
@@ -93,12 +110,12 @@ static void evict(struct inode *inode)
 
 static int statfs(struct super *super, struct statfs *stat)
 {
-	struct limits *limits = super->data;
+	struct tmpfs_limits *limits = super->data;
 
 	stat->blocks = limits->pages;
 	stat->blocks_free = stat->blocks_available = limits->pages - limits->used;
-	stat->files = limits->pages;
-	stat->files_free = limits->pages - super->next_inode;
+	stat->files = limits->inodes ? limits->inodes : limits->pages;
+	stat->files_free = stat->files - limits->space / INODE_SPACE;
 	return 0;
 }
 
@@ -107,106 +124,18 @@ static void release(struct super *super)
 	kfree(super->data);
 }
 
-/* -- options -- */
-
-/* A number with a unit, of bytes or a percentage of RAM; false: it is none. */
-static bool number_with_unit(const char *text, u32 base, bool unit, u64 *value)
-{
-	u64 number = 0;
-
-	if (!*text)
-		return false;
-	for (; *text >= '0' && *text < (char)('0' + base); text++)
-		number = number * base + (u64)(*text - '0');
-	if (unit && *text == '%') {
-		number = number * core.ram.count / 100 * PAGE;
-		text++;
-	} else if (unit && *text) {
-		u32 shift = (*text | 0x20) == 'k' ? 10 : (*text | 0x20) == 'm' ? 20 : (*text | 0x20) == 'g' ? 30 : 0;
-
-		number <<= shift;
-		text += shift != 0;
-	}
-	*value = number;
-	return !*text;
-}
-
-static int set_option(struct super *super, char *option)
-{
-	struct limits *limits = super->data;
-	struct inode *root = super->root->inode;
-	char *text;
-	u64 value = 0;
-
-	if ((text = option_value(option, "size="))) {
-		if (!number_with_unit(text, 10, true, &value))
-			return -EINVAL;
-		value = (value + PAGE - 1) / PAGE;
-		if (value && value < limits->used)
-			return -EINVAL;
-		limits->pages = value ? value : core.ram.count;
-		limits->given = true;
-		return 0;
-	}
-	if ((text = option_value(option, "mode=")) && number_with_unit(text, 8, false, &value))
-		root->mode = S_IFDIR | (u32)(value & 07777);
-	else if ((text = option_value(option, "uid=")) && number_with_unit(text, 10, false, &value))
-		root->user = (u32)value;
-	else if ((text = option_value(option, "gid=")) && number_with_unit(text, 10, false, &value))
-		root->group = (u32)value;
-	else if (!(text = option_value(option, "nr_inodes=")) || !number_with_unit(text, 10, true, &value))
-		return strings_equal(option, "inode64") ? 0 : -EINVAL;
-	return 0;
-}
-
-/* Options between commas, which are overwritten. */
-int tmpfs_options(struct super *super, char *options)
-{
-	int error = 0;
-
-	while (!error && *options) {
-		char *option = option_next(&options, ',');
-
-		error = *option ? set_option(super, option) : 0;
-	}
-	return error;
-}
-
-static int remount(struct super *super, u32 flags, char *options)
-{
-	(void)flags;
-	return tmpfs_options(super, options);
-}
-
-static void show(struct super *super, struct text *text)
-{
-	struct limits *limits = super->data;
-	struct inode *root = super->root->inode;
-
-	if (limits->given) {
-		text_put(text, ",size=");
-		text_number(text, limits->pages * (PAGE / 1024));
-		text_put(text, "k");
-	}
-	if ((root->mode & 07777) != 01777) {
-		text_put(text, ",mode=");
-		text_octal(text, root->mode & 07777, 3);
-	}
-	text_put(text, ",inode64");
-}
-
 static const struct super_operations super_operations = {
 	.statfs = statfs,
 	.evict = evict,
-	.show = show,
-	.remount = remount,
+	.show = tmpfs_show,
+	.remount = tmpfs_remount,
 	.release = release,
 };
 
 struct super *tmpfs_new(const char *type, u32 mode)
 {
 	struct super *super = super_new(&super_operations, type, TMPFS_MAGIC);
-	struct limits *limits = super ? kmalloc(sizeof(*limits)) : NULL;
+	struct tmpfs_limits *limits = super ? kmalloc(sizeof(*limits)) : NULL;
 
 	if (!limits) {
 		super_put(super);
@@ -226,7 +155,7 @@ struct super *tmpfs_new(const char *type, u32 mode)
 /* A page for writing: the one that is there, or a new one of zeros. NULL: none is left. */
 static u8 *page_make(struct inode *inode, u64 index)
 {
-	struct limits *limits = inode->super->data;
+	struct tmpfs_limits *limits = inode->super->data;
 	struct tree *pages = &content_of(inode)->pages;
 	void *page = tree_get(pages, index);
 
@@ -525,10 +454,14 @@ static int link(struct inode *inode, struct inode *directory, struct dentry *den
 {
 	int error;
 
+	if (inode->links && !space_take(inode, INODE_SPACE))
+		return -ENOSPC;
 	inode_get(inode);
 	error = add(directory, dentry, inode);
-	if (error)
+	if (error) {
+		space_return(inode, inode->links ? INODE_SPACE : 0);
 		return error;
+	}
 	inode->links++;
 	inode->changed = directory->changed;
 	return 0;
@@ -536,6 +469,8 @@ static int link(struct inode *inode, struct inode *directory, struct dentry *den
 
 static int unlink(struct inode *directory, struct dentry *dentry)
 {
+	if (dentry->inode->links > 1 && !S_ISDIR(dentry->inode->mode))
+		space_return(dentry->inode, INODE_SPACE);
 	dentry->inode->links--;
 	touch(directory);
 	dentry->inode->changed = directory->changed;
@@ -612,10 +547,24 @@ static s64 getxattr(struct inode *inode, const char *name, void *value, u64 size
 	return attributes_get(content_of(inode)->attributes, name, value, size);
 }
 
+static u64 attribute_space(const char *name, s64 size)
+{
+	enum { LINUX_NODE = 40 };
+
+	return size < 0 ? 0 : LINUX_NODE + string_size(name) + 1 + (u64)size;
+}
+
 static int setxattr(struct inode *inode, const char *name, const void *value, u64 size, u32 flags)
 {
-	int error = attributes_set(&content_of(inode)->attributes, name, value, size, flags);
+	struct content *content = content_of(inode);
+	u64 old = attribute_space(name, attributes_get(content->attributes, name, NULL, 0));
+	u64 new = attribute_space(name, (s64)size);
+	int error = space_take(inode, new) ? 0 : -ENOSPC;
 
+	if (error)
+		return error;
+	error = attributes_set(&content->attributes, name, value, size, flags);
+	space_return(inode, error ? new : old);
 	if (!error)
 		inode->changed = time_real();
 	return error;
@@ -628,11 +577,15 @@ static s64 listxattr(struct inode *inode, char *names, u64 size)
 
 static int removexattr(struct inode *inode, const char *name)
 {
-	int error = attributes_remove(&content_of(inode)->attributes, name);
+	struct content *content = content_of(inode);
+	u64 old = attribute_space(name, attributes_get(content->attributes, name, NULL, 0));
+	int error = attributes_remove(&content->attributes, name);
 
-	if (!error)
-		inode->changed = time_real();
-	return error;
+	if (error)
+		return error;
+	space_return(inode, old);
+	inode->changed = time_real();
+	return 0;
 }
 
 #define ATTRIBUTE_OPERATIONS .getxattr = getxattr, .setxattr = setxattr, .listxattr = listxattr, .removexattr = removexattr

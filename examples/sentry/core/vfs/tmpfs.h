@@ -5,8 +5,19 @@
 
 #include "vfs.h"
 
+enum { INODE_SPACE = 1024 }; /* the same unit as in Linux's tmpfs */
+
+struct tmpfs_limits {
+	u64 pages, used; /* of contents */
+	bool given;	 /* by an option */
+	u64 inodes;	 /* 0: as many as there is memory for */
+	u64 space;	 /* in bytes: each inode and each more name of one has INODE_SPACE, attributes have their size */
+};
+
 struct super *tmpfs_new(const char *type, u32 mode); /* NULL: no memory */
 int tmpfs_options(struct super *super, char *options);
+int tmpfs_remount(struct super *super, u32 flags, char *options);
+void tmpfs_show(struct super *super, struct text *text);
 struct inode *tmpfs_file(u32 mode); /* without a name */
 
 /* -- xattr.c: extended attributes in memory -- */
