@@ -93,6 +93,8 @@ static int open_program(const struct path *path, struct file **file)
 	struct inode *inode = path->dentry->inode;
 	int error;
 
+	if (S_ISLNK(inode->mode))
+		return -ELOOP; /* it was not followed */
 	if (!S_ISREG(inode->mode) || path->mount->flags & MS_NOEXEC)
 		return -EACCES;
 	error = inode_permission(inode, MAY_EXEC);

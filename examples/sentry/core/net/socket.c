@@ -268,14 +268,16 @@ static s64 bind_or_connect(struct task *t, const u64 *args, bool connects)
 {
 	struct address address;
 	struct file *file;
-	s64 error;
+	s64 error, of_address;
 	struct socket *socket = socket_get(t, args[0], &file, &error);
 
-	if (!socket)
+	if (!file)
 		return error;
-	error = address_get(t, &address, args[1], args[2]);
-	if (error)
-		return error;
+	of_address = address_get(t, &address, args[1], args[2]);
+	if (!socket && (!connects || !of_address))
+		return error; /* for connect(), Linux looks at the address first */
+	if (of_address)
+		return of_address;
 	if (!connects)
 		return socket->operations->bind(socket, &address, (u32)args[2]);
 	return socket->operations->connect(socket, &address, (u32)args[2], !(file->flags & O_NONBLOCK));
@@ -311,9 +313,9 @@ static s64 accept(struct task *t, const u64 *args, u32 flags)
 	s64 result;
 	u32 size;
 
-	if (flags & ~(u32)(SOCK_NONBLOCK | SOCK_CLOEXEC))
-		return -EINVAL;
 	socket = socket_get(t, args[0], &file, &result);
+	if (file && flags & ~(u32)(SOCK_NONBLOCK | SOCK_CLOEXEC))
+		return -EINVAL;
 	if (!socket)
 		return result;
 	if (!socket->operations->accept)

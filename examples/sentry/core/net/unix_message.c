@@ -149,14 +149,12 @@ static s64 send_datagram(struct socket *socket, struct message *message, struct 
 	}
 	if (!to)
 		return -ENOTCONN;
-	if (!to->socket) {
-		if (end->peer == to) {
-			end->peer = NULL;
-			endpoint_put(to);
-		}
-		return -ECONNREFUSED;
+	result = send_packet(socket, to, message, from, deadline);
+	if (result == -ECONNREFUSED && end->peer == to) {
+		end->peer = NULL;
+		endpoint_put(to);
 	}
-	return send_packet(socket, to, message, from, deadline);
+	return result;
 }
 
 s64 unix_send(struct socket *socket, struct message *message, struct io *from, u32 flags)
@@ -179,7 +177,7 @@ s64 unix_send(struct socket *socket, struct message *message, struct io *from, u
 		return -ENOTCONN;
 	if (is_stream(socket))
 		return send_stream(socket, message, from, flags, deadline);
-	if (end->no_send || end->peer->no_receive)
+	if (from->left <= socket->send_size && (end->no_send || end->peer->no_receive))
 		return socket_broken(flags);
 	result = send_packet(socket, end->peer, message, from, deadline);
 	return result == -EPIPE ? socket_broken(flags) : result;

@@ -162,7 +162,7 @@ static s64 move_at(struct task *t, const u64 *args, bool write)
 		return -EINVAL;
 	if (!file || file->flags & O_PATH)
 		return -EBADF;
-	return file->stream || file->fixed ? -ESPIPE : move(t, args, &args[3], write);
+	return file_has_position(file) ? move(t, args, &args[3], write) : -ESPIPE;
 }
 
 s64 sys_pread64(struct task *t, const u64 *args)
@@ -343,7 +343,7 @@ static s64 move_vectors_at(struct task *t, const u64 *args, bool write, u32 flag
 		return -EINVAL;
 	if (!file || file->flags & O_PATH)
 		return -EBADF;
-	return file->stream || file->fixed ? -ESPIPE : move_vectors(t, args, &args[3], write, flags);
+	return file_has_position(file) ? move_vectors(t, args, &args[3], write, flags) : -ESPIPE;
 }
 
 s64 sys_preadv(struct task *t, const u64 *args)

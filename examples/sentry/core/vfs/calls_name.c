@@ -34,8 +34,11 @@ static int may_remove(const struct path *directory, struct dentry *dentry, bool 
 	return inode->dead ? -ENOENT : 0;
 }
 
-/* What a new name is for. Others than a directory and a symbolic link have conditions that come after the lookup. */
-enum new_kind { NEW_DIRECTORY, NEW_LINK, NEW_OTHER };
+/*
+ * What a new name is for. Others than a directory and a symbolic link have conditions that come after the lookup. For a
+ * second name of a file, its rights are checked before those of the directory.
+ */
+enum new_kind { NEW_DIRECTORY, NEW_LINK, NEW_NAME, NEW_OTHER };
 
 /*
  * Find the place of a new name: 0 with the directory locked and a dentry without an inode.  A name with a slash behind
@@ -46,10 +49,13 @@ static int new_place(struct walk *w, struct task *t, u64 directory, u64 name, en
 	int error = walk_user(w, t, directory, name, WALK_PARENT, 0);
 
 	if (!error)
-		error = walk_new(w, kind != NEW_OTHER, dentry);
+		error = walk_new(w, kind == NEW_DIRECTORY || kind == NEW_LINK, dentry);
 	if (error)
 		return error;
-	error = w->slash && kind != NEW_DIRECTORY ? -ENOENT : may_create(&w->at);
+	if (w->slash && kind != NEW_DIRECTORY)
+		error = -ENOENT;
+	else
+		error = kind == NEW_NAME ? mount_writable(w->at.mount) : may_create(&w->at);
 	if (error)
 		inode_unlock(w->at.dentry->inode);
 	return error;
@@ -190,6 +196,9 @@ static int link_inode(struct walk *w, const struct path *old, struct dentry *den
 		return -EXDEV;
 	if (!may_link(inode))
 		return -EPERM;
+	error = may_create(&w->at);
+	if (error)
+		return error;
 	if (S_ISDIR(inode->mode) || !directory->operations->link)
 		return -EPERM;
 	if (!inode->links && !inode->can_link)
@@ -213,7 +222,7 @@ static s64 link_name(struct task *t, const u64 *args, u32 flags)
 	error = path_user(t, args[0], args[1], walk, &old);
 	if (error)
 		return error;
-	error = new_place(&w, t, args[2], args[3], NEW_OTHER, &dentry);
+	error = new_place(&w, t, args[2], args[3], NEW_NAME, &dentry);
 	if (!error) {
 		error = link_inode(&w, &old, dentry);
 		end_place(&w, dentry, error, IN_CREATE);
@@ -267,6 +276,8 @@ static s64 remove(struct task *t, u64 directory, u64 name, bool is_directory)
 
 	if (!error && w.kind != LAST_NAME)
 		error = is_directory ? directory_errors[w.kind] : -EISDIR;
+	if (!error)
+		error = mount_writable(w.at.mount); /* before the lookup, as on Linux */
 	if (!error) {
 		struct inode *inode = w.at.dentry->inode;
 
@@ -397,6 +408,9 @@ static int rename_walk(struct rename *r, struct task *t, const u64 *args)
 		return -EBUSY;
 	if (r->to.kind != LAST_NAME)
 		return r->flags & RENAME_NOREPLACE ? -EEXIST : -EBUSY;
+	error = mount_writable(r->from.at.mount);
+	if (error)
+		return error;
 	from = r->from.at.dentry->inode;
 	to = r->to.at.dentry->inode;
 	mutex_lock_two(&from->mutex, &to->mutex);

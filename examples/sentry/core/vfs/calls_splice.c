@@ -83,7 +83,7 @@ s64 sys_sendfile(struct task *t, const u64 *args)
 		return -EFAULT;
 	if (!from.file || !from.file->readable)
 		return -EBADF;
-	if (from.address && (from.file->stream || from.file->fixed))
+	if (from.address && !file_has_position(from.file))
 		return -ESPIPE;
 	side_begin(t, &from);
 	if ((s64)from.position < 0 || (s64)args[3] < 0)
@@ -124,7 +124,7 @@ s64 sys_copy_file_range(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!from.file->readable || !to.file->writable || to.file->flags & O_APPEND)
 		return -EBADF;
-	if (from.file->inode->super != to.file->inode->super && from.file->inode->super->type != to.file->inode->super->type)
+	if (from.file->inode->super != to.file->inode->super)
 		return -EXDEV;
 	if (from.position + args[4] < from.position || to.position + args[4] < to.position)
 		return -EOVERFLOW;
@@ -237,9 +237,9 @@ s64 sys_vmsplice(struct task *t, const u64 *args)
 		return -EINVAL;
 	if (!file)
 		return -EBADF;
-	if (!file_pipe(file))
-		return -EBADF;
 	result = vectors_get(t, &vectors, args[1], args[2]);
+	if (result >= 0 && !file_pipe(file))
+		result = -EBADF;
 	if (result > 0) {
 		io.mm = t->mm;
 		io.vectors = vectors.first;

@@ -350,7 +350,16 @@ static void release(struct file *file)
 	slab_free(&epolls, epoll);
 }
 
-static const struct file_operations epoll_operations = { .seek = file_stay, .poll = poll, .release = release };
+/* Linux has some of its own, for busy polling. */
+static s64 ioctl(struct file *file, u32 command, u64 argument)
+{
+	(void)file, (void)command, (void)argument;
+	return -EINVAL;
+}
+
+static const struct file_operations epoll_operations = {
+	.seek = file_stay, .poll = poll, .ioctl = ioctl, .release = release,
+};
 
 static s64 make(struct task *t, u32 flags)
 {

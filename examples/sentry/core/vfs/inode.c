@@ -156,8 +156,12 @@ static bool mode_allows(const struct inode *inode, u32 wanted)
 
 int inode_permission(struct inode *inode, u32 wanted)
 {
-	int error = inode_refresh(inode);
+	bool has_content = S_ISREG(inode->mode) || S_ISDIR(inode->mode) || S_ISLNK(inode->mode);
+	int error;
 
+	if (wanted & MAY_WRITE && has_content && inode->super->flags & MS_RDONLY)
+		return -EROFS;
+	error = inode_refresh(inode);
 	if (error)
 		return error;
 	if (mode_allows(inode, wanted))

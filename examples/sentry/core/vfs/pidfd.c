@@ -83,6 +83,7 @@ static s64 install(struct task *t, struct process_ref *ref, u32 flags)
 		return error;
 	}
 	file->data = ref;
+	file->stream = file->odd = true;
 	return fd_install(t, file, 0, true);
 }
 

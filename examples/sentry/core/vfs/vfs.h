@@ -239,6 +239,7 @@ struct file {
 	bool readable, writable;
 	bool stream; /* without a position: -ESPIPE */
 	bool fixed;  /* lseek stays where it is, pread and pwrite: -ESPIPE */
+	bool odd;    /* a stream, but pread and pwrite fail as read and write do */
 	const struct file_operations *operations;
 	struct path path;
 	struct inode *inode; /* that of the path; borrowed from there */
@@ -252,6 +253,12 @@ struct file {
 	s32 signal; /* F_SETSIG */
 	struct async *async; /* NULL: without O_ASYNC */
 };
+
+/* Whether it can be read and written at a position of the caller's. */
+static inline bool file_has_position(const struct file *file)
+{
+	return file->odd || !(file->stream || file->fixed);
+}
 
 /* -- inode.c -- */
 
