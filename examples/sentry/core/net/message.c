@@ -340,6 +340,7 @@ static s64 many(struct task *t, const u64 *args, one_message each, u64 deadline)
 
 	if (!socket_get(t, args[0], &file, &result))
 		return result;
+	result = 0;
 	for (; done < count; done++) {
 		u64 header = args[1] + done * STRIDE;
 		u32 size;

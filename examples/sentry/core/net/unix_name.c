@@ -81,7 +81,7 @@ static int bind_path(struct endpoint *end, struct address *address, u32 *size)
 
 	address->rest[*size - 2] = 0;
 	*size = (u32)string_size(address->rest) + 3;
-	error = core_mknod(address->rest, S_IFSOCK | (0777 & ~caller_fs()->umask), 0);
+	error = name_socket(address->rest, 0777 & ~caller_fs()->umask);
 	if (!error)
 		error = path_lookup(address->rest, 0, &end->place);
 	return error == -EEXIST ? -EADDRINUSE : error;

@@ -25,6 +25,7 @@ s64 file_transfer(struct file *file, struct io *io, u64 *position, bool write);
 void file_accessed(struct file *file);
 
 int may_create(const struct path *directory);
+int name_socket(const char *name, u32 mode);
 
 u32 walk_flags(u32 flags); /* WALK_* of AT_* */
 

@@ -143,6 +143,28 @@ s64 sys_mknodat(struct task *t, const u64 *args)
 	return make_node(t, args[0], args[1], (u32)args[2] & 0177777, (u32)args[3]);
 }
 
+/* The file of a socket, by a name that has been copied. */
+int name_socket(const char *name, u32 mode)
+{
+	struct walk w = { .flags = 0 };
+	struct dentry *dentry = NULL;
+	int error = walk_core(&w, name, WALK_PARENT);
+
+	if (!error)
+		error = walk_new(&w, false, &dentry);
+	if (!error) {
+		struct inode *inode = w.at.dentry->inode;
+
+		error = may_create(&w.at);
+		if (!error)
+			error = inode->operations->create ? inode->operations->create(inode, dentry, S_IFSOCK | mode, 0) : -EPERM;
+		end_place(&w, dentry, error, IN_CREATE);
+	}
+	dentry_put(dentry);
+	walk_end(&w);
+	return error;
+}
+
 static s64 make_link(struct task *t, u64 target, u64 directory, u64 name)
 {
 	struct walk w = { .flags = 0 };
