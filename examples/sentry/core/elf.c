@@ -161,7 +161,9 @@ static const char *open_interpreter(struct file *file, const struct elf_segment 
 	page_free(name);
 	if (*error)
 		return "a dynamic program, whose interpreter is not there";
-	*error = S_ISREG(path.dentry->inode->mode) ? file_open(&path, O_RDONLY, interpreter) : -EACCES;
+	*error = S_ISREG(path.dentry->inode->mode) ? inode_permission(path.dentry->inode, MAY_EXEC) : -EACCES;
+	if (!*error)
+		*error = file_open(&path, O_RDONLY, interpreter);
 	path_put(&path);
 	return *error ? "the interpreter cannot be opened" : NULL;
 }
@@ -211,6 +213,8 @@ static const char *load_both(struct mm *mm, struct file *file, struct elf *elf, 
 	}
 	mm->map_top = USER_TOP - STACK_SIZE - (1 << 20);
 	if (!why && interpreter)
+		*error = interpreter->inode->size < sizeof(elf->header) ? -EIO : -ELIBBAD;
+	if (!why && interpreter)
 		why = load_interpreter(mm, interpreter, elf, image);
 	if (interpreter)
 		file_put(interpreter);
@@ -231,6 +235,10 @@ const char *elf_load(struct mm *mm, struct file *file, struct image *image, int 
 	mm->heap = mm->brk = image->end;
 	mm->program = file;
 	file_get(file);
+	if (!file->runs) {
+		file->runs = true;
+		file->inode->programs++;
+	}
 	image->vdso = why ? 0 : vdso_map(mm);
 	return why;
 }

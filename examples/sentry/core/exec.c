@@ -98,6 +98,8 @@ static int open_program(const struct path *path, struct file **file)
 	if (!S_ISREG(inode->mode) || path->mount->flags & MS_NOEXEC)
 		return -EACCES;
 	error = inode_permission(inode, MAY_EXEC);
+	if (!error && inode->writers)
+		error = -ETXTBSY;
 	return error ? error : file_open(path, O_RDONLY | O_LARGEFILE, file);
 }
 

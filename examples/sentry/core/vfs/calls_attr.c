@@ -306,6 +306,8 @@ s64 sys_truncate(struct task *t, const u64 *args)
 		error = mount_writable(path.mount);
 	if (!error)
 		error = inode_permission(inode, MAY_WRITE);
+	if (!error && inode->programs)
+		error = -ETXTBSY;
 	if (!error)
 		error = set_size(&path, args[1], NULL);
 	path_put(&path);

@@ -223,6 +223,8 @@ static int change_flags(const struct request *r, const struct path *path)
 
 	if (!is_root(path))
 		return -EINVAL;
+	if (r->flags & MS_RDONLY && (r->flags & MS_BIND ? path->mount->writers : super->writers))
+		return -EBUSY;
 	if (!(r->flags & MS_BIND)) {
 		if (super->operations->remount)
 			error = super->operations->remount(super, r->flags, r->options ? r->options : none);

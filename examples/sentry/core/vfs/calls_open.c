@@ -79,7 +79,7 @@ static int open_path(const struct path *path, u32 flags, bool created, struct fi
 		return error;
 	truncate = flags & O_TRUNC && !created && S_ISREG(path->dentry->inode->mode);
 	if (truncate)
-		error = truncate_opened(*file);
+		error = path->dentry->inode->programs ? -ETXTBSY : truncate_opened(*file);
 	if (error) {
 		file_put(*file);
 		return error;

@@ -104,6 +104,8 @@ s64 sys_memfd_create(struct task *t, const u64 *args)
 	size = dentry_rename(path.dentry, name);
 	if (!size)
 		size = file_open(&path, O_RDWR | O_LARGEFILE, &file);
+	if (!size)
+		inode->writers--, file->writes = false; /* Linux starts it as a program nevertheless */
 	path_put(&path);
 	return size ? size : fd_install(t, file, 0, flags & CLOEXEC);
 }

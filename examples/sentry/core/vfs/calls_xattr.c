@@ -37,7 +37,9 @@ static s64 check_name(const struct inode *inode, const char *name, bool write)
 	} else if (starts_with(name, "security.")) {
 		return write && !caller_capable(CAP_SYS_ADMIN) ? -EPERM : 0;
 	} else {
-		return -EOPNOTSUPP;
+		s64 error = starts_with(name, "system.") ? 0 : inode_permission((struct inode *)inode, write ? MAY_WRITE : MAY_READ);
+
+		return error ? error : -EOPNOTSUPP;
 	}
 	if (!rest[1])
 		return -EINVAL;
@@ -102,11 +104,44 @@ static s64 get(struct task *t, const struct path *path, const struct request *r)
 	return inode->operations->getxattr ? fetch(t, inode, r, false) : -EOPNOTSUPP;
 }
 
+/* Remove the names that only the superuser may see: the size of the others. */
+static u64 without_trusted(char *names, u64 size)
+{
+	u64 kept = 0;
+
+	for (u64 at = 0, length; at < size; at += length) {
+		length = string_size(names + at) + 1;
+		if (starts_with(names + at, "trusted."))
+			continue;
+		for (u64 i = 0; i < length; i++)
+			names[kept + i] = names[at + i];
+		kept += length;
+	}
+	return kept;
+}
+
 static s64 list(struct task *t, const struct path *path, const struct request *r)
 {
 	struct inode *inode = path->dentry->inode;
+	char *names;
+	s64 size;
 
-	return inode->operations->listxattr ? fetch(t, inode, r, true) : 0;
+	if (!inode->operations->listxattr)
+		return 0;
+	if (caller_capable(CAP_SYS_ADMIN))
+		return fetch(t, inode, r, true);
+	names = kmalloc(XATTR_SIZE_MAX);
+	if (!names)
+		return -ENOMEM;
+	size = inode->operations->listxattr(inode, names, XATTR_SIZE_MAX);
+	if (size > 0)
+		size = (s64)without_trusted(names, (u64)size);
+	if (size > 0 && r->size && (u64)size > r->size)
+		size = -ERANGE;
+	else if (size > 0 && r->size && user_write(t->mm, r->value, names, (u64)size))
+		size = -EFAULT;
+	kfree(names);
+	return size;
 }
 
 static s64 remove(struct task *t, const struct path *path, const struct request *r)

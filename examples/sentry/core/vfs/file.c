@@ -46,6 +46,18 @@ static int choose_operations(struct file *file)
 	return 0;
 }
 
+static void count_writer(struct file *file, s32 change)
+{
+	u32 mode = file->inode->mode;
+
+	file->writes = change > 0;
+	file->inode->writers += (u32)change;
+	if (!S_ISREG(mode))
+		return;
+	file->inode->super->writers += (u32)change;
+	file->path.mount->writers += (u32)change;
+}
+
 int file_open(const struct path *path, u32 flags, struct file **result)
 {
 	struct file *file = file_new(path, path->dentry->inode->file_operations, flags);
@@ -53,8 +65,15 @@ int file_open(const struct path *path, u32 flags, struct file **result)
 
 	if (!file)
 		return -ENOMEM;
-	if (file->writable)
-		file->inode->writers++;
+	if (file->writable && !(flags & O_PATH)) {
+		if (S_ISREG(file->inode->mode) && file->inode->programs) {
+			file->writable = false;
+			file->flags |= O_PATH;
+			file_put(file);
+			return -ETXTBSY;
+		}
+		count_writer(file, 1);
+	}
 	file->flags |= flags & O_NOCTTY;
 	error = choose_operations(file);
 	file->flags &= ~(u32)O_NOCTTY;
@@ -85,8 +104,10 @@ void file_put(struct file *file)
 	locks_release(file->inode, file);
 	if (file->operations->release)
 		file->operations->release(file);
-	if (file->writable && file->inode->writers)
-		file->inode->writers--;
+	if (file->writes)
+		count_writer(file, -1);
+	if (file->runs)
+		file->inode->programs--;
 	path_put(&file->path);
 	slab_free(&files, file);
 }

@@ -160,6 +160,7 @@ struct super {
 	bool negative; /* names that do not exist may be remembered */
 	bool refuses;  /* it makes no file whose name exists: a lookup before that is not needed */
 	u32 flags;     /* MS_RDONLY */
+	u32 writers;   /* open files that may write */
 	u32 depth;     /* of an overlay: how many levels of overlays, including itself */
 	struct list watches; /* of inotify, on its inodes */
 	void *data;
@@ -179,6 +180,7 @@ struct inode {
 	struct list watches; /* of inotify */
 	struct list mappings; /* for mm.c */
 	u32 writers; /* open files that may write */
+	u32 programs; /* open files whose program runs: then none may write */
 	struct pipe *pipe; /* of a FIFO that is open */
 	u32 seals; /* of a memfd */
 	bool may_seal;
@@ -209,6 +211,7 @@ struct dentry {
 struct mount {
 	u32 references;
 	u32 flags; /* MS_* */
+	u32 writers; /* open files that may write */
 	struct super *super;
 	struct dentry *root;
 	struct mount *parent; /* NULL of the first one */
@@ -239,6 +242,8 @@ struct file {
 	bool readable, writable;
 	bool stream; /* without a position: -ESPIPE */
 	bool fixed;  /* lseek stays where it is, pread and pwrite: -ESPIPE */
+	bool writes; /* it counts as one of the writers of its inode, file system and mount */
+	bool runs;   /* it counts as one of its inode's programs */
 	bool odd;    /* a stream, but pread and pwrite fail as read and write do */
 	const struct file_operations *operations;
 	struct path path;
