@@ -327,6 +327,8 @@ s64 sys_get_robust_list(struct task *t, const u64 *args)
 
 	if (!other)
 		return -ESRCH;
+	if (!may_inspect(t, other, false))
+		return -EPERM;
 	if (user_write(t->mm, args[2], &size, sizeof(size)))
 		return -EFAULT;
 	return user_write(t->mm, args[1], &list, sizeof(list));

@@ -118,9 +118,16 @@ static s64 get_range(u64 start, u64 size, u64 *end)
 
 static s64 populate(struct mm *mm, u64 start, u64 end, bool write)
 {
-	for (u64 at = start; at < end; at += PAGE)
+	for (u64 at = start; at < end; at += PAGE) {
+		const struct vma *vma = mm_vma(mm, at);
+
+		if (!vma)
+			return -ENOMEM;
+		if (!(vma->prot & (write ? PROT_WRITE : PROT_READ)))
+			return -EINVAL;
 		if (!mm_page(mm, at, write))
-			return mm_vma(mm, at) ? -EFAULT : -ENOMEM;
+			return -EFAULT;
+	}
 	return 0;
 }
 
@@ -148,14 +155,15 @@ s64 sys_madvise(struct task *t, const u64 *args)
 				return -EINVAL;
 		mm_discard(t->mm, start, covered);
 		break;
-	case DONTFORK: error = mm_mark(t->mm, start, covered, VMA_NO_FORK, 0); break;
-	case DOFORK: error = mm_mark(t->mm, start, covered, 0, VMA_NO_FORK); break;
+	case FREE:
 	case WIPEONFORK:
 		for (u64 at = start; at < covered; at = mm_vma(t->mm, at)->end)
 			if (mm_vma(t->mm, at)->file || mm_vma(t->mm, at)->flags & VMA_SHARED)
 				return -EINVAL;
-		error = mm_mark(t->mm, start, covered, VMA_WIPE_ON_FORK, 0);
+		error = advice == FREE ? 0 : mm_mark(t->mm, start, covered, VMA_WIPE_ON_FORK, 0);
 		break;
+	case DONTFORK: error = mm_mark(t->mm, start, covered, VMA_NO_FORK, 0); break;
+	case DOFORK: error = mm_mark(t->mm, start, covered, 0, VMA_NO_FORK); break;
 	case KEEPONFORK: error = mm_mark(t->mm, start, covered, 0, VMA_WIPE_ON_FORK); break;
 	case POPULATE_READ:
 	case POPULATE_WRITE:

@@ -112,6 +112,7 @@ struct mm *mm_fork(struct mm *mm)
 		return NULL;
 	}
 	child->secret = mm->secret;
+	child->has_barriers = mm->has_barriers;
 	child->no_huge_pages = mm->no_huge_pages;
 	child->heap = mm->heap, child->brk = mm->brk, child->map_top = mm->map_top;
 	child->arguments = mm->arguments, child->environment = mm->environment;

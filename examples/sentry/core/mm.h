@@ -39,6 +39,7 @@ struct mm {
 	u64 heap, brk;
 	u64 map_top;
 	bool secret; /* others may not inspect it (PR_SET_DUMPABLE) */
+	bool has_barriers; /* membarrier() may interrupt its tasks */
 	bool no_huge_pages; /* without effect */
 	bool exhausted; /* out of RAM: the program ends */
 	struct file *program; /* a reference; NULL: none is loaded */

@@ -22,7 +22,7 @@ void priority_inherit(struct task *t, const struct task *from)
 	t->priority = from->priority;
 }
 
-static bool same_owner(const struct task *t, const struct task *other)
+bool same_owner(const struct task *t, const struct task *other)
 {
 	u32 user = t->cred.user.effective;
 

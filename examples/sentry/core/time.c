@@ -86,7 +86,7 @@ s64 sys_clock_nanosleep(struct task *t, const u64 *args)
 	s64 error;
 
 	if (clock == CLOCK_THREAD || (clock > CLOCK_PROCESS && clock != CLOCK_BOOT && clock != CLOCK_TAI))
-		return clock == CLOCK_THREAD || clock > CLOCK_TAI || clock == 10 ? -EINVAL : -EOPNOTSUPP;
+		return clock > CLOCK_TAI || clock == 10 ? -EINVAL : -EOPNOTSUPP;
 	if (user_read(t->mm, &time, args[2], sizeof(time)))
 		return -EFAULT;
 	if (time_deadline(&time, &deadline))
@@ -265,6 +265,8 @@ s64 sys_sched_setaffinity(struct task *t, const u64 *args)
 	of = task_named(t, (s32)args[0]);
 	if (!of)
 		return -ESRCH;
+	if (!same_owner(t, of) && !capable(CAP_SYS_NICE))
+		return -EPERM;
 	mask &= ~0ull >> (CPUS - core.cpus);
 	if (!mask)
 		return -EINVAL;
@@ -290,9 +292,12 @@ s64 sys_membarrier(struct task *t, const u64 *args)
 	const u32 known = GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL | PRIVATE | REGISTER_PRIVATE;
 	u32 command = (u32)args[0];
 
-	(void)t;
 	if ((u32)args[1] || (command != QUERY && (!(command & known) || command & (command - 1))))
 		return -EINVAL;
+	if (command == REGISTER_PRIVATE)
+		t->mm->has_barriers = true;
+	if (command == PRIVATE && !t->mm->has_barriers)
+		return -EPERM;
 	if (command & (GLOBAL | GLOBAL_EXPEDITED | PRIVATE)) /* to stop a program is a barrier for it */
 		EACH_PROCESS(p)
 			EACH_TASK(other, p)

@@ -65,6 +65,8 @@ s64 socket_wait(struct wait_queue *queue, u64 deadline)
 {
 	s64 error = deadline ? sleep_on(queue, deadline) : -EAGAIN;
 
+	if (error == -ERESTARTSYS && deadline != FOREVER)
+		return -EINTR; /* with a timeout, Linux does not make the call again */
 	return error == -ETIMEDOUT ? -EAGAIN : error;
 }
 
