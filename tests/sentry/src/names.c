@@ -187,6 +187,8 @@ static void prepare(void)
 	static const char *const removed[] = { "made", "sticky/new", "writable/new", "full/new", "loop", "dangling", "link" };
 
 	fchdir(start);
+	fchmod(start, 0755);
+	fchown(start, 0, 0);
 	for (unsigned i = 0; i < sizeof(removed) / sizeof(*removed); i++)
 		if (unlink(removed[i]))
 			rmdir(removed[i]);
@@ -195,12 +197,16 @@ static void prepare(void)
 	make_file("file");
 	mkdir("dir", 0755);
 	chmod("dir", 0755);
+	chown("dir", 0, 0);
 	make_file("dir/file");
 	mkdir("empty", 0755);
 	chmod("empty", 0755);
+	chown("empty", 0, 0);
 	make_file("sticky/file");
 	make_file("writable/file");
 	make_file("closed/file");
+	mknod("full/file", S_IFREG | 0644, 0);
+	mkdir("full/dir", 0755);
 	symlink("loop", "loop");
 	symlink("absent", "dangling");
 	symlink("file", "link");
@@ -320,6 +326,10 @@ int main(int argc, char **argv)
 	TRY(rename, "ro/absent", "ro/new");
 	TRY(rename, "full/file", "file");
 	TRY(setxattr, "full/file", "trusted.new", name256, 200, 0);
+	TRY(link, "full/file", "full/new");
+	TRY(linkat, AT_FDCWD, "full/file", AT_FDCWD, "full/new", 0);
+	TRY(renameat, AT_FDCWD, "ro/file", AT_FDCWD, "ro/new");
+	TRY(renameat2, AT_FDCWD, "ro/file", AT_FDCWD, "ro/new", 0);
 	for (unsigned i = 0; i < sizeof(calls) / sizeof(*calls); i++)
 		try_call(&calls[i], 0);
 	for (unsigned i = 0; i < sizeof(at_calls) / sizeof(*at_calls); i++)
