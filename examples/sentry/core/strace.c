@@ -447,6 +447,29 @@ void strace_enter(struct task *t, struct trace *trace, const u64 *args)
 	}
 }
 
+/* An error, or what the call returns to the core after a signal: the program sees EINTR, or the call is made again. */
+static void put_error(struct line *line, u64 error)
+{
+	static const struct trace_errno restarts[] = {
+		{ "ERESTARTSYS", "To be restarted if SA_RESTART is set" },
+		{ "ERESTARTNOINTR", "To be restarted" },
+		{ "ERESTARTNOHAND", "To be restarted if no handler" },
+		{ NULL, NULL },
+		{ "ERESTART_RESTARTBLOCK", "Interrupted by signal" },
+	};
+	const struct trace_errno *found = NULL;
+
+	if (error < trace_errno_count)
+		found = &trace_errnos[error];
+	else if (error >= ERESTARTSYS && error - ERESTARTSYS < ARRAY_SIZE(restarts))
+		found = &restarts[error - ERESTARTSYS];
+	line_text(line, error < ERESTARTSYS ? "-1 " : "? ");
+	line_text(line, found && found->name ? found->name : "E?");
+	line_text(line, " (");
+	line_text(line, found && found->name ? found->text : "?");
+	line_put(line, ')');
+}
+
 void strace_leave(struct task *t, struct trace *trace, s64 result)
 {
 	struct line *line = &trace->line;
@@ -459,13 +482,7 @@ void strace_leave(struct task *t, struct trace *trace, s64 result)
 	if (t->process->ending) {
 		line_put(line, '?');
 	} else if (error && error < 4096) {
-		const struct trace_errno *found = error < trace_errno_count ? &trace_errnos[error] : NULL;
-
-		line_text(line, "-1 ");
-		line_text(line, found && found->name ? found->name : "E?");
-		line_text(line, " (");
-		line_text(line, found && found->name ? found->text : "?");
-		line_put(line, ')');
+		put_error(line, error);
 	} else if (trace->call->result == T_FCNTL) {
 		put_fcntl_result(line, (u32)trace->args[1], (u64)result);
 	} else {
