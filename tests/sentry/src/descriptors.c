@@ -29,10 +29,12 @@ static int pipe_in, pipe_out, other_file, epoll_other; /* another file for calls
 static struct stat status;
 static struct statfs file_system;
 static struct sockaddr_un name = { AF_UNIX, "absent" };
+static const struct sockaddr no_family, other_family = { .sa_family = 99 };
 static struct epoll_event event = { .events = EPOLLIN };
 static struct itimerspec spec = { { 0, 0 }, { 1000, 0 } }, wrong_spec = { { 0, 0 }, { 0, -1 } };
 static unsigned long set = 1 << 9;
-static struct flock lock = { F_RDLCK, SEEK_SET, 0, 1, 0 }, write_lock = { F_WRLCK, SEEK_SET, 0, 1, 0 }, wrong_lock = { 99, 0, 0, 0, 0 };
+static struct flock lock = { F_RDLCK, SEEK_SET, 0, 1, 0 }, write_lock = { F_WRLCK, SEEK_SET, 0, 1, 0 };
+static struct flock wrong_lock = { 99, 0, 0, 0, 0 };
 static struct timespec no_time, wrong_time = { 0, -1 };
 static socklen_t size = sizeof(buffer), negative_size = -1;
 static int one = 1;
@@ -177,14 +179,14 @@ struct call {
 	X(connect_1, connect, fd, &name, sizeof(name))                                            \
 	X(connect_bad, connect, fd, BAD, sizeof(name))                                            \
 	X(connect_size, connect, fd, &name, 1)                                                    \
-	X(connect_none, connect, fd, &(struct sockaddr){ 0 }, 16)                                 \
-	X(connect_other, connect, fd, &(struct sockaddr){ 99 }, 16)                               \
+	X(connect_none, connect, fd, &no_family, 16)                                             \
+	X(connect_other, connect, fd, &other_family, 16)                                          \
 	X(accept_1, accept, fd, NULL, NULL)                                                       \
 	X(accept4_1, accept4, fd, NULL, NULL, 0)                                                  \
 	X(accept4_flags, accept4, fd, NULL, NULL, 1)                                              \
 	X(bind_1, bind, fd, &name, 1)                                                             \
 	X(bind_bad, bind, fd, BAD, 8)                                                             \
-	X(bind_other, bind, fd, &(struct sockaddr){ 99 }, 16)                                     \
+	X(bind_other, bind, fd, &other_family, 16)                                                \
 	X(listen_1, listen, fd, 1)                                                                \
 	X(getsockname_1, getsockname, fd, buffer, &size)                                          \
 	X(getsockname_bad, getsockname, fd, buffer, BAD)                                          \
@@ -412,14 +414,14 @@ static int is_left_out(const char *call, const char *kind)
 		{ "setns", "namespace path", "there are none" },
 		{ "mmap", "tcp", "there are no mappings of streams" },
 	};
-	char name[40];
+	char first[40];
 
+	snprintf(first, sizeof(first), "%.*s", (int)strcspn(kind, " "), kind);
 	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {
-		char calls[200], *rest = strcpy(calls, all[i].calls), *prefix;
+		char copy[200], *rest = strcpy(copy, all[i].calls), *prefix;
 
-		snprintf(name, sizeof(name), "%.*s", (int)strcspn(kind, " "), kind);
 		while ((prefix = strsep(&rest, " ")))
-			if (!strncmp(call, prefix, strlen(prefix)) && strstr(all[i].kinds, name))
+			if (!strncmp(call, prefix, strlen(prefix)) && strstr(all[i].kinds, first))
 				return 1;
 	}
 	return 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Makes each call that can wait, until a signal interrupts it; with a handler that restarts calls, and with one that does not. */
+/* Makes each call that can wait, until a signal interrupts it: with a handler that restarts calls, and without. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <mqueue.h>
@@ -29,7 +29,8 @@ static struct mmsghdr headers = { { NULL, 0, &vector, 1, NULL, 0, 0 }, 0 };
 static const struct timespec second = { LONG, 0 };
 static struct timespec rest;
 static struct timeval seconds;
-static int empty_pipe[2], full_pipe[2], locked, pair[2], datagrams[2], full_datagrams[2], listener, full_listener, client, event, epoll;
+static int empty_pipe[2], full_pipe[2], pair[2], datagrams[2], full_datagrams[2];
+static int locked, listener, full_listener, client, event, epoll;
 static int messages, semaphores, queue, full_queue;
 static struct sockaddr_un full_name = { AF_UNIX, "full-listener" };
 static unsigned word;

@@ -33,7 +33,8 @@ static int start, watches, opened;
 
 static struct stat status;
 static struct statfs file_system;
-static struct open_how how = { .flags = O_RDWR | O_CREAT, .mode = 0644 }, how_link = { .flags = O_RDONLY, .resolve = RESOLVE_NO_SYMLINKS };
+static struct open_how how = { .flags = O_RDWR | O_CREAT, .mode = 0644 };
+static struct open_how how_link = { .flags = O_RDONLY, .resolve = RESOLVE_NO_SYMLINKS };
 static struct statx statx_status;
 static char *const arguments[] = { "program", NULL };
 
@@ -250,7 +251,7 @@ static void try_path(const struct call *call, int directory, const char *where, 
 	long result = call->make(directory, path);
 
 	print(call, where, path, result);
-	if (result > 2 && strstr(call->name, "open") || !strcmp(call->name, "creat"))
+	if (result > 2 && (strstr(call->name, "open") || !strcmp(call->name, "creat")))
 		close((int)result);
 	if (!result && call->make == mount_on)
 		umount2(path, MNT_DETACH);
@@ -259,11 +260,13 @@ static void try_path(const struct call *call, int directory, const char *where, 
 }
 
 static const char *const paths[] = {
-	BAD, KERNEL, "", ".", "absent", "absent/x", "file", "file/", "file/x", "dir", "dir/", "dir/.", "dir/..", "empty", "loop", "loop/x",
-	"link", "link/", "dangling", name256, path4096, "ro", "ro/file", "ro/new", "ro/dir", "ro/link", "full/new", "full/file", "full/dir",
+	BAD, KERNEL, "", ".", "absent", "absent/x", "file", "file/", "file/x", "dir", "dir/", "dir/.", "dir/..", "empty",
+	"loop", "loop/x", "link", "link/", "dangling", name256, path4096, "ro", "ro/file", "ro/new", "ro/dir", "ro/link",
+	"full/new", "full/file", "full/dir",
 };
 static const char *const paths_of_others[] = {
-	"file", "dir/file", "dir/new", "empty", "closed/file", "closed/new", "closed", "sticky/file", "sticky/new", "writable/file", "ro/file", "ro/new",
+	"file", "dir/file", "dir/new", "empty", "closed/file", "closed/new", "closed", "sticky/file", "sticky/new",
+	"writable/file", "ro/file", "ro/new",
 };
 enum { PATHS = sizeof(paths) / sizeof(*paths), OF_OTHERS = sizeof(paths_of_others) / sizeof(*paths_of_others) };
 

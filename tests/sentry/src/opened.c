@@ -115,6 +115,7 @@ static void try_opens(void)
 	TRY(openat, AT_FDCWD, ".", O_TMPFILE, 0600);
 	TRY(openat, AT_FDCWD, "file", O_CREAT | O_DIRECTORY, 0600);
 	TRY(openat2, AT_FDCWD, "file", ((unsigned long[]){ O_RDWR | O_CREAT | O_EXCL, 0600, 0 }), 24);
+	TRY(renameat, AT_FDCWD, "closed", AT_FDCWD, "closed/x");
 	TRY(statx, AT_FDCWD, "file", 0x1000000, 0, large);
 	TRY(statx, AT_FDCWD, "file", 0x6000, 0, large);
 	TRY(statx, AT_FDCWD, "file", 0, 0x80000000, large);
@@ -175,8 +176,10 @@ static void remove_later(int kind, int id)
 static void try_queues(void)
 {
 	struct { long type; char text[8]; } message = { 1, "text" };
-	struct sembuf down = { 0, -1, 0 }, up = { 0, 1, 0 }, far = { 9, 1, 0 }, high = { 0, 32767, 0 }, no_wait = { 0, -1, IPC_NOWAIT };
-	int messages = msgget(IPC_PRIVATE, 0600), semaphores = semget(IPC_PRIVATE, 1, 0600), shared = shmget(IPC_PRIVATE, 4096, 0600);
+	struct sembuf down = { 0, -1, 0 }, up = { 0, 1, 0 }, far = { 9, 1, 0 }, high = { 0, 32767, 0 };
+	struct sembuf no_wait = { 0, -1, IPC_NOWAIT };
+	int messages = msgget(IPC_PRIVATE, 0600), semaphores = semget(IPC_PRIVATE, 1, 0600);
+	int shared = shmget(IPC_PRIVATE, 4096, 0600);
 
 	TRY(msgsnd, messages, &message, 8, 0);
 	TRY(msgrcv, messages, BAD, 8, 0, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Connects, binds, sends and receives where the other side, the name or the rights are wrong, and prints what each call returns. */
+/* Connects, binds, sends and receives where the other side, the name or the rights are wrong. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <netinet/in.h>
