@@ -107,8 +107,6 @@ static void try_sched(void)
 	TRY(sched_getattr, 0, small, 4, 0);
 	TRY(sched_getattr, 0, buffer, 48, 1);
 	SUCCEEDS(sched_yield);
-	TRY(getpriority, PRIO_PROCESS, 0);
-	TRY(ioprio_get, 1, 0);
 	IN_CHILD {
 		become(NOBODY);
 		memset(mask, 255, sizeof(mask));

@@ -35,13 +35,15 @@ static int make(const char *name, enum kind kind, u32 mode, u64 device, const ch
 		error = walk_new(&w, false, &dentry);
 	if (!error) {
 		struct inode *directory = w.at.dentry->inode;
+		const struct inode_operations *operations = directory->operations;
 
-		if (kind == DIRECTORY)
-			error = directory->operations->mkdir(directory, dentry, mode);
-		else if (kind == NODE)
-			error = directory->operations->create(directory, dentry, mode, device);
-		else
-			error = directory->operations->symlink(directory, dentry, target);
+		error = -EPERM; /* a directory like those of /proc */
+		if (kind == DIRECTORY && operations->mkdir)
+			error = operations->mkdir(directory, dentry, mode);
+		else if (kind == NODE && operations->create)
+			error = operations->create(directory, dentry, mode, device);
+		else if (kind == LINK && operations->symlink)
+			error = operations->symlink(directory, dentry, target);
 		inode_unlock(directory);
 	}
 	dentry_put(dentry);
