@@ -57,10 +57,10 @@ ENDS = {
 
 
 def run(
-    *command: str | Path, text: bytes = b"", environment: dict[str, str] | None = None
+    *command: str | Path, text: bytes = b"", environment: dict[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command with *text* as its input."""
-    return subprocess.run(command, input=text, capture_output=True, timeout=60, env=environment)
+    return subprocess.run(command, input=text, capture_output=True, timeout=seconds, env=environment)
 
 
 def same(platform: Path, *command: str | Path, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -21,7 +21,7 @@ struct call {
 };
 
 static char buffer[4096], name256[300], path4096[5000];
-static int start, watches, opened;
+static int start, watches, opened, changed = 1; /* changed: by a call that succeeded */
 
 #define CALL_WITH(what, name, ...)                       \
 	static long what(int d, const char *p)           \
@@ -187,6 +187,9 @@ static void prepare(void)
 {
 	static const char *const removed[] = { "made", "sticky/new", "writable/new", "full/new", "loop", "dangling", "link" };
 
+	if (!changed)
+		return;
+	changed = 0;
 	fchdir(start);
 	fchmod(start, 0755);
 	fchown(start, 0, 0);
@@ -251,6 +254,7 @@ static void try_path(const struct call *call, int directory, const char *where, 
 	long result = call->make(directory, path);
 
 	print(call, where, path, result);
+	changed |= result != -1;
 	if (result > 2 && (strstr(call->name, "open") || !strcmp(call->name, "creat")))
 		close((int)result);
 	if (!result && call->make == mount_on)
@@ -282,6 +286,7 @@ static void try_call(const struct call *call, int is_at)
 	pid_t child;
 
 	fflush(stdout);
+	changed = 1; /* by the last child */
 	prepare();
 	child = fork();
 	if (!child) {
