@@ -312,7 +312,7 @@ const char *core_start(const struct core_config *config)
 	interfaces_init();
 	net_settle();
 	if (!config->program && !config->root && !fuse_root && !config->control)
-		return "there is neither a program (initrd) nor a directory for the root (share)";
+		return "there is neither a program (initrd) nor a directory for the root (a share with the tag share or rootfs)";
 	for (u32 i = 0; config->strace && i < SYSCALLS; i++)
 		core.watched[i] = WATCH_STRACE;
 	error = root_init(config);
