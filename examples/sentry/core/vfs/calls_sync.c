@@ -105,7 +105,7 @@ s64 sys_memfd_create(struct task *t, const u64 *args)
 	if (!size)
 		size = file_open(&path, O_RDWR | O_LARGEFILE, &file);
 	if (!size)
-		inode->writers--, file->writes = false; /* Linux starts it as a program nevertheless */
+		file_count_writer(file, -1); /* Linux starts it as a program nevertheless */
 	path_put(&path);
 	return size ? size : fd_install(t, file, 0, flags & CLOEXEC);
 }

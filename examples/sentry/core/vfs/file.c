@@ -26,27 +26,7 @@ struct file *file_new(const struct path *path, const struct file_operations *ope
 
 static const struct file_operations no_operations;
 
-static int choose_operations(struct file *file)
-{
-	struct inode *inode = file->inode;
-
-	if (file->flags & O_PATH) {
-		file->operations = &no_operations;
-		file->readable = file->writable = false;
-		return 0;
-	}
-	if (inode->operations->open)
-		return inode->operations->open(inode, file);
-	if (S_ISSOCK(inode->mode))
-		return -ENXIO;
-	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
-		return device_open(file);
-	if (S_ISFIFO(inode->mode))
-		return fifo_open(file);
-	return 0;
-}
-
-static void count_writer(struct file *file, s32 change)
+void file_count_writer(struct file *file, s32 change)
 {
 	u32 mode = file->inode->mode;
 
@@ -58,6 +38,30 @@ static void count_writer(struct file *file, s32 change)
 	file->path.mount->writers += (u32)change;
 }
 
+static int choose_operations(struct file *file)
+{
+	struct inode *inode = file->inode;
+
+	if (file->flags & O_PATH) {
+		file->operations = &no_operations;
+		file->readable = file->writable = false;
+		return 0;
+	}
+	if (file->writable && S_ISREG(inode->mode) && inode->programs)
+		return -ETXTBSY;
+	if (file->writable)
+		file_count_writer(file, 1);
+	if (inode->operations->open)
+		return inode->operations->open(inode, file);
+	if (S_ISSOCK(inode->mode))
+		return -ENXIO;
+	if (S_ISCHR(inode->mode) || S_ISBLK(inode->mode))
+		return device_open(file);
+	if (S_ISFIFO(inode->mode))
+		return fifo_open(file);
+	return 0;
+}
+
 int file_open(const struct path *path, u32 flags, struct file **result)
 {
 	struct file *file = file_new(path, path->dentry->inode->file_operations, flags);
@@ -65,15 +69,6 @@ int file_open(const struct path *path, u32 flags, struct file **result)
 
 	if (!file)
 		return -ENOMEM;
-	if (file->writable && !(flags & O_PATH)) {
-		if (S_ISREG(file->inode->mode) && file->inode->programs) {
-			file->writable = false;
-			file->flags |= O_PATH;
-			file_put(file);
-			return -ETXTBSY;
-		}
-		count_writer(file, 1);
-	}
 	file->flags |= flags & O_NOCTTY;
 	error = choose_operations(file);
 	file->flags &= ~(u32)O_NOCTTY;
@@ -105,7 +100,7 @@ void file_put(struct file *file)
 	if (file->operations->release)
 		file->operations->release(file);
 	if (file->writes)
-		count_writer(file, -1);
+		file_count_writer(file, -1);
 	if (file->runs)
 		file->inode->programs--;
 	path_put(&file->path);

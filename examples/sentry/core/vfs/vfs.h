@@ -351,6 +351,7 @@ int path_lookup(const char *name, u32 flags, struct path *path);
 
 struct file *file_new(const struct path *path, const struct file_operations *operations, u32 flags);
 int file_open(const struct path *path, u32 flags, struct file **file); /* rights have been checked */
+void file_count_writer(struct file *file, s32 change); /* 1: as one of the writers of its inode; -1: no more */
 void file_get(struct file *file);
 void file_put(struct file *file);
 s64 file_read_core(struct file *file, void *to, u64 size, u64 position); /* into the core's memory */
