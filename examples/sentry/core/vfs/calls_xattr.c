@@ -20,7 +20,7 @@ static bool starts_with(const char *text, const char *start)
 }
 
 /* Whether the caller may use a name on a file. */
-static s64 check_name(const struct inode *inode, const char *name, bool write)
+static s64 check_name(struct inode *inode, const char *name, bool write)
 {
 	const char *rest = name;
 
@@ -37,13 +37,13 @@ static s64 check_name(const struct inode *inode, const char *name, bool write)
 	} else if (starts_with(name, "security.")) {
 		return write && !caller_capable(CAP_SYS_ADMIN) ? -EPERM : 0;
 	} else {
-		s64 error = starts_with(name, "system.") ? 0 : inode_permission((struct inode *)inode, write ? MAY_WRITE : MAY_READ);
+		s64 error = starts_with(name, "system.") ? 0 : inode_permission(inode, write ? MAY_WRITE : MAY_READ);
 
 		return error ? error : -EOPNOTSUPP;
 	}
 	if (!rest[1])
 		return -EINVAL;
-	return starts_with(name, "user.") ? inode_permission((struct inode *)inode, write ? MAY_WRITE : MAY_READ) : 0;
+	return starts_with(name, "user.") ? inode_permission(inode, write ? MAY_WRITE : MAY_READ) : 0;
 }
 
 struct request {
@@ -77,33 +77,6 @@ static s64 set(struct task *t, const struct path *path, const struct request *r)
 	return error;
 }
 
-/* Pass the value of an attribute, or all names, to the program; a size of 0 requests the size only. */
-static s64 fetch(struct task *t, struct inode *inode, const struct request *r, bool names)
-{
-	const struct inode_operations *operations = inode->operations;
-	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
-	void *data = kmalloc(room ? room : 1);
-	s64 size;
-
-	if (!data)
-		return -ENOMEM;
-	size = names ? operations->listxattr(inode, data, room) : operations->getxattr(inode, r->name, data, room);
-	if (size > 0 && room && user_write(t->mm, r->value, data, (u64)size))
-		size = -EFAULT;
-	kfree(data);
-	return size;
-}
-
-static s64 get(struct task *t, const struct path *path, const struct request *r)
-{
-	struct inode *inode = path->dentry->inode;
-	s64 error = check_name(inode, r->name, false);
-
-	if (error)
-		return error;
-	return inode->operations->getxattr ? fetch(t, inode, r, false) : -EOPNOTSUPP;
-}
-
 /* Remove the names that only the superuser may see: the size of the others. */
 static u64 without_trusted(char *names, u64 size)
 {
@@ -120,28 +93,44 @@ static u64 without_trusted(char *names, u64 size)
 	return kept;
 }
 
+/* Pass the value of an attribute, or all names, to the program; a size of 0 requests the size only. */
+static s64 fetch(struct task *t, struct inode *inode, const struct request *r, bool names)
+{
+	const struct inode_operations *operations = inode->operations;
+	bool hides = names && !caller_capable(CAP_SYS_ADMIN);
+	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
+	u64 most = hides ? XATTR_SIZE_MAX : room; /* names that are hidden need no room of the program's */
+	void *data = kmalloc(most ? most : 1);
+	s64 size;
+
+	if (!data)
+		return -ENOMEM;
+	size = names ? operations->listxattr(inode, data, most) : operations->getxattr(inode, r->name, data, most);
+	if (size > 0 && hides)
+		size = (s64)without_trusted(data, (u64)size);
+	if (size > 0 && room && (u64)size > room)
+		size = -ERANGE;
+	if (size > 0 && room && user_write(t->mm, r->value, data, (u64)size))
+		size = -EFAULT;
+	kfree(data);
+	return size;
+}
+
+static s64 get(struct task *t, const struct path *path, const struct request *r)
+{
+	struct inode *inode = path->dentry->inode;
+	s64 error = check_name(inode, r->name, false);
+
+	if (error)
+		return error;
+	return inode->operations->getxattr ? fetch(t, inode, r, false) : -EOPNOTSUPP;
+}
+
 static s64 list(struct task *t, const struct path *path, const struct request *r)
 {
 	struct inode *inode = path->dentry->inode;
-	char *names;
-	s64 size;
 
-	if (!inode->operations->listxattr)
-		return 0;
-	if (caller_capable(CAP_SYS_ADMIN))
-		return fetch(t, inode, r, true);
-	names = kmalloc(XATTR_SIZE_MAX);
-	if (!names)
-		return -ENOMEM;
-	size = inode->operations->listxattr(inode, names, XATTR_SIZE_MAX);
-	if (size > 0)
-		size = (s64)without_trusted(names, (u64)size);
-	if (size > 0 && r->size && (u64)size > r->size)
-		size = -ERANGE;
-	else if (size > 0 && r->size && user_write(t->mm, r->value, names, (u64)size))
-		size = -EFAULT;
-	kfree(names);
-	return size;
+	return inode->operations->listxattr ? fetch(t, inode, r, true) : 0;
 }
 
 static s64 remove(struct task *t, const struct path *path, const struct request *r)
