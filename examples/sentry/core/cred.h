@@ -57,8 +57,8 @@ void cred_use_real(struct cred *cred);
 
 bool may_signal(const struct task *from, const struct process *to, int signal);
 bool may_limit(const struct task *from, const struct process *to); /* read and set its resource limits */
-/* Whether a task may inspect another one, by the rules of ptrace; fs: with its IDs for files. */
 bool same_owner(const struct task *t, const struct task *other); /* for priorities and CPUs */
+/* Whether a task may inspect another one, by the rules of ptrace; fs: with its IDs for files. */
 bool may_inspect(const struct task *from, const struct task *to, bool fs);
 bool capable(u32 capability); /* of the current task */
 

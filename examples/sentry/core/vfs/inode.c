@@ -156,10 +156,10 @@ static bool mode_allows(const struct inode *inode, u32 wanted)
 
 int inode_permission(struct inode *inode, u32 wanted)
 {
-	bool has_content = S_ISREG(inode->mode) || S_ISDIR(inode->mode) || S_ISLNK(inode->mode);
 	int error;
 
-	if (wanted & MAY_WRITE && has_content && inode->super->flags & MS_RDONLY)
+	if (wanted & MAY_WRITE && inode->super->flags & MS_RDONLY && /* devices and the like have no content there */
+	    (S_ISREG(inode->mode) || S_ISDIR(inode->mode) || S_ISLNK(inode->mode)))
 		return -EROFS;
 	error = inode_refresh(inode);
 	if (error)
