@@ -115,7 +115,7 @@ static int statfs(struct super *super, struct statfs *stat)
 	stat->blocks = limits->pages;
 	stat->blocks_free = stat->blocks_available = limits->pages - limits->used;
 	stat->files = limits->inodes ? limits->inodes : limits->pages;
-	stat->files_free = stat->files - limits->space / INODE_SPACE;
+	stat->files_free = limits->space / INODE_SPACE < stat->files ? stat->files - limits->space / INODE_SPACE : 0;
 	return 0;
 }
 
