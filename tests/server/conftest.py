@@ -119,11 +119,17 @@ class Server:
 @contextlib.contextmanager
 def running(folder: Path, *options: str, program: Sequence[str | Path] = ()) -> Iterator[Server]:
     """A server that runs, and of which nothing is left."""
-    server = Server(folder, *program)
-    server.start(*options)
-    try:
+    with killed_at_last(Server(folder, *program)) as server:
+        server.start(*options)
         yield server
         server.end()
+
+
+@contextlib.contextmanager
+def killed_at_last(server: Server) -> Iterator[Server]:
+    """Neither the server nor a program of its sandboxes outlives the block."""
+    try:
+        yield server
     finally:
         if server.process is not None:
             server.process.kill()

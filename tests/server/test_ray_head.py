@@ -12,8 +12,7 @@ import pytest
 from e2b import Sandbox
 
 from tests.kata.oci_runtime import eventually, needs_namespaces
-from tests.sandbox.test_code import _end_programs_of as end_programs_of
-from tests.server.conftest import Server, free_port
+from tests.server.conftest import Server, free_port, killed_at_last
 from tests.server.ray_nodes import MIB, Cluster
 
 pytest.importorskip("ray")
@@ -23,15 +22,8 @@ NODES = 2
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    try:
+    with killed_at_last(Server(tmp_path)) as server:
         yield server
-    finally:
-        if server.process is not None:
-            server.process.kill()
-            server.process.wait()
-        with server.kernels:
-            end_programs_of(server.kernels.name)
 
 
 def _begun(server: Server, monkeypatch: pytest.MonkeyPatch, **environment: str) -> tuple[Cluster, list[Sandbox]]:
