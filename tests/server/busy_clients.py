@@ -88,7 +88,7 @@ class Client:
             return None
 
     def _expect(self, answer: httpx.Response | None, what: str, *statuses: int) -> bool:
-        """Whether the answer has one of these statuses.  The server may be unable to do it, and says so."""
+        """Whether the answer has one of these statuses.  503 with a message is a refusal, any other status a fault."""
         if answer is None or answer.status_code in statuses:
             return answer is not None
         words = f"{what}: {answer.status_code} {answer.text[:300]}"

@@ -335,7 +335,7 @@ class Sandboxes:
         try:
             self.store.change(made.id, state=made.state, started=now, ends=made.ends, phases=made.phases)
         except Unstored:
-            self.failed.add(made.id)  # the change may have been made
+            self.failed.add(made.id)  # whether the database kept the change is unknown
             raise
         self.changed.set()
         return made

@@ -165,7 +165,7 @@ class Store:
             self._db.add_columns(table, columns)
 
     def _reload(self) -> None:
-        """Read the sandboxes.  A change whose answer was lost has been made or not."""
+        """Read the sandboxes again: whether the database kept a change whose answer was lost is unknown."""
         found = {row["id"]: _record(row) for row in self._db.execute("SELECT * FROM sandboxes")}
         for record in self._index.all():
             if record.id not in found:

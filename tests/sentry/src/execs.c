@@ -262,7 +262,7 @@ static void try_group(void)
 
 int main(int argc, char **argv)
 {
-	if (argc == 3) { /* it tells that it has started, and waits */
+	if (argc == 3) { /* report the start, and wait */
 		write(1, "x", 1);
 		pause();
 	}
