@@ -110,6 +110,21 @@ def test_children_have_threads_processes_and_files() -> None:
         assert first.call(6, PATIENCE) == ["before 56", 11, 2, False]
 
 
+LISTER = """
+cd /bin; set -- *; echo ready
+while read -r name; do set -- *; echo $#; : >new-$#; mkdir deep-$#; done
+"""
+
+
+def test_children_change_directories_that_the_program_has_read(sandbox: Make, root: Path) -> None:
+    """Each has the entries that the program has read, and what it has made itself."""
+    count = len(os.listdir(root / "bin"))
+    with sandbox(["/bin/sh", "-c", LISTER]).run(PATIENCE, until="ready").freeze() as template:
+        with template.fork() as first, template.fork() as second:
+            assert [first.call(None, PATIENCE) for _ in range(3)] == [count, count + 2, count + 4]
+            assert [second.call(None, PATIENCE) for _ in range(2)] == [count, count + 2]
+
+
 def test_the_monotonic_clock_stands_still_while_the_program_is_stopped(sandbox: Make) -> None:
     script = 'echo ready; read -r line; read -r up idle </proc/uptime; echo "[$line, $up]"'
     with sandbox(["/bin/sh", "-c", script]).run(PATIENCE, until="ready").freeze(prepared=0) as template:

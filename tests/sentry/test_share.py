@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_sentry import program
 from pyvmm_sentry.share import Share
 from tests.sentry.conftest import Compile
 from tests.sentry.test_command import command_line
 from tests.sentry.test_programs import BUSYBOX
+from vmm import ShareConfig
 
 MIB = 1 << 20
 MANY = 10_000
@@ -24,16 +26,19 @@ DEVICE_OR_TRUSTED = re.compile(r"char|trusted|llistxattr|close\(3\)|^ *type |ent
 and a sum over what follows short names."""
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A directory with busybox, some files, and the places for what is mounted."""
-    place = tmp_path / "root"
+def make_root(place: Path) -> Path:
+    """Fill a directory with busybox, some files, and the places for what is mounted; returns it."""
     for name in ("bin", "dev", "proc", "etc"):
         (place / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, place / "bin" / "busybox")
     (place / "etc" / "motd").write_text("hello\n" * 1000)
     (place / "etc" / "link").symlink_to("motd")
     return place
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_root(tmp_path / "root")
 
 
 def run_program(
@@ -201,6 +206,87 @@ def test_a_directory_that_fits_is_one_request(root: Path, platform: Path) -> Non
         done = run_inside(share, platform, "find", "/etc")
         assert len(done.stdout.splitlines()) == 53
         assert requests_of(share)["readdirplus"] == 1
+
+
+def test_directories_that_are_read_again_are_as_on_linux(
+    folder: str, compile_static: Compile
+) -> None:
+    """After each kind of change, in any order, and while they change. Both are in a tmpfs, whose order is simple."""
+    root = make_root(Path(folder) / "root")
+    shutil.copy(compile_static("listings"), root / "bin" / "listings")
+    native = subprocess.run([root / "bin" / "listings", root / "native"], capture_output=True)
+    with Share(str(root), 64 * MIB) as share:
+        ours = run_program(share, program.trap(), "/bin/listings", "/listings", memory=64)
+    assert native.returncode == ours.returncode == 42, ours
+    assert ours.stdout.splitlines() == native.stdout.splitlines()
+
+
+def requests_for_directories(root: Path, script: str, memory: int = 64) -> tuple[list[str], int]:
+    """Lines of a script's output, and how many requests for entries it needed."""
+    with Share(str(root), memory * MIB) as share:
+        done = run_inside(share, program.trap(), "sh", "-c", script, memory=memory)
+        requests = requests_of(share)
+    assert done.returncode == 0, done
+    assert requests["opendir"] == requests["releasedir"]
+    return done.stdout.decode().splitlines(), requests["opendir"] + requests["readdirplus"]
+
+
+def test_a_tree_is_read_once(root: Path) -> None:
+    """Until the program changes it: then the changed directory is."""
+    for number in range(40):
+        (root / "etc" / f"folder-{number}" / "deeper").mkdir(parents=True)
+    lines, once = requests_for_directories(root, "find /etc")
+    assert (len(lines), once) == (83, 2 * 81)
+    lines, requests = requests_for_directories(root, "find /etc; find /etc; ls -R /etc >/dev/null; find /etc")
+    assert (len(lines), requests) == (3 * 83, once)
+    lines, requests = requests_for_directories(root, "find /etc; mkdir /etc/folder-7/new; find /etc; find /etc")
+    assert (len(lines), requests) == (83 + 2 * 84, once + 2 * 2)
+
+
+def fill(place: Path, count: int, length: int) -> None:
+    """Make many files with long names."""
+    place.mkdir(exist_ok=True)
+    for number in range(count):
+        os.symlink("x", place / f"{number:0{length}}")
+
+
+COUNT = "set -- /large/*; echo $#"
+"""Reads the entries, and nothing else of the files."""
+
+
+def test_entries_take_part_of_the_memory(root: Path) -> None:
+    """A directory whose entries would take more is read each time, and displaces no other."""
+    fill(root / "large", 2200, 250)
+    lines, requests = requests_for_directories(root, f"find /etc; {COUNT}", 32)
+    assert lines[3:] == ["2200"]
+    lines, again = requests_for_directories(root, f"find /etc; {COUNT}; find /etc; {COUNT}", 32)
+    assert (lines[3:4], lines[7:], again) == (["2200"], ["2200"], 2 * requests - 2)
+
+
+def test_entries_leave_their_memory_to_programs(root: Path) -> None:
+    """The directory is read again after a program has needed all memory."""
+    fill(root / "large", 1500, 200)
+    greedy = "for size in 26 27 28 29 30 31; do dd if=/dev/zero of=/dev/null bs=${size}M count=1 2>/dev/null; done"
+    lines, requests = requests_for_directories(root, f"{COUNT}; {COUNT}", 32)
+    assert lines == ["1500"] * 2
+    lines, again = requests_for_directories(root, f"{COUNT}; {greedy}; {COUNT}; {COUNT}", 32)
+    assert (lines, again) == (["1500"] * 3, 2 * requests)
+
+
+def test_changes_of_the_host_show_unless_it_makes_none(root: Path, platform: Path) -> None:
+    """The option `cache=auto` of a share leaves the host the right to change it."""
+    config = ShareConfig(str(root), tag="root", cache="auto", queues=1, locks="guest")
+    with Share(config, 64 * MIB) as share:
+        words = [str(platform), "--memory", "64", "--share", ",".join(map(str, share.fds)), "--", "/bin/busybox"]
+        script = "ls /etc; ls /etc; echo; read line; ls /etc"
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*words, "sh", "-c", script], pass_fds=share.fds, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout
+            while process.stdout.readline() != b"\n":
+                pass
+            (root / "etc" / "new").touch()
+            after, _ = process.communicate(b"\n", timeout=60)
+    assert after.split() == [b"link", b"motd", b"new"]
 
 
 @pytest.mark.parametrize("length", [1, 100, 255])

@@ -185,7 +185,7 @@ class Devices:
 class Share(Devices):
     """Serves *path* alone, see :class:`Devices`."""
 
-    def __init__(self, path: str, size: int, *, read_only: bool = False) -> None:
+    def __init__(self, path: str | ShareConfig, size: int, *, read_only: bool = False) -> None:
         super().__init__(size, path, read_only=read_only)
 
     @property

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Directories: names, and what makes, moves and removes them. */
+/* Directories: names, and what makes, moves and removes them. What they contain is read in listing.c. */
 #include "fuse.h"
 
-enum { BUFFER = 64 << 10, SECOND = 1000000000, MOST_ENTRY = sizeof(struct fuse_dirent) + NAME_MAX + 8 };
+enum { SECOND = 1000000000 };
 
 /* A file has other attributes than before. */
 static void touched(struct inode *inode)
@@ -19,9 +19,17 @@ static void changed(struct inode *directory)
 	struct fuse_node *node = fuse_node_of(directory);
 
 	node->changes++;
+	fuse_forget_entries(directory);
 	directory->modified = directory->changed = time_real();
 	if (!node->stale_at)
 		node->stale_at = monotonic_now() + SECOND;
+}
+
+/* A directory has another parent: its entry `..` is another one. */
+static void moved(struct inode *directory)
+{
+	fuse_node_of(directory)->changes++;
+	fuse_forget_entries(directory);
 }
 
 /* A request that makes a file, and its inode. */
@@ -52,8 +60,10 @@ static int add(struct inode *directory, struct dentry *dentry, struct inode *ino
 static int make_name(struct inode *directory, struct dentry *dentry, struct fuse_call *call)
 {
 	struct inode *inode;
-	int error = make(directory, call, &inode);
+	int error;
 
+	fuse_forget_entries(directory); /* whatever the answer is, the server may have made the file */
+	error = make(directory, call, &inode);
 	return error ? error : add(directory, dentry, inode);
 }
 
@@ -98,14 +108,16 @@ static int create_file(struct inode *directory, u32 opcode, const char *name, u3
 	const struct fuse_call call = { .opcode = opcode, .node = fuse_node_of(directory)->id, .arguments = &in,
 					.arguments_size = sizeof(in), .names = { name }, .answer = &out,
 					.answer_size = sizeof(out) };
-	s64 size = fuse_call(fuse_of(directory), &call);
 	struct fuse_handle handle;
+	s64 size;
 
+	fuse_forget_entries(directory);
+	size = fuse_call(fuse_of(directory), &call);
 	if (size < 0)
 		return (int)size;
 	if (size != sizeof(out) || !out.entry.node)
 		return -EIO;
-	handle = (struct fuse_handle){ true, out.open.fh };
+	handle = (struct fuse_handle){ true, out.open.fh, 0 };
 	*inode = fuse_inode(fuse_of(directory), &out.entry);
 	if (!*inode)
 		return -ENOMEM; /* the server has one open file more until the end */
@@ -171,8 +183,10 @@ static int link(struct inode *inode, struct inode *directory, struct dentry *den
 static int remove_name(struct inode *directory, struct dentry *dentry, u32 opcode)
 {
 	const struct fuse_call call = { .opcode = opcode, .node = fuse_node_of(directory)->id, .names = { dentry->name } };
-	s64 error = fuse_call(fuse_of(directory), &call);
+	s64 error;
 
+	fuse_forget_entries(directory);
+	error = fuse_call(fuse_of(directory), &call);
 	if (error)
 		return (int)error;
 	changed(directory);
@@ -199,17 +213,24 @@ static int rename(struct inode *old_directory, struct dentry *from, struct inode
 	const struct fuse_rename2_in in = { .directory = fuse_node_of(directory)->id, .flags = flags };
 	const struct fuse_call call = { .opcode = FUSE_RENAME2, .node = fuse_node_of(old_directory)->id, .arguments = &in,
 					.arguments_size = sizeof(in), .names = { from->name, to->name } };
-	s64 error = fuse_call(fuse_of(directory), &call);
+	s64 error;
 
+	fuse_forget_entries(old_directory);
+	fuse_forget_entries(directory);
+	error = fuse_call(fuse_of(directory), &call);
 	if (error)
 		return (int)error;
 	changed(old_directory);
 	changed(directory);
-	if (S_ISDIR(from->inode->mode)) /* and with it the counts of links */
+	if (S_ISDIR(from->inode->mode)) { /* and with it the counts of links */
 		touched(old_directory), touched(directory);
+		moved(from->inode);
+	}
 	touched(from->inode);
 	if (to->inode)
 		touched(to->inode);
+	if (to->inode && S_ISDIR(to->inode->mode)) /* which changes places with the other, or is gone */
+		moved(to->inode);
 	return 0;
 }
 
@@ -236,128 +257,6 @@ static s64 readlink(struct inode *inode, char *target, u64 size)
 	return result;
 }
 
-/* -- reading: entries come with their attributes, which saves a lookup of each -- */
-
-struct listing {
-	struct fuse_handle handle;
-	u32 at, size;
-	u64 next;    /* the cookie of the entry at `at` */
-	bool last;   /* the server had no more entries */
-	u64 changes; /* of the directory, before the server was asked */
-	u8 entries[BUFFER];
-};
-
-static int open(struct inode *inode, struct file *file)
-{
-	struct listing *listing = kmalloc(sizeof(*listing));
-	int error = listing ? fuse_open_handle(inode, &listing->handle, O_RDONLY | O_DIRECTORY) : -ENOMEM;
-
-	if (error)
-		kfree(listing);
-	else
-		file->data = listing;
-	return error;
-}
-
-static void release(struct file *file)
-{
-	struct listing *listing = file->data;
-
-	fuse_close_handle(file->inode, &listing->handle, FUSE_RELEASEDIR);
-	kfree(listing);
-}
-
-static int fill(struct file *file)
-{
-	struct listing *listing = file->data;
-	const struct fuse_io_in in = { .fh = listing->handle.number, .offset = file->position, .size = BUFFER };
-	const struct fuse_call call = { .opcode = FUSE_READDIRPLUS, .node = fuse_node_of(file->inode)->id, .arguments = &in,
-					.arguments_size = sizeof(in), .answer = listing->entries, .answer_size = BUFFER };
-	s64 size;
-
-	listing->changes = fuse_node_of(file->inode)->changes;
-	size = fuse_call(fuse_of(file->inode), &call);
-	listing->at = 0;
-	listing->size = size > 0 ? (u32)size : 0;
-	listing->last = size > 0 && BUFFER - (u64)size > MOST_ENTRY; /* the server fills the buffer, unless that is all */
-	listing->next = file->position;
-	return size < 0 ? (int)size : 0;
-}
-
-/* The name and the inode are known from now on, unless an entry has come or gone since the server was asked. */
-static void note(struct dentry *directory, u64 changes, const struct fuse_entry *entry, const char *name, u64 size)
-{
-	struct inode *inode = fuse_inode(fuse_of(directory->inode), entry);
-	struct dentry *dentry;
-
-	if (!inode || changes != fuse_node_of(directory->inode)->changes) {
-		inode_put(inode);
-		return;
-	}
-	dentry = dentry_find(directory, name, size);
-	if (dentry && dentry->inode == inode) {
-		inode_put(inode);
-		dentry_put(dentry);
-		return;
-	}
-	if (dentry) {
-		dentry_unhash(dentry);
-		dentry_put(dentry);
-	}
-	dentry = dentry_new(directory, name, size);
-	if (!dentry) {
-		inode_put(inode);
-		return;
-	}
-	dentry_attach(dentry, inode);
-	dentry_hash(dentry); /* without memory for it, the next lookup is a request to the server */
-	dentry_put(dentry);
-}
-
-/* The entry that comes next, and its size; NULL: the answer of the server has ended, or is damaged. */
-static struct fuse_dirent *next_entry(struct listing *listing, u64 *size)
-{
-	struct fuse_dirent *entry = (struct fuse_dirent *)(listing->entries + listing->at);
-	u64 left = listing->size - listing->at;
-
-	if (left < sizeof(*entry) || !entry->name_size || entry->name_size > NAME_MAX)
-		return NULL;
-	*size = (sizeof(*entry) + entry->name_size + 7) & ~7ull;
-	return *size <= left ? entry : NULL;
-}
-
-static int readdir(struct file *file, struct entries *entries)
-{
-	struct listing *listing = file->data;
-
-	for (;;) {
-		struct fuse_dirent *entry = NULL;
-		const char *name;
-		u64 size = 0;
-		int error;
-
-		if (file->position == listing->next)
-			entry = next_entry(listing, &size);
-		if (!entry && file->position == listing->next && listing->last && listing->at == listing->size)
-			return 0;
-		if (!entry) {
-			error = fill(file);
-			entry = next_entry(listing, &size);
-			if (!entry)
-				return error;
-		}
-		name = (const char *)(entry + 1);
-		if (entry->entry.node) {
-			note(file->path.dentry, listing->changes, &entry->entry, name, entry->name_size);
-			entry->entry.node = 0; /* its lookup is counted */
-		}
-		if (!entries_put(entries, name, entry->name_size, entry->inode, entry->type, entry->next))
-			return 0;
-		listing->at += (u32)size;
-		file->position = listing->next = entry->next;
-	}
-}
-
 const struct inode_operations fuse_directory_operations = {
 	.lookup = lookup,
 	.create = create,
@@ -368,15 +267,8 @@ const struct inode_operations fuse_directory_operations = {
 	.rmdir = rmdir,
 	.rename = rename,
 	.tmpfile = tmpfile,
-	.open = open,
+	.open = fuse_open_directory,
 	FUSE_ATTRIBUTES,
-};
-
-const struct file_operations fuse_directory_file_operations = {
-	.readdir = readdir,
-	.seek = directory_seek,
-	.fsync = file_sync_nothing,
-	.release = release,
 };
 
 const struct inode_operations fuse_link_operations = {

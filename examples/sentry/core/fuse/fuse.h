@@ -2,8 +2,8 @@
 /*
  * A directory of the host as a file system: FUSE over virtio-fs.
  *
- * If no other program changes the directory meanwhile, names, attributes, targets of links and pages stay valid until
- * the sandbox changes them itself.  Of a directory that is shared with programs of the host, they are valid for a second,
+ * If no other program changes the directory meanwhile, names, attributes, targets of links, entries and pages stay valid
+ * until the sandbox changes them itself.  Of a directory that is shared with programs of the host, they are valid for a second,
  * and until the host starts a process: that sees what the host has written before.
  * Writes go to the server at once.  Pages that programs change through shared mappings are written when the file is
  * synchronized or no longer used.
@@ -28,6 +28,8 @@ struct fuse {
 	struct table nodes; /* by their id */
 	struct list recent; /* nodes with pages, those used last at the end */
 	u64 pages, most_pages;
+	struct list listings; /* that are kept, those used last at the end */
+	u64 listing_bytes, most_listing_bytes; /* of those that are kept or read */
 	bool growing; /* a tree of pages is changing */
 	bool reads_by_node; /* FUSE_READ_BY_NODE */
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
@@ -40,6 +42,7 @@ struct fuse {
 struct fuse_handle {
 	bool open;
 	u64 number;
+	u32 flags; /* FUSE_OPEN_* */
 };
 
 struct fuse_node {
@@ -58,6 +61,7 @@ struct fuse_node {
 	u64 page_count, next_index, window; /* where a sequential read goes on, and how far it looked ahead */
 	struct list recent;
 	char *target; /* of a link */
+	struct listing *listing; /* of a directory: its entries, if they are known */
 };
 
 /* A request: arguments, names, data; and the answer. */
@@ -112,6 +116,12 @@ s64 fuse_listxattr(struct inode *inode, char *names, u64 size);
 int fuse_removexattr(struct inode *inode, const char *name);
 #define FUSE_ATTRIBUTES .getattr = fuse_getattr, .setattr = fuse_setattr, .getxattr = fuse_getxattr, \
 			.setxattr = fuse_setxattr, .listxattr = fuse_listxattr, .removexattr = fuse_removexattr
+
+/* -- listing.c -- */
+
+int fuse_open_directory(struct inode *inode, struct file *file);
+void fuse_forget_entries(struct inode *directory); /* they change */
+bool fuse_reclaim_listing(struct fuse *fuse); /* free the entries of a directory; false: none are kept */
 
 /* -- pages.c -- */
 

@@ -100,7 +100,9 @@ static const char *start(struct fuse *fuse)
 	if (!super)
 		return "the sandbox has too little memory";
 	list_init(&fuse->recent);
+	list_init(&fuse->listings);
 	fuse->most_pages = core.ram.count / 2;
+	fuse->most_listing_bytes = core.ram.count * PAGE / 32;
 	core.ram.reclaim = fuse_reclaim;
 	fuse->super = super;
 	super->data = fuse;

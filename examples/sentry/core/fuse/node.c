@@ -135,6 +135,7 @@ void fuse_evict(struct inode *inode)
 	fuse_close_handle(inode, &node->writer, FUSE_RELEASE);
 	fuse_cut(inode, 0, ~0ull);
 	forget(fuse, node->id, node->lookups);
+	fuse_forget_entries(inode);
 	kfree(node->target);
 	slab_free(&nodes, node);
 }
@@ -268,12 +269,12 @@ int fuse_open_handle(struct inode *inode, struct fuse_handle *handle, u32 flags)
 	if (size != sizeof(out))
 		return -EIO;
 	if (handle->open) { /* another task was faster */
-		struct fuse_handle second = { true, out.fh };
+		struct fuse_handle second = { true, out.fh, 0 };
 
 		fuse_close_handle(inode, &second, flags & O_DIRECTORY ? FUSE_RELEASEDIR : FUSE_RELEASE);
 		return 0;
 	}
-	*handle = (struct fuse_handle){ true, out.fh };
+	*handle = (struct fuse_handle){ true, out.fh, out.flags };
 	return 0;
 }
 

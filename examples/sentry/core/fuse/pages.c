@@ -50,7 +50,7 @@ bool fuse_reclaim(void)
 {
 	enum { AT_ONCE = 64 };
 
-	return !fuse_root->growing && drop_clean(fuse_root, AT_ONCE);
+	return !fuse_root->growing && (drop_clean(fuse_root, AT_ONCE) || fuse_reclaim_listing(fuse_root));
 }
 
 /* Make room for `count` pages. */

@@ -23,6 +23,8 @@ enum {
 /* A feature of pyvmm-fsd in the second word: with this handle, READ opens the file, reads and closes it. */
 enum { FUSE_READ_BY_NODE = 1 << 30 };
 #define FUSE_NO_FILE (~0ull)
+/* Of an answer to OPENDIR: the entries may be kept. */
+enum { FUSE_OPEN_CACHE_DIR = 1 << 3 };
 /* Of setattr. */
 enum {
 	FATTR_MODE = 1, FATTR_USER = 2, FATTR_GROUP = 4, FATTR_SIZE = 8, FATTR_ACCESSED = 16, FATTR_MODIFIED = 32,
