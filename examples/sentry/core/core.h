@@ -50,6 +50,7 @@ struct core {
 	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */
 	u8 watched[SYSCALLS];		 /* by number: WATCH_*; the last one is for all that have no row */
+	u64 switches;			 /* how often a CPU in the core has gone from one task to another, or to none */
 	u32 unsettled;			 /* changes of files that the server may not have carried out yet (fuse.h) */
 	u64 unknown[SYSCALLS];		 /* how often each missing system call was made */
 };

@@ -62,15 +62,50 @@ static int page_in(struct mm *mm, u64 address)
 	return entry || !vma ? 0 : -ENOMEM;
 }
 
+/*
+ * Page in from *at to a place that the same table of entries shows, or to the end of the mapping, and advance *at. 0 also
+ * for a sleep, which leaves nothing as it was.
+ */
+static s64 page_in_range(struct mm *mm, u64 *at, u64 end)
+{
+	const struct vma *vma = mm_vma(mm, *at);
+	u64 *entry = vma ? entry_make(mm, *at) : NULL;
+	struct file *file = vma ? vma->file : NULL;
+	const u64 switches = core.switches;
+	s64 offset = entry ? 1 : -ENOMEM;
+
+	if (entry && vma->end < end)
+		end = vma->end;
+	if (file)
+		file_get(file);
+	for (; offset > 0 && *at < end; *at += PAGE, entry++) {
+		if (*entry)
+			continue;
+		offset = object_page(vma, *at);
+		if (offset > 0 && core.switches != switches) {
+			page_put((u64)offset);
+			offset = 0;
+		}
+		if (offset <= 0)
+			break;
+		*entry = pte_in(vma, (u64)offset);
+	}
+	if (file)
+		file_put(file);
+	return offset < 0 ? offset : 0;
+}
+
 /* Page in a range of one mapping as far as RAM allows, but the page of this address in any case. */
 static int populate(struct mm *mm, u64 start, u64 end, u64 address)
 {
+	enum { SLEEPS = 16 };
 	int error = page_in(mm, address);
+	u64 at = start;
 
-	for (u64 at = start; !error && at < end; at += PAGE)
-		if (!mm_vma(mm, at) || page_in(mm, at))
+	for (u32 tries = 0; !error && tries < SLEEPS && at < end; tries++)
+		if (page_in_range(mm, &at, end))
 			break;
-	if (error == -ENOMEM || mm_show(mm, start, end))
+	if (error == -ENOMEM || (!core.ops->walks && mm_show(mm, start, end)))
 		return mm_cannot_show(mm);
 	return error;
 }

@@ -64,9 +64,10 @@ void mm_put(struct mm *mm)
 	if (mm->space)
 		core.ops->space_free(mm->space);
 	for (u32 i = 0; i < mm->count; i++) {
-		u64 at = mm->vmas[i].start, *entry;
+		const u64 end = mm->vmas[i].end;
+		u64 at = mm->vmas[i].start;
 
-		for (; (entry = entry_next(mm, &at, mm->vmas[i].end)); at += PAGE)
+		for (u64 *entry = entry_next(mm, &at, end); entry; entry = entry_after(mm, entry, &at, end))
 			page_put(*entry & PTE_OFFSET);
 		vma_put(&mm->vmas[i]);
 	}
@@ -83,7 +84,7 @@ static bool fork_pages(struct mm *mm, struct mm *child, const struct vma *vma)
 	bool changed = false;
 	u64 at = vma->start, *entry, *copy;
 
-	for (; (entry = entry_next(mm, &at, vma->end)); at += PAGE) {
+	for (entry = entry_next(mm, &at, vma->end); entry; entry = entry_after(mm, entry, &at, vma->end)) {
 		copy = entry_make(child, at);
 		if (!copy)
 			break;

@@ -100,10 +100,10 @@ u64 mm_resident(struct mm *mm, u64 start, u64 end, u8 *pages)
 
 void mm_discard(struct mm *mm, u64 start, u64 end)
 {
-	u64 at = start, *entry;
+	u64 at = start;
 	bool any = false;
 
-	while ((entry = entry_next(mm, &at, end))) {
+	for (u64 *entry = entry_next(mm, &at, end); entry; entry = entry_after(mm, entry, &at, end)) {
 		page_put(*entry & PTE_OFFSET);
 		*entry = 0;
 		any = true;
@@ -115,10 +115,10 @@ void mm_discard(struct mm *mm, u64 start, u64 end)
 /* Show the program the present pages of a range, as their entries map them. */
 int mm_show(struct mm *mm, u64 start, u64 end)
 {
-	u64 at = start, from = 0, offset = 0, size = 0, *entry;
+	u64 at = start, from = 0, offset = 0, size = 0;
 	u32 prot = 0;
 
-	while ((entry = entry_next(mm, &at, end))) {
+	for (u64 *entry = entry_next(mm, &at, end); entry; entry = entry_after(mm, entry, &at, end)) {
 		u64 page = *entry & PTE_OFFSET;
 
 		if (size && (from + size != at || offset + size != page || prot_of(*entry) != prot)) {
@@ -129,7 +129,6 @@ int mm_show(struct mm *mm, u64 start, u64 end)
 		if (!size)
 			from = at, offset = page, prot = prot_of(*entry);
 		size += PAGE;
-		at += PAGE;
 	}
 	return size && core.ops->map(mm->space, from, offset, size, prot) ? -ENOMEM : 0;
 }

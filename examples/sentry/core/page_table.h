@@ -33,4 +33,13 @@ static inline u64 *entry_at(const struct mm *mm, u64 address)
 	return *entry ? entry : NULL;
 }
 
+/* As entry_next() from behind an entry that was found at *address. */
+static inline u64 *entry_after(struct mm *mm, u64 *entry, u64 *address, u64 end)
+{
+	*address += PAGE;
+	if (*address < end && *address >> 12 & 511 && entry[1])
+		return entry + 1;
+	return entry_next(mm, address, end);
+}
+
 #endif

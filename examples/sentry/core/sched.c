@@ -503,6 +503,7 @@ static bool schedule(void)
 	cpu->current = core.current = next;
 	cpu->left = NULL;
 	set_limited(cpu, true);
+	core.switches++;
 	context_switch(&before->core_rsp, next ? next->core_rsp : cpu->idle->core_rsp);
 	switched();
 	return true;

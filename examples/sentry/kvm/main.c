@@ -379,6 +379,7 @@ static const struct platform_ops ops = {
 	.run = run,
 	.flush = program_flush,
 	.map = map,
+	.walks = true,
 	.unmap = unmap,
 	.wait = wait_for_event,
 	.fatal = panic,
