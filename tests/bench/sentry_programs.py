@@ -8,11 +8,14 @@ Sentry and on Linux it is a shared directory that the guest may cache; gVisor ha
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +110,16 @@ def make_root(root: Path) -> None:
     subprocess.run(["/usr/bin/gcc", "-O1", "-static", "-o", str(root / "programs"), str(SOURCE)], check=True)
 
 
-def unpack(archive: Path, root: Path) -> None:
-    """The root from its archive, and devices in it."""
+@contextlib.contextmanager
+def unpacked(archive: str, root: Path) -> Iterator[Path]:
+    """A root from its archive, with devices in it. Python leaves compiled modules there, so each kernel has its own."""
     with tarfile.open(archive) as tar:
         tar.extractall(root, filter="tar")
     for name, number in (("null", 3), ("zero", 5)):
         os.mknod(root / "dev" / name, 0o20666, os.makedev(1, number))
     os.mknod(root / "dev" / "console", 0o20600, os.makedev(5, 1))
+    yield root
+    shutil.rmtree(root)
 
 
 def figures_of(text: str) -> dict[str, float]:
@@ -144,18 +150,18 @@ def measure_here(folder: Path, archive: str) -> dict[str, Any]:
     sys.path.append(str(ROOT / "examples" / "sentry"))
     from pyvmm_sentry import program
 
-    root = folder / "root"
-    unpack(Path(archive), root)
     linux = "root=rootfs rootfstype=virtiofs rw init=/programs"
-    figures: dict[str, Any] = {
-        "kvm": boot(str(program.kernel()), root, "", "/programs", str(TURNS)),
-        "linux": boot(guest.kernel(), root, linux, str(TURNS)),
-    }
+    figures: dict[str, Any] = {}
+    with unpacked(archive, folder / "root") as root:
+        figures["kvm"] = boot(str(program.kernel()), root, "", "/programs", str(TURNS))
+    with unpacked(archive, folder / "root") as root:
+        figures["linux"] = boot(guest.kernel(), root, linux, str(TURNS))
     for platform in ("systrap", "ptrace"):
-        head = [*sentry.RUNSC, f"--platform={platform}", f"--root={folder}", "do", f"--root={root}", "--cwd=/"]
-        done = subprocess.run(
-            [*head, "/programs", str(TURNS)], stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+        with unpacked(archive, folder / "root") as root:
+            head = [*sentry.RUNSC, f"--platform={platform}", f"--root={folder}", "do", f"--root={root}", "--cwd=/"]
+            done = subprocess.run(
+                [*head, "/programs", str(TURNS)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
         if done.returncode:
             raise ChildError(f"runsc ended with status {done.returncode}\n{done.stdout}{done.stderr}")
         figures[f"runsc-{platform}"] = figures_of(done.stdout)
