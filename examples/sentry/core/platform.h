@@ -57,7 +57,6 @@ struct platform_ops {
 	 * have been changed before, here and in unmap.
 	 */
 	int (*map)(void *space, u64 address, u64 ram_offset, u64 size, u32 prot);
-	bool walks; /* its CPU walks the core's page tables: a page that appears in them needs no map */
 	/* Show it nothing there. Never fails: a platform that cannot do so ends the sandbox. */
 	void (*unmap)(void *space, u64 address, u64 size);
 	/*
@@ -99,6 +98,7 @@ struct platform_ops {
 	 * interval. NULL: all of it.
 	 */
 	u64 (*ran)(u32 cpu, u64 nanoseconds, bool ended);
+	bool walks; /* its CPU walks the core's page tables: a page that appears in them needs no map */
 };
 
 /*

@@ -379,7 +379,6 @@ static const struct platform_ops ops = {
 	.run = run,
 	.flush = program_flush,
 	.map = map,
-	.walks = true,
 	.unmap = unmap,
 	.wait = wait_for_event,
 	.fatal = panic,
@@ -397,6 +396,7 @@ static const struct platform_ops ops = {
 	.cpu = number_here,
 	.cpu_start = cpu_enter,
 	.interrupt = cpu_interrupt,
+	.walks = true,
 };
 
 /* -- the start -- */
