@@ -208,9 +208,7 @@ def test_a_directory_that_fits_is_one_request(root: Path, platform: Path) -> Non
         assert requests_of(share)["readdirplus"] == 1
 
 
-def test_directories_that_are_read_again_are_as_on_linux(
-    folder: str, compile_static: Compile
-) -> None:
+def test_directories_that_are_read_again_are_as_on_linux(folder: str, compile_static: Compile) -> None:
     """After each kind of change, in any order, and while they change. Both are in a tmpfs, whose order is simple."""
     root = make_root(Path(folder) / "root")
     shutil.copy(compile_static("listings"), root / "bin" / "listings")

@@ -60,7 +60,7 @@ static void show_entries(int line, int fd, const char *directory)
 		char path[128];
 		struct stat status;
 
-		snprintf(path, sizeof(path), "%.40s/%s", directory, found[i].name);
+		snprintf(path, sizeof(path), "%.40s/%.60s", directory, found[i].name);
 		printf(" %s,%d%s", found[i].name, found[i].type,
 		       lstat(path, &status) ? "!" : status.st_ino == found[i].inode ? "" : "?");
 	}
