@@ -60,6 +60,7 @@ LAB_PARTS = {
         "sentry-machines",
         "sentry-net",
         "sentry-restore",
+        "sentry-files",
         "fio-filters",
         "net-filters",
         "vsock-filters",
@@ -113,8 +114,8 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
 """What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = (
-    *("budget", "kata-pool", "sentry-containers", "sentry-host", "sentry-machines", "sentry-memory", "sentry-net"),
-    *("sentry-programs", "sentry-restore"),
+    *("budget", "kata-pool", "sentry-containers", "sentry-files", "sentry-host", "sentry-machines", "sentry-memory"),
+    *("sentry-net", "sentry-programs", "sentry-restore"),
 )
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 

@@ -97,6 +97,7 @@ def main(argv: list[str]) -> int:
         kata,
         memory,
         net,
+        sentry_files,
         sentry_machines,
         sentry_net,
         sentry_restore,
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> int:
     measures |= {"fs-icount": fs.measure_instructions, "vsock-icount": vsock.measure, "kata": kata.measure}
     measures |= {"kata-pool": kata.measure_pools, "sentry-machines": sentry_machines.measure}
     measures |= {"sentry-net": sentry_net.measure, "sentry-restore": sentry_restore.measure}
+    measures["sentry-files"] = sentry_files.measure
     measures |= {"snapshots": snapshots.measure, "clones": snapshots.measure_clones, "budget": budget.measure}
     result = os.open(spec.result, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     say("unpacking what is measured into a tmpfs")

@@ -25,6 +25,7 @@ from tests.bench import (
     sandboxes_memory,
     sentry,
     sentry_containers,
+    sentry_files,
     sentry_host,
     sentry_lab,
     sentry_machines,
@@ -78,6 +79,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "sentry-machines": sentry_machines.rows,
         "sentry-net": sentry_net.rows,
         "sentry-restore": sentry_restore.rows,
+        "sentry-files": sentry_files.rows,
         "sentry-memory": sentry_memory.rows,
         "budget": budget.rows,
     }
