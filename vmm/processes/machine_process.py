@@ -55,18 +55,19 @@ class _Events:
 
     def __init__(self) -> None:
         self._told: SimpleQueue[Told] = SimpleQueue()
-        self._came: EventFd | None = None
+        self._came = EventFd()
+        self._waits_idle = False
         self._untidy = False
 
     def put(self, event: Told) -> None:
         """Add one."""
         self._told.put(event)
-        if self._came is not None:
+        if self._waits_idle:
             self._came.signal()
 
     def tidy(self) -> None:
         """Another thread has run: give back the memory that it has used, in a while."""
-        if self._came is not None and not self._untidy:
+        if self._waits_idle and not self._untidy:
             self._untidy = True
             self._came.signal()
 
@@ -76,11 +77,7 @@ class _Events:
             return self._told.get(timeout=_SETTLED_S)
         except Empty:
             pass
-        if self._came is None:
-            try:
-                self._came = EventFd()
-            except OSError:  # no descriptor is left
-                return self._told.get()
+        self._waits_idle = True
         while self._told.empty():
             warm_wait(self._came.fd)
             self._came.clear()
