@@ -77,11 +77,10 @@ class MmioSlots:
         board.mmio.add(base, PAGE, registers)
         page = ffi.from_buffer(registers.page)
         owned.add(Native(page, ffi.release))
-        lib.bus_add_regpage(board.native, base, PAGE, page, device.used_bit_stays)
-        if device.used_bit_stays:
-            # Acknowledging it changes nothing: KVM takes the write, and the eventfd is not read
-            acks = owned.add(board.core.new_kick(ack, 4, lib.IRQ_VRING))
-            board.core.kick_line(acks.fd, ack, 4, lib.IRQ_VRING)
+        lib.bus_add_regpage(board.native, base, PAGE, page)
+        # Acknowledging this bit changes nothing: KVM takes the write, and the eventfd is not read
+        acks = owned.add(board.core.new_kick(ack, 4, lib.IRQ_VRING))
+        board.core.kick_line(acks.fd, ack, 4, lib.IRQ_VRING)
         attached = Attached(device, registers.transport, kicks, owned)
         self.attached.append(attached)
         self._pages.append(registers.page)

@@ -313,9 +313,9 @@ void bus_free(struct bus *bus);
 int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size);
 /*
  * Add the register page of a virtio-mmio transport. Reads are answered from page[]. A write to InterruptACK (0x64)
- * clears bits of InterruptStatus (0x60); with `keep`, all but IRQ_VRING. Python handles every other write.
+ * clears bits of InterruptStatus (0x60), all but IRQ_VRING. Python handles every other write.
  */
-int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page, bool keep);
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page);
 /* Add an 8250 at a range of 8 I/O ports. */
 int bus_add_uart(struct bus *bus, uint64_t base, struct uart *uart);
 /*

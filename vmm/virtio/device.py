@@ -129,9 +129,8 @@ class VirtioDevice(Saveable):
     """While a request is under way the host may write guest memory by DMA, of which the page tables say nothing."""
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
-    used_bit_stays: bool = False
-    """The used-buffer bit of InterruptStatus is always set. So the kernel can signal a queue's irq without setting it,
-    and the driver's acknowledgement costs no exit."""
+    kernel_signals: bool = False
+    """The kernel signals the irqs of its queues, and sets no bit for used buffers: the transport shows it nevertheless."""
     takes_packed: bool = True
     """Its queues may be packed (2.8): all that go through ``ring.c``."""
     tells_regions: bool = False

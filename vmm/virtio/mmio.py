@@ -4,6 +4,9 @@
 register write updates the page for the next read. C shares one word of it: InterruptStatus, which workers set and
 InterruptACK clears, is only changed atomically.
 
+**The bit for used buffers is always set in InterruptStatus**, and KVM itself takes the driver's acknowledgement of it,
+without an exit to this process: a driver looks at its queues at each interrupt anyway.
+
 **The guest's writes** must be the aligned 32-bit word of the register, in a status in which the driver may write it
 (:mod:`~vmm.virtio.driver_state`); everything else is ignored.
 """
@@ -71,7 +74,6 @@ class MmioRegisters(BusDevice):
         self._generation = 0
         self._config_size = 0
         self._region = 0
-        self._kept = lib.IRQ_VRING if device.used_bit_stays else 0
         pages = pages or PagesAhead()
         self._registers = pages.take(spec.MMIO_INTERRUPT_STATUS, shared=device.shares_memory)
         self.page = self._registers.page
@@ -137,7 +139,7 @@ class MmioRegisters(BusDevice):
         self.transport.runner.kick(value)
 
     def _acknowledge(self, value: int) -> None:
-        lib.irq_ack(self.config_irq, value & ~self._kept)
+        lib.irq_ack(self.config_irq, value & ~lib.IRQ_VRING)
 
     def _write_config(self, offset: int, size: int, value: int) -> None:
         # 4.2.2.2: a field is written by its own width, aligned, and wide ones in halves
@@ -147,7 +149,7 @@ class MmioRegisters(BusDevice):
     # -- what the transport has them show --------------------------------------------------------------------
 
     def _set_interrupts(self, bits: int) -> None:
-        self._words[_INTERRUPT_STATUS] = bits | self._kept
+        self._words[_INTERRUPT_STATUS] = bits | lib.IRQ_VRING
 
     def forget(self) -> None:
         self._set_interrupts(0)
@@ -184,7 +186,7 @@ class MmioRegisters(BusDevice):
 
     def save(self) -> State:
         return _SCHEMA.make(
-            interrupt_status=self._words[_INTERRUPT_STATUS] & ~self._kept,
+            interrupt_status=self._words[_INTERRUPT_STATUS] & ~lib.IRQ_VRING,
             generation=self._generation,
             region=self._region,
         )

@@ -241,7 +241,7 @@ class PciRegisters(BusDevice, Function):
     def _on_wire(self, _events: int) -> None:
         self._wire.clear()
         with self.transport.lock:
-            if self._device.used_bit_stays:
+            if self._device.kernel_signals:
                 # The device that signalled it leaves this bit to us
                 self._words[_ISR_WORD // 4] |= lib.IRQ_VRING
             masked = self.transport.closed or self.msix.enabled or self.config.command & pci.COMMAND_INTX_DISABLE

@@ -194,10 +194,10 @@ static int fuzz_registers(const uint8_t *data, size_t size, uint8_t kind)
 	pmem = pmem_new(file, 0, &err);
 	require(bus && uart && pmem);
 	require(!bus_add_uart(bus, COM, uart) && !bus_add_ecam(bus, ECAM, &ecam) && !bus_add_python(bus, BUS_PIO, 0x600, 8));
-	require(!bus_add_regpage(bus, REGS, 4096, ram + 2 * PAGE, false));
-	require(!bus_add_regpage(bus, REGS + PAGE, 4096, ram + 3 * PAGE, true) && !bus_add_bar(bus, BAR, 4096, ram + 4 * PAGE));
+	require(!bus_add_regpage(bus, REGS, 4096, ram + 2 * PAGE));
+	require(!bus_add_regpage(bus, REGS + PAGE, 4096, ram + 3 * PAGE) && !bus_add_bar(bus, BAR, 4096, ram + 4 * PAGE));
 	require(!bus_add_pmem(bus, pmem, WINDOW, pmem_size(pmem)));
-	require(bus_add_regpage(bus, REGS + 8, 64, ram, false) == -EEXIST && bus_add_bar(bus, ECAM, 16, ram) == -EINVAL);
+	require(bus_add_regpage(bus, REGS + 8, 64, ram) == -EEXIST && bus_add_bar(bus, ECAM, 16, ram) == -EINVAL);
 	memset(ram, 0x33, PAGES * PAGE);
 	for (int i = 0; i < ACCESSES && size; i++) {
 		uint8_t b[TAKE] = { 0 }, value[9];

@@ -288,7 +288,7 @@ def test_a_state_of_something_else_is_refused(guest: PciGuest) -> None:
 class Forwarder(Echo):
     """A device whose interrupts come from somewhere else: it has given the descriptors of its queues' irqs away."""
 
-    used_bit_stays = True
+    kernel_signals = True
 
     def __init__(self) -> None:
         super().__init__()

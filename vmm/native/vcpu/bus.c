@@ -110,9 +110,10 @@ int bus_add_python(struct bus *bus, int space, uint64_t base, uint64_t size)
 	return bus_add(bus, space, base, size, NULL, NULL);
 }
 
-/* keep: bits that InterruptACK does not clear. */
-static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32_t len, bool write, uint32_t keep)
+/* A callback of struct bus; ctx: the page. */
+static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
 {
+	uint8_t *page = ctx;
 	uint32_t bits;
 
 	if (offset + len > 4096)
@@ -129,27 +130,17 @@ static bool regpage_answer(uint8_t *page, uint64_t offset, uint8_t *data, uint32
 	}
 	if (offset == REG_ACK && len == 4) {
 		memcpy(&bits, data, 4);
-		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits | keep, __ATOMIC_SEQ_CST);
+		__atomic_fetch_and((uint32_t *)(void *)(page + REG_STATUS), ~bits | IRQ_VRING, __ATOMIC_SEQ_CST);
 		return true;
 	}
 	return false;
 }
 
-static bool regpage_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
-{
-	return regpage_answer(ctx, offset, data, len, write, 0);
-}
-
-static bool regpage_keep_access(void *ctx, uint64_t offset, uint8_t *data, uint32_t len, bool write)
-{
-	return regpage_answer(ctx, offset, data, len, write, IRQ_VRING);
-}
-
-int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page, bool keep)
+int bus_add_regpage(struct bus *bus, uint64_t base, uint64_t size, uint8_t *page)
 {
 	if (size > 4096 || ((uintptr_t)page & 7))
 		return -EINVAL;
-	return bus_add(bus, BUS_MMIO, base, size, keep ? regpage_keep_access : regpage_access, page);
+	return bus_add(bus, BUS_MMIO, base, size, regpage_access, page);
 }
 
 int bus_access(struct bus *bus, int space, uint64_t addr, uint8_t *data, uint32_t len, bool write)

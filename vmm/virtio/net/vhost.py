@@ -41,7 +41,7 @@ class VhostNet(Net):
     """
 
     takes_packed = False  # the kernel's vhost does not
-    used_bit_stays = True  # the kernel signals the irq and knows nothing of a status
+    kernel_signals = True
 
     def __init__(self, backend: Tap, *, mac: bytes = b"") -> None:
         self._tap = backend

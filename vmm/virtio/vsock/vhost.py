@@ -46,7 +46,7 @@ class VhostVsock(VirtioDevice):
     saving = Unsaved("the host's kernel has its connections")
     queue_sizes = QUEUE_SIZES
     takes_packed = False  # the kernel's vhost does not
-    used_bit_stays = True  # the kernel signals the irq and knows nothing of a status
+    kernel_signals = True
 
     def __init__(self, config: VsockConfig) -> None:
         self.name = f"vsock {config.cid}"
