@@ -134,12 +134,16 @@ static void set_place(u64 address)
 	write_msr(SYSTEM_TIME, address | 1);
 }
 
-static bool find_page(void)
+u32 kvm_features(void)
 {
 	const struct cpuid signature = cpuid(0x40000000);
 
-	if (signature.b != 0x4b4d564b || signature.c != 0x564b4d56 || signature.d != 0x4d ||
-	    !(cpuid(FEATURES).a & CLOCK2))
+	return signature.b == 0x4b4d564b && signature.c == 0x564b4d56 && signature.d == 0x4d ? cpuid(FEATURES).a : 0;
+}
+
+static bool find_page(void)
+{
+	if (!(kvm_features() & CLOCK2))
 		return false;
 	set_place((u64)&early - KERNEL);
 	if (!early.version || !early.factor)

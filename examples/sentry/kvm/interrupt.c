@@ -11,7 +11,8 @@ enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24, APIC_BASE = 0x1b, X2APIC_ON = 1
 enum { ID = 0x20, PRIORITY = 0x80, EOI = 0xb0, SPURIOUS = 0xf0, TIMER = 0x320, LINE_0 = 0x350, LINE_1 = 0x360 };
 enum { COMMAND = 0x300, COMMAND_TO = 0x310, SENDING = 1 << 12, INITIAL = 0x380, DIVIDE = 0x3e0 };
 enum { BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
-enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
+enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, EOI_MSR = 0x4b564d04, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
+enum { KVM_PV_EOI = 1 << 6, EOI_ON = 1, NO_EOI_NEEDED = 1 };
 #define APIC (DIRECT + 0xfee00000)
 #define IOAPIC (DIRECT + 0xfec00000)
 #define MINUTE 60000000000ull
@@ -60,6 +61,23 @@ void pin_enable(u32 pin)
 	ioapic_write(0x10 + 2 * pin, VECTOR_PINS + pin);
 }
 
+/* KVM notes in memory that it needs no EOI for what it has delivered, which saves an exit for each interrupt. */
+static void avoid_eoi(struct cpu *cpu)
+{
+	cpu->eoi = 0;
+	if (kvm_features() & KVM_PV_EOI)
+		write_msr(EOI_MSR, ((u64)&cpu->eoi - KERNEL) | EOI_ON);
+}
+
+static void end_interrupt(struct cpu *cpu)
+{
+	const u32 noted = cpu->eoi;
+
+	cpu->eoi = 0; /* KVM writes it only while this CPU is out of the guest, and takes this for the EOI */
+	if (!(noted & NO_EOI_NEEDED))
+		apic_write(EOI, 0);
+}
+
 void apic_begin(void)
 {
 	this_cpu()->armed = NEVER;
@@ -71,6 +89,7 @@ void apic_begin(void)
 	apic_write(DIVIDE, BY_1);
 	apic_write(TIMER, VECTOR_TIMER | (deadlines ? DEADLINE : 0));
 	asm volatile("mfence" : : : "memory"); /* before the first deadline */
+	avoid_eoi(this_cpu());
 }
 
 void interrupts_init(void)
@@ -90,28 +109,33 @@ void interrupt_arrived(u32 vector)
 {
 	if (vector == VECTOR_TIMER)
 		this_cpu()->armed = NEVER;
+	else if (vector == VECTOR_PINS + SERIAL_PIN)
+		serial_arrived();
 	if (vector != VECTOR_SPURIOUS)
-		apic_write(EOI, 0);
+		end_interrupt(this_cpu());
 }
 
-/* At a time of the monotonic clock, or before; NEVER: not at all. */
+/*
+ * At a time of the monotonic clock, or before.  It is not set to a later time, nor off: both take an exit, and most waits
+ * are shorter than a slice.  Whoever it wakes too early looks, and sets it again.
+ */
 static void set_timer(u64 deadline)
 {
 	u64 now, rest;
 
-	if (deadline == this_cpu()->armed)
+	if (deadline >= this_cpu()->armed)
 		return;
 	this_cpu()->armed = deadline;
-	now = deadline == NEVER ? 0 : monotonic();
+	now = monotonic();
 	rest = deadline > now ? deadline - now : 0;
 	if (rest > MINUTE)
 		rest = MINUTE;
 	if (deadlines) {
-		write_msr(DEADLINE_MSR, deadline == NEVER ? 0 : ticks() + ticks_in(rest) + 1);
+		write_msr(DEADLINE_MSR, ticks() + ticks_in(rest) + 1);
 		return;
 	}
 	rest = bus_ticks_in(rest) + 1;
-	apic_write(INITIAL, deadline == NEVER ? 0 : rest < 0xffffffff ? (u32)rest : 0xffffffff);
+	apic_write(INITIAL, rest < 0xffffffff ? (u32)rest : 0xffffffff);
 }
 
 void start_slice(void)
@@ -134,7 +158,8 @@ bool wait_until(u64 deadline)
 		asm volatile("sti; hlt; cli" : : : "memory");
 		if (leaves)
 			core_lock();
-		set_timer(NEVER);
+		if (this_cpu()->armed == deadline)
+			this_cpu()->armed = NEVER; /* it may be too late for a slice */
 		input = serial_ready();
 	}
 	reported = reported || (leaves && input);

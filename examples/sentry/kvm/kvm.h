@@ -94,6 +94,7 @@ struct cpu {
 	void *fpu;	   /* whose state it has */
 	u64 fs, gs;	   /* the program's */
 	u64 armed;	   /* for when its timer is set */
+	volatile u32 eoi;  /* what KVM notes of the interrupt that it has delivered */
 	volatile u64 start_rsp; /* where it goes on in the core; 0: not yet */
 	struct tss tss;
 	u64 gdt[GDT_ENTRIES];
@@ -127,6 +128,7 @@ int strncmp(const char *a, const char *b, unsigned long size);
 
 /* serial.c */
 void serial_init(void);
+void serial_arrived(void); /* its interrupt */
 bool serial_ready(void); /* a byte has come */
 void put_text(const char *text);
 void put_hex(const char *name, u64 value);
@@ -183,6 +185,7 @@ void start_slice(void); /* after which the program stops, if it has not begun */
 bool wait_until(u64 deadline);
 
 /* clock.c */
+u32 kvm_features(void); /* EAX of CPUID 0x40000001; 0: the hypervisor is another one */
 void clock_init(void);
 void clock_show(struct clock_page *shown, u64 address); /* programs read it from now on */
 u64 monotonic(void);

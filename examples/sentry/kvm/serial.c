@@ -15,11 +15,24 @@ void serial_init(void)
 }
 
 static bool input_ended; /* by a byte behind others, which are returned first */
+static volatile bool has_interrupted = true; /* since there was nothing to read */
 
-/* Where there is a virtio console, nobody reads from here: looking would take an exit at each wait. */
+void serial_arrived(void)
+{
+	has_interrupted = true;
+}
+
+/*
+ * Looking takes an exit, and who waits does so twice: only after an interrupt, of which there is none for bytes that follow
+ * others.  Nobody reads from here where there is a virtio console.
+ */
 bool serial_ready(void)
 {
-	return !console_is_there() && (input_ended || in(LINE_STATUS) & READY);
+	if (console_is_there() || !(input_ended || has_interrupted))
+		return false;
+	has_interrupted = false; /* before the look: another CPU may take the next one */
+	has_interrupted = input_ended || in(LINE_STATUS) & READY;
+	return has_interrupted;
 }
 
 static void put_char(char c)

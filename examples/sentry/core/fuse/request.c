@@ -92,12 +92,11 @@ void fuse_used(struct virtqueue *queue)
 
 /*
  * The device interrupts only while somebody sleeps.  An interrupt is a system call of the server, and one more for each
- * wait of this side until it is taken.
+ * wait of this side until it is taken, or three exits.
  */
 static void listen(struct fuse *fuse)
 {
-	if (!fuse->requests->device->registers)
-		queue_listen(fuse->requests, fuse->sleepers);
+	queue_listen(fuse->requests, fuse->sleepers);
 }
 
 void fuse_begin_sleep(struct fuse *fuse)

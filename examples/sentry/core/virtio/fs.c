@@ -18,8 +18,7 @@ static void take(struct virtio_device *device, struct fuse *fuse)
 	fuse->forgets = device->queues[FORGETS];
 	fuse->requests = device->queues[REQUESTS];
 	device->used = fuse_used;
-	if (!device->registers)
-		queue_listen(fuse->requests, false);
+	queue_listen(fuse->requests, false);
 	fuse_root = fuse;
 }
 

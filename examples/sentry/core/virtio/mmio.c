@@ -8,7 +8,7 @@ enum {
 	SELECT = 0x24, QUEUE_SELECT = 0x30, QUEUE_MAX = 0x34, QUEUE_NUMBER = 0x38, QUEUE_READY = 0x44, STATUS = 0x70,
 	QUEUE_DESCRIPTORS = 0x80, QUEUE_DRIVER = 0x90, QUEUE_DEVICE = 0xa0, CONFIG = 0x100, VIRT = 0x74726976,
 };
-enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8, FAILED = 128, TRIES = 1000000 };
+enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8, FAILED = 128, USED_BUFFER = 1, TRIES = 1000000 };
 
 static void put(struct virtio_device *device, u32 at, u32 value)
 {
@@ -38,6 +38,7 @@ bool mmio_begin(struct virtio_device *device, u64 features)
 	for (u32 i = 0; get(device, STATUS); i++)
 		if (i == TRIES)
 			return false;
+	device->kept = get(device, INTERRUPT_STATUS) & USED_BUFFER; /* before it can have used any */
 	put(device, STATUS, ACKNOWLEDGE | DRIVER);
 	device->features = mmio_features(device) & (features | VIRTIO_VERSION_1 | VIRTIO_EVENT_IDX);
 	put(device, SELECT, 1);

@@ -4,7 +4,7 @@
 #include "../fuse/fuse.h"
 #include "virtio.h"
 
-enum { DEVICE_ID = 0x08, INTERRUPT_STATUS = 0x60, INTERRUPT_ACK = 0x64, CONFIGURATION = 2 };
+enum { DEVICE_ID = 0x08, INTERRUPT_ACK = 0x64, CONFIGURATION = 2 };
 
 static struct virtio_device *devices;
 bool virtio_is_ready_made;
@@ -79,7 +79,7 @@ bool virtio_waits(void)
 
 bool core_rests(void)
 {
-	return !fuse_root || (queue_is_idle(fuse_root->requests) && queue_is_idle(fuse_root->forgets));
+	return !fuse_root || queue_is_idle(fuse_root->requests);
 }
 
 bool core_is_answered(void)
@@ -90,9 +90,10 @@ bool core_is_answered(void)
 void virtio_poll(void)
 {
 	for (struct virtio_device *device = devices; device; device = device->next) {
-		u32 status = device->registers ? *(volatile u32 *)(device->registers + INTERRUPT_STATUS) : 0;
+		const bool interrupts = device->registers && device->features; /* and somebody drives it */
+		u32 status = interrupts ? *(volatile u32 *)(device->registers + INTERRUPT_STATUS) : 0;
 
-		if (status)
+		if (status & ~device->kept) /* an exit */
 			*(volatile u32 *)(device->registers + INTERRUPT_ACK) = status;
 		device->changed = device->changed || status & CONFIGURATION;
 		for (u32 i = 0; i < QUEUES; i++)

@@ -12,6 +12,7 @@
 
 enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_BALLOON = 5, VIRTIO_VSOCK = 19, VIRTIO_FS = 26 };
 enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
+enum { INTERRUPT_STATUS = 0x60 }; /* a register */
 enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
 #define VIRTIO_VERSION_1 (1ull << 32)
@@ -50,6 +51,7 @@ struct virtio_device {
 	volatile u8 *registers; /* NULL: the platform has set the device up */
 	u32 id, first_kick; /* the number of its first queue for the platform's kick() */
 	u64 features;
+	u32 kept; /* bits of the interrupt status that are always set, so that nobody needs to acknowledge them */
 	struct virtqueue *queues[QUEUES];
 	bool changed; /* the configuration; the driver clears this */
 	void (*used)(struct virtqueue *queue); /* buffers have come back: of the driver. It must not sleep. */
