@@ -75,6 +75,7 @@ static inline void task_flush(struct task *t)
 
 /* -- fuse/settle.c -- */
 
+void files_push(void);		 /* begin changes of files that wait for others */
 void files_settle(void);		 /* wait until core.unsettled is 0 */
 /* The same before a system call by which others could learn of a change. */
 void files_settle_before(struct task *t, const u64 *args);

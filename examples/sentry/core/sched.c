@@ -69,7 +69,7 @@ bool sched_waits(void)
 
 bool sched_listens(void)
 {
-	return sched.timers || core.console_input.first || core.console_happened ||
+	return sched.timers || core.unsettled || core.console_input.first || core.console_happened ||
 	       (virtio_is_ready_made && virtio_waits());
 }
 
@@ -147,7 +147,10 @@ static void share_out(void)
 	}
 }
 
-/* Whether this CPU must look around after a slice. None must while another waits, which wakes up for the first timer. */
+/*
+ * Whether this CPU must look around after a slice.  For others' sake none must while another waits, which wakes up for the
+ * first timer.
+ */
 static bool must_look(void)
 {
 	u64 first = sched.timers ? sched.timers->deadline : FOREVER;
@@ -157,10 +160,10 @@ static bool must_look(void)
 		return sched.first || sched_listens();
 	for (u64 rest = sched.waiting; rest; rest &= rest - 1)
 		if (sched.cpus[__builtin_ctzll(rest)].deadline <= first)
-			return sched.first;
+			return sched.first || core.unsettled;
 	cpu = (u32)__builtin_ctzll(sched.waiting);
 	wake_cpu(&sched.waiting, cpu);
-	return sched.first;
+	return sched.first || core.unsettled;
 }
 
 static void is_back(struct cpu *cpu, struct task *t)
@@ -439,6 +442,7 @@ static void look_around(u64 deadline)
 		cpu->deadline = deadline;
 		cpu->idle_since = monotonic_now();
 	}
+	files_push();
 	input = core.ops->wait(deadline);
 	if (deadline) {
 		sched.cpu = cpu;

@@ -90,7 +90,7 @@ int fuse_revalidate(struct dentry *dentry)
 
 	if (!dentry->inode || dentry->mounted || !dentry->parent)
 		return dentry->inode != NULL;
-	if (!fuse_is_stale(dentry->inode))
+	if (!fuse_may_differ(dentry->inode))
 		return 1;
 	error = make(dentry->parent->inode, &call, &inode);
 	if (error)

@@ -19,7 +19,7 @@ enum { FUSE_TAG = 36, FUSE_IO_PAGES = 32 };
 
 /* A server, and what is known of its files. */
 struct fuse {
-	struct virtqueue *forgets, *requests;
+	struct virtqueue *requests; /* also for what needs no answer: another queue would wake another thread of the server */
 	struct wait_queue room; /* in the queue of requests */
 	struct wait_queue settled; /* woken when core.unsettled becomes 0 */
 	u32 sleepers; /* tasks that wait for an answer, for room, or for settled */
@@ -35,6 +35,7 @@ struct fuse {
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
 	u64 refreshed; /* when fuse_refresh() was called last */
 	u64 syncs; /* started so far */
+	bool held; /* requests were added of which the server has not been told */
 	struct super *super;
 };
 
@@ -54,7 +55,7 @@ struct fuse_node {
 	struct timespec version; /* when the content changed, as the server reported last */
 	u64 changes; /* how often a change of the content has begun or ended */
 	struct fuse_handle reader, writer;
-	bool made;	/* by this sandbox, which has had it open since */
+	bool made;	/* by this sandbox */
 	int error;	/* of a change that nobody has waited for */
 	struct tree pages, dirty;
 	u64 synced; /* the number of the last sync that flushed it */
@@ -84,6 +85,7 @@ struct fuse_call {
 s64 fuse_call(struct fuse *fuse, const struct fuse_call *call); /* -errno */
 /* Without waiting for an answer: later requests come after it. An error becomes that of the node. false: no memory. */
 bool fuse_post(struct fuse *fuse, const struct fuse_call *call);
+void fuse_push(struct fuse *fuse); /* tell the server of what was posted */
 void fuse_begin_sleep(struct fuse *fuse); /* from now on, the device interrupts for answers; what came before is handled */
 void fuse_end_sleep(struct fuse *fuse);
 void fuse_used(struct virtqueue *queue);

@@ -184,14 +184,14 @@ void fuse_failed(struct fuse *fuse, u64 id, int error)
 }
 
 /*
- * Whether the server will do this for certain: to a file that was made here and is still open, by its owner, who gives it to
- * nobody else.
+ * Whether the server will do this, as far as is known: to a file that was made here, by its owner, who gives it to nobody
+ * else.
  */
 static bool is_certain(const struct inode *inode, const struct attributes *new)
 {
 	const u32 set_ids = S_ISUID | S_ISGID;
 
-	return fuse_node_of(inode)->made && !(new->which & ATTR_SIZE) && inode->user == caller_user() &&
+	return fuse_node_of(inode)->made && !fuse_may_differ(inode) && !(new->which & ATTR_SIZE) && inode->user == caller_user() &&
 	       !(inode->mode & set_ids) && !(new->which & ATTR_MODE && new->mode & set_ids) &&
 	       !(new->which & ATTR_USER && new->user != inode->user) &&
 	       !(new->which & ATTR_GROUP && new->group != inode->group);
@@ -287,8 +287,6 @@ void fuse_close_handle(struct inode *inode, struct fuse_handle *handle, u32 opco
 	if (!handle->open)
 		return;
 	handle->open = false;
-	if (handle == &fuse_node_of(inode)->writer)
-		fuse_node_of(inode)->made = false;
 	fuse_post(fuse_of(inode), &call);
 }
 

@@ -302,17 +302,35 @@ int fuse_flush(struct inode *inode)
 	return result;
 }
 
-/* What the cache has of a range becomes this. */
+/* A page that is known now: it was written from its start, as a whole or past the end of the file. NULL: it is not, or no memory. */
+static u8 *new_page(struct inode *inode, u64 at, u64 size)
+{
+	u8 *page;
+
+	if (at % PAGE || (size < PAGE && at + size < inode->size))
+		return NULL;
+	shrink(fuse_of(inode), 1);
+	page = page_buffer();
+	if (!page)
+		return NULL;
+	bytes_zero(page + size, PAGE - size);
+	keep(inode, at / PAGE, page);
+	return tree_get(&fuse_node_of(inode)->pages, at / PAGE);
+}
+
+/* The range becomes this in the cache, which does not read for it what the server has of a page. */
 static void update_cache(struct inode *inode, u64 position, const u8 *data, u64 size)
 {
 	for (u64 done = 0; done < size;) {
 		u64 at = position + done, part = PAGE - at % PAGE < size - done ? PAGE - at % PAGE : size - done;
 		u8 *page = tree_get(&fuse_node_of(inode)->pages, at / PAGE);
 
+		page = page ? page : new_page(inode, at, part);
 		if (page)
 			bytes_copy(page + at % PAGE, data + done, part);
 		done += part;
 	}
+	used(inode);
 }
 
 /* What lay behind the end of the file in its last page, where a mapping may have written, becomes zeros. */

@@ -123,18 +123,31 @@ static void wait_on(struct wait_queue *queue)
 	virtio_poll(); /* which only this function does then, so no interrupt is missed */
 }
 
-/* The queue is full. */
-static void add_later(struct fuse *fuse, struct virtqueue *queue, const struct segment *segments, u32 readable, u32 writable,
-		      struct request *request)
+/* Requests wait together for the next one that needs an answer, or until somebody could notice that they were not carried out. */
+static void hold(struct fuse *fuse)
 {
-	queue_kick(queue);
+	core.unsettled += !fuse->held;
+	fuse->held = true;
+}
+
+void fuse_push(struct fuse *fuse)
+{
+	core.unsettled -= fuse->held;
+	fuse->held = false;
+	queue_kick(fuse->requests);
+}
+
+/* The queue is full. */
+static void add_later(struct fuse *fuse, const struct segment *segments, u32 readable, u32 writable, struct request *request)
+{
+	fuse_push(fuse);
 	fuse_begin_sleep(fuse);
-	while (queue_add(queue, segments, readable, writable, request))
+	while (queue_add(fuse->requests, segments, readable, writable, request))
 		wait_on(&fuse->room);
 	fuse_end_sleep(fuse);
 }
 
-static void submit(struct fuse *fuse, struct virtqueue *queue, struct request *request, const struct fuse_call *call)
+static void submit(struct fuse *fuse, struct request *request, const struct fuse_call *call)
 {
 	struct segment segments[2 + FUSE_IO_PAGES];
 	u32 readable = call->opcode == FUSE_WRITE ? 1 + call->page_count : 1, count = 0;
@@ -146,9 +159,8 @@ static void submit(struct fuse *fuse, struct virtqueue *queue, struct request *r
 		segments[count++] = (struct segment){ answer_of(request), request->out_room };
 	for (u32 i = 0; call->opcode != FUSE_WRITE && i < call->page_count; i++)
 		segments[count++] = call->pages[i];
-	if (queue_add(queue, segments, readable, count - readable, request))
-		add_later(fuse, queue, segments, readable, count - readable, request);
-	queue_kick(queue);
+	if (queue_add(fuse->requests, segments, readable, count - readable, request))
+		add_later(fuse, segments, readable, count - readable, request);
 }
 
 /* Most answers come sooner than a sleep would take. */
@@ -189,17 +201,12 @@ s64 fuse_call(struct fuse *fuse, const struct fuse_call *call)
 
 	if (!request)
 		return -ENOMEM;
-	submit(fuse, fuse->requests, request, call);
+	submit(fuse, request, call);
+	fuse_push(fuse);
 	await_answer(fuse, request);
 	result = finish(request, call);
 	kfree(request);
 	return result;
-}
-
-/* What needs no answer has a queue of its own. Without a machine, that would wake another thread of the server each time. */
-static struct virtqueue *queue_for(const struct fuse *fuse, u32 opcode)
-{
-	return opcode == FUSE_FORGET && fuse->requests->device->registers ? fuse->forgets : fuse->requests;
 }
 
 bool fuse_post(struct fuse *fuse, const struct fuse_call *call)
@@ -210,7 +217,8 @@ bool fuse_post(struct fuse *fuse, const struct fuse_call *call)
 		return false; /* of FORGET and RELEASE: the server keeps the file until the end */
 	request->posted = true;
 	core.unsettled += call->opcode == FUSE_SETATTR;
-	submit(fuse, queue_for(fuse, call->opcode), request, call);
+	submit(fuse, request, call);
+	hold(fuse);
 	return true;
 }
 

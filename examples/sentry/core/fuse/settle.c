@@ -6,10 +6,17 @@
 #include "../vfs/fds.h"
 #include "fuse.h"
 
+void files_push(void)
+{
+	if (core.unsettled)
+		fuse_push(fuse_root);
+}
+
 void files_settle(void)
 {
 	struct fuse *fuse = fuse_root;
 
+	files_push();
 	while (core.unsettled && core.ops->watch && core.ops->watch())
 		fuse_used(fuse->requests);
 	if (!core.unsettled)
@@ -27,20 +34,27 @@ static bool is_file_of_server(struct task *t, u64 fd)
 	return file && file->operations == &fuse_file_operations;
 }
 
-/* The other end of a pipe or socket also shows that something was read there, or that it was closed. */
+/*
+ * Whether nobody outside learns of the call, except by the server's files.  The other end of a pipe or socket also shows that
+ * something was read there, or that it was closed.
+ */
 static bool is_quiet(struct task *t, const u64 *args)
 {
 	enum {
-		READ = 0, OPEN = 2, CLOSE = 3, STAT = 4, FSTAT = 5, LSTAT = 6, LSEEK = 8, MMAP = 9, MPROTECT = 10, MUNMAP = 11,
-		BRK = 12, PREAD = 17, FCHMOD = 91, FCHOWN = 93, GETDENTS = 217, OPENAT = 257, MKDIRAT = 258, NEWFSTATAT = 262,
-		UTIMENSAT = 280,
+		READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3, STAT = 4, FSTAT = 5, LSTAT = 6, LSEEK = 8, MMAP = 9, MPROTECT = 10,
+		MUNMAP = 11, BRK = 12, PREAD = 17, PWRITE = 18, SENDFILE = 40, MKDIR = 83, RMDIR = 84, UNLINK = 87, CHMOD = 90,
+		FCHMOD = 91, CHOWN = 92, FCHOWN = 93, LCHOWN = 94, GETDENTS = 217, OPENAT = 257, MKDIRAT = 258, FCHOWNAT = 260,
+		NEWFSTATAT = 262, UNLINKAT = 263, FCHMODAT = 268, UTIMENSAT = 280,
 	};
 
 	switch (t->number) {
-	case READ: case CLOSE: case PREAD:
+	case READ: case WRITE: case CLOSE: case PREAD: case PWRITE:
 		return is_file_of_server(t, args[0]);
-	case OPEN: case STAT: case FSTAT: case LSTAT: case LSEEK: case MMAP: case MPROTECT: case MUNMAP: case BRK: case FCHMOD:
-	case FCHOWN: case GETDENTS: case OPENAT: case MKDIRAT: case NEWFSTATAT: case UTIMENSAT:
+	case SENDFILE:
+		return is_file_of_server(t, args[0]) && is_file_of_server(t, args[1]);
+	case OPEN: case STAT: case FSTAT: case LSTAT: case LSEEK: case MMAP: case MPROTECT: case MUNMAP: case BRK: case MKDIR:
+	case RMDIR: case UNLINK: case CHMOD: case FCHMOD: case CHOWN: case FCHOWN: case LCHOWN: case GETDENTS: case OPENAT:
+	case MKDIRAT: case FCHOWNAT: case NEWFSTATAT: case UNLINKAT: case FCHMODAT: case UTIMENSAT:
 		return true;
 	}
 	return false;

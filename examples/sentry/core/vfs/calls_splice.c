@@ -3,6 +3,8 @@
 #include "calls.h"
 #include "pipe.h"
 
+enum { AT_ONCE = 16 * PAGE };
+
 /* One side of a transfer. */
 struct side {
 	struct file *file;
@@ -33,25 +35,26 @@ static bool takes_pages(const struct file *file)
 	return file->operations->write && !file->operations->write_simple;
 }
 
-/* Move bytes of a file through a page; how many, or the first error. */
+/* Move bytes of a file through a buffer; how many, or the first error. */
 static s64 copy(struct side *from, struct side *to, u64 size)
 {
-	u8 *page = page_buffer();
+	const u64 room = from->file->stream || size <= PAGE ? PAGE : size < AT_ONCE ? size : AT_ONCE;
+	u8 *buffer = kmalloc(room);
 	s64 result = 0;
 	u64 done = 0;
 
-	if (!page)
+	if (!buffer)
 		return -ENOMEM;
 	while (done < size) {
 		struct iovec vector;
-		struct io io = io_core(&vector, page, size - done < PAGE ? size - done : PAGE);
+		struct io io = io_core(&vector, buffer, size - done < room ? size - done : room);
 		u64 before = from->position;
 		s64 got = file_transfer(from->file, &io, &from->position, false);
 
 		result = got;
 		if (got <= 0)
 			break;
-		io = io_core(&vector, page, (u64)got);
+		io = io_core(&vector, buffer, (u64)got);
 		result = takes_pages(to->file) ? file_transfer(to->file, &io, &to->position, true) : -EINVAL;
 		if (result < got)
 			from->position = before + (result > 0 ? (u64)result : 0);
@@ -61,7 +64,7 @@ static s64 copy(struct side *from, struct side *to, u64 size)
 		if (result < got || from->file->stream)
 			break; /* Linux reads a stream once: the next read would wait */
 	}
-	page_free(page);
+	kfree(buffer);
 	return done ? (s64)done : result;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-fs (virtio 1.2, 5.11): a queue for requests, and one for what must not wait behind them. */
+/* virtio-fs (virtio 1.2, 5.11): a queue for requests, and one for what must not wait behind them, which is not used. */
 #include "../core.h"
 #include "../fuse/fuse.h"
 
@@ -15,7 +15,6 @@ static bool is_wanted(const char *tag)
 
 static void take(struct virtio_device *device, struct fuse *fuse)
 {
-	fuse->forgets = device->queues[FORGETS];
 	fuse->requests = device->queues[REQUESTS];
 	device->used = fuse_used;
 	queue_listen(fuse->requests, false);
