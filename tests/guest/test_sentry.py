@@ -25,7 +25,7 @@ from tests.sentry.test_terminals import ENVIRONMENT as SHELL_ENVIRONMENT
 from tests.sentry.test_terminals import READY, converse
 from tests.tiny import Console
 from tools.where import ROOT
-from vmm import BootConfig, Machine, MachineConfig, MemoryConfig
+from vmm import BootConfig, Machine, MachineConfig, MemoryConfig, ShareConfig
 from vmm.debug import GdbServer, GdbTarget
 
 pytestmark = pytest.mark.guest
@@ -145,23 +145,29 @@ def test_the_terminal_is_as_before_however_a_machine_ends() -> None:
         assert terminal.current_modes() == terminal.modes
 
 
-def guest_exits(words: str, initrd: Path) -> int:
-    """How often a machine with a program left the guest, but for interrupts of the host and time slices."""
+def counters(words: str, *, initrd: Path | None = None, root: Path | None = None) -> dict[str, int]:
+    """KVM's counters of a machine with a program, in a root of its own or in a shared directory."""
     console = Console()
     config = MachineConfig(
-        BootConfig(str(program.kernel()), str(initrd), f"quiet -- {words}"),
+        BootConfig(str(program.kernel()), str(initrd) if initrd else None, f"quiet -- {words}"),
         MemoryConfig(64 << 20),
         console=console.config,
+        shares=() if root is None else (ShareConfig(str(root), cache="always", locks="guest"),),
     )
     try:
         with Machine(config) as machine:
             end = machine.run(120)
             assert end and end.kind == "poweroff"
-            counts = machine.vcpus[0].stats()
-            # A slice sets the timer, and ends an interrupt
-            return counts["exits"] - counts["irq_exits"] - 3 * counts["irq_injections"]
+            return machine.vcpus[0].stats()
     finally:
         console.close()
+
+
+def guest_exits(words: str, initrd: Path) -> int:
+    """How often a machine with a program left the guest, but for interrupts of the host and time slices."""
+    counts = counters(words, initrd=initrd)
+    # A slice sets the timer, and ends an interrupt
+    return counts["exits"] - counts["irq_exits"] - 3 * counts["irq_injections"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,24 @@ def test_an_idle_machine_sleeps() -> None:
     """No timer ticks while nothing runs."""
     short, long = (guest_exits(f"busybox sleep {seconds}", Path(BUSYBOX)) for seconds in (1, 4))
     assert long - short < 20
+
+
+def test_files_of_a_share_need_no_exit_to_the_process(root: Path, compile_static: Compile) -> None:
+    """Nor a wait for each change of a new file: only for its creation, its content, and what its attributes have become."""
+    shutil.copy(compile_static("creates"), root / "bin" / "creates")
+    few, many = (counters(f"/bin/creates /new{count} {count} closed exit", root=root) for count in (20, 120))
+    more = {name: many[name] - few[name] for name in many}
+    assert more["io_exits"] + more["mmio_exits"] < 20
+    assert more["halt_exits"] < 350
+    assert more["exits"] < 1000
+
+
+def test_programs_share_a_cpu_after_a_wait_that_could_have_been_long(root: Path) -> None:
+    sleep = "/bin/busybox sleep"
+    lines = [f"{sleep} 100 &", "/bin/busybox cat /bin/busybox >/dev/null", "(while :; do :; done) &", f"{sleep} 0.1"]
+    shell = "\n".join([*lines, "echo here"])
+    (root / "script").write_text(shell)
+    assert run_on_machine(program.kernel(), None, "-- /bin/busybox sh /script", root=root) == (b"here\n", "poweroff")
 
 
 def test_gdb_attaches_to_the_core(tmp_path: Path) -> None:

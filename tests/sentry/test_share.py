@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -170,14 +172,15 @@ def requests_of(share: Share) -> dict[str, int]:
     return {name: figures["count"] for name, figures in share.stats()["ops"].items()}
 
 
-def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Compile) -> None:
-    """A new one none before it is made, a small one that is read a single one. What the program has done to them is on
-    the host when the program's line arrives."""
+@pytest.mark.parametrize("how", [[], ["closed"]], ids=["open", "closed"])
+def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Compile, how: list[str]) -> None:
+    """A new one none before it is made, and none when it is read. What the program has done to them, while they were
+    open or by name, is on the host when the program's line arrives."""
     shutil.copy(compile_static("creates"), root / "bin" / "creates")
     count = 300
     with Share(str(root), 64 * MIB) as share:
         fds = ",".join(str(fd) for fd in share.fds)
-        words = [str(platform), "--memory", "64", "--share", fds, "--", "/bin/creates", "/new", str(count)]
+        words = [str(platform), "--memory", "64", "--share", fds, "--", "/bin/creates", "/new", str(count), *how]
         pipe = subprocess.PIPE
         with subprocess.Popen(words, pass_fds=share.fds, stdin=pipe, stdout=pipe) as process:
             assert process.stdout
@@ -189,7 +192,8 @@ def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Com
         requests, files = requests_of(share), share.stats()["files"]
     assert (requests["create"], requests["mkdir"]) == (count + 2, 1)
     assert requests["lookup"] < 20
-    assert requests["open"] < 20, "READ opens a small file itself"
+    assert requests["open"] < 20
+    assert requests["read"] < 20, "what was written is known"
     assert files < 20, "no file stays open at the server"
     assert requests["setattr"] == 3 * (count + 1)
     for number in range(count):
@@ -197,6 +201,35 @@ def test_files_cost_few_requests(root: Path, platform: Path, compile_static: Com
         status = (root / "new" / name).stat()
         assert (root / "new" / name).read_text() == name
         assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, 1_700_000_000_000_000_006)
+
+
+def test_what_was_done_is_on_the_host_while_the_program_computes(
+    root: Path, platform: Path, compile_static: Compile
+) -> None:
+    shutil.copy(compile_static("creates"), root / "bin" / "creates")
+    with Share(str(root), 64 * MIB) as share:
+        fds = ",".join(str(fd) for fd in share.fds)
+        words = [str(platform), "--memory", "64", "--share", fds, "--", "/bin/creates", "/new", "1", "closed", "compute"]
+        expected = stat.S_IFREG | 0o751, 1_700_000_000_000_000_006
+        with subprocess.Popen(words, pass_fds=share.fds) as process:
+            last, deadline = root / "new" / "really last", time.monotonic() + 20
+            while not last.exists() or (last.stat().st_mode, last.stat().st_mtime_ns) != expected:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            found = last.stat().st_mode, last.stat().st_mtime_ns
+            process.kill()
+    assert found == expected
+
+
+def test_small_files_are_read_by_one_request(root: Path, platform: Path) -> None:
+    for number in range(100):
+        (root / "etc" / f"file-{number}").write_text("x")
+    with Share(str(root), 64 * MIB) as share:
+        assert run_inside(share, platform, "grep", "-r", "x", "/etc").returncode == 0
+        requests = requests_of(share)
+    assert requests["open"] < 10, "READ opens a small file itself"
+    assert 100 <= requests["read"] < 130
 
 
 def test_a_directory_that_fits_is_one_request(root: Path, platform: Path) -> None:

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * creates FOLDER COUNT: makes files as tar does, in a new directory; then reads each.  At the end it makes another one, and
- * writes a line. creates FOLDER COUNT close: instead, it closes its output.
+ * creates FOLDER COUNT [closed] [close | compute | exit]: makes files as tar does, in a new directory; then reads each.  At the end
+ * it makes another one, and writes a line.
+ *
+ * closed: attributes are set by name, when the file is closed.  close: instead of the line, it closes its output; compute: it
+ * makes no call any more; exit: it ends at once.
  */
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,12 +18,21 @@
 
 static const struct timespec times[2] = { { 1600000000, 5 }, { 1700000000, 6 } };
 
+static bool closed;
+
 static void make(const char *name)
 {
 	const int fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
 
 	CHECK(fd >= 0);
 	CHECK(write(fd, name, strlen(name)) == (ssize_t)strlen(name));
+	if (closed) {
+		CHECK(!close(fd));
+		CHECK(!chown(name, getuid(), getgid()));
+		CHECK(!chmod(name, 0751));
+		CHECK(!utimensat(AT_FDCWD, name, times, 0));
+		return;
+	}
 	CHECK(!futimens(fd, times));
 	CHECK(!fchown(fd, getuid(), getgid()));
 	CHECK(!fchmod(fd, 0751));
@@ -40,8 +53,10 @@ static void look(const char *name)
 
 int main(int argc, char **argv)
 {
+	const char *end = argc > 3 ? argv[argc - 1] : "";
 	char name[64];
 
+	closed = argc > 3 && !strcmp(argv[3], "closed");
 	CHECK(argc >= 3 && !mkdir(argv[1], 0755) && !chdir(argv[1]));
 	for (int i = 0; i < atoi(argv[2]); i++) {
 		snprintf(name, sizeof(name), "file %d", i);
@@ -54,6 +69,10 @@ int main(int argc, char **argv)
 	/* Who waits for this line finds all as it is to be. */
 	CHECK(open("last", O_WRONLY | O_CREAT | O_EXCL, 0600) >= 0);
 	make("really last");
-	CHECK(argc > 3 ? !close(1) : write(1, "done\n", 5) == 5);
+	while (!strcmp(end, "compute"))
+		;
+	if (!strcmp(end, "exit"))
+		return 0;
+	CHECK(!strcmp(end, "close") ? !close(1) : write(1, "done\n", 5) == 5);
 	return read(0, name, 1) < 0;
 }
