@@ -39,6 +39,8 @@ WRITE_KILL = 1 << 2
 OPEN_KILL = 1
 LK_FLOCK = 1
 ALL_FLAGS = 0xFFFF_FFFF
+WRITE_ATTR = 1 << 29
+"""In the second word: a feature of our own, which changes the form of answers."""
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
 
 
@@ -103,7 +105,7 @@ class FsGuest(Guest):
         memory: GuestMemory | None = None,
         mount: bool = True,
         flags: int = ALL_FLAGS,
-        flags2: int = ALL_FLAGS,
+        flags2: int = ALL_FLAGS & ~WRITE_ATTR,
         cpus: int = 1,
         marks: bool = True,
         max_fds: int = 0,
@@ -190,7 +192,7 @@ class FsGuest(Guest):
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    def mount(self, flags: int = ALL_FLAGS, flags2: int = ALL_FLAGS, minor: int = 41) -> bytes:
+    def mount(self, flags: int = ALL_FLAGS, flags2: int = ALL_FLAGS & ~WRITE_ATTR, minor: int = 41) -> bytes:
         out = self.call(INIT, 0, struct.pack("<5I44x", 7, minor, 1 << 20, flags, flags2))
         self.init_flags, self.init_flags2 = struct.unpack_from("<I", out, 12)[0], struct.unpack_from("<I", out, 32)[0]
         return out

@@ -187,7 +187,7 @@ def test_an_idle_machine_sleeps() -> None:
 
 
 def test_files_of_a_share_need_no_exit_to_the_process(root: Path, compile_static: Compile) -> None:
-    """Nor a wait for each change of a new file: only for its creation, its content, and what its attributes have become."""
+    """Nor a wait for each change of a new file: only for its creation, its content, and its new attributes."""
     shutil.copy(compile_static("creates"), root / "bin" / "creates")
     few, many = (counters(f"/bin/creates /new{count} {count} closed exit", root=root) for count in (20, 120))
     more = {name: many[name] - few[name] for name in many}

@@ -190,6 +190,25 @@ def test_rights_of_a_directory_are_checked_after_its_names(sandbox: Sandbox) -> 
     assert (status, errors[:2], errors[3]) == (0, ["File exists", "Permission denied"], "Permission denied")
 
 
+def test_the_host_changes_what_a_container_has_just_written(sandbox: Sandbox) -> None:
+    """It appears, too, although the container has the content and the attributes of its own."""
+    volume = sandbox.root("c1").parent / "volume"
+    volume.mkdir()
+    bind = {"destination": "/v", "type": "bind", "source": f"{SHARED}/c1/volume", "options": ["rbind"]}
+    script = (
+        "cd /v; echo a >written; echo a >timed; touch -d 2020-01-02 timed; echo a >longer; echo b >>longer; "
+        'echo up; i=0; until [ "$(cat *)" = "$(printf "x\ny\nx\nx")" ] || [ $i = 500 ]; do i=$((i + 1)); done; cat *'
+    )
+    sandbox.create("c1", "sh", "-c", script, spec={"mounts": [*MOUNTS, bind]})
+    sandbox.agent.start_container("c1")
+    text = b""
+    while not text.endswith(b"up\n"):
+        text += sandbox.agent.read_stdout("c1", "c1", 4096)
+    for name, content in (("written", "x\n"), ("timed", "x\n"), ("longer", "x\ny\n")):
+        (volume / name).write_text(content)
+    assert sandbox.output("c1") == "x\ny\nx\nx\n"
+
+
 def test_changes_of_the_host_appear_in_a_volume(sandbox: Sandbox) -> None:
     """Content, also of an open file, names that come, go and lead elsewhere: within a second or so, as on Linux."""
     sandbox.root("c1")

@@ -209,7 +209,8 @@ def test_what_was_done_is_on_the_host_while_the_program_computes(
     shutil.copy(compile_static("creates"), root / "bin" / "creates")
     with Share(str(root), 64 * MIB) as share:
         fds = ",".join(str(fd) for fd in share.fds)
-        words = [str(platform), "--memory", "64", "--share", fds, "--", "/bin/creates", "/new", "1", "closed", "compute"]
+        words = [str(platform), "--memory", "64", "--share", fds, "--"]
+        words += ["/bin/creates", "/new", "1", "closed", "compute"]
         expected = stat.S_IFREG | 0o751, 1_700_000_000_000_000_006
         with subprocess.Popen(words, pass_fds=share.fds) as process:
             last, deadline = root / "new" / "really last", time.monotonic() + 20

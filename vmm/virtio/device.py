@@ -130,7 +130,7 @@ class VirtioDevice(Saveable):
     regions: dict[int, SharedRegion] = {}  # noqa: RUF012 (replaced, never changed)
     """Shared memory regions by their id."""
     kernel_signals: bool = False
-    """The kernel signals the irqs of its queues, and sets no bit for used buffers: the transport shows it nevertheless."""
+    """The kernel signals the irqs of its queues, and knows nothing of the bit for used buffers."""
     takes_packed: bool = True
     """Its queues may be packed (2.8): all that go through ``ring.c``."""
     tells_regions: bool = False

@@ -101,6 +101,20 @@ def test_writing(guest: FsGuest, tmp_path: Path) -> None:
     assert guest.errno_of(f.WRITE, ROOT, body, b"x") == errno.EBADF
 
 
+def test_an_answer_to_a_write_has_the_attributes(guest: FsGuest, tmp_path: Path) -> None:
+    """Another feature of our own, which says when the content has changed by this write."""
+    guest.mount(flags2=f.ALL_FLAGS)
+    _, fh = opened(guest, tmp_path / "file", b"0123")
+    body = struct.pack("<QQIIQII", fh, 2, 4, 0, 0, 0, 0)
+    size, answer = 8 + 16 + f.ATTR.size, guest.call(f.WRITE, guest.lookup("file").node, body, b"wxyz", room=200)
+    assert len(answer) == size
+    attr, status = f.Attr(*f.ATTR.unpack_from(answer, 24)), (tmp_path / "file").stat()
+    assert struct.unpack_from("<I", answer)[0] == 4
+    assert (attr.size, attr.ino) == (6, status.st_ino)
+    assert attr.mtime * 10**9 + attr.mtimensec == status.st_mtime_ns
+    assert guest.errno_of(f.WRITE, ROOT, body, b"wxyz", room=size - 1) == errno.EINVAL, "no room for them"
+
+
 def test_appending_is_the_hosts_business(guest: FsGuest, tmp_path: Path) -> None:
     _, fh = opened(guest, tmp_path / "file", b"start", os.O_WRONLY | os.O_APPEND)
     with open(tmp_path / "file", "ab") as file:

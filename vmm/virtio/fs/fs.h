@@ -91,6 +91,8 @@ enum { FS_DAX_SHIFT = 21 };
 /* A feature of FUSE_INIT of our own: with this handle, READ opens the file, reads and closes it, in one request. */
 #define FS_READ_BY_NODE (1ULL << 62)
 #define FS_NO_FILE UINT64_MAX
+/* Another one: an answer to WRITE ends with the attributes that the file has then. */
+#define FS_WRITE_ATTR (1ULL << 61)
 enum { FS_HANDLE_INLINE = 24 };
 /* Results of a request's handler besides 0 and -errno: no answer is sent; the answer is sent later. */
 enum { FS_NO_REPLY = 1, FS_PENDING = 2 };
@@ -396,6 +398,8 @@ uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host);
 /* fs_reply.c: attributes for an answer, and for how many seconds the guest may cache them. */
 
 /* The caller sets the number of the inode, if fs_node_ino() has another one. */
+/* The attributes of the file of a request, for its answer. -errno. */
+int fs_get_attr(struct fs_req *r, int fd, struct fuse_attr_out *out);
 void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr *attr);
 uint64_t fs_timeout(const struct fs *fs);
 

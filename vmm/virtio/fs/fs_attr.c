@@ -39,18 +39,25 @@ static void target_put(struct fs_req *r, struct target *t)
 		fs_node_put(r->fs, &t->ref);
 }
 
-static int reply_attr(struct fs_req *r, int fd)
+int fs_get_attr(struct fs_req *r, int fd, struct fuse_attr_out *out)
 {
-	struct fuse_attr_out out = { 0 };
 	struct statx st;
 	int err = fs_statx(fd, "", &st);
 
 	if (err)
 		return err;
-	out.attr_valid = fs_tell(r->fs, r->in.nodeid, &st);
-	fs_fill_attr(r->fs, &st, &out.attr);
-	out.attr.ino = fs_node_ino(r->fs, r->in.nodeid, st.stx_ino);
-	return fs_reply(r, &out, sizeof(out));
+	out->attr_valid = fs_tell(r->fs, r->in.nodeid, &st);
+	fs_fill_attr(r->fs, &st, &out->attr);
+	out->attr.ino = fs_node_ino(r->fs, r->in.nodeid, st.stx_ino);
+	return 0;
+}
+
+static int reply_attr(struct fs_req *r, int fd)
+{
+	struct fuse_attr_out out = { 0 };
+	int err = fs_get_attr(r, fd, &out);
+
+	return err ? err : fs_reply(r, &out, sizeof(out));
 }
 
 int fs_op_getattr(struct fs_req *r)

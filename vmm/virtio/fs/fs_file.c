@@ -122,12 +122,17 @@ static ssize_t write_all(int fd, const struct iovec *iov, uint32_t n, uint64_t a
 int fs_op_write(struct fs_req *r)
 {
 	const struct fuse_write_in *in = r->arg;
-	struct fuse_write_out out = { 0 };
+	const bool tells = fs_has(r->fs, FS_WRITE_ATTR);
+	struct {
+		struct fuse_write_out write;
+		struct fuse_attr_out attr;
+	} out = { 0 };
+	const size_t size = tells ? sizeof(out) : sizeof(out.write);
 	struct fs_file *f;
 	ssize_t put;
 	bool kill;
 
-	if (in->size != r->in_len || in->size > MAX_MOVE || in->offset > INT64_MAX || r->out_room < sizeof(out))
+	if (in->size != r->in_len || in->size > MAX_MOVE || in->offset > INT64_MAX || r->out_room < size)
 		return -EINVAL;
 	f = fs_file_get(r->fs, in->fh, FS_REGULAR);
 	if (!f)
@@ -138,12 +143,15 @@ int fs_op_write(struct fs_req *r)
 	put = write_all(f->fd, r->in_iov, iov_join(r->in_iov, r->in_n), in->offset);
 	if (kill)
 		fs_kill_priv(r->q, false);
+	/* What was written is written: without attributes, the answer has none. */
+	if (put >= 0 && tells)
+		fs_get_attr(r, f->fd, &out.attr);
 	fs_file_put(r->fs, f);
 	if (put < 0)
 		return (int)put;
 	stat_add(&r->q->stats.write_bytes, (uint64_t)put);
-	out.size = (uint32_t)put;
-	return fs_reply(r, &out, sizeof(out));
+	out.write.size = (uint32_t)put;
+	return fs_reply(r, &out, size);
 }
 
 static int file_sync(struct fs_req *r, enum fs_kind kind)

@@ -31,7 +31,7 @@ struct fuse {
 	struct list listings; /* that are kept, those used last at the end */
 	u64 listing_bytes, most_listing_bytes; /* of those that are kept or read */
 	bool growing; /* a tree of pages is changing */
-	bool reads_by_node; /* FUSE_READ_BY_NODE */
+	bool reads_by_node, tells_writes; /* FUSE_READ_BY_NODE, FUSE_WRITE_ATTR */
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
 	u64 refreshed; /* when fuse_refresh() was called last */
 	u64 syncs; /* started so far */
@@ -53,6 +53,7 @@ struct fuse_node {
 	bool stale;   /* the server has newer attributes */
 	u64 stale_at; /* from this time on, if it is not 0 */
 	struct timespec version; /* when the content changed, as the server reported last */
+	bool rewritten; /* by this sandbox: the server has not reported the version that came of it */
 	u64 changes; /* how often a change of the content has begun or ended */
 	struct fuse_handle reader, writer;
 	bool made;	/* by this sandbox */

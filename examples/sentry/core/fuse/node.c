@@ -40,12 +40,13 @@ static void compare_version(struct inode *inode, const struct fuse_attr *attr)
 	u64 index = 0;
 	bool known = bytes_equal(&node->version, &version, sizeof(version)) && inode->size == attr->size;
 
-	if (!known && !node->stale && node->page_count && !tree_next(&node->dirty, &index, ~0ull)) {
+	if (!known && !node->rewritten && node->page_count && !tree_next(&node->dirty, &index, ~0ull)) {
 		node->changes++;
 		mm_replace(inode);
 		fuse_cut(inode, 0, ~0ull);
 	}
 	node->version = version;
+	node->rewritten = false;
 }
 
 void fuse_apply(struct inode *inode, const struct fuse_attr *attr)
@@ -205,7 +206,7 @@ static void expect(struct inode *inode, const struct attributes *new)
 	if (new->which & ATTR_ACCESSED)
 		inode->accessed = new->accessed;
 	if (new->which & ATTR_MODIFIED)
-		inode->modified = new->modified;
+		inode->modified = fuse_node_of(inode)->version = new->modified;
 	fuse_node_of(inode)->stale = true;
 }
 

@@ -261,22 +261,29 @@ static s64 send(struct inode *inode, u64 position, void *data, u32 size, bool st
 	int error = fuse_open_handle(inode, &node->writer, O_WRONLY | O_LARGEFILE);
 	const struct fuse_io_in in = { .fh = node->writer.number, .offset = position, .size = size,
 				       .io_flags = strip ? FUSE_WRITE_KILL_SUIDGID : 0 };
-	struct fuse_write_out out;
+	struct fuse_write_out out = { 0 };
+	const u64 expected = fuse_of(inode)->tells_writes ? sizeof(out) : sizeof(out) - sizeof(out.attr);
 	const struct fuse_call call = { .opcode = FUSE_WRITE, .node = node->id, .arguments = &in,
 					.arguments_size = sizeof(in), .pages = &segment, .page_count = 1,
-					.answer = &out, .answer_size = sizeof(out) };
+					.answer = &out, .answer_size = (u32)expected };
 	s64 result;
 
 	if (error)
 		return error;
 	node->changes++;
-	node->stale = true;
+	node->stale = node->rewritten = true;
 	result = fuse_call(fuse_of(inode), &call);
 	node->changes++;
-	node->stale = true;
+	node->stale = node->rewritten = true;
 	if (result < 0)
 		return result;
-	return result == sizeof(out) && out.size <= size ? (s64)out.size : -EIO;
+	if (result != (s64)expected || out.size > size)
+		return -EIO;
+	if (out.attr.attr.mode) { /* others are not used: they may have changed since */
+		node->version = (struct timespec){ (s64)out.attr.attr.modified, out.attr.attr.modified_ns };
+		node->rewritten = false;
+	}
+	return out.size;
 }
 
 int fuse_flush(struct inode *inode)
@@ -309,6 +316,8 @@ static u8 *new_page(struct inode *inode, u64 at, u64 size)
 
 	if (at % PAGE || (size < PAGE && at + size < inode->size))
 		return NULL;
+	if (fuse_of(inode)->shared && fuse_node_of(inode)->rewritten)
+		return NULL; /* a change by the host could not be told from this one */
 	shrink(fuse_of(inode), 1);
 	page = page_buffer();
 	if (!page)
@@ -436,7 +445,7 @@ static s64 fallocate(struct file *file, u32 mode, u64 offset, u64 size)
 	node->changes++;
 	error = error ? error : fuse_call(fuse_of(inode), &call);
 	node->changes++;
-	node->stale = true;
+	node->stale = node->rewritten = true;
 	if (!error && mode & ~(u32)KEEP_SIZE)
 		fuse_cut(inode, page_down(offset), offset + size);
 	if (!error && !(mode & KEEP_SIZE) && offset + size > inode->size)

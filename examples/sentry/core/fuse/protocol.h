@@ -22,6 +22,8 @@ enum {
 };
 /* A feature of pyvmm-fsd in the second word: with this handle, READ opens the file, reads and closes it. */
 enum { FUSE_READ_BY_NODE = 1 << 30 };
+/* Another one: an answer to WRITE ends with the attributes that the file has then. */
+enum { FUSE_WRITE_ATTR = 1 << 29 };
 #define FUSE_NO_FILE (~0ull)
 /* Of an answer to OPENDIR: the entries may be kept. */
 enum { FUSE_OPEN_CACHE_DIR = 1 << 3 };
@@ -130,6 +132,7 @@ struct fuse_io_in {
 
 struct fuse_write_out {
 	u32 size, pad;
+	struct fuse_attr_out attr; /* FUSE_WRITE_ATTR */
 };
 
 struct fuse_release_in {

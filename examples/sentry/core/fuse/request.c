@@ -228,7 +228,7 @@ int fuse_init(struct fuse *fuse)
 		.major = FUSE_MAJOR, .minor = FUSE_MINOR, .max_readahead = FUSE_IO_PAGES * PAGE,
 		.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_READDIRPLUS_ALWAYS | FUSE_PARALLEL_DIROPS |
 			 FUSE_MAX_PAGES | FUSE_KILLPRIV_V2 | FUSE_INIT_EXT,
-		.flags2 = FUSE_READ_BY_NODE,
+		.flags2 = FUSE_READ_BY_NODE | FUSE_WRITE_ATTR,
 	};
 	struct fuse_init_out out;
 	const struct fuse_call call = { .opcode = FUSE_INIT, .arguments = &in, .arguments_size = sizeof(in), .answer = &out,
@@ -238,5 +238,6 @@ int fuse_init(struct fuse *fuse)
 	if (size < 0)
 		return (int)size;
 	fuse->reads_by_node = out.flags & FUSE_INIT_EXT && out.flags2 & FUSE_READ_BY_NODE;
+	fuse->tells_writes = out.flags & FUSE_INIT_EXT && out.flags2 & FUSE_WRITE_ATTR;
 	return size == sizeof(out) && out.major == FUSE_MAJOR && out.max_write >= FUSE_IO_PAGES * PAGE ? 0 : -EPROTO;
 }
