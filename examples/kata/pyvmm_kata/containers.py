@@ -192,7 +192,7 @@ class Container:
                 if isolation:
                     spec["annotations"][ISOLATION] = isolation
                 with open(os.path.join(folder, "config.json"), "w") as file:
-                    json.dump(spec, file)
+                    file.write(json.dumps(spec))
                 return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
         except BaseException:
             images.remove(folder)
