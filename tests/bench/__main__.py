@@ -93,7 +93,19 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
         "the Sentry in a machine, in a lab that counts instructions",
         lambda _: sentry_lab.measure(OUTPUT),
     ),
-    "sandboxes-lab": ("sandboxes in machines, in a lab with 2 CPUs", lambda _: sandboxes_lab.measure(OUTPUT)),
+    "sandboxes-lab": ("sandboxes in machines, in labs of their own", lambda _: sandboxes_lab.measure(OUTPUT)),
+    "sandboxes-starts": (
+        "starts of sandboxes in machines, in a lab that counts instructions",
+        lambda _: sandboxes_lab.measure(OUTPUT, ("starts",)),
+    ),
+    "sandboxes-forks": (
+        "copies of sandboxes in machines, in a lab that counts instructions",
+        lambda _: sandboxes_lab.measure(OUTPUT, ("forks",)),
+    ),
+    "sandboxes-files": (
+        "files and commands of sandboxes in machines, in a lab with 2 CPUs",
+        lambda _: sandboxes_lab.measure(OUTPUT, ("files",)),
+    ),
     "sandboxes-memory": (
         "the memory of many sandboxes in machines, in a lab of its own",
         lambda quick: sandboxes_memory.measure(OUTPUT, 10 if quick else sandboxes_memory.COUNT),
@@ -115,7 +127,7 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = (
     *("budget", "kata-pool", "sentry-containers", "sentry-files", "sentry-host", "sentry-machines", "sentry-memory"),
-    *("sentry-net", "sentry-programs", "sentry-restore"),
+    *("sentry-net", "sentry-programs", "sentry-restore", "sandboxes-starts", "sandboxes-forks", "sandboxes-files"),
 )
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 

@@ -55,7 +55,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "sentry-containers": sentry_containers.rows,
         "sentry-host": sentry_host.rows,
         "sandboxes": sandboxes.rows,
-        "sandboxes-lab": sandboxes_lab.rows,
+        **dict.fromkeys(("sandboxes-lab", *(f"sandboxes-{part}" for part in sandboxes_lab.PARTS)), sandboxes_lab.rows),
         "sandboxes-memory": sandboxes_memory.rows,
         "sentry-lab": sentry_lab.rows,
         "sentry-programs": sentry_programs.rows,

@@ -1,5 +1,5 @@
-"""Sandboxes in machines: `python -m tests.bench.sandboxes_lab FILE counted` in a lab that counts instructions, and with
-`timed` in one with 2 CPUs, writes the figures.
+"""Sandboxes in machines: `python -m tests.bench.sandboxes_lab FILE starts forks` in a lab that counts instructions, and
+with `files` in one with 2 CPUs, writes the figures. `--only sandboxes-files` measures one part alone.
 
 Counted: a start from a template, and a sandbox of a pool, are compared with `crun run` of the same program and Python's
 own start, a copy with `Machine.fork`. The root is a stored image, as that of most sandboxes. The peers run from memory:
@@ -239,7 +239,7 @@ def of_machines() -> Figures:
             return {"machine-fork": [fork(number) for number in range(TURNS + 1)][1:]}
 
 
-def counted(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
+def counted(folder: Path, oci: Any, where: dict[str, Any], parts: Sequence[str]) -> Figures:
     """In a lab that counts instructions."""
     from pyvmm_kata.image_store.store import ImageStore
     from pyvmm_sandbox import Template
@@ -248,10 +248,14 @@ def counted(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
     put_in_memory(folder / "peers")
     image = ImageStore(str(folder / "store")).add(str(oci.rootfs), "box").path
     template = Template.build(folder / "template", image, memory=MEMORY, **where)
-    figures = starts(template, folder, oci.rootfs, where) | pooled(template, where)
-    with template.start(timeout=None, **where) as box:
-        figures |= forks(box)
-    return figures | of_machines()
+    figures: Figures = {}
+    if "starts" in parts:
+        figures |= starts(template, folder, oci.rootfs, where) | pooled(template, where)
+    if "forks" in parts:
+        with template.start(timeout=None, **where) as box:
+            figures |= forks(box)
+        figures |= of_machines()
+    return figures
 
 
 def timed(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
@@ -263,41 +267,59 @@ def timed(folder: Path, oci: Any, where: dict[str, Any]) -> Figures:
     return figures | of_podman(folder / "podman")
 
 
-def measure_here(folder: Path, how: str) -> Figures:
-    """In the lab."""
+def measure_here(folder: Path, *parts: str) -> Figures:
+    """In the lab: ``files`` alone, or some of the others."""
     sys.path += [str(ROOT / "examples" / name) for name in ("kata", "sandbox")]
     from tests.guest.kata_tools import Oci
 
     (folder / "oci").mkdir()
     oci = Oci(folder / "oci")
-    return {"counted": counted, "timed": timed}[how](folder, oci, {"config": str(oci.settings), "root": str(oci.root)})
+    where = {"config": str(oci.settings), "root": str(oci.root)}
+    return timed(folder, oci, where) if parts == ("files",) else counted(folder, oci, where, parts)
 
 
-def measure(folder: Path) -> Figures:
+PARTS = ("starts", "forks", "files")
+"""What can be measured alone."""
+
+
+def measure(folder: Path, parts: Sequence[str] = PARTS) -> Figures:
     """The same, from outside of the labs."""
-    figures: Figures = own_lab.measure("tests.bench.sandboxes_lab", folder, "counted", icount=True)
-    (folder / "sandboxes-lab.raw.json").rename(folder / "sandboxes-counted.raw.json")
-    figures |= own_lab.measure("tests.bench.sandboxes_lab", folder, "timed")
+    figures: Figures = {}
+    if words := [part for part in parts if part != "files"]:
+        figures |= own_lab.measure("tests.bench.sandboxes_lab", folder, *words, icount=True)
+        (folder / "sandboxes-lab.raw.json").rename(folder / "sandboxes-counted.raw.json")
+    if "files" in parts:
+        figures |= own_lab.measure("tests.bench.sandboxes_lab", folder, "files")
     return figures
 
 
+SPEEDS = {
+    "write": (f"{MIB} MiB written", "cp", 0.8),
+    "read": (f"{MIB} MiB read", "cp", 0.8),
+    "lines": (f"{LINES} lines", "exec", 0.8),
+    "run": ("run of true", "exec", 1.0),
+}
+
+
 def rows(figures: Figures) -> list[Row]:
-    """The lines of the table."""
+    """The lines of the table, of what was measured."""
     middle = {name: sorted(runs)[len(runs) // 2] / 1e6 for name, runs in figures.items()}
-    peer = middle["crun"] + middle["python"]
     unit = "ms"
-    made = [
-        compare("sandbox: template to first line", middle["start"], peer, unit, peer_name="crun + python", must=0.5),
-        compare("sandbox: pool to first line", middle["pool"], peer, unit, peer_name="crun + python", must=0.5),
-        compare("sandbox: copy to first line", middle["fork"], middle["machine-fork"], unit, peer_name="Machine.fork",
-                must=1.5),
-    ]  # fmt: skip
-    speeds = {"write": ("cp", 0.8), "read": ("cp", 0.8), "lines": ("exec", 0.8), "run": ("exec", 1.0)}
-    titles = {"write": f"{MIB} MiB written", "read": f"{MIB} MiB read", "lines": f"{LINES} lines", "run": "run of true"}
-    for name, (command, must) in speeds.items():
-        ours, theirs = middle[name], middle[f"podman-{name}"]
-        title = f"sandbox: {titles[name]}, speed"
-        made.append(Row(title, theirs / ours, unit, ours, theirs, f"podman {command}", must, at_least=True))
+    made = []
+    if "start" in middle:
+        peer = middle["crun"] + middle["python"]
+        for name, what in (("start", "template"), ("pool", "pool")):
+            title = f"sandbox: {what} to first line"
+            made.append(compare(title, middle[name], peer, unit, peer_name="crun + python", must=0.5))
+    if "fork" in middle:
+        theirs = middle["machine-fork"]
+        title = "sandbox: copy to first line"
+        made.append(compare(title, middle["fork"], theirs, unit, peer_name="Machine.fork", must=1.5))
+    for name, (what, command, must) in SPEEDS.items():
+        if name in middle:
+            ours, theirs = middle[name], middle[f"podman-{name}"]
+            title = f"sandbox: {what}, speed"
+            made.append(Row(title, theirs / ours, unit, ours, theirs, f"podman {command}", must, at_least=True))
     return made
 
 

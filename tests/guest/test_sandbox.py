@@ -43,7 +43,7 @@ def test_commands_and_files_of_a_machine(oci: Oci, tmp_path: Path) -> None:
         with pytest.raises(CommandTimeout):
             box.run("sleep 600 & setsid sleep 600 & sleep 600", timeout=2)
         assert "sleep 600" not in box.run("ps").stdout
-        data = bytes(range(256)) * 4096
+        data = bytes(range(256)) * (5 << 12) + b"the end"
         box.files.write("/new/data", data)
         assert box.files.read("/new/data") == data
         box.files.upload(Path(__file__).parent / "programs", "/up")
@@ -61,6 +61,8 @@ def test_commands_and_files_of_a_machine(oci: Oci, tmp_path: Path) -> None:
         box.run("echo written >/etc/written; rm /bin/wc; ln -s /etc/written /new/link")
         with box.fork()[0] as copy:
             assert copy.files.read("/new/data") == data
+            copy.files.write("/new/data", data[1:])  # by memory that the copy has for itself
+            assert copy.files.read("/new/data") == data[1:]
             assert copy.run("cat /new/link; ls /bin/wc; echo copy >/etc/written").stdout == "written\n"
         assert box.files.read("/etc/written") == b"written\n"
         made = box.snapshot(tmp_path / "template")

@@ -46,6 +46,7 @@ class FakeProcess:
         self.status = 255
         self.program: subprocess.Popen[bytes] | None = None
         self.stdin, self.stdout, self.stderr = -1, -1, -1
+        self.window = ""
 
     def __del__(self) -> None:
         for fd in {self.stdin, self.stdout, self.stderr} - {-1}:
@@ -61,8 +62,15 @@ class FakeProcess:
             (its_in, self.stdin), (self.stdout, its_out), (self.stderr, its_err) = os.pipe(), os.pipe(), os.pipe()
             ends = its_in, its_out, its_err
         try:
+            # As descriptor 3, if there is one
+            window = ["sh", "-c", 'exec "$@" 3<>"$0"', self.window] if self.window else []
             self.program = subprocess.Popen(
-                self.args, env=self.env, stdin=ends[0], stdout=ends[1], stderr=ends[2], start_new_session=True
+                [*window, *self.args],
+                env=self.env,
+                stdin=ends[0],
+                stdout=ends[1],
+                stderr=ends[2],
+                start_new_session=True,
             )
         except OSError as error:
             raise ttrpc.RpcError("INTERNAL", f"executable file `{self.args[0]}` not found: {error.strerror}") from None
@@ -187,6 +195,8 @@ class FakeAgent:
 
     def do_ExecProcess(self, request: Any, _call: ttrpc.Call) -> None:
         process = FakeProcess(json.loads(request.config))
+        if request.window:
+            process.window = os.path.join(self.shared, os.path.relpath(request.window, GUEST_SHARED))
         process.start()
         self.processes[request.container_id, request.exec_id] = process
 

@@ -110,9 +110,9 @@ class Agent:
         self.create(name, *args)
         self.call("StartContainer", container_id=name)
 
-    def exec(self, name: str, exec_id: str, *args: str) -> None:
+    def exec(self, name: str, exec_id: str, *args: str, **fields: Any) -> None:
         process = {"Args": args, "Cwd": "/", "Env": [f"PATH={os.environ['PATH']}"]}
-        self.call("ExecProcess", container_id=name, exec_id=exec_id, process=process)
+        self.call("ExecProcess", container_id=name, exec_id=exec_id, process=process, **fields)
 
     def wait(self, name: str, exec_id: str = "") -> int:
         return int(self.call("WaitProcess", container_id=name, exec_id=exec_id).status)
@@ -446,6 +446,17 @@ def test_statuses_of_processes_that_end_at_once(pod: Agent) -> None:
     assert statuses == {number: number for number in range(1, 25)}
     pod.call("SignalProcess", container_id="c1", exec_id="c1", signal=15)
     assert pod.wait("c1") == 128 + 15
+
+
+def test_a_process_has_a_file_of_the_host_as_a_further_descriptor(pod: Agent, tmp_path: Path) -> None:
+    pod.run("c1", "sleep", "1000")
+    (tmp_path / "window").write_bytes(b"from the host")
+    pod.exec("c1", "e1", "cat", "/dev/fd/3", window=str(tmp_path / "window"))
+    assert (pod.read("c1", "e1"), pod.wait("c1", "e1")) == (b"from the host", 0)
+    os.symlink("window", tmp_path / "link")
+    for path in (tmp_path / "link", tmp_path / "none", "window", f"{tmp_path}/../window"):
+        with pytest.raises(RpcError, match="exec: "):
+            pod.exec("c1", "e3", "true", window=str(path))
 
 
 def test_the_id_of_an_exec_can_be_used_again_when_its_end_is_known(pod: Agent) -> None:

@@ -299,6 +299,56 @@ def test_a_sandbox_that_lies_writes_nothing_outside(place: Path, sent: bytes) ->
 
 
 @needs_namespaces
+def test_large_files_go_through_memory_and_are_whole_or_not_there(place: Path, python: Python) -> None:
+    python("""
+    from pyvmm_sandbox import window
+    with Sandbox(rootfs, **where) as box:
+        started = []
+        share = box.files._share
+        box.files._share = lambda words: started.append(words[0]) or share(words)
+        for size in (window.LEAST, window.SLOT, window.SLOT + 1, 4 * window.SLOT, 9 * window.SLOT + 12345):
+            data = os.urandom(1 << 16) * (size // (1 << 16) + 1)
+            box.files.write(files + "/new/large", data[:size])
+            assert box.files.read(files + "/new/large") == data[:size], size
+        assert started.count("take") == 5 and started.count("give") == 4  # the least goes through a pipe
+        raises(IsADirectoryError, box.files.write, files + "/new", data)
+        assert raises(OSError, box.files.read, files + "/new/large", max_bytes=3 << 20).errno == 27
+        # Who does not read on takes nothing away from the next ones
+        for _ in range(20):
+            assert len(next(box.files.stream(files + "/new/large"))) == window.SLOT
+        # It does not end, and take its memory with it, before all is read
+        with box._start(["give", files + "/new/large", str(window.SLOT)], window=True) as command:
+            command.write("x" * 9)  # all but the last part
+            told = b""
+            while told.count(b"\\0") < 11:
+                told += b"".join(event.data for event in command.read(None))
+            raises(TimeoutError, command.wait, 0.2)  # nothing may happen
+            command.write("x")
+            assert command.wait() == 0
+        # Without its last words nothing has been written
+        with box._start(["take", files + "/cut", "644", str(window.SLOT), "200"], window=True) as command:
+            os.pwrite(command.window, data[:100], 0)
+            command.write("100\\0")
+            command.close_stdin()
+            assert command.wait() == errno.EPIPE
+        assert sorted(os.listdir(files)) == ["new"] and os.listdir(files + "/new") == ["large"]
+    """)
+
+
+@needs_namespaces
+def test_a_sandbox_that_lies_about_a_window_is_an_error(place: Path, python: Python) -> None:
+    for number, sent in enumerate([b"4194304\0", b"-1\0", b"many\0", b"7" * 5000, b""]):
+        (place / f"sent{number}").write_bytes(sent)
+    (place / "large").write_bytes(bytes(2 << 20))
+    python("""
+    with Sandbox(rootfs, **where) as box:
+        for number in range(5):
+            box.files._share = lambda words: box._start(["exec", "cat", f"{place}/sent{number}"], window=True)
+            assert "something else" in str(raises(OSError, box.files.read, place + "/large"))
+    """)
+
+
+@needs_namespaces
 @pytest.mark.parametrize("sent", [b"name\x00f\x00many\x00" + b"0\x00" * 5, b"f" * 10000])
 def test_a_sandbox_that_lies_about_its_files_is_an_error(place: Path, sent: bytes) -> None:
     (place / "sent").write_bytes(sent)

@@ -11,10 +11,11 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm_kata.containers import PIPE as PIPE
+    from pyvmm_kata.containers import WINDOW as WINDOW
     from pyvmm_kata.containers import Container as Container
     from pyvmm_kata.containers import Process as Process
 
-__all__ = ["PIPE", "Container", "Process"]
+__all__ = ["PIPE", "WINDOW", "Container", "Process"]
 
 
 def __getattr__(name: str) -> object:

@@ -32,6 +32,7 @@ from pyvmm_kata.bundle import images
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.settings import ISOLATION
 from pyvmm_kata.errors import ConfigError, HostError
+from pyvmm_kata.host.windows import WINDOW as WINDOW
 from pyvmm_kata.image_store.roots import open_root
 from pyvmm_kata.oci import checkpoint as checkpoints
 from pyvmm_kata.oci import kill
@@ -65,11 +66,13 @@ class Process:
     :ivar stdin: to write to, where that was :data:`PIPE`
     :ivar stdout: to read from, likewise
     :ivar stderr: to read from, likewise
+    :ivar window: the descriptor of memory that it shares with the program, if there is some; or -1
     """
 
-    def __init__(self, channel: control.Channel, pipes: Sequence[IO[bytes] | None]) -> None:
+    def __init__(self, channel: control.Channel, pipes: Sequence[IO[bytes] | None], window: int = -1) -> None:
         self._channel = channel
         self.stdin, self.stdout, self.stderr = pipes
+        self.window = window
         self._status: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
@@ -104,6 +107,9 @@ class Process:
         for pipe in (self.stdin, self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
+        if self.window >= 0:
+            os.close(self.window)
+            self.window = -1
         self._channel.close()
 
     def __enter__(self) -> Process:
@@ -186,7 +192,7 @@ class Container:
                 if isolation:
                     spec["annotations"][ISOLATION] = isolation
                 with open(os.path.join(folder, "config.json"), "w") as file:
-                    json.dump(spec, file)
+                    file.write(json.dumps(spec))
                 return cls._create(_context(root, config), container_id, folder, (stdin, stdout, stderr), owned=folder)
         except BaseException:
             images.remove(folder)
@@ -273,6 +279,7 @@ class Container:
         stdout: Stream = None,
         stderr: Stream = None,
         terminal: tuple[int, int] | None = None,
+        window: bool = False,
     ) -> Process:
         """Run one more program in it.
 
@@ -280,6 +287,8 @@ class Container:
         :param cwd: where it starts; empty: where the first one did
         :param user: ``UID[:GID]``; empty: as the first one
         :param terminal: rows and columns of a terminal inside, whose output is *stdout*; None: it has none
+        :param window: share :data:`WINDOW` bytes of memory with it, a file that is its descriptor 3, if its kernel can.
+            Only read(2) and write(2) see there what the other side has written. At the program's end all of it is gone
         :raises VmmError: it cannot be run
         """
         options: Json = {key: [] if kind == "list" else "" for key, kind in PROCESS_OPTIONS.items()}
@@ -305,8 +314,10 @@ class Container:
                     theirs.append(os.dup(_descriptor(stream, null)))
                     pipes.append(None)
             channel = control.connect(self.folder)
-            channel.request({"op": "exec", "process": process}, theirs if terminal is None else theirs[:2])
+            request = {"op": "exec", "process": process} | ({"window": True} if window else {})
+            channel.request(request, theirs if terminal is None else theirs[:2])
             channel.answer()
+            shared = channel.fds.pop() if channel.fds else -1
         except BaseException:
             for pipe in filter(None, pipes):
                 pipe.close()
@@ -316,7 +327,7 @@ class Container:
         finally:
             for fd in (null, *theirs):
                 os.close(fd)
-        return Process(channel, pipes)
+        return Process(channel, pipes, shared)
 
     def connect(self, port: int) -> socket.socket:
         """Connect to a TCP port of the loopback addresses inside.  It needs no network.

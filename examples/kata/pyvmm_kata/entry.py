@@ -50,6 +50,8 @@ MACHINE = (
     "vmm.virtio.vsock.device",
 )
 """Modules that every process imports that makes a machine, and so keeps in memory."""
+COPY = ("vmm.board.shell", "vmm.saving.fork")
+"""What the machine of a copy imports besides."""
 MONITOR = (
     *MACHINE,
     "pyvmm_kata.oci.checkpoint",

@@ -55,7 +55,7 @@ def write(folder: str, state: Json) -> None:
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "w") as file:
-            json.dump(state, file)
+            file.write(json.dumps(state))  # json.dump() does not encode in C
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
     os.rename(f"{path}.new", path)

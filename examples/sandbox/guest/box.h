@@ -22,6 +22,8 @@ int copy_bytes(int from, int to, uint64_t most); /* until the end of `from`, or 
 int read_exactly(void *to, size_t size);         /* of standard input; EPIPE at its end */
 int make_parents(const char *path);
 int remove_tree(const char *path);
+int window_receive(int to, size_t slot, off_t whole); /* slot: bytes of each part of the memory that is shared */
+int window_send(int from, size_t slot);
 
 /* Each is a command of the program, and returns its exit status. */
 int box_init(int argc, char **argv);
@@ -29,6 +31,8 @@ int box_exec(int argc, char **argv);
 int box_start(int argc, char **argv);
 int box_read(int argc, char **argv);
 int box_write(int argc, char **argv);
+int box_give(int argc, char **argv);
+int box_take(int argc, char **argv);
 int box_list(int argc, char **argv);
 int box_remove(int argc, char **argv);
 int box_move(int argc, char **argv);

@@ -76,32 +76,42 @@ int make_parents(const char *path)
 	return 0;
 }
 
-/* read PATH: its content on standard output. */
-int box_read(int argc, char **argv)
+/*
+ * read PATH [MOST]: its content on standard output; EFBIG: it is a file with more than MOST bytes. give PATH SLOT: the
+ * same of a file, through a window.
+ */
+static int send_file(char **argv, size_t most, size_t slot)
 {
 	struct stat status;
 	int fd = open(argv[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-	(void)argc;
 	if (fd < 0 || fstat(fd, &status))
 		return errno;
 	if (S_ISDIR(status.st_mode))
 		return EISDIR;
-	return copy_bytes(fd, 1, UINT64_MAX);
+	if (S_ISREG(status.st_mode) && (uint64_t)status.st_size > most)
+		return EFBIG;
+	return slot ? window_send(fd, slot) : copy_bytes(fd, 1, UINT64_MAX);
 }
 
-/*
- * write PATH MODE: standard input becomes its content, as a whole or not at all, and is on the disk when this ends. A
- * file that is there keeps its permissions; a link stays one.
- */
-int box_write(int argc, char **argv)
+int box_read(int argc, char **argv)
+{
+	return send_file(argv, argc > 1 ? strtoul(argv[1], NULL, 10) : SIZE_MAX, 0);
+}
+
+int box_give(int argc, char **argv)
+{
+	(void)argc;
+	return send_file(argv, SIZE_MAX, strtoul(argv[1], NULL, 10));
+}
+
+static int receive_file(char **argv, size_t slot, off_t whole)
 {
 	char path[PATH_MAX], made[PATH_MAX + 32], *slash;
 	unsigned int mode = (unsigned int)strtoul(argv[1], NULL, 8);
 	struct stat old;
 	int error = make_parents(argv[0]), fd;
 
-	(void)argc;
 	if (error)
 		return error;
 	if (!realpath(argv[0], path)) {
@@ -118,7 +128,7 @@ int box_write(int argc, char **argv)
 	fd = mkostemp(made, O_CLOEXEC);
 	if (fd < 0)
 		return errno;
-	error = copy_bytes(0, fd, UINT64_MAX);
+	error = slot ? window_receive(fd, slot, whole) : copy_bytes(0, fd, UINT64_MAX);
 	if (!error && (fchmod(fd, mode) || fsync(fd)))
 		error = errno;
 	close(fd); /* before it has its name, for those who watch */
@@ -127,6 +137,23 @@ int box_write(int argc, char **argv)
 	if (error)
 		unlink(made);
 	return error;
+}
+
+/*
+ * write PATH MODE: standard input becomes its content, as a whole or not at all, and is on the disk when this ends. A
+ * file that is there keeps its permissions; a link stays one. take PATH MODE SLOT SIZE: the same
+ * through a window.
+ */
+int box_write(int argc, char **argv)
+{
+	(void)argc;
+	return receive_file(argv, 0, 0);
+}
+
+int box_take(int argc, char **argv)
+{
+	(void)argc;
+	return receive_file(argv, strtoul(argv[2], NULL, 10), strtol(argv[3], NULL, 10));
 }
 
 static char type_of(mode_t mode)

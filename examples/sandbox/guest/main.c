@@ -15,6 +15,7 @@ static const struct {
 	{ "write", 2, box_write }, { "list", 2, box_list },     { "move", 2, box_move },   { "mkdir", 1, box_mkdir },
 	{ "get", 1, box_get },     { "remove", 1, box_remove }, { "put", 1, box_put },     { "watch", 2, box_watch },
 	{ "after", 2, box_after }, { "expire", 4, box_expire },   { "relay", 1, box_relay },
+	{ "give", 2, box_give },   { "take", 4, box_take },
 };
 
 int main(int argc, char **argv)

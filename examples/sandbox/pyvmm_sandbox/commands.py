@@ -89,10 +89,12 @@ class Command:
     :param process: with pipes
     :param terminal: it has a terminal, whose output is ``stdout``
     :ivar pid: its number inside the sandbox; 0: unknown
+    :ivar window: a descriptor of memory that it shares, see :mod:`pyvmm_sandbox.window`; -1: none
     """
 
     def __init__(self, process: Process, *, terminal: bool = False) -> None:
         self.pid = 0
+        self.window = process.window
         self._process = process
         self._terminal = terminal
         self._early = b""

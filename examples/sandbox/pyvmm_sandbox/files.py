@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm_sandbox import window
 from pyvmm_sandbox.errors import UsageError
 from pyvmm_sandbox.stream import Stream, protocol_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from types import TracebackType
 
     from pyvmm_sandbox.commands import Command
@@ -95,10 +97,12 @@ class Files:
     Paths are those inside the sandbox, and absolute.  All operations run inside it, as root.
 
     :param start: starts pyvmm-box with arguments, and pipes
+    :param share: the same with memory that is shared with it, for large files; None: that is not possible
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, share: Start | None = None) -> None:
         self._start = start
+        self._share = share
 
     def read(self, path: str, *, max_bytes: int = READ_MOST) -> bytes:
         """The content of a file.
@@ -106,13 +110,12 @@ class Files:
         :param max_bytes: a larger file is an error (EFBIG), whatever size the sandbox reports
         :raises OSError: it cannot be read
         """
-        pieces, size = [], 0
-        for piece in self.stream(path):
-            size += len(piece)
-            if size > max_bytes:
+        content = io.BytesIO()
+        for piece in self._pieces(path):
+            if content.tell() + len(piece) > max_bytes:
                 raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes, see max_bytes= and stream()", path)
-            pieces.append(piece)
-        return b"".join(pieces)
+            content.write(piece)
+        return content.getvalue()
 
     def read_text(self, path: str, encoding: str = "utf-8", *, max_bytes: int = READ_MOST) -> str:
         """The same as text."""
@@ -120,10 +123,37 @@ class Files:
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The same in pieces, without a limit."""
-        with self._start(["read", _checked(path)]) as command:
+        return map(bytes, self._pieces(path))
+
+    def _pieces(self, path: str) -> Iterator[bytes | memoryview]:
+        """Each is valid until the next one is requested."""
+        if not (yield from self._small(path)) or self._share is None:
+            return
+        with self._share(["give", path, str(window.SLOT)]) as command:
+            if command.window < 0:
+                yield from self._small(path, limited=False)
+                return
+            with protocol_errors(path):
+                try:
+                    yield from window.receive(command)
+                except EOFError as error:
+                    _check(command, path)
+                    raise ValueError("a file without an end") from error
+            _check(command, path)
+
+    def _small(self, path: str, *, limited: bool = True) -> Generator[bytes, None, bool]:
+        """The same through a pipe; returns whether the file is too large for that, and nothing came.
+
+        :param limited: otherwise no file is, as without windows
+        """
+        limited = limited and self._share is not None
+        with self._start(["read", _checked(path), *([str(window.LEAST)] if limited else [])]) as command:
             while command.is_open:
                 yield from (event.data for event in command.read(None) if event.kind == "stdout")
+            if limited and command.wait() == errno.EFBIG:
+                return True
             _check(command, path)
+        return False
 
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Replace the content of a file, as a whole or not at all, and make its directories.
@@ -134,6 +164,12 @@ class Files:
         :raises OSError: it cannot be written
         """
         view = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        if self._share is not None and len(view) >= window.LEAST:
+            with self._share(["take", _checked(path), f"{mode:o}", str(window.SLOT), str(len(view))]) as command:
+                if command.window >= 0:
+                    window.send(command, view)
+                    _check(command, path)
+                    return
         with self._start(["write", _checked(path), f"{mode:o}"]) as command:
             try:
                 for at in range(0, len(view), _CHUNK):

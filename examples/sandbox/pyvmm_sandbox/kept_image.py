@@ -59,7 +59,7 @@ def in_use(saved: str, bundle: str) -> Iterator[None]:
         if not is_there:
             spec["root"]["path"] = kept
             with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as config:
-                json.dump(spec, config)
+                config.write(json.dumps(spec))
         yield
 
 

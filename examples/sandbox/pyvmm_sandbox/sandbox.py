@@ -139,7 +139,8 @@ class Sandbox:
     def _set_up(self, container: Container, detached: bool) -> None:
         self.name = container.id
         self.isolation = container.isolation or "vm"
-        self.files = Files(lambda words: self._start(words))
+        share = None if self.isolation == "sentry" else lambda words: self._start(words, window=True)
+        self.files = Files(lambda words: self._start(words), share)
         self.network = connecting.Rules(container.id, container.folder)
         self.ports = Ports(container, inner_relay.dial_of(self.isolation, container))
         self._container = container

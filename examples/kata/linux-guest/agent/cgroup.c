@@ -255,7 +255,7 @@ void rpc_update_container(struct call *call)
 	if (!error) {
 		const char *const arguments[] = { "update", option, NULL };
 
-		error = crun_start(container, NULL, call, arguments, crun_no_stdio, update_done);
+		error = crun_start(container, NULL, call, arguments, crun_no_fds, update_done);
 	}
 	free(json.text);
 	free(option);

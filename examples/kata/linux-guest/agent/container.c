@@ -108,7 +108,7 @@ static void delete_done(struct crun_job *job, int status)
 static void container_delete(struct container *container)
 {
 	static const char *const arguments[] = { "delete", "--force", NULL };
-	int error = crun_start(container, NULL, container->remover, arguments, crun_no_stdio, delete_done);
+	int error = crun_start(container, NULL, container->remover, arguments, crun_no_fds, delete_done);
 
 	if (!error)
 		return;
@@ -304,7 +304,7 @@ static int container_create(struct container *container, struct call *call, char
 	char *bundle_option = xasprintf("--bundle=%s", container->directory);
 	char *pid_option = xasprintf("--pid-file=%s/pid", container->directory);
 	char *console_option = NULL;
-	int error, stdio[3] = { -1, -1, -1 };
+	int error, fds[CHILD_FDS] = CHILD_NO_FDS;
 	struct process *process;
 
 	error = process_new(container, first, &process);
@@ -315,15 +315,15 @@ static int container_create(struct container *container, struct call *call, char
 	if (!error)
 		error = write_config(container, request, what);
 	if (!error)
-		error = stdio_open(&process->io, request->OCI.Process.Terminal, stdio);
+		error = stdio_open(&process->io, request->OCI.Process.Terminal, fds);
 	if (!error) {
 		if (process->io.console)
 			console_option = xasprintf("--console-socket=%s", process->io.console);
 		const char *const arguments[] = { "create", bundle_option, pid_option, console_option, NULL };
 
-		error = crun_start(container, process, call, arguments, stdio, create_done);
+		error = crun_start(container, process, call, arguments, fds, create_done);
 	}
-	stdio_close_child(stdio);
+	stdio_close_child(fds);
 	free(bundle_option);
 	free(pid_option);
 	free(console_option);
@@ -392,7 +392,7 @@ void rpc_start_container(struct call *call)
 		call_fail(call, STATUS_FAILED_PRECONDITION, "the container %s was started", container->id);
 		return;
 	}
-	error = crun_start(container, NULL, call, arguments, crun_no_stdio, start_done);
+	error = crun_start(container, NULL, call, arguments, crun_no_fds, start_done);
 	if (error)
 		call_fail(call, status_of(error), "start: %s", strerror(-error));
 }

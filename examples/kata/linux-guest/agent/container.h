@@ -34,9 +34,9 @@ void stdio_init(struct stdio *io);
  * Create the streams, and store the process's ends in `child` (-1: none). With a terminal, listen on a unix socket at
  * io->console instead, where crun sends it. 0 or -errno.
  */
-int stdio_open(struct stdio *io, bool terminal, int child[3]);
-/* Close our copies of the process's ends after it has started. */
-void stdio_close_child(const int child[3]);
+int stdio_open(struct stdio *io, bool terminal, int child[CHILD_FDS]);
+/* Close our copies of the process's descriptors after it has started. */
+void stdio_close_child(const int child[CHILD_FDS]);
 /* Receive the terminal from crun, if the process has one, and set its size (0: leave it); 0 or -errno. */
 int stdio_take_terminal(struct stdio *io, unsigned int rows, unsigned int columns);
 /* Close all streams; parked calls are answered. */
@@ -139,15 +139,15 @@ struct crun_job {
 #define CRUN_ARGUMENTS 12
 
 /*
- * Run `crun ARGUMENT... ID` (the list ends with NULL) with these three descriptors as stdio. 0, and `done` is called
+ * Run `crun ARGUMENT... ID` (the list ends with NULL) with these descriptors, see child_start(). 0, and `done` is called
  * when crun has exited; or -errno.
  */
 int crun_start(struct container *container, struct process *process, struct call *call,
-	       const char *const arguments[], const int stdio[3], void (*done)(struct crun_job *job, int status));
+	       const char *const arguments[], const int fds[CHILD_FDS], void (*done)(struct crun_job *job, int status));
 /* Answer the job's call with the error that crun printed. */
 void crun_fail(struct crun_job *job, const char *what, int status);
 
-extern const int crun_no_stdio[3];
+extern const int crun_no_fds[CHILD_FDS];
 
 /* ---- cgroup.c ---- */
 

@@ -9,7 +9,7 @@
 
 #define LAST_WORDS 700
 
-const int crun_no_stdio[3] = { -1, -1, -1 };
+const int crun_no_fds[CHILD_FDS] = CHILD_NO_FDS;
 
 static void job_free(struct crun_job *job)
 {
@@ -31,7 +31,7 @@ static void job_exited(struct child *child, int status)
 }
 
 int crun_start(struct container *container, struct process *process, struct call *call,
-	       const char *const arguments[], const int stdio[3], void (*done)(struct crun_job *job, int status))
+	       const char *const arguments[], const int fds[CHILD_FDS], void (*done)(struct crun_job *job, int status))
 {
 	static unsigned int number;
 	const char *argv[CRUN_ARGUMENTS + 8] = { CRUN, "--root=" AGENT_DIR "/crun", "--cgroup-manager=cgroupfs" };
@@ -53,7 +53,7 @@ int crun_start(struct container *container, struct process *process, struct call
 	argv[count++] = container->id;
 	orphans_hold();
 	container->jobs++;
-	error = child_start(&job->child, argv, stdio);
+	error = child_start(&job->child, argv, fds);
 	free(log_option);
 	if (error) {
 		container->jobs--;

@@ -121,7 +121,7 @@ void child_forget(struct child *child)
 	child->pid = 0;
 }
 
-int child_start(struct child *child, const char *const argv[], const int stdio[3])
+int child_start(struct child *child, const char *const argv[], const int fds[CHILD_FDS])
 {
 	static char *const environment[] = { "PATH=/usr/bin:/usr/sbin:/bin:/sbin", NULL };
 	posix_spawn_file_actions_t actions;
@@ -138,10 +138,10 @@ int child_start(struct child *child, const char *const argv[], const int stdio[3
 	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
 	posix_spawn_file_actions_init(&actions);
 	/* 0 to 2 are always open in the agent, so no stream has one of these descriptors. */
-	for (i = 0; i < 3; i++) {
-		if (stdio[i] >= 0)
-			posix_spawn_file_actions_adddup2(&actions, stdio[i], i);
-		else
+	for (i = 0; i < CHILD_FDS; i++) {
+		if (fds[i] >= 0)
+			posix_spawn_file_actions_adddup2(&actions, fds[i], i);
+		else if (i < 3)
 			posix_spawn_file_actions_addopen(&actions, i, "/dev/null", O_RDWR, 0);
 	}
 	error = posix_spawn(&pid, argv[0], &actions, &attributes, (char **)argv, environment);

@@ -36,11 +36,15 @@ struct child {
 	struct child *next;
 };
 
+/* A program's descriptors: stdio, and one more. */
+#define CHILD_FDS 4
+#define CHILD_NO_FDS { -1, -1, -1, -1 }
+
 /*
- * Start a program with the three descriptors as stdio (-1: /dev/null). 0 or -errno. The loop calls child->exited when
- * it has exited.
+ * Start a program with these descriptors (-1: /dev/null, or of the last one, none). 0 or -errno. The loop calls
+ * child->exited when it has exited.
  */
-int child_start(struct child *child, const char *const argv[], const int stdio[3]);
+int child_start(struct child *child, const char *const argv[], const int fds[CHILD_FDS]);
 /* fork(2): 0 or -errno; child->pid is 0 in the new process. The loop calls child->exited when that has exited. */
 int child_fork(struct child *child);
 /* Call child->exited at the exit of a process that became a child by re-parenting. It may have exited already. */

@@ -5,6 +5,7 @@
 #include "ttrpc.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,15 +159,57 @@ static void exec_done(struct crun_job *job, int status)
 	free(spec);
 }
 
+/* Open the file that the host shares with the process, if there is one, as the last of its descriptors; 0 or -errno. */
+static int window_open(const char *path, int fds[CHILD_FDS])
+{
+	if (!text_of(path)[0])
+		return 0;
+	if (!path_is_valid(path))
+		return -EINVAL;
+	/* What the host writes there must not be read from this kernel's page cache. */
+	fds[CHILD_FDS - 1] = open(path, O_RDWR | O_DIRECT | O_NOFOLLOW | O_CLOEXEC);
+	return fds[CHILD_FDS - 1] < 0 ? -errno : 0;
+}
+
+/* Start crun for a new process, from its description as JSON; 0 or -errno. */
+static int exec_start(struct container *container, struct process *process, struct call *call, const struct json *json)
+{
+	grpc_ExecProcessRequest *request = call->request;
+	char *spec_option = xasprintf("--process=%s/exec.%s.json", container->directory, process->id);
+	char *pid_option = xasprintf("--pid-file=%s/exec.%s.pid", container->directory, process->id);
+	char *console_option = NULL;
+	int error, fds[CHILD_FDS] = CHILD_NO_FDS;
+
+	error = file_create(strchr(spec_option, '=') + 1, json->text, json->used, 0600);
+	if (!error)
+		error = window_open(request->window, fds);
+	if (!error)
+		error = stdio_open(&process->io, request->process.Terminal, fds);
+	if (!error) {
+		const char *arguments[] = { "exec", "--detach", spec_option, pid_option, NULL, NULL, NULL };
+		size_t count = 4;
+
+		if (process->io.console)
+			arguments[count++] = console_option = xasprintf("--console-socket=%s", process->io.console);
+		if (fds[CHILD_FDS - 1] >= 0)
+			arguments[count++] = "--preserve-fds=1";
+		error = crun_start(container, process, call, arguments, fds, exec_done);
+	}
+	stdio_close_child(fds);
+	free(spec_option);
+	free(pid_option);
+	free(console_option);
+	return error;
+}
+
 void rpc_exec_process(struct call *call)
 {
 	grpc_ExecProcessRequest *request = call->request;
 	struct container *container = container_for(call, request->container_id);
-	char *spec_option, *pid_option, *console_option = NULL;
 	struct json json = { 0 };
 	struct process *process;
-	const char *wrong;
-	int error, stdio[3] = { -1, -1, -1 };
+	const char *wrong = NULL;
+	int error;
 
 	if (!container)
 		return;
@@ -174,7 +217,6 @@ void rpc_exec_process(struct call *call)
 		call_fail(call, STATUS_FAILED_PRECONDITION, "the container %s does not run", container->id);
 		return;
 	}
-	wrong = NULL;
 	if (text_of(request->config)[0])
 		json_raw(&json, request->config, strlen(request->config));
 	else
@@ -191,25 +233,8 @@ void rpc_exec_process(struct call *call)
 		call_fail(call, status_of(error), "exec_id %s: %s", text_of(request->exec_id), strerror(-error));
 		return;
 	}
-	spec_option = xasprintf("--process=%s/exec.%s.json", container->directory, process->id);
-	pid_option = xasprintf("--pid-file=%s/exec.%s.pid", container->directory, process->id);
-	error = file_create(strchr(spec_option, '=') + 1, json.text, json.used, 0600);
-	if (!error)
-		error = stdio_open(&process->io, request->process.Terminal, stdio);
-	if (!error) {
-		if (process->io.console)
-			console_option = xasprintf("--console-socket=%s", process->io.console);
-		const char *const arguments[] = {
-			"exec", "--detach", spec_option, pid_option, console_option, NULL,
-		};
-
-		error = crun_start(container, process, call, arguments, stdio, exec_done);
-	}
-	stdio_close_child(stdio);
+	error = exec_start(container, process, call, &json);
 	free(json.text);
-	free(spec_option);
-	free(pid_option);
-	free(console_option);
 	if (error) {
 		process_free(process);
 		call_fail(call, status_of(error), "exec: %s", strerror(-error));

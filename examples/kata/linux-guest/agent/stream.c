@@ -103,12 +103,11 @@ static int console_listen(const char *path)
 	return fd;
 }
 
-int stdio_open(struct stdio *io, bool terminal, int child[3])
+int stdio_open(struct stdio *io, bool terminal, int child[CHILD_FDS])
 {
 	static unsigned int number;
 	int error;
 
-	child[0] = child[1] = child[2] = -1;
 	io->terminal = terminal;
 	if (terminal) {
 		io->console = xasprintf(AGENT_DIR "/console.%u", number++);
@@ -123,9 +122,9 @@ int stdio_open(struct stdio *io, bool terminal, int child[3])
 	return error;
 }
 
-void stdio_close_child(const int child[3])
+void stdio_close_child(const int child[CHILD_FDS])
 {
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < CHILD_FDS; i++) {
 		if (child[i] >= 0)
 			close(child[i]);
 	}

@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm_kata.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 TAG = "kataShared"
+SOLE = "rootfs"
+"""The name of the mounts below the share whose files the guest sees by itself: nobody else changes them, or it does not
+cache them."""
 GUEST_SHARED = "/run/kata-containers/shared/containers"
 """Where the agent mounts the share (as Kata does)."""
 GUEST_GENERATION = "/run/kata-containers/sandbox/generation"
@@ -115,6 +118,37 @@ def follow_links(tree: int) -> None:
     libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attributes, len(attributes))
 
 
+def new_mount(
+    fstype: str,
+    options: Mapping[str, str],
+    flags: Sequence[str] = (),
+    attributes: int = _SHARED,
+    before: Callable[[], object] = lambda: None,
+) -> int:
+    """A descriptor of a detached mount of a new file system.
+
+    :param flags: options without a value
+    :param attributes: of the mount
+    :param before: called when the file system is there, before it is mounted
+    :raises HostError: the host has no such file system, or does not permit it
+    """
+    context = int(libc.syscall(_FSOPEN, fstype.encode(), 1))
+    _check(min(context, 0), fstype)
+    try:
+        for key, value in options.items():
+            result = libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+            _check(result, f"{fstype}: {key}")
+        for key in flags:
+            _check(libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_FLAG, key.encode(), None, 0), f"{fstype}: {key}")
+        _check(libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), fstype)
+        before()
+        tree = int(libc.syscall(_FSMOUNT, context, 1, attributes))
+        _check(min(tree, 0), f"mounting {fstype}")
+    finally:
+        os.close(context)
+    return tree
+
+
 def open_fuse(name: str) -> tuple[int, int]:
     """A new, detached, read-only mount of a FUSE file system: its descriptor, and one of ``/dev/fuse``, which delivers
     its requests. Only processes with this one's ids may access it.
@@ -126,30 +160,16 @@ def open_fuse(name: str) -> tuple[int, int]:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"/dev/fuse: {error.strerror}", code="mount", errno=error.errno or 0) from error
-    context = -1
+    options = {"source": name, "fd": str(device), "rootmode": "40555"}
+    options |= {"user_id": str(os.geteuid()), "group_id": str(os.getegid())}
     try:
-        context = int(libc.syscall(_FSOPEN, b"fuse", 1))
-        _check(min(context, 0), "fuse")
-        options = {"source": name, "fd": str(device), "rootmode": "40555"}
-        options |= {"user_id": str(os.geteuid()), "group_id": str(os.getegid())}
-        for key, value in options.items():
-            result = libc.syscall(_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
-            _check(result, f"fuse: {key}")
-        for command, key in ((_FSCONFIG_SET_FLAG, "default_permissions"), (_FSCONFIG_SET_FLAG, "ro")):
-            _check(libc.syscall(_FSCONFIG, context, command, key.encode(), None, 0), f"fuse: {key}")
-        _check(libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fuse")
-        _begin_fuse(device)
-        tree = int(libc.syscall(_FSMOUNT, context, 1, _SAFE))
-        _check(min(tree, 0), "mounting fuse")
+        tree = new_mount("fuse", options, ("default_permissions", "ro"), _SAFE, lambda: _begin_fuse(device))
     except OSError as error:
         os.close(device)
         raise HostError(f"fuse: {error.strerror}", code="mount", errno=error.errno or 0) from error
     except BaseException:
         os.close(device)
         raise
-    finally:
-        if context >= 0:
-            os.close(context)
     return tree, device
 
 

@@ -378,7 +378,7 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
             shutil.copy2(source, path)  # it is removed with the original's bundle
             mount["source"] = os.path.basename(source)
     with open(os.path.join(path, "config.json"), "w") as file:
-        json.dump(own, file)
+        file.write(json.dumps(own))
 
 
 def _own_mount(index: int, mount: Json, path: str) -> Json:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.mount_plan import Placed
     from pyvmm_kata.bundle.settings import Settings
     from pyvmm_kata.host.proxy_process import Face
+    from pyvmm_kata.host.windows import Window
     from pyvmm_kata.pod.checkpoint_folder import Kept
     from pyvmm_kata.pod.container import Container
     from pyvmm_kata.pod.process import ExitStatus, Process
@@ -514,9 +515,15 @@ class ContainerService:
 
     def _do_exec(self, request: Json, channel: control.Channel) -> None:
         """Answer when the process is started, and again when it has ended.  While it runs, the caller can send signals
-        and its terminal's size; the process is killed when the connection is closed."""
+        and its terminal's size; the process is killed when the connection is closed.  With ``window``, the first answer
+        has the descriptor of memory that it shares with the process, if the guest can."""
         fds, channel.fds = channel.fds, []
-        self._exec(request["process"], fds, channel)
+        window = self._sandbox.open_window() if request.get("window") and self._sandbox is not None else None
+        try:
+            self._exec(request["process"], fds, channel, window)
+        finally:
+            if window is not None:
+                window.close()
 
     def _do_exec_command(self, request: Json, channel: control.Channel) -> None:
         """The same for the words of a command line of ``exec``, each followed by a zero byte, which the program in C
@@ -534,7 +541,7 @@ class ContainerService:
             raise
         self._exec(process, fds, channel)
 
-    def _exec(self, process: Json, fds: list[int], channel: control.Channel) -> None:
+    def _exec(self, process: Json, fds: list[int], channel: control.Channel, window: Window | None = None) -> None:
         """Run it with these descriptors, whose ownership passes to the process, and answer."""
         with self._lock:
             self._execs += 1
@@ -543,10 +550,11 @@ class ContainerService:
         if len(fds) == 1:
             fds.append(os.dup(fds[0]))
         stdin, stdout, stderr = (*fds, None, None, None)[:3]
-        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal), attended=True)
+        path = window.path if window is not None else ""
+        running = self._made.exec(exec_id, process, Stdio(stdin, stdout, stderr, terminal), attended=True, window=path)
         try:
             threading.Thread(target=_follow_exec, args=(running, channel), name=exec_id, daemon=True).start()
-            channel.send({"pid": 0, "exec": exec_id})
+            channel.send({"pid": 0, "exec": exec_id}, [window.fd] if window is not None else ())
         finally:
             status = running.attend()  # if the caller has ended, a signal follows
         self._made.forget(exec_id)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pyvmm_kata import timeline
 from pyvmm_kata.bundle.mount_plan import Placed
-from pyvmm_kata.entry import load
+from pyvmm_kata.entry import COPY, load
 from pyvmm_kata.errors import VmmError
 from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci.pool_machine import Elsewhere, take
@@ -202,7 +202,8 @@ class Own:
 
     def prepare(self) -> None:
         """See :class:`Provider`."""
-        _prepare(self._wanted.chosen)
+        kept = self._wanted.kept
+        _prepare(self._wanted.chosen, copies=kept is not None and kept.forked is not None)
 
     def create(self, begun: Begun) -> bool:
         """See :class:`Provider`: fork the monitor, and wait until the container is made."""
@@ -280,8 +281,11 @@ class Own:
         return monitor.wait()
 
 
-def _prepare(chosen: Settings) -> None:
-    """Load what a monitor needs, before it is forked: a process that makes many containers loads it once."""
+def _prepare(chosen: Settings, *, copies: bool = False) -> None:
+    """Load what a monitor needs, before it is forked: a process that makes many containers loads it once.
+
+    :param copies: its machine is a copy of one that runs
+    """
     with contextlib.suppress(ImportError, VmmError):  # the monitor reports it
-        load(["pyvmm_kata.oci.monitor"])
+        load(["pyvmm_kata.oci.monitor", *(COPY if copies else ())])
         kind_named(chosen.guest).prepare(chosen.kernel_params)

@@ -180,11 +180,12 @@ class AgentClient:
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
-    def exec_process(self, container_id: str, exec_id: str, process: Any, config: str) -> None:
+    def exec_process(self, container_id: str, exec_id: str, process: Any, config: str, window: str = "") -> None:
         """Run one more process.
 
         :param process: a ``grpc.Process`` with its terminal
         :param config: the ``process`` of a config.json, as text
+        :param window: the path of a file of the share that becomes its descriptor 3; empty: none
         """
         self._do(
             "ExecProcess",
@@ -193,6 +194,7 @@ class AgentClient:
             exec_id=exec_id,
             process=process,
             config=config,
+            window=window,
         )
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:

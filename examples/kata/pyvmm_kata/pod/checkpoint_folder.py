@@ -297,7 +297,7 @@ def write(place: str, name: str, saved: Json, spec: Json) -> None:
         with open(os.path.join(place, INVENTORY), "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
             file.write(f"see {RECORD}\n")
         with open(f"{path}.new", "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
-            json.dump(record, file)
+            file.write(json.dumps(record))
             file.flush()
             os.fsync(file.fileno())
         os.rename(f"{path}.new", path)

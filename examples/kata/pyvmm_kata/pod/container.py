@@ -109,11 +109,14 @@ class Container:
             if self.init.exit_status is not None:
                 self._state = STOPPED  # it has ended already, and was marked so before
 
-    def exec(self, exec_id: str, process: dict[str, Any], stdio: Stdio, *, attended: bool = False) -> Process:
+    def exec(
+        self, exec_id: str, process: dict[str, Any], stdio: Stdio, *, attended: bool = False, window: str = ""
+    ) -> Process:
         """Run one more process.
 
         :param process: the ``process`` of a config.json
         :param attended: the caller must call :meth:`Process.attend`, whatever happens
+        :param window: the guest's path of a file that becomes its descriptor 3, see :mod:`pyvmm_kata.host.windows`
         :raises ConfigError: the container does not run, *process* is invalid, or the id is in use
         :raises AgentError: the program cannot be run
         """
@@ -129,7 +132,7 @@ class Container:
             made = Process(self._agent, self.id, exec_id, stdio, self._on_exit)
             try:
                 self._refresh()
-                self._agent.exec_process(self.id, exec_id, *self._describe.process(process))
+                self._agent.exec_process(self.id, exec_id, *self._describe.process(process), window)
             except BaseException:
                 made.abandon()
                 raise

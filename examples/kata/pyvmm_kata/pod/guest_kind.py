@@ -39,6 +39,7 @@ class Capabilities(NamedTuple):
     :ivar network: have interfaces, which the agent configures
     :ivar forwarding: lead connections of the host to its containers
     :ivar policy: have a policy, by which the agent refuses requests
+    :ivar windows: share memory with one of its processes
     :ivar rereads: check the host's files again by themselves whenever the agent starts a process
     """
 
@@ -51,6 +52,7 @@ class Capabilities(NamedTuple):
     forwarding: bool
     policy: bool
     rereads: bool
+    windows: bool = False
 
 
 class Wiring(NamedTuple):

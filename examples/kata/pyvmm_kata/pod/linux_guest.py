@@ -16,7 +16,7 @@ from pyvmm_kata.bundle.root_disks import SERIAL
 from pyvmm_kata.bundle.settings import FILE, most_cpus
 from pyvmm_kata.entry import MACHINE, load
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.host.mounts import TAG
+from pyvmm_kata.host.mounts import SOLE, TAG
 from pyvmm_kata.pod import templates
 from pyvmm_kata.pod.guest_kind import Capabilities
 from vmm import (
@@ -61,6 +61,7 @@ class LinuxGuest:
         forwarding=True,
         policy=True,
         rereads=False,
+        windows=True,
     )
 
     def prepare(self, cmdline: str) -> None:
@@ -141,7 +142,7 @@ def _share(path: str) -> ShareConfig:
     """The share with the files of all containers."""
     # A process that waits for a lock of the host cannot be killed, so locks are the guest's: pods that share a volume
     # do not see each other's.  The root of a user namespace may access files that its user on the host may not.
-    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole="rootfs")
+    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", sole=SOLE)
 
 
 def _machine(

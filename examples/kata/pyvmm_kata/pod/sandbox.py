@@ -11,6 +11,7 @@ from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import AgentGone, ConfigError, GuestError, HostError, VmmError
 from pyvmm_kata.host.mounts import GUEST_SHARED, TAG, SharedDirectory
+from pyvmm_kata.host.windows import Window, Windows
 from pyvmm_kata.pod import guest_port
 from pyvmm_kata.pod.agent_connection import connect_agent
 from pyvmm_kata.pod.containers import PodContainers
@@ -68,6 +69,7 @@ class Sandbox:
         )
         self._boot = boot or boot_vm
         self._shared = SharedDirectory(config.state_dir)
+        self._windows = Windows(self._shared)
         self._lock = threading.RLock()
         self._vm: Vm | None = None
         self._agent: AgentClient | None = None
@@ -317,6 +319,10 @@ class Sandbox:
             raise HostError(f"sandbox {self.config.sandbox_id} does not run", code="sandbox-state")
         return vm
 
+    def open_window(self) -> Window | None:
+        """Memory to share with a process of the guest; None: there is none (left)."""
+        return self._windows.take() if self._can.windows else None
+
     def stop(self) -> None:
         """End the machine with everything in it, and remove its files. A second call does nothing.
 
@@ -343,6 +349,7 @@ class Sandbox:
         if vm is not None:
             vm.close()
         self._ended.set()
+        self._windows.close()
         self._shared.remove()
 
     def _on_end(self, reason: str) -> None:
