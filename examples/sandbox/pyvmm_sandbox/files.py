@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -121,11 +122,12 @@ class Files:
         """The same as text."""
         return self.read(path, max_bytes=max_bytes).decode(encoding)
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str) -> Generator[bytes]:
         """The same in pieces, without a limit."""
-        return map(bytes, self._pieces(path))
+        with contextlib.closing(self._pieces(path)) as pieces:
+            yield from map(bytes, pieces)
 
-    def _pieces(self, path: str) -> Iterator[bytes | memoryview]:
+    def _pieces(self, path: str) -> Generator[bytes | memoryview]:
         """Each is valid until the next one is requested."""
         if not (yield from self._small(path)) or self._share is None:
             return
