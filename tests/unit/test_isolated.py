@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import asyncio
 import json
 import os
@@ -72,7 +73,9 @@ def has_confined_threads(pid: int, name: str, count: int) -> bool:
 def confined_threads(pid: int, name: str) -> int:
     found = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().startswith(name):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            if not (task / "comm").read_text().startswith(name):
+                continue
             status = (task / "status").read_text()
             assert "CapEff:\t0000000000000000" in status and int(status.split("Seccomp_filters:")[1].split()[0]) > 1
             found += 1
