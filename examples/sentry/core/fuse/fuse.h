@@ -35,7 +35,7 @@ struct fuse {
 	bool shared; /* programs of the host change files, too: what is known of them holds for a second */
 	u64 refreshed; /* when fuse_refresh() was called last */
 	u64 syncs; /* started so far */
-	bool held; /* requests were added of which the server has not been told */
+	bool held; /* there are requests of which the server does not know yet */
 	struct super *super;
 };
 

@@ -309,7 +309,10 @@ int fuse_flush(struct inode *inode)
 	return result;
 }
 
-/* A page that is known now: it was written from its start, as a whole or past the end of the file. NULL: it is not, or no memory. */
+/*
+ * A new page of the cache for what was written from its start, if that is all of it: a whole page, or one in which the file
+ * ends.  NULL: it is not, or there is no memory.
+ */
 static u8 *new_page(struct inode *inode, u64 at, u64 size)
 {
 	u8 *page;

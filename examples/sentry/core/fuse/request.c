@@ -123,7 +123,7 @@ static void wait_on(struct wait_queue *queue)
 	virtio_poll(); /* which only this function does then, so no interrupt is missed */
 }
 
-/* Requests wait together for the next one that needs an answer, or until somebody could notice that they were not carried out. */
+/* They wait together for the next request that needs an answer, or until somebody could notice that they do. */
 static void hold(struct fuse *fuse)
 {
 	core.unsettled += !fuse->held;
