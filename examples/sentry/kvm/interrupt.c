@@ -12,7 +12,7 @@ enum { ID = 0x20, PRIORITY = 0x80, EOI = 0xb0, SPURIOUS = 0xf0, TIMER = 0x320, L
 enum { COMMAND = 0x300, COMMAND_TO = 0x310, SENDING = 1 << 12, INITIAL = 0x380, DIVIDE = 0x3e0 };
 enum { BY_1 = 0x0b, MASKED = 0x10000, DEADLINE = 0x40000, ENABLED = 0x100 };
 enum { DEADLINE_MSR = 0x6e0, X2APIC_MSR = 0x800, EOI_MSR = 0x4b564d04, PIC_MASK_1 = 0x21, PIC_MASK_2 = 0xa1 };
-enum { KVM_PV_EOI = 1 << 6, EOI_ON = 1, NO_EOI_NEEDED = 1 };
+enum { KVM_PV_EOI = 1 << 6, EOI_ON = 1, NO_EOI_NEEDED = 0 /* a bit */ };
 #define APIC (DIRECT + 0xfee00000)
 #define IOAPIC (DIRECT + 0xfec00000)
 #define MINUTE 60000000000ull
@@ -69,12 +69,16 @@ static void avoid_eoi(struct cpu *cpu)
 		write_msr(EOI_MSR, ((u64)&cpu->eoi - KERNEL) | EOI_ON);
 }
 
+/*
+ * KVM reads and writes the note while this CPU is out of the guest: if the note is still there, it takes it back, and expects
+ * an EOI.  So one instruction must read and clear it.
+ */
 static void end_interrupt(struct cpu *cpu)
 {
-	const u32 noted = cpu->eoi;
+	bool noted;
 
-	cpu->eoi = 0; /* KVM writes it only while this CPU is out of the guest, and takes this for the EOI */
-	if (!(noted & NO_EOI_NEEDED))
+	asm volatile("btrl %2, %0" : "+m"(cpu->eoi), "=@ccc"(noted) : "i"(NO_EOI_NEEDED) : "memory");
+	if (!noted)
 		apic_write(EOI, 0);
 }
 

@@ -30,9 +30,11 @@ bool serial_ready(void)
 {
 	if (console_is_there() || !(input_ended || has_interrupted))
 		return false;
-	has_interrupted = false; /* before the look: another CPU may take the next one */
-	has_interrupted = input_ended || in(LINE_STATUS) & READY;
-	return has_interrupted;
+	has_interrupted = false; /* before the look: another CPU may take the next one, and set it */
+	if (!input_ended && !(in(LINE_STATUS) & READY))
+		return false;
+	has_interrupted = true;
+	return true;
 }
 
 static void put_char(char c)
