@@ -84,6 +84,13 @@ class Sandbox:
                 raise
         return data.decode()
 
+    def read_until(self, name: str, end: str) -> str:
+        """What the first process of a container writes, to this end."""
+        data = b""
+        while not data.endswith(end.encode()):
+            data += self.agent.read_stdout(name, name, 4096)
+        return data.decode()
+
     def run(self, name: str, *args: str, spec: Any = None, **process: Any) -> tuple[int, str]:
         """Status and output of a new container."""
         self.create(name, *args, spec=spec, **process)

@@ -166,9 +166,7 @@ def test_a_name_that_the_host_has_just_made_exists(sandbox: Sandbox) -> None:
     (root / "bin" / "mkfifo").symlink_to("busybox")
     sandbox.create("c1", "sh", "-c", script)
     sandbox.agent.start_container("c1")
-    text = b""
-    while not text.endswith(b"up\n"):
-        text += sandbox.agent.read_stdout("c1", "c1", 4096)
+    sandbox.read_until("c1", "up\n")
     (root / "v" / "file").write_text("of the host\n")
     (root / "v" / "folder").mkdir()
     (root / "v" / "link").symlink_to("target")
@@ -201,9 +199,7 @@ def test_the_host_changes_what_a_container_has_just_written(sandbox: Sandbox) ->
     )
     sandbox.create("c1", "sh", "-c", script, spec={"mounts": [*MOUNTS, bind]})
     sandbox.agent.start_container("c1")
-    text = b""
-    while not text.endswith(b"up\n"):
-        text += sandbox.agent.read_stdout("c1", "c1", 4096)
+    sandbox.read_until("c1", "up\n")
     for name, content in (("written", "x\n"), ("timed", "x\n"), ("longer", "x\ny\n")):
         (volume / name).write_text(content)
     assert sandbox.output("c1") == "x\ny\nx\nx\n"
@@ -224,10 +220,7 @@ def test_changes_of_the_host_appear_in_a_volume(sandbox: Sandbox) -> None:
     )
     sandbox.create("c1", "sh", "-c", script, spec={"mounts": [*MOUNTS, bind]})
     sandbox.agent.start_container("c1")
-    text = b""
-    while not text.endswith(b"up\n"):
-        text += sandbox.agent.read_stdout("c1", "c1", 4096)
-    assert text == b"old\n" * 5 + b"up\n"
+    assert sandbox.read_until("c1", "up\n") == "old\n" * 5 + "up\n"
     for name in ("rewritten", "other", "new"):
         (volume / name).write_text("new")
     (volume / "other").rename(volume / "replaced")
