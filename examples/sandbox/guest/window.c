@@ -24,7 +24,7 @@ static bool is_on_host(int fd)
 	return !fstatfs(fd, &status) && status.f_type == FUSE_MAGIC;
 }
 
-/* Move `size` bytes of the buffer. Fewer: `*size` says how many, which only a read may. 0 or an errno. */
+/* Read or write `*size` bytes of the buffer; 0 or an errno. A read may end early, and changes `*size`. */
 static int move(int fd, bool reads, off_t at, size_t *size)
 {
 	size_t done = 0;

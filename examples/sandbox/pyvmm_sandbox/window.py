@@ -22,7 +22,7 @@ LEAST = 1 << 20
 
 
 def send(command: Command, view: memoryview) -> None:
-    """Send a file; the command's status says whether it has all of it.
+    """Send a file. If it did not arrive as a whole, the status of the command is an errno.
 
     :param command: pyvmm-box's ``take``, with a window
     """
@@ -42,7 +42,7 @@ def send(command: Command, view: memoryview) -> None:
 
 
 def _taken(command: Command) -> int:
-    """How many halves it reports as empty.
+    """How many parts are empty again.
 
     :raises EOFError: it has ended
     """

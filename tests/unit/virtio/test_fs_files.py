@@ -102,7 +102,7 @@ def test_writing(guest: FsGuest, tmp_path: Path) -> None:
 
 
 def test_an_answer_to_a_write_has_the_attributes(guest: FsGuest, tmp_path: Path) -> None:
-    """Another feature of our own, which says when the content has changed by this write."""
+    """Another feature of our own: the time of the change that this write has made."""
     guest.mount(flags2=f.ALL_FLAGS)
     _, fh = opened(guest, tmp_path / "file", b"0123")
     body = struct.pack("<QQIIQII", fh, 2, 4, 0, 0, 0, 0)

@@ -192,8 +192,8 @@ static bool is_certain(const struct inode *inode, const struct attributes *new)
 {
 	const u32 set_ids = S_ISUID | S_ISGID;
 
-	return fuse_node_of(inode)->made && !fuse_may_differ(inode) && !(new->which & ATTR_SIZE) && inode->user == caller_user() &&
-	       !(inode->mode & set_ids) && !(new->which & ATTR_MODE && new->mode & set_ids) &&
+	return fuse_node_of(inode)->made && !fuse_may_differ(inode) && inode->user == caller_user() &&
+	       !(new->which & ATTR_SIZE) && !(inode->mode & set_ids) && !(new->which & ATTR_MODE && new->mode & set_ids) &&
 	       !(new->which & ATTR_USER && new->user != inode->user) &&
 	       !(new->which & ATTR_GROUP && new->group != inode->group);
 }

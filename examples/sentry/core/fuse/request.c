@@ -92,7 +92,7 @@ void fuse_used(struct virtqueue *queue)
 
 /*
  * The device interrupts only while somebody sleeps.  An interrupt is a system call of the server, and one more for each
- * wait of this side until it is taken, or three exits.
+ * wait of this side until it is taken; in a machine, it is an exit.
  */
 static void listen(struct fuse *fuse)
 {
