@@ -22,7 +22,7 @@ _PIECE = 1 << 20
 def head(sandbox: Sandbox, path: str, most: int) -> bytes:
     """At most so many bytes of a file, however large it is."""
     found = bytearray()
-    with contextlib.closing(sandbox.files.stream(path)) as pieces:  # type: ignore[type-var]  # it is a generator
+    with contextlib.closing(sandbox.files.stream(path)) as pieces:
         for piece in pieces:
             found += piece[: most - len(found)]
             if len(found) == most:
