@@ -118,6 +118,7 @@ class ContainerCases(Cases):
     def test_run(self, daemon: Containerd) -> None:
         checks.check_run(daemon, PROGRAMS)
 
+    @pytest.mark.long  # half a minute; pods and podman have standard input
     def test_stdin(self, daemon: Containerd) -> None:
         checks.check_stdin(daemon, PROGRAMS)
 

@@ -13,7 +13,7 @@ from tests.guest.vmfixture import Guest
 from vmm import DiskConfig
 
 ROUNDS = 20  # of the tests that are marked long
-FEW = 3  # of the others: a round takes 5 to 30 seconds in the hostile lab
+FEW = 2  # of the others: a round takes 5 to 60 seconds in the hostile lab
 
 
 def use(guest: Guest, number: int, cpus: int) -> None:

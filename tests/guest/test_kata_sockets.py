@@ -133,6 +133,7 @@ def test_a_server_that_has_gone(podman: Podman, echo: Echo) -> None:
     podman.check("rm", "--force", "--time", "0", "gone")
 
 
+@pytest.mark.long  # half a minute; others have one of the first
 def test_a_socket_of_the_second_container(podman: Podman, echo: Echo) -> None:
     """podman makes its mounts where the machine's monitor does not see them."""
     podman.check("run", "-d", "--name", "first", "tools", "sleep", "3600")

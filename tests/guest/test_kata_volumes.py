@@ -146,6 +146,7 @@ def test_podman_volumes(podman: Podman, options: list[str]) -> None:
     compare(ours, theirs)
 
 
+@pytest.mark.long  # test_podman_volumes has what the next container finds
 def test_a_database_that_is_started_again(podman: Podman) -> None:
     """One container, twice: what it wrote the first time is there."""
     data = podman.storage / "again"

@@ -313,7 +313,7 @@ def test_registers_of_a_paused_guest(boot: Boot) -> None:
     [
         ("running", "mmio"),
         pytest.param("paused", "mmio", marks=pytest.mark.long),
-        ("ended", "mmio"),
+        pytest.param("ended", "mmio", marks=pytest.mark.long),
         ("running", "pci"),
     ],
 )

@@ -120,8 +120,8 @@ def to_guest(guest: Guest, number: int, amount: int = AMOUNT) -> None:
     ("transport", "backend"),
     [
         ("mmio", "worker"),
-        pytest.param("pci", "vhost", marks=needs_vhost),
-        pytest.param("pci", "worker", marks=pytest.mark.long),  # each half of it is in one of those above
+        pytest.param("pci", "vhost", marks=(needs_vhost, pytest.mark.long)),  # test_queues_in_the_jail has vhost
+        pytest.param("pci", "worker", marks=pytest.mark.long),
         pytest.param("mmio", "vhost", marks=(needs_vhost, pytest.mark.long)),
     ],
 )

@@ -29,10 +29,6 @@ class TestContainers(ContainerCases):
         return settings('guest = "sentry"\n')
 
     @pytest.mark.long
-    def test_stdin(self, daemon: Containerd) -> None:
-        super().test_stdin(daemon)
-
-    @pytest.mark.long
     def test_detached(self, daemon: Containerd) -> None:
         super().test_detached(daemon)
 

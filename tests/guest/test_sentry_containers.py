@@ -131,5 +131,6 @@ def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+@pytest.mark.long  # tests/guest/test_kata_spec.py has one
 def test_a_checkpoint_of_a_machine_without_a_balloon(oci: SentryOci, tmp_path: Path) -> None:
     oci.check_older_checkpoint(tmp_path / "image")

@@ -81,14 +81,18 @@ def limit_of_files(soft: int, hard: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_hundred_children_live_where_the_limit_of_open_files_is_the_usual_one(sandbox: Make) -> None:
+@pytest.mark.parametrize(("count", "limit"), [(20, 200), pytest.param(100, 1024, marks=pytest.mark.long)])
+def test_more_children_live_than_the_limit_of_open_files_allows_by_itself(
+    sandbox: Make, count: int, limit: int
+) -> None:
+    """The limit is the usual one, or a fifth of it: a child needs more than ten."""
     with (
-        limit_of_files(1024, 1 << 14),
+        limit_of_files(limit, 1 << 14),
         sandbox().run(PATIENCE, until="ready").freeze() as template,
         contextlib.ExitStack() as stack,
     ):
-        children = [stack.enter_context(template.fork()) for _ in range(100)]
-        assert [child.call(number, PATIENCE) for number, child in enumerate(children)] == [[n, 1] for n in range(100)]
+        children = [stack.enter_context(template.fork()) for _ in range(count)]
+        assert [child.call(n, PATIENCE) for n, child in enumerate(children)] == [[n, 1] for n in range(count)]
 
 
 def test_a_child_for_which_there_are_too_few_descriptors_leaves_nothing(sandbox: Make) -> None:

@@ -49,7 +49,6 @@ def is_process(pid: object) -> str:
     case("runtime/delete/unknown-afterwards", "after delete there is no such container", failed("state-deleted")),
     case("runtime/delete/keeps-the-bundle", "delete leaves what create did not make", equal("kept", "True")),
     case("runtime/delete/id-again", "after delete the id can be used again", succeeded("create-deleted")),
-    third=True,
 )
 def life(box: Box) -> Observation:
     seen: Observation = {}
