@@ -117,6 +117,7 @@ def test_every_cpu_and_interrupt_is_where_it_should(guest: Guest) -> None:
 
 
 @pytest.mark.long  # a minute; test_pci.py and test_immediate.py plug disks
+@pytest.mark.long  # a minute; test_immediate.py has disks that come
 def test_a_disk_comes_and_goes(guest: Guest, tmp_path: Path) -> None:
     image = tmp_path / "extra.img"
     image.write_bytes(b"hello".ljust(1 << 20, b"\0"))

@@ -54,7 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("installed"))
 
 
-@pytest.mark.parametrize("transport", ["mmio", "pci"])
+@pytest.mark.parametrize("transport", ["mmio", pytest.param("pci", marks=pytest.mark.long)])
 def test_guests_with_all_devices(
     installed: Path,
     guest_kernel: str,

@@ -76,6 +76,7 @@ def test_nothing_is_written_that_must_not_be(oci: Oci, ext4: Path, tmp_path: Pat
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+@pytest.mark.long  # half a minute
 def test_a_disk_that_cannot_be_written_to(oci: Oci, tmp_path: Path) -> None:
     """What the container writes is in its machine's memory, and several containers can have the disk at a time."""
     image = tmp_path / "root.erofs"

@@ -180,6 +180,7 @@ def lines_of_top(podman: Podman, name: str, *columns: str) -> list[str]:
     return found
 
 
+@pytest.mark.long  # a minute; test_kata_fresh.py and test_kata_sockets.py have pods
 def test_pods(podman: Podman) -> None:
     podman.check("pod", "create", "--name", "p", "--network", "none")
     podman.check("run", "-d", "--pod", "p", "--name", "b", "box", "sh", "-c", "echo in shm >/tmp/x; sleep 3600")

@@ -73,6 +73,7 @@ def test_one_liners(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/usr/bin/passt"), reason="passt is not installed")
+@pytest.mark.long  # half a minute; Debian's comes before
 def test_a_web_server_reached_from_the_host(folder: Path) -> None:
     ((command, _),) = commands(lambda command: command.startswith("pyvmm run -p") and "./rootfs" in command)
     # httpd has no handler, so as a first process it hears nothing of one signal; the second ends the machine

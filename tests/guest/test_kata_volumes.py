@@ -239,6 +239,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Containerd]:
             del os.environ["PYVMM_KATA_CONFIG"]
 
 
+@pytest.mark.long  # half a minute; podman has volumes, and pods of containerd
 def test_containerd_volumes(daemon: Containerd) -> None:
     """Its snapshotter is overlayfs unless it is told otherwise."""
     volumes = daemon.folder / "volumes"

@@ -193,7 +193,7 @@ def wait_until(what: str, condition: object) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [pytest.param(False, marks=pytest.mark.long), True])
 def test_what_the_guest_frees_goes_back_to_the_host(boot: Boot, shared: bool) -> None:
     guest = boot(balloon=BalloonConfig(free_page_reporting=True), memory=MemoryConfig(256 * MIB, shared=shared))
     guest.check(USE.format(128))
@@ -247,7 +247,9 @@ def test_a_guest_short_of_memory_takes_it_out_of_the_balloon(boot: Boot) -> None
 # -- memory that is added while it runs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("transport", "shared", "size"), [("mmio", True, 256), ("pci", False, 512)])
+@pytest.mark.parametrize(
+    ("transport", "shared", "size"), [("mmio", True, 256), pytest.param("pci", False, 512, marks=pytest.mark.long)]
+)
 def test_a_guest_gets_memory_and_gives_it_back(
     boot: Boot, tmp_path: Path, transport: str, shared: bool, size: int
 ) -> None:

@@ -109,6 +109,7 @@ def test_nginx_answers_after_a_restore(oci: SentryOci, tmp_path: Path) -> None:
         end(oci, "c2")
 
 
+@pytest.mark.long  # a minute; nginx is restored, too
 def test_a_server_that_holds_memory_answers_after_a_restore(oci: SentryOci, tmp_path: Path) -> None:
     """It has what it had in memory, and has counted the requests."""
     bundle = start(oci, *servers.PYTHON)

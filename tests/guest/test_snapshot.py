@@ -49,7 +49,7 @@ def digest(path: Path) -> str:
 @pytest.mark.parametrize(
     ("cpus", "transport", "more"),
     [
-        (1, "mmio", {}),
+        pytest.param(1, "mmio", {}, marks=pytest.mark.long),
         pytest.param(2, "pci", {}, marks=pytest.mark.long),
         pytest.param(4, "mmio", {"virtqueues": "packed"}, marks=pytest.mark.long),
         (2, "pci", {"virtqueues": "packed", "balloon": BalloonConfig(), "console": ConsoleConfig(device="virtio")}),
@@ -483,7 +483,7 @@ class Called:
         self._listener.close()
 
 
-@pytest.mark.parametrize(("transport", "share"), [("mmio", False), ("pci", True)])
+@pytest.mark.parametrize(("transport", "share"), [pytest.param("mmio", False, marks=pytest.mark.long), ("pci", True)])
 def test_a_machine_in_a_jail_is_forked(
     guest_kernel: str, fresh_disk: Path, tmp_path: Path, transport: str, share: bool
 ) -> None:
