@@ -186,6 +186,7 @@ def test_a_second_ctrl_c_leaves(machines: Machines) -> None:
 def test_attach_to_a_terminal(machines: Machines) -> None:
     script = 'stty size; until [ "$(stty size)" = "40 120" ]; do sleep 0.02; done; echo ready; read x; echo "got $x"'
     machines.start("c1", f"{script}; sleep 600", "-i", "-t")
+    eventually(lambda: machines.check("logs", "c1") == "24 80\r\n", "it has no terminal")  # attach resizes it
     ours, its = os.openpty()
     termios.tcsetwinsize(its, (40, 120))
     with machines.open("attach", "c1", stdin=its, stdout=its, stderr=its) as program:
@@ -198,7 +199,6 @@ def test_attach_to_a_terminal(machines: Machines) -> None:
         assert program.wait(PATIENCE) == 0
     os.close(ours)
     assert machines.all()["c1"]["state"] == "running"
-    assert machines.check("logs", "c1").startswith("24 80\r\n")
 
 
 def _read_until(fd: int, words: bytes) -> None:
