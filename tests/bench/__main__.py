@@ -204,7 +204,7 @@ def measure(parts: Sequence[str], kernel: str | None, quick: bool, clones: int) 
             made = artefacts.make(kernel)
             pyvmm = install(OUTPUT / "env")
             if set(parts) - {"startup", *OWN}:
-                artefacts.make_stage(stage, pyvmm, made, native="budget" in parts)
+                artefacts.make_stage(stage, pyvmm, made, native="budget" in parts, tools="sentry-files" in parts)
             if "kata" in parts:
                 make_image("ext4", FREE_DISK, FREE_MIB)
         if "startup" in parts:

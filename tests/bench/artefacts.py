@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import fs, kata, programs, sentry_net
+from tests.bench import fs, kata, programs, sentry_files, sentry_net
 from tests.bench.stage import Stage, python_files, venv_base
 from tests.sentry import servers
 from tools import guest
@@ -42,8 +42,9 @@ def make(kernel: str | None) -> Artefacts:
     return Artefacts(kernel or guest.kernel(), initrd, guest.rootfs(), fio_disk, net_disk, guest.kata_image())
 
 
-def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool) -> None:
-    """Write the tar file of the root that everything runs from in the lab; with `native`, fio for the host."""
+def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool, tools: bool) -> None:
+    """Write the tar file of the root that everything runs from in the lab; with `native`, fio for the host; with
+    `tools`, what a container's root has for git and pip."""
     base = venv_base()
     stdlib, extensions = python_files(base)
     stage = Stage(archive)
@@ -91,4 +92,7 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
         exchange = ["gcc", "-O1", "-static", "-o", f"{folder}/exchange", str(sentry_net.SOURCE)]
         subprocess.run(exchange, check=True)
         stage.add(Path(folder) / "exchange", at=sentry_net.EXCHANGE)
+        if tools:
+            sentry_files.add_tools(Path(folder) / "tools.tar")
+            stage.add(Path(folder) / "tools.tar", at=sentry_files.TOOLS_ROOT)
     stage.close()

@@ -32,19 +32,19 @@ RATED = ("unpack", "find", "grep")
 LOOP = f"i=0; while [ $i -lt {LOOPS} ]; do i=$((i+1)); done"
 
 
-def script() -> str:
+def script(jobs: dict[str, str]) -> str:
     """For sh: a line when it begins, and one at the end of each job, which names it."""
     lines = ["echo begin"]
     for name, place in PLACES.items():
         lines += [f"mkdir -p {place}", f"echo {name}"]
-        for job, command in JOBS.items():
+        for job, command in jobs.items():
             lines += [command.format(archive=ARCHIVE, place=place), f"echo {name}-{job}"]
     return "; ".join([*lines, LOOP, "echo loop"])
 
 
-def jobs() -> list[str]:
+def lines_of(jobs: dict[str, str]) -> list[str]:
     """The lines of :func:`script`, in their order."""
-    return [line for name in PLACES for line in (name, *(f"{name}-{job}" for job in JOBS))] + ["loop"]
+    return [line for name in PLACES for line in (name, *(f"{name}-{job}" for job in jobs))] + ["loop"]
 
 
 def prepare(bundle: Path) -> None:
@@ -57,14 +57,14 @@ def prepare(bundle: Path) -> None:
     (bundle / "config.json").write_text(json.dumps(spec))
 
 
-def measure_one(name: str, command: Sequence[str], turns: int) -> list[dict[str, int]]:
+def measure_one(name: str, command: Sequence[str], turns: int, jobs: dict[str, str] = JOBS) -> list[dict[str, int]]:
     """Nanoseconds of each job, for each turn in container c1 but the first."""
     runs = []
     for turn in range(turns + 1):
-        with Child([*command, "exec", "c1", "sh", "-c", script()]) as child:
+        with Child([*command, "exec", "c1", "sh", "-c", script(jobs)]) as child:
             last = child.wait_for(b"begin\n", TIMEOUT)
             figures = {}
-            for job in jobs():
+            for job in lines_of(jobs):
                 now = child.wait_for(f"\n{job}\n".encode(), TIMEOUT)
                 figures[job], last = now - last, now
             if child.finish(TIMEOUT):

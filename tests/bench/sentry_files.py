@@ -1,19 +1,24 @@
 """Files in a container on the Sentry in a machine, beside the same container in our own virtual machine, on runsc
 (gVisor) and on runc.
 
-The jobs are those of :mod:`tests.bench.kata_inside`: a tree of files in the container's root and in a volume.  As in
-:mod:`tests.bench.kata`, all programs run from the stage, and one instruction is one nanosecond.  Of runsc's platforms,
-the faster one counts, job by job.
+The jobs are those of :mod:`tests.bench.kata_inside`: a tree of files in the container's root and in a volume.  Then
+git and pip work in the same places.  As in :mod:`tests.bench.kata`, all programs run from the stage, and one
+instruction is one nanosecond.  Of runsc's platforms, the faster one counts, job by job.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench import kata, kata_inside
 from tests.bench.row import Row, compare, median
+from tests.sentry import small_root
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -22,15 +27,63 @@ RUNSC_MUST, VM_MUST = 0.5, 1.11
 """The most, in proportion to the peer: twice runsc's speed, 0.9 of the virtual machine's."""
 PLATFORMS = ("systrap", "ptrace")
 TITLES = {"unpack": "untar", "find": "find", "grep": "grep", "remove": "rm -r"}
+TOOL_TITLES = {"add": "git add", "status": "git status", "install": "pip install"}
+WHEELS = Path("/usr/share/python-wheels")
+"""Of Debian's python3-pip-whl and its like, which python3-venv brings."""
+PACKAGES = "usr/lib/python3/dist-packages"
+"""Where Debian's Python looks for pip."""
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+"""pip loads it at its start."""
+PIP = "--quiet --no-index --no-deps --no-compile --root-user-action ignore"
+"""Without compiling, which takes most of the time and is the same work everywhere."""
+GIT = "git -C {place}"
+TOOLS = {
+    "unpack": "tar xf {archive} -C {place}",
+    "init": f"{GIT} init -q --template=",
+    "add": f"{GIT} add .",
+    "status": f"{GIT} status --short >/dev/null",
+    "install": f"python3 -m pip install {PIP} --target {{place}}/new /*.whl",
+    "remove": kata_inside.JOBS["remove"],
+}
+TOOL_JOBS = {job: f"{command} || exit 3" for job, command in TOOLS.items()}
+TOOLS_ROOT = "/bench/tools.tar"
+TOOL_TURNS = 1
+"""pip alone takes a thousand million instructions."""
 PLACES = {"root": "its root", "volume": "a volume"}
 
 
+def add_tools(archive: Path) -> None:
+    """Write what the container's root has for git and pip: both, Python, and a wheel to install."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for folder in ("lib", "lib64"):
+            (root / "usr" / folder).mkdir(parents=True)
+            (root / folder).symlink_to(f"usr/{folder}")
+        for file in ("/usr/bin/git", CERTIFICATES):
+            small_root.copy(root, file)
+        small_root.add_python(root)
+        (pip,) = WHEELS.glob("pip-*.whl")
+        with zipfile.ZipFile(pip) as wheel:
+            wheel.extractall(root / PACKAGES)
+        (setuptools,) = WHEELS.glob("setuptools-*.whl")
+        shutil.copy(setuptools, root / setuptools.name)
+        compiled = [str(root / folder) for folder in ("usr/lib", PACKAGES)]
+        command = [small_root.PYTHON, "-m", "compileall", "-q", "-s", name, *compiled]
+        subprocess.run(command, stdout=subprocess.DEVNULL)  # some of pip's files are for older versions
+        small_root.add_libraries(root, [*(root / "usr/bin").iterdir(), *root.rglob("*.so")])
+        with tarfile.open(archive, "w") as tar:
+            for path in sorted(root.iterdir()):
+                tar.add(path, path.name)
+
+
 def measure(spec: Spec) -> dict[str, Any]:
-    """`files`: how many; for each system, nanoseconds of each job in each turn."""
+    """`files`: how many; for each system, nanoseconds of each job in each turn, and `SYSTEM-tools`, those of git and
+    pip."""
     kata.HERE.mkdir(exist_ok=True)
     pyvmm = str(Path(spec.pyvmm).with_name("pyvmm-oci"))
     bundle = kata.make_bundle("sentry-files", pyvmm, ["sleep", "100000"])
     kata_inside.prepare(Path(bundle))
+    kata.run([kata.BUSYBOX, "tar", "xf", TOOLS_ROOT, "-C", f"{bundle}/rootfs"], warm=False)
     programs = kata.commands(pyvmm, spec)
     systems = {"sentry": [*programs["pyvmm"], "--isolation", "sentry"], "vm": programs["pyvmm"]}
     systems |= {f"runsc-{platform}": [*programs["runsc"], f"--platform={platform}"] for platform in PLATFORMS}
@@ -40,6 +93,7 @@ def measure(spec: Spec) -> dict[str, Any]:
         try:
             kata.sleep_in(command, "c1", bundle)
             figures[name] = kata_inside.measure_one(name, command, min(spec.boots, kata.INSIDE_TURNS))
+            figures[f"{name}-tools"] = kata_inside.measure_one(name, command, TOOL_TURNS, TOOL_JOBS)
         finally:
             subprocess.run([*command, "delete", "--force", "c1"], capture_output=True, timeout=kata.TIMEOUT)
     return figures
@@ -48,9 +102,11 @@ def measure(spec: Spec) -> dict[str, Any]:
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
     made = []
+    systems = [name for name in figures if name != "files" and not name.endswith("-tools")]
     for place, where in PLACES.items():
-        for job, title in TITLES.items():
-            took = {name: median(figures[name], f"{place}-{job}") / 1e6 for name in figures if name != "files"}
+        for job, title in (TITLES | TOOL_TITLES).items():
+            end = "-tools" if job in TOOL_TITLES else ""
+            took = {name: median(figures[name + end], f"{place}-{job}") / 1e6 for name in systems}
             name, unit = f"container on the Sentry: {title} in {where}", "M instructions"
             runsc = min(took[f"runsc-{platform}"] for platform in PLATFORMS)
             made.append(compare(name, took["sentry"], runsc, unit, peer_name="runsc", must=RUNSC_MUST))

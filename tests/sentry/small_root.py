@@ -53,12 +53,17 @@ def add_libraries(root: Path, files: Iterable[Path]) -> None:
         copy(root, library)
 
 
-def make(root: Path) -> Path:
-    """Fill a folder with programs and Python; returns it."""
-    start(root)
+def add_python(root: Path) -> None:
+    """Copy Python and its own modules, without the libraries of either."""
     copy(root, PYTHON)
     code = "import sysconfig; print(sysconfig.get_path('stdlib'))"
     modules = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     shutil.copytree(modules, root / modules.lstrip("/"), ignore=shutil.ignore_patterns(*_SKIPPED), symlinks=True)
+
+
+def make(root: Path) -> Path:
+    """Fill a folder with programs and Python; returns it."""
+    start(root)
+    add_python(root)
     add_libraries(root, [*(root / "usr/bin").iterdir(), *root.rglob("*.so")])
     return root
