@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-fs (virtio 1.2, 5.11): a queue for requests, and one for what must not wait behind them, which is not used. */
+/*
+ * virtio-fs (virtio 1.2, 5.11): a queue for requests.  The other one, for what must not wait behind them, is not set
+ * up: what is posted shares the first.
+ */
 #include "../core.h"
 #include "../fuse/fuse.h"
 
-enum { FORGETS, REQUESTS, TAG_AT = 0 };
+enum { REQUESTS = 1, TAG_AT = 0 };
 
 /* Whether the device is wanted: the root, or what the host mounts by a call. */
 static bool is_wanted(const char *tag)
@@ -28,8 +31,7 @@ void fs_start(struct virtio_device *device)
 	if (!fuse)
 		return;
 	mmio_config(device, TAG_AT, fuse->tag, FUSE_TAG);
-	if (fuse_root || !is_wanted(fuse->tag) || !mmio_begin(device, 0) || !mmio_queue(device, FORGETS) ||
-	    !mmio_queue(device, REQUESTS)) {
+	if (fuse_root || !is_wanted(fuse->tag) || !mmio_begin(device, 0) || !mmio_queue(device, REQUESTS)) {
 		kfree(fuse);
 		return;
 	}
@@ -42,8 +44,7 @@ void fs_start_ready(struct virtio_device *device, u8 *rings)
 {
 	struct fuse *fuse = kmalloc(sizeof(*fuse));
 
-	if (!fuse || !queue_ready(device, FORGETS, FORGET_QUEUE_SIZE, rings) ||
-	    !queue_ready(device, REQUESTS, QUEUE_SIZE, rings))
+	if (!fuse || !queue_ready(device, REQUESTS, QUEUE_SIZE, rings))
 		return;
 	bytes_copy(fuse->tag, "root", 5);
 	take(device, fuse);

@@ -11,7 +11,7 @@
 #include "../platform.h"
 
 enum { VIRTIO_NET = 1, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_BALLOON = 5, VIRTIO_VSOCK = 19, VIRTIO_FS = 26 };
-enum { QUEUE_SIZE = 256, FORGET_QUEUE_SIZE = 128, QUEUES = 4 };
+enum { QUEUE_SIZE = 256, QUEUES = 4 };
 enum { INTERRUPT_STATUS = 0x60 }; /* a register */
 enum { RINGS_STRIDE = 8192 }; /* between queues of a device that the platform has set up */
 #define VIRTIO_EVENT_IDX (1ull << 29)
