@@ -8,13 +8,16 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pb_decode.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define TEXT_MAX 16384
+#define FREEZE_MS 10000 /* a process in a request to the file server freezes when the reply arrives */
 
 /* The content of a cgroup file as a string; "" if it does not exist. */
 static void read_text(const char *cgroup, const char *name, char text[TEXT_MAX])
@@ -186,6 +189,39 @@ void rpc_stats_container(struct call *call)
 	pb_release(grpc_StatsContainerResponse_fields, &answer);
 }
 
+/*
+ * Wait until all processes of a cgroup are frozen, as cgroup.events reports (Documentation/admin-guide/cgroup-v2.rst):
+ * 0 or -errno.  The host copies the files of a frozen container, so no process may be in the middle of a write.
+ */
+static int await_frozen(const char *cgroup)
+{
+	char path[512], text[TEXT_MAX];
+	struct pollfd events = { .events = POLLPRI };
+	int result = -ETIMEDOUT, left = FREEZE_MS;
+
+	snprintf(path, sizeof(path), "%s/cgroup.events", cgroup);
+	events.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (events.fd < 0)
+		return -errno;
+	for (; left > 0; left -= 100) {
+		ssize_t size = pread(events.fd, text, sizeof(text) - 1, 0);
+
+		if (size < 0) {
+			result = -errno;
+			break;
+		}
+		text[size] = '\0';
+		if (number_of(text, "frozen") == 1) {
+			result = 0;
+			break;
+		}
+		if (poll(&events, 1, 100) > 0)
+			left += 99; /* an event of the cgroup, not a timeout */
+	}
+	close(events.fd);
+	return result;
+}
+
 static void set_frozen(struct call *call, const char *id, bool frozen)
 {
 	struct container *container = container_for(call, id);
@@ -200,6 +236,11 @@ static void set_frozen(struct call *call, const char *id, bool frozen)
 	}
 	snprintf(path, sizeof(path), "%s/cgroup.freeze", container->cgroup);
 	error = file_write(path, frozen ? "1" : "0", 1);
+	if (!error && frozen) {
+		error = await_frozen(container->cgroup);
+		if (error)
+			file_write(path, "0", 1);
+	}
 	if (error)
 		call_fail(call, STATUS_INTERNAL, "freeze: %s", strerror(-error));
 	else

@@ -130,6 +130,7 @@ void container_hold(struct task *t)
 	struct container *container = t->process->container;
 
 	while (container->frozen && !t->process->ending) {
+		wake_all(&container->stopped);
 		sleep_on_killable(&container->changed, FOREVER);
 		signal_deliver(t);
 	}
@@ -373,14 +374,8 @@ s64 remove_container(struct call *call)
 	return error;
 }
 
-static s64 set_frozen(struct call *call, bool frozen)
+static s64 set_frozen(struct container *container, bool frozen)
 {
-	struct container *container = container_of(call);
-
-	if (!container)
-		return 0;
-	if (!container_runs(container))
-		return call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
 	container->frozen = frozen;
 	EACH_PROCESS(p)
 		if (frozen && p->container == container)
@@ -390,14 +385,77 @@ static s64 set_frozen(struct call *call, bool frozen)
 	return 0;
 }
 
+void container_count_request(struct container *container, bool begins)
+{
+	container->requests += begins ? 1u : -1u;
+	if (container->frozen)
+		wake_all(&container->stopped);
+}
+
+/* No task runs, and none waits for a reply of the file server. */
+static bool is_stopped(const struct container *container)
+{
+	if (container->requests)
+		return false;
+	EACH_PROCESS(p)
+		if (p->container == container)
+			EACH_TASK(t, p)
+				if (t->state == TASK_READY || t->state == TASK_RUNNING)
+					return false;
+	return true;
+}
+
+/*
+ * The host copies the files of a frozen container, so no request may be in flight.  Tasks that fall asleep elsewhere wake
+ * nobody: check each millisecond, too.
+ */
+static s64 await_stop(struct call *call, struct container *container)
+{
+	const u64 most = 10000000000, step = 1000000, end = monotonic_now() + most;
+
+	while (container->frozen && !is_stopped(container)) {
+		if (monotonic_now() >= end) {
+			set_frozen(container, false);
+			return call_fail(call, STATUS_DEADLINE_EXCEEDED, "a process does not stop", NULL, NULL);
+		}
+		sleep_on_killable(&container->stopped, monotonic_now() + step);
+	}
+	return 0;
+}
+
+/* The running container that a request names; NULL: the call has failed, with *error. */
+static struct container *running(struct call *call, s64 *error)
+{
+	struct container *container = container_of(call);
+
+	*error = 0;
+	if (container && !container_runs(container)) {
+		*error = call_fail(call, STATUS_FAILED_PRECONDITION, "the container does not run", NULL, NULL);
+		return NULL;
+	}
+	return container;
+}
+
 s64 freeze_container(struct call *call)
 {
-	return set_frozen(call, true);
+	s64 error;
+	struct container *container = running(call, &error);
+
+	if (!container)
+		return error;
+	reference_get(&container->references);
+	set_frozen(container, true);
+	error = await_stop(call, container);
+	container_put(container);
+	return error;
 }
 
 s64 thaw_container(struct call *call)
 {
-	return set_frozen(call, false);
+	s64 error;
+	struct container *container = running(call, &error);
+
+	return container ? set_frozen(container, false) : error;
 }
 
 /* -- what is counted -- */

@@ -74,10 +74,12 @@ struct container {
 	u64 killed; /* processes, since there was no memory */
 	u32 guest_count; /* processes with an id */
 	bool frozen, removed;
+	u32 requests; /* in flight to the file server, of its tasks */
 	bool out_of_memory; /* and not yet reported to the host */
 	u64 turn; /* its CPU time by its weight, at least that of whoever ran last: the least is next */
 	u64 cpu_time;	    /* of processes that have ended */
 	struct wait_queue changed;
+	struct wait_queue stopped; /* woken when a task of a frozen container stops */
 };
 
 /* -- for the core -- */
@@ -85,6 +87,7 @@ struct container {
 void container_join(struct container *container, struct process *p);
 void container_leave(struct process *p);
 bool container_is_full(const struct container *container); /* it has as many tasks as it may; NULL: false */
+void container_count_request(struct container *container, bool begins); /* to the file server */
 void container_hold(struct task *t); /* sleep while the container is frozen, or has used its CPU time */
 bool containers_compete(void); /* whether there are several */
 void container_charge(struct task *t); /* it has run */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Requests to the server: a message in RAM, the queue, and the wait for the answer. */
+#include "../control/container.h"
 #include "fuse.h"
 
 struct request {
@@ -197,13 +198,18 @@ static s64 finish(struct request *request, const struct fuse_call *call)
 s64 fuse_call(struct fuse *fuse, const struct fuse_call *call)
 {
 	struct request *request = make(fuse, call);
+	struct container *container = core.current ? core.current->process->container : NULL;
 	s64 result;
 
 	if (!request)
 		return -ENOMEM;
+	if (container)
+		container_count_request(container, true);
 	submit(fuse, request, call);
 	fuse_push(fuse);
 	await_answer(fuse, request);
+	if (container)
+		container_count_request(container, false);
 	result = finish(request, call);
 	kfree(request);
 	return result;
