@@ -58,7 +58,8 @@ class Connection:
         self._lock = threading.Lock()
         self._last_id = self._workers = self._idle = 0
         self._closed = False
-        threading.Thread(target=self._read, name="sentry-hooks", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="sentry-hooks", daemon=True)
+        self._reader.start()
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -171,9 +172,11 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection, and with it the sandbox.  A second call does nothing."""
+        """End the connection, and with it the sandbox.  What had come before is taken.  A second call does nothing."""
         self._closed = True
         self.finish()
+        if self._reader is not threading.current_thread():
+            self._reader.join()
         self._sock.close()
         for reply in list(self._replies.values()):
             reply.put(None)
