@@ -81,7 +81,7 @@ def limit_of_files(soft: int, hard: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize(("count", "limit"), [(20, 200), pytest.param(100, 1024, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("count", "limit"), [(20, 300), pytest.param(100, 1024, marks=pytest.mark.long)])
 def test_more_children_live_than_the_limit_of_open_files_allows_by_itself(
     sandbox: Make, count: int, limit: int
 ) -> None:

@@ -108,7 +108,7 @@ class CriPod:
             "log_directory": str(logs),
             "annotations": annotations,
             "dns_config": {"servers": ["192.0.2.53"]},
-            "linux": {"cgroup_parent": f"/pods/{name}", "security_context": {"privileged": privileged}},
+            "linux": {"cgroup_parent": f"/pods/of-{name}", "security_context": {"privileged": privileged}},
         }
         answer = cri.call("RunPodSandbox", config=self._config, runtime_handler=handler)
         self.id = str(answer.pod_sandbox_id)
