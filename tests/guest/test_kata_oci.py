@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -120,6 +121,50 @@ def test_a_life(oci: Oci) -> None:
     eventually(lambda: oci.state("c1")["status"] == "stopped", "it does not end")
     eventually(lambda: not os.path.exists(f"/proc/{pid}/root"), "its monitor does not end")
     oci.check("delete", "c1")
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def file_servers() -> set[int]:
+    """The pids of all programs that serve shared directories."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it has ended
+            if path.read_text() == "pyvmm-fsd\n":
+                found.add(int(path.parent.name))
+    return found
+
+
+def test_a_pause_ends_when_the_file_server_has_answered(oci: Oci) -> None:
+    """The test stops the server in the middle of a request. What is copied of a paused container does not change."""
+    log = oci.rootfs / "log"
+    others = file_servers()
+    oci.start("c1", "while :; do echo x >>/log; done")
+    eventually(lambda: log.exists() and log.stat().st_size > 0, "it does not write")
+    servers = file_servers() - others
+    assert servers
+    try:
+        for pid in servers:
+            os.kill(pid, signal.SIGSTOP)
+        size = -1
+        while (now := log.stat().st_size) != size:
+            size = now
+            time.sleep(1)  # the guest may be between two of its requests
+        with subprocess.Popen(oci.command("pause", "c1")) as pause:
+            with pytest.raises(subprocess.TimeoutExpired):
+                pause.wait(5)  # no event reports that it still waits; half of what the agent waits for
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
+            assert pause.wait(PATIENCE) == 0
+    finally:
+        for pid in servers:
+            os.kill(pid, signal.SIGCONT)
+    size = log.stat().st_size
+    assert oci.state("c1")["status"] == "paused"
+    assert log.stat().st_size == size
+    oci.check("resume", "c1")
+    eventually(lambda: log.stat().st_size > size, "it does not continue")
+    oci.check("delete", "--force", "c1")
+    log.unlink()
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
