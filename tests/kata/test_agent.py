@@ -576,11 +576,12 @@ def test_all_processes_of_a_container_are_those_below_it_too(pod: Agent) -> None
 
 
 def test_the_files_of_a_containers_processes(pod: Agent) -> None:
-    pod.run("c1", "sh", "-c", "sleep 1000; exit")
+    pod.run("c1", "sh", "-c", "echo up; sleep 1000; exit")
+    assert pod.call("ReadStdout", container_id="c1", exec_id="c1", len=3).data == b"up\n"  # crun has become sh
     listing = pod.call("ListProcesses", container_id="c1", format="files").process_list
     first = int(listing.split()[1])
     found = read_listing(listing).processes[first]
-    assert found["cmdline"] == Path(f"/proc/{first}/cmdline").read_bytes() == b"sh\0-c\0sleep 1000; exit\0"
+    assert found["cmdline"] == Path(f"/proc/{first}/cmdline").read_bytes() == b"sh\0-c\0echo up; sleep 1000; exit\0"
     assert b"Name:\tsh\n" in found["status"]
     assert found["stat"].split()[1] == b"(sh)"
     assert listing.endswith(b"end\n")
