@@ -13,24 +13,30 @@ import pytest
 from tests.sentry.containers import Sandbox
 
 
-def test_a_frozen_container_does_not_run(sandbox: Sandbox) -> None:
-    """A busy loop uses no CPU time meanwhile."""
-
-    def used() -> int:
-        return int(sandbox.agent.stats_container("c1").cgroup_stats.cpu_stats.cpu_usage.total_usage)
-
+def start_loop(sandbox: Sandbox, command: str) -> None:
+    """A container whose shell runs a command again and again."""
     sandbox.root("c1")
-    sandbox.create("c1", "sh", "-c", "echo up; while :; do :; done")
+    sandbox.create("c1", "sh", "-c", f"echo up; while :; do {command}; done")
     sandbox.agent.start_container("c1")
     assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
+
+
+def cpu_time(sandbox: Sandbox) -> int:
+    """Of the container, in nanoseconds."""
+    return int(sandbox.agent.stats_container("c1").cgroup_stats.cpu_stats.cpu_usage.total_usage)
+
+
+def test_a_frozen_container_does_not_run(sandbox: Sandbox) -> None:
+    """A busy loop uses no CPU time meanwhile."""
+    start_loop(sandbox, ":")
     sandbox.agent.pause_container("c1")
-    before = used()
+    before = cpu_time(sandbox)
     for _ in range(200):
         sandbox.agent.check()
-    after = used()
+    after = cpu_time(sandbox)
     assert 0 < before <= after < before + 1_000_000, "in ns: what it runs until it has stopped may be counted late"
     sandbox.agent.resume_container("c1")
-    while used() == after:
+    while cpu_time(sandbox) == after:
         pass
     sandbox.agent.pause_container("c1")
     sandbox.agent.remove_container("c1", 5)
@@ -38,27 +44,19 @@ def test_a_frozen_container_does_not_run(sandbox: Sandbox) -> None:
 
 def file_server() -> int:
     """The pid of the child that serves the shared directory."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for task in Path("/proc/self/task").iterdir():
-        children += (task / "children").read_text().split()
+    lists = Path("/proc/self/task").glob("*/children")
+    children = [pid for each in lists for pid in each.read_text().split()]
     return next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "pyvmm-fsd\n")
 
 
 def test_a_frozen_container_has_no_request_under_way(sandbox: Sandbox) -> None:
     """A pause ends when the file server has answered. The test stops the server in the middle of a request."""
-
-    def used() -> int:
-        return int(sandbox.agent.stats_container("c1").cgroup_stats.cpu_stats.cpu_usage.total_usage)
-
-    sandbox.root("c1")
-    sandbox.create("c1", "sh", "-c", "echo up; while :; do echo x >>/log; done")
-    sandbox.agent.start_container("c1")
-    assert sandbox.agent.read_stdout("c1", "c1", 100) == b"up\n"
+    start_loop(sandbox, "echo x >>/log")
     log, server = sandbox.shared / "c1" / "rootfs" / "log", file_server()
     os.kill(server, signal.SIGSTOP)
     try:
         before = -1
-        while (now := used()) != before:  # until it waits for a reply
+        while (now := cpu_time(sandbox)) != before:  # until it waits for a reply
             before = now
             time.sleep(0.05)  # it may be between two of its calls
         with ThreadPoolExecutor(1) as pool:

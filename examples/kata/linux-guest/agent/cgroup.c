@@ -203,7 +203,7 @@ static int await_frozen(const char *cgroup)
 	events.fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (events.fd < 0)
 		return -errno;
-	for (; left > 0; left -= 100) {
+	while (left > 0) {
 		ssize_t size = pread(events.fd, text, sizeof(text) - 1, 0);
 
 		if (size < 0) {
@@ -215,8 +215,7 @@ static int await_frozen(const char *cgroup)
 			result = 0;
 			break;
 		}
-		if (poll(&events, 1, 100) > 0)
-			left += 99; /* an event of the cgroup, not a timeout */
+		left -= poll(&events, 1, 100) > 0 ? 1 : 100; /* an event comes at once, a timeout after 100 ms */
 	}
 	close(events.fd);
 	return result;

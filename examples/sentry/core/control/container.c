@@ -374,7 +374,7 @@ s64 remove_container(struct call *call)
 	return error;
 }
 
-static s64 set_frozen(struct container *container, bool frozen)
+static void set_frozen(struct container *container, bool frozen)
 {
 	container->frozen = frozen;
 	EACH_PROCESS(p)
@@ -382,14 +382,6 @@ static s64 set_frozen(struct container *container, bool frozen)
 			EACH_TASK(t, p)
 				task_interrupt(t, true);
 	wake_all(&container->changed);
-	return 0;
-}
-
-void container_count_request(struct container *container, bool begins)
-{
-	container->requests += begins ? 1u : -1u;
-	if (container->frozen)
-		wake_all(&container->stopped);
 }
 
 /* No task runs, and none waits for a reply of the file server. */
@@ -455,7 +447,9 @@ s64 thaw_container(struct call *call)
 	s64 error;
 	struct container *container = running(call, &error);
 
-	return container ? set_frozen(container, false) : error;
+	if (container)
+		set_frozen(container, false);
+	return error;
 }
 
 /* -- what is counted -- */

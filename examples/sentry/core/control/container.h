@@ -87,7 +87,6 @@ struct container {
 void container_join(struct container *container, struct process *p);
 void container_leave(struct process *p);
 bool container_is_full(const struct container *container); /* it has as many tasks as it may; NULL: false */
-void container_count_request(struct container *container, bool begins); /* to the file server */
 void container_hold(struct task *t); /* sleep while the container is frozen, or has used its CPU time */
 bool containers_compete(void); /* whether there are several */
 void container_charge(struct task *t); /* it has run */

@@ -204,12 +204,12 @@ s64 fuse_call(struct fuse *fuse, const struct fuse_call *call)
 	if (!request)
 		return -ENOMEM;
 	if (container)
-		container_count_request(container, true);
+		container->requests++;
 	submit(fuse, request, call);
 	fuse_push(fuse);
 	await_answer(fuse, request);
-	if (container)
-		container_count_request(container, false);
+	if (container && !--container->requests)
+		wake_all(&container->stopped);
 	result = finish(request, call);
 	kfree(request);
 	return result;
