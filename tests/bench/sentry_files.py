@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench import kata, kata_inside
 from tests.bench.row import Row, compare, median
+from tests.bench.stage import StageError
 from tests.sentry import small_root
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ TOOL_TURNS = 1
 PLACES = {"root": "its root", "volume": "a volume"}
 
 
+def _wheel(name: str) -> Path:
+    """One of Debian's wheels. Raises StageError when it is not installed."""
+    found = next(WHEELS.glob(f"{name}-*.whl"), None)
+    if found is None:
+        raise StageError(f"{WHEELS}/{name}-*.whl: no such file; apt-get install python3-venv")
+    return found
+
+
 def add_tools(archive: Path) -> None:
     """Write what the container's root has for git and pip: both, Python, and a wheel to install."""
     with tempfile.TemporaryDirectory() as name:
@@ -62,11 +71,9 @@ def add_tools(archive: Path) -> None:
         for file in ("/usr/bin/git", CERTIFICATES):
             small_root.copy(root, file)
         small_root.add_python(root)
-        (pip,) = WHEELS.glob("pip-*.whl")
-        with zipfile.ZipFile(pip) as wheel:
+        with zipfile.ZipFile(_wheel("pip")) as wheel:
             wheel.extractall(root / PACKAGES)
-        (setuptools,) = WHEELS.glob("setuptools-*.whl")
-        shutil.copy(setuptools, root / setuptools.name)
+        shutil.copy(_wheel("setuptools"), root)
         compiled = [str(root / folder) for folder in ("usr/lib", PACKAGES)]
         command = [small_root.PYTHON, "-m", "compileall", "-q", "-s", name, *compiled]
         subprocess.run(command, stdout=subprocess.DEVNULL)  # some of pip's files are for older versions

@@ -85,7 +85,7 @@ def limit_of_files(soft: int, hard: int) -> Iterator[None]:
 def test_more_children_live_than_the_limit_of_open_files_allows_by_itself(
     sandbox: Make, count: int, limit: int
 ) -> None:
-    """The limit is the usual one, or a fifth of it: a child needs more than ten."""
+    """The limit is the usual one, or a third of it. A child needs tens of descriptors."""
     with (
         limit_of_files(limit, 1 << 14),
         sandbox().run(PATIENCE, until="ready").freeze() as template,
