@@ -12,11 +12,6 @@
 
 #include "trap.h"
 
-#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP /* Linux 6.6 */
-#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
-#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
-#endif
-
 enum { ROOM = 128 }; /* for structures that may be longer in a newer kernel */
 
 static PROCESS_LOCAL int notify_fd;
@@ -103,6 +98,15 @@ long notify_poll(struct pollfd *sources, u32 count, u64 deadline)
 	return notify_wait((u64)sources, count, deadline == ~0ull ? NULL : &left, &no_signals, sizeof(no_signals), SYS_ppoll);
 }
 
+/*
+ * The host's kernel wakes a process on the CPU of the one that wakes it, which is about to wait: the core for a call, a
+ * program for an answer.  An older kernel refuses, and is slower.
+ */
+static void wake_here(bool here)
+{
+	ioctl(notify_fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, here ? SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP : 0);
+}
+
 static bool send_response(u64 id, s64 value, int error, u32 flags)
 {
 	union {
@@ -123,6 +127,16 @@ static bool send_response(u64 id, s64 value, int error, u32 flags)
 bool notify_answer(u64 id, u64 value)
 {
 	return send_response(id, (s64)value, 0, 0);
+}
+
+bool notify_answer_elsewhere(u64 id, u64 value)
+{
+	bool sent;
+
+	wake_here(false);
+	sent = notify_answer(id, value);
+	wake_here(true);
+	return sent;
 }
 
 bool notify_refuse(u64 id)
@@ -149,8 +163,7 @@ void notify_init(int listener)
 	    sizes.seccomp_notif > ROOM || sizes.seccomp_notif_resp > ROOM)
 		fail("the host's kernel reports system calls in another way");
 	notify_fd = listener;
-	/* The woken process runs on this CPU, where this one is about to wait. An older kernel is slower without it. */
-	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+	wake_here(true);
 	sigaction(SIGALRM, &action, NULL);
 	sigaction(SIGCHLD, &action, NULL);
 	sigaction(SIGURG, &action, NULL);

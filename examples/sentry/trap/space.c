@@ -427,6 +427,7 @@ u32 platform_rules(const struct rule **rules)
 {
 	static const struct rule own[] = {
 		{ SYS_ioctl, 1, (u32)SECCOMP_IOCTL_NOTIF_RECV }, { SYS_ioctl, 1, (u32)SECCOMP_IOCTL_NOTIF_SEND },
+		{ SYS_ioctl, 1, (u32)SECCOMP_IOCTL_NOTIF_SET_FLAGS },
 		{ SYS_tgkill, 2, SIGURG }, /* which programs ignore, unless they expect it */
 		{ SYS_wait4, -1, 0 },
 	};

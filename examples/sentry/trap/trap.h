@@ -12,6 +12,11 @@
 #include "host.h"
 #include "stub.h"
 
+#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP /* Linux 6.6 */
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1ul
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
+
 /* What the core writes for the stub, in the order in which the stub loads registers. Its process can only read this. */
 struct control {
 	u64 r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rip, cs, flags, rsp, ss;
@@ -58,6 +63,7 @@ struct stub {
 	struct seccomp_notif call; /* the last that it has made; it may have been answered */
 	u64 id;			   /* of the call that waits for an answer */
 	u64 call_rip;		   /* where the program continues after it */
+	u64 since, stretch; /* since: it runs beside others; 0: alone. How long it does so between two calls, on average */
 	struct regs *owner; /* of the registers and of the FPU's state that the process has; NULL: nobody's */
 	void *fpu;
 	u64 frame_fpu; /* where the stub has that state, if it reports */
@@ -139,6 +145,7 @@ bool notify_receive(struct seccomp_notif *call);
 /* Wait for one, for a source or for a time; how many there are, or -EINTR. The last entry is for calls. */
 long notify_poll(struct pollfd *sources, u32 count, u64 deadline);
 bool notify_answer(u64 id, u64 value); /* false: the process is gone */
+bool notify_answer_elsewhere(u64 id, u64 value); /* it goes on on any CPU that is free, rather than on this one */
 bool notify_refuse(u64 id);
 bool notify_approve(u64 id); /* the host's kernel carries out the call */
 void notify_interrupt(pid_t pid); /* it reports SIGURG, unless the stub runs there */
