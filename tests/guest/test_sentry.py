@@ -30,6 +30,8 @@ from vmm.debug import GdbServer, GdbTarget
 
 pytestmark = pytest.mark.guest
 
+KVM = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--root", "none")
+
 
 def test_a_machine_runs_a_program() -> None:
     assert boot_on_machine(program.kernel(), BUSYBOX, "-- busybox echo hello from ring 3") == b"hello from ring 3\n"
@@ -52,18 +54,27 @@ def test_a_machine_reports_how_a_program_ended() -> None:
     ids=" ".join,
 )
 def test_the_command_runs_a_program_in_a_machine(words: list[str]) -> None:
-    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm"]
     environment = {**ENVIRONMENT, "WORD": "two  words"}
     text = b"two\none\n" + bytes(range(256)) * 100
     native, ours = (
-        subprocess.run([*head, BUSYBOX, *words], input=text, capture_output=True, env=environment)
-        for head in ([], command)
+        subprocess.run([*head, BUSYBOX, *words], input=text, capture_output=True, env=environment) for head in ((), KVM)
     )
     assert (ours.returncode, ours.stdout, ours.stderr) == (native.returncode, native.stdout, native.stderr)
 
 
+def test_the_command_starts_in_the_current_directory_with_the_hosts_files(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text('#!/bin/sh\npwd; read name </proc/$$/comm; echo "$0 $1 $name"; cat script; echo new >script\n')
+    script.chmod(0o755)
+    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "./script", "one"]
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, cwd=tmp_path)
+    before = script.read_text()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"{tmp_path}\n./script one script\n{before}"
+
+
 def test_the_command_prints_system_calls_of_a_program_in_a_machine() -> None:
-    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--strace", BUSYBOX, "echo", "hello"]
+    command = [*KVM, "--strace", BUSYBOX, "echo", "hello"]
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
     assert done.stdout == b"hello\n"
     assert b'write(1, "hello\\n", 6) = 6\n' in done.stderr
@@ -105,7 +116,6 @@ def test_a_programs_output_goes_to_a_virtio_console(root: Path) -> None:
     assert (output, end) == (b"hello\n" * 1000, "poweroff")
 
 
-KVM = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm")
 SESSION = [
     (b"", READY),
     (b"stty size; test -t 0 -a -t 1 -a -t 2; echo $?\n", READY),

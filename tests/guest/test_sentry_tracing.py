@@ -17,7 +17,7 @@ from tests.sentry.test_tracers import clean
 
 pytestmark = pytest.mark.guest
 
-KVM = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm")
+KVM = (sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--root", "none")
 
 
 def test_requests_of_tracers_return_what_they_return_on_linux(compile_static: Compile, folder: str) -> None:

@@ -36,7 +36,8 @@ def elf(*segments: bytes, count: int | None = None, table: int = 64, entry: int 
 GOOD = segment(0x400000, PAGE)
 MOST = 2**64 - 1
 BAD = {
-    "not an ELF program": [b"", b"\x7fEL", b"#!/bin/sh\n" * 100, elf(GOOD)[:63]],
+    "not an ELF program": [b"", b"\x7fEL", elf(GOOD)[:63]],
+    "a script whose interpreter cannot be started": [b"#!/bin/sh\n" * 100, b"#!", b"#!\n", b"#!" + b"/" * 1000],
     "not a program for x86-64": [elf(GOOD, machine=3), b"\x7fELF\1\1\1" + elf(GOOD)[7:]],
     "an ELF file, but not a program": [elf(GOOD)[:16] + b"\1" + elf(GOOD)[17:]],
     "a bad table of segments": [elf(count=0), elf(GOOD, count=65), elf(GOOD, count=0xFFFF)],

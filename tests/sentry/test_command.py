@@ -46,8 +46,46 @@ def test_options_of_the_program_are_not_its_own() -> None:
 def test_it_reports_a_file_that_it_cannot_run(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     missing = do("no-such-program")
-    assert (missing.returncode, missing.stderr) == (127, b"pyvmm-runsc: no-such-program: not found\n")
+    assert (missing.returncode, missing.stderr) == (127, b"pyvmm-runsc: no-such-program: not found in /\n")
+    alone = do("--root", "none", "no-such-program")
+    assert (alone.returncode, alone.stderr) == (127, b"pyvmm-runsc: no-such-program: not found\n")
     assert do(str(tmp_path / "text")).returncode == 126
+    (tmp_path / "text").write_text("#!/no/interpreter\n")
+    assert do(str(tmp_path / "text")).returncode == 126
+
+
+SCRIPT = """#!/bin/sh
+pwd; read name </proc/$$/comm; echo "$0 $1 $name"; cat script; echo new >script; echo new >new; ls
+"""
+
+
+def test_a_program_has_the_hosts_files_and_the_current_directory(tmp_path: Path) -> None:
+    """The program can be a script, and what it changes is gone at its end."""
+    (tmp_path / "script").write_text(SCRIPT)
+    (tmp_path / "script").chmod(0o755)
+    words = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "trap", "--", "./script", "one"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=ENVIRONMENT, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}\n./script one script\n{SCRIPT}new\nscript\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["script"]
+    assert (tmp_path / "script").read_text() == SCRIPT
+
+
+def test_other_files_of_tmp_are_hidden() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "trap", "ls", "-A", "/tmp"],
+        capture_output=True,
+        timeout=60,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_directory_that_was_removed_is_an_error(tmp_path: Path) -> None:
+    words = f"rmdir {tmp_path}; exec {sys.executable} -m pyvmm_sentry do --platform trap true"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (125, "pyvmm-runsc: the current directory has been removed\n")
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ print(free - connect(2000) < 500)
 
 def inside(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the host on the Sentry."""
-    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--root", "/", "--", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, cwd="/")
 
 
 def test_calls_have_the_results_of_linux(platform: Path, compile_static: Compile) -> None:
@@ -169,8 +169,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 server = http.server.ThreadingHTTPServer(("10.9.0.3", 0), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--network", "user", "--",
-           "/bin/busybox", "wget", "-q", "-O", "-", f"http://10.9.0.3:{server.server_port}/"]
+command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "ptrace", "--root", "none", "--network", "user",
+           "--", "/bin/busybox", "wget", "-q", "-O", "-", f"http://10.9.0.3:{server.server_port}/"]
 done = subprocess.run(command, capture_output=True, timeout=120)
 print(done.returncode, len(done.stdout), done.stdout == data, done.stderr.decode())
 """

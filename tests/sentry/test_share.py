@@ -378,4 +378,4 @@ def test_the_command_changes_a_root_only_when_it_may(root: Path) -> None:
     done = command_line(*do, "--writable", "/bin/busybox", "sh", "-c", "echo kept >etc/new")
     assert (done.returncode, (root / "etc" / "new").read_text()) == (0, "kept\n")
     nowhere = command_line("do", "--writable", BUSYBOX, "true")
-    assert (nowhere.returncode, b"there is no directory" in nowhere.stderr) == (125, True)
+    assert (nowhere.returncode, b"--writable: no directory is named" in nowhere.stderr) == (125, True)

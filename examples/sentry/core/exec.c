@@ -153,9 +153,9 @@ static int script_arguments(struct arguments *a, const char *interpreter, const 
 }
 
 /* Replace a script by its interpreter, until it is not a script. */
-static int follow_scripts(struct file **file, struct arguments *a, char *name)
+static int follow_scripts(struct file **file, struct arguments *a, const char *name)
 {
-	char line[SCRIPT_BYTES + 1], *interpreter, *argument;
+	char line[SCRIPT_BYTES + 1], before[SCRIPT_BYTES + 1], *interpreter, *argument;
 	struct path path;
 
 	for (u32 depth = 0;; depth++) {
@@ -181,7 +181,8 @@ static int follow_scripts(struct file **file, struct arguments *a, char *name)
 		path_put(&path);
 		if (error)
 			return error;
-		bytes_copy(name, interpreter, string_size(interpreter) + 1);
+		bytes_copy(before, interpreter, string_size(interpreter) + 1);
+		name = before;
 	}
 }
 
@@ -308,7 +309,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	return 0;
 }
 
-static s64 exec_path(struct task *t, const struct path *path, char *name, u64 argv, u64 envp)
+static s64 exec_path(struct task *t, const struct path *path, const char *name, u64 argv, u64 envp)
 {
 	struct arguments a = { 0 };
 	struct file *file = NULL;
@@ -362,7 +363,7 @@ s64 sys_execveat(struct task *t, const u64 *args)
 
 s64 exec_named(struct task *t, const char *path_name, struct arguments *arguments)
 {
-	char *name = string_size(path_name) < PAGE ? page_alloc() : NULL;
+	char *name = string_size(path_name) < PAGE ? page_alloc() : NULL; /* it can be one of the arguments, which move */
 	struct file *file = NULL;
 	struct path path;
 	s64 error = name ? path_lookup(path_name, WALK_FOLLOW, &path) : -ENOMEM;
@@ -384,6 +385,37 @@ s64 exec_named(struct task *t, const char *path_name, struct arguments *argument
 
 /* -- the first program -- */
 
+/* By its name from the directory in which it starts. */
+static int lookup_first(const struct core_config *config, struct path *path)
+{
+	const char *name = config->program ? config->real_path : config->path;
+	const u64 size = string_size(name), directory = config->directory ? string_size(config->directory) : 0;
+	char *page;
+	int error;
+
+	if (*name == '/' || !directory)
+		return path_lookup(name, WALK_FOLLOW, path);
+	page = directory + 1 + size < PAGE ? page_alloc() : NULL;
+	if (!page)
+		return -ENAMETOOLONG;
+	bytes_copy(page, config->directory, directory);
+	page[directory] = '/';
+	bytes_copy(page + directory + 1, name, size + 1);
+	error = path_lookup(page, WALK_FOLLOW, path);
+	page_free(page);
+	return error;
+}
+
+static const char *enter_directory(struct task *t, const char *name)
+{
+	struct path path;
+
+	if (path_lookup(name, WALK_FOLLOW | WALK_DIRECTORY, &path))
+		return "its current directory is not in the root";
+	path_replace(&t->fs->cwd, path);
+	return NULL;
+}
+
 const char *exec_first(struct task *t)
 {
 	const struct core_config *config = core.config;
@@ -401,15 +433,21 @@ const char *exec_first(struct task *t)
 		error = argument_add(&a, config->envp[a.envc], string_size(config->envp[a.envc]) + 1);
 	if (!error) {
 		why = "not found in the root";
-		error = path_lookup(config->program ? config->real_path : config->path, WALK_FOLLOW, &path);
+		error = lookup_first(config, &path);
 	}
 	if (!error) {
 		why = "not a regular file";
 		error = S_ISREG(path.dentry->inode->mode) ? file_open(&path, O_RDONLY, &file) : -EACCES;
 		path_put(&path);
 	}
+	if (!error) {
+		why = "a script whose interpreter cannot be started";
+		error = follow_scripts(&file, &a, config->path);
+	}
 	if (!error)
 		why = elf_load(t->mm, file, &image, &error);
+	if (!why && config->directory)
+		why = enter_directory(t, config->directory);
 	image.cred = &t->cred;
 	image.secure = false;
 	if (!why)

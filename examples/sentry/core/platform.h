@@ -118,6 +118,7 @@ struct core_config {
 	const u8 *root; /* a cpio archive with the files of the root; NULL: there are none */
 	u64 root_size;
 	const char *path, *real_path; /* by which it was named; without links, from the root */
+	const char *directory; /* in which it starts; NULL: the root */
 	const char *const *argv, *const *envp;
 	u32 user, group;
 	u32 most_tasks; /* at once, zombies included; 0: any number */

@@ -31,11 +31,12 @@ struct options {
 	u64 pids;   /* tasks at once */
 	u64 cpus;
 	const char *root; /* an archive */
+	const char *directory;
 	bool strace, scratch, hooks, control;
 	int nursery; /* a socket; -1 */
 };
 
-static const char usage[] = "usage: [--control] [--hooks] [--nursery SOCKET] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] -- [PROGRAM [ARGUMENT]...]";
+static const char usage[] = "usage: [--control] [--hooks] [--nursery SOCKET] [--strace] [--scratch] [--memory MIB] [--pids NUMBER] [--cpus NUMBER] [--archive FILE] [--directory DIR] -- [PROGRAM [ARGUMENT]...]";
 static PROCESS_LOCAL pid_t self;
 PROCESS_LOCAL bool may_be_stopped;
 PROCESS_LOCAL int points_fd = -1;
@@ -316,6 +317,8 @@ static int parse(int argc, char **argv, struct options *options)
 				fail("--vsock is four descriptors: RAM, two kicks, an irq");
 		} else if (!strcmp(argv[at], "--archive") && at + 1 < argc) {
 			options->root = argv[++at];
+		} else if (!strcmp(argv[at], "--directory") && at + 1 < argc) {
+			options->directory = argv[++at];
 		} else if (!strcmp(argv[at], "--memory") && at + 1 < argc) {
 			options->memory = number(argv[++at], LEAST, MOST, "--memory is a number of MiB from 16 to 65536");
 		} else if (!strcmp(argv[at], "--pids") && at + 1 < argc) {
@@ -413,7 +416,7 @@ int main(int argc, char **argv, char **envp)
 	config = (struct core_config){
 		.ops = &ops, .ram_size = options.memory * MIB, .strace = options.strace, .scratch = options.scratch,
 		.user = getuid(), .group = getgid(), .most_tasks = (u32)options.pids, .cpus = (u32)options.cpus,
-		.hooks = options.hooks, .control = options.control,
+		.hooks = options.hooks, .control = options.control, .directory = options.directory,
 	};
 	controlled = options.control;
 	is_served_beside = cpus_allowed() > 1;

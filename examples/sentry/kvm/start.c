@@ -13,7 +13,7 @@ static const char record_magic[8] = "\x7fSentry", archive_magic[5] = "07070";
 struct record {
 	u8 magic[8];
 	u64 size; /* with its texts; the program follows */
-	u64 real_path;
+	u64 real_path, directory; /* directory: 0: there is none */
 	u32 user, group, flags, argc, envc, pids, terminal;
 	u8 terminal_modes[36];
 	u64 words[];
@@ -57,7 +57,7 @@ static void read_record(struct record *record, u64 size, struct start *start)
 
 	if (record->size < sizeof(*record) || record->size > size || count > (record->size - sizeof(*record)) / sizeof(u64) ||
 	    ((u8 *)record)[record->size - 1] || record->words[record->argc] || record->words[count - 1] ||
-	    record->real_path >= record->size)
+	    record->real_path >= record->size || record->directory >= record->size)
 		refuse("the start record is damaged");
 	for (u64 i = 0; i < count; i++) {
 		if (record->words[i] >= record->size)
@@ -74,6 +74,7 @@ static void read_record(struct record *record, u64 size, struct start *start)
 	start->terminal = record->terminal;
 	start->terminal_modes = record->terminal_modes;
 	start->real_path = (const char *)record + record->real_path;
+	start->directory = record->directory ? (const char *)record + record->directory : NULL;
 	start->strace = record->flags & FLAG_STRACE;
 	start->program = (u8 *)record + record->size;
 	start->program_size = size - record->size;

@@ -8,6 +8,7 @@
 struct start {
 	const char *const *argv, *const *envp;
 	const char *real_path;
+	const char *directory; /* in which the program starts; NULL: the root */
 	const u8 *program; /* NULL: it is in the root */
 	u64 program_size;
 	const u8 *archive; /* of the root; NULL: there is none */

@@ -29,9 +29,9 @@ from vmm import (
 MIB = 1 << 20
 _REFUSED = re.compile(rb"sentry: ([^\n]*)\n\Z")
 CANNOT_RUN = 126
-_RECORD = struct.Struct("<8sQQ7I36s")
-"""Of `kvm/start.c`: magic, size, real path, user, group, flags, how many arguments, variables, and tasks at most; the
-streams that are a terminal, and its modes."""
+_RECORD = struct.Struct("<8s3Q7I36s")
+"""Of `kvm/start.c`: magic, size, real path, directory, user, group, flags, how many arguments, variables, and tasks at
+most; the streams that are a terminal, and its modes."""
 _MAGIC = b"\x7fSentry\0"
 _PAGE = 4096
 NETWORK = NetConfig("user", mtu=16000)
@@ -60,6 +60,7 @@ class Start(NamedTuple):
     :ivar strace: print system calls to standard error
     :ivar cpus: of the machine
     :ivar terminal: that of the program, or None
+    :ivar directory: in which the program starts; None: the root
     :ivar hooks: the path of the unix sockets by which the host connects to decide system calls: the program starts then
         (:mod:`pyvmm_sentry.hooks`); None: nobody does
     """
@@ -77,11 +78,12 @@ class Start(NamedTuple):
     cpus: int = 1
     terminal: Terminal | None = None
     hooks: str | None = None
+    directory: str | None = None
 
     def record(self) -> bytes:
         """The initrd: how to start the program, and the program if it is not in the root."""
         real = self.path if self.root is not None else os.path.realpath(self.path)
-        texts = [os.fsencode(text) for text in (real, *self.words)]
+        texts = [os.fsencode(text) for text in (real, self.directory or "", *self.words)]
         texts += [os.fsencode(f"{name}={value}") for name, value in self.environment.items()]
         argc, envc = len(self.words), len(self.environment)
         at = _RECORD.size + 8 * (argc + envc + 2)
@@ -90,10 +92,11 @@ class Start(NamedTuple):
             places.append(at)
             at += len(text) + 1
         size = -(-at // _PAGE) * _PAGE
-        words = [*places[1 : argc + 1], 0, *places[argc + 1 :], 0]
+        words = [*places[2 : argc + 2], 0, *places[argc + 2 :], 0]
         terminal = (self.terminal.streams, self.terminal.modes) if self.terminal else (0, b"")
         counts = (self.strace, argc, envc, self.pids)
-        head = _RECORD.pack(_MAGIC, size, places[0], os.getuid(), os.getgid(), *counts, *terminal)
+        directory = places[1] if self.directory is not None else 0
+        head = _RECORD.pack(_MAGIC, size, places[0], directory, os.getuid(), os.getgid(), *counts, *terminal)
         record = b"".join((head, struct.pack(f"<{len(words)}Q", *words), b"\0".join([*texts, b""])))
         program = b"" if self.root is not None else Path(self.path).read_bytes()
         return record.ljust(size, b"\0") + program

@@ -15,6 +15,8 @@ from vmm import VmmError
 
 PROG = "pyvmm-runsc"
 CPUS = 64
+ALONE = "none"
+"""The root of a program that needs no other file."""
 CANNOT_START, NOT_FOUND = 125, 127
 """Exit statuses, as `env` has them; 126 is the platform's: the file is not a program that it can run."""
 _EPILOG = """\
@@ -39,12 +41,13 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     do = commands.add_parser("do", help="run a program in a sandbox of its own")
     add = do.add_argument
-    add("--root", metavar="DIR", help="a directory of the host as the root; nobody else may change it meanwhile")
+    root = "a directory of the host as the root, which nobody else may change meanwhile; none: only CMD (default: /)"
+    add("--root", metavar="DIR", help=root)
     layer = do.add_mutually_exclusive_group()
+    layer.add_argument("--read-only", action="store_true", help="refuse changes (default: forget them at the end)")
     layer.add_argument(
-        "--read-only", action="store_true", help="with --root: refuse changes (default: forget them at the end)"
+        "--writable", action="store_true", help="with --root DIR: the program changes the directory itself"
     )
-    layer.add_argument("--writable", action="store_true", help="with --root: the program changes the directory itself")
     add("--platform", choices=("auto", *platforms.NAMES), default="auto", help="what runs the core (default: auto)")
     networks = "none: loopback alone (default); user: the host's networks, through passt"
     add("--network", choices=("none", "user"), default="none", help=networks)
@@ -82,14 +85,24 @@ def choose(options: argparse.Namespace) -> str:
     fail(f"the platform {name} does not work here: {found.detail}", found.hint)
 
 
+def directory_in(root: str) -> str | None:
+    """Where the program starts: the current directory, if that is in the root; None: the root itself."""
+    if not os.path.samefile(root, "/"):
+        return None
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        fail("the current directory has been removed")
+
+
 def find(name: str, root: str) -> str:
-    """The path of a program inside of *root*."""
+    """The path of a program inside of *root*, from the directory in which it starts."""
     if not os.path.isdir(root):
         fail(f"--root {root}: not a directory")
     places = [""] if "/" in name else os.environ.get("PATH", "/usr/bin:/bin").split(":")
     for place in places:
         path = os.path.join(place, name)
-        if os.path.lexists(f"{root}/{path}"):
+        if os.path.lexists(f"{root}/{os.path.join(directory_in(root) or '/', path)}"):
             return path
     fail(f"{name}: not found in {root}", status=NOT_FOUND)
 
@@ -102,11 +115,15 @@ def check(options: argparse.Namespace) -> str:
         fail(f"--pids {options.pids}: not from 1 to 32768")
     if options.cpus is not None and not 1 <= options.cpus <= CPUS:
         fail(f"--cpus {options.cpus}: not from 1 to {CPUS}")
-    if options.root is not None:
+    if options.writable and options.root in (None, ALONE):
+        fail("--writable: no directory is named", "name the one that may change: --root DIR")
+    if options.root is None:
+        options.root = "/"
+    if options.root != ALONE:
         return find(options.program, options.root)
-    for name in ("writable", "read_only"):
-        if getattr(options, name):
-            fail(f"--{name.replace('_', '-')}: there is no directory", "name one: --root DIR")
+    if options.read_only:
+        fail("--read-only: there is no directory", "name one: --root DIR")
+    options.root = None
     path: str | None = options.program if "/" in options.program else shutil.which(options.program)
     if not path or not os.path.exists(path):
         fail(f"{options.program}: not found", status=NOT_FOUND)
@@ -141,6 +158,7 @@ def run_on_kvm(path: str, options: argparse.Namespace) -> int:
         terminal=terminal,
         read_only=layer["read_only"],
         scratch=layer["scratch"],
+        directory=None if options.root is None else directory_in(options.root),
     )
     return end_as(boot.run(kernel, start))
 
@@ -167,6 +185,8 @@ def run_on_host(name: str, path: str, options: argparse.Namespace) -> int:
     layer = layer_of(options)
     network = options.network == "user"
     devices = Devices(options.memory << 20, options.root, read_only=layer["read_only"], network=network)
+    directory = None if options.root is None else directory_in(options.root)
+    command += ["--directory", directory] if directory is not None else []
     scratch = ["--scratch"] if options.root is not None and layer["scratch"] else []
     return end_as(exec_with_devices(devices, [*command, *scratch], words))
 

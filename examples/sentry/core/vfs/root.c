@@ -362,9 +362,15 @@ static const char *dress_root(void)
 	return NULL;
 }
 
-/* A directory of the host as the root. */
+static bool lies_in_tmp(const char *name)
+{
+	return name && string_size(name) >= 4 && bytes_equal(name, "/tmp", 4) && (!name[4] || name[4] == '/');
+}
+
+/* A directory of the host as the root. The host's /tmp is hidden, unless the program or its current directory is there. */
 static const char *root_of_host(const struct core_config *config)
 {
+	const bool hides_tmp = config->scratch && !lies_in_tmp(config->path) && !lies_in_tmp(config->directory);
 	const char *why = config->scratch ? cover_root() : NULL;
 
 	if (why)
@@ -373,7 +379,7 @@ static const char *root_of_host(const struct core_config *config)
 		if (directories[i].needed)
 			core_mkdir(directories[i].name, directories[i].mode);
 	why = dress_root();
-	if (!why && config->scratch && core_mount(tmpfs_new("tmpfs", 01777), "/tmp", 0, "tmpfs"))
+	if (!why && hides_tmp && core_mount(tmpfs_new("tmpfs", 01777), "/tmp", 0, "tmpfs"))
 		why = "/tmp cannot be mounted";
 	return why;
 }
