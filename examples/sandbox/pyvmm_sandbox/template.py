@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pyvmm_sandbox.commands import Result
 from pyvmm_sandbox.errors import SandboxError, UsageError
 from pyvmm_sandbox.image_version import version_of
 from pyvmm_sandbox.sandbox import Sandbox, adopt, check_name
+from vmm import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +114,7 @@ class Template:
         saved = os.path.join(self.folder, self.record["saved"])
         bundle = tempfile.mkdtemp(prefix=owners.BUNDLE)
         try:
-            shutil.copytree(os.path.join(saved, BUNDLE), bundle, symlinks=True, dirs_exist_ok=True)
+            _copy(os.path.join(saved, BUNDLE), bundle)
             checkpoint = os.path.join(saved, CHECKPOINT)
             name = name or owners.new_name()
             with kept_image.in_use(saved, bundle):
@@ -161,6 +163,16 @@ def save(box: Sandbox, folder: str | os.PathLike[str], record: dict[str, Any]) -
         if name.startswith(SAVED) and name != os.path.basename(made):
             shutil.rmtree(os.path.join(final, name), ignore_errors=True)
     return Template(final)
+
+
+def _copy(source: str, target: str) -> None:
+    """Of a directory's content, with owners, attributes and device nodes."""
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", "--", f"{source}/.", target], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise HostError(f"{target}: {words[0] if words else 'cp failed'}", code="template-copy")
 
 
 def _wait_until_ready(box: Sandbox, ready: str | Sequence[str], limit: float) -> None:
