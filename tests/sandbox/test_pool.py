@@ -69,9 +69,17 @@ def test_a_failed_start_is_an_error_of_take(python: Python) -> None:
         os.mkdir(place + "/later")
         raises(SandboxError, pool.take)
         assert pool.take().run("echo ready").stdout == "ready\\n"
+    begins = threading.Event()
+    class Held(made):
+        def __init__(self, *args, **options):
+            begins.wait()
+            super().__init__(*args, **options)
     with SandboxPool(rootfs, size=1, **where) as pool:
+        until(lambda: pool.ready == 1)
+        pools.Sandbox = Held
         pool.take()
         raises(TimeoutError, pool.take, timeout=0)
+        begins.set()
         template = pool.take().snapshot(place + "/t")
     with SandboxPool(template, size=1, **where) as pool:
         until(lambda: pool.ready == 1)

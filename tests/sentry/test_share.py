@@ -259,7 +259,8 @@ def requests_for_directories(root: Path, script: str, memory: int = 64) -> tuple
         done = run_inside(share, program.trap(), "sh", "-c", script, memory=memory)
         requests = requests_of(share)
     assert done.returncode == 0, done
-    assert requests["opendir"] == requests["releasedir"]
+    # The last is on its way when the sandbox ends
+    assert requests["opendir"] - requests["releasedir"] in (0, 1)
     return done.stdout.decode().splitlines(), requests["opendir"] + requests["readdirplus"]
 
 
