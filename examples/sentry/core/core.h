@@ -46,6 +46,7 @@ struct core {
 	struct ram ram;
 	struct task *current;		 /* of the CPU that is in the core; NULL: it has none */
 	u32 cpus;			 /* how many there are */
+	struct wait_queue executed; /* for the end of any exec */
 	struct wait_queue console_input; /* woken when the console may have some */
 	void (*console_happened)(bool input); /* the terminal may have input, or another size; NULL */
 	struct core_exit exit;		 /* of the sandbox */

@@ -261,6 +261,16 @@ static bool is_secret(struct file *file, const struct cred *new, bool secure)
 	       inode_permission(file->inode, MAY_READ);
 }
 
+static void set_executes(struct task *t, bool executes)
+{
+	if (t->executes == executes)
+		return;
+	t->executes = executes;
+	t->process->executing += executes ? 1 : -1u;
+	if (!t->process->executing)
+		wake_all(&core.executed);
+}
+
 /* The point of no return. */
 static void replace(struct task *t, struct mm *mm, const struct image *image, u64 stack, const char *name)
 {
@@ -304,6 +314,7 @@ static s64 execute(struct task *t, struct file *file, const struct arguments *a,
 	mm->secret = is_secret(file, &cred, image.secure);
 	replace(t, mm, &image, stack, name);
 	t->gains_rights = false;
+	set_executes(t, false);
 	if (t->tracee)
 		tracing_exec(t, tid);
 	return 0;
@@ -339,7 +350,9 @@ static s64 exec_user(struct task *t, u64 directory, u64 from, u64 argv, u64 envp
 	if (error >= 0)
 		error = path_user(t, directory, from, flags, &path);
 	if (!error) {
+		set_executes(t, true);
 		error = exec_path(t, &path, name, argv, envp);
+		set_executes(t, false);
 		path_put(&path);
 	}
 	page_free(name);

@@ -405,15 +405,27 @@ static s64 request_state(struct task *t, struct tracee *e, u64 request, u64 addr
 	return request_signal(t, e, request, address, data);
 }
 
+/* Find the task of a request; an exec of others ends before anybody attaches to them. 0 or -errno. */
+static s64 find(const struct task *t, bool attaches, s32 tid, struct task **to)
+{
+	while ((*to = task_find(t->process->pids, tid)) && attaches && (*to)->process != t->process && (*to)->process->executing)
+		if (sleep_on(&core.executed, FOREVER))
+			return -ERESTARTNOINTR;
+	return 0;
+}
+
 s64 sys_ptrace(struct task *t, const u64 *args)
 {
 	u64 request = args[0];
 	struct task *to;
 	struct tracee *e;
+	s64 error;
 
 	if (request == TRACEME)
 		return trace_me(t);
-	to = task_find(t->process->pids, (s32)args[1]);
+	error = find(t, request == ATTACH || request == SEIZE, (s32)args[1], &to);
+	if (error)
+		return error;
 	if (!to) {
 		const struct process *p = process_find(t->process->pids, (s32)args[1]);
 

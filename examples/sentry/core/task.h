@@ -63,6 +63,7 @@ struct process {
 	s32 exit_signal; /* which the parent gets */
 	bool stopped, stop_is_new, continue_is_new; /* new: wait has not reported it */
 	bool has_executed;
+	u32 executing; /* tasks that have begun an exec: until its end, nobody attaches to the process */
 	bool faulted; /* a fault ends it, although it is process 1 of a namespace */
 	bool subreaper; /* adopts the orphans among its descendants */
 	struct cred last_cred; /* of a zombie, without groups */
@@ -132,6 +133,7 @@ struct task {
 							* last tick, and when it counted for its container's quota */
 	struct cred cred;
 	bool no_new_privs;
+	bool executes;
 	bool gains_rights; /* by an exec that has begun: who may not inspect the result must not trace the task */
 	struct seccomp *seccomp; /* a reference; NULL: all system calls are allowed */
 	struct filter *filters; /* its own (filters.h), and a reference; NULL: it has installed none */
