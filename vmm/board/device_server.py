@@ -7,6 +7,7 @@ from vmm.errors import HostError
 from vmm.events import EventFd, Loop
 from vmm.faststart.thread import Task
 from vmm.native import ffi
+from vmm.saveable import State, mismatch
 from vmm.virtio import spec
 from vmm.virtio.device_config import Opening
 from vmm.virtio.queue import QueueConfig
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vmm.memory import GuestMemory
-    from vmm.saveable import State
     from vmm.virtio.device_config import DeviceConfig
 
+_QUEUES = 64
 DRIVER_FEATURES = spec.F_VERSION_1 | spec.F_EVENT_IDX
 
 
@@ -89,10 +90,33 @@ class DeviceServer:
                 raise HostError(f"{self._runner.device.name}: it does not run")
             return SavedServer(positions, self._runner.device.save())
 
+    def hold(self) -> SavedServer:
+        """Suspend the device until :meth:`go_on`, with what another one needs to continue: nothing of it touches memory
+        meanwhile.  The driver does nothing either.
+
+        :raises ConfigError: the device cannot be saved, and goes on
+        :raises HostError: it has failed, or cannot be suspended. It is stopped for good then
+        """
+        with self._runner.lock:
+            positions = self._runner.pause()
+            if positions is None or not self._runner.held:
+                raise HostError(f"{self._runner.device.name}: it cannot be suspended")
+            try:
+                return SavedServer(positions, self._runner.device.save())
+            except BaseException:
+                self._runner.go_on()
+                raise
+
+    def go_on(self) -> None:
+        """After :meth:`hold`."""
+        with self._runner.lock:
+            self._runner.go_on()
+
     def _restore(self, saved: SavedServer) -> None:
         for index, position in saved.positions.items():
             self._queues[index].next_index = position
-        self._runner.device.restore(saved.state)
+        if saved.state is not None:
+            self._runner.device.restore(saved.state)
 
     def _open(self, config: DeviceConfig, memory: GuestMemory) -> None:
         page = self._owned.add(RegisterPage(spec.MMIO_INTERRUPT_STATUS, shared=True))
@@ -154,14 +178,35 @@ class SavedServer:
     """What a stopped server leaves.
 
     :ivar positions: of each queue
-    :ivar state: of the device
+    :ivar state: of the device; None: it continues as a new one, such as sockets without connections
     """
 
     __slots__ = ("positions", "state")
 
-    def __init__(self, positions: dict[int, int], state: State) -> None:
+    def __init__(self, positions: dict[int, int], state: State | None) -> None:
         self.positions = positions
         self.state = state
+
+    def plain(self) -> dict[str, Any]:
+        """This as a dictionary of plain values, some of them bytes: for a file."""
+        return {"positions": self.positions, "state": None if self.state is None else self.state.plain()}
+
+    @classmethod
+    def from_plain(cls, value: object, where: str) -> SavedServer:
+        """What :meth:`plain` returned.  Who continues a device checks its state.
+
+        :param where: what an error names
+        :raises ConfigError: it is something else
+        """
+        if not isinstance(value, dict) or value.keys() != {"positions", "state"}:
+            raise mismatch(where, "it is no saved device")
+        positions = value["positions"]
+        if not isinstance(positions, dict) or not all(
+            type(index) is type(at) is int and 0 <= index < _QUEUES and 0 <= at < 1 << 16
+            for index, at in positions.items()
+        ):
+            raise mismatch(where, "its queues have no positions")
+        return cls(positions, None if value["state"] is None else State.from_plain(value["state"], where))
 
 
 def areas(size: int, address: int) -> tuple[int, int]:

@@ -330,6 +330,11 @@ const char *core_start(const struct core_config *config)
 	return NULL;
 }
 
+void core_moved(void)
+{
+	vsock_move();
+}
+
 struct core_exit core_continue(void)
 {
 	sched_continue();

@@ -162,6 +162,7 @@ bool core_is_answered(void); /* it has answered one, which the core has not seen
  */
 void core_leave(void);
 bool core_has_left(void);
+void core_moved(void); /* before core_continue(): the host's ends of its sockets are gone */
 struct core_exit core_continue(void);
 
 /* Load the program. NULL, or an error message. */

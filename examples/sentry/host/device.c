@@ -13,7 +13,7 @@
 #include "device.h"
 
 #define NO_DEVICE { -1, { -1, -1 }, -1, { -1, -1 } }
-struct served served[DEVICES] = { NO_DEVICE, NO_DEVICE, NO_DEVICE };
+PROCESS_LOCAL struct served served[DEVICES] = { NO_DEVICE, NO_DEVICE, NO_DEVICE };
 
 static const char lost[] = "the server of a device cannot be reached";
 
@@ -39,6 +39,15 @@ int device_ram(void)
 		if (device_is_there(i))
 			return served[i].ram;
 	return -1;
+}
+
+void device_wake(void)
+{
+	const u64 one = 1;
+
+	for (u32 i = 0; i < DEVICES; i++)
+		if (device_is_there(i) && write(served[i].irq, &one, sizeof(one)) < 0 && errno != EAGAIN)
+			fail(lost);
 }
 
 void device_kick(u32 queue)

@@ -21,6 +21,7 @@ extern struct served served[DEVICES];
 bool device_parse(u32 which, const char *text); /* false: these are neither four descriptors nor six */
 bool device_is_there(u32 which);
 int device_ram(void); /* of any of them; -1: there is none */
+void device_wake(void); /* the core, as if each of them had answered */
 void device_kick(u32 queue); /* those of the first device, then those of the next */
 _Noreturn void device_failed(void);
 void device_answered(u32 which); /* clear the eventfd of answers before the core reads them */

@@ -12,8 +12,8 @@ _Noreturn void fail(const char *what);
 /* Of the sandbox, zeros: its descriptor, and where this process has it. They end this process on failure. */
 int memory_create(const char *name, u64 size);
 void *memory_map(int fd, u64 size);
-void *memory_reserve(u64 size);			 /* addresses */
-void *memory_private(u64 size);			 /* zeros, of this process alone */
+void *memory_reserve(u64 size); /* addresses: each process gets the same */
+void *memory_private(u64 size); /* zeros, of this process alone; at the same addresses in each */
 void memory_map_at(void *at, int fd, u64 size); /* at reserved ones */
 
 /* In a new process: end it with its parent, start a session, unblock all signals, and leave restartable sequences. */

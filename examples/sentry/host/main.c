@@ -387,13 +387,15 @@ static void start(struct core_config *config, const struct born *born)
 	confine();
 }
 
-static struct core_exit run(const struct core_config *config, const struct image *image)
+static struct core_exit run(const struct core_config *config, const struct born *born)
 {
 	const char *error;
 
-	if (image) {
-		image_load(image);
+	if (born && born->in) {
+		image_load(born->in);
 		clock_continue();
+		if (born->moved)
+			core_moved();
 		return core_continue();
 	}
 	error = core_start(config);
@@ -430,7 +432,7 @@ int main(int argc, char **argv, char **envp)
 		born = nursery_serve(options.nursery);
 	}
 	start(&config, options.nursery >= 0 ? &born : NULL);
-	end = run(&config, options.nursery >= 0 ? born.in : NULL);
+	end = run(&config, options.nursery >= 0 ? &born : NULL);
 	if (core_has_left())
 		stopped(born.out);
 	finish(end);

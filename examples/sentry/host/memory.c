@@ -19,6 +19,13 @@ int memory_create(const char *name, u64 size)
 	return fd;
 }
 
+/*
+ * Of what a stopped core points to: its next process has the same memory at the same addresses. Other mappings are far above,
+ * and the program is far below.
+ */
+enum { GAP = 1 << 30 };
+static PROCESS_LOCAL u64 next_address = 1ull << 40;
+
 static void *map(void *at, u64 size, int prot, int flags, int fd)
 {
 	void *memory = mmap(at, size, prot, flags | MAP_NORESERVE, fd, 0);
@@ -33,9 +40,17 @@ void *memory_map(int fd, u64 size)
 	return map(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 }
 
+static void *map_next(u64 size, int prot)
+{
+	void *memory = map((void *)next_address, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1);
+
+	next_address += (size + GAP - 1) / GAP * GAP + GAP;
+	return memory;
+}
+
 void *memory_reserve(u64 size)
 {
-	return map(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	return map_next(size, PROT_NONE);
 }
 
 void memory_map_at(void *at, int fd, u64 size)
@@ -45,5 +60,5 @@ void memory_map_at(void *at, int fd, u64 size)
 
 void *memory_private(u64 size)
 {
-	return map(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	return map_next(size, PROT_READ | PROT_WRITE);
 }

@@ -22,6 +22,8 @@
 
 enum { STREAMS = 3, ALIVE = STREAMS, RAM, OUT, POINTS, FIRST_DEVICE, PER_DEVICE = DEVICE_QUEUES + 1, HIGH = 64 };
 enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 1 };
+/* What a core continues, by one more descriptor; elsewhere: with devices that know nothing of its connections. */
+enum continues { NOTHING, HERE, ELSEWHERE };
 
 /*
  * Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; a pipe for
@@ -29,7 +31,7 @@ enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 1 };
  */
 struct request {
 	u32 devices; /* bits */
-	u32 has_image; /* one more descriptor: to continue */
+	u32 image; /* enum continues */
 };
 
 /* How many descriptors came; -1: the socket was closed. */
@@ -58,7 +60,7 @@ static int receive(int sock, struct request *request, int *fds)
 
 static int wanted(const struct request *request)
 {
-	return FIRST_DEVICE + __builtin_popcount(request->devices) * PER_DEVICE + (request->has_image ? 1 : 0);
+	return FIRST_DEVICE + __builtin_popcount(request->devices) * PER_DEVICE + (request->image ? 1 : 0);
 }
 
 /* Descriptors become 0, 1, 2, ..., and there are no others. */
@@ -126,14 +128,16 @@ static void *map_image(int fd, int prot)
 
 static struct born begin(const struct request *request, int *fds, int count)
 {
-	struct born born = { .ram = RAM, .points = POINTS };
+	struct born born = { .ram = RAM, .points = POINTS, .moved = request->image == ELSEWHERE };
 
 	place(fds, count);
 	set_devices(request->devices);
+	if (born.moved)
+		device_wake();
 	if (ftruncate(OUT, (off_t)image_size()))
 		fail("no memory for a stopped program");
 	born.out = map_image(OUT, PROT_READ | PROT_WRITE);
-	born.in = request->has_image ? map_image(count - 1, PROT_READ) : NULL;
+	born.in = request->image ? map_image(count - 1, PROT_READ) : NULL;
 	return born;
 }
 
@@ -149,7 +153,7 @@ struct born nursery_serve(int sock)
 		if (count < 0)
 			_exit(0);
 		pid = -EINVAL;
-		if (!(request.devices >> DEVICES) && count == wanted(&request)) {
+		if (!(request.devices >> DEVICES) && request.image <= ELSEWHERE && count == wanted(&request)) {
 			pid = (s32)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL);
 			if (!pid)
 				return begin(&request, fds, count);

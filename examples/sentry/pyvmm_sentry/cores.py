@@ -1,8 +1,7 @@
 """Cores as processes of the host that can be stopped and continued: the platform trap.
 
-A nursery makes the processes: it is a program of the platform that runs no program itself.  A core that is stopped
-leaves its RAM and an image of its own variables.  Each process that continues it has copies of both, and new processes
-for programs.
+:mod:`pyvmm_sentry.nursery` makes the processes.  Each that continues a stopped core has copies of its RAM and its
+variables, and new processes for programs.
 """
 
 from __future__ import annotations
@@ -11,25 +10,19 @@ import contextlib
 import os
 import select
 import signal
-import socket
-import struct
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 from pyvmm_sentry import program
-from pyvmm_sentry.share import Devices, Saved
+from pyvmm_sentry.nursery import ELSEWHERE, NOTHING, Image, Nursery, is_complete
+from pyvmm_sentry.share import Devices
 from pyvmm_sentry.streams import POINTS, ProgramError, ProgramTimeout, Streams, closed_error, deadline_in, left
 from vmm import HostError, VmmError
 
 MIB = 1 << 20
 STOP_S = 30.0
 _PIECE = 64 << 10
-_REQUEST, _ANSWER = struct.Struct("II"), struct.Struct("i")
-"""Of `host/nursery.c`."""
-_COMPLETE = struct.Struct("Q")
-"""The start of an image, see `host/image.c`."""
 
 
 class Setting(NamedTuple):
@@ -46,88 +39,13 @@ class Setting(NamedTuple):
     network: bool
 
 
-class Nursery:
-    """Makes processes for cores.  Any thread may call it.
-
-    :raises HostError: it cannot be started
-    """
+class ProgramNursery(Nursery):
+    """Makes processes for cores that run one program."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._lock = threading.Lock()
-        self._errors = os.memfd_create("errors")
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        words = ["--scratch", "--memory", str(setting.memory), "--pids", str(setting.pids)]
-        binary = str(program.trap())
-        try:
-            self._process = subprocess.Popen(
-                [binary, *words, "--nursery", str(theirs.fileno()), "--", *setting.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                pass_fds=[theirs.fileno()],
-                env=dict(setting.environment),
-                process_group=0,  # Ctrl-C is for this process, whose end ends the others
-            )
-        except OSError as error:
-            os.close(self._errors)
-            self._sock.close()
-            raise HostError(f"{binary}: {error.strerror}", errno=error.errno or 0) from error
-        finally:
-            theirs.close()
-
-    def make(self, fds: Sequence[int], devices: int, has_image: bool) -> int:
-        """A process, which is a child of this one; returns its number.
-
-        :param fds: as `host/nursery.c` expects them
-        :param devices: the same
-        :raises HostError: there is none
-        """
-        with self._lock:
-            try:
-                socket.send_fds(self._sock, [_REQUEST.pack(devices, has_image)], fds)
-                answer = self._sock.recv(_ANSWER.size)
-            except OSError as error:
-                answer = b""
-                if self._sock.fileno() < 0:
-                    raise closed_error() from error
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_RDWR)  # the next request would take the answer to this one
-                raise
-        if len(answer) < _ANSWER.size:
-            said = os.pread(self._errors, 512, 0).decode(errors="replace").strip()
-            raise HostError(said or "the process that makes others has ended", code="sentry-nursery")
-        number = int(_ANSWER.unpack(answer)[0])
-        if number < 0:
-            raise HostError(f"a process cannot be made: {os.strerror(-number)}", errno=-number)
-        return number
-
-    def close(self) -> None:
-        """End it; its processes go on.  A second call does nothing."""
-        with self._lock:
-            if self._sock.fileno() < 0:
-                return
-            self._sock.close()
-            self._process.kill()
-            self._process.wait()
-            os.close(self._errors)
-
-
-class Image:
-    """A stopped core, which others continue.
-
-    :ivar variables: a descriptor
-    """
-
-    def __init__(self, saved: Saved, variables: int) -> None:
-        self.saved = saved
-        self.variables = variables
-
-    def close(self) -> None:
-        """Forget it.  Not twice."""
-        os.close(self.saved.ram)
-        os.close(self.variables)
+        words = ["--scratch", "--memory", str(setting.memory), "--pids", str(setting.pids), "--", *setting.argv]
+        super().__init__(str(program.trap()), words, setting.environment)
 
 
 class Core(Streams):
@@ -138,7 +56,7 @@ class Core(Streams):
     :raises VmmError: it cannot be made
     """
 
-    def __init__(self, nursery: Nursery, image: Image | None = None, *, most: int | None = None) -> None:
+    def __init__(self, nursery: ProgramNursery, image: Image | None = None, *, most: int | None = None) -> None:
         super().__init__(most)
         self._closing = threading.Lock()
         self._closed = self._full = False
@@ -154,7 +72,7 @@ class Core(Streams):
                 raise HostError(f"a process cannot be made: {error.strerror}", errno=error.errno or 0) from error
             raise
 
-    def _make(self, nursery: Nursery, image: Image | None) -> None:
+    def _make(self, nursery: ProgramNursery, image: Image | None) -> None:
         setting, saved = nursery.setting, image.saved if image else None
         self._wake = self._keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._devices = devices = Devices(
@@ -171,7 +89,7 @@ class Core(Streams):
             bits, places = devices.places
             images = [image.variables] if image else []
             fds = [*theirs[:-1], devices.ram, self._image, theirs[-1], *places, *images]
-            self._pid = nursery.make(fds, bits, image is not None)
+            self._pid = nursery.make(fds, bits, ELSEWHERE if image else NOTHING)
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -290,7 +208,7 @@ class Core(Streams):
                 if self._pid > 0:
                     os.kill(self._pid, signal.SIGUSR1)
             self._await_stop()
-            if not any(os.pread(self._image, _COMPLETE.size, 0)):
+            if not is_complete(self._image):
                 raise self._ended()
             assert self._devices
             saved = self._devices.save()

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from pyvmm_sentry import boot
-from pyvmm_sentry.cores import Core, Image, Nursery
+from pyvmm_sentry.cores import Core, ProgramNursery
 from pyvmm_sentry.guest import Guest
+from pyvmm_sentry.nursery import Image
 from pyvmm_sentry.ready import Ready, ReadyGuests, closed_error
 from pyvmm_sentry.streams import ERRORS_MOST, ProgramError, ProgramTimeout, Streams, deadline_in
 from vmm import ConfigError, ConsoleConfig, Machine, allow_open_files
@@ -291,7 +292,7 @@ class CoreTemplate(Template):
     :raises ConfigError: *prepared* is not 0 to 64
     """
 
-    def __init__(self, nursery: Nursery, image: Image, *, prepared: int = PREPARED, owner: bool = False) -> None:
+    def __init__(self, nursery: ProgramNursery, image: Image, *, prepared: int = PREPARED, owner: bool = False) -> None:
         super().__init__()
         check_prepared(prepared)
         self._nursery, self._image, self._owner = nursery, image, owner

@@ -211,7 +211,8 @@ def hosted(
         freestanding.remove(ZEROED)  # clang before 16 refuses it
     objects = _core_objects([*options, *freestanding], core)
     objects += _objects(sources, [*options, f"-I{HOST}"], core)
-    return _made(name, [], [*options, "-o", "OUT", *objects])
+    script = HOST / "image.lds"
+    return _made(name, [script.read_bytes()], [*options, "-Wl,--build-id", f"-Wl,-T,{script}", "-o", "OUT", *objects])
 
 
 def with_host(platform: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from pyvmm_sentry import events, hooks, platforms, program
 from pyvmm_sentry.boot import Start
-from pyvmm_sentry.cores import Core, Nursery, Setting
+from pyvmm_sentry.cores import Core, ProgramNursery, Setting
 from pyvmm_sentry.events import Event, Header
 from pyvmm_sentry.forks import PREPARED, CoreTemplate, MachineTemplate, Template, check_prepared
 from pyvmm_sentry.guest import Guest
@@ -144,7 +144,7 @@ class SentrySandbox:
         self._connection: hooks.Connection | None = None
         self._alive: tuple[int, ...] = ()
         self._guest: Streams | None = None
-        self._nursery: Nursery | None = None
+        self._nursery: ProgramNursery | None = None
         self._template: Template | None = None
         self.files = _Files()
 
@@ -295,7 +295,9 @@ class SentrySandbox:
     def _start_guest(self) -> Streams:
         """A program that can be stopped, on kvm or trap: its standard input is open."""
         if self._platform == "trap":
-            self._nursery = Nursery(Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network))
+            self._nursery = ProgramNursery(
+                Setting(self._root, self._argv, self._env, self._memory, self._pids, self._network)
+            )
             self._guest = core = Core(self._nursery)
             return core.go()
         return self._start_machine(with_hooks=self._has_hooks)

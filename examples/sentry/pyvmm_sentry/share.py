@@ -38,6 +38,7 @@ class Saved(NamedTuple):
     ram: int
     share: SavedServer | None
     net: SavedServer | None
+    vsock: SavedServer | None = None
 
 
 class Devices:
@@ -69,6 +70,7 @@ class Devices:
         if size > LARGEST:
             raise ConfigError(f"memory of {size >> 20} MiB: with a root or a network, {LARGEST >> 20} MiB is the most")
         self._memory = GuestMemory(size, shared=True, file=saved.ram if saved else -1)
+        self._holding: list[DeviceServer] = []
         self._share: DeviceServer | None = None
         self._net: DeviceServer | None = None
         self._vsock: DeviceServer | None = None
@@ -81,7 +83,7 @@ class Devices:
                 net = NetConfig("user", mac=MAC, mtu=MTU) if network is True else network
                 self._net = self._serve(net, NET_RINGS, NET_SIZES, saved and saved.net)
             if vsock is not None:
-                self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES)
+                self._vsock = self._serve(vsock, VSOCK_RINGS, VSOCK_SIZES, saved and saved.vsock)
             if start:
                 self.start()
         except BaseException:
@@ -119,6 +121,34 @@ class Devices:
         share = self._share.save() if self._share else None
         net = self._net.save() if self._net else None
         return Saved(os.dup(self._memory.fd), share, net)
+
+    def hold(self) -> Saved:
+        """Suspend the devices until :meth:`go_on`, with what others need to continue; the core does not run.
+        :attr:`Saved.ram` is this one's, and changes when they go on.
+
+        :raises ConfigError: a device cannot be saved, and all go on
+        :raises HostError: one has failed, or cannot be suspended, and is stopped for good
+        """
+        try:
+            saved = [self._held(server) for server in (self._share, self._net, self._vsock)]
+        except BaseException:
+            self.go_on()
+            raise
+        share, net, vsock = saved
+        # Others have no connections
+        return Saved(self._memory.fd, share, net, vsock and SavedServer(vsock.positions, None))
+
+    def _held(self, server: DeviceServer | None) -> SavedServer | None:
+        if server is None:
+            return None
+        saved = server.hold()
+        self._holding.append(server)
+        return saved
+
+    def go_on(self) -> None:
+        """After :meth:`hold`."""
+        while self._holding:
+            self._holding.pop().go_on()
 
     @property
     def ram(self) -> int:

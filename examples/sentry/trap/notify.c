@@ -45,8 +45,10 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	const greg_t start = (greg_t)notify_wait, end = (greg_t)notify_wait_end;
 
 	(void)info;
-	if (signal != SIGURG) /* of the watcher, which has noted why */
-		*(signal == SIGALRM ? &ticked : signal == SIGUSR1 ? &asked_to_stop : &child_ended) = 1;
+	if (signal == SIGUSR1)
+		asked_to_stop = !asked_to_stop; /* the second one takes the first back */
+	else if (signal != SIGURG) /* of the watcher, which has noted why */
+		*(signal == SIGALRM ? &ticked : &child_ended) = 1;
 	notify_interrupted = 1;
 	if (*rip >= start && *rip < end - 1) /* the last byte is the way out of a call that has returned */
 		*rip = end;

@@ -89,6 +89,7 @@ bool core_is_answered(void)
 
 void virtio_poll(void)
 {
+	vsock_poll();
 	for (struct virtio_device *device = devices; device; device = device->next) {
 		const bool interrupts = device->registers && device->features; /* and somebody drives it */
 		u32 status = interrupts ? *(volatile u32 *)(device->registers + INTERRUPT_STATUS) : 0;

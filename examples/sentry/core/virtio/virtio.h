@@ -109,6 +109,8 @@ void net_forget(void);
 void vsock_start(struct virtio_device *device);
 void vsock_start_ready(struct virtio_device *device, u8 *rings);
 void vsock_forget(void);
+void vsock_move(void); /* its connections are gone: vsock_poll() ends them */
+void vsock_poll(void);
 void balloon_start(struct virtio_device *device);
 void balloon_forget(void);
 bool balloon_is_there(void);

@@ -39,6 +39,7 @@ static struct {
 		bool (*accept)(struct vsock *socket);
 	} listeners[LISTENERS];
 	u32 listener_count;
+	bool has_moved;
 } vsock;
 
 /* -- packets to the host -- */
@@ -342,7 +343,7 @@ void vsock_start(struct virtio_device *device)
 	begin(device, cid);
 }
 
-/* A device that the platform has set up: its connections end with the sandbox, so no event comes. */
+/* A device that the platform has set up: no event comes, see vsock_move(). */
 void vsock_start_ready(struct virtio_device *device, u8 *rings)
 {
 	if (queue_ready(device, IN, QUEUE_SIZE, rings) && queue_ready(device, OUT, QUEUE_SIZE, rings))
@@ -353,6 +354,19 @@ void vsock_forget(void)
 {
 	bytes_zero(&vsock, sizeof(vsock));
 	list_init(&vsock.all);
+}
+
+void vsock_move(void)
+{
+	vsock.has_moved = vsock.device;
+}
+
+void vsock_poll(void)
+{
+	if (!vsock.has_moved)
+		return;
+	vsock.has_moved = false;
+	transport_reset();
 }
 
 bool vsock_is_there(void)
