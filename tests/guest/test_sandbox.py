@@ -112,12 +112,13 @@ def test_copies_of_a_machine_continue_alone(oci: Oci, tmp_path: Path) -> None:
 
 
 @pytest.mark.long  # a minute; test_copies_of_a_machine_continue_alone has copies
-def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolation", ["vm", "sentry"])
+def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path, isolation: str) -> None:
     """The machines are copied in memory: a copy needs nothing of its source."""
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(oci.folder / "state")}
     files = set(os.listdir("/var/tmp"))
     with contextlib.ExitStack() as boxes:
-        source = Sandbox(str(oci.rootfs), memory="96M", timeout=None, **where)
+        source = Sandbox(str(oci.rootfs), memory="96M", timeout=None, isolation=isolation, **where)
         boxes.enter_context(source)
         source.run("echo 0 >/tmp/generation; sleep 600 >/dev/null 2>&1 &", check=True)
         seen = []
@@ -135,6 +136,9 @@ def test_copies_of_copies_outlive_their_source(oci: Oci, tmp_path: Path) -> None
             source = copies[0]
         assert len(set(seen)) == 6
         assert set(os.listdir("/var/tmp")) <= files, "no memory is written to a disk"
+        with source.suspend(tmp_path / "suspended").start(**where) as last:
+            assert last.isolation == isolation
+            assert last.run("cat /tmp/generation; pidof sleep | wc -w").stdout == "3\n1\n"
     eventually(lambda: os.listdir(oci.folder / "state") == [], "something is left")
 
 

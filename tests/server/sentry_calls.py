@@ -8,7 +8,6 @@ import urllib.request
 from typing import Any
 
 from e2b import Sandbox, Template
-from e2b.exceptions import BuildException, SandboxException
 
 from tests.server.sentry_server import serving
 
@@ -23,18 +22,17 @@ def main() -> None:
             box.commands.run("python3 -m http.server -d /tmp/www 8000", background=True, timeout=0)
             found["http"] = until_it_listens(url, box.sandbox_id, 8000)
             found["closed"] = get(url, box.sandbox_id, 8001)
-            found["refused"] = []
-            for call in (box.fork, box.create_snapshot):
-                try:
-                    call()
-                except SandboxException as error:
-                    found["refused"].append(str(error))
+            copies = [*box.fork(), Sandbox.create(box.create_snapshot().snapshot_id, **client)]
+            found["copies"] = [until_it_listens(url, each.sandbox_id, 8000) for each in copies]
+            for each in copies:
+                each.kill()
+            box.pause()
+            found["resumed"] = until_it_listens(url, box.connect().sandbox_id, 8000)
         lines: list[str] = []
-        try:
-            steps = Template().from_template("base").run_cmd("echo this step runs")
-            Template.build(steps, "built", on_build_logs=lambda each: lines.append(each.message), **client)
-        except BuildException as error:
-            found["build"] = [str(error), "this step runs" in lines]
+        steps = Template().from_template("base").run_cmd("echo this step runs; echo built >/tmp/built")
+        Template.build(steps, "built", on_build_logs=lambda each: lines.append(each.message), **client)
+        with Sandbox.create("built", allow_internet_access=False, **client) as box:
+            found["built"] = ["this step runs" in lines, box.files.read("/tmp/built")]
         print(json.dumps(found))
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pyvmm_kata.pod.guest_kind import Capabilities
 
 ISOLATIONS = ("auto", "vm", "sentry")
-_HINT = 'isolation="vm"'
 
 
 def choose(wanted: str) -> str:
@@ -43,15 +42,6 @@ def _best() -> str:
 def can_forward(isolation: str) -> bool:
     """Whether a machine leads connections of the host to servers inside."""
     return _can(isolation).forwarding
-
-
-def check_saving(isolation: str) -> None:
-    """
-    :raises UsageError: the sandbox cannot be saved or forked
-    """
-    # With KVM, pyvmm-oci can checkpoint a container on the Sentry. Forks of sandboxes are untested
-    if isolation == "sentry":
-        raise UsageError("a sandbox on the Sentry cannot be forked or saved", hint=_HINT)
 
 
 def _can(isolation: str) -> Capabilities:

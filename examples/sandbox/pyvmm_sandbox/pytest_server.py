@@ -21,6 +21,8 @@ import pytest
 OPTIONS = ("--fork-vm-image", "--fork-vm-jobs", "--fork-vm-timeout")
 SETTINGS = ("fork_vm_image", "fork_vm_memory", "fork_vm_network", "fork_vm_python", "fork_vm_setup")
 LOG_MOST = 8 << 10
+MEMORY = "/dev/shm"
+"""Where files without a name are opened that stay open: a sandbox cannot be copied while it has one on its root."""
 
 
 class Hooks:
@@ -58,6 +60,7 @@ class Server:
 
     def pytest_configure(self, config: Any) -> None:
         self.config = config
+        tempfile.tempdir = None  # pytest has opened those of its capture; tests have the usual place
 
     def pytest_deselected(self, items: list[Any]) -> None:
         self.deselected += len(items)
@@ -176,6 +179,8 @@ def serve(port: int, arguments: list[str], ready: Any) -> None:
 
 def main(port: int, arguments: list[str]) -> None:
     wait, tell = os.pipe()
+    if os.access(MEMORY, os.W_OK):
+        tempfile.tempdir = MEMORY
     with tempfile.TemporaryFile() as log:
         if os.fork():
             os.close(tell)

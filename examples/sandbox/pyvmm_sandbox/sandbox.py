@@ -383,7 +383,6 @@ class Sandbox:
         return template
 
     def _check_saving(self) -> None:
-        isolations.check_saving(self.isolation)
         connecting.check_saving(self._container.folder)
 
     def checkpoint(self, folder: str, bundle: str) -> None:

@@ -262,7 +262,7 @@ class _Child:
 
 
 class _Stopping:
-    """Has them made by a nursery, before this process gives up the right to make any."""
+    """A nursery makes them: it starts before this process gives up the right to make any."""
 
     def __init__(self, platform: str, words: list[str], output: int | None) -> None:
         self._nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # nobody reads what a program reaches

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm_sandbox.isolations import check_saving
 from pyvmm_server import build_records, threads
 from pyvmm_server.archives import Archives
 from pyvmm_server.build_records import Build
@@ -170,8 +169,6 @@ class Builds:
         source = self._source(build, plan, lines)
         internet = internet_of(source, None, self._settings.network != "none")
         async with self._sandboxes.hidden(build.owner, source, internet) as (record, handle):
-            if handle.node is None:
-                check_saving(handle.box.isolation)  # before its steps
             shop = self._workshop(record, handle, build, source, lines)
             try:
                 await self._work(shop, plan, lines)

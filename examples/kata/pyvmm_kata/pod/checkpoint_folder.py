@@ -46,6 +46,8 @@ TOLD = (
     *("policy", "root", "guest"),
 )
 """What :func:`describe` tells as it is written."""
+SENTRY_CORE = "sentry-core"
+"""The manifest's ``record`` of a Sentry without a machine."""
 _BALLOON = "virtio-balloon"
 """The kind of its state in a snapshot's manifest."""
 MAX_RECORD = 4 << 20
@@ -403,8 +405,22 @@ def read(place: str, *, verified: bool = False) -> Kept:
         raise ConfigError(f"{manifest}: is not of a container's machine", code="checkpoint-damaged")
     # Who has copied it, as to another host, has it read; 64 MiB take a billion instructions
     if not verified and record.get("files") != _identities(kept.machine):
-        vmm.verify_snapshot(kept.machine)
+        _verify(kept.machine, told)
     return kept._replace(balloon=_has_balloon(told))
+
+
+def _verify(machine: str, manifest: Json) -> None:
+    """
+    :raises ConfigError: a file of it is damaged
+    """
+    if manifest.get("record") != SENTRY_CORE:
+        vmm.verify_snapshot(machine)
+        return
+    try:
+        from pyvmm_sentry import saved
+    except ImportError as error:
+        raise ConfigError("the Sentry is not installed", code="guest-kind") from error
+    saved.verify(machine)
 
 
 def _has_balloon(manifest: Json) -> bool:

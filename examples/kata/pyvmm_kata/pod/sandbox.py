@@ -175,12 +175,6 @@ class Sandbox:
             raise ConfigError(
                 f"a guest of the kind {config.guest} cannot be saved", code="guest-kind", hint="use --isolation vm"
             )
-        if not kind_named(config.guest).has_machine(config.cmdline):
-            raise ConfigError(
-                "a Sentry without a virtual machine cannot be saved",
-                code="guest-kind",
-                hint="checkpoints and copies need KVM: pyvmm doctor reports whether it works",
-            )
         return self.machine()
 
     def begin(self, sandbox_id: str, hostname: str, namespace: str) -> None:

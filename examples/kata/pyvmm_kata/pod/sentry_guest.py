@@ -101,11 +101,12 @@ class SentryGuest:
         )
 
     def start_process(self, config: SandboxConfig, folder: str, shared: str) -> Vm | None:
-        """See :class:`GuestKind`: where KVM cannot be used."""
-        if self.has_machine(config.cmdline):
+        """See :class:`GuestKind`: where KVM cannot be used, and to continue one that was such a process."""
+        is_core = bool(config.checkpoint) and _is_core(config.checkpoint)
+        if self.has_machine(config.cmdline) and not is_core:
             timeline.note("the Sentry runs on kvm, in a machine")
             return None
-        if config.continues:
+        if config.continues and not is_core:
             raise ConfigError(
                 "a checkpoint of a Sentry continues in a virtual machine, which cannot be made here",
                 code="guest-kind",
@@ -114,7 +115,8 @@ class SentryGuest:
         self.check(config)
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
-        return SentryProcess(config, folder, _share(shared), sentry_checks.platform_of(config.cmdline))
+        platform = "trap" if is_core else sentry_checks.platform_of(config.cmdline)
+        return SentryProcess(config, folder, _share(shared), platform)
 
     def has_machine(self, cmdline: str) -> bool:
         """See :class:`GuestKind`."""
@@ -165,6 +167,13 @@ SENTRY = SentryGuest()
 def _is_kvm_usable() -> bool:
     """Tried once."""
     return kvm_verdict(remembered=True).usable
+
+
+def _is_core(folder: str) -> bool:
+    _package()
+    from pyvmm_sentry import saved
+
+    return saved.is_saved_in(folder)
 
 
 def _package() -> Any:

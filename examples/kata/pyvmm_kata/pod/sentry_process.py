@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import timeline
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.pod import templates
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
+    from pyvmm_sentry.nursery import Image
     from vmm import ShareConfig
 
 CID = 3
@@ -53,19 +55,31 @@ class SentryProcess:
             self.platform, program = program_for(platform)
             timeline.note(f"the Sentry runs on {self.platform}, without a machine")
             seal = config.seal or (lambda wanted: None)
-            self._core = Controlled(
-                program,
-                config.memory,
-                share,
-                vsock,
-                self._console.fileno(),
-                lambda: seal(None),
-                network=config.network.nets[0] if config.network is not None and config.network.nets else None,
-                strace=STRACE in config.cmdline.split(),
-            )
+            self._program, self._memory = program, config.memory
+            with self._continued(config.checkpoint) as image:
+                self._core = Controlled(
+                    program,
+                    config.memory,
+                    share,
+                    vsock,
+                    self._console.fileno(),
+                    lambda: seal(None),
+                    network=config.network.nets[0] if config.network is not None and config.network.nets else None,
+                    strace=STRACE in config.cmdline.split(),
+                    image=image,
+                    stops=self.platform == "trap",
+                )
         except BaseException:
             self.close()
             raise
+
+    def _continued(self, folder: str) -> AbstractContextManager[Image | None]:
+        """What it continues; None: nothing."""
+        if not folder:
+            return nullcontext()
+        from pyvmm_sentry import saved
+
+        return saved.opened(folder, self._program, self._memory)
 
     def connect(self, timeout: float) -> socket.socket:
         """See :class:`Vm`."""
@@ -103,7 +117,10 @@ class SentryProcess:
 
     def save(self, folder: str) -> None:
         """See :class:`Vm`."""
-        raise _cannot("be saved without a virtual machine")
+        from pyvmm_sentry import saved
+
+        self._running().save(lambda image: saved.write(folder, image, self._memory))
+        saved.complete(folder, self._program, self._memory)
 
     @property
     def base_size(self) -> int:
@@ -112,7 +129,7 @@ class SentryProcess:
 
     def fork(self, count: int) -> tuple[dict[str, Any], list[int]]:
         """See :class:`Vm`."""
-        raise _cannot("be copied")
+        raise ConfigError("a Sentry without a machine has no copies elsewhere", code="fork-isolation")
 
     def write_touched(self, fd: int) -> None:
         """See :class:`Vm`: it is never restored."""

@@ -19,7 +19,7 @@ from harbor.environments.definition import COMPOSE_FILE_NAME, DOCKERFILE_NAME, r
 from harbor.environments.options import EnvironmentOptions
 from pydantic import Field
 
-from pyvmm_sandbox import AsyncSandbox, Sandbox, isolations
+from pyvmm_sandbox import AsyncSandbox, Sandbox
 from pyvmm_sandbox.errors import SandboxGone, UsageError
 from pyvmm_sandbox.integrations.users import ids_of
 
@@ -197,9 +197,6 @@ class _Task:
         with self._lock:
             if self._box is None or not self._box.is_running:
                 self._box = make()
-            if not _forks(self._box):
-                box, self._box = self._box, None
-                return box
             return self._box.fork()[0]
 
 
@@ -220,15 +217,6 @@ class _Prepared:
 
 
 _PREPARED = _Prepared()
-
-
-def _forks(box: Sandbox) -> bool:
-    """Without KVM, there are no forks."""
-    try:
-        isolations.check_saving(box.isolation)
-    except UsageError:
-        return False
-    return True
 
 
 def _discard(starting: asyncio.Task[Sandbox]) -> None:
