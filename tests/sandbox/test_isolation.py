@@ -153,6 +153,37 @@ def test_pytest_runs_each_test_in_a_copy(rootfs: Path, tmp_path: Path) -> None:
     assert "from inside" in done.stdout
 
 
+def test_examples_that_fork_run_here(rootfs: Path, tmp_path: Path) -> None:
+    """A search that forks at each step, and a grader whose submissions do not see each other."""
+    examples = README.parent / "examples"
+    (tmp_path / "tests.py").write_text(
+        "import submission\nprint(sum(submission.double(n) == 2 * n for n in range(5)), 5, sep='/')\n"
+    )
+    codes = {
+        "right": "def double(n): return n + n",
+        "broken": "def double(n): return m",
+        "evil": "import os; os.unlink('/grader/tests.py')\ndef double(n): return n * n",
+    }
+    for name, code in codes.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    grader = ["grader.py", str(rootfs), *(f"{tmp_path}/{name}.py" for name in ("tests", *codes))]
+    printed = []
+    for program, *words in (["tree_search.py", str(rootfs), "16"], grader):
+        done = subprocess.run(
+            [sys.executable, examples / program, *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        printed.append([" ".join(line.split()) for line in done.stdout.splitlines()])
+    assert printed == [
+        ["16 by n + 7, n * 2"],
+        ["right 5/5", "broken NameError: name 'm' is not defined", "evil 2/5"],
+    ]
+
+
 def test_saving_again_and_again_keeps_no_descriptor_and_no_process(python: Python) -> None:
     code = """
 import json, os, subprocess

@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 def step(box: Sandbox, expression: str) -> int:
     """Take a step in the sandbox; the number afterwards."""
-    return int(box.run(f"n=$(cat /n); n=$(({expression})); echo $n | tee /n", check=True).stdout)
+    return int(box.run(f"n=$(cat /n); n=$(({expression})); echo $n >/n; echo $n", check=True).stdout)
 
 
 def expand(node: Node, target: int) -> list[Node]:
