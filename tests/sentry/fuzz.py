@@ -1,7 +1,8 @@
 """Random programs of system calls, made natively and on the Sentry: their results and what they write must agree.
 
 ``python -m tests.sentry.fuzz [--seconds N] [--seed N]`` prints the differences that it finds, each as a short program;
-``--show FILE`` runs one of these again; ``--layers`` first puts files into the lower layer of an overlay.
+``--show FILE`` runs one of these again; ``--layers`` first puts files into the lower layer of an overlay; ``--platform kvm``
+needs /dev/kvm.
 
 Programs are made from the descriptions of system calls. Natively they run as root in an empty folder of their own; only
 calls of :data:`CALLS` are made, with arguments that do no harm there.
@@ -10,6 +11,7 @@ calls of :data:`CALLS` are made, with arguments that do no harm there.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -40,6 +42,8 @@ PLAY = 0x3000_0000
 AT_FDCWD = -100
 FOLDER = 0xFFFF
 MASK = (1 << 64) - 1
+BATCH = 32
+"""So many programs run one after the other in a sandbox."""
 BAD = (0, NO_ACCESS, HOLE, NO_ACCESS - 4, 0xFFFF_8880_0000_0000, 0x8000_0000_0000_0000)
 NAMES = (
     *(
@@ -344,6 +348,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Maker], int | str]] = {
     ("close_range", "first"): _some(3, 5, 18, 101),
     ("dup2", "to"): _some(0, 3, 7, 19, -1, 256),
     ("dup3", "to"): _some(0, 3, 7, 19, -1, 256),
+    # Behind the last entry of a folder the largest position means what the file system likes.
+    ("lseek", "offset"): _some(*(offset for offset in OFFSETS if offset != (1 << 63) - 1)),
     ("umask", "mask"): _some(0o22, 0, 0o77, 0o7777),
     ("prctl", "option"): _some(15, 16, 77777, 38, 39, 3),
     ("prctl", "second"): lambda maker: maker.place() if maker.chance(2) else 1,
@@ -417,55 +423,67 @@ class Runner:
     """Runs programs natively and on the Sentry.
 
     :param layers: there are files already; on the Sentry they are in a lower layer
+    :param platform: kvm, trap, or ptrace
     """
 
-    def __init__(self, *, layers: bool = False) -> None:
+    def __init__(self, *, layers: bool = False, platform: str = "ptrace") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sentry-fuzz-", dir="/dev/shm"))
         self.interpreter = self.folder / "interpreter"
         source = HERE / "src" / "interpreter.c"
         subprocess.run(["gcc", "-std=gnu11", "-O1", "-static", "-o", self.interpreter, source], check=True)
-        self.platform = build.ptrace()
         self.layers = layers
-        self.start = [self.platform, "--", self.interpreter]
+        if platform == "kvm":
+            self.start = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--root", "none"]
+            self.start += [self.interpreter]
+            return
+        core = {"trap": build.trap, "ptrace": build.ptrace}[platform]()
+        self.start = [core, "--", self.interpreter]
         if layers:
             packed, lower = self.folder / "archive", self.folder / "lower"
-            make_files(lower / "w")
+            for number in range(BATCH):
+                make_files(lower / str(number) / "w")
             shutil.copy(self.interpreter, lower)
             with open(packed, "wb") as out:
                 archive.pack(lower, out)
-            self.start = [self.platform, "--scratch", "--archive", packed, "--", "/interpreter"]
+            self.start = [core, "--scratch", "--archive", packed, "--", "/interpreter"]
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
 
-    def native(self, program: bytes, *, verbose: bool = False) -> list[str]:
-        """The lines of a program on the host's Linux."""
+    def native(self, programs: Sequence[bytes], *, verbose: bool = False) -> list[list[str]]:
+        """The lines of each program on the host's Linux."""
         root = Path(tempfile.mkdtemp(dir=self.folder))
-        root.chmod(0o755)
-        (root / "dev").mkdir()
         if self.layers:
-            make_files(root / "w")
-        for name, minor in (("null", 3), ("zero", 5)):
-            os.mknod(root / "dev" / name, 0o20666, os.makedev(1, minor))
-            (root / "dev" / name).chmod(0o666)
+            for number in range(BATCH):
+                make_files(root / str(number) / "w")
         try:
-            return self._run([self.interpreter, str(root)], program, verbose)
+            return self._run([self.interpreter, str(root)], programs, verbose)
         finally:
             subprocess.run(["rm", "-rf", "--", root], check=True)
 
-    def ours(self, program: bytes, *, verbose: bool = False) -> list[str]:
+    def ours(self, programs: Sequence[bytes], *, verbose: bool = False) -> list[list[str]]:
         """The same on the Sentry."""
-        return self._run([*self.start, ""], program, verbose)
+        return self._run([*self.start, ""], programs, verbose)
 
-    def _run(self, command: list[Any], program: bytes, verbose: bool) -> list[str]:
+    def _run(self, command: list[Any], programs: Sequence[bytes], verbose: bool) -> list[list[str]]:
+        """At most :data:`BATCH` programs; what kills the sandbox does not hide the others."""
         words = [*command, *(["verbose"] if verbose else [])]
+        content = b"".join(struct.pack("<I", len(program)) + program for program in programs)
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={})
         try:
-            done = subprocess.run(words, input=program, capture_output=True, timeout=120, env={})
-        except subprocess.TimeoutExpired as error:
-            return [*(error.stdout or b"").decode().splitlines(), "it hangs"]
-        lines = done.stdout.decode(errors="replace").splitlines()
-        end = [] if not done.returncode else [f"it ends with {done.returncode} {done.stderr.decode(errors='replace')}"]
-        return lines + end
+            out, error = process.communicate(content, timeout=60 + 20 * len(programs))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, error = process.communicate()
+            error += b"it hangs"
+        *ended, last = out.decode(errors="replace").split("end\n")
+        found = [lines.splitlines() for lines in ended]
+        if len(found) < len(programs):
+            reason = f"all ends with {process.returncode} {error.decode(errors='replace')}"
+            found.append([*last.splitlines(), reason])
+            rest = programs[len(found) :]
+            found += self._run(command, rest, verbose) if rest else []
+        return found
 
 
 @dataclass
@@ -527,7 +545,7 @@ KNOWN = (
     Known("link linkat rename renameat renameat2 openat2", "*", "EXDEV", "/dev is a mount of its own here"),
     Known("setrlimit prlimit64", "EPERM", "0 EFAULT", "the host's root can lack CAP_SYS_RESOURCE"),
     Known("sendfile", "0", "0", "2 GiB are more memory than the sandbox has", (3, 0x2000_8000_0000)),
-    Known("flistxattr", "ERANGE", "0", "sockets have no attribute with their protocol"),
+    Known("flistxattr", "ERANGE 0", "0", "sockets have no attribute with their protocol"),
     Known("newfstatat", "0", "EINVAL", "flags have not been checked since 6.13 where the path is empty", (3, 0x1000)),
     Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
@@ -542,10 +560,14 @@ def is_known(difference: Difference) -> bool:
     return any(each.fits(difference) for each in KNOWN)
 
 
-def compare(runner: Runner, program: Program) -> Difference | None:
-    """Run it on both; the first difference."""
-    content = encode(program)
-    native, ours = runner.native(content), runner.ours(content)
+def compare(runner: Runner, programs: Sequence[Program]) -> list[Difference | None]:
+    """Run them on both; the first difference of each."""
+    contents = [encode(program) for program in programs]
+    results = zip(programs, runner.native(contents), runner.ours(contents), strict=True)
+    return [_first_difference(*each) for each in results]
+
+
+def _first_difference(program: Program, native: list[str], ours: list[str]) -> Difference | None:
     for index in range(max(len(native), len(ours))):
         pair = [lines[index] if index < len(lines) else "nothing" for lines in (native, ours)]
         if pair[0] != pair[1]:
@@ -561,7 +583,7 @@ def shrink(runner: Runner, found: Difference) -> Difference:
         at = 0
         while at < len(best.program) - 1:
             shorter = best.program[:at] + best.program[min(at + step, len(best.program) - 1) :]
-            again = compare(runner, shorter)
+            [again] = compare(runner, [shorter])
             if again and again.kind == best.kind and again.index == len(shorter) - 1:
                 best = again
             else:
@@ -576,20 +598,22 @@ def find(runner: Runner, seeds: Iterator[int], length: int, seconds: float) -> I
     A program goes on without the call that differed.
     """
     end, kinds = time.monotonic() + seconds, set()
-    for seed in seeds:
-        program = Maker(seed, length).program()
-        for _ in range(length):
-            if time.monotonic() > end:
-                return
-            found = compare(runner, program)
+    waiting: list[tuple[int, Program]] = []
+    while time.monotonic() < end:
+        fresh = itertools.islice(seeds, BATCH - len(waiting))
+        waiting += [(seed, Maker(seed, length).program()) for seed in fresh]
+        if not waiting:
+            return
+        results = compare(runner, [program for _, program in waiting])
+        tried, waiting = waiting, []
+        for (seed, program), found in zip(tried, results, strict=True):
             if not found:
-                break
+                continue
             if not is_known(found) and found.kind not in kinds:
                 kinds.add(found.kind)
                 yield seed, found
-            if found.index >= len(program):
-                break
-            program = program[: found.index] + program[found.index + 1 :]
+            if found.index < len(program):
+                waiting.append((seed, program[: found.index] + program[found.index + 1 :]))
 
 
 def to_text(program: Program) -> str:
@@ -617,7 +641,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=150)
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--show", type=Path)
-    parser.add_argument("--layers", action="store_true", help="with files in a lower layer")
+    parser.add_argument("--layers", action="store_true", help="with files in a lower layer (not on kvm)")
+    parser.add_argument("--platform", choices=("ptrace", "trap", "kvm"), default="ptrace")
     parser.add_argument("--calls", type=int, metavar="SECONDS", help="attack with calls of every number instead")
     options = parser.parse_args(argv)
     if options.calls:
@@ -625,13 +650,15 @@ def main(argv: list[str]) -> int:
 
         test_attackers.main(options.calls, options.seed)
         return 0
-    runner = Runner(layers=options.layers)
+    if options.layers and options.platform == "kvm":
+        parser.error("--layers needs trap or ptrace")
+    runner = Runner(layers=options.layers, platform=options.platform)
     count = 0
     try:
         if options.show:
             content = encode(from_text(options.show.read_text()))
             for name, run in (("native", runner.native), ("sentry", runner.ours)):
-                print(name, *run(content, verbose=True), sep="\n")
+                print(name, *run([content], verbose=True)[0], sep="\n")
             return 0
         seeds = iter(range(options.seed, 1 << 62))
         for seed, found in find(runner, seeds, options.length, options.seconds):

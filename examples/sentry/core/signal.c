@@ -195,7 +195,9 @@ static bool prepare(struct task *t, const struct siginfo *info)
 		wake_all(&p->continued);
 		tracees_killed(p);
 	}
-	return t->blocked & SIGNAL_BIT(signal) || t->tracee || !(signal_is_ignored(t, signal) || is_shielded(t, signal));
+	if ((t->blocked | t->awaited) & SIGNAL_BIT(signal) || t->tracee) /* Linux ignores no signal that is blocked */
+		return true;
+	return !(signal_is_ignored(t, signal) || is_shielded(t, signal));
 }
 
 static bool takes(const struct task *t, int signal)
@@ -220,10 +222,12 @@ void signal_send_process(struct process *p, const struct siginfo *info)
 	if (list_empty(&p->tasks))
 		return;
 	EACH_TASK(t, p) {
-		if (takes(t, info->signal)) {
+		if (t->awaited & SIGNAL_BIT(info->signal)) {
 			first = t;
 			break;
 		}
+		if (!first && takes(t, info->signal))
+			first = t;
 	}
 	if (!prepare(first ? first : CONTAINER(p->tasks.next, struct task, siblings), info))
 		return;

@@ -119,11 +119,13 @@ s64 sys_rt_sigtimedwait(struct task *t, const u64 *args)
 	set &= ~UNBLOCKABLE;
 	signal = signal_take(t, set, &info);
 	t->blocked &= ~set; /* so that they interrupt the sleep */
+	t->awaited = blocked & set;
 	while (!signal && !error) {
 		error = task_sleep(deadline);
 		signal = signal_take(t, set, &info);
 	}
 	t->blocked = blocked;
+	t->awaited = 0;
 	if (!signal)
 		return error == -ETIMEDOUT ? -EAGAIN : -EINTR;
 	return args[1] && put_info(t, args[1], &info) ? -EFAULT : signal;

@@ -110,7 +110,7 @@ struct task {
 	struct fs_context *fs;
 	struct sighand *sighand;
 	struct pending pending;
-	u64 blocked, saved_blocked;
+	u64 blocked, saved_blocked, awaited; /* the last: by sigtimedwait() */
 	bool restore_blocked; /* to what is saved, when no handler does */
 	bool exiting;	      /* nothing interrupts its sleeps */
 	struct sigaltstack altstack;

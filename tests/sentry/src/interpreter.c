@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Makes the system calls of a program that tests/sentry/fuzz.py wrote, and prints what each returned and did to memory.
+ * Makes the system calls of programs that tests/sentry/fuzz.py wrote, and prints what each returned and did to memory.
+ * Standard input has the programs, each behind its size; each runs in a process and a root directory of its own.
  *
  * Memory is at the same address natively and on the Sentry, so that pointers are numbers: pages of data, a page of texts
  * that is read-only, one without access, and a hole. What cannot be equal is overwritten before it is compared.
@@ -16,9 +17,12 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, DATA_PAGES = 4, CALLS = 1024, FOLDER = 0xffff, OUTPUT = 200 };
+enum { PAGE = 4096, DATA_PAGES = 4, CALLS = 1024, FOLDER = 0xffff, OUTPUT = 200, LIMIT_S = 20 };
 #define DATA ((unsigned char *)0x20000000)
 #define TIMEOUT (TEXTS - 16)
 #define TEXTS (DATA + DATA_PAGES * PAGE)
@@ -89,6 +93,13 @@ static void show_memory(void)
 			dprintf(OUTPUT, "  %04x %016lx\n", i, *(unsigned long *)(DATA + i));
 }
 
+/* None is to wait. */
+static void keep_nonblocking(unsigned int number, unsigned long *args)
+{
+	if (number == SYS_fcntl && args[1] == F_SETFL)
+		args[2] |= O_NONBLOCK;
+}
+
 static void make_call(unsigned int index, const struct call *call)
 {
 	const struct poke *pokes = (const struct poke *)(call + 1);
@@ -101,6 +112,7 @@ static void make_call(unsigned int index, const struct call *call)
 		*(unsigned long *)(DATA + pokes[i].offset) = pokes[i].value;
 	for (unsigned int i = 0; i < 6; i++)
 		args[i] = call->references >> i & 1 ? (unsigned long)results[call->args[i] % CALLS] : call->args[i];
+	keep_nonblocking(call->number, args);
 	memset(TIMEOUT, 0, 16); /* calls may have written there, and none is to wait */
 	errno = 0;
 	result = syscall(call->number, args[0], args[1], args[2], args[3], args[4], args[5]);
@@ -128,6 +140,23 @@ static void make_memory(const unsigned char *texts, size_t size)
 	munmap(TEXTS + 2 * PAGE, PAGE);
 }
 
+/* A root directory with the devices that programs name. */
+static void make_root(const char *root)
+{
+	static const struct {
+		const char *name;
+		unsigned int minor;
+	} devices[] = { { "dev/null", 3 }, { "dev/zero", 5 } };
+
+	if ((mkdir(root, 0755) && errno != EEXIST) || chroot(root) || chdir("/"))
+		fail("root directory");
+	if (mkdir("dev", 0755) && errno != EEXIST)
+		fail("dev");
+	for (unsigned int i = 0; i < sizeof(devices) / sizeof(*devices); i++)
+		if (mknod(devices[i].name, S_IFCHR | 0666, makedev(1, devices[i].minor)) && errno != EEXIST)
+			fail(devices[i].name);
+}
+
 /* All that the program can refer to by a number is the same natively and on the Sentry. */
 static void make_world(const char *root)
 {
@@ -135,8 +164,8 @@ static void make_world(const char *root)
 
 	if (dup2(1, OUTPUT) < 0)
 		_exit(2);
-	if (*root && (chroot(root) || chdir("/")))
-		fail("chroot");
+	umask(0);
+	make_root(root);
 	setrlimit(RLIMIT_NOFILE, &descriptors);
 	umask(022);
 	if ((mkdir("/w", 0755) && errno != EEXIST) || chdir("/w"))
@@ -146,17 +175,10 @@ static void make_world(const char *root)
 		close(fd);
 }
 
-int main(int argc, char **argv)
+static void run(unsigned int size)
 {
-	unsigned int size = 0, texts, index = 0;
-	ssize_t got;
+	unsigned int texts, index = 0;
 
-	if (argc < 2)
-		return 2;
-	verbose = argc > 2;
-	while ((got = read(0, program + size, sizeof(program) - size)) > 0)
-		size += (unsigned int)got;
-	make_world(argv[1]);
 	memcpy(&texts, program, 4);
 	if (texts > PAGE || size < 8 + texts)
 		fail("program");
@@ -166,6 +188,65 @@ int main(int argc, char **argv)
 
 		make_call(index, call);
 		at += sizeof(*call) + call->pokes * sizeof(struct poke) + ((call->masks * sizeof(struct mask) + 7) & ~7u);
+	}
+	_exit(0);
+}
+
+static int read_all(void *to, size_t size)
+{
+	ssize_t got;
+
+	for (size_t done = 0; done < size; done += (size_t)got) {
+		got = read(0, (unsigned char *)to + done, size - done);
+		if (got <= 0)
+			return 0;
+	}
+	return 1;
+}
+
+/* Prints how a program ended; the parent's signals are blocked. */
+static void await(pid_t pid, const sigset_t *ends)
+{
+	const struct timespec limit = { .tv_sec = LIMIT_S };
+	int status;
+
+	if (sigtimedwait(ends, NULL, &limit) < 0) {
+		kill(pid, SIGKILL);
+		dprintf(1, "it hangs\n");
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		fail("waitpid");
+	sigtimedwait(ends, NULL, &(const struct timespec){ 0 });
+	if (status)
+		dprintf(1, "it ends with status %x\n", status);
+	dprintf(1, "end\n");
+}
+
+int main(int argc, char **argv)
+{
+	unsigned int size;
+	char root[4096];
+	sigset_t ends;
+
+	if (argc < 2)
+		return 2;
+	verbose = argc > 2;
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &ends, NULL);
+	for (int number = 0; read_all(&size, sizeof(size)); number++) {
+		pid_t pid;
+
+		if (size > sizeof(program) || !read_all(program, size))
+			fail("input");
+		snprintf(root, sizeof(root), "%s/%d", argv[1], number);
+		pid = fork();
+		if (!pid) {
+			sigprocmask(SIG_UNBLOCK, &ends, NULL);
+			make_world(root);
+			run(size);
+		}
+		await(pid, &ends);
 	}
 	return 0;
 }

@@ -275,6 +275,31 @@ static void queue(void)
 	}
 }
 
+/* A signal that would be ignored ends a wait for it, whether it came before or comes now. */
+static void awaited(void)
+{
+	const struct timespec limit = { .tv_sec = 20 };
+	siginfo_t info;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	for (int late = 0; late < 2; late++) {
+		pid_t child = fork();
+
+		if (!child) {
+			usleep(late ? 200000 : 0);
+			_exit(3);
+		}
+		usleep(late ? 0 : 200000);
+		CALL(sigtimedwait(&set, &info, &limit));
+		printf("code %d status %d\n", info.si_code, info.si_status);
+		CALL(waitpid(child, NULL, 0) == child);
+	}
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static void shared(void)
 {
 	int *word = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -390,6 +415,7 @@ int main(void)
 	handlers();
 	faults();
 	queue();
+	awaited();
 	shared();
 	groups();
 	proc();

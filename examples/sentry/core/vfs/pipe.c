@@ -513,7 +513,7 @@ int pipe_make(u32 flags, struct file **ends)
 		return error;
 	}
 	for (u32 i = 0; i < 2; i++) {
-		ends[i] = file_new(&path, &pipe_operations, flags | (i ? O_WRONLY : O_RDONLY));
+		ends[i] = file_new(&path, &pipe_operations, i ? flags | O_WRONLY : flags & ~(u32)O_DIRECT);
 		if (ends[i])
 			attach(pipe, ends[i]);
 	}
