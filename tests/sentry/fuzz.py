@@ -537,16 +537,17 @@ class Known:
 
 _XATTR = "setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr removexattr lremovexattr fremovexattr"
 KNOWN = (
-    Known("clock_gettime clock_getres", "0", "EINVAL", "there are no alarm clocks here", (0, 8)),
+    Known("clock_gettime clock_getres", "0 EFAULT", "EINVAL", "there are no alarm clocks here", (0, 8)),
     Known(_XATTR, "E2BIG ERANGE EFAULT EINVAL", "*", "Linux checks names and values before files since 6.13"),
     Known("fchmod fchown", "EOPNOTSUPP", "0", "files without a name have had no attributes to change since 6.16"),
     Known("epoll_wait epoll_pwait", "EBADF", "EINVAL EFAULT", "the number of events has been checked last since 6.15"),
+    Known("mremap", "EFAULT", "EINVAL", "places and sizes have been checked before the mapping since 6.17"),
     Known("memfd_create", "*", "EINVAL", "there are no huge pages", (1, 4)),
     Known("link linkat rename renameat renameat2 openat2", "*", "EXDEV", "/dev is a mount of its own here"),
     Known("setrlimit prlimit64", "EPERM", "0 EFAULT", "the host's root can lack CAP_SYS_RESOURCE"),
     Known("sendfile", "0", "0", "2 GiB are more memory than the sandbox has", (3, 0x2000_8000_0000)),
     Known("flistxattr", "ERANGE 0", "0", "sockets have no attribute with their protocol"),
-    Known("newfstatat", "0", "EINVAL", "flags have not been checked since 6.13 where the path is empty", (3, 0x1000)),
+    Known("newfstatat", "0 EBADF", "EINVAL", "flags have not been checked since 6.13 where the path is empty", (3, 0x1000)),
     Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),

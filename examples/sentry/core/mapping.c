@@ -393,13 +393,16 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
 	struct vma *vma = mm_vma(mm, old);
+	bool stays;
 	s64 error;
 
 	if (!vma)
 		return -EFAULT;
 	if (!old_size && !(vma->flags & VMA_SHARED))
 		return -EINVAL;
-	if (vma->end - old < (old_size < size ? old_size : size)) /* what lies behind a smaller one is unmapped */
+	stays = !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP));
+	/* What lies behind a smaller one is unmapped; what stays where it is can be several mappings. */
+	if (!(stays && size <= old_size) && vma->end - old < (old_size < size ? old_size : size))
 		return -EFAULT;
 	if (size < old_size) {
 		error = mm_unmap(mm, old + size, old_size - size);
@@ -407,7 +410,7 @@ s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 			return error;
 		old_size = size;
 	}
-	if (!(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))) {
+	if (stays) {
 		if (size == old_size)
 			return (s64)old;
 		if (!may_grow(mm, size - old_size, 0, 0))

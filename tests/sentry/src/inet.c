@@ -493,6 +493,8 @@ static void try_datagrams(void)
 	CONNECT(b, at("255.255.255.255", 7));
 	TRY(shutdown, b, SHUT_RD);
 	READY(b);
+	TRY(read, b, buffer, 10);
+	TRY(recvfrom, b, buffer, 10, MSG_DONTWAIT, NULL, NULL);
 	TRY(listen, b, 1);
 	TRY(accept, b, NULL, NULL);
 	close(b);

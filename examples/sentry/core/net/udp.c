@@ -211,7 +211,7 @@ static s64 begin_receiving(struct inet *inet, u64 deadline)
 			continue;
 		}
 		if (inet->no_receive)
-			return 0;
+			return deadline ? 0 : -EAGAIN; /* as Linux: only a wait ends */
 		error = socket_wait(&inet->changed, deadline);
 		if (error)
 			return error;

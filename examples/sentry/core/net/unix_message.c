@@ -198,7 +198,7 @@ static s64 wait_for_packet(struct socket *socket, u64 deadline)
 			return error;
 		}
 		if (end->no_receive)
-			return -ESHUTDOWN;
+			return is_datagram(socket) && !deadline ? -EAGAIN : -ESHUTDOWN; /* as Linux: only a wait ends */
 		if (!end->peer && !is_datagram(socket))
 			return socket->type == SOCK_STREAM ? -EINVAL : -ENOTCONN;
 		error = socket_wait(&end->readable, deadline);
