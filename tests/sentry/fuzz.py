@@ -1,8 +1,9 @@
 """Random programs of system calls, made natively and on the Sentry: their results and what they write must agree.
 
 ``python -m tests.sentry.fuzz [--seconds N] [--seed N]`` prints the differences that it finds, each as a short program;
-``--show FILE`` runs one of these again; ``--layers`` first puts files into the lower layer of an overlay; ``--platform kvm``
-needs /dev/kvm.
+``--show FILE`` runs one of these again; ``--layers`` first puts files into the lower layer of an overlay; ``--platform
+kvm`` needs /dev/kvm; ``--peer ptrace`` compares two platforms, for a host whose Linux is of another version than the
+Sentry follows.
 
 Programs are made from the descriptions of system calls. Natively they run as root in an empty folder of their own; only
 calls of :data:`CALLS` are made, with arguments that do no harm there.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import shutil
 import struct
@@ -424,34 +424,42 @@ class Runner:
 
     :param layers: there are files already; on the Sentry they are in a lower layer
     :param platform: kvm, trap, or ptrace
+    :param peer: a platform to compare with instead of Linux
     """
 
-    def __init__(self, *, layers: bool = False, platform: str = "ptrace") -> None:
+    def __init__(self, *, layers: bool = False, platform: str = "ptrace", peer: str | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sentry-fuzz-", dir="/dev/shm"))
         self.interpreter = self.folder / "interpreter"
         source = HERE / "src" / "interpreter.c"
         subprocess.run(["gcc", "-std=gnu11", "-O1", "-static", "-o", self.interpreter, source], check=True)
         self.layers = layers
+        self.runs = 0
+        self.start = self._start(platform)
+        self.peer = self._start(peer) if peer else None
+
+    def _start(self, platform: str) -> list[Any]:
+        """The command that starts the interpreter on a platform."""
         if platform == "kvm":
-            self.start = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--root", "none"]
-            self.start += [self.interpreter]
-            return
+            command = [sys.executable, "-m", "pyvmm_sentry", "do", "--platform", "kvm", "--root", "none"]
+            return [*command, self.interpreter]
         core = {"trap": build.trap, "ptrace": build.ptrace}[platform]()
-        self.start = [core, "--", self.interpreter]
-        if layers:
-            packed, lower = self.folder / "archive", self.folder / "lower"
-            for number in range(BATCH):
-                make_files(lower / str(number) / "w")
-            shutil.copy(self.interpreter, lower)
-            with open(packed, "wb") as out:
-                archive.pack(lower, out)
-            self.start = [core, "--scratch", "--archive", packed, "--", "/interpreter"]
+        if not self.layers:
+            return [core, "--", self.interpreter]
+        packed, lower = self.folder / "archive", self.folder / "lower"
+        for number in range(BATCH):
+            make_files(lower / str(number) / "w")
+        shutil.copy(self.interpreter, lower)
+        with open(packed, "wb") as out:
+            archive.pack(lower, out)
+        return [core, "--scratch", "--archive", packed, "--", "/interpreter"]
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
 
     def native(self, programs: Sequence[bytes], *, verbose: bool = False) -> list[list[str]]:
-        """The lines of each program on the host's Linux."""
+        """The lines of each program on the host's Linux, or on the peer."""
+        if self.peer:
+            return self._run([*self.peer, ""], programs, verbose)
         root = Path(tempfile.mkdtemp(dir=self.folder))
         if self.layers:
             for number in range(BATCH):
@@ -463,6 +471,7 @@ class Runner:
 
     def ours(self, programs: Sequence[bytes], *, verbose: bool = False) -> list[list[str]]:
         """The same on the Sentry."""
+        self.runs += len(programs)
         return self._run([*self.start, ""], programs, verbose)
 
     def _run(self, command: list[Any], programs: Sequence[bytes], verbose: bool) -> list[list[str]]:
@@ -547,7 +556,9 @@ KNOWN = (
     Known("setrlimit prlimit64", "EPERM", "0 EFAULT", "the host's root can lack CAP_SYS_RESOURCE"),
     Known("sendfile", "0", "0", "2 GiB are more memory than the sandbox has", (3, 0x2000_8000_0000)),
     Known("flistxattr", "ERANGE 0", "0", "sockets have no attribute with their protocol"),
-    Known("newfstatat", "0 EBADF", "EINVAL", "flags have not been checked since 6.13 where the path is empty", (3, 0x1000)),
+    Known("newfstatat", "0 EBADF", "EINVAL", "flags are not checked since 6.13 where the path is empty", (3, 0x1000)),
+    Known("preadv2 pwritev2", "*", "EOPNOTSUPP", "RWF_DONTCACHE came with 6.14", (5, 0x80)),
+    Known("getdents getdents64", "EINVAL", "0", "a position in a folder means what the file system likes"),
     Known("writev pwritev2", "EINVAL", "*", "Linux writes each vector by itself to an eventfd"),
     Known("renameat2", "*", "EINVAL", "there are no whiteouts", (4, 4)),
     Known("mmap", "EPERM", "*", "the folder of the native run can be mounted noexec"),
@@ -644,6 +655,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--show", type=Path)
     parser.add_argument("--layers", action="store_true", help="with files in a lower layer (not on kvm)")
     parser.add_argument("--platform", choices=("ptrace", "trap", "kvm"), default="ptrace")
+    parser.add_argument("--peer", choices=("ptrace", "trap"), help="compare with this platform instead of Linux")
     parser.add_argument("--calls", type=int, metavar="SECONDS", help="attack with calls of every number instead")
     options = parser.parse_args(argv)
     if options.calls:
@@ -651,9 +663,9 @@ def main(argv: list[str]) -> int:
 
         test_attackers.main(options.calls, options.seed)
         return 0
-    if options.layers and options.platform == "kvm":
-        parser.error("--layers needs trap or ptrace")
-    runner = Runner(layers=options.layers, platform=options.platform)
+    if options.layers and (options.platform == "kvm" or options.peer):
+        parser.error("--layers needs trap or ptrace, and Linux as its peer")
+    runner = Runner(layers=options.layers, platform=options.platform, peer=options.peer)
     count = 0
     try:
         if options.show:
@@ -667,6 +679,7 @@ def main(argv: list[str]) -> int:
             small = found if options.no_shrink else shrink(runner, found)
             text = to_text(small.program) if small is not found else f"{small.call}\n"
             print(f"seed {seed}: {small.kind}\n{text}  native {small.native}\n  sentry {small.ours}", flush=True)
+        print(f"{runner.runs} runs of programs, {count} differences")
     finally:
         runner.close()
     return 1 if count else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -240,6 +241,22 @@ def _status() -> str:
     return "\n".join(found)
 
 
+@contextlib.contextmanager
+def _announced() -> Iterator[None]:
+    """Tell whoever sits at a terminal why nothing happens, if it takes longer than two seconds."""
+    import threading
+
+    text = "compiling the Sentry, once for each version (some 10 s)"
+    timer = threading.Timer(2.0, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _program(name: str, build: Callable[[], Path]) -> Path:
     """The program of an installation; or what *build* makes of the sources, which it reads when one has changed, and
     once a day, since there may be a newer lwIP.
@@ -254,7 +271,8 @@ def _program(name: str, build: Callable[[], Path]) -> Path:
         made, before = known.read_text().split("\n", 1)
         if before == status and (BUILD / made).exists() and time.time() - known.stat().st_mtime < CHECKED_S:
             return BUILD / made
-    path = build()
+    with _announced():
+        path = build()
     new = known.with_name(f"{known.name}.{os.getpid()}")
     new.write_text(f"{path.name}\n{status}")
     os.replace(new, known)

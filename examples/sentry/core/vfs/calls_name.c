@@ -371,7 +371,7 @@ static int check_rename(struct rename *r)
 {
 	bool exchange = r->flags & RENAME_EXCHANGE;
 
-	if (!r->old->inode)
+	if (!r->old->inode || (!r->new->inode && r->to.at.dentry->inode->dead))
 		return -ENOENT;
 	if (r->flags & RENAME_NOREPLACE && r->new->inode)
 		return -EEXIST;
