@@ -444,12 +444,15 @@ def install_plotting(python: str) -> None:
         write_command(python)
 
 
-def install_ray(python: str) -> None:
-    """Install Ray, an engine of examples/server. Its tests are skipped where no wheel is made for this Python."""
-    if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", "ray")):
-        with step("installing Ray, an engine of examples/server"):
-            command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "ray >= 2.52"]
-            subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
+def install_engines(python: str) -> None:
+    """Install Ray and the client of PostgreSQL for examples/server. Tests of Ray are skipped where no wheel of it is
+    made for this Python.
+    """
+    for name, requirement in (("ray", "ray >= 2.52"), ("psycopg", "psycopg[binary] >= 3.2")):
+        if not glob.glob(os.path.join(VENV, "lib", "python*", "site-packages", name)):
+            with step(f"installing {name} for examples/server"):
+                command = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", requirement]
+                subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
 
 
 def install_builders(python: str) -> None:
@@ -569,7 +572,7 @@ def main(groups: Sequence[str]) -> None:
             install_example(os.path.join(VENV, "bin", "python"), name)
         fetch_terminal(os.path.join(VENV, "bin", "python"))
     if "long" in wanted:
-        install_ray(os.path.join(VENV, "bin", "python"))
+        install_engines(os.path.join(VENV, "bin", "python"))
     if "bench" in wanted:
         install_plotting(os.path.join(VENV, "bin", "python"))
     if "wheels" in wanted:

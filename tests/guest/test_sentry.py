@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import program
+from tests.sentry import fuzz
 from tests.sentry.conftest import Compile
 from tests.sentry.conftest import compile_static as compile_static
 from tests.sentry.terminal import Terminal
@@ -237,3 +238,15 @@ def test_gdb_attaches_to_the_core(tmp_path: Path) -> None:
     assert re.search(r"Breakpoint 1, .*sys_kill \(t=(t@entry=)?0x", done.stdout), done.stdout + done.stderr
     assert re.search(r"(?s)\n#0 .*sys_kill .*\n#\d+ .*task_run \(.*\n#\d+ .*task_first \(", done.stdout), done.stdout
     assert "$1 = 1\n" in done.stdout
+
+
+def test_random_programs_do_the_same_in_a_machine_and_in_a_process() -> None:
+    """In a process the core agrees with Linux: tests/sentry/test_fuzz.py."""
+    programs = [fuzz.from_text(path.read_text()) for path in sorted(fuzz.CORPUS.glob("*.txt"))]
+    programs += [fuzz.Maker(seed, 150).program() for seed in range(2000, 2012)]
+    runner = fuzz.Runner(platform="kvm", peer="ptrace")
+    try:
+        found = fuzz.compare(runner, programs)
+    finally:
+        runner.close()
+    assert [each for each in found if each] == []

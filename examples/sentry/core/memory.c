@@ -27,6 +27,8 @@ static s64 map_file(struct task *t, const u64 *args)
 		return -EOVERFLOW;
 	if (type == SHARED_VALIDATE && flags & ~(u32)KNOWN)
 		return -EOPNOTSUPP;
+	if (!shared && type != MAP_PRIVATE)
+		return -EINVAL;
 	if (!vma.file->readable || (shared && vma.prot & PROT_WRITE && !vma.file->writable))
 		return -EACCES;
 	if (!vma.file->operations->mmap)
