@@ -549,6 +549,7 @@ KNOWN = (
     Known("clock_gettime clock_getres", "0 EFAULT", "EINVAL", "there are no alarm clocks here", (0, 8)),
     Known(_XATTR, "E2BIG ERANGE EFAULT EINVAL", "*", "Linux checks names and values before files since 6.13"),
     Known("fchmod fchown utimensat", "EOPNOTSUPP", "0", "files without a name have no attributes to change since 6.16"),
+    Known("flock", "EAGAIN", "0", "for Linux, all descriptors of its own without a file are the same file"),
     Known("epoll_wait epoll_pwait", "EBADF", "EINVAL EFAULT", "the number of events has been checked last since 6.15"),
     Known("mremap", "EFAULT", "EINVAL", "places and sizes have been checked before the mapping since 6.17"),
     Known("memfd_create", "*", "EINVAL", "there are no huge pages", (1, 4)),

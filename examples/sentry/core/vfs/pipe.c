@@ -144,7 +144,7 @@ static s64 add_page(struct pipe *pipe, struct io *from, bool packet)
 	if (!page)
 		return -ENOMEM;
 	moved = io_get(from, page, part);
-	if (!moved) {
+	if (moved < part) { /* Linux drops what it has of this page, too */
 		page_free(page);
 		return -EFAULT;
 	}
