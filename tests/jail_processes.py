@@ -31,8 +31,8 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that its first thread has started."""
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that it has started."""
+    return [int(each) for text in of_threads("children", pid).values() for each in text.split()]
 
 
 def descendants(pid: int) -> list[int]:

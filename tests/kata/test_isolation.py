@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.installed import wait_for_image
+from tests.jail_processes import descendants
 from tests.kata.oci_runtime import eventually
 from tests.netns import ip, own_network
 from vmm import kvm_verdict
 
 PIPE = subprocess.PIPE
+PR_SET_CHILD_SUBREAPER = 36
 PROGRAM = Path(sys.executable).parent / "pyvmm-oci"
 
 pytestmark = [
@@ -362,3 +368,53 @@ def test_a_second_interface_is_refused(bundle: Bundle) -> None:
         done = bundle.call("run", "c1")
     assert (done.returncode, "a Sentry has no second network interface" in done.stderr) == (1, True), done.stderr
     assert bundle.call("list", "--quiet").stdout == ""
+
+
+KILLS = int(os.environ.get("PYVMM_TEST_KILLS", "4"))
+
+
+@pytest.fixture
+def adopted() -> Iterator[Callable[[], list[int]]]:
+    """The living processes that this one has started, directly or not; those whose parents end become its children."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def living() -> list[int]:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        return descendants(os.getpid())
+
+    yield living
+    prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def test_whoever_of_a_container_is_killed_nothing_is_left_and_nothing_lost(
+    bundle: Bundle, adopted: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    """kill -9 of one of its processes, at some moment. What a program has said to be written is in its volume."""
+    volume, chance = tmp_path / "volume", random.Random(5)
+    volume.mkdir()
+    mounts = json.loads((bundle.path / "config.json").read_text())["mounts"]
+    mounts.append({"destination": "/volume", "type": "bind", "source": str(volume), "options": ["rbind", "rw"]})
+    bundle.write("sh", "-c", "n=0; while n=$((n + 1)); do echo $n >>/volume/log && echo $n; done", mounts=mounts)
+    before = set(adopted())
+    for _ in range(KILLS):
+        ours, its = os.pipe()
+        try:
+            assert bundle.call("create", "c1", stdout=its, stderr=subprocess.DEVNULL).returncode == 0
+            os.close(its)
+            assert bundle.call("start", "c1").returncode == 0
+            with open(ours, closefd=False) as said:
+                lines = [next(said) for _ in range(chance.randrange(1, 500))]
+                victim = chance.choice([pid for pid in adopted() if pid not in before])
+                name = Path(f"/proc/{victim}/comm").read_text().strip()
+                os.kill(victim, signal.SIGKILL)
+                assert bundle.call("delete", "--force", "c1").returncode == 0
+                eventually(lambda: set(adopted()) <= before, f"processes are left after the end of {name}")
+                lines += [line for line in said if line.endswith("\n")]
+        finally:
+            os.close(ours)
+        assert (volume / "log").read_text().startswith("".join(lines)), f"{name} was killed"
+        assert bundle.call("list", "--quiet").stdout == ""
+        (volume / "log").unlink()
