@@ -294,6 +294,24 @@ raises(SandboxGone, box.run, "true")
     assert done.stderr.startswith("INFO:pyvmm_sandbox:sandboxes run on the Sentry") and done.stderr.count("\n") == 1
 
 
+def test_hundreds_of_commands_run_at_the_same_time(python: Python) -> None:
+    """One that is too many is refused; after the end of another one there is room."""
+    code = f"""{BEGIN}
+with Sandbox(rootfs, isolation="sentry", processes=1000, **where) as box:
+    started = []
+    while True:
+        try:
+            started.append(box.popen(["sleep", "1000"]))
+        except VmmError as error:
+            print(len(started), error)
+            break
+    started.pop().close()
+    print(box.run("echo on").stdout)
+"""
+    done = python(code.replace("from pyvmm_sandbox import *", "from pyvmm_sandbox import *; from vmm import VmmError"))
+    assert done.stdout == "255 ExecProcess: ExecProcess: Resource temporarily unavailable\non\n\n", done.stderr
+
+
 def test_a_stored_image_is_unpacked_for_each_sandbox(python: Python) -> None:
     code = """
 from pyvmm_kata.image_store import store

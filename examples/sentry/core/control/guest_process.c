@@ -205,17 +205,19 @@ static bool is_known(const struct container *container, const struct reader *id)
 	return false;
 }
 
-/* Forget processes that have ended, the oldest first, if there are many. */
+/* Forget processes that have ended, the oldest first, if there are many, or no other has room. */
 static void forget_ended(struct container *container)
 {
-	u32 ended = 0;
+	u32 ended = 0, most = ENDED_MOST;
 
 	LIST_EACH(at, &container->processes)
 		ended += CONTAINER(at, struct guest_process, processes)->ended;
+	if (container->guest_count >= PROCESSES_MOST && ended && ended <= most)
+		most = ended - 1;
 	LIST_EACH_SAFE(at, next, &container->processes) {
 		struct guest_process *guest = CONTAINER(at, struct guest_process, processes);
 
-		if (ended <= ENDED_MOST)
+		if (ended <= most)
 			return;
 		if (!guest->ended || at == container->processes.next) /* the first process stays */
 			continue;
@@ -242,7 +244,7 @@ struct guest_process *guest_process_new(struct container *container, const struc
 	forget_ended(container);
 	if (!reader_size(id) || reader_size(id) > ID_MOST)
 		goto failed;
-	*error = is_known(container, id) ? -EEXIST : container->guest_count >= PROCESSES_MOST ? -ENOSPC : -ENOMEM;
+	*error = is_known(container, id) ? -EEXIST : container->guest_count >= PROCESSES_MOST ? -EAGAIN : -ENOMEM;
 	guest = *error == -ENOMEM ? kmalloc(sizeof(*guest)) : NULL;
 	if (!guest)
 		goto failed;

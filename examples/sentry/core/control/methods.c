@@ -137,6 +137,7 @@ static enum status status_of(s64 error)
 	case ESRCH: return STATUS_NOT_FOUND;
 	case EEXIST: return STATUS_ALREADY_EXISTS;
 	case ENOSPC:
+	case EAGAIN:
 	case ENOMEM: return STATUS_RESOURCE_EXHAUSTED;
 	default: return STATUS_INTERNAL;
 	}

@@ -4,7 +4,8 @@
 
 #include "../virtio/vsock.h"
 
-enum { HEADER = 10, REQUEST = 1, RESPONSE = 2, MESSAGE_MOST = 2 << 20, CALLS_MOST = 128 };
+/* A process takes three calls: one that waits for it, and two that read its streams. None of them is to be refused. */
+enum { HEADER = 10, REQUEST = 1, RESPONSE = 2, MESSAGE_MOST = 2 << 20, CALLS_MOST = 4 * PROCESSES_MOST };
 enum { TOUCHED = 512 }; /* pages: what a container with a small program uses */
 
 struct connection {
