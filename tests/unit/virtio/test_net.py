@@ -7,10 +7,13 @@ import os
 import random
 import shutil
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -545,6 +548,8 @@ def test_a_frame_that_the_host_refuses_is_dropped(tap: None) -> None:
         assert guest.stat("tx_frames") == 1
 
 
+STEPS = ("_await_ready", "_read_frame", "_read")
+TraceFunction = Callable[[FrameType, str, Any], Any]
 needs_passt = pytest.mark.skipif(shutil.which("passt") is None, reason="no passt")
 
 
@@ -586,6 +591,40 @@ def test_without_passt_there_is_a_hint(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ConfigError) as caught:
         Passt(MAC)
     assert "apt-get install passt" in caught.value.hint
+
+
+def test_a_signal_at_any_moment_of_its_start_is_all_that_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler's exception comes between any two instructions; what was opened is closed once."""
+    from vmm.virtio.net import passt as net_passt
+
+    monkeypatch.setattr(net_passt, "PROGRAM", "true")  # it ends at once
+    before = sorted(os.listdir("/proc/self/fd"))
+    left = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith("passt.py") or frame.f_code.co_name not in STEPS:
+            return None
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if left < 0:
+            sys.settrace(None)
+            raise SystemExit(130)
+        return trace
+
+    for moment in itertools.count():
+        left = moment
+        try:
+            sys.settrace(trace)
+            Passt(MAC)
+        except SystemExit:
+            pass
+        except ConfigError:
+            break
+        finally:
+            sys.settrace(None)
+        assert sorted(os.listdir("/proc/self/fd")) == before, moment
+    assert moment > 50
 
 
 def test_a_passt_that_takes_long_is_waited_for(

@@ -21,7 +21,6 @@ from vmm.virtio.net.device import NET_F_GUEST_CSUM, Backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm.faststart.builtin import socket
     from vmm.virtio.net import Publish
 
 PROGRAM = "passt"
@@ -147,32 +146,28 @@ class Passt(Backend):
         """Its answer to an ARP request proves that it runs and has all its ports."""
         to_all, kind, arp, nobody, unknown, target = _PROBE
         frame = to_all + mac + kind + arp + mac + nobody + unknown + target
-        from vmm.faststart.builtin import socket
-
-        sock = socket.socket(fileno=self.fds[0])
+        # By its descriptor: a signal's exception would end a socket object, and with it close what others close.
+        fd = self.fds[0]
+        deadline = time.monotonic() + START_TIMEOUT
+        self._notice = time.monotonic() + min(NOTICE_AFTER, START_TIMEOUT)
         try:
-            deadline = time.monotonic() + START_TIMEOUT
-            self._notice = time.monotonic() + min(NOTICE_AFTER, START_TIMEOUT)
-            try:
-                sock.send(struct.pack(">I", len(frame)) + frame)
-            except OSError:  # it has ended already
-                pass
-            while (answer := self._read_frame(sock, deadline))[12:14] != kind:
-                if not answer:
-                    self._refused()
-        finally:
-            sock.detach()
+            posix.write(fd, struct.pack(">I", len(frame)) + frame)
+        except OSError:  # it has ended already
+            pass
+        while (answer := self._read_frame(fd, deadline))[12:14] != kind:
+            if not answer:
+                self._refused()
 
-    def _read_frame(self, sock: socket.socket, deadline: float) -> bytes:
+    def _read_frame(self, fd: int, deadline: float) -> bytes:
         """One frame; nothing at the end of the stream."""
-        length = self._read(sock, 4, deadline)
-        return self._read(sock, int.from_bytes(length, "big"), deadline) if length else b""
+        length = self._read(fd, 4, deadline)
+        return self._read(fd, int.from_bytes(length, "big"), deadline) if length else b""
 
-    def _read(self, sock: socket.socket, count: int, deadline: float) -> bytes:
+    def _read(self, fd: int, count: int, deadline: float) -> bytes:
         from select import POLLIN, poll
 
         waiter = poll()
-        waiter.register(sock.fileno(), POLLIN)
+        waiter.register(fd, POLLIN)
         data = b""
         while len(data) < count:
             now = time.monotonic()
@@ -186,7 +181,7 @@ class Passt(Backend):
                     hint="the host is too busy, or passt hangs: run `passt --foreground` to see more",
                 )
             try:
-                piece = sock.recv(count - len(data))
+                piece = posix.read(fd, count - len(data))
             except OSError:
                 return b""
             if not piece:
