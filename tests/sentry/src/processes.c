@@ -275,6 +275,22 @@ static void queue(void)
 	}
 }
 
+/* Until the process waits for something. */
+static void await_sleep(pid_t pid)
+{
+	char name[40], state = 0;
+
+	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+	while (state != 'S') {
+		FILE *file = fopen(name, "r");
+
+		if (!file || fscanf(file, "%*d %*s %c", &state) != 1)
+			_exit(4);
+		fclose(file);
+		sched_yield();
+	}
+}
+
 /* A signal that would be ignored ends a wait for it, whether it came before or comes now. */
 static void awaited(void)
 {
@@ -289,10 +305,12 @@ static void awaited(void)
 		pid_t child = fork();
 
 		if (!child) {
-			usleep(late ? 200000 : 0);
+			if (late)
+				await_sleep(getppid());
 			_exit(3);
 		}
-		usleep(late ? 0 : 200000);
+		if (!late)
+			CALL(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT));
 		CALL(sigtimedwait(&set, &info, &limit));
 		printf("code %d status %d\n", info.si_code, info.si_status);
 		CALL(waitpid(child, NULL, 0) == child);
