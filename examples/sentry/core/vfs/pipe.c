@@ -132,8 +132,10 @@ static s64 add_to_last(struct pipe *pipe, struct io *from)
 	if (!last || last->packet || last->borrowed || !part || end + part > PAGE)
 		return 0;
 	moved = io_get(from, (u8 *)page_at(last->page) + end, part);
+	if (moved < part)
+		return -EFAULT;
 	last->size += (u32)moved;
-	return moved < part ? -EFAULT : (s64)moved;
+	return (s64)moved;
 }
 
 static s64 add_page(struct pipe *pipe, struct io *from, bool packet)
