@@ -393,14 +393,13 @@ static s64 remap_elsewhere(struct mm *mm, u64 old, u64 old_size, u64 size, u32 f
 s64 mm_remap(struct mm *mm, u64 old, u64 old_size, u64 size, u32 flags, u64 to)
 {
 	struct vma *vma = mm_vma(mm, old);
-	bool stays;
+	const bool stays = !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP));
 	s64 error;
 
 	if (!vma)
 		return -EFAULT;
 	if (!old_size && !(vma->flags & VMA_SHARED))
 		return -EINVAL;
-	stays = !(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP));
 	/* What lies behind a smaller one is unmapped; what stays where it is can be several mappings. */
 	if (!(stays && size <= old_size) && vma->end - old < (old_size < size ? old_size : size))
 		return -EFAULT;

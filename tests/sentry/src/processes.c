@@ -275,22 +275,6 @@ static void queue(void)
 	}
 }
 
-/* Until the process waits for something. */
-static void await_sleep(pid_t pid)
-{
-	char name[40], state = 0;
-
-	snprintf(name, sizeof(name), "/proc/%d/stat", pid);
-	while (state != 'S') {
-		FILE *file = fopen(name, "r");
-
-		if (!file || fscanf(file, "%*d %*s %c", &state) != 1)
-			_exit(4);
-		fclose(file);
-		sched_yield();
-	}
-}
-
 /* A signal that would be ignored ends a wait for it, whether it came before or comes now. */
 static void awaited(void)
 {
@@ -306,7 +290,7 @@ static void awaited(void)
 
 		if (!child) {
 			if (late)
-				await_sleep(getppid());
+				wait_until_asleep(getppid());
 			_exit(3);
 		}
 		if (!late)
