@@ -179,8 +179,8 @@ def run_again(here: Sequence[str], environment: dict[str, str], *, needs_kvm: bo
 
 def run_pytest(
     title: str, arguments: list[str], *, needs_kvm: bool, whole: bool, hostile: bool = False
-) -> tuple[int, dict[str, int]]:
-    """One run of pytest: its exit status (0 for no tests) and how many tests had which outcome.
+) -> tuple[int, dict[str, int], dict[str, str]]:
+    """One run of pytest: its exit status (0 for no tests), how many tests had which outcome, and the errors by test.
 
     :param whole: it is so long that several labs share it
     :param hostile: all of it runs in a hostile lab
@@ -217,7 +217,7 @@ def run_pytest(
     say(f"<== {title}: {'failed' if failed else 'done'} after {time.monotonic() - start:.1f} s")
     if failed and not counts:
         counts = {"error": 1}  # it did not get as far as a test
-    return (max(status, 1) if failed else 0), counts
+    return (max(status, 1) if failed else 0), counts, {test: journal.errors[test] for test in journal.failed()}
 
 
 def start_recipes() -> subprocess.Popen[bytes]:
@@ -272,11 +272,13 @@ def main(arguments: list[str]) -> int:
             )
         )
     total: dict[str, int] = {}
-    for _, counts in runs:
+    for _, counts, errors in runs:
         for name, count in counts.items():
             total[name] = total.get(name, 0) + count
+        for test, error in errors.items():  # again, since whoever gets only the end of the output must find them there
+            say(f"FAILED {test}\n{error}")
     print(summary(total, time.monotonic() - start), flush=True)
-    return max(status for status, _ in runs)
+    return max(status for status, _, _ in runs)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,30 @@ def test_tests_that_stand_still_are_ended_and_named(tmp_path: Path) -> None:
     assert "stand still: test_stays.py::test_stays" in done.stdout + done.stderr
 
 
+def test_tests_that_failed_are_named_at_the_end(tmp_path: Path) -> None:
+    """Whoever has only the end of a long output learns there what to mend."""
+    names = ["first", "second", "third"]
+    tests = "".join(f"def test_{each}():\n    assert {each!r} == 'other'\n\n\n" for each in names)
+    (tmp_path / "test_it.py").write_text(tests)
+    code = (
+        "import pathlib, sys; from tools import run_tests; "
+        "run_tests.JOURNAL = pathlib.Path(sys.argv[1], 'journal'); "
+        "sys.exit(run_tests.main(['--native', '-n', '1', '--rootdir', sys.argv[1], sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=RUN.parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout
+    end = done.stdout[done.stdout.index("<== tests: failed") :]
+    assert [f"FAILED test_it.py::test_{each}\n" in end for each in names] == [True] * 3
+    assert all(f"assert '{each}' == 'other'" in end for each in names)
+    assert done.stdout.splitlines()[-1].strip("= ").startswith("3 failed in ")
+
+
 def test_the_makefile_installs_groups_that_exist() -> None:
     groups = re.findall(r"tools/deps\.py ([a-z ]+)", (RUN.parents[1] / "Makefile").read_text())
     assert len(groups) > 10
