@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.error
 import urllib.request
 from typing import Any
 
-from e2b import Sandbox, Template
+from e2b import CommandExitException, RateLimitException, Sandbox, Template
 
 from tests.server.sentry_server import serving
 
@@ -33,6 +34,15 @@ def main() -> None:
         Template.build(steps, "built", on_build_logs=lambda each: lines.append(each.message), **client)
         with Sandbox.create("built", allow_internet_access=False, **client) as box:
             found["built"] = ["this step runs" in lines, box.files.read("/tmp/built")]
+            try:
+                while True:
+                    last = box.commands.run("sleep 1000", background=True, timeout=0)
+            except RateLimitException:
+                found["full"] = True
+            last.kill()
+            with contextlib.suppress(CommandExitException):
+                last.wait()
+            found["room"] = box.commands.run("echo on").stdout
         print(json.dumps(found))
 
 

@@ -18,6 +18,8 @@ def test_servers_inside_are_reached_in_copies_too_and_templates_are_built(rootfs
         "copies": ["from inside", "from inside"],
         "resumed": "from inside",
         "built": [True, "built\n"],
+        "full": True,
+        "room": "on\n",
     }
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log and '"error"' not in log

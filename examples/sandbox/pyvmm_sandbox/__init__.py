@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SandboxError,
         SandboxGone,
         SandboxNotFound,
+        TooManyCommands,
         UsageError,
     )
     from pyvmm_sandbox.files import Change, Entry
@@ -63,6 +64,7 @@ __all__ = [
     "Secret",
     "Stats",
     "Template",
+    "TooManyCommands",
     "Traffic",
     "UsageError",
 ]

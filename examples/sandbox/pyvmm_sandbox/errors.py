@@ -45,6 +45,12 @@ class OutOfMemory(SandboxGone):
     default_code = "sandbox-memory"
 
 
+class TooManyCommands(SandboxError):
+    """The sandbox runs as many commands at the same time as it can."""
+
+    default_code = "sandbox-full"
+
+
 class CommandTimeout(SandboxError, TimeoutError):
     """A command was killed since it did not end in time.
 
@@ -90,6 +96,8 @@ def error_of(container: Container, error: Exception) -> Exception:
         runs = container.status in ("running", "paused")
     except VmmError:
         runs = False
+    if runs and isinstance(error, VmmError) and error.code == "agent-full":
+        return TooManyCommands(f"sandbox {container.id} has no room for another command", hint="wait for others to end")
     if runs:
         return error if isinstance(error, VmmError) else SandboxError(str(error))
     return gone(container.id)

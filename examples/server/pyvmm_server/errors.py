@@ -7,7 +7,7 @@ import logging
 
 from starlette.requests import ClientDisconnect
 
-from pyvmm_sandbox import SandboxGone, SandboxNotFound, UsageError
+from pyvmm_sandbox import SandboxGone, SandboxNotFound, TooManyCommands, UsageError
 from vmm import VmmError
 
 log = logging.getLogger("pyvmm_server")
@@ -101,6 +101,8 @@ def translate(error: Exception) -> ClientError:
         return ClientError(499, "the client has left", code="canceled")
     if isinstance(error, UsageError | UnicodeError):
         return ClientError(400, str(error))
+    if isinstance(error, TooManyCommands):
+        return ClientError(429, str(error))
     if isinstance(error, VmmError):
         return ClientError(503, str(error))
     if isinstance(error, OSError):

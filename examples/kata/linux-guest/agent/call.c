@@ -198,6 +198,7 @@ enum status_code status_of(int error)
 	case EEXIST:
 		return STATUS_ALREADY_EXISTS;
 	case ENOSPC:
+	case EAGAIN:
 	case ENOMEM:
 		return STATUS_RESOURCE_EXHAUSTED;
 	default:

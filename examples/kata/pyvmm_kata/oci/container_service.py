@@ -330,7 +330,7 @@ class ContainerService:
                 raise ConfigError(f"no request {request.get('op')!r}", code="oci-control")
             handler(request, channel)
         except VmmError as error:
-            _quietly(channel.send, {"error": f"{error} ({error.hint})" if error.hint else str(error)})
+            _quietly(channel.send, control.refusal(error))
         except (KeyError, TypeError, ValueError) as error:
             _quietly(channel.send, {"error": f"the request makes no sense: {type(error).__name__}: {error}"})
         except OSError:

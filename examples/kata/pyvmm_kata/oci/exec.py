@@ -86,7 +86,7 @@ class Attendant:
         except VmmError as error:
             if self._caller is None:
                 raise
-            self._caller.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
+            self._caller.send(control.refusal(error))
             return FAILED
         if self._caller is not None:
             self._caller.send({})

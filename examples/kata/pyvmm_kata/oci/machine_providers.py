@@ -269,7 +269,7 @@ class Own:
                 monitor.close()
                 raise
         except VmmError as error:
-            channel.send({"error": f"{error} ({error.hint})" if error.hint else str(error)})
+            channel.send(control.refusal(error))
             return 255
         except Exception as error:
             channel.send({"error": f"{type(error).__name__}: {error}"})

@@ -224,7 +224,7 @@ class Spare:
         except _Unfit as error:
             answer = {"unfit": str(error)}
         except VmmError as error:
-            answer = {"error": f"{error} ({error.hint})" if error.hint else str(error)}
+            answer = control.refusal(error)
         except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         if monitor is None and shim is None:

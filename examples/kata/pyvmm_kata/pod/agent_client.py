@@ -186,16 +186,23 @@ class AgentClient:
         :param process: a ``grpc.Process`` with its terminal
         :param config: the ``process`` of a config.json, as text
         :param window: the path of a file of the share that becomes its descriptor 3; empty: none
+        :raises AgentError: its code is ``agent-full`` where the guest has no room for another process
         """
-        self._do(
-            "ExecProcess",
-            CREATE_S,
-            container_id=container_id,
-            exec_id=exec_id,
-            process=process,
-            config=config,
-            window=window,
-        )
+        try:
+            self._do(
+                "ExecProcess",
+                CREATE_S,
+                container_id=container_id,
+                exec_id=exec_id,
+                process=process,
+                config=config,
+                window=window,
+            )
+        except AgentError as error:
+            if error.status != "RESOURCE_EXHAUSTED":
+                raise
+            hint = "wait until other processes of the container have ended"
+            raise AgentError(error.message, status=error.status, code="agent-full", hint=hint) from error
 
     def signal_process(self, container_id: str, exec_id: str, signal: int) -> None:
         """Send a signal; to all processes of the container if *exec_id* is empty."""

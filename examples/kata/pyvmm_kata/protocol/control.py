@@ -45,9 +45,14 @@ def creation_s(spec: Json) -> float:
 
 
 class Refused(VmmError):
-    """The monitor refused a request; the message is the monitor's."""
+    """The monitor refused a request; the message is the monitor's, and the code that of its error."""
 
     default_code = "oci-refused"
+
+
+def refusal(error: VmmError) -> Json:
+    """The answer to a request that failed."""
+    return {"error": f"{error} ({error.hint})" if error.hint else str(error), "code": error.code}
 
 
 class Channel:
@@ -153,7 +158,7 @@ class Channel:
         if value is None:
             raise HostError(f"{self._peer} ended before it answered", code="oci-control")
         if "error" in value:
-            raise Refused(str(value["error"]))
+            raise Refused(str(value["error"]), code=str(value.get("code", "")))
         return value
 
     def close(self) -> None:
