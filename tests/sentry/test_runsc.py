@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm_sentry import __main__ as runsc
-from pyvmm_sentry import flags
+from pyvmm_sentry import flags, stacks
 from tests.sentry.test_command import command_line
 from tools.where import ROOT
 
@@ -31,7 +32,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts of a container
         (("--nvproxy", "run", "c"), b"flag --nvproxy is not known\n  hint: pyvmm-runsc flags lists them"),
         (("--log",), b"flag --log needs a value"),
         (("install",), b"there is no command install"),
-        (("debug", "--stacks", "c"), b"debug: there is --ps ID alone"),
+        (("debug", "--signal", "9", "c"), b"debug: there are --ps ID and --stacks ID"),
     ],
 )
 def test_what_cannot_be_honoured_is_an_error(words: tuple[str, ...], reason: bytes) -> None:
@@ -131,3 +132,66 @@ def test_a_container_with_runscs_flags(tmp_path: Path) -> None:
     assert command_line(*before, "list", "--quiet").stdout == b""
     refused = command_line("--root", str(tmp_path / "state"), "--platform=ptrace", "run", "--bundle", str(bundle), "c1")
     assert (refused.returncode, b"'ptrace' is not one of auto, kvm, trap" in refused.stderr) == (1, True)
+
+
+@needs_root
+def test_stacks_show_where_the_tasks_of_a_container_are(tmp_path: Path) -> None:
+    """In the core, by its functions, with the call and its arguments; a program that runs has none."""
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs" / "bin").mkdir(parents=True)
+    for name in ("sh", "sleep"):
+        shutil.copy("/bin/busybox", bundle / "rootfs" / "bin" / name)
+    before = ("--root", str(tmp_path / "state"), "--platform=systrap", "--network", "none")
+    subprocess.run(runsc.container_command(flags.Flags({}), ["spec"]), cwd=bundle, check=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"args": ["sh", "-c", "(while :; do :; done) & echo on; sleep 1000; :"], "terminal": False}
+    (bundle / "config.json").write_text(json.dumps(spec))
+    words = [PROGRAM, *before, "run", "--bundle", str(bundle), "c1"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"on\n"
+        found: dict[str, str] = {}
+        while not (("wait" in found.get("1", "")) and "nanosleep" in found.get("3", "")):  # they are on their way
+            done = command_line(*before, "debug", "--stacks", "c1")
+            assert done.returncode == 0, done.stderr
+            found = {each.split(",")[0]: each for each in done.stdout.decode().split("process ")[1:]}
+        assert command_line(*before, "kill", "c1", "KILL").returncode == 0
+        assert running.wait(60) == 128 + 9
+    assert re.fullmatch(
+        r"1, task 1 \(sh\): sleeping\n    call wait4\(0xf+, 0x[0-9a-f]+, 0x0, 0x0\)\n"
+        r"    program at 0x[0-9a-f]+, stack 0x[0-9a-f]+\n(    [a-z][a-z0-9_.]+\+0x[0-9a-f]+\n)+",
+        found["1"],
+    )
+    assert "    sys_wait4+0x" in found["1"] and "    sys_clock_nanosleep+0x" in found["3"]
+    assert found["2"].startswith("2, task 2 (sh): r") and "call" not in found["2"]
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (b"", "it has no end"),
+        (b"[1,2]", "it has no end"),
+        (b"end\n", "no address of the core"),
+        (b"core 0x10\ntask 1 1 sleeping sh\n", "it has no end"),
+        (b"core 0xg\nend\n", "invalid literal"),
+        (b"core\nend\n", "no address of the core"),
+        (b"core 0x10\ntask 1 x sleeping sh\nend\n", "invalid literal"),
+        (b"core 0x10\ntask 1 1 sleeping \x1b[2J\nend\n", "a word cannot be printed"),
+        (b"core 0x10\ntask 1 1 sleeping \xff\nend\n", "ascii"),
+        (b"core 0x10\nframes 0x\nend\n", "invalid literal"),
+        (b"core 0x10\nelse\nend\n", "a line begins with 'else'"),
+        (b"core 0x10\n" + b"frames 0x1\n" * 100_000 + b"end\n", "it has 1100014 bytes"),
+    ],
+)
+def test_a_report_that_a_guest_has_made_up_is_refused(report: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        stacks.describe(report, [])
+
+
+def test_the_stacks_of_another_build_have_addresses(tmp_path: Path) -> None:
+    report = b"core 0x10\ntask 1 2 ready sh\ncall 999 0x1\nprogram 0x20 0x30\nframes 0x40 0x50\nend\n"
+    (tmp_path / "none").write_bytes(b"no program")
+    first, rest = stacks.describe(report, [sys.executable, str(tmp_path / "none"), str(tmp_path)]).split("\n", 1)
+    assert first.startswith("another build of the core runs")
+    assert rest == (
+        "process 1, task 2 (sh): ready\n    call 999(0x1)\n    program at 0x20, stack 0x30\n    0x40\n    0x50\n"
+    )

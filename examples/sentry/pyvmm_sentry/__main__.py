@@ -62,10 +62,13 @@ def program_command(flags: runsc.Flags, words: list[str]) -> list[str]:
 
 
 def debug(flags: runsc.Flags, words: list[str]) -> list[str]:
-    """``debug --ps ID``; nothing else of runsc's command is there."""
-    if len(words) == 2 and words[0].lstrip("-") == "ps":
-        return container_command(flags, ["ps", words[1]])
-    raise runsc.Refused("debug: there is --ps ID alone", f"{PROG} --debug --strace --log FILE run ... prints calls")
+    """``debug --ps ID`` and ``debug --stacks ID``; nothing else of runsc's command is there."""
+    if len(words) == 2 and words[0].lstrip("-") in ("ps", "stacks"):
+        shown = ["--format", "stacks"] if words[0].lstrip("-") == "stacks" else []
+        return container_command(flags, ["ps", *shown, words[1]])
+    raise runsc.Refused(
+        "debug: there are --ps ID and --stacks ID", f"{PROG} --debug --strace --log FILE run ... prints calls"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,14 +24,15 @@ LWIP = "net/lwip"
 BUILD = HERE.parents[1] / "build" / "sentry"
 FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wvla")
 ZEROED = "-ftrivial-auto-var-init=zero"
-CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", ZEROED)
+CORE_FLAGS = ("-ffreestanding", "-nostdinc", "-mgeneral-regs-only", "-fno-omit-frame-pointer", ZEROED)
+"""With frame pointers, for ``debug --stacks`` and panics."""
 HARDENED = ("-static", "-fstack-protector-strong")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 COVERED = ("-fcoverage-mapping", "-mllvm", "-runtime-counter-relocation", "-fprofile-update=atomic")
 """Of clang: counters in a file, which is mapped before the program gives up the right to open files."""
 KERNEL_FLAGS = (
     *("-mcmodel=kernel", "-mno-red-zone", "-fno-pic", "-fno-pie", "-fcf-protection=none"),
-    *("-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer"),
+    "-fno-asynchronous-unwind-tables",
     *("-fstack-protector-strong", "-mstack-protector-guard=global"),
 )
 CHECKED_S = 86400.0

@@ -396,6 +396,10 @@ class ContainerService:
         text = self._made.process_files()
         channel.send_bytes({"bytes": len(text)}, text)
 
+    def _do_stacks(self, _request: Json, channel: control.Channel) -> None:
+        text = self._made.stacks()
+        channel.send_bytes({"bytes": len(text)}, text)
+
     def _do_pause(self, _request: Json, channel: control.Channel) -> None:
         self._made.pause()
         self.save(status="paused")

@@ -1,6 +1,7 @@
 """``pyvmm-oci state ID`` prints the state of a container as JSON, ``pyvmm-oci list`` the containers below ``--root``.
 
-``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine. ``pyvmm-oci features``
+``pyvmm-oci ps ID`` prints the processes of a container, by their pids in its virtual machine;
+with ``--format stacks``, what its tasks do in the Sentry. ``pyvmm-oci features``
 prints the features of this runtime (OCI runtime specification, features.md).
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state as states
 from pyvmm_kata.bundle.settings import POLICY, PREFIX
-from pyvmm_kata.errors import ConfigError
+from pyvmm_kata.errors import ConfigError, GuestError
 from pyvmm_kata.host.hooks import GUEST_KINDS, HOST_KINDS
 from pyvmm_kata.oci.options import FLAG, VALUE, one_id, parse
 from pyvmm_kata.protocol import control
@@ -77,15 +78,41 @@ def ps(context: Context, arguments: Sequence[str]) -> int:
     """Run it; returns the exit status."""
     options, rest = parse(arguments, {"format": VALUE}, {"f": "format"}, "ps")
     folder = context.folder(one_id(rest[:1], "ps"))
-    if options["format"] not in ("", "table", "json"):
-        raise ConfigError(f"ps: --format {options['format']!r} is neither table nor json", code="oci-usage")
+    if options["format"] not in ("", "table", "json", "stacks"):
+        raise ConfigError(f"ps: --format {options['format']!r} is not table, json or stacks", code="oci-usage")
     states.read(folder)
+    if options["format"] == "stacks":
+        sys.stdout.write(_stacks(folder))
+        return 0
     pids = control.call(folder, "pids")["pids"]
     if options["format"] == "json":
         sys.stdout.write(json.dumps(pids) + "\n")
     else:
         sys.stdout.write("PID\n" + "".join(f"{pid}\n" for pid in pids))
     return 0
+
+
+def _stacks(folder: str) -> str:
+    """
+    :raises ConfigError: the Sentry is not installed
+    :raises GuestError: its guest is not the Sentry
+    """
+    from pyvmm_kata.pod import sentry_guest
+
+    programs = sentry_guest.programs()
+    channel = control.connect(folder)
+    try:
+        channel.request({"op": "stacks"})
+        report = channel.take(int(channel.answer().get("bytes", 0)))
+    finally:
+        channel.close()
+    from pyvmm_sentry import stacks
+
+    try:
+        return stacks.describe(report, programs)
+    except ValueError as error:
+        words = f"the guest has reported no stacks of the Sentry: {error}"
+        raise GuestError(words, code="agent-answer", hint="containers with --isolation sentry have them") from error
 
 
 def features(_context: Context, arguments: Sequence[str]) -> int:

@@ -234,7 +234,14 @@ class AgentClient:
 
         Its deadline is short, since a process of the host waits in read(2).
         """
-        request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format="files")
+        return self._listing(container_id, "files")
+
+    def list_stacks(self, container_id: str) -> bytes:
+        """What the tasks of a container do in the Sentry, which :mod:`pyvmm_sentry.stacks` reads."""
+        return self._listing(container_id, "stacks")
+
+    def _listing(self, container_id: str, kind: str) -> bytes:
+        request = protobuf.message("grpc.ListProcessesRequest")(container_id=container_id, format=kind)
         listing = self._call("ListProcesses", request, LISTING_S, room=MAX_LISTING + _AROUND).process_list
         if len(listing) > MAX_LISTING:
             raise GuestError(f"the agent's list of processes has {len(listing)} bytes", code="agent-answer")

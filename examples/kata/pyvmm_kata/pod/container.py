@@ -261,6 +261,10 @@ class Container:
         """See :meth:`pyvmm_kata.pod.agent_client.AgentClient.list_files`."""
         return self._agent.list_files(self.id)
 
+    def stacks(self) -> bytes:
+        """See :meth:`pyvmm_kata.pod.agent_client.AgentClient.list_stacks`."""
+        return self._agent.list_stacks(self.id)
+
     def delete(self, *, force: bool = False) -> None:
         """Remove it from the guest, together with its mounts.
 

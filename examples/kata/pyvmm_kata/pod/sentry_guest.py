@@ -21,6 +21,8 @@ from pyvmm_kata.pod.guest_kind import Capabilities
 from vmm import BalloonConfig, BootConfig, MachineConfig, MemoryConfig, ShareConfig, kvm_verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyvmm_kata.pod import templates
     from pyvmm_kata.pod.guest_kind import Wiring
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -161,6 +163,19 @@ class SentryGuest:
 
 
 SENTRY = SentryGuest()
+
+
+def programs() -> Iterator[str]:
+    """The paths of the Sentry's programs that work here.
+
+    :raises ConfigError: its package is not installed
+    :raises HostError: one cannot be built
+    """
+    if _is_kvm_usable():
+        yield _kernel()
+    from pyvmm_kata.pod.sentry_process import program_for
+
+    yield program_for("auto")[1]
 
 
 @functools.cache

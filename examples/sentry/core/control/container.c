@@ -462,8 +462,8 @@ s64 list_processes(struct call *call)
 
 	if (!container)
 		return 0;
-	if (reader_is(&format, "files")) {
-		listing_put(&list, container);
+	if (reader_is(&format, "files") || reader_is(&format, "stacks")) {
+		(reader_is(&format, "files") ? listing_put : stacks_put)(&list, container);
 		put_field_message(&call->answer, ListProcessesResponse_process_list, &list);
 		return 0;
 	}

@@ -148,6 +148,10 @@ s64 add_neighbors(struct call *call);
 
 void listing_put(struct text *list, const struct container *container); /* files of /proc of its processes */
 
+/* -- stacks.c -- */
+
+void stacks_put(struct text *list, const struct container *container);
+
 /* -- root.c -- */
 
 int roots_init(void);
