@@ -248,9 +248,9 @@ def test_a_container_continues_from_a_checkpoint(bundle: Bundle, tmp_path: Path)
 
 def count_of(bundle: Bundle) -> int:
     """What the program has counted; the file is empty for a moment each time."""
-    while not (text := bundle.call("exec", "c1", "cat", "/dev/shm/count").stdout):
-        pass
-    return int(text)
+    while not (done := bundle.call("exec", "c1", "cat", "/dev/shm/count")).stdout:
+        assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
 def reach(bundle: Bundle, number: int) -> None:

@@ -24,6 +24,9 @@ OPTIONS = [
     pytest.param({"isolation": "thread", "marks": False, "max_fds": 16}, id="names"),
 ]
 
+ROOT_INO = 40
+"""Where the head has the inode of the root."""
+
 MakeGuest = Callable[..., FsGuest]
 
 
@@ -132,6 +135,21 @@ def test_another_directory_has_its_own_files(make: MakeGuest, tmp_path: Path) ->
     two.forget(deep.node)
     (other / "deep").mkdir()
     assert two.lookup("deep").node not in (deep.node, file.node)
+
+
+def test_another_directory_may_have_the_number_of_the_first(make: MakeGuest, tmp_path: Path) -> None:
+    """As a directory that is made just after another one was removed: its files are found by their names."""
+    one = make(tree(tmp_path / "one", "one"))
+    file, deep = one.lookup("file"), one.walk("deep/deeper/file")
+    state = saved(one)
+    other = tree(tmp_path / "other", "other")
+    raw: bytes = state.payload["server"]
+    numbers = [struct.pack("<Q", path.stat().st_ino) for path in (tmp_path / "one", other)]
+    assert raw.index(numbers[0]) == ROOT_INO
+    state = State(state.kind, state.version, {**state.payload, "server": raw.replace(*numbers, 1)})
+    two = restored(make, state, other)
+    assert content(two, file.node) == b"other file"
+    assert content(two, deep.node) == b"other deep"
 
 
 def test_a_share_that_nobody_looked_at_gets_any_directory(make: MakeGuest, tmp_path: Path) -> None:

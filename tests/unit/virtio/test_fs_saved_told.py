@@ -17,6 +17,8 @@ __all__ = ["make"]
 
 HEAD = struct.Struct("<10I2Q")
 """Of the state of a server: its first number is the version, the tenth the number of records of what was told."""
+BIRTH_SIZE = 8
+"""Bytes behind it, which versions 2 and 3 lack."""
 TOLD = struct.Struct("<3Q2I")
 
 
@@ -77,10 +79,24 @@ def test_where_nobody_knows_what_was_told_all_of_it_is_stale(make: MakeGuest, tm
     server = state.payload["server"]
     head = list(HEAD.unpack_from(server))
     body = server[HEAD.size : len(server) - head[9] * TOLD.size]
-    assert head[0] == 3 and head[9] >= 3
-    head[0], head[9] = (2, 0) if version == "older" else (3, 0xFFFFFFFF)
+    assert head[0] == 4 and head[9] >= 3
+    if version == "older":
+        head[0], head[9], body = 2, 0, body[BIRTH_SIZE:]
+    else:
+        head[9] = 0xFFFFFFFF
     older = State(state.kind, state.version, {**state.payload, "server": HEAD.pack(*head) + body})
     assert restored(make, older, tmp_path / "one").share.stale() > 0
+
+
+def test_a_state_of_version_3_is_read(make: MakeGuest, tmp_path: Path) -> None:
+    """It does not tell when the root was made."""
+    state = saved(looked_at(make, tmp_path / "one"))
+    server = state.payload["server"]
+    head = [3, *HEAD.unpack_from(server)[1:]]
+    older = State(
+        state.kind, state.version, {**state.payload, "server": HEAD.pack(*head) + server[HEAD.size + BIRTH_SIZE :]}
+    )
+    assert restored(make, older, tmp_path / "one").share.stale() == 0
 
 
 def test_a_share_with_more_files_than_are_remembered(make: MakeGuest, tmp_path: Path) -> None:

@@ -17,11 +17,14 @@
 #include <unistd.h>
 
 enum { MARK_MAX = sizeof(((struct fs_file_handle *)0)->bytes) };
-enum { STATE_OLDER = 2, STATE_VERSION = 3, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
+enum { STATE_OLDER = 2, STATE_UNBORN = 3, STATE_VERSION = 4, STATE_MAX = 256 << 20, BUF_SIZE = 64 << 10 };
 
 enum { TOLD_UNKNOWN = UINT32_MAX };
 
-/* Nodes, open files and, of version 3, what the guest was told (struct told) follow. */
+/*
+ * From version 4 on, a u64 follows: when the root was made (ns; 0: not known). Then nodes, open files and, from version 3 on,
+ * what the guest was told (struct told).
+ */
 struct state_head {
 	uint32_t version, nnodes, nfiles;
 	uint32_t node_top, node_gen; /* all node ids so far have an index and a generation below these */
@@ -209,10 +212,21 @@ static int put_told(struct fs *fs, struct out *o, struct state_head *head)
 	return 0;
 }
 
+/* A new directory can have the number of one that was removed a moment ago. */
+static uint64_t root_birth(const struct fs *fs)
+{
+	struct statx st;
+
+	if (fs_statx(fs->root_fd, "", &st) || !(st.stx_mask & STATX_BTIME))
+		return 0;
+	return (uint64_t)st.stx_btime.tv_sec * 1000000000u + st.stx_btime.tv_nsec;
+}
+
 int fs_save(struct fs *fs, int fd, char *text)
 {
 	struct state_head head = { .version = STATE_VERSION, .features = fs->features, .node_gen = 1 };
 	struct fs_nodes *t = fs->nodes;
+	const uint64_t birth = root_birth(fs);
 	struct out o = { .fd = fd, .at = sizeof(head) };
 	int err = state_check(fs, text);
 
@@ -225,6 +239,7 @@ int fs_save(struct fs *fs, int fd, char *text)
 	head.root_ino = t->node[ROOT].ino;
 	head.root_major = t->domain[t->node[ROOT].domain].major;
 	head.root_minor = t->domain[t->node[ROOT].domain].minor;
+	out_put(&o, &birth, sizeof(birth));
 	put_nodes(t, &o, &head);
 	fs_files_limits(fs, &head.file_top, &head.file_gen);
 	put_files(fs, &o, &head);
@@ -443,23 +458,33 @@ static int get_told(struct fs *fs, struct in *in, const struct state_head *head,
 	return 0;
 }
 
+static bool root_is_same(const struct fs *fs, const struct state_head *head, uint64_t birth)
+{
+	const struct node *root = &fs->nodes->node[ROOT];
+	const struct fs_domain *d = &fs->nodes->domain[root->domain];
+	const uint64_t now = birth ? root_birth(fs) : 0;
+
+	return head->root_ino == root->ino && head->root_major == d->major && head->root_minor == d->minor &&
+	       (!birth || !now || birth == now);
+}
+
 static int state_restore(struct fs *fs, struct in in, uint32_t *gone)
 {
 	struct fs_nodes *t = fs->nodes;
-	const struct fs_domain *d = &t->domain[t->node[ROOT].domain];
 	struct state_head head;
 	struct in names;
+	uint64_t birth = 0;
 	bool same;
 	int err = 0;
 
 	if (!in_get(&in, &head, sizeof(head)) || head.version < STATE_OLDER || head.version > STATE_VERSION || !head.node_gen ||
-	    head.node_top < ROOT + 1)
+	    head.node_top < ROOT + 1 || (head.version > STATE_UNBORN && !in_get(&in, &birth, sizeof(birth))))
 		return -EINVAL;
 	if (!fs_features_are_offered(fs, head.features))
 		return -EPROTO;
 	if (head.node_top > t->max)
 		return -ENFILE;
-	same = head.root_ino == t->node[ROOT].ino && head.root_major == d->major && head.root_minor == d->minor;
+	same = root_is_same(fs, &head, birth);
 	if (!same && head.nnodes && fs->config.cache == FS_CACHE_ALWAYS)
 		return -EXDEV;
 	names = in;
