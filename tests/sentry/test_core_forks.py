@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import select
@@ -108,6 +109,81 @@ def test_children_have_threads_processes_and_files() -> None:
         with template.fork() as second:
             assert second.call(7, PATIENCE) == ["before 7", 7, 1, True]
         assert first.call(6, PATIENCE) == ["before 56", 11, 2, False]
+
+
+WRITER = """
+import hashlib, json, mmap, os, random, sys, tempfile
+PAGE, SIZE = 4096, 8 << 20
+start = random.Random(1)
+big = bytearray(start.randbytes(SIZE))
+common = mmap.mmap(-1, SIZE)
+common[:] = start.randbytes(SIZE)
+file = tempfile.TemporaryFile()
+file.write(start.randbytes(SIZE))
+file.flush()
+ours, private = mmap.mmap(file.fileno(), SIZE), mmap.mmap(file.fileno(), SIZE, mmap.MAP_PRIVATE)
+for memory in (ours, private):
+    sum(memory[::PAGE])  # it is there before the program stops
+print("ready", flush=True)
+request = json.loads(sys.stdin.readline())
+chance = random.Random(request)
+
+def in_child(work):
+    if not (pid := os.fork()):
+        work()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+for _ in range(60):
+    at, data = chance.randrange(SIZE - PAGE), chance.randbytes(chance.choice([1, 100, PAGE]))
+    end = at + len(data)
+    def write(memory):
+        memory[at:end] = data
+    kind = chance.randrange(9)
+    if kind < 4:
+        write([big, common, ours, private][kind])
+    elif kind == 4:
+        in_child(lambda: write(common))
+    elif kind == 5:
+        in_child(lambda: (write(ours), write(private), write(big)))
+    elif kind == 6:
+        os.pwrite(file.fileno(), data, at)
+    elif kind == 7:  # a call writes to memory that nobody has changed
+        os.preadv(file.fileno(), [memoryview([big, common][at % 2])[at:end]], chance.randrange(SIZE - PAGE))
+    else:
+        common.madvise(mmap.MADV_DONTNEED, at // PAGE * PAGE, PAGE)
+        common.resize(SIZE)
+found = [hashlib.sha256(memory).hexdigest() for memory in (big, common, ours, private)]
+print(json.dumps([*found, hashlib.sha256(os.pread(file.fileno(), SIZE, 0)).hexdigest()]), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_children_share_the_memory_that_nobody_changes() -> None:
+    """Each sees what it would see with a copy, whoever writes by whatever way, and costs what it changes."""
+    command = ["/usr/bin/python3", "-c", WRITER]
+    native = [
+        subprocess.run(command, input=f"{seed}\n", capture_output=True, text=True, check=True).stdout.splitlines()[1]
+        for seed in range(12)
+    ]
+    assert len(set(native)) == len(native)
+    with SentrySandbox("/", command, platform="trap", memory=128).run(PATIENCE, until="ready").freeze() as template:
+        with contextlib.ExitStack() as stack:
+            children = [stack.enter_context(template.fork()) for _ in native]
+            assert [child.call(seed, PATIENCE) for seed, child in enumerate(children)] == [*map(json.loads, native)]
+            frozen = stack.enter_context(children[0].freeze(prepared=0))
+            assert isinstance(frozen, CoreTemplate)
+            cores = [child._guest for child in children[1:] if isinstance(child._guest, Core)]
+            sizes = [os.fstat(core._devices.ram).st_blocks * 512 for core in cores if core._devices]
+            assert max(sizes) < 12 << 20 < os.fstat(frozen._image.saved.ram).st_blocks * 512
+            for pid in [pid for core in cores for pid in program_processes(core._pid)]:
+                flags = Path(f"/proc/{pid}/fdinfo/2").read_text().split("flags:")[1].split()[0]
+                assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+
+
+def program_processes(core: int) -> list[int]:
+    """The processes of a core that run its programs."""
+    return [int(pid) for pid in Path(f"/proc/{core}/task/{core}/children").read_text().split()]
 
 
 LISTER = """

@@ -35,7 +35,7 @@ ENDS = {
     **dict.fromkeys(("RAM", "blocks", "unmap", "copy", "send", "fault", "nonsense", "nothing", "interruption"), 612),
 }
 """What attacks print; the last ones jump to each byte of the stub, with registers for a call."""
-SHOW = "{ address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset }"
+SHOW = "{ address, size, prot, MAP_SHARED | MAP_FIXED, fd, ram_offset }"
 
 
 def test_a_program_gains_nothing_from_what_lies_above_it(compile_static: Compile) -> None:
@@ -63,8 +63,8 @@ def approving(folder: Path) -> Path:
     "wrong",
     [
         "{ address, size, prot, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1ull, 0 }",
-        "{ address, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, RAM_FD, ram_offset }",
-        "{ address, size, prot, MAP_SHARED | MAP_FIXED, 2, ram_offset }",
+        "{ address, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, ram_offset }",
+        "{ address, size, prot, MAP_SHARED | MAP_FIXED, 3, ram_offset }",
     ],
 )
 def test_the_stub_makes_no_other_mappings_for_a_core_that_turned_bad(tmp_path: Path, wrong: str) -> None:

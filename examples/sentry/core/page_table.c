@@ -133,6 +133,28 @@ int mm_show(struct mm *mm, u64 start, u64 end)
 	return size && core.ops->map(mm->space, from, offset, size, prot) ? -ENOMEM : 0;
 }
 
+static void hide_pages(struct mm *mm, bool (*which)(u64 offset))
+{
+	u64 at = 0;
+
+	for (u64 *entry = entry_next(mm, &at, TASK_SIZE); entry; entry = entry_after(mm, entry, &at, TASK_SIZE))
+		if (which(*entry & PTE_OFFSET))
+			core.ops->unmap(mm->space, at, PAGE);
+}
+
+void core_hide(bool (*which)(u64 offset))
+{
+	EACH_PROCESS(p) {
+		const struct mm *before = NULL;
+
+		EACH_TASK(t, p) {
+			if (t->mm && t->mm != before)
+				hide_pages(t->mm, which);
+			before = t->mm;
+		}
+	}
+}
+
 void mm_hide(struct mm *mm, u64 start, u64 end)
 {
 	if (core.cpus > 1 && mm->references > 1)

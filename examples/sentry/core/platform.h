@@ -83,6 +83,8 @@ struct platform_ops {
 	void (*interrupt)(u32 cpu, bool stop);
 	/* Return pages to the host, which are zeros when they are used again; NULL: a balloon does that, or nobody. */
 	bool (*release)(u64 ram_offset, u64 size);
+	/* The host's devices or its kernel may read and write these pages of RAM from now on; NULL: they may do so anyway. */
+	void (*expose)(u64 ram_offset, u64 size);
 	/* Set breakpoints for the program that this CPU runs next; NULL: none.  NULL: the platform has no breakpoints. */
 	void (*set_breakpoints)(const struct breakpoints *wanted);
 	/* Keep a page of RAM up to date, which is at this offset, and read clocks by it. NULL: programs have no such page. */
@@ -162,6 +164,8 @@ bool core_is_answered(void); /* it has answered one, which the core has not seen
  */
 void core_leave(void);
 bool core_has_left(void);
+bool page_is_shared(u64 ram_offset); /* whether a page has several users: mappings, and files */
+void core_hide(bool (*which)(u64 ram_offset)); /* programs see these pages when they use them again, not before */
 void core_moved(void); /* before core_continue(): the host's ends of its sockets are gone */
 struct core_exit core_continue(void);
 

@@ -55,7 +55,6 @@ u64 pages_alloc(u32 order);	 /* 2^order pages one behind the other, with one use
 void page_clear(u64 offset);	 /* after pages_alloc(): make one page zeros, unless it is fresh */
 void page_get(u64 offset);	 /* one more user */
 void page_put(u64 offset);	 /* one less; the last frees the page or the block */
-bool page_is_shared(u64 offset); /* whether it has several users */
 
 /* -- accounts -- */
 

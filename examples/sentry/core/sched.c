@@ -338,6 +338,8 @@ static struct task *alloc_at(void (*first)(void))
 	list_init(&t->tracees);
 	t->affinity = ~0ull >> (CPUS - core.cpus);
 	t->stack = page_at(offset);
+	if (core.ops->expose) /* the host's kernel writes results of calls there, and frames of signals */
+		core.ops->expose(offset, STACK_BYTES);
 	*(u64 *)t->stack = CANARY;
 	top = (u64 *)((u8 *)t->stack + STACK_BYTES);
 	top[-2] = (u64)first; /* to which context_switch returns, with the stack as after a call */

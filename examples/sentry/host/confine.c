@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "below.h"
 #include "device.h"
 #include "filter.h"
 #include "host.h"
@@ -51,11 +52,14 @@ void confine(void)
 	};
 	struct sock_filter code[MOST] = { LOAD(arch), EQUAL(AUDIT_ARCH_X86_64, 1, 0), KILL, LOAD(nr) };
 	const struct rule terminal = { SYS_write, 0, (u32)terminal_fd }, points = { SYS_write, 0, (u32)points_fd };
+	const struct rule memory[] = {
+		{ SYS_pwrite64, 0, (u32)below_ram() }, { SYS_mmap, 4, (u32)below_ram() }, { SYS_mmap, 4, (u32)below_fd() },
+	};
 	const struct rule *more;
 	u32 more_count = platform_rules(&more);
 	unsigned short count = START;
 
-	if (START + (ARRAY_SIZE(rules) + 2 + DEVICES * PER_DEVICE + more_count) * STEPS >= MOST)
+	if (START + (ARRAY_SIZE(rules) + ARRAY_SIZE(memory) + 2 + DEVICES * PER_DEVICE + more_count) * STEPS >= MOST)
 		fail("the filter of system calls is too long");
 	for (u32 i = 0; i < ARRAY_SIZE(rules); i++)
 		count += add_rule(code + count, &rules[i]);
@@ -63,6 +67,9 @@ void confine(void)
 		count += add_rule(code + count, &terminal);
 	if (points_fd >= 0)
 		count += add_rule(code + count, &points);
+	if (below_fd() >= 0)
+		for (u32 i = 0; i < ARRAY_SIZE(memory); i++)
+			count += add_rule(code + count, &memory[i]);
 	for (u32 i = 0; i < DEVICES; i++)
 		if (device_is_there(i))
 			count += add_device(code + count, &served[i]);

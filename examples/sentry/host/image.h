@@ -16,7 +16,7 @@ void image_load(const struct image *image); /* this process is limited already: 
 /* -- nursery.c -- */
 
 struct born {
-	int ram, points; /* points: where this core reports what its program has reached; it does not block */
+	int ram, below, points; /* below: see below.h; -1. points: where this core reports what its program has reached; it does not block */
 	bool moved; /* its connections to the host are gone */
 	struct image *out; /* where this core saves itself if it is stopped */
 	const struct image *in; /* what it continues; NULL: it starts */

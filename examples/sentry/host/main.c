@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "below.h"
 #include "device.h"
 #include "host.h"
 #include "image.h"
@@ -127,6 +128,7 @@ static s64 console_read(void *data, u64 size)
 {
 	ssize_t got;
 
+	below_own_at(data, size);
 	do
 		got = read(0, data, size);
 	while (got < 0 && errno == EINTR);
@@ -159,6 +161,7 @@ static void random_bytes(void *data, u64 size)
 {
 	u8 *at = data;
 
+	below_own_at(data, size);
 	while (size) {
 		ssize_t got = getrandom(at, size, 0);
 
@@ -173,6 +176,7 @@ static u8 *ram;
 
 static bool release(u64 ram_offset, u64 size)
 {
+	below_drop(ram_offset, size);
 	return !madvise(ram + ram_offset, size, MADV_REMOVE);
 }
 
@@ -197,6 +201,7 @@ static struct platform_ops ops = {
 	.kick = device_kick,
 	.watch = answer_comes,
 	.release = release,
+	.expose = below_own,
 	.fatal = fail,
 	.console_read = console_read,
 	.console_write = console_write,
@@ -356,6 +361,7 @@ static void find_program(struct core_config *config, const struct options *optio
 static _Noreturn void stopped(struct image *image)
 {
 	clock_stop();
+	below_save();
 	image_save(image);
 	_exit(0);
 }
@@ -374,6 +380,8 @@ static void start(struct core_config *config, const struct born *born)
 		memory_map_at(ram, fd, config->ram_size);
 	else
 		ram = memory_map(fd, config->ram_size);
+	if (born && born->below >= 0)
+		below_start(born->below, fd, ram, config->ram_size);
 	config->ram = ram;
 	self = getpid(); /* the filter does not allow this call */
 	may_be_stopped = born;
@@ -381,7 +389,8 @@ static void start(struct core_config *config, const struct born *born)
 	ops.point = born ? point : NULL;
 	clock_start(&ops);
 	platform_start(fd, &ops, config);
-	close(fd);
+	if (below_fd() < 0)
+		close(fd);
 	if (born)
 		nursery_wait();
 	confine();

@@ -21,17 +21,18 @@
 #include "image.h"
 
 enum { STREAMS = 3, ALIVE = STREAMS, RAM, OUT, POINTS, FIRST_DEVICE, PER_DEVICE = DEVICE_QUEUES + 1, HIGH = 64 };
-enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 1 };
+enum { MOST = FIRST_DEVICE + DEVICES * PER_DEVICE + 2 };
 /* What a core continues, by one more descriptor; elsewhere: with devices that know nothing of its connections. */
 enum continues { NOTHING, HERE, ELSEWHERE };
 
 /*
  * Descriptors: standard streams; what tells the core to go on, and ends with the host; RAM; the image to save; a pipe for
- * points; of each device.
+ * points; of each device; the image to continue; RAM of the stopped core, of which this one has no copy (below.c).
  */
 struct request {
 	u32 devices; /* bits */
 	u32 image; /* enum continues */
+	u32 below; /* 0 or 1: whether there is that RAM */
 };
 
 /* How many descriptors came; -1: the socket was closed. */
@@ -60,7 +61,7 @@ static int receive(int sock, struct request *request, int *fds)
 
 static int wanted(const struct request *request)
 {
-	return FIRST_DEVICE + __builtin_popcount(request->devices) * PER_DEVICE + (request->image ? 1 : 0);
+	return FIRST_DEVICE + __builtin_popcount(request->devices) * PER_DEVICE + (request->image ? 1 : 0) + (int)request->below;
 }
 
 /* Descriptors become 0, 1, 2, ..., and there are no others. */
@@ -128,7 +129,7 @@ static void *map_image(int fd, int prot)
 
 static struct born begin(const struct request *request, int *fds, int count)
 {
-	struct born born = { .ram = RAM, .points = POINTS, .moved = request->image == ELSEWHERE };
+	struct born born = { .ram = RAM, .below = -1, .points = POINTS, .moved = request->image == ELSEWHERE };
 
 	place(fds, count);
 	set_devices(request->devices);
@@ -137,6 +138,8 @@ static struct born begin(const struct request *request, int *fds, int count)
 	if (ftruncate(OUT, (off_t)image_size()))
 		fail("no memory for a stopped program");
 	born.out = map_image(OUT, PROT_READ | PROT_WRITE);
+	if (request->below)
+		born.below = --count;
 	born.in = request->image ? map_image(count - 1, PROT_READ) : NULL;
 	return born;
 }
@@ -153,7 +156,8 @@ struct born nursery_serve(int sock)
 		if (count < 0)
 			_exit(0);
 		pid = -EINVAL;
-		if (!(request.devices >> DEVICES) && request.image <= ELSEWHERE && count == wanted(&request)) {
+		if (!(request.devices >> DEVICES) && request.image <= ELSEWHERE && request.below <= (request.image ? 1 : 0) &&
+		    count == wanted(&request)) {
 			pid = (s32)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL);
 			if (!pid)
 				return begin(&request, fds, count);

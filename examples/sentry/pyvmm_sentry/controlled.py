@@ -57,7 +57,10 @@ class Controlled:
         self._replacing = threading.Lock()
         self._closed = False
         saved = image.saved if image else None
-        self._devices = Devices(memory, share, network=network or False, vsock=vsock, start=False, saved=saved)
+        below = image.below if image else -1
+        self._devices = Devices(
+            memory, share, network=network or False, vsock=vsock, start=False, saved=saved, copy=below < 0
+        )
         words = ["--control", "--memory", str(memory // MIB), *(["--strace"] if strace else [])]
         try:
             self._starter = _Stopping(platform, words, output) if stops else _Lasting(platform, words, output)
@@ -65,7 +68,8 @@ class Controlled:
             self._devices.close()
             raise
         try:
-            self._process = self._starter.start(self._devices, image.variables if image else -1, moved=True)
+            variables = image.variables if image else -1
+            self._process = self._starter.start(self._devices, variables, moved=True, below=below)
             self._devices.on_failure = lambda: self._process.kill()
             before()
             self._devices.start()
@@ -180,10 +184,11 @@ class _Process(Protocol):
 class _Starter(Protocol):
     """Makes the processes of one core, one after the other."""
 
-    def start(self, devices: Devices, variables: int, *, moved: bool) -> _Process:
+    def start(self, devices: Devices, variables: int, *, moved: bool, below: int = -1) -> _Process:
         """
         :param variables: of a stopped core, which this one continues; -1: it begins
         :param moved: with other devices than those that it was stopped with
+        :param below: its RAM, which this one shares; -1: the devices have all of it
         :raises HostError: there is none
         """
 
@@ -202,7 +207,7 @@ class _Lasting:
     def __init__(self, platform: str, words: list[str], output: int | None) -> None:
         self._words, self._output = [platform, *words], output
 
-    def start(self, devices: Devices, variables: int, *, moved: bool) -> _Process:
+    def start(self, devices: Devices, variables: int, *, moved: bool, below: int = -1) -> _Process:
         """See :class:`_Starter`."""
         if variables >= 0:
             raise _cannot("continued")
@@ -274,7 +279,7 @@ class _Stopping:
             os.close(self._output)
             raise
 
-    def start(self, devices: Devices, variables: int, *, moved: bool) -> _Process:
+    def start(self, devices: Devices, variables: int, *, moved: bool, below: int = -1) -> _Process:
         """See :class:`_Starter`."""
         ours: list[int] = []
         theirs: list[int] = []
@@ -287,10 +292,10 @@ class _Stopping:
             bits, places = devices.places
             entrance, alive = theirs
             streams = [entrance, self._output, self._output, alive]
-            images = [variables] if variables >= 0 else []
+            images = [fd for fd in (variables, below) if fd >= 0]
             continues = NOTHING if not images else ELSEWHERE if moved else HERE
             fds = [*streams, devices.ram, ours[-1], self._nowhere, *places, *images]
-            pid = self._nursery.make(fds, bits, continues)
+            pid = self._nursery.make(fds, bits, continues, below=below >= 0)
         except BaseException:
             for fd in ours:
                 os.close(fd)

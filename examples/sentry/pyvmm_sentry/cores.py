@@ -76,7 +76,13 @@ class Core(Streams):
         setting, saved = nursery.setting, image.saved if image else None
         self._wake = self._keep(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._devices = devices = Devices(
-            setting.memory * MIB, setting.root, read_only=True, network=setting.network, start=False, saved=saved
+            setting.memory * MIB,
+            setting.root,
+            read_only=True,
+            network=setting.network,
+            start=False,
+            saved=saved,
+            copy=False,
         )
         self._image = os.memfd_create("sentry-image")
         theirs: list[int] = []
@@ -87,9 +93,9 @@ class Core(Streams):
                 theirs.append(other)
             os.set_blocking(theirs[-1], False)
             bits, places = devices.places
-            images = [image.variables] if image else []
+            images = [image.variables, image.below] if image else []
             fds = [*theirs[:-1], devices.ram, self._image, theirs[-1], *places, *images]
-            self._pid = nursery.make(fds, bits, ELSEWHERE if image else NOTHING)
+            self._pid = nursery.make(fds, bits, ELSEWHERE if image else NOTHING, below=image is not None)
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -212,7 +218,12 @@ class Core(Streams):
                 raise self._ended()
             assert self._devices
             saved = self._devices.save()
-            image = Image(saved, self._image)
+            try:
+                below = os.open(f"/proc/self/fd/{saved.ram}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                os.close(saved.ram)
+                raise HostError(f"a program cannot be stopped: {error.strerror}", errno=error.errno or 0) from error
+            image = Image(saved, self._image, below=below)
             self._image = -1
         self.close()
         return image

@@ -18,7 +18,7 @@ from pyvmm_sentry.share import Saved
 from pyvmm_sentry.streams import closed_error
 from vmm import HostError
 
-_REQUEST, _ANSWER = struct.Struct("II"), struct.Struct("i")
+_REQUEST, _ANSWER = struct.Struct("III"), struct.Struct("i")
 NOTHING, HERE, ELSEWHERE = range(3)
 """What a process continues. All of `host/nursery.c`."""
 _COMPLETE = struct.Struct("Q")
@@ -59,17 +59,18 @@ class Nursery:
         finally:
             theirs.close()
 
-    def make(self, fds: Sequence[int], devices: int, continues: int) -> int:
+    def make(self, fds: Sequence[int], devices: int, continues: int, *, below: bool = False) -> int:
         """A process, which is a child of this one; returns its number.
 
         :param fds: as `host/nursery.c` expects them
         :param devices: the same
         :param continues: :data:`NOTHING`; or :data:`HERE` or :data:`ELSEWHERE`, what the last descriptor is an image of
+        :param below: one more descriptor is RAM of the stopped core, of which the new one's RAM is no copy
         :raises HostError: there is none
         """
         with self._lock:
             try:
-                socket.send_fds(self._sock, [_REQUEST.pack(devices, continues)], fds)
+                socket.send_fds(self._sock, [_REQUEST.pack(devices, continues, below)], fds)
                 answer = self._sock.recv(_ANSWER.size)
             except OSError as error:
                 answer = b""
@@ -101,14 +102,19 @@ class Nursery:
 class Image:
     """A stopped core, which others continue.
 
+    :param below: a descriptor of its RAM, by which nobody can write to that: those that continue it share RAM. -1: each
+        has a copy
     :ivar variables: a descriptor
     """
 
-    def __init__(self, saved: Saved, variables: int) -> None:
+    def __init__(self, saved: Saved, variables: int, *, below: int = -1) -> None:
         self.saved = saved
         self.variables = variables
+        self.below = below
 
     def close(self) -> None:
         """Forget it.  Not twice."""
         os.close(self.saved.ram)
         os.close(self.variables)
+        if self.below >= 0:
+            os.close(self.below)

@@ -129,7 +129,10 @@ def opened(folder: str, program: str, memory: int) -> Iterator[Image]:
             ram, state = (opened_files.enter_context(_read(folder, name)) for name in (MEMORY, STATE))
             if os.fstat(ram).st_size != memory:
                 raise _damaged(folder, "its memory has another size")
-            yield Image(*_state(folder, state, ram, opened_files))
+            saved, variables = _state(folder, state, ram, opened_files)
+            # Programs are mapped from it
+            below = -1 if os.fstatvfs(ram).f_flag & os.ST_NOEXEC else ram
+            yield Image(saved, variables, below=below)
         except OSError as error:
             raise _damaged(folder, error.strerror or "") from error
 

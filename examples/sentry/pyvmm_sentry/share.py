@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -24,6 +25,9 @@ VSOCK_RINGS, VSOCK_SIZES = 0xB000, (256, 256, 16)
 MAC, MTU = "02:00:00:00:00:01", 16000
 """As `core/virtio/net.c` has them."""
 
+PAGE = 4096
+_DESCRIPTOR = struct.Struct("<QIHH")
+"""Of a queue (virtio 1.2, 2.7.5): address, size, flags, next."""
 LARGEST = 3 << 30
 """RAM that lies in a row for the server as it does for the core."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -50,6 +54,7 @@ class Devices:
     :param vsock: sockets of the host, on which the core serves the agent's calls; its CID must be 3
     :param start: otherwise, :meth:`start` does so: until then, there is no thread
     :param saved: of others, by :meth:`save`: the core continues with a copy of their RAM
+    :param copy: False: RAM has only what the devices need of that
     :ivar on_failure: called on any thread when the core has broken a queue, on which it then waits forever
     :raises ConfigError: a device cannot be served, or RAM is too large
     :raises HostError: a device cannot be served
@@ -65,11 +70,13 @@ class Devices:
         vsock: VsockConfig | None = None,
         start: bool = True,
         saved: Saved | None = None,
+        copy: bool = True,
     ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
         if size > LARGEST:
             raise ConfigError(f"memory of {size >> 20} MiB: with a root or a network, {LARGEST >> 20} MiB is the most")
-        self._memory = GuestMemory(size, shared=True, file=saved.ram if saved else -1)
+        self._memory = GuestMemory(size, shared=True, file=saved.ram if saved and copy else -1)
+        self._source = saved.ram if saved and not copy else -1
         self._holding: list[DeviceServer] = []
         self._share: DeviceServer | None = None
         self._net: DeviceServer | None = None
@@ -110,7 +117,20 @@ class Devices:
         saved: SavedServer | None = None,
     ) -> DeviceServer:
         queues = [(entries, at + index * STRIDE) for index, entries in enumerate(sizes)]
+        if self._source >= 0:
+            for entries, place in queues:
+                self._copy_queue(place, entries)
         return DeviceServer(config, self._memory, queues, lambda: self.on_failure(), start=False, saved=saved)
+
+    def _copy_queue(self, at: int, entries: int) -> None:
+        """A queue, and the buffers that it names: the device can write to them at any time."""
+        rings = os.pread(self._source, STRIDE, at)
+        pages = set(range(at // PAGE, (at + STRIDE) // PAGE))
+        for address, size, _, _ in _DESCRIPTOR.iter_unpack(rings[: entries * _DESCRIPTOR.size]):
+            if size and address + size <= self._memory.size:  # otherwise it is none that the core has added
+                pages.update(range(address // PAGE, (address + size - 1) // PAGE + 1))
+        for page in sorted(pages):
+            os.pwrite(self._memory.fd, os.pread(self._source, PAGE, page * PAGE), page * PAGE)
 
     def save(self) -> Saved:
         """Stop the devices, with what others need to continue; the core does not run.  Close :attr:`Saved.ram`.

@@ -26,7 +26,7 @@ class Symbols:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        section = ELFFile(file).get_section_by_name(".symtab")  # type: ignore[no-untyped-call]
+        section = ELFFile(file).get_section_by_name(".symtab")
         found: dict[int, tuple[int, str]] = {}
         for each in section.iter_symbols() if isinstance(section, SymbolTableSection) else ():
             if each["st_info"]["type"] == "STT_FUNC" and each["st_shndx"] != "SHN_UNDEF":

@@ -7,6 +7,7 @@
 #include <linux/audit.h>
 #include <signal.h>
 
+#include "below.h"
 #include "trap.h"
 
 enum state { OFF, HERE, READY, AWAY, WAITING };
@@ -66,6 +67,8 @@ static bool classify(const struct report *report, struct event *event)
 	if (report->signal == SIGSEGV && info->si_code != SI_KERNEL) {
 		event->kind = EVENT_FAULT;
 		event->present = info->si_code != SEGV_MAPERR;
+		if (report->error & WRITE)
+			space_writes(event->address);
 		event->access = report->error & FETCH ? ACCESS_EXEC : report->error & WRITE ? ACCESS_WRITE : ACCESS_READ;
 	}
 	return true;
@@ -216,6 +219,8 @@ static void run(void *space, struct regs *regs, void *fpu, bool limited, struct 
 	struct cpu *cpu = here;
 
 	*event = (struct event){ .kind = EVENT_SIGNAL, .signal = SIGKILL };
+	if (below_has_moved())
+		below_settle();
 	stubs_signalled(); /* a tick that came before is not for this program */
 	cpu->stub = space_stub(space, regs);
 	if (!cpu->stub || !space_resume(space, cpu->stub, regs, fpu))

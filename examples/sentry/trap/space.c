@@ -16,12 +16,13 @@
 #include <sys/syscall.h>
 #include <sys/ucontext.h>
 
+#include "below.h"
 #include "trap.h"
 
 const char platform_program[] = "pyvmm-sentry-trap";
 const bool platform_stops = true;
 
-enum { SOFTWARE_AT = 464, XSTATE_MAGIC = 0x46505853 };
+enum { PAGE = 4096, SOFTWARE_AT = 464, XSTATE_MAGIC = 0x46505853 };
 
 struct space {
 	struct stub *stubs; /* NULL: a program that runs here begins with an empty address space */
@@ -33,6 +34,7 @@ struct space {
 static struct space *spaces; /* SPACES, behind one without a program; their content belongs to this process */
 static bool used[SPACES + 1];
 static u64 fpu_features;
+static u64 written; /* the page that a program wanted to write to last */
 
 /* -- changes of an address space, and the process that makes them -- */
 
@@ -138,11 +140,37 @@ static void add_call(struct space *space, const struct stub_call *call)
 	calls[space->count++] = *call;
 }
 
-static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
+void space_writes(u64 address)
 {
-	const struct stub_call call = { SYS_mmap, { address, size, prot, MAP_SHARED | MAP_FIXED, RAM_FD, ram_offset } };
+	written = address & -(u64)PAGE;
+}
+
+static void add_mapping(struct space *space, u64 address, u64 ram_offset, u64 size, u32 prot, u32 fd)
+{
+	const struct stub_call call = { SYS_mmap, { address, size, prot, MAP_SHARED | MAP_FIXED, fd, ram_offset } };
 
 	add_call(space, &call);
+}
+
+static int map(void *space, u64 address, u64 ram_offset, u64 size, u32 prot)
+{
+	if (prot & PROT_WRITE && written - address < size) {
+		const u64 page = ram_offset + written - address;
+
+		if (page_is_shared(page))
+			below_own(page, PAGE);
+		else
+			below_take(page);
+	}
+	for (u64 at = 0, part; at < size; at += part) {
+		bool below;
+
+		part = below_show(ram_offset + at, size - at, &below);
+		if (below)
+			add_mapping(space, address + at, ram_offset + at, part, prot & ~(u32)PROT_WRITE, BELOW_FD);
+		else
+			add_mapping(space, address + at, ram_offset + at, part, prot, RAM_FD);
+	}
 	return 0;
 }
 

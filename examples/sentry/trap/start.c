@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "below.h"
 #include "filter.h"
 #include "trap.h"
 
@@ -78,7 +79,7 @@ static unsigned short add_stub(struct sock_filter *to)
 		EQUAL((u32)stub_at(after_call), 1, 0), TRAPPED, LOAD(nr),
 		EQUAL(SYS_munmap, 0, 1), REPORTED, EQUAL(SYS_mmap, 1, 0), TRAPPED,
 		LOAD(args[3]), EQUAL(MAP_SHARED | MAP_FIXED, 1, 0), TRAPPED,
-		LOAD(args[4]), EQUAL(RAM_FD, 1, 0), EQUAL(CONTROL_FD, 0, 1), REPORTED, TRAPPED,
+		LOAD(args[4]), EQUAL(RAM_FD, 2, 0), EQUAL(BELOW_FD, 1, 0), EQUAL(CONTROL_FD, 0, 1), REPORTED, TRAPPED,
 	};
 
 	memcpy(to, code, sizeof(code));
@@ -214,18 +215,22 @@ static bool limit_memory(void)
 
 static bool set_descriptors(void)
 {
-	const int wanted[] = { given.ram, given.blocks, given.socket };
-	int high[3];
+	enum { COUNT = SOCKET_FD + 1 };
+	const int wanted[COUNT] = {
+		[RAM_FD] = given.ram, [CONTROL_FD] = given.blocks, [BELOW_FD] = below_fd() < 0 ? given.ram : below_fd(),
+		[SOCKET_FD] = given.socket,
+	};
+	int high[COUNT];
 
-	for (int i = 0; i < 3; i++) {
-		high[i] = fcntl(wanted[i], F_DUPFD, 3);
+	for (int i = 0; i < COUNT; i++) {
+		high[i] = fcntl(wanted[i], F_DUPFD, COUNT);
 		if (high[i] < 0)
 			return false;
 	}
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < COUNT; i++)
 		if (dup2(high[i], i) < 0)
 			return false;
-	return !close_range(3, ~0u, 0);
+	return !close_range(COUNT, ~0u, 0);
 }
 
 static _Noreturn void become_stub(void)

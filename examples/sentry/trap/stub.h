@@ -18,10 +18,14 @@
 #define SLOT_SIZE 0x10000
 #define SLOTS 64
 
-/* Descriptors of each such process. The last is open only until the filter's descriptor has been sent. */
+/*
+ * Descriptors of each such process: RAM, the RAM of a stopped core, which it may not write to (or RAM again), and blocks. The
+ * last is open only until the filter's descriptor has been sent.
+ */
 #define RAM_FD 0
 #define CONTROL_FD 1
-#define SOCKET_FD 2
+#define BELOW_FD 2
+#define SOCKET_FD 3
 
 /* A system call without effect, by which the stub reports. */
 #define REPORT 39

@@ -120,6 +120,7 @@ bool stubs_signalled(void); /* handle signals that came; false: there was none *
 /* -- space.c -- */
 
 struct stub *space_stub(void *space, const struct regs *regs); /* a process for a program; NULL: there is none */
+void space_writes(u64 address); /* a program wants to, and cannot yet */
 bool space_resume(void *space, struct stub *stub, struct regs *regs, void *fpu); /* false: it is gone */
 void spaces_leave(void); /* no program runs: save what it has in registers */
 

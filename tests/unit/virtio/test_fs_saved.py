@@ -144,9 +144,9 @@ def test_another_directory_may_have_the_number_of_the_first(make: MakeGuest, tmp
     state = saved(one)
     other = tree(tmp_path / "other", "other")
     raw: bytes = state.payload["server"]
-    numbers = [struct.pack("<Q", path.stat().st_ino) for path in (tmp_path / "one", other)]
-    assert raw.index(numbers[0]) == ROOT_INO
-    state = State(state.kind, state.version, {**state.payload, "server": raw.replace(*numbers, 1)})
+    number, another = (struct.pack("<Q", path.stat().st_ino) for path in (tmp_path / "one", other))
+    assert raw.index(number) == ROOT_INO
+    state = State(state.kind, state.version, {**state.payload, "server": raw.replace(number, another, 1)})
     two = restored(make, state, other)
     assert content(two, file.node) == b"other file"
     assert content(two, deep.node) == b"other deep"

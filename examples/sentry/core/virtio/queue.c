@@ -53,6 +53,8 @@ int queue_add(struct virtqueue *queue, const struct segment *segments, u32 reada
 		struct ring_descriptor *d = &queue->descriptors[at];
 
 		d->address = page_offset(segments[i].at);
+		if (core.ops->expose)
+			core.ops->expose(d->address, segments[i].size);
 		d->size = segments[i].size;
 		d->flags = (u16)((i + 1 < count ? NEXT : 0) | (i < readable ? 0 : WRITE));
 		at = d->next;
