@@ -118,16 +118,17 @@ static s64 get_range(u64 start, u64 size, u64 *end)
 	return start % PAGE || (size && !whole) || *end < start ? -EINVAL : 0;
 }
 
-static s64 populate(struct mm *mm, u64 start, u64 end, bool write)
+/* prot: what a mapping must allow, or one of them. */
+static s64 populate(struct mm *mm, u64 start, u64 end, u32 prot)
 {
 	for (u64 at = start; at < end; at += PAGE) {
 		const struct vma *vma = mm_vma(mm, at);
 
 		if (!vma)
 			return -ENOMEM;
-		if (!(vma->prot & (write ? PROT_WRITE : PROT_READ)))
+		if (!(vma->prot & prot))
 			return -EINVAL;
-		if (!mm_page(mm, at, write))
+		if (!mm_page(mm, at, prot == PROT_WRITE))
 			return -EFAULT;
 	}
 	return 0;
@@ -169,7 +170,7 @@ s64 sys_madvise(struct task *t, const u64 *args)
 	case KEEPONFORK: error = mm_mark(t->mm, start, covered, 0, VMA_WIPE_ON_FORK); break;
 	case POPULATE_READ:
 	case POPULATE_WRITE:
-		error = populate(t->mm, start, covered, advice == POPULATE_WRITE);
+		error = populate(t->mm, start, covered, advice == POPULATE_WRITE ? PROT_WRITE : PROT_READ);
 		break;
 	}
 	return error ? error : covered < end ? -ENOMEM : 0;
@@ -284,7 +285,7 @@ s64 sys_mlock(struct task *t, const u64 *args)
 	u64 start = page_down(args[0]), end = page_up(args[0] + args[1]);
 	s64 error = lock(t, args[0], args[1], VMA_LOCKED);
 
-	return error ? error : populate(t->mm, start, end, false) ? -ENOMEM : 0;
+	return error ? error : populate(t->mm, start, end, PROT_READ | PROT_WRITE | PROT_EXEC) ? -ENOMEM : 0;
 }
 
 s64 sys_mlock2(struct task *t, const u64 *args)

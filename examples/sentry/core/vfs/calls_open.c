@@ -186,7 +186,10 @@ static int open_tmpfile(struct walk *w, u32 flags, u32 mode, struct file **file)
 	inode->can_link = !(flags & O_EXCL);
 	mount_get(w->at.mount);
 	path_replace(&w->at, (struct path){ w->at.mount, dentry });
-	return open_path(&w->at, flags & ~(u32)O_TMPFILE, true, file);
+	error = open_path(&w->at, flags & ~(u32)O_TMPFILE, true, file);
+	if (!error)
+		(*file)->flags |= O_TMPFILE; /* F_GETFL shows it */
+	return error;
 }
 
 /* Flags that make no sense; the rest is put in order. */

@@ -279,7 +279,7 @@ static void release(struct file *file)
 }
 
 static const struct file_operations operations = {
-	.read = read, .seek = file_stay, .poll = poll, .ioctl = ioctl, .release = release, .async = true,
+	.read = read, .seek = file_stay, .poll = poll, .ioctl = ioctl, .release = release, .async = true, .no_read_flags = true,
 };
 
 /* -- calls -- */

@@ -124,6 +124,7 @@ struct file_operations {
 	bool nowait; /* RWF_NOWAIT is possible */
 	bool write_simple; /* each vector is a write of its own, and nothing is spliced to it */
 	bool read_simple;  /* nothing is spliced from it */
+	bool no_read_flags; /* preadv2() takes none of the flags that change how it reads */
 	s64 (*ioctl)(struct file *file, u32 command, u64 argument);
 	int (*fsync)(struct file *file, bool data_only);
 	s64 (*fallocate)(struct file *file, u32 mode, u64 offset, u64 size);
