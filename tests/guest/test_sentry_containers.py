@@ -36,6 +36,7 @@ def test_a_container_goes_on_where_it_was_checkpointed(oci: SentryOci, tmp_path:
     oci.start("c1", COUNTER, hostname="kept")
     bundle, image, before = oci.state("c1")["bundle"], tmp_path / "image", oci.folder / "c1.out"
     eventually(lambda: len(numbers(before)) > 3, "it does not count")
+    eventually(lambda: "    task_run+0x" in oci.check("ps", "--format", "stacks", "c1"), "no task waits")
     oci.check("checkpoint", "--image-path", str(image), "c1")
     assert oci.run("state", "c1").returncode == 1, "it has ended and is removed"
     told = numbers(before)

@@ -256,7 +256,7 @@ enum { RWF_HIPRI = 1, RWF_NOWAIT = 8, RWF_APPEND = 16, RWF_NOAPPEND = 32, RWF_KN
 /* Flags of one call. */
 static s64 check_flags(struct file *file, u32 flags, bool write)
 {
-	bool simple = S_ISDIR(file->inode->mode) || (file->fixed && write) ||
+	bool simple = S_ISDIR(file->inode->mode) ||
 		      (write ? file->operations->write_simple : file->operations->no_read_flags);
 
 	if (flags & ~(u32)RWF_KNOWN || (simple && flags & ~(u32)RWF_HIPRI))

@@ -29,10 +29,10 @@ static s64 write_full(struct file *file, struct io *from, u64 *position)
 
 static s64 read_zeros(struct file *file, struct io *to, u64 *position)
 {
-	u64 done = io_zero(to, to->left);
+	const u64 size = to->left, done = io_zero(to, size);
 
 	(void)file, (void)position;
-	return done ? (s64)done : -EFAULT;
+	return done || !size ? (s64)done : -EFAULT;
 }
 
 static s64 read_random(struct file *file, struct io *to, u64 *position)
