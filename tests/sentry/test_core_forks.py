@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from pyvmm_sentry import ProgramError, SentrySandbox, Template, platforms
 from pyvmm_sentry.cores import Core
 from pyvmm_sentry.forks import CoreTemplate
+from pyvmm_sentry.share import RINGS
 from pyvmm_sentry.streams import POINTS
 from tests.sentry.forking import COMMAND, PATIENCE, Make, check_nothing_left, held
 from tests.sentry.forking import root as root
@@ -179,6 +181,16 @@ def test_children_share_the_memory_that_nobody_changes() -> None:
             for pid in [pid for core in cores for pid in program_processes(core._pid)]:
                 flags = Path(f"/proc/{pid}/fdinfo/2").read_text().split("flags:")[1].split()[0]
                 assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+
+
+@pytest.mark.parametrize(("address", "size"), [(0x100000, 1 << 31), ((1 << 64) - 0x1000, 0x2000), (64 << 20, 1)])
+def test_a_queue_that_no_core_has_left_is_refused(sandbox: Make, address: int, size: int) -> None:
+    """Its buffers are copied for each child: the largest takes no time."""
+    with sandbox().run(PATIENCE, until="ready").freeze(prepared=0) as template:
+        assert isinstance(template, CoreTemplate)
+        os.pwrite(template._image.saved.ram, struct.pack("<QIHH", address, size, 0, 0), RINGS)
+        with pytest.raises(ConfigError, match=f"a queue of the stopped core has a buffer of {size} bytes"):
+            template.fork()
 
 
 def program_processes(core: int) -> list[int]:

@@ -28,6 +28,7 @@ MAC, MTU = "02:00:00:00:00:01", 16000
 PAGE = 4096
 _DESCRIPTOR = struct.Struct("<QIHH")
 """Of a queue (virtio 1.2, 2.7.5): address, size, flags, next."""
+_BUFFER_MOST = 4 << 20
 LARGEST = 3 << 30
 """RAM that lies in a row for the server as it does for the core."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -123,11 +124,16 @@ class Devices:
         return DeviceServer(config, self._memory, queues, lambda: self.on_failure(), start=False, saved=saved)
 
     def _copy_queue(self, at: int, entries: int) -> None:
-        """A queue, and the buffers that it names: the device can write to them at any time."""
+        """A queue, and the buffers that it names: the device can write to them at any time.
+
+        :raises ConfigError: it is none that a core has left
+        """
         rings = os.pread(self._source, STRIDE, at)
         pages = set(range(at // PAGE, (at + STRIDE) // PAGE))
         for address, size, _, _ in _DESCRIPTOR.iter_unpack(rings[: entries * _DESCRIPTOR.size]):
-            if size and address + size <= self._memory.size:  # otherwise it is none that the core has added
+            if size > _BUFFER_MOST or address + size > self._memory.size:
+                raise ConfigError(f"a queue of the stopped core has a buffer of {size} bytes at {address:#x}")
+            if size:
                 pages.update(range(address // PAGE, (address + size - 1) // PAGE + 1))
         for page in sorted(pages):
             os.pwrite(self._memory.fd, os.pread(self._source, PAGE, page * PAGE), page * PAGE)
