@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,6 +22,8 @@ from pyvmm_sentry.cores import Core
 from pyvmm_sentry.forks import CoreTemplate
 from pyvmm_sentry.share import RINGS
 from pyvmm_sentry.streams import POINTS
+from tests.sentry.conftest import Compile
+from tests.sentry.conftest import compile_static as compile_static
 from tests.sentry.forking import COMMAND, PATIENCE, Make, check_nothing_left, held
 from tests.sentry.forking import root as root
 from tests.sentry.forking import sandbox as sandbox
@@ -381,3 +384,16 @@ def test_children_have_a_network() -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/examples/sentry"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
     assert (done.stdout, done.stderr) == ("['A', 'B', 'C']\n", "")
+
+
+def test_no_write_to_shared_memory_is_lost(compile_static: Compile, root: Path) -> None:
+    """Threads, calls and other processes write to the same pages, on several CPUs."""
+    shutil.copy(compile_static("shared_below"), root / "bin")
+    command = ["/bin/shared_below"]
+    assert subprocess.run([root / "bin" / "shared_below"], input="1\n2\n", capture_output=True, text=True).stdout == (
+        "ready\n[]\n[]\n"
+    )
+    with SentrySandbox(root, command, platform="trap", memory=64).run(PATIENCE, until="ready").freeze() as template:
+        for _ in range(8):
+            with template.fork() as child:
+                assert [child.call(number, PATIENCE) for number in range(2)] == [[], []]
