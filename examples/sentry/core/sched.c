@@ -9,7 +9,6 @@
 #include "core.h"
 #include "virtio/virtio.h"
 
-enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER };
 #define CANARY 0x5ca1ab1e0ddba11ull
 
 asm(".text\n"
@@ -356,29 +355,6 @@ struct task *task_alloc(void (*run)(void))
 	if (t)
 		t->run = run;
 	return t;
-}
-
-u32 task_frames(const struct task *t, u64 *addresses, u32 most)
-{
-	enum { SAVED_RBP = 4, RETURN = 6 }; /* on the stack, as context_switch has left it */
-	const u64 bottom = (u64)t->stack, top = bottom + STACK_BYTES, *at = (const u64 *)t->core_rsp;
-	u64 frame = at[SAVED_RBP];
-	u32 count = 0;
-
-	if (t->state != TASK_SLEEPING && t->state != TASK_READY)
-		return 0;
-	addresses[count++] = at[RETURN];
-	while (count < most && frame >= bottom && frame % 8 == 0 && frame + 16 <= top) {
-		const u64 *saved = (const u64 *)frame;
-
-		if (!saved[1])
-			break;
-		addresses[count++] = saved[1];
-		if (saved[0] <= frame)
-			break;
-		frame = saved[0];
-	}
-	return count;
 }
 
 void task_start(struct task *t)

@@ -162,6 +162,7 @@ struct task {
 };
 
 #define NO_CALL (~0ull)
+enum { STACK_ORDER = 4, STACK_BYTES = PAGE << STACK_ORDER }; /* of a task in the core */
 enum { TIMER_SLACK = 50000 }; /* of a first task */
 
 /* -- identity.c -- */
@@ -188,8 +189,6 @@ u64 task_cpu_time(struct task *t); /* never less than before */
 void task_count_time(struct task *t); /* of the current task, up to now */
 u64 cpu_idle_time(u32 cpu);
 u64 call_began(void); /* the monotonic clock when this CPU left the program that it has run last */
-/* Where the functions return to that a task has called in the core, the last first; 0: its program runs. */
-u32 task_frames(const struct task *t, u64 *addresses, u32 most);
 u32 cpu_number(void); /* of the CPU that is in the core */
 void task_free(struct task *t);	 /* one that never ran */
 _Noreturn void task_stop(void); /* the current task ends; it is freed by the next */

@@ -5,6 +5,30 @@
 
 enum { FRAMES_MOST = 32, TASK_MOST = 2048, ALL_MOST = 1 << 20 };
 
+/* Where the functions return to that a task has called in the core, the last first; 0: its program runs. */
+static u32 frames_of(const struct task *t, u64 *addresses, u32 most)
+{
+	enum { SAVED_RBP = 4, RETURN = 6 }; /* on the stack, as context_switch has left it */
+	const u64 bottom = (u64)t->stack, top = bottom + STACK_BYTES, *at = (const u64 *)t->core_rsp;
+	u64 frame = at[SAVED_RBP];
+	u32 count = 0;
+
+	if (t->state != TASK_SLEEPING && t->state != TASK_READY)
+		return 0;
+	addresses[count++] = at[RETURN];
+	while (count < most && frame >= bottom && frame % 8 == 0 && frame + 16 <= top) {
+		const u64 *saved = (const u64 *)frame;
+
+		if (!saved[1])
+			break;
+		addresses[count++] = saved[1];
+		if (saved[0] <= frame)
+			break;
+		frame = saved[0];
+	}
+	return count;
+}
+
 /* On one line, whatever the program has put there. */
 static void put_name(struct text *list, const struct task *t)
 {
@@ -43,7 +67,7 @@ static void put_task(struct text *list, const struct process *p, const struct ta
 		[TASK_DEAD] = " dead ",
 	};
 	u64 frames[FRAMES_MOST];
-	const u32 count = task_frames(t, frames, FRAMES_MOST);
+	const u32 count = frames_of(t, frames, FRAMES_MOST);
 
 	text_put(list, "task ");
 	text_signed(list, p->pid);
