@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sentry import fuzz
+from tests.sentry.fuzz_known import is_known
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the native run is in a root directory of its own")
 SEEDS = range(1000, 1024)
@@ -47,4 +48,4 @@ def test_random_programs_agree_with_linux(runner: fuzz.Runner) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in fuzz.CORPUS.glob("*.txt")))
 def test_what_differed_before_agrees(runner: fuzz.Runner, name: str) -> None:
     [difference] = fuzz.compare(runner, [fuzz.from_text((fuzz.CORPUS / name).read_text())])
-    assert difference is None or fuzz.is_known(difference), difference
+    assert difference is None or is_known(difference), difference
