@@ -177,13 +177,18 @@ def test_a_program_that_is_not_there_is_not_run() -> None:
     assert done.stdout == "No such file or directory\nno child\n", done.stderr
 
 
-def restricted(pid: int) -> list[dict[str, str]]:
-    """The status of a machine's process and of its helpers, once each has a filter: on a busy host a guest runs before
-    the last helper, which serves nobody until then."""
+def helpers(shown: list[dict[str, str]]) -> list[str]:
+    return sorted(each["Name"] for each in shown if "pyvmm-" in each["Name"])
+
+
+def restricted(pid: int, names: list[str]) -> list[dict[str, str]]:
+    """The status of a machine's process and of its helpers, once each has a filter and its name: on a busy host a guest
+    runs before the last helper, which serves nobody until then, and has the name of what started it."""
     deadline = time.monotonic() + 60
     while True:
         shown = [status_of(Path(f"/proc/{each}")) for each in (pid, *descendants(pid))]
-        if all(status["Seccomp"] == "2" for status in shown) or time.monotonic() > deadline:
+        done = all(status["Seccomp"] == "2" for status in shown) and helpers(shown) == names
+        if done or time.monotonic() > deadline:
             return shown
         time.sleep(0.01)
 
@@ -198,11 +203,10 @@ def test_helpers_have_given_up_what_they_can(tmp_path: Path) -> None:
     try:
         command.expect("hello")
         for wanted in (1, 2):
-            shown = restricted(command.process.pid)
-            helpers = ["broker", "control", "forks", "fsd"] * wanted + ["shares"] + ["runner"] * (wanted - 1)
-            assert sorted(each["Name"] for each in shown if "pyvmm-" in each["Name"]) == sorted(
-                f"pyvmm-{name}" for name in helpers
-            )
+            names = ["broker", "control", "forks", "fsd"] * wanted + ["shares"] + ["runner"] * (wanted - 1)
+            expected = sorted(f"pyvmm-{name}" for name in names)
+            shown = restricted(command.process.pid, expected)
+            assert helpers(shown) == expected
             for status in shown:
                 assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1"), status["Name"]
                 assert not int(status["CapBnd"], 16) & 1 << CAPABILITIES.index("sys_module"), status["Name"]
