@@ -6,6 +6,7 @@ The core reports addresses (core/control/stacks.c); its program has the symbols 
 from __future__ import annotations
 
 import bisect
+import struct
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -16,6 +17,9 @@ from elftools.elf.sections import SymbolTableSection
 REFERENCE = "stacks_put"
 """A function whose address the core reports: another build of it has that elsewhere."""
 MOST = 1 << 20
+_SYMBOL = struct.Struct("<IBBHQQ")
+"""Of a 64-bit ELF file: name, type, visibility, section, address, size (elf.h, Elf64_Sym)."""
+_FUNCTION = 2
 
 
 class Symbols:
@@ -26,14 +30,25 @@ class Symbols:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        section = ELFFile(file).get_section_by_name(".symtab")
-        found: dict[int, tuple[int, str]] = {}
-        for each in section.iter_symbols() if isinstance(section, SymbolTableSection) else ():
-            if each["st_info"]["type"] == "STT_FUNC" and each["st_shndx"] != "SHN_UNDEF":
-                found.setdefault(each["st_value"], (each["st_size"], each.name))
+        elf = ELFFile(file)
+        section = elf.get_section_by_name(".symtab")
+        found: dict[int, tuple[int, int]] = {}
+        self._names = b""
+        if isinstance(section, SymbolTableSection):
+            self._names = section.stringtable.data()
+            # By hand: pyelftools takes a second for the thousands of symbols, and many in an emulator
+            for name, info, _, place, start, size in _SYMBOL.iter_unpack(section.data()):
+                if info & 15 == _FUNCTION and place:
+                    found.setdefault(start, (size, name))
         self._starts = sorted(found)
         self._found = found
-        self.addresses = {name: start for start, (_, name) in found.items()}
+
+    def _text(self, at: int) -> str:
+        return self._names[at : self._names.index(b"\0", at)].decode()
+
+    def has(self, name: str, address: int) -> bool:
+        """Whether a function is there."""
+        return address in self._found and self._text(self._found[address][1]) == name
 
     def name(self, address: int) -> str:
         """``function+0x1f``, or the address alone."""
@@ -43,7 +58,7 @@ class Symbols:
             size, name = self._found[start]
             # A call that does not return may be the last instruction
             if address <= start + size:
-                return f"{name}+{address - start:#x}"
+                return f"{self._text(name)}+{address - start:#x}"
         return f"{address:#x}"
 
 
@@ -54,7 +69,7 @@ def _symbols(reference: int, programs: Iterable[str]) -> Symbols | None:
                 found = Symbols(file)
         except (OSError, ELFError):
             continue
-        if found.addresses.get(REFERENCE) == reference:
+        if found.has(REFERENCE, reference):
             return found
     return None
 
