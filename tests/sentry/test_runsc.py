@@ -168,10 +168,10 @@ def test_stacks_show_where_the_tasks_of_a_container_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        (b"", "it has no end"),
-        (b"[1,2]", "it has no end"),
+        (b"", "its last line is missing"),
+        (b"[1,2]", "its last line is missing"),
         (b"end\n", "no address of the core"),
-        (b"core 0x10\ntask 1 1 sleeping sh\n", "it has no end"),
+        (b"core 0x10\ntask 1 1 sleeping sh\n", "its last line is missing"),
         (b"core 0xg\nend\n", "invalid literal"),
         (b"core\nend\n", "no address of the core"),
         (b"core 0x10\ntask 1 x sleeping sh\nend\n", "invalid literal"),

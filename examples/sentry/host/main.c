@@ -389,7 +389,7 @@ static void start(struct core_config *config, const struct born *born)
 	ops.point = born ? point : NULL;
 	clock_start(&ops);
 	platform_start(fd, &ops, config);
-	if (below_fd() < 0)
+	if (below_fd() < 0) /* otherwise pages are copied there later */
 		close(fd);
 	if (born)
 		nursery_wait();

@@ -25,7 +25,7 @@ VSOCK_RINGS, VSOCK_SIZES = 0xB000, (256, 256, 16)
 MAC, MTU = "02:00:00:00:00:01", 16000
 """As `core/virtio/net.c` has them."""
 
-PAGE = 4096
+_PAGE = 4096
 _DESCRIPTOR = struct.Struct("<QIHH")
 """Of a queue (virtio 1.2, 2.7.5): address, size, flags, next."""
 _BUFFER_MOST = 4 << 20
@@ -129,14 +129,14 @@ class Devices:
         :raises ConfigError: it is none that a core has left
         """
         rings = os.pread(self._source, STRIDE, at)
-        pages = set(range(at // PAGE, (at + STRIDE) // PAGE))
+        pages = set(range(at // _PAGE, (at + STRIDE) // _PAGE))
         for address, size, _, _ in _DESCRIPTOR.iter_unpack(rings[: entries * _DESCRIPTOR.size]):
             if size > _BUFFER_MOST or address + size > self._memory.size:
                 raise ConfigError(f"a queue of the stopped core has a buffer of {size} bytes at {address:#x}")
             if size:
-                pages.update(range(address // PAGE, (address + size - 1) // PAGE + 1))
+                pages.update(range(address // _PAGE, (address + size - 1) // _PAGE + 1))
         for page in sorted(pages):
-            os.pwrite(self._memory.fd, os.pread(self._source, PAGE, page * PAGE), page * PAGE)
+            os.pwrite(self._memory.fd, os.pread(self._source, _PAGE, page * _PAGE), page * _PAGE)
 
     def save(self) -> Saved:
         """Stop the devices, with what others need to continue; the core does not run.  Close :attr:`Saved.ram`.

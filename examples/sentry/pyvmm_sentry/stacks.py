@@ -36,7 +36,7 @@ class Symbols:
         self._names = b""
         if isinstance(section, SymbolTableSection):
             self._names = section.stringtable.data()
-            # By hand: pyelftools takes a second for the thousands of symbols, and many in an emulator
+            # pyelftools' own iterator takes 0.4 s here, and much longer in an emulated lab
             for name, info, _, place, start, size in _SYMBOL.iter_unpack(section.data()):
                 if info & 15 == _FUNCTION and place:
                     found.setdefault(start, (size, name))
@@ -84,7 +84,7 @@ def describe(report: bytes, programs: Iterable[str]) -> str:
         raise ValueError(f"it has {len(report)} bytes")
     lines = report.decode("ascii").split("\n")
     if lines[-2:] != ["end", ""]:
-        raise ValueError("it has no end")
+        raise ValueError("its last line is missing")
     return "\n".join(_described(lines[:-2], programs)) + "\n"
 
 

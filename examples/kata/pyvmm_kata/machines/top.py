@@ -101,12 +101,7 @@ def processes_of(found: Machine) -> list[Process]:
     from pyvmm_kata.host.procfs import read_listing
     from pyvmm_kata.protocol import control
 
-    channel = control.connect(found.folder)
-    try:
-        channel.request({"op": "processes"})
-        text = channel.take(int(channel.answer()["bytes"]))
-    finally:
-        channel.close()
+    text = control.fetch(found.folder, "processes")
     try:
         return [_process(pid, files) for pid, files in sorted(read_listing(text).processes.items())]
     except (ValueError, IndexError) as error:

@@ -386,19 +386,18 @@ class ContainerService:
     def _do_state(self, _request: Json, channel: control.Channel) -> None:
         """The output of `state`, after a line with its length: for the program in C."""
         text = state.text(state.read(self.plan.folder)).encode()
-        channel.send_bytes({"bytes": len(text)}, text)
+        channel.send_data(text)
 
     def _do_pids(self, _request: Json, channel: control.Channel) -> None:
         channel.send({"pids": self._made.pids()})
 
     def _do_processes(self, _request: Json, channel: control.Channel) -> None:
-        """The agent's list of its processes, unchecked, after a line with its length."""
-        text = self._made.process_files()
-        channel.send_bytes({"bytes": len(text)}, text)
+        """The agent's list of its processes, unchecked."""
+        channel.send_data(self._made.process_files())
 
     def _do_stacks(self, _request: Json, channel: control.Channel) -> None:
-        text = self._made.stacks()
-        channel.send_bytes({"bytes": len(text)}, text)
+        """What its tasks do in the Sentry, unchecked."""
+        channel.send_data(self._made.stacks())
 
     def _do_pause(self, _request: Json, channel: control.Channel) -> None:
         self._made.pause()

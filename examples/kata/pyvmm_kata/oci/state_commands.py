@@ -100,12 +100,7 @@ def _stacks(folder: str) -> str:
     from pyvmm_kata.pod import sentry_guest
 
     programs = sentry_guest.programs()
-    channel = control.connect(folder)
-    try:
-        channel.request({"op": "stacks"})
-        report = channel.take(int(channel.answer().get("bytes", 0)))
-    finally:
-        channel.close()
+    report = control.fetch(folder, "stacks")
     from pyvmm_sentry import stacks
 
     try:

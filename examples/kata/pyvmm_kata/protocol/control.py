@@ -90,6 +90,10 @@ class Channel:
         """
         self._sock.sendall(json.dumps(value).encode() + b"\n" + data)
 
+    def send_data(self, data: bytes) -> None:
+        """The same for an answer that is nothing but data, which :func:`fetch` returns."""
+        self.send_bytes({"bytes": len(data)}, data)
+
     def request(self, value: Json, fds: Sequence[int] = ()) -> None:
         """Send a request, for which :meth:`answer` waits.
 
@@ -272,6 +276,16 @@ def call(folder: str, op: str, timeout: float = CALL_S, **arguments: Any) -> Jso
     try:
         channel.request({"op": op, **arguments})
         return channel.answer(timeout)
+    finally:
+        channel.close()
+
+
+def fetch(folder: str, op: str) -> bytes:
+    """One request whose answer is data, as :meth:`Channel.send_data` sends it; see :func:`call`."""
+    channel = connect(folder)
+    try:
+        channel.request({"op": op})
+        return channel.take(int(channel.answer()["bytes"]))
     finally:
         channel.close()
 

@@ -9,21 +9,20 @@ enum { FRAMES_MOST = 32, TASK_MOST = 2048, ALL_MOST = 1 << 20 };
 static u32 frames_of(const struct task *t, u64 *addresses, u32 most)
 {
 	enum { SAVED_RBP = 4, RETURN = 6 }; /* on the stack, as context_switch has left it */
-	const u64 bottom = (u64)t->stack, top = bottom + STACK_BYTES, *at = (const u64 *)t->core_rsp;
-	u64 frame = at[SAVED_RBP];
+	const u64 top = (u64)t->stack + STACK_BYTES, *at = (const u64 *)t->core_rsp;
+	u64 below = (u64)at, frame = at[SAVED_RBP];
 	u32 count = 0;
 
 	if (t->state != TASK_SLEEPING && t->state != TASK_READY)
 		return 0;
 	addresses[count++] = at[RETURN];
-	while (count < most && frame >= bottom && frame % 8 == 0 && frame + 16 <= top) {
+	while (count < most && frame > below && frame % 8 == 0 && frame <= top - 16) {
 		const u64 *saved = (const u64 *)frame;
 
 		if (!saved[1])
 			break;
 		addresses[count++] = saved[1];
-		if (saved[0] <= frame)
-			break;
+		below = frame;
 		frame = saved[0];
 	}
 	return count;
