@@ -124,12 +124,12 @@ static const struct {
 } nodes[] = {
 	{ "null", 0666, MAKE_DEVICE(1, 3) },	{ "zero", 0666, MAKE_DEVICE(1, 5) },   { "full", 0666, MAKE_DEVICE(1, 7) },
 	{ "random", 0666, MAKE_DEVICE(1, 8) },	{ "urandom", 0666, MAKE_DEVICE(1, 9) }, { "tty", 0666, MAKE_DEVICE(5, 0) },
-	{ "console", 0600, MAKE_DEVICE(5, 1) }, { "ptmx", 0666, MAKE_DEVICE(5, 2) }, { "pyvmm", 0666, POINT_DEVICE },
+	{ "console", 0600, MAKE_DEVICE(5, 1) }, { "pyvmm", 0666, POINT_DEVICE },
 };
 
 static const char *const links[][2] = {
 	{ "fd", "/proc/self/fd" }, { "stdin", "/proc/self/fd/0" }, { "stdout", "/proc/self/fd/1" },
-	{ "stderr", "/proc/self/fd/2" },
+	{ "stderr", "/proc/self/fd/2" }, { "ptmx", "pts/ptmx" },
 };
 
 /* Fill a directory of the core's with what /dev has. */
