@@ -79,13 +79,25 @@ const struct utsname *system_name(void)
 	return names_of(core.current);
 }
 
+/* The first line of a text, cut where there is no more room. */
+static void set_line(char name[65], const char *text)
+{
+	u32 used = 0;
+
+	while (used < 64 && text[used] && text[used] != '\n')
+		used++;
+	bytes_zero(name, 65);
+	bytes_copy(name, text, used);
+}
+
 void system_set_hostname(struct space *space, const char *name)
 {
-	struct utsname *names = &space->names;
-	u64 size = string_size(name);
+	set_line(space->names.node, name);
+}
 
-	bytes_zero(names->node, sizeof(names->node));
-	bytes_copy(names->node, name, size < sizeof(names->node) ? size : sizeof(names->node) - 1);
+void system_set_domainname(struct space *space, const char *name)
+{
+	set_line(space->names.domain, name);
 }
 
 static s64 set_name(struct task *t, char *name, u64 from, s32 size)

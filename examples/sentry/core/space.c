@@ -14,11 +14,13 @@ static const struct utsname usual_names = { "Linux", "sentry", "6.12.0-pyvmm", "
 
 void spaces_init(void)
 {
+	sysctls_init();
 	bytes_zero(&spaces, sizeof(spaces));
 	for (u32 i = 0; i < SPACES; i++) {
 		spaces.sandbox[i].kind = (enum space_kind)i;
 		spaces.sandbox[i].references = REFERENCES_SATURATED;
 		spaces.sandbox[i].names = usual_names;
+		sysctls_init_ipc(&spaces.sandbox[i].ipc);
 	}
 }
 
@@ -37,6 +39,7 @@ struct space *space_new(enum space_kind kind)
 	space->number = ++spaces.last;
 	space->kind = kind;
 	space->names = space_of_sandbox(SPACE_UTS)->names;
+	sysctls_init_ipc(&space->ipc);
 	return space;
 }
 

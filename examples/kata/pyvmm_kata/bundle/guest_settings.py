@@ -36,7 +36,7 @@ def sysctls_of(spec: Json) -> dict[str, str]:
     there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
     """
     linux = spec.get("linux", {})
-    found = {_dotted(key): value for key, value in linux.get("sysctl", {}).items()}
+    found = {dotted(key): value for key, value in linux.get("sysctl", {}).items()}
     if namespaces.has(spec, "user"):
         bounding = spec["process"].get("capabilities", {}).get("bounding", ())
         if "CAP_NET_BIND_SERVICE" in bounding:
@@ -60,7 +60,7 @@ def _mapped_range(text: str, mappings: Sequence[Json]) -> str:
     return text
 
 
-def _dotted(sysctl: str) -> str:
+def dotted(sysctl: str) -> str:
     """A name with slashes, ``net/ipv4/conf/eth0.1/forwarding``, as one with dots (sysctl(8))."""
     first = next((letter for letter in sysctl if letter in "./"), ".")
     return sysctl if first == "." else sysctl.translate({ord("."): "/", ord("/"): "."})

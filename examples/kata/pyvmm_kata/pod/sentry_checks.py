@@ -7,6 +7,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from pyvmm_kata.bundle.guest_settings import dotted
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,6 +91,32 @@ def with_unified(resources: Json) -> Json:
     return made
 
 
+SYSCTLS = frozenset(
+    f"{group}.{name}"
+    for group, names in (
+        ("fs.mqueue", "msg_default msg_max msgsize_default msgsize_max queues_max"),
+        ("kernel", "domainname msgmax msgmnb msgmni sem shmall shmmax shmmni"),
+        ("net.core", "somaxconn"),
+        ("net.ipv4", "ip_default_ttl ip_forward ip_local_port_range ip_unprivileged_port_start ping_group_range"),
+        ("net.ipv4", "tcp_keepalive_intvl tcp_keepalive_probes tcp_keepalive_time"),
+    )
+    for name in names.split()
+)
+"""Kernel parameters that a container can set: those of ``core/sysctl.c``, and the domain name."""
+
+
+def _check_sysctls(linux: Json) -> None:
+    """
+    :raises ConfigError: a Sentry has no such kernel parameter
+    """
+    if unknown := sorted({dotted(key) for key in linux.get("sysctl") or ()} - SYSCTLS):
+        raise ConfigError(
+            f"linux.sysctl: a Sentry has no {unknown[0]!r:.60}",
+            code="guest-kind",
+            hint="/proc/sys of a container shows those that exist; or use --isolation vm",
+        )
+
+
 def check(spec: Json) -> None:
     """
     :param spec: a config.json
@@ -102,6 +129,7 @@ def check(spec: Json) -> None:
     if (spec.get("hooks") or {}).get("startContainer"):
         missing.append("hook startContainer")
     with_unified(linux.get("resources") or {})
+    _check_sysctls(linux)
     if (linux.get("personality") or {}).get("domain", "LINUX") != "LINUX":
         missing.append("personality but LINUX")
     if any(_is_socket(mount.get("source") or "") for mount in spec.get("mounts") or ()):

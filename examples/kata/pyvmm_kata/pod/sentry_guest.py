@@ -130,6 +130,8 @@ class SentryGuest:
         linux = {**spec["linux"]}
         linux["devices"] = [device for device in linux.get("devices") or () if device != ALL_DEVICES]
         linux["resources"] = sentry_checks.with_unified(linux.get("resources") or {})
+        if domain := spec.get("domainname"):
+            linux["sysctl"] = {**(linux.get("sysctl") or {}), "kernel.domainname": domain}
         if shared_pids:
             linux["namespaces"] = [each for each in linux.get("namespaces") or () if each["type"] != "pid"]
         made = {**spec, "linux": linux}

@@ -260,6 +260,8 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 	if (error)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.resources: invalid limits", NULL, NULL) - EINVAL;
 	error = namespaces_read(call, container, spec);
+	if (!error)
+		error = parameters_read(call, container, spec);
 	if (error)
 		return error;
 	error = filter_read(reader_part(reader_part(spec, Spec_Linux), Linux_Seccomp), &container->seccomp);

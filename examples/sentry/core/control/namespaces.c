@@ -2,6 +2,9 @@
 /* The namespaces of a container: new, those of another container of the sandbox, or the sandbox's own. */
 #include "container.h"
 
+#include "../sysctl.h"
+#include "../vfs/process_file.h"
+
 #define JOIN "container:" /* before an id, as the path of a namespace: pyvmm_kata/host/namespaces.py */
 
 static const char *const kinds[SPACES] = { [SPACE_PID] = "pid", [SPACE_IPC] = "ipc", [SPACE_UTS] = "uts" };
@@ -73,5 +76,41 @@ s64 namespaces_read(struct call *call, struct container *container, struct reade
 			space_put(container->spaces[SPACE_PID]);
 			container->spaces[SPACE_PID] = space_get(space_of_sandbox(SPACE_PID));
 		}
+	return error;
+}
+
+/* -- kernel parameters -- */
+
+static s64 set_parameter(struct call *call, struct container *container, const char *name, const char *value)
+{
+	s64 error = sysctl_set(&container->spaces[SPACE_IPC]->ipc, name, value);
+
+	if (strings_equal(name, "kernel.domainname")) {
+		system_set_domainname(container->spaces[SPACE_UTS], value);
+		return 0;
+	}
+	if (error == -ENOENT)
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.sysctl: a Sentry has no ", name, NULL) - EINVAL;
+	return error ? call_fail(call, STATUS_INVALID_ARGUMENT, "linux.sysctl: invalid value of ", name, NULL) - EINVAL : 0;
+}
+
+s64 parameters_read(struct call *call, struct container *container, struct reader spec)
+{
+	struct reader linux_part = reader_part(spec, Spec_Linux);
+	struct field field;
+	s64 error = 0;
+
+	while (!error && field_next(&linux_part, &field)) {
+		const struct reader key = reader_part(field.bytes, 1), data = reader_part(field.bytes, 2);
+		char *name, *value;
+
+		if (field.number != Linux_Sysctl)
+			continue;
+		name = reader_text(&key);
+		value = reader_text(&data);
+		error = name && value ? set_parameter(call, container, name, value) : -EINVAL;
+		kfree(name);
+		kfree(value);
+	}
 	return error;
 }

@@ -11,7 +11,6 @@ s64 ipc_seconds(void)
 
 void ipc_init(void)
 {
-	semaphores_init();
 	queues_init();
 }
 
@@ -70,7 +69,7 @@ s32 ipc_highest(const struct ipc_table *table)
 	return 0;
 }
 
-s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode)
+s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode, u64 most)
 {
 	const struct cred *cred = &core.current->cred;
 	u32 index = 0;
@@ -81,7 +80,7 @@ s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mod
 		return -ENOMEM;
 	while (index < IPC_MOST && table->slots[index])
 		index++;
-	if (index == IPC_MOST)
+	if (index == IPC_MOST || table->count >= most)
 		return -ENOSPC;
 	if (index <= table->last)
 		table->sequence = (table->sequence + 1) % SEQUENCES;

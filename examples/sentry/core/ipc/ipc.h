@@ -27,7 +27,7 @@ struct ipc_perm {
 
 _Static_assert(sizeof(struct ipc_perm) == 48, "as the kernel has it");
 
-s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode); /* its number, or -errno */
+s64 ipc_add(struct ipc_table *table, struct ipc_object *object, u32 key, u32 mode, u64 most); /* its number, or -errno */
 void ipc_remove(struct ipc_object *object);
 struct ipc_object *ipc_find(const struct ipc_table *table, s32 id); /* NULL */
 struct ipc_object *ipc_next(const struct ipc_table *table, u32 *index); /* from an index on, which it increases; NULL */
@@ -62,7 +62,6 @@ void msg_forget(struct ipc_table *table);
 void mq_forget(const struct ipc_tables *tables);
 
 void ipc_init(void); /* there are no objects yet */
-void semaphores_init(void);
 void queues_init(void);
 void ipc_exit(struct process *p);
 void mq_exit(struct process *p);

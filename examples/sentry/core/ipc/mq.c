@@ -4,8 +4,7 @@
 #include "../vfs/calls.h"
 #include "ipc.h"
 
-enum { QUEUES = 256, PRIORITIES = 32768, MOST_MESSAGES = 65536, MOST_SIZE = 16 << 20 };
-enum { USUAL_MESSAGES = 10, USUAL_SIZE = 8192 };
+enum { PRIORITIES = 32768, MOST_MESSAGES = 65536, MOST_SIZE = 16 << 20 };
 enum { SI_MESGQ = -3 };
 
 struct message {
@@ -155,7 +154,7 @@ static s64 check_attributes(const struct mq_attributes *a)
 		return -EINVAL;
 	if (capable(CAP_SYS_RESOURCE))
 		return a->most > MOST_MESSAGES || a->size > MOST_SIZE ? -EINVAL : 0;
-	return a->most > USUAL_MESSAGES || a->size > USUAL_SIZE ? -EINVAL : 0;
+	return (u64)a->most > sysctl(SYSCTL_MQ_MSG_MAX) || (u64)a->size > sysctl(SYSCTL_MQ_MSGSIZE_MAX) ? -EINVAL : 0;
 }
 
 static s64 create(struct task *t, const char *name, u32 mode, const struct mq_attributes *a, struct queue **result)
@@ -166,7 +165,7 @@ static s64 create(struct task *t, const char *name, u32 mode, const struct mq_at
 
 	if (error)
 		return error;
-	if (ipc_own()->mq_count >= QUEUES && !capable(CAP_SYS_RESOURCE))
+	if (ipc_own()->mq_count >= sysctl(SYSCTL_MQ_QUEUES_MAX) && !capable(CAP_SYS_RESOURCE))
 		return -ENOSPC;
 	if ((u64)a->most * ((u64)a->size + sizeof(struct message)) > t->process->limits[RLIMIT_MSGQUEUE].current)
 		return -EMFILE;
@@ -214,9 +213,17 @@ static s64 open_queue(struct task *t, const char *name, u32 flags, u32 mode, con
 	return error ? error : install(t, queue, flags);
 }
 
+static s64 least(u64 a, u64 b)
+{
+	return (s64)(a < b ? a : b);
+}
+
 s64 sys_mq_open(struct task *t, const u64 *args)
 {
-	struct mq_attributes attributes = { .most = USUAL_MESSAGES, .size = USUAL_SIZE };
+	struct mq_attributes attributes = {
+		.most = least(sysctl(SYSCTL_MQ_MSG_DEFAULT), sysctl(SYSCTL_MQ_MSG_MAX)),
+		.size = least(sysctl(SYSCTL_MQ_MSGSIZE_DEFAULT), sysctl(SYSCTL_MQ_MSGSIZE_MAX)),
+	};
 	char *name;
 	s64 result;
 

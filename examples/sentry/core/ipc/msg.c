@@ -2,7 +2,7 @@
 /* Message queues of System V. */
 #include "ipc.h"
 
-enum { LARGEST = 8192, QUEUE_BYTES = 16384, MSG_STAT = 11, MSG_INFO, MSG_STAT_ANY };
+enum { MSG_STAT = 11, MSG_INFO, MSG_STAT_ANY };
 enum { MSG_NOERROR = 010000, MSG_EXCEPT = 020000, MSG_COPY = 040000 };
 
 struct message {
@@ -39,7 +39,7 @@ static void queue_put(struct queue *queue)
 static s64 create(u32 key, u32 flags)
 {
 	struct queue *queue = slab_alloc(&queues);
-	s64 id = queue ? ipc_add(&ipc_own()->msg, &queue->ipc, key, flags) : -ENOMEM;
+	s64 id = queue ? ipc_add(&ipc_own()->msg, &queue->ipc, key, flags, sysctl(SYSCTL_MSGMNI)) : -ENOMEM;
 
 	if (id < 0) {
 		if (queue)
@@ -47,7 +47,7 @@ static s64 create(u32 key, u32 flags)
 		return id;
 	}
 	queue->references = 1;
-	queue->room = QUEUE_BYTES;
+	queue->room = sysctl(SYSCTL_MSGMNB);
 	queue->changed = ipc_seconds();
 	list_init(&queue->messages);
 	return id;
@@ -156,7 +156,7 @@ s64 sys_msgsnd(struct task *t, const u64 *args)
 
 	if (user_read(t->mm, &type, args[1], sizeof(type)))
 		return -EFAULT;
-	if (size > LARGEST || (s32)args[0] < 0 || type < 1)
+	if (size > sysctl(SYSCTL_MSGMAX) || (s32)args[0] < 0 || type < 1)
 		return -EINVAL;
 	message = kmalloc(sizeof(*message) + size);
 	if (!message)
@@ -257,7 +257,8 @@ _Static_assert(sizeof(struct msqid_ds) == 120, "as the kernel has it");
 
 static s64 put_info(struct task *t, u64 to, bool usage)
 {
-	s32 info[8] = { IPC_MOST * QUEUE_BYTES / 1024, QUEUE_BYTES, LARGEST, QUEUE_BYTES, IPC_MOST, 16, QUEUE_BYTES, 0xffff };
+	const s32 most = (s32)sysctl(SYSCTL_MSGMNI), largest = (s32)sysctl(SYSCTL_MSGMAX), room = (s32)sysctl(SYSCTL_MSGMNB);
+	s32 info[8] = { (s32)((s64)most * room / 1024), room, largest, room, most, 16, room, 0xffff };
 
 	if (usage) {
 		const struct queue *queue;
@@ -306,7 +307,7 @@ static s64 change(struct task *t, s32 id, u32 command, u64 from)
 		destroy(queue);
 		return 0;
 	}
-	if (new.room > QUEUE_BYTES)
+	if (new.room > sysctl(SYSCTL_MSGMNB) && !capable(CAP_SYS_RESOURCE))
 		return -EPERM;
 	error = ipc_set(&queue->ipc, &new.perm);
 	if (error)

@@ -2,7 +2,7 @@
 /* Semaphores of System V: sets of numbers that change all at once, or not at all. */
 #include "ipc.h"
 
-enum { SETS_LARGEST = 32000, MOST_OF_ALL = 1 << 20, MOST_OPERATIONS = 500, MOST_VALUE = 32767, SEM_UNDO = 0x1000 };
+enum { MOST_VALUE = 32767, SEM_UNDO = 0x1000 };
 enum { GETPID = 11, GETVAL, GETALL, GETNCNT, GETZCNT, SETVAL, SETALL, SEM_STAT, SEM_INFO, SEM_STAT_ANY };
 
 struct semaphore {
@@ -39,13 +39,6 @@ struct sleeper {
 	bool for_zero;
 };
 
-static u32 count_of_all;
-
-void semaphores_init(void)
-{
-	count_of_all = 0;
-}
-
 static struct set *set_of(struct ipc_object *object)
 {
 	return object ? CONTAINER(object, struct set, ipc) : NULL;
@@ -68,13 +61,13 @@ static s64 create(u32 key, s32 count, u32 flags)
 
 	if (!count)
 		return -EINVAL;
-	if (count_of_all + (u32)count > MOST_OF_ALL)
+	if (ipc_own()->semaphores + (u64)count > sysctl(SYSCTL_SEMMNS))
 		return -ENOSPC;
 	set = kmalloc(sizeof(*set));
 	if (!set)
 		return -ENOMEM;
 	set->semaphores = kmalloc((u64)count * sizeof(struct semaphore));
-	id = set->semaphores ? ipc_add(&ipc_own()->sem, &set->ipc, key, flags) : -ENOMEM;
+	id = set->semaphores ? ipc_add(&ipc_own()->sem, &set->ipc, key, flags, sysctl(SYSCTL_SEMMNI)) : -ENOMEM;
 	if (id < 0) {
 		kfree(set->semaphores);
 		kfree(set);
@@ -85,7 +78,7 @@ static s64 create(u32 key, s32 count, u32 flags)
 	set->changed = ipc_seconds();
 	list_init(&set->undos);
 	list_init(&set->waiting);
-	count_of_all += set->count;
+	ipc_own()->semaphores += set->count;
 	return id;
 }
 
@@ -97,7 +90,7 @@ s64 sys_semget(struct task *t, const u64 *args)
 	s64 id;
 
 	(void)t;
-	if (count < 0 || count > SETS_LARGEST)
+	if (count < 0 || (u64)count > sysctl(SYSCTL_SEMMSL))
 		return -EINVAL;
 	id = ipc_get(&ipc_own()->sem, (u32)args[0], flags, &found);
 	if (id < 0)
@@ -119,7 +112,7 @@ static void undo_free(struct undo *undo)
 static void destroy(struct set *set)
 {
 	ipc_remove(&set->ipc);
-	count_of_all -= set->count;
+	CONTAINER(set->ipc.table, struct ipc_tables, sem)->semaphores -= set->count;
 	set->gone = true;
 	while (!list_empty(&set->undos))
 		undo_free(CONTAINER(set->undos.next, struct undo, of_set));
@@ -267,18 +260,18 @@ static s64 get_and_operate(struct task *t, const u64 *args, u64 deadline)
 	struct operation *operations;
 	s64 result;
 
-	if (count > MOST_OPERATIONS)
+	if (count > sysctl(SYSCTL_SEMOPM))
 		return -E2BIG;
 	if (!count)
 		return -EINVAL;
-	operations = page_alloc();
+	operations = kmalloc(count * sizeof(*operations));
 	if (!operations)
 		return -ENOMEM;
 	if (user_read(t->mm, operations, args[1], count * sizeof(*operations)))
 		result = -EFAULT;
 	else
 		result = find_and_operate(t, (s32)args[0], operations, count, deadline);
-	page_free(operations);
+	kfree(operations);
 	return result;
 }
 
@@ -334,12 +327,12 @@ _Static_assert(sizeof(struct semid_ds) == 104, "as the kernel has it");
 
 static s64 put_info(struct task *t, u64 to, bool usage)
 {
-	s32 info[10] = { MOST_OF_ALL, IPC_MOST, MOST_OF_ALL, MOST_OF_ALL, SETS_LARGEST, MOST_OPERATIONS, MOST_OPERATIONS,
-			 20, MOST_VALUE, MOST_VALUE };
+	const s32 all = (s32)sysctl(SYSCTL_SEMMNS), most = (s32)sysctl(SYSCTL_SEMOPM);
+	s32 info[10] = { all, (s32)sysctl(SYSCTL_SEMMNI), all, all, (s32)sysctl(SYSCTL_SEMMSL), most, most, 20, MOST_VALUE, MOST_VALUE };
 
 	if (usage) {
 		info[7] = (s32)ipc_own()->sem.count;
-		info[9] = (s32)count_of_all;
+		info[9] = (s32)ipc_own()->semaphores;
 	}
 	return user_write(t->mm, to, info, sizeof(info)) ? -EFAULT : ipc_highest(&ipc_own()->sem);
 }

@@ -5,7 +5,6 @@
 enum { SHM_RDONLY = 010000, SHM_RND = 020000, SHM_REMAP = 040000, SHM_EXEC = 0100000, SHM_HUGE = 04000 };
 enum { SHM_DEST = 01000, SHM_LOCKED = 02000, SHM_LOCK = 11, SHM_UNLOCK, SHM_STAT, SHM_INFO, SHM_STAT_ANY };
 #define MOST_BYTES (1ull << 40)
-#define MOST_PAGES (MOST_BYTES / PAGE)
 
 struct segment {
 	struct ipc_object ipc;
@@ -83,15 +82,15 @@ static s64 create(u32 key, u64 size, u32 flags)
 	struct segment *segment;
 	s64 id;
 
-	if (!size || size > MOST_BYTES || flags & SHM_HUGE)
+	if (!size || size > MOST_BYTES || size > sysctl(SYSCTL_SHMMAX) || flags & SHM_HUGE)
 		return -EINVAL;
-	if (pages_of_all() + page_up(size) / PAGE > MOST_PAGES)
+	if (pages_of_all() + page_up(size) / PAGE > sysctl(SYSCTL_SHMALL))
 		return -ENOSPC;
 	segment = slab_alloc(&segments);
 	if (!segment)
 		return -ENOMEM;
 	segment->shared = shared_new(page_up(size));
-	id = segment->shared ? ipc_add(&ipc_own()->shm, &segment->ipc, key, flags) : -ENOMEM;
+	id = segment->shared ? ipc_add(&ipc_own()->shm, &segment->ipc, key, flags, sysctl(SYSCTL_SHMMNI)) : -ENOMEM;
 	if (id < 0) {
 		if (segment->shared)
 			shared_put(segment->shared);
@@ -204,7 +203,7 @@ _Static_assert(sizeof(struct shmid_ds) == 112, "as the kernel has it");
 
 static s64 put_info(struct task *t, u64 to, bool usage)
 {
-	const u64 limits[9] = { MOST_BYTES, 1, IPC_MOST, IPC_MOST, MOST_PAGES };
+	const u64 limits[9] = { sysctl(SYSCTL_SHMMAX), 1, sysctl(SYSCTL_SHMMNI), sysctl(SYSCTL_SHMMNI), sysctl(SYSCTL_SHMALL) };
 	const u64 pages = pages_of_all(), used[6] = { ipc_own()->shm.count, pages, pages };
 
 	if (usage ? user_write(t->mm, to, used, sizeof(used)) : user_write(t->mm, to, limits, sizeof(limits)))

@@ -3,7 +3,7 @@
 #ifndef SENTRY_IPC_TABLE_H
 #define SENTRY_IPC_TABLE_H
 
-#include "../types.h"
+#include "../sysctl.h"
 
 struct ipc_object;
 
@@ -16,6 +16,8 @@ struct ipc_table {
 struct ipc_tables {
 	struct ipc_table shm, sem, msg;
 	u32 mq_count; /* POSIX message queues that have a name */
+	u32 semaphores; /* in all sets */
+	u64 sysctls[IPC_SYSCTLS];
 };
 
 void ipc_free(struct ipc_tables *tables); /* with all objects: no process uses them */

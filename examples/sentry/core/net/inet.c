@@ -2,7 +2,7 @@
 /* Sockets of the families AF_INET and AF_INET6: their lives, addresses and ports. */
 #include "inet.h"
 
-enum { FIRST_PORT = 32768, PORTS = 28232, PRIVILEGED = 1024, CAP_NET_BIND_SERVICE = 10, OVERHEAD = 512 };
+enum { CAP_NET_BIND_SERVICE = 10, OVERHEAD = 512 };
 
 static struct slab inets = SLAB(struct inet);
 static struct slab chunks = SLAB(struct chunk);
@@ -327,10 +327,11 @@ static bool port_is_used(const struct socket *socket, u16 port)
 int inet_bind_port(struct socket *socket)
 {
 	struct inet *inet = inet_of(socket);
-	u32 start = net_random() % PORTS;
+	const u32 first = (u32)sysctl(SYSCTL_LOCAL_PORT_FIRST), count = (u32)sysctl(SYSCTL_LOCAL_PORT_LAST) - first + 1;
+	const u32 start = net_random() % count;
 
-	for (u32 i = 0; !inet->local_port && i < PORTS; i++) {
-		u16 port = (u16)(FIRST_PORT + (start + i) % PORTS);
+	for (u32 i = 0; !inet->local_port && i < count; i++) {
+		u16 port = (u16)(first + (start + i) % count);
 
 		if (port_is_used(socket, port))
 			continue;
@@ -353,7 +354,7 @@ static int check_bind(struct socket *socket, const struct address *address, u32 
 		return error == -ENETUNREACH ? -EINVAL : error;
 	if (!ip_addr_isany(to) && !net_is_local(to) && !ip_addr_ismulticast(to))
 		return -EADDRNOTAVAIL;
-	if (*port && *port < PRIVILEGED && !caller_capable(CAP_NET_BIND_SERVICE))
+	if (*port && *port < sysctl(SYSCTL_UNPRIVILEGED_PORT) && !caller_capable(CAP_NET_BIND_SERVICE))
 		return -EACCES;
 	return 0;
 }

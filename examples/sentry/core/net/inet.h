@@ -3,6 +3,7 @@
 #ifndef SENTRY_INET_H
 #define SENTRY_INET_H
 
+#include "../sysctl.h"
 #include "../vfs/calls.h"
 #include "socket.h"
 #include "stack.h"

@@ -53,10 +53,29 @@ static const struct row {
 
 enum { TCP_INFO = 11, TCP_CONGESTION = 13, MULTICAST_IF = 32, ADD_MEMBERSHIP = 35, DROP_MEMBERSHIP = 36, V6_JOIN = 20, V6_LEAVE = 21 };
 
+/* What the row has, unless a kernel parameter decides that. */
+static s32 normal_of(const struct row *row)
+{
+	static const struct {
+		u32 value;
+		enum sysctl sysctl;
+	} decided[] = {
+		{ V_TTL, SYSCTL_IP_DEFAULT_TTL },
+		{ V_KEEPIDLE, SYSCTL_TCP_KEEPALIVE_TIME },
+		{ V_KEEPINTVL, SYSCTL_TCP_KEEPALIVE_INTVL },
+		{ V_KEEPCNT, SYSCTL_TCP_KEEPALIVE_PROBES },
+	};
+
+	for (u32 i = 0; i < ARRAY_SIZE(decided); i++)
+		if (decided[i].value == row->value)
+			return (s32)sysctl(decided[i].sysctl);
+	return row->normal;
+}
+
 void inet_set_defaults(struct inet *inet)
 {
 	for (u32 i = 0; i < ARRAY_SIZE(rows); i++)
-		inet->values[rows[i].value] = rows[i].normal;
+		inet->values[rows[i].value] = normal_of(&rows[i]);
 }
 
 bool inet_is_v6_only(const struct inet *inet)
@@ -138,7 +157,7 @@ static s64 set_row(struct socket *socket, const struct row *row, s32 value)
 	if (row->low == ON_OFF)
 		value = value != 0;
 	else if (value == -1 && (row->value == V_TTL || row->value == V_MULTICAST_TTL || row->value == V_UNICAST_HOPS || row->value == V_TCLASS))
-		value = row->normal;
+		value = normal_of(row);
 	else if (row->value == V_MAXSEG && !value)
 		value = 0;
 	else if (row->level == LEVEL_UDPLITE && value)

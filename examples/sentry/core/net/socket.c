@@ -5,7 +5,7 @@
 #include "../vfs/async.h"
 #include "../vfs/calls.h"
 
-enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992, BACKLOG_MOST = 4096 };
+enum { SOCK_NONBLOCK = 0x800, SOCK_CLOEXEC = 0x80000, FAMILIES = 46, DEFAULT_BUFFER = 212992 };
 
 static const struct file_operations socket_operations;
 
@@ -300,7 +300,8 @@ s64 sys_listen(struct task *t, const u64 *args)
 	struct file *file;
 	s64 error;
 	struct socket *socket = socket_get(t, args[0], &file, &error);
-	u32 backlog = (u32)args[1] < BACKLOG_MOST ? (u32)args[1] : BACKLOG_MOST;
+	const u64 most = sysctl(SYSCTL_SOMAXCONN);
+	u32 backlog = (u32)args[1] < most ? (u32)args[1] : (u32)most;
 
 	if (!socket)
 		return error;

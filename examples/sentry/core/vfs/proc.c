@@ -232,6 +232,27 @@ static void write_hostname(struct text *text, struct synthetic_inode *node)
 	text_put(text, "\n");
 }
 
+static void write_domainname(struct text *text, struct synthetic_inode *node)
+{
+	(void)node;
+	text_put(text, system_name()->domain);
+	text_put(text, "\n");
+}
+
+static s64 store_hostname(struct synthetic_inode *node, const char *data, u64 size)
+{
+	(void)node;
+	system_set_hostname(space_of(core.current->process, SPACE_UTS), data);
+	return (s64)size;
+}
+
+static s64 store_domainname(struct synthetic_inode *node, const char *data, u64 size)
+{
+	(void)node;
+	system_set_domainname(space_of(core.current->process, SPACE_UTS), data);
+	return (s64)size;
+}
+
 static void write_most_tasks(struct text *text, struct synthetic_inode *node)
 {
 	(void)node;
@@ -265,6 +286,26 @@ static s64 ignore(struct synthetic_inode *node, const char *data, u64 size)
 	return (s64)size;
 }
 
+static const char *parameter_of(const struct synthetic_inode *node)
+{
+	return node->entry->name + sizeof("sys/") - 1;
+}
+
+static void write_parameter(struct text *text, struct synthetic_inode *node)
+{
+	sysctl_show(text, parameter_of(node));
+}
+
+static s64 store_parameter(struct synthetic_inode *node, const char *data, u64 size)
+{
+	const s64 error = sysctl_set(ipc_own(), parameter_of(node), data);
+
+	return error ? error : (s64)size;
+}
+
+/* That sysctl.c has. */
+#define PARAMETER(path) { .name = "sys/" path, .write = write_parameter, .store = store_parameter }
+
 static const struct synthetic proc_files[] = {
 	{ .name = "cgroups", .fixed = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n" },
 	{ .name = "cmdline", .fixed = "\n" },
@@ -284,19 +325,25 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sys/fs/inotify/max_queued_events", .fixed = "16384\n" },
 	{ .name = "sys/fs/inotify/max_user_instances", .fixed = "128\n" },
 	{ .name = "sys/fs/inotify/max_user_watches", .fixed = "65536\n" },
+	PARAMETER("fs/mqueue/msg_default"),
+	PARAMETER("fs/mqueue/msg_max"),
+	PARAMETER("fs/mqueue/msgsize_default"),
+	PARAMETER("fs/mqueue/msgsize_max"),
+	PARAMETER("fs/mqueue/queues_max"),
 	{ .name = "sys/fs/nr_open", .fixed = "1048576\n" },
 	{ .name = "sys/fs/pipe-max-size", .fixed = "1048576\n" },
 	{ .name = "sys/kernel/cap_last_cap", .fixed = "40\n" },
 	{ .name = "sys/kernel/core_pattern", .fixed = "core\n", .store = ignore },
-	{ .name = "sys/kernel/hostname", .write = write_hostname, .store = ignore },
+	{ .name = "sys/kernel/domainname", .write = write_domainname, .store = store_domainname },
+	{ .name = "sys/kernel/hostname", .write = write_hostname, .store = store_hostname },
 	{ .name = "sys/kernel/ngroups_max", .fixed = "65536\n" },
-	{ .name = "sys/kernel/msgmax", .fixed = "8192\n" },
-	{ .name = "sys/kernel/msgmnb", .fixed = "16384\n" },
-	{ .name = "sys/kernel/msgmni", .fixed = "4096\n" },
-	{ .name = "sys/kernel/sem", .fixed = "32000\t1048576\t500\t4096\n" },
-	{ .name = "sys/kernel/shmall", .fixed = "268435456\n" },
-	{ .name = "sys/kernel/shmmax", .fixed = "1099511627776\n" },
-	{ .name = "sys/kernel/shmmni", .fixed = "4096\n" },
+	PARAMETER("kernel/msgmax"),
+	PARAMETER("kernel/msgmnb"),
+	PARAMETER("kernel/msgmni"),
+	PARAMETER("kernel/sem"),
+	PARAMETER("kernel/shmall"),
+	PARAMETER("kernel/shmmax"),
+	PARAMETER("kernel/shmmni"),
 	{ .name = "sys/kernel/osrelease", .write = write_release },
 	{ .name = "sys/kernel/ostype", .fixed = "Linux\n" },
 	{ .name = "sys/kernel/overflowgid", .fixed = "65534\n" },
@@ -309,7 +356,15 @@ static const struct synthetic proc_files[] = {
 	{ .name = "sys/kernel/threads-max", .write = write_most_tasks },
 	{ .name = "sys/kernel/version", .write = write_version },
 	{ .name = "sys/kernel/yama/ptrace_scope", .fixed = "0\n" },
-	{ .name = "sys/net/core/somaxconn", .fixed = "4096\n" },
+	PARAMETER("net/core/somaxconn"),
+	PARAMETER("net/ipv4/ip_default_ttl"),
+	PARAMETER("net/ipv4/ip_forward"),
+	PARAMETER("net/ipv4/ip_local_port_range"),
+	PARAMETER("net/ipv4/ip_unprivileged_port_start"),
+	PARAMETER("net/ipv4/ping_group_range"),
+	PARAMETER("net/ipv4/tcp_keepalive_intvl"),
+	PARAMETER("net/ipv4/tcp_keepalive_probes"),
+	PARAMETER("net/ipv4/tcp_keepalive_time"),
 	{ .name = "sys/vm/max_map_count", .fixed = "32768\n" },
 	{ .name = "sys/vm/mmap_min_addr", .fixed = "65536\n" },
 	{ .name = "sys/vm/overcommit_memory", .fixed = "1\n" },

@@ -18,7 +18,8 @@ void synthetic_free(struct inode *inode); /* what an inode has for its content *
 void process_prepare(struct synthetic_inode *node); /* more entries of a directory below a process */
 void process_owner(struct inode *inode); /* who owns the files below a process */
 const struct utsname *system_name(void); /* the caller's */
-void system_set_hostname(struct space *names, const char *name); /* cut after 64 bytes */
+void system_set_hostname(struct space *names, const char *name); /* the first line, cut after 64 bytes */
+void system_set_domainname(struct space *names, const char *name);
 int open_process_memory(struct inode *inode, struct file *file); /* /proc/PID/mem */
 int jump_namespace(struct inode *inode, struct path *path);
 

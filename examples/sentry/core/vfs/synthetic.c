@@ -233,6 +233,8 @@ static s64 write(struct file *file, struct io *from, u64 *position)
 
 	if (!node->entry->store)
 		return -EIO;
+	if (!size)
+		return 0;
 	data = kmalloc(PAGE);
 	if (!data)
 		return -ENOMEM;
