@@ -79,7 +79,7 @@ const struct utsname *system_name(void)
 	return names_of(core.current);
 }
 
-/* The first line of a text, cut where there is no more room. */
+/* The first line of a text, without what does not fit. */
 static void set_line(char name[65], const char *text)
 {
 	u32 used = 0;
