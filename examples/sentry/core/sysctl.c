@@ -110,22 +110,25 @@ static bool take_number(const char **at, u64 *number)
 	return *at > start && (!**at || is_space(**at));
 }
 
-/* Read up to count numbers that a row allows; how many there are, or -EINVAL. A further one is left at *text. */
+static void skip_spaces(const char **at)
+{
+	while (is_space(**at))
+		++*at;
+}
+
+/* Read up to count numbers that a row allows, and what separates them; how many there are, or -EINVAL. */
 static s64 read_numbers(const char **text, const struct row *row, s64 count, u64 *numbers)
 {
 	s64 found = 0;
 
-	for (;; ++*text) {
-		while (is_space(**text))
-			++*text;
-		if (!**text || found == count)
-			return found ? found : -EINVAL;
+	skip_spaces(text);
+	while (**text && found < count) {
 		if (!take_number(text, &numbers[found]) || numbers[found] < row[found].least || numbers[found] > row[found].most)
 			return -EINVAL;
+		skip_spaces(text);
 		found++;
-		if (!**text)
-			return found;
 	}
+	return found ? found : -EINVAL;
 }
 
 /* What follows the last number is refused, but the numbers hold, as on Linux. */
@@ -137,10 +140,12 @@ s64 sysctl_set(struct ipc_tables *tables, const char *name, const char *value)
 
 	if (which == SYSCTLS)
 		return -ENOENT;
+	for (u32 i = 0; i < count; i++)
+		numbers[i] = *value_of(tables, which + i);
 	found = read_numbers(&value, &rows[which], count, numbers);
-	if (found < 0 || (which == SYSCTL_LOCAL_PORT_FIRST && found == 2 && numbers[1] < numbers[0]))
+	if (found < 0 || (which == SYSCTL_LOCAL_PORT_FIRST && numbers[1] < numbers[0]))
 		return -EINVAL;
-	for (u32 i = 0; i < found; i++)
+	for (u32 i = 0; i < count; i++)
 		*value_of(tables, which + i) = numbers[i];
 	return *value ? -EINVAL : 0;
 }

@@ -176,6 +176,7 @@ static void network(void)
 	}
 	set("net/ipv4/ip_local_port_range", "40000 40001");
 	set("net/ipv4/ip_local_port_range", "50 40");
+	set("net/ipv4/ip_local_port_range", "40002"); /* above the last one */
 	for (int i = 0; i < 2; i++)
 		ports += bound(0);
 	printf("ports: %d\n", ports);

@@ -83,12 +83,13 @@ s64 namespaces_read(struct call *call, struct container *container, struct reade
 
 static s64 set_parameter(struct call *call, struct container *container, const char *name, const char *value)
 {
-	s64 error = sysctl_set(&container->spaces[SPACE_IPC]->ipc, name, value);
+	s64 error;
 
 	if (strings_equal(name, "kernel.domainname")) {
 		system_set_domainname(container->spaces[SPACE_UTS], value);
 		return 0;
 	}
+	error = sysctl_set(&container->spaces[SPACE_IPC]->ipc, name, value);
 	if (error == -ENOENT)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.sysctl: a Sentry has no ", name, NULL) - EINVAL;
 	return error ? call_fail(call, STATUS_INVALID_ARGUMENT, "linux.sysctl: invalid value of ", name, NULL) - EINVAL : 0;
