@@ -47,7 +47,7 @@ FAILURES = 1  # pytest's exit status when tests failed
 NO_TESTS = 5  # when nothing was selected
 LAB_ENDED = 125  # the lab's
 STALLED = -1
-STALL = 400.0
+STALL = 300.0
 """Seconds without a test that starts or ends after which the lab is taken for stopped; the longest test takes 100."""
 LIMIT = 300
 """Seconds for one test (pyproject.toml)."""
@@ -69,7 +69,7 @@ WORKERS = ("-n", "2")
 """While one waits for something the other has the CPUs, and the tests of a VMM that crashes go on."""
 WORKERS_HERE = ("-n", "3")
 """Of tests that need no guest: half of the time they wait for something."""
-LABS = 5
+LABS = 4
 """How many are started, one after another, before it is given up."""
 SECOND_CHANCES = 8
 """When more tests than this fail in the lab, it is not the lab's fault."""

@@ -49,7 +49,7 @@ def call(path: Path) -> socket.socket:
     ("way", "cpus"),
     [
         ("restore", 1),
-        ("fork", 1),
+        pytest.param("fork", 1, marks=pytest.mark.long),  # a minute and a half in a hostile lab
         # Minutes in a hostile lab, which has one CPU: two of a guest's interrupt each other there
         pytest.param("restore", 2, marks=pytest.mark.long),
         pytest.param("fork", 2, marks=pytest.mark.long),

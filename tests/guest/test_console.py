@@ -40,6 +40,7 @@ def start(guest_kernel: str, fresh_disk: Path, tmp_path: Path) -> Iterator[Start
         assert not command.leftovers()
 
 
+@pytest.mark.long  # half a minute
 def test_much_text_in_and_out_through_pipes(start: Start) -> None:
     letters = random.Random(2)
     pasted = "".join(

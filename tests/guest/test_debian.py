@@ -88,6 +88,7 @@ def guest(request: pytest.FixtureRequest, debian: Guest) -> Guest:
     return show(request, debian)
 
 
+@pytest.mark.long  # two minutes in the lab; test_its_kernel_by_itself boots the same image
 def test_systemd_says_running(guest: Guest) -> None:
     status, state = guest.run("systemctl is-system-running --wait", 300)
     failed = guest.check("systemctl --failed --no-pager --plain --no-legend")

@@ -317,6 +317,7 @@ def requests(guest: Guest) -> dict[str, int]:
     return {name: op["count"] for name, op in share["ops"].items()}
 
 
+@pytest.mark.long  # half a minute; test_fs_suites.py has its operations
 def test_many_files_by_two_cpus(boot: Boot, tmp_path: Path) -> None:
     """Many files at once, by two CPUs."""
     share = tmp_path / "share"

@@ -48,7 +48,11 @@ def test_clones_are_used_at_once(boot: Boot, tmp_path: Path, cpus: int, transpor
 
 
 @pytest.mark.parametrize(
-    ("cpus", "transport", "rounds"), [pytest.param(1, "pci", ROUNDS, marks=pytest.mark.long), (2, "mmio", FEW)]
+    ("cpus", "transport", "rounds"),
+    [
+        pytest.param(1, "pci", ROUNDS, marks=pytest.mark.long),
+        pytest.param(2, "mmio", FEW, marks=pytest.mark.long),  # a minute and a half in the lab
+    ],
 )
 def test_forks_are_used_at_once(boot: Boot, cpus: int, transport: str, rounds: int) -> None:
     """And the one that was forked, too."""

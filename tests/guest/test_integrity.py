@@ -151,6 +151,7 @@ def clock_is_right(guest: Guest) -> bool:
     return before - 2.5 < inside < time.time() + 2.5
 
 
+@pytest.mark.long  # more than a minute, in which the whole lab stands still
 @pytest.mark.skipif(os.environ.get("PYVMM_LAB") != "1", reason="this host is not ours to suspend: in the lab alone")
 @pytest.mark.skipif(not os.access("/sys/power/pm_test", os.W_OK), reason="no CONFIG_PM_DEBUG here")
 @pytest.mark.parametrize("isolation", ["process", pytest.param("thread", marks=pytest.mark.long)])

@@ -90,6 +90,7 @@ def test_a_container_has_many_binds(oci: Oci, tmp_path: Path, count: int) -> Non
     assert sorted(map(int, done.stdout.split())) == list(range(count))
 
 
+@pytest.mark.long  # half a minute
 @pytest.mark.parametrize(("lives", "count"), [(2, 20), pytest.param(200, 60, marks=pytest.mark.long)])
 def test_a_pod_has_many_mounts_in_its_life(podman: Podman, tmp_path: Path, lives: int, count: int) -> None:
     options = []

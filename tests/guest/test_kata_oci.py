@@ -331,6 +331,7 @@ kill $one $two
 """
 
 
+@pytest.mark.long  # more than a minute in the lab
 def test_a_machine_and_a_clone_get_cpus_with_a_quota(oci: Oci, templates: Templates) -> None:
     templates.settings.write_text(f"{templates.settings.read_text()}more_cpus = 2\n")
 
@@ -553,6 +554,7 @@ def test_whoever_is_killed(oci: Oci, victim: str) -> None:
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
 
 
+@pytest.mark.long  # half a minute; the deaths that are named above it come first
 @pytest.mark.parametrize("number", range(KILLS))
 def test_deaths_at_random(oci: Oci, number: int) -> None:
     """kill -9 of the command, the monitor, the face or the share's server at some time of each command: what is left is

@@ -314,7 +314,7 @@ def test_registers_of_a_paused_guest(boot: Boot) -> None:
         ("running", "mmio"),
         pytest.param("paused", "mmio", marks=pytest.mark.long),
         pytest.param("ended", "mmio", marks=pytest.mark.long),
-        ("running", "pci"),
+        pytest.param("running", "pci", marks=pytest.mark.long),
     ],
 )
 def test_reset_boots_the_guest_anew(boot: Boot, state: str, transport: str) -> None:

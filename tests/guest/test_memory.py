@@ -193,7 +193,8 @@ def wait_until(what: str, condition: object) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("shared", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long  # a minute
+@pytest.mark.parametrize("shared", [False, True])
 def test_what_the_guest_frees_goes_back_to_the_host(boot: Boot, shared: bool) -> None:
     guest = boot(balloon=BalloonConfig(free_page_reporting=True), memory=MemoryConfig(256 * MIB, shared=shared))
     guest.check(USE.format(128))

@@ -161,6 +161,7 @@ def test_a_sandbox_without_room_for_a_copy_in_memory_is_copied_by_a_file(oci: Oc
         assert "oom_kill 0" in (group / "memory.events").read_text()
 
 
+@pytest.mark.long  # a minute; test_memory.py has a machine's
 @pytest.mark.parametrize("copied", [pytest.param(False, marks=pytest.mark.long), True], ids=["booted", "copied"])
 def test_memory_that_a_program_has_freed_returns_to_the_host(oci: Oci, tmp_path: Path, copied: bool) -> None:
     where: dict[str, Any] = {"config": str(oci.settings), "root": str(tmp_path / "state")}
@@ -267,7 +268,10 @@ def test_code_in_a_machine(oci: Oci) -> None:
 
 @pytest.mark.parametrize(
     "seeds",
-    [range(1), *(pytest.param(range(at, at + 2), marks=pytest.mark.long) for at in range(100, 200, 2))],
+    [
+        pytest.param(range(1), marks=pytest.mark.long),  # a minute
+        *(pytest.param(range(at, at + 2), marks=pytest.mark.long) for at in range(100, 200, 2)),
+    ],
     ids=str,
 )
 def test_acknowledged_records_survive(oci: Oci, tmp_path: Path, seeds: range) -> None:

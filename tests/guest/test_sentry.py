@@ -240,6 +240,7 @@ def test_gdb_attaches_to_the_core(tmp_path: Path) -> None:
     assert "$1 = 1\n" in done.stdout
 
 
+@pytest.mark.long  # a minute; `make fuzz-sentry` does it for longer
 def test_random_programs_do_the_same_in_a_machine_and_in_a_process() -> None:
     """In a process the core agrees with Linux: tests/sentry/test_fuzz.py."""
     programs = [fuzz.from_text(path.read_text()) for path in sorted(fuzz.CORPUS.glob("*.txt"))]

@@ -124,6 +124,7 @@ def test_a_server_that_holds_memory_answers_after_a_restore(oci: SentryOci, tmp_
         end(oci, "c2")
 
 
+@pytest.mark.long  # more than a minute in the lab
 def test_streams_are_whole_and_large_segments_pass(oci: SentryOci) -> None:
     """In both directions, by IPv4 and IPv6, in pieces of any size; the host's stack splits what it has to."""
     subprocess.run(["ip", "addr", "add", "fd77::1/64", "dev", "kata0", "nodad"], check=True)

@@ -81,6 +81,7 @@ def save_and_kill(guest: Guest, warm: Path, how: str, chance: random.Random) -> 
     return before
 
 
+@pytest.mark.long  # a minute for three rounds
 @pytest.mark.parametrize(("rounds", "cpus"), [(3, 1), pytest.param(50, 2, marks=pytest.mark.long)])
 def test_nothing_that_was_acknowledged_is_lost(boot: Boot, tmp_path: Path, rounds: int, cpus: int) -> None:
     chance = random.Random(rounds)

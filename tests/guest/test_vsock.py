@@ -112,7 +112,9 @@ ROUNDS = [pytest.param(20, id="some"), pytest.param(250, id="many", marks=pytest
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.parametrize(("cpus", "loaded"), [(1, False), (2, True)], ids=["idle", "loaded"])
+@pytest.mark.parametrize(
+    ("cpus", "loaded"), [(1, False), pytest.param(2, True, marks=pytest.mark.long)], ids=["idle", "loaded"]
+)
 @pytest.mark.parametrize("way", ["restore", "fork"])
 def test_a_clone_answers_the_first_call(
     boot: Boot, tmp_path: Path, way: str, cpus: int, loaded: bool, rounds: int
