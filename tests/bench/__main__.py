@@ -21,6 +21,7 @@ from typing import Any
 from tests.bench import (
     artefacts,
     budget,
+    clients,
     kata_phases,
     results,
     sandboxes,
@@ -122,12 +123,29 @@ OWN: dict[str, tuple[str, Callable[[bool], dict[str, Any]]]] = {
         "the server of sandboxes, on this machine itself",
         lambda quick: server.measure(20 if quick else 100, 2 if quick else 10),
     ),
+    "clients": (
+        "E2B's client and sandboxes on the Sentry, on this machine itself",
+        lambda quick: clients.measure(*((10, 50) if quick else (clients.TURNS, clients.COUNT))),
+    ),
+    "clients-lab": (
+        "E2B's client and sandboxes in machines, in a lab of its own",
+        lambda quick: clients.measure_in_lab(OUTPUT, *((3, 20) if quick else (clients.LAB_TURNS, clients.COUNT))),
+    ),
 }
 """What runs on this machine itself, or in a lab of its own, without a stage: its title, and what measures it."""
 PARTS = ("startup", *OWN, *LAB_PARTS[True], *LAB_PARTS[False])
 ON_REQUEST = (
     *("budget", "kata-pool", "sentry-containers", "sentry-files", "sentry-host", "sentry-machines", "sentry-memory"),
-    *("sentry-net", "sentry-programs", "sentry-restore", "sandboxes-starts", "sandboxes-forks", "sandboxes-files"),
+    *(
+        "clients",
+        "clients-lab",
+        "sentry-net",
+        "sentry-programs",
+        "sentry-restore",
+        "sandboxes-starts",
+        "sandboxes-forks",
+        "sandboxes-files",
+    ),
 )
 """Parts that run only when they are asked for: they explain the figures of others, are a part of these, or are new."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from tests.bench import (
     boot,
     budget,
+    clients,
     console,
     fio,
     fs,
@@ -51,6 +52,8 @@ def rows(figures: dict[str, Any]) -> list[Row]:
         "memory": memory.rows,
         "startup": startup.rows,
         "server": server.rows,
+        "clients": lambda figures: clients.rows(figures, "sandboxes"),
+        "clients-lab": lambda figures: clients.rows(figures, "machines"),
         "sentry": sentry.rows,
         "sentry-containers": sentry_containers.rows,
         "sentry-host": sentry_host.rows,
