@@ -62,7 +62,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         guest.close()
 
 
-@pytest.mark.parametrize("entry", ["linux64", "pvh"])
+@pytest.mark.parametrize("entry", [pytest.param("linux64", marks=pytest.mark.long), "pvh"])
 def test_its_kernel_by_itself(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:

@@ -64,7 +64,8 @@ def test_race(test: str, engine: str, tmp_path: Path) -> None:
     run("test_race", "asan", test, engine, tmp_path)
 
 
-@pytest.mark.parametrize("engine", ["sync", "uring"])
+# test_race has both engines
+@pytest.mark.parametrize("engine", ["sync", pytest.param("uring", marks=pytest.mark.long)])
 @pytest.mark.parametrize("test", [name for name in names_of_tests("test_race") if name not in RACY_BY_DESIGN])
 def test_data_races(test: str, engine: str, tmp_path: Path) -> None:
     run("test_race", "tsan", test, engine, tmp_path)
