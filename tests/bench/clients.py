@@ -146,7 +146,7 @@ def measure(turns: int = TURNS, count: int = COUNT) -> Figures:
 
     :raises subprocess.CalledProcessError: it fails, which it prints
     """
-    from tests.sandbox.test_network import make
+    from tests.sentry.small_root import make
 
     packages = ("", *(f"examples/{name}" for name in ("kata", "sandbox", "sentry", "server")))
     with tempfile.TemporaryDirectory(dir=PLACE, prefix="pyvmm-bench-") as folder:
