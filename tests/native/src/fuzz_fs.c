@@ -444,8 +444,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fc.flags = how[0] & (FS_RO | FS_WRITEBACK | FS_ACL | FS_HANDLES | FS_NO_MARKS);
 	fc.cache = how[0] >> 4 & 1 ? FS_CACHE_ALWAYS : FS_CACHE_NONE;
 	if (how[1] & 1) {
-		fc.nmaps = 1;
-		fc.map[0] = (struct fs_map){ 0, 0, 1001 };
+		fc.users = fc.groups = (struct fs_ids){ .nmaps = 1, .unmapped = 65534, .map = { { 0, 0, 1001 } } };
 	}
 	if (how[1] & 2) {
 		static struct dax *window;

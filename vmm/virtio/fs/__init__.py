@@ -24,6 +24,8 @@ MAX_TAG = 36
 """Bytes of a share's tag (virtio 1.2, 5.11.4)."""
 MAX_SOLE = 31
 """Bytes of ``fs_config.sole`` in C without its end."""
+MAX_MAPS = 8
+NOBODY = 65534
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class ShareConfig(DeviceConfig):
     :ivar writeback: the guest may delay writes and combine them; not with ``cache=none``
     :ivar acl: POSIX access control lists
     :ivar maps: ``(guest, host, count)``: maps that many user and group ids, from the first one on; empty: no mapping
+    :ivar group_maps: the same for groups alone; empty: as ``maps``
+    :ivar unmapped: the id that the guest sees where no map has the host's, as in a user namespace
     :ivar queues: number of request queues, each with a thread, or 0: one per vCPU, at most 4
     :ivar isolation: the server: ``process``: a child that can reach the directory and nothing else (guest RAM is then
         shared memory; a caller that waits for all its children sees it end too); ``thread``: threads of this process,
@@ -59,6 +63,8 @@ class ShareConfig(DeviceConfig):
     writeback: bool = False
     acl: bool = False
     maps: tuple[tuple[int, int, int], ...] = ()
+    group_maps: tuple[tuple[int, int, int], ...] = ()
+    unmapped: int = NOBODY
     queues: int = 0
     isolation: str = "process"
     dax: int = 0
@@ -114,9 +120,10 @@ class ShareConfig(DeviceConfig):
                 code="share-sole",
                 hint="sole=rootfs is for mounts like DIR/ID/rootfs",
             )
-        if len(self.maps) > 8 or any(not _is_id_map(*entry) for entry in self.maps):
+        every = (*self.maps, *self.group_maps)
+        if max(len(self.maps), len(self.group_maps)) > MAX_MAPS or any(not _is_id_map(*entry) for entry in every):
             raise ConfigError(
-                f"share {self.path}: ids are mapped by up to 8 of guest:host:count, each id below 4294967295",
+                f"share {self.path}: ids are mapped by up to {MAX_MAPS} of guest:host:count, each id below 4294967295",
                 code="share-map",
                 hint="map=0:1000:1 makes the guest's root the host's user 1000",
             )

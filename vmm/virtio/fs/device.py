@@ -145,9 +145,11 @@ class Fs(VirtioDevice):
         native.node_bytes = node_bytes
         native.max_files = _max_files()
         native.sole = config.sole.encode()
-        native.nmaps = len(config.maps)
-        for index, (guest, host, count) in enumerate(config.maps):
-            native.map[index].guest, native.map[index].host, native.map[index].count = guest, host, count
+        for ids, maps in ((native.users, config.maps), (native.groups, config.group_maps or config.maps)):
+            ids.nmaps = len(maps)
+            ids.unmapped = config.unmapped
+            for index, (guest, host, count) in enumerate(maps):
+                ids.map[index].guest, ids.map[index].host, ids.map[index].count = guest, host, count
         return native
 
     def _make_window(self, size: int) -> None:

@@ -22,7 +22,7 @@ struct fs *fs_new(const struct fs_config *config, int *err)
 	struct fs *fs;
 
 	*err = -EINVAL;
-	if (config->nmaps > FS_MAPS || config->cache > FS_CACHE_ALWAYS || (config->max_fds && config->max_fds < 16))
+	if (config->users.nmaps > FS_MAPS || config->groups.nmaps > FS_MAPS || config->cache > FS_CACHE_ALWAYS || (config->max_fds && config->max_fds < 16))
 		return NULL;
 	*err = -ENOMEM;
 	fs = calloc(1, sizeof(*fs));

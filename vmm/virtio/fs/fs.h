@@ -26,9 +26,16 @@ enum { FS_RO = 1, FS_WRITEBACK = 2, FS_ACL = 4, FS_HANDLES = 8, FS_NO_LOCKS = 16
 enum { FS_CACHE_NONE = 0, FS_CACHE_AUTO = 1, FS_CACHE_ALWAYS = 2 };
 enum { FS_MAPS = 8, FS_OPS = 64, FS_BUCKETS = 20, FS_TEXT = 160 };
 
-/* Maps count ids, of users and groups, from `guest` on to those from `host` on. */
+/* Maps count ids from `guest` on to those from `host` on. */
 struct fs_map {
 	uint32_t guest, host, count;
+};
+
+/* Of users, or of groups. */
+struct fs_ids {
+	uint32_t nmaps;       /* 0: ids are the same on both sides */
+	uint32_t unmapped;    /* what the guest sees instead of an id that no map has */
+	struct fs_map map[8];
 };
 
 struct fs_config {
@@ -39,8 +46,7 @@ struct fs_config {
 	uint32_t max_files;   /* the most open files and directories of the guest, and lock owners; 0: 4096 */
 	uint32_t max_nodes;   /* the most nodes at a time; 0: 4 million */
 	uint64_t node_bytes;  /* the most memory for nodes and their names; 0: 512 MiB */
-	uint32_t nmaps;       /* 0: ids are the same on both sides */
-	struct fs_map map[8];
+	struct fs_ids users, groups;
 	char sole[32];        /* a mount point of this name has files that only the guest changes; empty: none has */
 	struct dax *dax;      /* NULL: no window */
 	uint64_t dax_size;    /* the size of the window, or 0 */
@@ -392,8 +398,8 @@ bool fs_override(struct fs_req *r, int err);
 /* Whether the kernel clears set-user-id and set-group-id bits, as it does for ordinary users. */
 void fs_kill_priv(struct fs_queue *q, bool on);
 /* -EINVAL: no map has the id. UINT32_MAX (no id) is not changed. */
-int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host);
-uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host);
+int fs_id_to_host(const struct fs_ids *ids, uint32_t guest, uint32_t *host);
+uint32_t fs_id_to_guest(const struct fs_ids *ids, uint32_t host);
 
 /* fs_reply.c: attributes for an answer, and for how many seconds the guest may cache them. */
 

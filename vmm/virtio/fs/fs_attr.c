@@ -97,8 +97,8 @@ int fs_op_statx(struct fs_req *r)
 		.mask = st.stx_mask & (STATX_BASIC_STATS | STATX_BTIME),
 		.blksize = st.stx_blksize,
 		.nlink = st.stx_nlink,
-		.uid = fs_id_to_guest(r->fs, st.stx_uid),
-		.gid = fs_id_to_guest(r->fs, st.stx_gid),
+		.uid = fs_id_to_guest(&r->fs->config.users, st.stx_uid),
+		.gid = fs_id_to_guest(&r->fs->config.groups, st.stx_gid),
 		.mode = st.stx_mode,
 		.ino = fs_node_ino(r->fs, r->in.nodeid, st.stx_ino),
 		.size = st.stx_size,
@@ -121,9 +121,9 @@ static int set_owner(struct fs_req *r, const struct fuse_setattr_in *in, int fd)
 	int err = 0;
 
 	if (in->valid & FATTR_UID)
-		err = fs_id_to_host(r->fs, in->uid, &uid);
+		err = fs_id_to_host(&r->fs->config.users, in->uid, &uid);
 	if (!err && in->valid & FATTR_GID)
-		err = fs_id_to_host(r->fs, in->gid, &gid);
+		err = fs_id_to_host(&r->fs->config.groups, in->gid, &gid);
 	if (err)
 		return err;
 	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 ? -errno : 0;

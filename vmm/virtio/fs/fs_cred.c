@@ -84,14 +84,14 @@ void fs_kill_priv(struct fs_queue *q, bool on)
 		caps_set(on ? q->caps & ~CAP(FSETID) : q->caps, q->caps);
 }
 
-int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host)
+int fs_id_to_host(const struct fs_ids *ids, uint32_t guest, uint32_t *host)
 {
-	if (!fs->config.nmaps || guest == UINT32_MAX) {
+	if (!ids->nmaps || guest == UINT32_MAX) {
 		*host = guest;
 		return 0;
 	}
-	for (uint32_t i = 0; i < fs->config.nmaps; i++) {
-		const struct fs_map *m = &fs->config.map[i];
+	for (uint32_t i = 0; i < ids->nmaps; i++) {
+		const struct fs_map *m = &ids->map[i];
 
 		if (guest >= m->guest && guest - m->guest < m->count) {
 			*host = m->host + (guest - m->guest);
@@ -101,20 +101,17 @@ int fs_id_to_host(const struct fs *fs, uint32_t guest, uint32_t *host)
 	return -EINVAL;
 }
 
-/* Ids that no map has become "nobody", as in a user namespace. */
-uint32_t fs_id_to_guest(const struct fs *fs, uint32_t host)
+uint32_t fs_id_to_guest(const struct fs_ids *ids, uint32_t host)
 {
-	enum { NOBODY = 65534 };
-
-	if (!fs->config.nmaps)
+	if (!ids->nmaps)
 		return host;
-	for (uint32_t i = 0; i < fs->config.nmaps; i++) {
-		const struct fs_map *m = &fs->config.map[i];
+	for (uint32_t i = 0; i < ids->nmaps; i++) {
+		const struct fs_map *m = &ids->map[i];
 
 		if (host >= m->host && host - m->host < m->count)
 			return m->guest + (host - m->host);
 	}
-	return NOBODY;
+	return ids->unmapped;
 }
 
 static void set_umask(struct fs_queue *q, uint32_t mask)
@@ -130,11 +127,11 @@ int fs_begin(struct fs_req *r, uint32_t mask)
 	uint32_t uid, gid, supp = 0;
 	int err;
 
-	err = fs_id_to_host(r->fs, r->in.uid, &uid);
+	err = fs_id_to_host(&r->fs->config.users, r->in.uid, &uid);
 	if (!err)
-		err = fs_id_to_host(r->fs, r->in.gid, &gid);
+		err = fs_id_to_host(&r->fs->config.groups, r->in.gid, &gid);
 	if (!err && r->has_supp)
-		err = fs_id_to_host(r->fs, r->supp, &supp);
+		err = fs_id_to_host(&r->fs->config.groups, r->supp, &supp);
 	if (err)
 		return err;
 	set_umask(r->q, mask & 07777);

@@ -39,8 +39,8 @@ void fs_fill_attr(const struct fs *fs, const struct statx *st, struct fuse_attr 
 		.ctimensec = st->stx_ctime.tv_nsec,
 		.mode = st->stx_mode,
 		.nlink = st->stx_nlink,
-		.uid = fs_id_to_guest(fs, st->stx_uid),
-		.gid = fs_id_to_guest(fs, st->stx_gid),
+		.uid = fs_id_to_guest(&fs->config.users, st->stx_uid),
+		.gid = fs_id_to_guest(&fs->config.groups, st->stx_gid),
 		.rdev = dev_pack(st->stx_rdev_major, st->stx_rdev_minor),
 		.blksize = st->stx_blksize,
 	};

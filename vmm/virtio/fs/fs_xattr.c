@@ -38,22 +38,24 @@ static bool is_acl(const char *name)
 static int acl_translate(const struct fs *fs, uint8_t *acl, size_t len, bool to_host)
 {
 	struct posix_acl_xattr_entry e;
+	const struct fs_ids *ids;
 	uint32_t id;
 	int err;
 
-	if (!fs->config.nmaps)
+	if (!fs->config.users.nmaps && !fs->config.groups.nmaps)
 		return 0;
 	for (size_t at = sizeof(struct posix_acl_xattr_header); at + sizeof(e) <= len; at += sizeof(e)) {
 		memcpy(&e, acl + at, sizeof(e));
 		if (e.e_tag != ACL_USER && e.e_tag != ACL_GROUP)
 			continue;
+		ids = e.e_tag == ACL_USER ? &fs->config.users : &fs->config.groups;
 		id = e.e_id;
 		if (to_host) {
-			err = fs_id_to_host(fs, id, &id);
+			err = fs_id_to_host(ids, id, &id);
 			if (err)
 				return err;
 		} else {
-			id = fs_id_to_guest(fs, id);
+			id = fs_id_to_guest(ids, id);
 		}
 		e.e_id = id;
 		memcpy(acl + at, &e, sizeof(e));
