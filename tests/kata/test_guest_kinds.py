@@ -38,8 +38,10 @@ class TinyGuest:
         templates=False,
         checkpoints=False,
         network=False,
+        networks=False,
         forwarding=False,
         policy=False,
+        users=True,
         rereads=False,
     )
 

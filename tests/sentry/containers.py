@@ -28,12 +28,15 @@ MOUNTS = (
 
 
 class Sandbox:
-    """A core, a directory that it shares, and a client."""
+    """A core, a directory that it shares, and a client.
 
-    def __init__(self, platform: Path, folder: Path) -> None:
+    :param options: of the share
+    """
+
+    def __init__(self, platform: Path, folder: Path, **options: Any) -> None:
         self.shared = folder / "share"
         self.shared.mkdir()
-        share = ShareConfig(str(self.shared), tag="kataShared", queues=1, locks="guest")
+        share = ShareConfig(str(self.shared), tag="kataShared", queues=1, locks="guest", **options)
         self.core = Controlled(str(platform), 128 << 20, share, VsockConfig(3, str(folder / "vsock"), connections=32))
         self.agent = self.client()
 

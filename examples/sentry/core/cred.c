@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Credentials: what a task may do, and how that changes with its users and programs. */
+#include "id_map.h"
 #include "ptrace.h"
 #include "vfs/vfs.h"
 
@@ -131,7 +132,7 @@ static bool is_unsafe(const struct task *t)
 
 static void take_file_ids(const struct task *t, const struct inode *inode, const struct mount *mount, struct cred *new)
 {
-	if (mount->flags & MS_NOSUID || t->no_new_privs)
+	if (mount->flags & MS_NOSUID || t->no_new_privs || inode->user == NO_ID || inode->group == NO_ID)
 		return;
 	if (inode->mode & S_ISUID)
 		new->user.effective = inode->user;
@@ -211,9 +212,18 @@ bool may_inspect(const struct task *from, const struct task *to, bool fs)
 
 /* -- system calls for users and groups -- */
 
-static s64 set_id(struct ids *ids, u32 id, bool privileged)
+/* Whether all ids that an argument names, which leaves NO_ID as it is, are in the user namespace. */
+static bool are_mapped(const struct id_map *map, const u64 *args, u32 count)
 {
-	if (id == NO_ID)
+	for (u32 i = 0; i < count; i++)
+		if ((u32)args[i] != NO_ID && !id_map_has(map, (u32)args[i]))
+			return false;
+	return true;
+}
+
+static s64 set_id(const struct id_map *map, struct ids *ids, u32 id, bool privileged)
+{
+	if (!id_map_has(map, id))
 		return -EINVAL;
 	if (privileged)
 		ids->real = ids->saved = id;
@@ -223,10 +233,13 @@ static s64 set_id(struct ids *ids, u32 id, bool privileged)
 	return 0;
 }
 
-static s64 set_two(struct ids *ids, u32 real, u32 effective, bool privileged)
+static s64 set_two(const struct id_map *map, struct ids *ids, const u64 *args, bool privileged)
 {
+	const u32 real = (u32)args[0], effective = (u32)args[1];
 	const struct ids old = *ids;
 
+	if (!are_mapped(map, args, 2))
+		return -EINVAL;
 	if (real != NO_ID && !privileged && real != old.real && real != old.effective)
 		return -EPERM;
 	if (effective != NO_ID && !privileged && !is_any(&old, effective))
@@ -241,11 +254,13 @@ static s64 set_two(struct ids *ids, u32 real, u32 effective, bool privileged)
 	return 0;
 }
 
-static s64 set_three(struct ids *ids, const u64 *args, bool privileged)
+static s64 set_three(const struct id_map *map, struct ids *ids, const u64 *args, bool privileged)
 {
 	const struct ids old = *ids;
 	u32 *const places[] = { &ids->real, &ids->effective, &ids->saved };
 
+	if (!are_mapped(map, args, 3))
+		return -EINVAL;
 	for (u32 i = 0; i < 3; i++) {
 		u32 id = (u32)args[i];
 
@@ -282,42 +297,42 @@ s64 sys_setuid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_user(t, &new, set_id(&new.user, (u32)args[0], capable(CAP_SETUID)));
+	return change_user(t, &new, set_id(&id_maps.users, &new.user, (u32)args[0], capable(CAP_SETUID)));
 }
 
 s64 sys_setgid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_group(t, &new, set_id(&new.group, (u32)args[0], capable(CAP_SETGID)));
+	return change_group(t, &new, set_id(&id_maps.groups, &new.group, (u32)args[0], capable(CAP_SETGID)));
 }
 
 s64 sys_setreuid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_user(t, &new, set_two(&new.user, (u32)args[0], (u32)args[1], capable(CAP_SETUID)));
+	return change_user(t, &new, set_two(&id_maps.users, &new.user, args, capable(CAP_SETUID)));
 }
 
 s64 sys_setregid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_group(t, &new, set_two(&new.group, (u32)args[0], (u32)args[1], capable(CAP_SETGID)));
+	return change_group(t, &new, set_two(&id_maps.groups, &new.group, args, capable(CAP_SETGID)));
 }
 
 s64 sys_setresuid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_user(t, &new, set_three(&new.user, args, capable(CAP_SETUID)));
+	return change_user(t, &new, set_three(&id_maps.users, &new.user, args, capable(CAP_SETUID)));
 }
 
 s64 sys_setresgid(struct task *t, const u64 *args)
 {
 	struct cred new = t->cred;
 
-	return change_group(t, &new, set_three(&new.group, args, capable(CAP_SETGID)));
+	return change_group(t, &new, set_three(&id_maps.groups, &new.group, args, capable(CAP_SETGID)));
 }
 
 s64 sys_setfsuid(struct task *t, const u64 *args)
@@ -325,7 +340,7 @@ s64 sys_setfsuid(struct task *t, const u64 *args)
 	struct cred new = t->cred;
 	u32 old = new.user.fs, id = (u32)args[0];
 
-	if (id == NO_ID || (!is_any(&new.user, id) && id != old && !capable(CAP_SETUID)))
+	if (!id_map_has(&id_maps.users, id) || (!is_any(&new.user, id) && id != old && !capable(CAP_SETUID)))
 		return old;
 	new.user.fs = id;
 	follow_fs_user(&t->cred, &new);
@@ -338,7 +353,7 @@ s64 sys_setfsgid(struct task *t, const u64 *args)
 	struct cred new = t->cred;
 	u32 old = new.group.fs, id = (u32)args[0];
 
-	if (id == NO_ID || (!is_any(&new.group, id) && id != old && !capable(CAP_SETGID)))
+	if (!id_map_has(&id_maps.groups, id) || (!is_any(&new.group, id) && id != old && !capable(CAP_SETGID)))
 		return old;
 	new.group.fs = id;
 	cred_change(t, &new);
@@ -448,7 +463,7 @@ s64 sys_setgroups(struct task *t, const u64 *args)
 		return -EFAULT;
 	}
 	for (u32 i = 0; i < count; i++) {
-		if (new.groups->ids[i] == NO_ID) {
+		if (!id_map_has(&id_maps.groups, new.groups->ids[i])) {
 			kfree(new.groups);
 			return -EINVAL;
 		}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Priorities and scheduling policies: programs can set and read them, but all tasks take turns. */
 #include "core.h"
+#include "id_map.h"
 
 enum { SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_IDLE = 5, SCHED_DEADLINE, HIGHEST = 99, NICEST = 19 };
 enum { RESET_ON_FORK = 0x40000000 };
@@ -81,7 +82,7 @@ s64 sys_setpriority(struct task *t, const u64 *args)
 	EACH_OF(other, t, (u32)args[0], (s32)args[1]) {
 		if (!same_owner(t, other) && !capable(CAP_SYS_NICE)) {
 			error = -EPERM;
-		} else if (nice < other->nice && !limit_allows(other, nice) && !capable(CAP_SYS_NICE)) {
+		} else if (nice < other->nice && !limit_allows(other, nice) && !capable_outside(CAP_SYS_NICE)) {
 			error = -EACCES;
 		} else {
 			error = error == -ESRCH ? 0 : error;

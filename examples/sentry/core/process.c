@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for the process itself and for the machine. */
 #include "core.h"
+#include "id_map.h"
 #include "space.h"
 #include "vfs/fds.h"
 #include "vfs/process_file.h"
@@ -48,7 +49,7 @@ s64 sys_prlimit64(struct task *t, const u64 *args)
 			return -EINVAL;
 		if (resource == RLIMIT_NOFILE && new.maximum > FDS_MOST)
 			return -EPERM;
-		if (new.maximum > old.maximum && !capable(CAP_SYS_RESOURCE))
+		if (new.maximum > old.maximum && !capable_outside(CAP_SYS_RESOURCE))
 			return -EPERM;
 		*place = new;
 	}

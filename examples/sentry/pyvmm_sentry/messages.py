@@ -27,7 +27,7 @@ WANTED = (
     *("ReadStreamResponse", "TtyWinResizeRequest", "Storage", "GuestDetailsResponse", "AgentDetails", "OOMEvent"),
     *("Spec", "Process", "Box", "User", "LinuxCapabilities", "POSIXRlimit", "Mount", "Root", "Linux", "LinuxDevice"),
     *("LinuxResources", "LinuxMemory", "LinuxCPU", "LinuxPids", "UpdateContainerRequest", "ThrottlingData"),
-    *("LinuxSeccomp", "LinuxSeccompArg", "LinuxSyscall", "LinuxNamespace", "SetPolicyRequest"),
+    *("LinuxSeccomp", "LinuxSeccompArg", "LinuxSyscall", "LinuxNamespace", "LinuxIDMapping", "SetPolicyRequest"),
     *("UpdateInterfaceRequest", "UpdateRoutesRequest", "Routes", "Interface", "IPAddress", "Route"),
 )
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)

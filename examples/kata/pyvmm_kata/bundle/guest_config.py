@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm_kata.bundle.guest_devices import ALL_DEVICES, DISK
-from pyvmm_kata.bundle.guest_settings import check_disk_limits, is_of_sandbox
+from pyvmm_kata.bundle.guest_settings import check_disk_limits, is_of_sandbox, with_groups_of_guest
 from pyvmm_kata.bundle.guest_spec import LABELS
 from pyvmm_kata.host.namespaces import JOIN
 from pyvmm_kata.protocol import protobuf
@@ -52,7 +52,7 @@ def guest_config(spec: Json, hostname: str = "", *, shared_pids: bool = False) -
     ]
     if (rules := linux.get("resources", {}).get("devices")) is not None:
         linux["resources"] = {**linux["resources"], "devices": [_numbered(rule, mark) for rule in rules]}
-    sysctls = linux.get("sysctl", {})
+    sysctls = with_groups_of_guest(linux.get("sysctl", {}), linux)
     linux["sysctl"] = {key: value for key, value in sysctls.items() if not is_of_sandbox(spec, key)}
     made = {**spec, "linux": linux}
     if hostname and "hostname" not in made and any(entry["type"] == "uts" for entry in linux["namespaces"]):

@@ -33,7 +33,7 @@ def sysctls_of(spec: Json) -> dict[str, str]:
     """The container's parameters, for a network that belongs to the machine.
 
     With runc, a container with a user namespace has its own network namespace. Its root, who has CAP_NET_BIND_SERVICE
-    there, opens ports below 1024, and ids of groups are its own (ip(7), icmp(7)).
+    there, opens ports below 1024 (ip(7)).
     """
     linux = spec.get("linux", {})
     found = {dotted(key): value for key, value in linux.get("sysctl", {}).items()}
@@ -41,9 +41,15 @@ def sysctls_of(spec: Json) -> dict[str, str]:
         bounding = spec["process"].get("capabilities", {}).get("bounding", ())
         if "CAP_NET_BIND_SERVICE" in bounding:
             found.setdefault(_FIRST_PORT, "0")
-        if _PING_GROUPS in found:
-            found[_PING_GROUPS] = _mapped_range(found[_PING_GROUPS], linux.get("gidMappings", ()))
     return found
+
+
+def with_groups_of_guest(sysctls: Json, linux: Json) -> Json:
+    """The same parameters for the guest's network, where groups have other ids than in the container's user namespace
+    (icmp(7))."""
+    if _PING_GROUPS not in sysctls:
+        return sysctls
+    return {**sysctls, _PING_GROUPS: _mapped_range(sysctls[_PING_GROUPS], linux.get("gidMappings", ()))}
 
 
 def _mapped_range(text: str, mappings: Sequence[Json]) -> str:

@@ -18,6 +18,7 @@ from pyvmm_kata.bundle.checks import namespace
 from pyvmm_kata.bundle.guest_settings import machine_name
 from pyvmm_kata.bundle.mount_plan import Placed
 from pyvmm_kata.bundle.settings import NETWORK
+from pyvmm_kata.bundle.user_namespace import NO_MAPS, id_maps
 from pyvmm_kata.errors import ConfigError, HostError, VmmError
 from pyvmm_kata.host import mounts
 from pyvmm_kata.host.cgroups import ROOT, Cgroup
@@ -167,6 +168,7 @@ class Monitor:
                 template=plan.settings.template == "auto" and kept is None,
                 isolation=plan.settings.isolation,
                 guest=plan.settings.guest,
+                users=NO_MAPS if self._can.users else id_maps(spec),
                 policy=plan.settings.policy,
                 checkpoint=kept.machine if kept is not None else "",
                 forked=kept.forked if kept is not None else None,
@@ -298,7 +300,7 @@ class Monitor:
         # that has to belong to the container's user namespace, and otherwise never.
         is_filled_late = annotations.get(MANAGER) != "libpod" or namespace(spec, "user") is not None
         late = is_filled_late and not (namespace(spec, "network") or {}).get("path")
-        spares = SPARES if namespace(spec, "user") is not None else 1
+        spares = SPARES if namespace(spec, "user") is not None and self._can.networks else 1
         return network.take_over(self._plan.face.namespace("net") if late else "", spares)
 
     def _check_no_network(self) -> None:

@@ -37,9 +37,11 @@ class Capabilities(NamedTuple):
     :ivar templates: be a clone of a machine that has booted
     :ivar checkpoints: be saved with its containers, and go on from there
     :ivar network: have interfaces, which the agent configures
+    :ivar networks: have several of them
     :ivar forwarding: lead connections of the host to its containers
     :ivar policy: have a policy, by which the agent refuses requests
     :ivar windows: share memory with one of its processes
+    :ivar users: have a user namespace for each container: otherwise, its containers share one
     :ivar rereads: check the host's files again by themselves whenever the agent starts a process
     """
 
@@ -49,8 +51,10 @@ class Capabilities(NamedTuple):
     templates: bool
     checkpoints: bool
     network: bool
+    networks: bool
     forwarding: bool
     policy: bool
+    users: bool
     rereads: bool
     windows: bool = False
 

@@ -58,8 +58,10 @@ class LinuxGuest:
         templates=True,
         checkpoints=True,
         network=True,
+        networks=True,
         forwarding=True,
         policy=True,
+        users=True,
         rereads=False,
         windows=True,
     )

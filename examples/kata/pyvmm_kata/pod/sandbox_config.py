@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyvmm_kata.bundle.user_namespace import NO_MAPS, IdMaps
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +55,7 @@ class SandboxConfig(NamedTuple):
         :meth:`pyvmm_kata.pod.sandbox.Sandbox.restore`; empty: none
     :ivar forked: instead, what a running machine has exported that it is a copy of, see :func:`vmm.import_fork`
     :ivar balloon: the machine of that snapshot has one
+    :ivar users: of the user namespace that its containers share; of a guest that maps ids itself: none
     :ivar isolation: of the machine: ``process``, a jailed one of its own; ``thread``: this one
     """
 
@@ -80,6 +83,7 @@ class SandboxConfig(NamedTuple):
     more_memory: int = 0
     more_cpus: int = 0
     guest: str = "linux"
+    users: IdMaps = NO_MAPS
 
     @property
     def continues(self) -> bool:

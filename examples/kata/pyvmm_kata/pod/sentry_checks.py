@@ -8,12 +8,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.guest_settings import dotted
+from pyvmm_kata.bundle.user_namespace import id_maps
 from pyvmm_kata.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyvmm_kata.state import Json
 
-NAMESPACES = {"user": "user namespace", "time": "time namespace"}
+NAMESPACES = {"time": "time namespace"}
 
 
 PLATFORMS = ("auto", "kvm", "trap")
@@ -124,8 +125,7 @@ def check(spec: Json) -> None:
     """
     linux = spec.get("linux") or {}
     missing = [NAMESPACES[each["type"]] for each in linux.get("namespaces") or () if each["type"] in NAMESPACES]
-    if linux.get("uidMappings") or linux.get("gidMappings"):
-        missing.append("mapping of users")
+    id_maps(spec)
     if (spec.get("hooks") or {}).get("startContainer"):
         missing.append("hook startContainer")
     with_unified(linux.get("resources") or {})

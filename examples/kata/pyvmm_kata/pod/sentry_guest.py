@@ -23,6 +23,7 @@ from vmm import BalloonConfig, BootConfig, MachineConfig, MemoryConfig, ShareCon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyvmm_kata.bundle.user_namespace import IdMaps
     from pyvmm_kata.pod import templates
     from pyvmm_kata.pod.guest_kind import Wiring
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 CMDLINE = "quiet sentry.control sentry.zeroed"
 """The RAM of a machine is zeroed at each start."""
 KERNEL = "sentry.elf"
+NO_ID = 0xFFFFFFFF
 
 
 _MODULES = (
@@ -55,8 +57,10 @@ class SentryGuest:
         templates=False,
         checkpoints=True,
         network=True,
+        networks=False,
         forwarding=False,
         policy=True,
+        users=False,
         rereads=True,
     )
 
@@ -94,7 +98,7 @@ class SentryGuest:
         return MachineConfig(
             boot=BootConfig(_kernel(), None, f"{CMDLINE} {config.cmdline}".rstrip()),
             memory=MemoryConfig(config.memory),
-            shares=(_share(wiring.share),),
+            shares=(_share(wiring.share, config.users),),
             nets=tuple(wiring.nets),
             balloon=BalloonConfig(free_page_reporting=True),
             vsock=wiring.vsock,
@@ -118,7 +122,7 @@ class SentryGuest:
         from pyvmm_kata.pod.sentry_process import SentryProcess
 
         platform = "trap" if is_core else sentry_checks.platform_of(config.cmdline)
-        return SentryProcess(config, folder, _share(shared), platform)
+        return SentryProcess(config, folder, _share(shared, config.users), platform)
 
     def has_machine(self, cmdline: str) -> bool:
         """See :class:`GuestKind`."""
@@ -224,7 +228,19 @@ def _kernel() -> str:
         raise HostError(f"the Sentry's kernel cannot be built: {error}", hint=error.hint) from error
 
 
-def _share(path: str) -> ShareConfig:
+def _share(path: str, users: IdMaps) -> ShareConfig:
+    # No capability of a program holds over files of owners that the core sees as NO_ID (core/id_map.h).
     # Only the guest changes the root of a container.  Without that word, a start waits up to a second: the guest has
     # cached the share, in which the host made mount points a moment ago.
-    return ShareConfig(path, tag=TAG, isolation="process", locks="guest", permissions="guest", queues=1, sole="rootfs")
+    return ShareConfig(
+        path,
+        tag=TAG,
+        maps=users.users,
+        group_maps=users.groups,
+        unmapped=NO_ID,
+        isolation="process",
+        locks="guest",
+        permissions="guest",
+        queues=1,
+        sole="rootfs",
+    )

@@ -11,6 +11,7 @@ from pyvmm_kata import privileges, timeline
 from pyvmm_kata.bundle import settings
 from pyvmm_kata.bundle.checks import namespace
 from pyvmm_kata.bundle.guest_settings import machine_name
+from pyvmm_kata.bundle.user_namespace import NO_MAPS, id_maps
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import cgroups
 from pyvmm_kata.host.namespaces import owner
@@ -138,6 +139,7 @@ class PodStart:
             template=wanted.template == "auto",
             isolation=wanted.isolation,
             guest=wanted.guest,
+            users=NO_MAPS if kind_named(wanted.guest).can.users else id_maps(bundle.spec),
             policy=wanted.policy,
             seal=self._seal,
         )

@@ -259,7 +259,9 @@ static s64 make_parts(struct call *call, struct container *container, const stru
 
 	if (error)
 		return call_fail(call, STATUS_INVALID_ARGUMENT, "linux.resources: invalid limits", NULL, NULL) - EINVAL;
-	error = namespaces_read(call, container, spec);
+	error = user_namespace_read(call, spec);
+	if (!error)
+		error = namespaces_read(call, container, spec);
 	if (!error)
 		error = parameters_read(call, container, spec);
 	if (error)

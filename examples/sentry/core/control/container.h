@@ -137,6 +137,7 @@ s64 filter_read(struct reader message, struct seccomp **filter); /* nothing: NUL
 void namespaces_init(struct container *container); /* the sandbox's own */
 void namespaces_put(struct container *container);
 s64 namespaces_read(struct call *call, struct container *container, struct reader spec);
+s64 user_namespace_read(struct call *call, struct reader spec); /* user_namespace.c */
 s64 parameters_read(struct call *call, struct container *container, struct reader spec); /* linux.sysctl, in these */
 
 /* -- network.c -- */

@@ -18,7 +18,7 @@ enum { CreateContainerRequest_container_id = 1, CreateContainerRequest_exec_id =
 	CreateContainerRequest_stderr_port = 11, CreateContainerRequest_config = 100, CreateContainerRequest_mark = 101, };
 enum { ExecProcessRequest_container_id = 1, ExecProcessRequest_exec_id = 2, ExecProcessRequest_string_user = 3,
 	ExecProcessRequest_process = 4, ExecProcessRequest_stdin_port = 5, ExecProcessRequest_stdout_port = 6,
-	ExecProcessRequest_stderr_port = 7, ExecProcessRequest_config = 100, };
+	ExecProcessRequest_stderr_port = 7, ExecProcessRequest_config = 100, ExecProcessRequest_window = 101, };
 enum { SignalProcessRequest_container_id = 1, SignalProcessRequest_exec_id = 2, SignalProcessRequest_signal = 3, };
 enum { WaitProcessResponse_status = 1, };
 enum { StatsContainerResponse_cgroup_stats = 1, StatsContainerResponse_network_stats = 2, };
@@ -78,6 +78,7 @@ enum { LinuxSeccomp_DefaultAction = 1, LinuxSeccomp_Architectures = 2, LinuxSecc
 enum { LinuxSeccompArg_Index = 1, LinuxSeccompArg_Value = 2, LinuxSeccompArg_ValueTwo = 3, LinuxSeccompArg_Op = 4, };
 enum { LinuxSyscall_Names = 1, LinuxSyscall_Action = 2, LinuxSyscall_errnoret = 3, LinuxSyscall_Args = 4, };
 enum { LinuxNamespace_Type = 1, LinuxNamespace_Path = 2, };
+enum { LinuxIDMapping_HostID = 1, LinuxIDMapping_ContainerID = 2, LinuxIDMapping_Size = 3, };
 enum { SetPolicyRequest_policy = 1, SetPolicyRequest_name = 100, };
 enum { UpdateInterfaceRequest_interface = 1, };
 enum { UpdateRoutesRequest_routes = 1, };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The `process` of a container's specification: arguments, user, rights and limits. */
+#include "../id_map.h"
 #include "container.h"
 
 #include "../slab.h"
@@ -178,6 +179,16 @@ static s64 read_field(struct program *program, const struct field *field)
 	return 0;
 }
 
+/* Whether all its users and groups are in the user namespace. */
+static bool is_inside(const struct cred *cred)
+{
+	bool inside = id_map_has(&id_maps.users, cred->user.real) && id_map_has(&id_maps.groups, cred->group.real);
+
+	for (u32 i = 0; inside && cred->groups && i < cred->groups->count; i++)
+		inside = id_map_has(&id_maps.groups, cred->groups->ids[i]);
+	return inside;
+}
+
 s64 program_read(struct call *call, struct reader message, struct program *program)
 {
 	struct reader r = message;
@@ -196,9 +207,12 @@ s64 program_read(struct call *call, struct reader message, struct program *progr
 	read_capabilities(reader_part(message, Process_Capabilities), &program->cred); /* they depend on the user */
 	if (!error && (r.broken || !program->arguments.argc))
 		error = -EINVAL;
-	if (!error)
+	if (!error && is_inside(&program->cred))
 		return 0;
 	program_free(program);
+	if (!error)
+		return call_fail(call, STATUS_INVALID_ARGUMENT, "process.user: no map of the user namespace has these ids", NULL,
+				 NULL) - EINVAL;
 	call_fail(call, STATUS_INVALID_ARGUMENT, "the process of the specification: ", error_text(error), NULL);
 	return -EINVAL;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Keys, numbers and permissions of System V's objects. */
+#include "../id_map.h"
 #include "ipc.h"
 
 enum { INDEX_BITS = 15, SEQUENCES = 1 << 16 };
@@ -162,7 +163,7 @@ void ipc_show(struct text *text, const struct ipc_object *object, const s64 *val
 
 s64 ipc_set(struct ipc_object *object, const struct ipc_perm *new)
 {
-	if (new->user == NO_ID || new->group == NO_ID)
+	if (!id_map_has(&id_maps.users, new->user) || !id_map_has(&id_maps.groups, new->group))
 		return -EINVAL;
 	object->user = new->user;
 	object->group = new->group;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Messages of sockets: data that programs send and receive, with descriptors and credentials. */
+#include "../id_map.h"
 #include "../vfs/calls.h"
 #include "socket.h"
 
@@ -108,6 +109,8 @@ static s64 take_credentials(struct task *t, struct message *message, const u8 *d
 	if (size != sizeof(sender))
 		return -EINVAL;
 	bytes_copy(&sender, data, sizeof(sender));
+	if (!id_map_has(&id_maps.users, sender.user) || !id_map_has(&id_maps.groups, sender.group))
+		return -EINVAL;
 	if (sender.pid != t->process->pid && !capable(CAP_SYS_ADMIN))
 		return -EPERM;
 	if (!is_own(&t->cred.user, sender.user) && !capable(CAP_SETUID))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls that change attributes. */
+#include "../id_map.h"
 #include "calls.h"
 
 static s64 apply(const struct path *path, struct attributes *new)
@@ -37,7 +38,7 @@ static s64 set_mode(const struct path *path, u32 mode)
 		return -EOPNOTSUPP;
 	if (!inode_owned(inode))
 		return -EPERM;
-	if (!caller_in_group(inode->group) && !caller_capable(CAP_FSETID))
+	if (!caller_in_group(inode->group) && !capable_over(inode, CAP_FSETID))
 		new.mode &= ~(u32)S_ISGID;
 	if (inode->seals & F_SEAL_EXEC && (inode->mode ^ new.mode) & 0111)
 		return -EPERM;
@@ -82,7 +83,7 @@ s64 sys_fchmod(struct task *t, const u64 *args)
 
 static bool may_own(const struct inode *inode, const struct attributes *new)
 {
-	if (caller_capable(CAP_CHOWN))
+	if (capable_over(inode, CAP_CHOWN))
 		return true;
 	if (new->which & ATTR_USER && (inode->user != caller_user() || new->user != inode->user))
 		return false;
@@ -98,6 +99,8 @@ static s64 set_owner(const struct path *path, u32 user, u32 group)
 
 	if (error)
 		return error;
+	if ((user != NO_ID && !id_map_has(&id_maps.users, user)) || (group != NO_ID && !id_map_has(&id_maps.groups, group)))
+		return -EINVAL;
 	new.which = (user != ~0u ? ATTR_USER : 0) | (group != ~0u ? ATTR_GROUP : 0);
 	if (!may_own(inode, &new))
 		return -EPERM;

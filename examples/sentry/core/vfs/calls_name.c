@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls that make, move and remove names. */
+#include "../id_map.h"
 #include "calls.h"
 
 int may_create(const struct path *directory)
@@ -25,7 +26,7 @@ static int may_remove(const struct path *directory, struct dentry *dentry, bool 
 	if (error)
 		return error;
 	if (inode->mode & S_ISVTX && inode->user != caller_user() && dentry->inode->user != caller_user() &&
-	    !caller_capable(CAP_FOWNER))
+	    !capable_over(dentry->inode, CAP_FOWNER))
 		return -EPERM;
 	if (is_directory != S_ISDIR(dentry->inode->mode))
 		return is_directory ? -ENOTDIR : -EISDIR;
@@ -122,7 +123,7 @@ static s64 make_node(struct task *t, u64 directory, u64 name, u32 mode, u64 devi
 		mode &= ~caller_fs()->umask | S_IFMT;
 		if (!(mode & S_IFMT))
 			mode |= S_IFREG;
-		if ((S_ISCHR(mode) || S_ISBLK(mode)) && !caller_capable(CAP_MKNOD))
+		if ((S_ISCHR(mode) || S_ISBLK(mode)) && !capable_outside(CAP_MKNOD))
 			error = -EPERM;
 		else
 			error = inode->operations->create ? inode->operations->create(inode, dentry, mode, device) : -EPERM;

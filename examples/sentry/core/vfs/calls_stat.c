@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls that show attributes. */
+#include "../id_map.h"
 #include "calls.h"
 
 static int put_stat(struct task *t, const struct path *path, u64 to)
@@ -8,7 +9,7 @@ static int put_stat(struct task *t, const struct path *path, u64 to)
 	int error = inode_refresh(inode);
 	struct stat stat = {
 		.device = inode->super->device, .inode = inode->number, .links = inode->links, .mode = inode->mode,
-		.user = inode->user, .group = inode->group, .special = inode->device, .size = (s64)inode->size,
+		.user = id_shown(inode->user), .group = id_shown(inode->group), .special = inode->device, .size = (s64)inode->size,
 		.block_size = inode->block_size, .blocks = (s64)inode->blocks, .accessed = inode->accessed,
 		.modified = inode->modified, .changed = inode->changed,
 	};
@@ -114,8 +115,8 @@ static int put_statx(struct task *t, const struct path *path, u64 to)
 	struct inode *inode = path->dentry->inode;
 	int error = inode_refresh(inode);
 	struct statx stat = {
-		.mask = BASIC | BTIME | MOUNT, .block_size = inode->block_size, .links = inode->links, .user = inode->user,
-		.group = inode->group, .mode = (u16)inode->mode, .inode = inode->number, .size = inode->size,
+		.mask = BASIC | BTIME | MOUNT, .block_size = inode->block_size, .links = inode->links, .user = id_shown(inode->user),
+		.group = id_shown(inode->group), .mode = (u16)inode->mode, .inode = inode->number, .size = inode->size,
 		.blocks = inode->blocks, .attributes_mask = MOUNT_ROOT, .accessed = statx_time(inode->accessed),
 		.born = statx_time(inode->born), .changed = statx_time(inode->changed),
 		.modified = statx_time(inode->modified), .special_major = major(inode->device),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* System calls for extended attributes. */
+#include "../id_map.h"
 #include "calls.h"
 
 /* Copy a name: 0 or -errno. */
@@ -32,7 +33,7 @@ static s64 check_name(struct inode *inode, const char *name, bool write)
 		if (write && S_ISDIR(inode->mode) && inode->mode & S_ISVTX && !inode_owned(inode))
 			return -EPERM;
 	} else if (starts_with(name, "trusted.")) {
-		if (!caller_capable(CAP_SYS_ADMIN))
+		if (!capable_outside(CAP_SYS_ADMIN))
 			return write ? -EPERM : -ENODATA;
 	} else if (starts_with(name, "security.")) {
 		return write && !caller_capable(CAP_SYS_ADMIN) ? -EPERM : 0;
@@ -97,7 +98,7 @@ static u64 without_trusted(char *names, u64 size)
 static s64 fetch(struct task *t, struct inode *inode, const struct request *r, bool names)
 {
 	const struct inode_operations *operations = inode->operations;
-	bool hides = names && !caller_capable(CAP_SYS_ADMIN);
+	bool hides = names && !capable_outside(CAP_SYS_ADMIN);
 	u64 room = r->size < XATTR_SIZE_MAX ? r->size : XATTR_SIZE_MAX;
 	u64 most = hides ? XATTR_SIZE_MAX : room; /* names that are hidden need no room of the program's */
 	void *data = kmalloc(most ? most : 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Inodes: references, rights, attributes. */
 #include "../clock.h"
+#include "../id_map.h"
 #include "calls.h"
 
 static struct slab inodes = SLAB(struct inode);
@@ -78,7 +79,7 @@ void inode_init_owner(struct inode *inode, const struct inode *directory, u32 mo
 		if (S_ISDIR(mode))
 			mode |= S_ISGID;
 		else if ((mode & (S_ISGID | 010)) == (S_ISGID | 010) && !caller_in_group(inode->group) &&
-			 !caller_capable(CAP_FSETID))
+			 !capable_over(inode, CAP_FSETID))
 			mode &= ~(u32)S_ISGID;
 	}
 	inode->mode = mode;
@@ -140,7 +141,7 @@ void inode_unlock(struct inode *inode)
 
 bool inode_owned(const struct inode *inode)
 {
-	return inode->user == caller_user() || caller_capable(CAP_FOWNER);
+	return inode->user == caller_user() || capable_over(inode, CAP_FOWNER);
 }
 
 static bool mode_allows(const struct inode *inode, u32 wanted)
@@ -167,9 +168,10 @@ int inode_permission(struct inode *inode, u32 wanted)
 	if (mode_allows(inode, wanted))
 		return 0;
 	if (S_ISDIR(inode->mode) || !(wanted & MAY_EXEC) || inode->mode & 0111)
-		if (caller_capable(CAP_DAC_OVERRIDE))
+		if (capable_over(inode, CAP_DAC_OVERRIDE))
 			return 0;
-	if (!(wanted & MAY_WRITE) && (S_ISDIR(inode->mode) || !(wanted & MAY_EXEC)) && caller_capable(CAP_DAC_READ_SEARCH))
+	if (!(wanted & MAY_WRITE) && (S_ISDIR(inode->mode) || !(wanted & MAY_EXEC)) &&
+	    capable_over(inode, CAP_DAC_READ_SEARCH))
 		return 0;
 	return -EACCES;
 }

@@ -692,6 +692,7 @@ const struct synthetic process_files[] = {
 	{ .name = "exe", .jump = jump_exe },
 	{ .name = "fd/" },
 	{ .name = "fdinfo/" },
+	{ .name = "gid_map", .write = write_gid_map },
 	{ .name = "limits", .write = write_limits },
 	{ .name = "loginuid", .fixed = "4294967295" },
 	{ .name = "maps", .write = write_maps },
@@ -719,11 +720,14 @@ const struct synthetic process_files[] = {
 	{ .name = "oom_adj", .fixed = "0\n" },
 	{ .name = "oom_score", .fixed = "0\n" },
 	{ .name = "oom_score_adj", .write = write_oom_adjustment },
+	{ .name = "projid_map", .write = write_projid_map },
 	{ .name = "root", .jump = jump_root },
 	{ .name = "sessionid", .fixed = "4294967295" },
+	{ .name = "setgroups", .fixed = "allow\n" },
 	{ .name = "stat", .write = write_stat },
 	{ .name = "statm", .write = write_statm },
 	{ .name = "status", .write = write_status },
+	{ .name = "uid_map", .write = write_uid_map },
 	{ .name = "task/" }, /* the last one: a thread has none */
 };
 const u32 process_file_count = ARRAY_SIZE(process_files);

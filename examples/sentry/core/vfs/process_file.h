@@ -21,6 +21,9 @@ const struct utsname *system_name(void); /* the caller's */
 void system_set_hostname(struct space *names, const char *name); /* the first line, cut after 64 bytes */
 void system_set_domainname(struct space *names, const char *name);
 int open_process_memory(struct inode *inode, struct file *file); /* /proc/PID/mem */
+void write_uid_map(struct text *text, struct synthetic_inode *node);
+void write_gid_map(struct text *text, struct synthetic_inode *node);
+void write_projid_map(struct text *text, struct synthetic_inode *node);
 int jump_namespace(struct inode *inode, struct path *path);
 
 #endif
