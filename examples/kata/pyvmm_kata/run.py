@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="an environment variable")
     add("-m", "--memory", default="", metavar="SIZE", help="limit: 256M, 2G")
     add("--cpus", type=float, default=0.0, metavar="N", help="limit: 1.5")
+    add(
+        "--isolation",
+        default="",
+        choices=("auto", "vm", "sentry"),
+        help="vm: a virtual machine; sentry: a kernel that needs no KVM; auto: vm where KVM can run one, else sentry "
+        "(default: as the settings say)",
+    )
     add("--network", default="user", metavar="user|none|PATH", help="user; none; or a network namespace")
     add("--name", default="", help="the container's name, which is its id")
     add("--hostname", default="", help="the host name inside it")
@@ -87,6 +94,7 @@ def main(argv: list[str]) -> int:
     import secrets
     import tempfile
 
+    from pyvmm_kata import isolation
     from pyvmm_kata.bundle import images
     from pyvmm_kata.bundle.checks import check_id
     from pyvmm_kata.image_store.roots import open_root
@@ -97,7 +105,8 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     container_id = check_id(options.name or f"run-{secrets.token_hex(6)}")
     root = os.path.abspath(options.root or default_root())
-    context = Context(root, config=options.config, annotations=("network", "publish"))
+    chosen = options.isolation = isolation.choose(options.isolation) if options.isolation else ""
+    context = Context(root, config=options.config, annotations=("network", "publish", "isolation"), isolation=chosen)
     if options.detach:
         from pyvmm_kata.machines.detach import run_detached
 
@@ -106,7 +115,10 @@ def main(argv: list[str]) -> int:
         return 0
     folder = tempfile.mkdtemp(prefix="pyvmm-run-")
     try:
-        with open_root(options.image, folder, pull=options.pull, store=options.store) as (rootfs, process):
+        with open_root(options.image, folder, pull=options.pull, store=options.store, unpacked=chosen == "sentry") as (
+            rootfs,
+            process,
+        ):
             spec = make_spec(options, rootfs, process, folder, container_id)
             with open(os.path.join(folder, "config.json"), "w") as file:
                 json.dump(spec, file)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.bundle.default_spec import default_spec
-from pyvmm_kata.bundle.settings import NETWORK, PUBLISH
+from pyvmm_kata.bundle.settings import ISOLATION, NETWORK, PUBLISH
 from pyvmm_kata.bundle.sizes import parse_size
 from pyvmm_kata.bundle.writable_layer import DISK
 from pyvmm_kata.errors import ConfigError
@@ -75,6 +75,8 @@ def make_spec(
     _set_network(spec, options, folder)
     if getattr(options, "disk", ""):
         spec["annotations"][DISK] = str(parse_size(options.disk, "--disk", "run-disk"))
+    if chosen := getattr(options, "isolation", ""):
+        spec["annotations"][ISOLATION] = chosen
     return spec
 
 

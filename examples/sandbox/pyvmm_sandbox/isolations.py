@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from pyvmm_kata import isolation as of_containers
+from pyvmm_kata.errors import ConfigError
 from pyvmm_sandbox.errors import UsageError
-from vmm import kvm_verdict
 
 if TYPE_CHECKING:
     from pyvmm_kata.pod.guest_kind import Capabilities
 
-ISOLATIONS = ("auto", "vm", "sentry")
-
 
 def choose(wanted: str) -> str:
-    """``vm`` or ``sentry``.
+    """``vm`` or ``sentry``, see :func:`pyvmm_kata.isolation.choose`.
 
-    :param wanted: one of :data:`ISOLATIONS`; ``auto``: a virtual machine, where KVM can run one
-    :raises UsageError: it is none of them
+    :raises UsageError: it is no isolation
     """
-    if wanted not in ISOLATIONS:
-        raise UsageError(f"isolation {wanted!r:.60} is not one of {', '.join(ISOLATIONS)}")
-    return _best() if wanted == "auto" else wanted
-
-
-@functools.cache
-def _best() -> str:
-    verdict = kvm_verdict(remembered=True)
-    if verdict.usable or find_spec("pyvmm_sentry") is None:  # without both, the error of the machine has a hint
-        return "vm"
-    import logging
-
-    logging.getLogger("pyvmm_sandbox").info(
-        "sandboxes run on the Sentry, without a virtual machine: %s", verdict.detail
-    )
-    return "sentry"
+    try:
+        return of_containers.choose(wanted)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def can_forward(isolation: str) -> bool:

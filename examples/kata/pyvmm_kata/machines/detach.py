@@ -39,7 +39,9 @@ def run_detached(context: Context, options: argparse.Namespace, container_id: st
     """
     bundle = tempfile.mkdtemp(prefix=records.BUNDLE)
     try:
-        with open_root(options.image, bundle, pull=options.pull, store=options.store) as (rootfs, process):
+        with open_root(
+            options.image, bundle, pull=options.pull, store=options.store, unpacked=context.isolation == "sentry"
+        ) as (rootfs, process):
             spec = make_spec(options, rootfs, process, bundle, container_id)
             if options.tty:
                 spec["process"]["consoleSize"] = {"height": _SIZE[0], "width": _SIZE[1]}
@@ -115,7 +117,7 @@ def _run(
             ends.take_console(interactive=options.interactive)
         guest = settings.load(options.config).guest
         names = {kind: word for word, kind in settings.GUESTS.items()}
-        records.write(folder, image=options.image, isolation=names.get(guest, guest))
+        records.write(folder, image=options.image, isolation=context.isolation or names.get(guest, guest))
         _start_keeper(folder, pid, bundle if options.rm else "", rootfs, ends)
         start(folder)
     except BaseException:
