@@ -291,7 +291,10 @@ raises(SandboxGone, box.run, "true")
 """
     done = python(BEGIN + code)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("INFO:pyvmm_sandbox:sandboxes run on the Sentry") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("INFO:pyvmm_kata.isolation:containers run on the Sentry")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_hundreds_of_commands_run_at_the_same_time(python: Python) -> None:

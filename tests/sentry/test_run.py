@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import PYVMM
 from tests.kata.oci_runtime import needs_namespaces
+from tools.where import PYVMM
 
 pytestmark = needs_namespaces
 

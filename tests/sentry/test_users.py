@@ -36,7 +36,7 @@ CAPABILITIES = dict.fromkeys(("bounding", "effective", "permitted"), RIGHTS)
 
 
 def fill(folder: Path, program: Path) -> None:
-    """The files that ``users.c`` looks for: of root of the namespace, of a user, and of the host's root."""
+    """The files that ``users.c`` looks for. They belong to root or a user of the namespace, or to root of the host."""
     owners = {"root": (USERS, GROUPS), "user": (USERS + USER, GROUPS + USER), "host": (0, 0), "half": (USERS, 0)}
     for name, (user, group) in owners.items():
         path = folder / name

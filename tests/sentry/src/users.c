@@ -106,7 +106,7 @@ static void folders(void)
 	CALL(mkdir("of-host/new", 0755));
 	OWNER("of-root/new");
 	OWNER("of-user/new");
-	OWNER("of-host/open"); /* for all: sticky, with a file of the host's */
+	OWNER("of-host/open"); /* everybody may write to it; it is sticky, and its file belongs to root of the host */
 	CALL(mkdir("of-host/open/new", 0755));
 	CALL(unlink("of-host/open/file"));
 	CALL(rename("of-host/open/file", "of-host/open/other"));
