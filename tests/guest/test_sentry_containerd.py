@@ -14,7 +14,7 @@ from tests.guest.containerd_cases import RUNTIME, ContainerCases
 from tests.guest.containerd_pod_cases import PodCases
 from tests.guest.shared import tool
 from tests.kata import cri
-from tests.kata.containerd import IMAGE, Containerd
+from tests.kata.containerd import Containerd
 
 
 def settings(default: str) -> str:
@@ -47,12 +47,6 @@ class TestContainers(ContainerCases):
         done = daemon.ctr(*flags, "true", check=False)
         assert (done.returncode, "a Sentry has no disks" in done.stderr) == (1, True), done.stderr
         daemon.wait_until_clean([daemon.place("d1")])
-
-    def test_other_ids(self, daemon: Containerd) -> None:
-        run = ["run", "--rm", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "--runtime", RUNTIME]
-        done = daemon.ctr(*run, IMAGE, "u1", "true", check=False)
-        assert (done.returncode, "a Sentry has no user namespace" in done.stderr) == (1, True), done.stderr
-        daemon.wait_until_clean([daemon.place("u1")])
 
 
 class TestPods(PodCases):
