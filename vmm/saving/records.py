@@ -65,6 +65,12 @@ def made(value: Any, annotation: str, kinds: Kinds, where: str) -> Any:
             if inner in _SIMPLE and all(type(each) is _SIMPLE[inner] for each in value):
                 return tuple(value)
             return tuple(made(each, inner, kinds, f"{where}[{index}]") for index, each in enumerate(value))
+    elif annotation.startswith("tuple["):
+        each = _split(annotation[len("tuple[") : -1], ",")
+        if isinstance(value, list) and len(value) == len(each):
+            return tuple(
+                made(part, kind, kinds, f"{where}[{n}]") for n, (part, kind) in enumerate(zip(value, each, strict=True))
+            )
     elif annotation.startswith("dict["):
         if isinstance(value, dict):
             key, inner = _split(annotation[len("dict[") : -1], ",")

@@ -23,6 +23,7 @@ from vmm.saving.manifest import decode_state, encode_state
 from vmm.saving.new_directory import NewDirectory
 from vmm.saving.records import KIND, made, plain
 from vmm.saving.regular_files import MANIFEST
+from vmm.virtio.fs import ShareConfig
 
 
 def write(place: Path, text: str) -> None:
@@ -365,3 +366,12 @@ def test_a_checksum_is_crc32c_of_offsets_and_pages(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 5000)
     with pytest.raises(ConfigError, match="ends early"):
         memory_file.checksum(str(path), 5001)
+
+
+def test_a_share_keeps_its_maps() -> None:
+    """A machine in a jail, too, gets its configuration as plain values."""
+    share = ShareConfig("/srv", maps=((0, 1000, 1), (1, 100000, 10)), group_maps=((0, 5, 1),), unmapped=0xFFFFFFFF)
+    kinds = {"ShareConfig": ShareConfig}
+    assert made(plain(share), "ShareConfig", kinds, "share") == share
+    with pytest.raises(ConfigError, match=r"maps\[0\]"):
+        made({**plain(share), "maps": [[0, 1000]]}, "ShareConfig", kinds, "share")
