@@ -10,6 +10,7 @@ from tests.kata.oci_runtime import PATIENCE
 from tests.sandbox.test_network import rootfs  # noqa: F401  # a fixture
 from tests.server import on_sentry
 from tests.server.on_sentry import pytestmark as pytestmark
+from tests.server.test_openapi import SECONDS
 
 each = pytest.mark.parametrize("name", ["daemon", "interpreter", "page"])
 
@@ -27,7 +28,7 @@ def test_any_request_to_a_sandbox(rootfs: Path, tmp_path: Path, name: str) -> No
     _check(rootfs, tmp_path, name, 5)
 
 
-@pytest.mark.long  # 10 minutes
+@pytest.mark.long  # 9 minutes
 @each
 def test_any_request_to_a_sandbox_for_long(rootfs: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
-    _check(rootfs, tmp_path, name, 180)
+    _check(rootfs, tmp_path, name, SECONDS)
