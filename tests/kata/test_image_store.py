@@ -380,3 +380,20 @@ def test_the_command(layout: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["--store", str(tmp_path / "store"), "rm", "none", "box"]) == 1
     assert "removed" in capsys.readouterr().out
     assert run("ls", "-q") == ""
+
+
+def test_an_image_keeps_the_times_of_its_files(store: ImageStore, tmp_path: Path) -> None:
+    """Python does not use a compiled module whose source has another time. The same files are the same image."""
+    tree, copy = tmp_path / "tree", tmp_path / "copy"
+    tree.mkdir()
+    for name, ns in (("old", 1_000_000_000_123_456_789), ("new", 1_750_000_000_000_000_001)):
+        (tree / name).write_text(name)
+        os.utime(tree / name, ns=(ns, ns))
+    shutil.copytree(tree, copy)
+    shutil.copystat(tree, copy)
+    image = store.add(str(tree))
+    assert store.add(str(copy)).id == image.id
+    place = tmp_path / "extracted"
+    subprocess.run(["fsck.erofs", "--preserve", f"--extract={place}", image.path], check=True, capture_output=True)
+    for name in ("old", "new"):
+        assert (place / name).stat().st_mtime_ns == (tree / name).stat().st_mtime_ns

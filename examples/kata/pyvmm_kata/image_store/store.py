@@ -421,7 +421,14 @@ def _locked(folder: str) -> Iterator[None]:
 
 def _make_erofs(root: str, path: str, *, all_root: bool) -> None:
     """Write the file system; not compressed, so that machines map its pages, and the same for the same files."""
-    options = ["-T0", f"-U{_UUID}", "--preserve-mtime", "-Enoinline_data", *(["--all-root"] if all_root else [])]
+    options = [
+        "-T0",
+        "--mkfs-time",
+        f"-U{_UUID}",
+        "--preserve-mtime",
+        "-Enoinline_data",
+        *(["--all-root"] if all_root else []),
+    ]
     with open(path, "xb"):
         pass
     words = ["--quiet", *options, "/output", "/tree"]
