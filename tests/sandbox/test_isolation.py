@@ -319,23 +319,6 @@ with Sandbox(rootfs, isolation="sentry", processes=1000, **where) as box:
     assert said[1] == "on", done.stderr
 
 
-def test_a_stored_image_is_unpacked_for_each_sandbox(python: Python) -> None:
-    code = """
-from pyvmm_kata.image_store import store
-store.SYSTEM_STORE = place + "/store"
-images = store.ImageStore()
-images.add(rootfs, "debian:small")
-with Sandbox("debian:small", **where) as first, Sandbox("debian:small", **where) as second:
-    first.files.write("/etc/own", "first")
-    assert first.files.read_text("/etc/own") == "first" and not second.files.exists("/etc/own")
-    assert second.run("cat /usr/bin/sh | wc -c; echo $PATH").ok
-    images.remove("debian:small")
-    assert second.run("python3 -c 'print(6*7)'").stdout == "42\\n"
-"""
-    done = python(BEGIN + code)
-    assert done.returncode == 0, done.stderr
-
-
 def test_what_it_cannot_do_fails_before_anything_is_made(python: Python) -> None:
     code = """
 import os

@@ -187,7 +187,7 @@ class Container:
         container_id = check_id(name or f"run-{secrets.token_hex(6)}")
         folder = tempfile.mkdtemp(prefix="pyvmm-container-")
         try:
-            with open_root(image, folder, unpacked=isolation == "sentry") as (rootfs, process):
+            with open_root(image, folder) as (rootfs, process):
                 spec = make_spec(wanted, os.path.abspath(rootfs), process, folder, container_id)
                 if isolation:
                     spec["annotations"][ISOLATION] = isolation

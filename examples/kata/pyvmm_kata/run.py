@@ -115,10 +115,7 @@ def main(argv: list[str]) -> int:
         return 0
     folder = tempfile.mkdtemp(prefix="pyvmm-run-")
     try:
-        with open_root(options.image, folder, pull=options.pull, store=options.store, unpacked=chosen == "sentry") as (
-            rootfs,
-            process,
-        ):
+        with open_root(options.image, folder, pull=options.pull, store=options.store) as (rootfs, process):
             spec = make_spec(options, rootfs, process, folder, container_id)
             with open(os.path.join(folder, "config.json"), "w") as file:
                 json.dump(spec, file)

@@ -59,13 +59,30 @@ class Bundle:
         return bundle
 
     @classmethod
-    def checked(cls, path: str, spec: Json) -> Bundle:
-        """A bundle whose root is a folder, which another process has loaded and sent here."""
+    def checked(cls, path: str, spec: Json, disk: root_disks.RootDisk | None = None) -> Bundle:
+        """A bundle without disks of its machine, which another process has loaded and sent here.
+
+        :param disk: the image that is its root
+        """
         bundle = cls.__new__(cls)
-        bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, None, ()
+        bundle.path, bundle.spec, bundle.disk, bundle.volumes = path, spec, disk, ()
         bundle.layer = writable_layer.size_of(spec.get("annotations") or {})
         bundle.rootfs = os.path.join(path, spec["root"]["path"])
         return bundle
+
+    def put_in_share(self) -> None:
+        """Its root is for a guest that reads stored images itself.
+
+        :raises ConfigError: the guest cannot read this one
+        """
+        if self.disk is not None and self.disk.fstype == "erofs" and os.path.isfile(self.disk.path):
+            root_disks.check_image(self.disk)
+            self.disk = self.disk._replace(in_share=True)
+
+    @property
+    def machine_disk(self) -> root_disks.RootDisk | None:
+        """The disk that its machine needs for its root."""
+        return None if self.disk is not None and self.disk.in_share else self.disk
 
     @property
     def annotations(self) -> dict[str, str]:

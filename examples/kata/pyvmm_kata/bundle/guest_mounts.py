@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.guest_devices import DEVICES, device_in_guest
+from pyvmm_kata.bundle.root_disks import IMAGE, image_storages
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.host import namespaces
@@ -16,6 +17,7 @@ from pyvmm_kata.state import Json
 if TYPE_CHECKING:
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.guest_share import Share
+    from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.host.mounts import SharedDirectory
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
@@ -121,6 +123,14 @@ def is_device_of_host(mount: Json) -> bool:
     if stat.S_ISBLK(status.st_mode):
         return True
     return stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) not in DEVICES
+
+
+def image_root(disk: RootDisk, container_id: str, shared: Share) -> tuple[str, list[Storage]]:
+    """Bind an image into *shared*; the root's path in the guest, and the storages that the agent mounts for it.
+
+    :raises HostError: it cannot be bound
+    """
+    return image_storages(disk, shared.bind(disk.path, f"{container_id}/{IMAGE}", read_only=True), container_id)
 
 
 def shm_storages(bundle: Bundle) -> list[Storage]:

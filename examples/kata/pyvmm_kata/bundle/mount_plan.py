@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle import guest_spec
-from pyvmm_kata.bundle.guest_mounts import shm_storages
+from pyvmm_kata.bundle.guest_mounts import image_root, shm_storages
 from pyvmm_kata.bundle.guest_share import Recorder
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import ConfigError, HostError
@@ -60,14 +60,15 @@ class Placed:
         :raises ConfigError: a volume, device or namespace cannot be given to a guest
         :raises HostError: something cannot be bound
         """
-        if bundle.disk is not None:
+        if bundle.machine_disk is not None:
             raise ConfigError(
                 f"container {container_id}: its root is a disk, and the machine that it shares has no room for one",
                 code="root-disk-late",
                 hint="more_disks = true in kata.toml makes the machines of pods with room for disks",
             )
         recorder = Recorder()
-        spec = guest_spec.place(bundle, container_id, recorder, members=members)
+        root, layers = image_root(bundle.disk, container_id, recorder) if bundle.disk is not None else ("", [])
+        spec = guest_spec.place(bundle, container_id, recorder, root, members)
         if len(recorder.binds) + len(recorder.sockets) > MAX_TREES:
             raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")
         _allow_files(container_id, len(recorder.binds) + len(recorder.sockets))
@@ -77,7 +78,7 @@ class Placed:
             [bind.name for bind in recorder.binds],
             (),
             recorder.overlays,
-            shm_storages(bundle),
+            [*layers, *shm_storages(bundle)],
             sockets,
         )
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm_kata.bundle.storage import Storage
@@ -28,6 +29,9 @@ SERIAL = "root"
 PMEM = "/dev/pmem1"
 """The same as persistent memory; the first one is the guest's own image."""
 
+IMAGE, IN_SHARE = "image", "erofs"
+"""The name of a container's image in the share, and the storage's driver that mounts it."""
+
 _PMEM_PIECE = 2 << 20
 
 FSTYPES = ("ext4", "erofs", "squashfs")
@@ -39,6 +43,9 @@ CREATE = "io.katacontainers.volume.overlayfs.create_directory"
 
 _HEAD = 2048
 _EXT4_MAGIC, _EROFS_MAGIC, _SQUASHFS_MAGIC = b"\x53\xef", b"\xe2\xe1\xf5\xe0", b"hsqs"
+_EROFS = struct.Struct("<4s8xB67xIH")
+"""struct erofs_super_block: magic, bits of the block size, features, and what says of LZ4."""
+_EROFS_BLOCK_BITS = 12
 _EXT4_RECOVER = 4  # EXT4_FEATURE_INCOMPAT_RECOVER: the journal must be replayed, which writes
 
 
@@ -50,6 +57,7 @@ class RootDisk(NamedTuple):
     :ivar read_only: it is not written: the container's changes are in the guest's memory, and lost with it
     :ivar options: mount options for the guest
     :ivar layer: bytes of these changes at most; 0: half of the guest's memory
+    :ivar in_share: the guest reads the file in the share, and its machine has no disk for it
     """
 
     path: str
@@ -57,6 +65,7 @@ class RootDisk(NamedTuple):
     read_only: bool = False
     options: tuple[str, ...] = ()
     layer: int = 0
+    in_share: bool = False
 
     @property
     def is_mappable(self) -> bool:
@@ -110,6 +119,20 @@ def open_disk(path: str, *, read_only: bool = False, options: Sequence[str] = ()
     return RootDisk(os.path.abspath(path), found, read_only, tuple(options))
 
 
+def check_image(disk: RootDisk) -> None:
+    """Check that a guest can read it without a driver of Linux.
+
+    :raises ConfigError: it is compressed, or made in another way that the image store does not
+    """
+    found = _EROFS.unpack_from(_read_head(disk.path), 0x400)
+    if found[1:] != (_EROFS_BLOCK_BITS, 0, 0):
+        raise ConfigError(
+            f"{disk.path}: the Sentry reads no erofs that is compressed, or whose blocks are not 4 KiB",
+            code="root-disk",
+            hint="pyvmm image import makes one from a folder; or use --isolation vm",
+        )
+
+
 def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, list[Storage]]:
     """The root's path in the guest, and the storages that the agent mounts for it.
 
@@ -119,16 +142,29 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
     :param serial: the disk's serial number in this machine; :data:`PMEM`: it is persistent memory
     """
     place = f"{GUEST_ROOTS}/{container_id}"
-    root = f"{place}/rootfs"
     find = (f"serial={serial}",)
     if not disk.read_only:
+        root = f"{place}/rootfs"
         return root, [Storage("blk", path_of(serial), disk.fstype, root, disk.options, find)]
-    layer = f"{place}/layer"
-    upper, work = f"{layer}/upper", f"{layer}/work"
-    overlay = (f"lowerdir={place}/disk", f"upperdir={upper}", f"workdir={work}")
     lower = Storage("blk", path_of(serial), disk.fstype, f"{place}/disk", ("ro", *disk.options), find)
     if serial == PMEM:
         lower = Storage("pmem", PMEM, disk.fstype, f"{place}/disk", ("ro", "dax", *disk.options))
+    return _layers(disk, lower, place)
+
+
+def image_storages(disk: RootDisk, file: str, container_id: str) -> tuple[str, list[Storage]]:
+    """The same for an image that the guest reads as a file.
+
+    :param file: its path in the guest
+    """
+    place = f"{GUEST_ROOTS}/{container_id}"
+    return _layers(disk, Storage(IN_SHARE, file, disk.fstype, f"{place}/disk", ("ro",)), place)
+
+
+def _layers(disk: RootDisk, lower: Storage, place: str) -> tuple[str, list[Storage]]:
+    root, layer = f"{place}/rootfs", f"{place}/layer"
+    upper, work = f"{layer}/upper", f"{layer}/work"
+    overlay = (f"lowerdir={place}/disk", f"upperdir={upper}", f"workdir={work}")
     return root, [
         lower,
         Storage("ephemeral", "tmpfs", "tmpfs", layer, (f"size={disk.layer}",) if disk.layer else ()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle import images
 from pyvmm_kata.errors import ConfigError
-from pyvmm_kata.image_store.store import ImageStore, unpack
+from pyvmm_kata.image_store.store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,7 @@ _REGISTRY = "docker://"
 
 
 @contextlib.contextmanager
-def open_root(
-    name: str, folder: str, *, pull: str = "missing", store: str = "", unpacked: bool = False
-) -> Iterator[tuple[str, Json]]:
+def open_root(name: str, folder: str, *, pull: str = "missing", store: str = "") -> Iterator[tuple[str, Json]]:
     """The root file system of the image *name*, and the ``process`` of its configuration.
 
     What is on this host is opened or unpacked as :func:`~pyvmm_kata.bundle.images.open_image` does. Any other name is
@@ -32,7 +30,6 @@ def open_root(
     :param folder: an empty directory for what is unpacked
     :param pull: when to copy the image of a registry into the store: ``missing``, ``always`` or ``never``
     :param store: the directory of the store; empty: the default
-    :param unpacked: unpack the store's file into *folder* too, for a guest that cannot map it
     :raises ConfigError: there is no such image, or it is damaged
     :raises HostError: the registry cannot be reached or refuses, or there is no room
     """
@@ -47,7 +44,7 @@ def open_root(
             f"no image {name!r:.200} in {images_here.root}", code="image-none", hint=f"pyvmm image pull {name}"
         )
     with images_here.in_use(found or images_here.pull(name, show=_is_watched())) as image:
-        yield unpack(image, folder) if unpacked else image.path, image.process
+        yield image.path, image.process
 
 
 def _is_watched() -> bool:

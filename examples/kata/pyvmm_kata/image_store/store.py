@@ -436,22 +436,6 @@ def _make_erofs(root: str, path: str, *, all_root: bool) -> None:
     os.truncate(path, (os.stat(path).st_size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
 
 
-def unpack(image: StoredImage, folder: str) -> str:
-    """The files of an image, in a new directory of *folder*.
-
-    The tool that reads the file is not isolated: this is for the files of a store, which :func:`_make_erofs` has made.
-
-    :raises HostError: it fails, or there is no room
-    """
-    root = os.path.join(folder, "rootfs")
-    command = [_find_erofs("fsck.erofs"), "-d0", f"--extract={root}", image.path]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
-        raise HostError(f"fsck.erofs ended with {done.returncode}: {words}", code="image-erofs")
-    return root
-
-
 def _find_erofs(program: str) -> str:
     """The path of a tool.
 

@@ -39,9 +39,7 @@ def run_detached(context: Context, options: argparse.Namespace, container_id: st
     """
     bundle = tempfile.mkdtemp(prefix=records.BUNDLE)
     try:
-        with open_root(
-            options.image, bundle, pull=options.pull, store=options.store, unpacked=context.isolation == "sentry"
-        ) as (rootfs, process):
+        with open_root(options.image, bundle, pull=options.pull, store=options.store) as (rootfs, process):
             spec = make_spec(options, rootfs, process, bundle, container_id)
             if options.tty:
                 spec["process"]["consoleSize"] = {"height": _SIZE[0], "width": _SIZE[1]}

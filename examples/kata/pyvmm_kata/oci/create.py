@@ -17,6 +17,7 @@ from pyvmm_kata.host.proxy_process import Face
 from pyvmm_kata.oci import shared_machine
 from pyvmm_kata.oci.machine_providers import Begun, Provider, Wanted, providers
 from pyvmm_kata.oci.options import FLAG, NUMBER, VALUE, one_id, parse
+from pyvmm_kata.pod.guest_kinds import kind_named
 
 if TYPE_CHECKING:
     import socket
@@ -140,6 +141,8 @@ def _checked(
         chosen = chosen._replace(guest=kept.guest)
     if context.network:
         chosen = settings.with_network(chosen, context.network)
+    if kind_named(chosen.guest).can.images:
+        bundle.put_in_share()
     if chosen.guest == "sentry":
         from pyvmm_kata.pod import sentry_checks
 

@@ -176,7 +176,9 @@ class OfPool:
         try:
             request, fds = begun.request(wanted.streams)
             request |= {"op": "create", "same": see([begun.folder]), "cgroup": wanted.cgroup, **wanted.wishes}
-            request |= {"bundle": wanted.bundle.path, "spec": wanted.bundle.spec, "placed": placed.to_json()}
+            disk = wanted.bundle.disk._asdict() if wanted.bundle.disk is not None else None
+            request |= {"bundle": wanted.bundle.path, "spec": wanted.bundle.spec, "disk": disk}
+            request |= {"placed": placed.to_json()}
             return not taken.become(request, [*fds, *placed.trees])
         finally:
             placed.close()

@@ -162,7 +162,7 @@ class Monitor:
                 cmdline=plan.settings.kernel_params,
                 network=self._network(),
                 loopback=self._has_network and self._can.forwarding,
-                root=plan.bundle.disk,
+                root=plan.bundle.machine_disk,
                 volumes=plan.bundle.volumes,
                 seal=lambda wanted: privileges.seal(),
                 template=plan.settings.template == "auto" and kept is None,
@@ -257,7 +257,7 @@ class Monitor:
         plan = self._plan
         if plan.kept:
             return plan.kept.memory, plan.kept.vcpus
-        has_disks = plan.bundle.disk is not None or bool(plan.bundle.volumes)
+        has_disks = plan.bundle.machine_disk is not None or bool(plan.bundle.volumes)
         return plan.settings.size(self._resources, clone=not has_disks and self._can.templates)
 
     def _may_save(self) -> None:
@@ -325,6 +325,8 @@ class Monitor:
         asked = Asked(request, fds)
         try:
             bundle = Bundle.load(state.read(asked.folder)["bundle"])
+            if self._can.images:
+                bundle.put_in_share()
             stdio, console = asked.stdio(terminal=bool(bundle.spec["process"].get("terminal")))
             self._add(asked.container_id, asked.folder, bundle, stdio, asked.face, console, asked.placed)
         except BaseException:
@@ -372,7 +374,7 @@ class Monitor:
         while any(service.busy for service in last) and time.monotonic() < deadline:
             time.sleep(0.005)
         left = [(service, place) for service in last if (place := service.leave(self._folder))]
-        if self._plan.bundle.disk is None:
+        if self._plan.bundle.machine_disk is None:
             for service in last:
                 service.tell_end()
             _make_way()

@@ -252,6 +252,7 @@ class Spare:
 
     def _become(self, request: Json, fds: list[int]) -> Monitor:
         from pyvmm_kata.bundle.bundle import Bundle
+        from pyvmm_kata.bundle.root_disks import RootDisk
         from pyvmm_kata.oci.container_service import Plan
         from pyvmm_kata.oci.monitor import Asked, Monitor
 
@@ -266,7 +267,8 @@ class Spare:
                 raise _Unfit(str(error)) from error
             if not self.folder.startswith(f"{os.path.dirname(asked.folder)}/@"):
                 raise _Unfit(f"{self.folder} is not beside {asked.folder}")
-            bundle = Bundle.checked(str(request["bundle"]), request["spec"])
+            disk = RootDisk(**request["disk"]) if request["disk"] else None
+            bundle = Bundle.checked(str(request["bundle"]), request["spec"], disk)
             stdio, console = asked.stdio(terminal=bool(bundle.spec["process"].get("terminal")))
             cgroup = str(request["cgroup"])
             plan = Plan(asked.container_id, asked.folder, bundle, self._settings, cgroup, stdio, asked.face, console)

@@ -271,7 +271,7 @@ def describe(sandbox: Sandbox, container_id: str, *, status: str, execs: Sequenc
         "image": image_of(config.guest, config.image),
         "guest": config.guest,
         "policy": digest_of(config.policy),
-        "root": _root_identity(config.root),
+        "root": _root_identity(sandbox.containers[container_id].bundle.disk),
     }
 
 

@@ -97,8 +97,8 @@ class PodContainers:
                 raise
             made = self._container(agent, container_id, bundle, stdio)
             try:
-                root, storages = self.disks.mount_root(bundle, container_id)
                 if placed is None:
+                    root, storages = self.disks.mount_root(bundle, container_id, self._shared)
                     serials, devices = self.disks.plug_volumes(bundle, container_id)
                     storages += devices
                     spec = place(bundle, container_id, self._shared, root, self.members, serials)
@@ -106,7 +106,8 @@ class PodContainers:
                 else:
                     placed.attach(self._shared)
                     spec = placed.spec
-                    storages += placed.storages
+                    storages = placed.storages
+                self.disks.hold_images(container_id, storages, self._shared)
                 storages += socket_storages(self._shared, container_id)
                 self._on_host[container_id] = _OnHost(pid, shown(spec, self._shared), layout_of(spec))
                 pod = self._pod.config
@@ -127,7 +128,8 @@ class PodContainers:
         :param layout: what its guest has mounted
         :raises ConfigError: the bundle has other mounts
         """
-        root, _ = self.disks.mount_root(bundle, container_id)
+        root, storages = self.disks.mount_root(bundle, container_id, self._shared)
+        self.disks.hold_images(container_id, storages, self._shared)
         spec = place(bundle, container_id, self._shared, root)
         found = layout_of(spec)
         self._on_host[container_id] = _OnHost(pid, shown(spec, self._shared), found)

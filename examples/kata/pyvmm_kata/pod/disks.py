@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.bundle.root_disks import PMEM, SERIAL, RootDisk, device_storage, root_storages
-from pyvmm_kata.errors import ConfigError, VmmError
+from pyvmm_kata.bundle.guest_mounts import image_root
+from pyvmm_kata.bundle.root_disks import (
+    IN_SHARE,
+    PMEM,
+    SERIAL,
+    RootDisk,
+    device_storage,
+    root_storages,
+)
+from pyvmm_kata.errors import ConfigError, HostError, VmmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.storage import Storage
+    from pyvmm_kata.host.mounts import SharedDirectory
     from pyvmm_kata.pod.sandbox_config import SandboxConfig
     from pyvmm_kata.pod.vm import Vm
 
@@ -26,6 +37,7 @@ class PodDisks:
         self._config = config
         self._machine = machine
         self._disks: dict[str, list[tuple[RootDisk, str]]] = {}
+        self._held: dict[str, list[int]] = {}
         self._serials = 0
 
     @property
@@ -34,7 +46,7 @@ class PodDisks:
         disks = [disk.read_only for disks in self._disks.values() for disk, _ in disks]
         return not all(disks + [volume.read_only for volume in self._config.volumes])
 
-    def mount_root(self, bundle: Bundle, container_id: str) -> tuple[str, list[Storage]]:
+    def mount_root(self, bundle: Bundle, container_id: str, shared: SharedDirectory) -> tuple[str, list[Storage]]:
         """The path in the guest of a root on a disk, and the storages that mount it; empty for a folder.
 
         :raises VmmError: the machine has no room for the disk, or does not run (any more)
@@ -42,6 +54,8 @@ class PodDisks:
         disk = bundle.disk
         if disk is None:
             return "", []
+        if disk.in_share:
+            return image_root(disk, container_id, shared)
         if self._config.more_disks:
             serial = self._plug(disk, container_id)
         elif disk == self._config.root and not self._disks:
@@ -74,8 +88,25 @@ class PodDisks:
         self._disks.setdefault(container_id, []).append((disk, serial))
         return serial
 
+    def hold_images(self, container_id: str, storages: Sequence[Storage], shared: SharedDirectory) -> None:
+        """Lock the images of a container that are in the share, until it is removed: the store keeps them.
+
+        :raises HostError: one cannot be opened
+        """
+        for storage in storages:
+            if storage.driver == IN_SHARE:
+                path = shared.source_of(storage.source)
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    self._held.setdefault(container_id, []).append(fd)
+                    fcntl.flock(fd, fcntl.LOCK_SH)
+                except OSError as error:
+                    raise HostError(f"{path}: {error.strerror}", code="root-disk") from error
+
     def release(self, container_id: str) -> None:
-        """Unplug the disks that came with a container."""
+        """Unplug the disks that came with a container, and unlock its images."""
+        for fd in self._held.pop(container_id, []):
+            os.close(fd)
         for _, serial in self._disks.pop(container_id, []):
             if serial not in (SERIAL, PMEM):
                 try:

@@ -42,6 +42,7 @@ class Capabilities(NamedTuple):
     :ivar policy: have a policy, by which the agent refuses requests
     :ivar windows: share memory with one of its processes
     :ivar users: have a user namespace for each container: otherwise, its containers share one
+    :ivar images: mount a stored image that is a file of the share
     :ivar rereads: check the host's files again by themselves whenever the agent starts a process
     """
 
@@ -56,6 +57,7 @@ class Capabilities(NamedTuple):
     policy: bool
     users: bool
     rereads: bool
+    images: bool = False
     windows: bool = False
 
 

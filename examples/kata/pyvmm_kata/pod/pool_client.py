@@ -65,7 +65,7 @@ def is_for_pool(bundle: Bundle, chosen: Settings) -> bool:
     return (
         chosen.pool > 0
         and chosen.template == "auto"
-        and bundle.disk is None
+        and bundle.machine_disk is None
         and not bundle.layer
         and not bundle.volumes
         and namespace(spec, "network") is not None

@@ -62,6 +62,7 @@ class SentryGuest:
         policy=True,
         users=False,
         rereads=True,
+        images=True,
     )
 
     def prepare(self, cmdline: str) -> None:

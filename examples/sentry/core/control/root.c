@@ -7,12 +7,14 @@
  */
 #include "container.h"
 
+#include "../erofs/erofs.h"
 #include "../fuse/fuse.h"
 #include "../vfs/device.h"
 #include "../vfs/mount.h"
 #include "../vfs/synthetic.h"
 
 #define RUN "/run/sentry"
+#define ROOTS "/run/kata-containers/" /* where the runtime puts the layers of a root, in a directory of the container's id */
 enum { OPTIONS_MOST = PAGE };
 
 static struct path run; /* before anything is mounted there */
@@ -422,6 +424,41 @@ s64 root_make(struct call *call, struct container *container, struct reader spec
 	return error;
 }
 
+static void unmount(const char *name)
+{
+	struct mount *mount;
+	struct path path;
+
+	if (path_lookup(name, WALK_FOLLOW, &path))
+		return;
+	mount = path.dentry == path.mount->root && path.mount->parent ? path.mount : NULL;
+	if (mount)
+		mount_get(mount);
+	path_put(&path);
+	if (!mount)
+		return;
+	mount_remove(mount);
+	mount_put(mount);
+}
+
+/* Unmount what its root is made of: the upper layer returns its memory. */
+static void remove_layers(const struct container *container)
+{
+	static const char *const names[] = { "/rootfs", "/layer", "/disk" };
+
+	for (u32 i = 0; i < ARRAY_SIZE(names); i++) {
+		struct text name = { .size = 0 };
+
+		text_put(&name, ROOTS);
+		text_put(&name, container->id);
+		text_put(&name, names[i]);
+		text_bytes(&name, "", 1);
+		if (!name.failed)
+			unmount(name.data);
+		text_free(&name);
+	}
+}
+
 void root_remove(struct container *container)
 {
 	struct mount *root = container->root;
@@ -430,20 +467,67 @@ void root_remove(struct container *container)
 	if (container->fs)
 		fs_put(container->fs);
 	container->fs = NULL;
-	if (!root)
-		return;
-	mount_remove(root);
-	mount_put(root);
+	if (root) {
+		mount_remove(root);
+		mount_put(root);
+	}
+	remove_layers(container);
 	if (fuse_root && fuse_root->super)
 		dentry_forget(fuse_root->super); /* the host may use the names again, for other files */
 }
 
 /* -- storages: in the agent's tree, for all containers -- */
 
+/* Show the files of an image, which is a file of the host. */
+static s64 mount_image(const struct wish *wish, const struct path *point)
+{
+	struct super *super;
+	struct path image;
+	s64 error = wish->source ? path_lookup(wish->source, WALK_FOLLOW, &image) : -EINVAL;
+
+	if (error)
+		return error;
+	error = erofs_new(image.dentry->inode, &super);
+	path_put(&image);
+	if (error)
+		return error;
+	dentry_get(super->root);
+	return mount_add(super, super->root, point, wish->flags, "image");
+}
+
+static s64 make_directory(char *name)
+{
+	s64 error = core_make_parents(name);
+
+	return error ? error : core_mkdir(name, 0755);
+}
+
+/* An overlay, whose directories for changes are made first. */
+static s64 mount_layers(const struct wish *wish, const struct path *point)
+{
+	char *options = kmalloc(wish->data.size), *rest = options, *value;
+	s64 error = options ? 0 : -ENOMEM;
+
+	if (options)
+		bytes_copy(options, wish->data.data, wish->data.size);
+	while (!error && *rest) {
+		char *option = option_next(&rest, ',');
+
+		if ((value = option_value(option, "upperdir=")) || (value = option_value(option, "workdir=")))
+			error = make_directory(value);
+	}
+	kfree(options);
+	return error ? error : mount_type("overlay", wish->data.data, wish->flags, point);
+}
+
 static s64 mount_wanted(const struct wish *wish, const struct path *point)
 {
 	struct super *super;
 
+	if (strings_equal(wish->type, "erofs"))
+		return mount_image(wish, point);
+	if (strings_equal(wish->type, "overlayfs"))
+		return mount_layers(wish, point);
 	if (strings_equal(wish->type, "ephemeral") || strings_equal(wish->type, "local"))
 		return mount_type("tmpfs", wish->data.data, wish->flags, point);
 	if (!strings_equal(wish->type, "virtio-fs"))
