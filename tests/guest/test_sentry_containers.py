@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm_kata.image_store.store import ImageStore
 from tests.guest.kata_tools import BIN, COUNTER, PATIENCE, Oci, eventually, leftovers, numbers
 
 pytestmark = pytest.mark.guest
@@ -22,6 +23,12 @@ class SentryOci(Oci):
     def command(self, *arguments: str) -> list[str]:
         head = super().command()
         return [*head, *(self.isolation if arguments[:1] == ("create",) else ()), *arguments]
+
+    def fork(self, *names: str) -> None:
+        """Their output goes to a file, as they inherit it."""
+        command = self.command("fork", "--bundles", str(self.folder), *names)
+        with (self.folder / "forks.out").open("wb") as out:
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +67,7 @@ def test_copies_go_on_beside_their_original(oci: SentryOci) -> None:
     oci.start("c1", COUNTER)
     before = oci.folder / "c1.out"
     eventually(lambda: len(numbers(before)) > 3, "it does not count")
-    with (oci.folder / "forks.out").open("wb") as out:
-        command = oci.command("fork", "--bundles", str(oci.folder), "c1", "f1", "f2")
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
+    oci.fork("c1", "f1", "f2")
     told = numbers(before)
     draw = "cat /dev/shm/kept; head -c 16 /dev/urandom | md5sum; touch /own-$1; ls / | grep own"
     said = [oci.check("exec", name, "sh", "-c", draw, "sh", name).split() for name in ("c1", "f1", "f2")]
@@ -78,6 +83,31 @@ def test_copies_go_on_beside_their_original(oci: SentryOci) -> None:
     for name in ("f2", "f1", "c1"):
         oci.check("delete", "--force", name)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
+
+
+def test_an_image_of_the_store(oci: SentryOci, tmp_path: Path) -> None:
+    """The Sentry reads it. What a container has written is in its memory, also after a checkpoint and in copies."""
+    store = ImageStore(str(tmp_path / "store"))
+    image = store.add(str(oci.rootfs), "box")
+    before = Path(image.path).read_bytes()
+    oci.start("c1", "echo mine >/bin/new; exec sleep 600", root={"path": image.path})
+    bundle, saved = oci.state("c1")["bundle"], tmp_path / "image"
+    show = "cat /bin/new; wc -c </bin/busybox; rm -f /bin/wc; ls / | wc -w"
+    said = oci.check("exec", "c1", "sh", "-c", show)
+    assert said.startswith(f"mine\n{(oci.rootfs / 'bin' / 'busybox').stat().st_size}\n")
+    oci.fork("c1", "f1")
+    oci.check("exec", "f1", "sh", "-c", "echo copy >/bin/new")
+    assert not (oci.folder / "f1" / "rootfs").exists(), "its root was copied"
+    oci.check("checkpoint", "--image-path", str(saved), "c1")
+    oci.restore("c2", saved, bundle)
+    assert oci.check("exec", "c2", "cat", "/bin/new") == "mine\n"
+    assert oci.check("exec", "f1", "cat", "/bin/new") == "copy\n"
+    assert store.prune(unused=True)[0] == [], "both have it"
+    for name in ("c2", "f1"):
+        oci.check("delete", "--force", name)
+    eventually(lambda: leftovers(oci.folder) == [], "something is left")
+    assert Path(image.path).read_bytes() == before
+    assert [each.id for each in store.prune(unused=True)[0]] == [image.id]
 
 
 @pytest.fixture
@@ -98,8 +128,8 @@ def figures(oci: SentryOci) -> dict[str, int]:
     return json.loads(done.stdout) if done.returncode == 0 else {"ready": 0, "made": 0, "given": 0}
 
 
-def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess.Popen[bytes]) -> None:
-    """With a volume, limits, a name and random numbers of its own; no template is made."""
+def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """With a volume, limits, a name and random numbers of its own; no template is made. The last has an image."""
     show = "hostname; cat /data/own /sys/fs/cgroup/memory.max"
     script = f"{show}; head -c 16 /dev/urandom | md5sum; echo >/data/made"
     limits = {"memory": {"limit": 64 << 20}}
@@ -118,8 +148,12 @@ def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess
         assert figures(oci)["given"] == number
     assert said[0] != said[1], "their random numbers are the same"
     eventually(lambda: figures(oci)["ready"] == 1, "no machine becomes ready")
-    oci.start("c2", "sleep 600")
+    image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs))
+    oci.start("c2", "echo own >/bin/new; exec sleep 600", root={"path": image.path})
     assert figures(oci)["given"] == 3
+    oci.fork("c2", "f1")
+    assert oci.check("exec", "f1", "cat", "/bin/new") == "own\n"
+    oci.check("delete", "--force", "f1")
     assert oci.check("exec", "c2", "sh", "-c", "echo it runs; cat /proc/1/comm") == "it runs\nsleep\n"
     pool.kill()
     pool.wait()
