@@ -13,6 +13,7 @@ import pytest
 
 from tests.kata.oci_runtime import needs_namespaces
 from tools.where import PYVMM
+from vmm import kvm_verdict
 
 pytestmark = needs_namespaces
 
@@ -54,6 +55,17 @@ def test_ps_names_the_isolation(command: Command) -> None:
     assert done.returncode == 0, done.stderr
     (listed,) = json.loads(command("ps", "--json").stdout)
     assert (listed["name"], listed["isolation"]) == ("box", "sentry")
+
+
+@pytest.mark.skipif(kvm_verdict().usable, reason="KVM runs a virtual machine")
+def test_an_error_without_kvm_names_the_sentry(command: Command, tmp_path: Path) -> None:
+    settings = tmp_path / "kata.toml"
+    settings.write_text(f'kernel = "{tmp_path}/none"\n')
+    done = command.run("--config", str(settings), str(command.image), "true")
+    assert done.returncode != 0 and "--isolation sentry needs none" in done.stderr
+    done = command.run("--config", str(settings), "--isolation", "vm", str(command.image), "true")
+    assert done.returncode != 0 and "--isolation" not in done.stderr
+    assert not any(command.root.glob("*/state.json")), "nothing is left"
 
 
 def test_auto_runs_wherever_something_can(command: Command) -> None:

@@ -10,6 +10,8 @@ from pyvmm_kata.errors import VmmError
 if TYPE_CHECKING:
     import argparse
 
+    from pyvmm_kata.oci.context import Context
+
 SUMMARY = "run a container in a virtual machine of its own"
 EPILOG = """\
 IMAGE is the name of an image, as debian:13-slim (see `pyvmm image`); a folder with a root file system (which the
@@ -89,24 +91,33 @@ def main(argv: list[str]) -> int:
 
     :raises VmmError: it cannot be run
     """
-    import json
     import os
     import secrets
-    import tempfile
+    from contextlib import nullcontext
 
     from pyvmm_kata import isolation
-    from pyvmm_kata.bundle import images
     from pyvmm_kata.bundle.checks import check_id
-    from pyvmm_kata.image_store.roots import open_root
-    from pyvmm_kata.oci import create, run
     from pyvmm_kata.oci.context import Context, default_root
-    from pyvmm_kata.run_spec import make_spec
 
     options = parser().parse_args(argv)
     container_id = check_id(options.name or f"run-{secrets.token_hex(6)}")
     root = os.path.abspath(options.root or default_root())
     chosen = options.isolation = isolation.choose(options.isolation) if options.isolation else ""
     context = Context(root, config=options.config, annotations=("network", "publish", "isolation"), isolation=chosen)
+    with nullcontext() if chosen else isolation.way_out():
+        return _run(context, options, container_id)
+
+
+def _run(context: Context, options: argparse.Namespace, container_id: str) -> int:
+    import json
+    import os
+    import tempfile
+
+    from pyvmm_kata.bundle import images
+    from pyvmm_kata.image_store.roots import open_root
+    from pyvmm_kata.oci import create, run
+    from pyvmm_kata.run_spec import make_spec
+
     if options.detach:
         from pyvmm_kata.machines.detach import run_detached
 
