@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -210,6 +211,29 @@ def test_a_sandbox_ends_in_time_while_much_is_removed(folder: str, monkeypatch: 
         asyncio.run(run())
     finally:
         removed.set()
+
+
+def test_a_node_that_is_killed_while_it_resumes_leaves_no_end_that_has_passed(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server ends the sandbox in time: the next actor of the node would do so at once."""
+
+    async def run() -> None:
+        sandboxes, record = await _made(folder, GatedEngine())
+        await sandboxes.pause(record)
+        change, seen = sandboxes.store.change, []
+
+        def spy(sandbox_id: str, **values: object) -> None:
+            change(sandbox_id, **values)
+            with contextlib.closing(sqlite3.connect(f"{folder}/server.db")) as database:
+                seen.append(database.execute("SELECT state, ends FROM sandboxes").fetchone())
+
+        monkeypatch.setattr(sandboxes.store, "change", spy)
+        await sandboxes.resume(record, None)
+        assert (store.RUNNING, None) in seen and {ends for _, ends in seen} == {None}
+        sandboxes.store.close()
+
+    asyncio.run(run())
 
 
 def test_an_end_that_was_moved_is_not_moved_back_by_an_older_record(folder: str) -> None:

@@ -147,8 +147,7 @@ class Node:
         return self._answer(self._with(sandbox_id, self._resume))
 
     async def _resume(self, record: Record) -> None:
-        await self._sandboxes.resume(record, 0)
-        self._sandboxes.store.change(record.id, ends=None)  # the server ends it in time
+        await self._sandboxes.resume(record, None)  # the server ends it in time
 
     def save(self, sandbox_id: str, folder: str) -> Answer:
         return self._answer(self._with(sandbox_id, lambda each: self._sandboxes.save(each, self._saved.path(folder))))

@@ -415,8 +415,9 @@ class Sandboxes:
                 await self._move(record, store.PAUSED, None)
             live.events.note("sandbox paused")
 
-    async def resume(self, record: Record, timeout: float) -> None:
+    async def resume(self, record: Record, timeout: float | None) -> None:
         """
+        :param timeout: in seconds; None: its time has no end
         :raises ClientError: it is not paused, or has ended
         """
         live = await self.live(record)
@@ -424,7 +425,7 @@ class Sandboxes:
             self._check(record, store.PAUSED, "is running already")
             with _change_of(live):
                 await self._call(live.handle.resume())
-                await self._move(record, store.RUNNING, time.time() + timeout)
+                await self._move(record, store.RUNNING, None if timeout is None else time.time() + timeout)
             live.events.note("sandbox resumed")
         self.changed.set()
 
