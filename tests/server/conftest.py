@@ -84,7 +84,13 @@ class Server:
     @property
     def machines(self) -> set[str]:
         """Ids of all sandboxes that have a machine."""
-        return {name.removeprefix("e2b-") for name in os.listdir(self.place / "state") if name.startswith("e2b-")}
+        return {path.name.removeprefix("e2b-") for path in self.states}
+
+    @property
+    def states(self) -> list[Path]:
+        """The folders of their states, on this host or on nodes of it."""
+        place = self.place / "state"
+        return [*place.glob("e2b-*"), *place.glob("*/e2b-*")]
 
     def client(self, key: str = "e2b_0") -> dict[str, Any]:
         """Options of E2B's client."""

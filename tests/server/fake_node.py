@@ -18,7 +18,9 @@ class FakeNode(Node):
 
     def __init__(self, settings: Settings, node: str, host: str, keeper: int) -> None:
         fake_machines.install(os.path.dirname(settings.state))
-        super().__init__(replace(settings, state=host_of(settings.state, node)), node, host, keeper)
+        root = os.path.join(settings.root, node[:16])  # a sandbox has the same name on each node that starts it
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        super().__init__(replace(settings, state=host_of(settings.state, node), root=root), node, host, keeper)
 
 
 def host_of(state: str, node: str) -> str:

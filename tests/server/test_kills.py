@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -138,6 +139,8 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
         if server.process is not None:
             server.process.kill()
             server.process.wait()
+        for log in Path(server.kernels.name).glob("ray/session_latest/logs/worker-*.err"):
+            shutil.copy(log, tmp_path)  # what the actors say
         nodes.close()
         database.close()
         with server.kernels:
