@@ -1,7 +1,9 @@
-"""Containers on the Sentry without KVM, on this machine itself, beside gVisor: their start, and files in a volume.
+"""Containers on the Sentry without KVM, on this machine itself, beside gVisor: their start, and files in a volume and
+in the root.
 
 Both run the same bundle in turns. gVisor is Debian's `runsc`; each row is compared with the better of its platforms
-systrap and ptrace.
+systrap and ptrace. In the root, the container on the Sentry is one of a stored image, which keeps its changes in its
+memory; runsc keeps those of any root in a file.
 """
 
 from __future__ import annotations
@@ -40,12 +42,13 @@ JOBS = {
     "git status": "git status --short >/dev/null",
     "rm": "rm -rf folder* .git",
 }
-"""What the container does with files in its volume, in this order, without dropping its caches."""
+"""What the container does with files, in this order, without dropping its caches."""
+PLACES = {"volume": "/volume/work", "root": "/work"}
 
 
-def script() -> str:
-    """For bash: the microseconds of each job, by its name."""
-    lines = ["set -e", "export HOME=/tmp", "mkdir -p /volume/work", "cd /volume/work", "exec 2>&1"]
+def script(place: str) -> str:
+    """For bash: the microseconds of each job in a directory, by its name."""
+    lines = ["set -e", "export HOME=/tmp", f"mkdir -p {place}", f"cd {place}", "exec 2>&1"]
     for name, command in JOBS.items():
         lines += ["t=${EPOCHREALTIME/./}", command, f'echo "{name}:$((${{EPOCHREALTIME/./}} - t))"']
     return "\n".join(lines)
@@ -65,6 +68,16 @@ def make_bundle(folder: Path) -> Path:
     (root / "volume").mkdir()
     subprocess.run([PROGRAM, "spec", "--bundle", str(bundle)], check=True)
     return bundle
+
+
+def image_bundle(folder: Path, bundle: Path) -> Path:
+    """A bundle whose root is a stored image of that of another one."""
+    from pyvmm_kata.image_store.store import ImageStore
+
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["root"]["path"] = ImageStore(str(folder / "store")).add(str(bundle / "rootfs")).path
+    (folder / "config.json").write_text(json.dumps(spec))
+    return folder
 
 
 def configure(bundle: Path, command: list[str], volume: Path | None = None) -> None:
@@ -125,9 +138,9 @@ def running(head: list[str], bundle: Path, name: str) -> Iterator[None]:
         subprocess.run([*head, "delete", "--force", name], capture_output=True, timeout=TIMEOUT)
 
 
-def files(head: list[str], container: str) -> dict[str, float]:
-    """Milliseconds of each job in a running container."""
-    lines = call([*head, "exec", container, "bash", "-c", script()]).splitlines()
+def files(head: list[str], container: str, place: str) -> dict[str, float]:
+    """Milliseconds of each job in a directory of a running container."""
+    lines = call([*head, "exec", container, "bash", "-c", script(place)]).splitlines()
     return {name: float(value) / 1e3 for name, value in (line.split(":") for line in lines)}
 
 
@@ -143,26 +156,38 @@ def measure(folder: Path, repeat: int) -> dict[str, Any]:
             took = {"start": started(head, bundle, warm=True), "cold": 0.0}
             took["cold"] = started(head, bundle, warm=False) if name == "sentry" else took["start"]
             figures[name] += [took] if turn else []
+    return {"start": figures} | {place: measure_files(folder, bundle, place, repeat) for place in PLACES}
+
+
+def measure_files(folder: Path, bundle: Path, place: str, repeat: int) -> dict[str, Any]:
+    """The jobs in a volume, or in the root, by each system."""
+    found = systems(folder)
     jobs: dict[str, Any] = {name: [] for name in found}
     with contextlib.ExitStack() as stack:
+        own = image_bundle(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder))), bundle)
         for name, head in found.items():
             volume = stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY))
-            configure(bundle, ["sleep", "1000000"], Path(volume))
-            stack.enter_context(running(head, bundle, name))
+            used = own if (name, place) == ("sentry", "root") else bundle
+            configure(used, ["sleep", "1000000"], Path(volume))
+            stack.enter_context(running(head, used, name))
         for turn in range(repeat + 1):
             for name, head in found.items():
-                took = files(head, name)
+                took = files(head, name, PLACES[place])
                 jobs[name] += [took] if turn else []
     text = ", ".join(f"{name} {median(runs, 'untar'):.0f}" for name, runs in jobs.items())
-    os.write(2, f"    untar, ms: {text}; load {os.getloadavg()[0]:.1f}\n".encode())
-    return {"start": figures, "files": jobs}
+    os.write(2, f"    {place}: untar, ms: {text}; load {os.getloadavg()[0]:.1f}\n".encode())
+    return jobs
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
     return [
         *_rows(figures["start"], {"start": "run of true", "cold": "run of true without a process image"}, START_MOST),
-        *_rows(figures["files"], {name: f"volume: {name}" for name in JOBS}, FILES_MOST),
+        *(
+            row
+            for place in PLACES
+            for row in _rows(figures[place], {name: f"{place}: {name}" for name in JOBS}, FILES_MOST)
+        ),
     ]
 
 
