@@ -155,6 +155,7 @@ def test_a_server_that_is_killed_at_any_call(tmp_path: Path, after: float) -> No
     async def work() -> None:
         sandboxes, engine = server(world, tmp_path)
         await engine.round()
+        await engine.settled()
         box = (await sandboxes.create("me", "base", 60)).id
         count = 0
         for _ in range(4):
@@ -169,9 +170,11 @@ def test_a_server_that_is_killed_at_any_call(tmp_path: Path, after: float) -> No
                     sandboxes.store.close()
                     sandboxes, engine = server(world, tmp_path)
                     await engine.round()
+                    await engine.settled()
         await engine.round()
         await engine.settled()
         assert sum(len(each) for each in world.running.values()) == 1
+        assert [*world.saved.values()] == [{}, {}]
         await sandboxes.kill(sandboxes.get("me", box))
         assert [*world.running.values(), *world.saved.values()] == [{}, {}, {}, {}]
         sandboxes.store.close()
@@ -189,6 +192,7 @@ def test_a_node_whose_actor_is_killed_at_any_call(tmp_path: Path, after: float, 
         sandboxes, engine = server(world, tmp_path)
         engine.suspends, engine.failure = suspends, Unreachable("its actor was killed")
         await engine.round()
+        await engine.settled()
         box = (await sandboxes.create("me", "base", 60)).id
         count = 0
         for fails in (after, None) * 4:
@@ -209,6 +213,7 @@ def test_a_node_whose_actor_is_killed_at_any_call(tmp_path: Path, after: float, 
         await engine.round()
         await engine.settled()
         assert sum(len(each) for each in world.running.values()) == 1
+        assert [*world.saved.values()] == [{}, {}]
         await sandboxes.kill(sandboxes.get("me", box))
         await engine.round()
         await engine.settled()

@@ -209,8 +209,10 @@ class Cluster:
 
     async def discard(self, node: str, folder: str) -> None:
         for each in [node] if node else list(self.membership.ready):
-            with contextlib.suppress(ClientError):
+            try:
                 await self.ask(each, "discard", folder)
+            except ClientError:
+                self._swept.discard(each)  # it is looked at again, even if it answers before anybody has missed it
 
     async def call(self, node: str, name: str, *args: Any, limit: float = CALL_S) -> Any:
         """The result of a call to a node.

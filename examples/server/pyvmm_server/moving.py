@@ -46,6 +46,7 @@ async def suspend(cluster: Cluster, sandboxes: Sandboxes, sandbox_id: str, node:
         if runs or not await cluster.call(node, "has", sandboxes.templates.folder(name)):
             log.warning("paused in memory: %s", error, extra={"sandbox": sandbox_id})
             sandboxes.store.change(sandbox_id, saved="")
+            await cluster.discard("", sandboxes.templates.folder(name))
             return False
         log.warning("saved, and not all of it was removed: %s", error, extra={"sandbox": sandbox_id})
     sandboxes.store.change(sandbox_id, node="", holder=node)
@@ -93,6 +94,7 @@ async def settle(cluster: Cluster, sandboxes: Sandboxes, record: Record) -> None
         if runs and (record.state == store.RUNNING or holder is None):
             await cluster.call(record.node, "settle", record.id, record.state)
             change(record.id, saved="")
+            await cluster.discard("", folder)
             return
         if holder is None:
             if not cluster.membership.is_settled:
