@@ -229,7 +229,7 @@ for number in range({os.environ.get("PYVMM_TEST_RUNS", "12")}):
     try:
         with Sandbox(path, **sentry) as box:
             starts += 1
-            ends += "the end" in box.run(["/bin/busybox", "sh", "-c", read], timeout=20).stdout
+            ends += "the end" in box.run(["/bin/busybox", "sh", "-c", read], timeout=5).stdout
             assert box.run(["/.pyvmm/box"], timeout=20).exit_code >= 0
     except (VmmError, SandboxError, TimeoutError) as error:
         assert not isinstance(error, SandboxGone) and "ended" not in str(error), error
