@@ -95,4 +95,5 @@ def make_stage(archive: Path, pyvmm: Path, artefacts: Artefacts, *, native: bool
         if tools:
             sentry_files.add_tools(Path(folder) / "tools.tar")
             stage.add(Path(folder) / "tools.tar", at=sentry_files.TOOLS_ROOT)
+            stage.add(sentry_files.make_image(Path(folder)), at=sentry_files.IMAGE)
     stage.close()

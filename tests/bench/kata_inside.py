@@ -47,9 +47,14 @@ def lines_of(jobs: dict[str, str]) -> list[str]:
     return [line for name in PLACES for line in (name, *(f"{name}-{job}" for job in jobs))] + ["loop"]
 
 
+def make_archive(root: Path) -> None:
+    """Put the archive into a root file system."""
+    make_tree(f"{root}{ARCHIVE}", FOLDERS)
+
+
 def prepare(bundle: Path) -> None:
     """Put the archive into a container's root file system, and give it a volume."""
-    make_tree(f"{bundle}/rootfs{ARCHIVE}", FOLDERS)
+    make_archive(bundle / "rootfs")
     (bundle / "volume").mkdir()
     spec = json.loads((bundle / "config.json").read_text())
     mount = {"destination": VOLUME, "type": "bind", "source": str(bundle / "volume"), "options": ["rbind", "rw"]}

@@ -8,8 +8,10 @@ instruction is one nanosecond.  Of runsc's platforms, the faster one counts, job
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -20,6 +22,7 @@ from tests.bench import kata, kata_inside
 from tests.bench.row import Row, compare, median
 from tests.bench.stage import StageError
 from tests.sentry import small_root
+from tools.where import ROOT
 
 if TYPE_CHECKING:
     from tests.bench.inside import Spec
@@ -47,10 +50,10 @@ TOOLS = {
     "remove": kata_inside.JOBS["remove"],
 }
 TOOL_JOBS = {job: f"{command} || exit 3" for job, command in TOOLS.items()}
-TOOLS_ROOT = "/bench/tools.tar"
+TOOLS_ROOT, IMAGE = "/bench/tools.tar", "/bench/root.erofs"
 TOOL_TURNS = 1
 """pip alone takes a thousand million instructions."""
-PLACES = {"root": "its root", "volume": "a volume"}
+PLACES = {"root": "its root", "volume": "a volume", "image": "the root of an image"}
 
 
 def _wheel(name: str) -> Path:
@@ -83,6 +86,32 @@ def add_tools(archive: Path) -> None:
                 tar.add(path, path.name)
 
 
+def make_image(folder: Path) -> Path:
+    """A stored image of the same root, with what :func:`add_tools` has written to *folder*."""
+    sys.path.append(str(ROOT / "examples" / "kata"))
+    from pyvmm_kata.image_store.store import ImageStore
+
+    root = folder / "root"
+    for name in ("bin", "dev", "proc", "sys", "tmp", "volume"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin" / "busybox")
+    for applet in kata.APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    subprocess.run(["tar", "xf", folder / "tools.tar", "-C", root], check=True)
+    kata_inside.make_archive(root)
+    return Path(ImageStore(str(folder / "store")).add(str(root)).path)
+
+
+def image_bundle(bundle: Path) -> str:
+    """The same bundle with the image as its root."""
+    made = bundle.with_name("sentry-image")
+    made.mkdir()
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["root"]["path"] = IMAGE
+    (made / "config.json").write_text(json.dumps(spec))
+    return str(made)
+
+
 def measure(spec: Spec) -> dict[str, Any]:
     """`files`: how many; for each system, nanoseconds of each job in each turn, and `SYSTEM-tools`, those of git and
     pip."""
@@ -95,10 +124,12 @@ def measure(spec: Spec) -> dict[str, Any]:
     systems = {"sentry": [*programs["pyvmm"], "--isolation", "sentry"], "vm": programs["pyvmm"]}
     systems |= {f"runsc-{platform}": [*programs["runsc"], f"--platform={platform}"] for platform in PLATFORMS}
     systems["runc"] = programs["runc"]
+    systems |= {f"{name}-image": systems[name] for name in ("sentry", "vm")}
+    own = image_bundle(Path(bundle))
     figures: dict[str, Any] = {"files": kata_inside.files()}
     for name, command in systems.items():
         try:
-            kata.sleep_in(command, "c1", bundle)
+            kata.sleep_in(command, "c1", own if name.endswith("-image") else bundle)
             figures[name] = kata_inside.measure_one(name, command, min(spec.boots, kata.INSIDE_TURNS))
             figures[f"{name}-tools"] = kata_inside.measure_one(name, command, TOOL_TURNS, TOOL_JOBS)
         finally:
@@ -109,11 +140,13 @@ def measure(spec: Spec) -> dict[str, Any]:
 def rows(figures: dict[str, Any]) -> list[Row]:
     """The lines of the table."""
     made = []
-    systems = [name for name in figures if name != "files" and not name.endswith("-tools")]
+    systems = [name for name in figures if name != "files" and not name.endswith(("-tools", "-image"))]
     for place, where in PLACES.items():
+        runs = {name: f"{name}-image" if place == "image" and name in ("sentry", "vm") else name for name in systems}
+        inside = "root" if place == "image" else place
         for job, title in (TITLES | TOOL_TITLES).items():
             end = "-tools" if job in TOOL_TITLES else ""
-            took = {name: median(figures[name + end], f"{place}-{job}") / 1e6 for name in systems}
+            took = {name: median(figures[runs[name] + end], f"{inside}-{job}") / 1e6 for name in systems}
             name, unit = f"container on the Sentry: {title} in {where}", "M instructions"
             runsc = min(took[f"runsc-{platform}"] for platform in PLATFORMS)
             made.append(compare(name, took["sentry"], runsc, unit, peer_name="runsc", must=RUNSC_MUST))
