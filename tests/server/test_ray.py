@@ -241,8 +241,8 @@ def test_a_relay_answers_its_server_alone(cluster: tuple[Server, Cluster]) -> No
     with pytest.raises(InvalidStatus) as error:
         connect(f"ws://{relay}/", proxy=None, additional_headers=headers)
     assert error.value.response.status_code == 404
-    (state,) = (path for path in server.states if path.name == f"e2b-{box.sandbox_id}")
-    monitor = json.loads((state / "state.json").read_text())["monitor"]
+    (folder,) = (path for path in server.states if path.name == f"e2b-{box.sandbox_id}")
+    monitor = json.loads((folder / "state.json").read_text())["monitor"]
     status = Path(f"/proc/{monitor}/status").read_text()
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status, "the node has given nothing up"
     # The server itself believes no client that claims to be another
