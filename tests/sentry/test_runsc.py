@@ -27,7 +27,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts of a container
     [
         (("--platform=gpu", "do", "true"), b"--platform gpu: there are kvm, systrap, trap, ptrace, auto"),
         (("--network", "host", "run", "c"), b"--network host: a sandbox never has the host's network"),
-        (("--overlay2=root:memory", "run", "c"), b"--overlay2: containers write to their root directory"),
+        (("--overlay2=all:memory", "run", "c"), b"--overlay2: only changes of the root can be in memory"),
         (("--host-uds=open", "state", "c"), b"--host-uds: programs reach no socket of the host"),
         (("--nvproxy", "run", "c"), b"flag --nvproxy is not known\n  hint: pyvmm-runsc flags lists them"),
         (("--log",), b"flag --log needs a value"),
@@ -132,6 +132,45 @@ def test_a_container_with_runscs_flags(tmp_path: Path) -> None:
     assert command_line(*before, "list", "--quiet").stdout == b""
     refused = command_line("--root", str(tmp_path / "state"), "--platform=ptrace", "run", "--bundle", str(bundle), "c1")
     assert (refused.returncode, b"'ptrace' is not one of auto, kvm, trap" in refused.stderr) == (1, True)
+
+
+@needs_root
+def test_changes_of_the_root_in_memory(tmp_path: Path) -> None:
+    """The host's root stays as it is, whatever the container does, and so do those of its copies."""
+    bundle = tmp_path / "bundle"
+    (bundle / "rootfs" / "bin").mkdir(parents=True)
+    for name in ("sh", "sleep", "cat", "rm", "ls"):
+        shutil.copy("/bin/busybox", bundle / "rootfs" / "bin" / name)
+    (bundle / "rootfs" / "kept").write_text("of the host\n")
+    before = ("--root", str(tmp_path / "state"), "--platform=systrap", "--network", "none")
+    subprocess.run(runsc.container_command(flags.Flags({}), ["spec"]), cwd=bundle, check=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    script = "echo changed >/kept; echo new >/new; rm /bin/ls; exec sleep 1000"
+    spec["process"] |= {"args": ["sh", "-c", script], "terminal": False}
+    spec["root"]["readonly"] = False
+    (bundle / "config.json").write_text(json.dumps(spec))
+    quiet = subprocess.DEVNULL
+    words = [PROGRAM, *before, "--overlay2=root:self", "run", "--detach", "--bundle", str(bundle), "c1"]
+    subprocess.run(words, stdin=quiet, stdout=quiet, stderr=quiet, timeout=60, check=True)
+    look = ("exec", "c1", "sh", "-c", "while ! [ -e /new ]; do sleep 0.1; done; cat /kept /new; echo /bin/*")
+    wanted = b"changed\nnew\n/bin/cat /bin/rm /bin/sh /bin/sleep\n"
+    try:
+        assert command_line(*before, *look).stdout == wanted
+        oci = [str(Path(PROGRAM).with_name("pyvmm-oci")), "--root", str(tmp_path / "state")]
+        copies = [*oci, "fork", "--bundles", str(tmp_path), "c1", "c2"]
+        subprocess.run(copies, stdin=quiet, stdout=quiet, stderr=quiet, timeout=60, check=True)
+        assert command_line(*before, "exec", "c2", *look[2:]).stdout == wanted
+        assert not (tmp_path / "c2" / "rootfs").exists()
+        command_line(*before, "exec", "c2", "sh", "-c", "echo copy >/kept")
+        assert command_line(*before, *look).stdout == wanted
+    finally:
+        for name in ("c1", "c2"):
+            command_line(*before, "delete", "--force", name)
+    assert (bundle / "rootfs" / "kept").read_text() == "of the host\n"
+    assert sorted(each.name for each in (bundle / "rootfs" / "bin").iterdir()) == ["cat", "ls", "rm", "sh", "sleep"]
+    assert not (bundle / "rootfs" / "new").exists()
+    refused = command_line(*before, "--overlay2=root:self", "create", "--bundle", "/none", "c3")
+    assert refused.returncode == 1
 
 
 @needs_root

@@ -50,6 +50,7 @@ def container_command(flags: runsc.Flags, words: list[str]) -> list[str]:
         command += ["--isolation", "sentry", *(["--strace"] if flags.of("strace") else [])]
         command += ["--platform", flags.platform] if flags.platform else []
         command += ["--network", flags.of("network")] if flags.of("network") else []
+        command += ["--overlay", "memory"] if flags.of("overlay2") in runsc.OVERLAYS else []
     return command + words
 
 

@@ -28,6 +28,8 @@ IGNORED = {
 }  # fmt: skip
 """Flags without effect: how runsc does its work, and what is so here anyway."""
 PLATFORMS = {"kvm": "kvm", "systrap": "trap", "trap": "trap", "ptrace": "ptrace", "auto": "auto"}
+OVERLAYS = ("root:memory", "root:self")
+"""Where changes of the root are kept. Here both are in the sandbox's memory."""
 NETWORKS = ("none", "sandbox", "user")
 
 
@@ -80,10 +82,8 @@ class Flags(NamedTuple):
         """
         :raises Refused: a value cannot be honoured for a container
         """
-        if self.of("overlay") or self.of("overlay2") not in ("", "none"):
-            raise Refused(
-                "--overlay2: containers write to their root directory", "--overlay2=none; or mount an overlay"
-            )
+        if self.of("overlay") or self.of("overlay2") not in ("", "none", *OVERLAYS):
+            raise Refused("--overlay2: only changes of the root can be in memory", f"--overlay2=none, or {OVERLAYS[0]}")
         if self.of("host-uds") not in ("", "none"):
             raise Refused("--host-uds: programs reach no socket of the host", "--host-uds=none")
 

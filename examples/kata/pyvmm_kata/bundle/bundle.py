@@ -12,6 +12,8 @@ from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.state import Json
 
 MAX_CONFIG = 16 << 20
+OVERLAY = "io.pyvmm.overlay"
+"""The annotation that keeps changes of the root in the guest's memory."""
 
 
 class Bundle:
@@ -69,6 +71,17 @@ class Bundle:
         bundle.layer = writable_layer.size_of(spec.get("annotations") or {})
         bundle.rootfs = os.path.join(path, spec["root"]["path"])
         return bundle
+
+    @property
+    def overlay(self) -> bool:
+        """What the container writes to its root is in the guest's memory, and lost with it.
+
+        :raises ConfigError: the annotation has another value
+        """
+        wanted = self.annotations.get(OVERLAY, "")
+        if wanted not in ("", "memory"):
+            raise ConfigError(f"annotation {OVERLAY}: {wanted!r:.40} is not memory", code="oci-annotation")
+        return bool(wanted)
 
     def put_in_share(self) -> None:
         """Its root is for a guest that reads stored images itself.

@@ -7,17 +7,16 @@ import stat
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle.guest_devices import DEVICES, device_in_guest
-from pyvmm_kata.bundle.root_disks import IMAGE, image_storages
+from pyvmm_kata.bundle.root_disks import IMAGE, image_storages, layer_storages
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import ConfigError, bad
 from pyvmm_kata.host import namespaces
-from pyvmm_kata.host.mounts import GUEST_GENERATION, file_system
+from pyvmm_kata.host.mounts import GUEST_GENERATION, SOLE, file_system
 from pyvmm_kata.state import Json
 
 if TYPE_CHECKING:
     from pyvmm_kata.bundle.bundle import Bundle
     from pyvmm_kata.bundle.guest_share import Share
-    from pyvmm_kata.bundle.root_disks import RootDisk
     from pyvmm_kata.host.mounts import SharedDirectory
 
 _IN_GUEST = ("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs")
@@ -125,12 +124,19 @@ def is_device_of_host(mount: Json) -> bool:
     return stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) not in DEVICES
 
 
-def image_root(disk: RootDisk, container_id: str, shared: Share) -> tuple[str, list[Storage]]:
-    """Bind an image into *shared*; the root's path in the guest, and the storages that the agent mounts for it.
+def root_of_layers(bundle: Bundle, container_id: str, shared: Share) -> tuple[str, list[Storage]]:
+    """Bind the lower layer of a root into *shared*: an image, or a folder that the container does not change.
 
+    :returns: the root's path in the guest, and the storages that the agent mounts for it; empty for any other root
     :raises HostError: it cannot be bound
     """
-    return image_storages(disk, shared.bind(disk.path, f"{container_id}/{IMAGE}", read_only=True), container_id)
+    disk = bundle.disk
+    if disk is not None and disk.in_share:
+        return image_storages(disk, shared.bind(disk.path, f"{container_id}/{IMAGE}", read_only=True), container_id)
+    if disk is None and bundle.overlay:
+        lower = shared.bind(bundle.rootfs, f"{container_id}/{SOLE}", read_only=True)
+        return layer_storages(lower, container_id, bundle.layer)
+    return "", []
 
 
 def shm_storages(bundle: Bundle) -> list[Storage]:

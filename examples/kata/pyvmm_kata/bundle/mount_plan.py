@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pyvmm_kata.bundle import guest_spec
-from pyvmm_kata.bundle.guest_mounts import image_root, shm_storages
+from pyvmm_kata.bundle.guest_mounts import root_of_layers, shm_storages
 from pyvmm_kata.bundle.guest_share import Recorder
 from pyvmm_kata.bundle.storage import Storage
 from pyvmm_kata.errors import ConfigError, HostError
@@ -67,7 +67,7 @@ class Placed:
                 hint="more_disks = true in kata.toml makes the machines of pods with room for disks",
             )
         recorder = Recorder()
-        root, layers = image_root(bundle.disk, container_id, recorder) if bundle.disk is not None else ("", [])
+        root, layers = root_of_layers(bundle, container_id, recorder)
         spec = guest_spec.place(bundle, container_id, recorder, root, members)
         if len(recorder.binds) + len(recorder.sockets) > MAX_TREES:
             raise ConfigError(f"container {container_id}: more than {MAX_TREES} volumes", code="oci-config")

@@ -149,7 +149,8 @@ def root_storages(disk: RootDisk, serial: str, container_id: str) -> tuple[str, 
     lower = Storage("blk", path_of(serial), disk.fstype, f"{place}/disk", ("ro", *disk.options), find)
     if serial == PMEM:
         lower = Storage("pmem", PMEM, disk.fstype, f"{place}/disk", ("ro", "dax", *disk.options))
-    return _layers(disk, lower, place)
+    root, layers = layer_storages(lower.mount_point, container_id, disk.layer)
+    return root, [lower, *layers]
 
 
 def image_storages(disk: RootDisk, file: str, container_id: str) -> tuple[str, list[Storage]]:
@@ -158,16 +159,23 @@ def image_storages(disk: RootDisk, file: str, container_id: str) -> tuple[str, l
     :param file: its path in the guest
     """
     place = f"{GUEST_ROOTS}/{container_id}"
-    return _layers(disk, Storage(IN_SHARE, file, disk.fstype, f"{place}/disk", ("ro",)), place)
+    lower = Storage(IN_SHARE, file, disk.fstype, f"{place}/disk", ("ro",))
+    root, layers = layer_storages(lower.mount_point, container_id, disk.layer)
+    return root, [lower, *layers]
 
 
-def _layers(disk: RootDisk, lower: Storage, place: str) -> tuple[str, list[Storage]]:
+def layer_storages(lower: str, container_id: str, size: int) -> tuple[str, list[Storage]]:
+    """A root of two layers, the upper one in the guest's memory: its path in the guest, and what the agent mounts.
+
+    :param lower: the guest's path of what the container does not change
+    :param size: bytes of its changes at most; 0: half of the guest's memory
+    """
+    place = f"{GUEST_ROOTS}/{container_id}"
     root, layer = f"{place}/rootfs", f"{place}/layer"
     upper, work = f"{layer}/upper", f"{layer}/work"
-    overlay = (f"lowerdir={place}/disk", f"upperdir={upper}", f"workdir={work}")
+    overlay = (f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}")
     return root, [
-        lower,
-        Storage("ephemeral", "tmpfs", "tmpfs", layer, (f"size={disk.layer}",) if disk.layer else ()),
+        Storage("ephemeral", "tmpfs", "tmpfs", layer, (f"size={size}",) if size else ()),
         Storage("overlayfs", "overlay", "overlay", root, overlay, (f"{CREATE}={upper}", f"{CREATE}={work}")),
     ]
 

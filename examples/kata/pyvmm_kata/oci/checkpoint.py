@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pyvmm_kata import state
+from pyvmm_kata.bundle.bundle import OVERLAY
 from pyvmm_kata.bundle.checks import check_id
 from pyvmm_kata.bundle.guest_mounts import is_bind
 from pyvmm_kata.errors import ConfigError, HostError, bad
@@ -362,8 +363,9 @@ def copy_bundle(known: Json, spec: Json, path: str) -> None:
     """
     own = _own_spec(spec, known["bundle"])
     rootfs = own["root"]["path"]
+    in_memory = (spec.get("annotations") or {}).get(OVERLAY)
     # A stored image never changes: what the container has written is in the guest's memory
-    if not own["root"].get("readonly") and os.path.isdir(rootfs):
+    if not own["root"].get("readonly") and os.path.isdir(rootfs) and not in_memory:
         own["root"]["path"] = "rootfs"
         command = ["cp", "-a", "--reflink=auto", "--", rootfs, os.path.join(path, "rootfs")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

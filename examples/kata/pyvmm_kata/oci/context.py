@@ -25,6 +25,7 @@ class Context(NamedTuple):
     :ivar isolation: ``vm`` or ``sentry``, instead of what the settings say; or empty
     :ivar platform: what a Sentry runs on, see :mod:`pyvmm_kata.pod.sentry_guest`; empty: what works
     :ivar network: of a new container: ``sandbox``, that of its namespace; ``none``; ``user``; empty: by the settings
+    :ivar overlay: ``memory``: what a new container writes to its root is in the guest's memory; or empty
     :ivar strace: a Sentry prints every system call on its console
     """
 
@@ -39,6 +40,7 @@ class Context(NamedTuple):
     platform: str = ""
     network: str = ""
     strace: bool = False
+    overlay: str = ""
 
     def folder(self, container_id: str) -> str:
         """The folder of a container's state."""

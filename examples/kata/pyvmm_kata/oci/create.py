@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm_kata import state
 from pyvmm_kata.bundle import guest_spec, settings
-from pyvmm_kata.bundle.bundle import Bundle
+from pyvmm_kata.bundle.bundle import OVERLAY, Bundle
 from pyvmm_kata.errors import ConfigError, HostError
 from pyvmm_kata.host import cgroups, hooks
 from pyvmm_kata.host.cgroups import Cgroup
@@ -141,8 +141,16 @@ def _checked(
         chosen = chosen._replace(guest=kept.guest)
     if context.network:
         chosen = settings.with_network(chosen, context.network)
+    if context.overlay:
+        bundle.spec["annotations"] = {**bundle.annotations, OVERLAY: context.overlay}
     if kind_named(chosen.guest).can.images:
         bundle.put_in_share()
+    elif bundle.overlay and (bundle.disk is None or not bundle.disk.read_only):
+        raise ConfigError(
+            "changes of the root are in memory with --isolation sentry, or if it is an image of pyvmm image",
+            code="oci-usage",
+            hint="without --overlay, they are in the root",
+        )
     if chosen.guest == "sentry":
         from pyvmm_kata.pod import sentry_checks
 

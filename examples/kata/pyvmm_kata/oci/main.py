@@ -66,6 +66,7 @@ OPTIONS = {
     "platform": VALUE,
     "network": VALUE,
     "strace": FLAG,
+    "overlay": VALUE,
     "help": FLAG,
     "version": FLAG,
 }
@@ -81,7 +82,8 @@ global options: --root DIR, --log FILE, --log-format text|json, --debug (into th
 guest's console), --systemd-cgroup, --config FILE (see the user's guide), --isolation vm|sentry (what
 runs a new container: Linux in a virtual machine, or this project's own kernel), --network sandbox|none|user
 
-with --isolation sentry: --platform auto|kvm|trap, --strace (every system call, into the log with --debug)
+with --isolation sentry: --platform auto|kvm|trap, --strace (every system call, into the log with --debug),
+--overlay memory (what a container writes to its root is in its memory, and lost at its end)
 """
 
 
@@ -111,6 +113,7 @@ def context_of(options: Json) -> Context:
         platform=options["platform"],
         network=options["network"],
         strace=options["strace"],
+        overlay=options["overlay"],
     )
 
 

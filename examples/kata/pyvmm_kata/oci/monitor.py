@@ -135,7 +135,7 @@ class Monitor:
         elif entry is not None and entry.get("path"):  # passt makes its connections there, and not from the host
             network.enter(plan.face.namespace("net"))
         mounts.enter_namespace()
-        if plan.bundle.layer and plan.bundle.disk is None:
+        if plan.bundle.layer and plan.bundle.disk is None and not plan.bundle.overlay:
             from pyvmm_kata.bundle import writable_layer
 
             plan.bundle.rootfs = writable_layer.make(plan.bundle.rootfs, plan.bundle.layer, self._folder)
@@ -264,7 +264,7 @@ class Monitor:
         from pyvmm_kata.pod.checkpoint_folder import check_alone, check_disks
 
         check_disks(self._plan.bundle, images=True)
-        if self._plan.bundle.layer and self._plan.bundle.disk is None:
+        if self._plan.bundle.layer and self._plan.bundle.disk is None and not self._plan.bundle.overlay:
             raise ConfigError(
                 "a container whose root is a folder with a limited layer cannot be saved",
                 code="root-disk",

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from pyvmm_kata.bundle.guest_mounts import image_root
+from pyvmm_kata.bundle.guest_mounts import root_of_layers
 from pyvmm_kata.bundle.root_disks import (
     IN_SHARE,
     PMEM,
@@ -47,15 +47,13 @@ class PodDisks:
         return not all(disks + [volume.read_only for volume in self._config.volumes])
 
     def mount_root(self, bundle: Bundle, container_id: str, shared: SharedDirectory) -> tuple[str, list[Storage]]:
-        """The path in the guest of a root on a disk, and the storages that mount it; empty for a folder.
+        """The path in the guest of a root that it mounts, and the storages for that; empty for a folder.
 
         :raises VmmError: the machine has no room for the disk, or does not run (any more)
         """
-        disk = bundle.disk
+        disk = bundle.machine_disk
         if disk is None:
-            return "", []
-        if disk.in_share:
-            return image_root(disk, container_id, shared)
+            return root_of_layers(bundle, container_id, shared)
         if self._config.more_disks:
             serial = self._plug(disk, container_id)
         elif disk == self._config.root and not self._disks:
