@@ -171,7 +171,8 @@ class Contexts:
             if done.exit_code in _NO_PROGRAM:
                 raise UsageError("the image has no python3", hint='use one that has, as "python:3.13"')
             if done.exit_code not in (0, kernel_server.BUSY):
-                raise SandboxError(f"the kernels' server does not start: {done.stderr.strip()[-500:]}")
+                words = done.stderr.strip()[-500:] or f"it has ended with status {done.exit_code}"
+                raise SandboxError(f"the kernels' server does not start: {words}")
             return self._ports.connect(PORT)
 
     list = entries
