@@ -25,7 +25,7 @@ class SentryOci(Oci):
         return [*head, *(self.isolation if arguments[:1] == ("create",) else ()), *arguments]
 
     def fork(self, *names: str) -> None:
-        """Their output goes to a file, as they inherit it."""
+        """Their output goes to a file, as they inherit it. *names*: no two tests have one in common: bundles stay."""
         command = self.command("fork", "--bundles", str(self.folder), *names)
         with (self.folder / "forks.out").open("wb") as out:
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=PATIENCE)
@@ -95,15 +95,15 @@ def test_an_image_of_the_store(oci: SentryOci, tmp_path: Path) -> None:
     show = "cat /bin/new; wc -c </bin/busybox; rm -f /bin/wc; ls / | wc -w"
     said = oci.check("exec", "c1", "sh", "-c", show)
     assert said.startswith(f"mine\n{(oci.rootfs / 'bin' / 'busybox').stat().st_size}\n")
-    oci.fork("c1", "f1")
-    oci.check("exec", "f1", "sh", "-c", "echo copy >/bin/new")
-    assert not (oci.folder / "f1" / "rootfs").exists(), "its root was copied"
+    oci.fork("c1", "g1")
+    oci.check("exec", "g1", "sh", "-c", "echo copy >/bin/new")
+    assert not (oci.folder / "g1" / "rootfs").exists(), "its root was copied"
     oci.check("checkpoint", "--image-path", str(saved), "c1")
     oci.restore("c2", saved, bundle)
     assert oci.check("exec", "c2", "cat", "/bin/new") == "mine\n"
-    assert oci.check("exec", "f1", "cat", "/bin/new") == "copy\n"
+    assert oci.check("exec", "g1", "cat", "/bin/new") == "copy\n"
     assert store.prune(unused=True)[0] == [], "both have it"
-    for name in ("c2", "f1"):
+    for name in ("c2", "g1"):
         oci.check("delete", "--force", name)
     eventually(lambda: leftovers(oci.folder) == [], "something is left")
     assert Path(image.path).read_bytes() == before
@@ -151,9 +151,9 @@ def test_a_pool_gives_machines_that_have_booted(oci: SentryOci, pool: subprocess
     image = ImageStore(str(tmp_path / "store")).add(str(oci.rootfs))
     oci.start("c2", "echo own >/bin/new; exec sleep 600", root={"path": image.path})
     assert figures(oci)["given"] == 3
-    oci.fork("c2", "f1")
-    assert oci.check("exec", "f1", "cat", "/bin/new") == "own\n"
-    oci.check("delete", "--force", "f1")
+    oci.fork("c2", "h1")
+    assert oci.check("exec", "h1", "cat", "/bin/new") == "own\n"
+    oci.check("delete", "--force", "h1")
     assert oci.check("exec", "c2", "sh", "-c", "echo it runs; cat /proc/1/comm") == "it runs\nsleep\n"
     pool.kill()
     pool.wait()
